@@ -1,0 +1,23 @@
+"""Shared test environment: eight virtual CPU devices, and nothing from outside."""
+
+import os
+from pathlib import Path
+
+# Before jax is imported anywhere: the suite runs on the CPU, on eight devices.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest  # noqa: E402
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of golden vectors and data that may stand beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip("the shared folder of vectors and data is not beside the checkout")
+    return SHARED
