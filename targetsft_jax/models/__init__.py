@@ -1,0 +1,1 @@
+"""The decoder: tokens in, hidden states out; parameters are nested dicts."""

@@ -1,0 +1,145 @@
+"""Causal attention within segments, over the sequence itself or over a cache."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.layers import Projection, rotate
+
+
+class Cache(NamedTuple):
+    """Keys and values of the tokens seen so far, in the order they were fed.
+
+    Slots, not positions, order the cache: call number two writes behind call number
+    one in every row, and padding occupies slots that no real token attends to. So
+    left-padded and right-padded prompts of different lengths need nothing special.
+
+    Attributes:
+        key: [layers, B, S, kv_heads, head_dim], rotated.
+        value: [layers, B, S, kv_heads, head_dim].
+        segment_ids: [B, S] int32; 0 in padding and in slots not yet written.
+        used: [] int32, slots written so far, the same in every row.
+    """
+
+    key: jax.Array
+    value: jax.Array
+    segment_ids: jax.Array
+    used: jax.Array
+
+
+class Span(NamedTuple):
+    """Which tokens are being computed, and which they may look at.
+
+    Attributes:
+        segment_ids: [B, T] int32 of the computed tokens.
+        key_segment_ids: [B, S] int32 of everything there is to attend to.
+        start: [] int32, the slot of the first computed token among the S.
+        rotation: cosine and sine [B, T, head_dim / 2] f32 of the computed tokens.
+    """
+
+    segment_ids: jax.Array
+    key_segment_ids: jax.Array
+    start: jax.Array
+    rotation: tuple[jax.Array, jax.Array]
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    *,
+    segment_ids: jax.Array,
+    key_segment_ids: jax.Array,
+    start: jax.Array,
+) -> jax.Array:
+    """Grouped-query attention, causal by slot, only within equal segment ids.
+
+    Query i sits in slot `start + i` and attends to slots j <= start + i of its own
+    segment. Padding is segment 0 and attends to padding, itself at least, so no row
+    of the softmax is ever empty and nothing is NaN. Softmax is in float32.
+
+    This is the one place where a kernel (TPU splash, cuDNN, Pallas) can join: it
+    sees segment ids and an offset, not a mask. The portable path below builds the
+    [B, 1, T, S] boolean mask, so its memory grows with T * S.
+
+    Args:
+        query: [B, T, heads, head_dim].
+        key: [B, S, kv_heads, head_dim].
+        value: [B, S, kv_heads, head_dim].
+        segment_ids: [B, T] int32 of the queries.
+        key_segment_ids: [B, S] int32.
+        start: [] int32.
+
+    Returns:
+        [B, T, heads, head_dim], dtype of the query.
+    """
+    query_slots = start + jnp.arange(query.shape[1], dtype=jnp.int32)
+    key_slots = jnp.arange(key.shape[1], dtype=jnp.int32)
+    causal = key_slots[None, :] <= query_slots[:, None]  # [T, S]
+    same = segment_ids[:, :, None] == key_segment_ids[:, None, :]  # [B, T, S]
+    mask = (same & causal[None])[:, None]
+    return jax.nn.dot_product_attention(query, key, value, mask=mask)
+
+
+class Attention(nn.Module):
+    """Self-attention with rotary positions; reads and extends a cache when given."""
+
+    config: DecoderConfig
+    kernel_init: Callable
+    output_init: Callable
+    param_dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, span: Span, cache: Cache | None, layer: jax.Array
+    ) -> tuple[jax.Array, Cache | None]:
+        config = self.config
+
+        def heads(count, name):
+            width = count * config.head_dim
+            project = Projection(
+                width, config.qkv_bias, self.kernel_init, self.param_dtype, name=name
+            )
+            return project(x).reshape(*x.shape[:-1], count, config.head_dim)
+
+        query = rotate(heads(config.num_heads, "q"), span.rotation)
+        key = rotate(heads(config.num_kv_heads, "k"), span.rotation)
+        value = heads(config.num_kv_heads, "v")
+        if cache is not None:
+            cache, key, value = _write(cache, layer, span.start, key, value)
+        mixed = attend(
+            query,
+            key,
+            value,
+            segment_ids=span.segment_ids,
+            key_segment_ids=span.key_segment_ids,
+            start=span.start,
+        )
+        mixed = mixed.reshape(*x.shape[:-1], config.num_heads * config.head_dim)
+        output = Projection(
+            config.hidden_size, False, self.output_init, self.param_dtype, name="o"
+        )
+        return output(mixed), cache
+
+
+def _write(cache, layer, start, key, value):
+    """The cache with [B, T] new entries in one layer, and that layer's [B, S] view.
+
+    The stacked cache is carried through the layer scan and updated in place; handing
+    each layer its slice instead would copy the whole cache for every token.
+    """
+    zero = jnp.zeros((), jnp.int32)
+    at = (layer, zero, start, zero, zero)
+
+    def put(stack, new):
+        stack = jax.lax.dynamic_update_slice(stack, new[None].astype(stack.dtype), at)
+        view = jax.lax.dynamic_index_in_dim(stack, layer, keepdims=False)
+        return stack, view.astype(new.dtype)
+
+    keys, all_keys = put(cache.key, key)
+    values, all_values = put(cache.value, value)
+    return cache._replace(key=keys, value=values), all_keys, all_values

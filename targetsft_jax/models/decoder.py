@@ -1,0 +1,267 @@
+"""The decoder as pure functions: parameters and tokens in, hidden states out.
+
+No logits are made here. The loss, and generation, take `hidden` and `head` and decide
+how much of [tokens, V] may exist at a time.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from targetsft_jax.models.attention import Attention, Cache, Span
+from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.layers import SwiGLU, rms_norm, rope_rotation
+
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+"""What a layer keeps for its backward pass: everything, nothing, or the outputs of
+its weight multiplications (attention scores are recomputed)."""
+
+INIT_SCALE = 0.02
+
+
+def init_params(config: DecoderConfig, key: jax.Array, dtype=jnp.float32) -> dict:
+    """Fresh parameters: normal(0.02), norms one, biases zero.
+
+    The projections that write to the residual stream (o, down) start smaller by
+    sqrt(2 * layers), so that its variance does not grow with depth (GPT-2).
+
+    Args:
+        config: the decoder.
+        key: a PRNG key.
+        dtype: dtype of every parameter.
+
+    Returns:
+        A nested dict; under "layers" every leaf has a leading [num_layers] axis.
+        Traceable: use with `jax.eval_shape`, or `jax.jit` with `out_shardings`.
+    """
+    module = _Decoder(config, param_dtype=jnp.dtype(dtype))
+    one = jnp.ones((1, 1), jnp.int32)
+    # Under jit the forward pass that init runs is dead code.
+    return jax.jit(module.init)(key, one, one - 1, one)["params"]
+
+
+def apply(
+    config: DecoderConfig,
+    params: dict,
+    tokens: jax.Array,
+    *,
+    positions: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+    dtype=jnp.float32,
+    remat: str = "none",
+    constrain: Callable[[jax.Array], jax.Array] | None = None,
+) -> jax.Array:
+    """Hidden states after the final norm.
+
+    Args:
+        config: the decoder.
+        params: the tree of `init_params`, in any float dtype.
+        tokens: [B, L] int32.
+        positions: [B, L] int32 for the rotary embedding; 0..L-1 when None. Only
+            differences within a segment matter.
+        segment_ids: [B, L] int32, 0 for padding; attention is causal and never
+            crosses a segment. One segment a row when None. Padding comes out finite
+            and without meaning.
+        dtype: compute dtype. Norms, rotary embedding and softmax stay in float32.
+        remat: a name in `REMAT_POLICIES`.
+        constrain: applied to the [B, L, D] residual stream before and after every
+            layer; the caller's place for a sharding constraint.
+
+    Returns:
+        [B, L, D] in `dtype`; logits are `hidden @ head(params).T`.
+
+    Raises:
+        ValueError: unknown remat policy.
+    """
+    if remat not in REMAT_POLICIES:
+        raise ValueError(f"remat is {remat!r}; choose from {sorted(REMAT_POLICIES)}.")
+    if positions is None:
+        row = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+        positions = jnp.broadcast_to(row, tokens.shape)
+    if segment_ids is None:
+        segment_ids = jnp.ones(tokens.shape, jnp.int32)
+    module = _Decoder(config, jnp.dtype(dtype), remat=remat, constrain=constrain)
+    hidden, _ = module.apply({"params": params}, tokens, positions, segment_ids)
+    return hidden
+
+
+def head(params: dict) -> jax.Array:
+    """The output matrix [V, D], in the parameters' dtype; the embedding when tied."""
+    return params["head"] if "head" in params else params["embed"]
+
+
+def logical_axes(config: DecoderConfig) -> dict:
+    """The tree of `init_params` with a tuple of logical axis names at each leaf.
+
+    Names: "layers", "vocab", "embed", "heads", "kv_heads", "mlp"; None where an axis
+    is too small to split.
+    """
+
+    def project(source, target, bias=False):
+        axes = {"kernel": ("layers", source, target)}
+        return {**axes, "bias": ("layers", target)} if bias else axes
+
+    bias = config.qkv_bias
+    axes = {
+        "embed": ("vocab", "embed"),
+        "layers": {
+            "input_norm": ("layers", None),
+            "attention": {
+                "q": project("embed", "heads", bias),
+                "k": project("embed", "kv_heads", bias),
+                "v": project("embed", "kv_heads", bias),
+                "o": project("heads", "embed"),
+            },
+            "post_norm": ("layers", None),
+            "mlp": {
+                "gate": project("embed", "mlp"),
+                "up": project("embed", "mlp"),
+                "down": project("mlp", "embed"),
+            },
+        },
+        "final_norm": (None,),
+    }
+    return axes if config.tie_word_embeddings else {**axes, "head": axes["embed"]}
+
+
+def init_cache(
+    config: DecoderConfig, batch: int, length: int, dtype=jnp.float32
+) -> Cache:
+    """An empty cache with room for `length` tokens (padding included) a row."""
+    shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
+    return Cache(
+        key=jnp.zeros(shape, dtype),
+        value=jnp.zeros(shape, dtype),
+        segment_ids=jnp.zeros((batch, length), jnp.int32),
+        used=jnp.zeros((), jnp.int32),
+    )
+
+
+def apply_cached(
+    config: DecoderConfig,
+    params: dict,
+    tokens: jax.Array,
+    cache: Cache,
+    *,
+    segment_ids: jax.Array | None = None,
+    dtype=jnp.float32,
+) -> tuple[jax.Array, Cache]:
+    """`apply` to the next tokens of every row, after those the cache holds.
+
+    A prompt is fed whole, padded on either side, with `segment_ids` 1 for its tokens
+    and 0 for padding; then one token a call. A token's position is the number of real
+    tokens before it in its row, whatever the padding.
+
+    Args:
+        config: the decoder.
+        params: the tree of `init_params`.
+        tokens: [B, T] int32, the next T tokens of each row.
+        cache: from `init_cache` or an earlier call. `cache.used + T` must not exceed
+            its length; under jit that cannot be checked, and the last slots would be
+            overwritten.
+        segment_ids: [B, T] int32, 1 for real tokens and 0 for padding; all real when
+            None.
+        dtype: compute dtype.
+
+    Returns:
+        hidden [B, T, D] in `dtype`, and the cache with T more slots used.
+
+    Raises:
+        ValueError: T is larger than the cache.
+    """
+    length = cache.segment_ids.shape[1]
+    if tokens.shape[1] > length:
+        raise ValueError(
+            f"{tokens.shape[1]} tokens a row do not fit a cache of {length} slots; "
+            "make the cache longer with init_cache."
+        )
+    if segment_ids is None:
+        segment_ids = jnp.ones(tokens.shape, jnp.int32)
+    before = jnp.sum(cache.segment_ids > 0, axis=1, dtype=jnp.int32)
+    real = (segment_ids > 0).astype(jnp.int32)
+    positions = before[:, None] + jnp.cumsum(real, axis=1, dtype=jnp.int32) - real
+    at = (jnp.zeros((), jnp.int32), cache.used)
+    cache = cache._replace(
+        segment_ids=jax.lax.dynamic_update_slice(cache.segment_ids, segment_ids, at)
+    )
+    module = _Decoder(config, jnp.dtype(dtype))
+    hidden, cache = module.apply(
+        {"params": params}, tokens, positions, segment_ids, cache
+    )
+    return hidden, cache._replace(used=cache.used + tokens.shape[1])
+
+
+class _Layer(nn.Module):
+    config: DecoderConfig
+    param_dtype: jnp.dtype
+    constrain: Callable[[jax.Array], jax.Array] | None
+
+    @nn.compact
+    def __call__(self, carry, layer, span):
+        x, cache = carry
+        config, dtype = self.config, self.param_dtype
+        init = nn.initializers.normal(INIT_SCALE)
+        depth_scaled = nn.initializers.normal(
+            INIT_SCALE / (2 * config.num_layers) ** 0.5
+        )
+        attention = Attention(config, init, depth_scaled, dtype, name="attention")
+        mixed, cache = attention(self._norm("input_norm", x), span, cache, layer)
+        x = x + mixed
+        mlp = SwiGLU(config, init, depth_scaled, dtype, name="mlp")
+        x = x + mlp(self._norm("post_norm", x))
+        return (x if self.constrain is None else self.constrain(x), cache), None
+
+    def _norm(self, name, x):
+        ones = nn.initializers.ones_init()
+        scale = self.param(name, ones, (x.shape[-1],), self.param_dtype)
+        return rms_norm(x, scale, self.config.rms_norm_eps)
+
+
+class _Decoder(nn.Module):
+    config: DecoderConfig
+    dtype: jnp.dtype = jnp.dtype(jnp.float32)
+    param_dtype: jnp.dtype = jnp.dtype(jnp.float32)
+    remat: str = "none"
+    constrain: Callable[[jax.Array], jax.Array] | None = None
+
+    @nn.compact
+    def __call__(self, tokens, positions, segment_ids, cache=None):
+        config = self.config
+        init = nn.initializers.normal(INIT_SCALE)
+        table = (config.vocab_size, config.hidden_size)
+        embed = self.param("embed", init, table, self.param_dtype)
+        if not config.tie_word_embeddings:
+            # Declared here for init; only `head` reads it.
+            self.param("head", init, table, self.param_dtype)
+        x = jnp.take(embed, tokens, axis=0).astype(self.dtype)
+        if self.constrain is not None:
+            x = self.constrain(x)
+        span = Span(
+            segment_ids=segment_ids,
+            key_segment_ids=segment_ids if cache is None else cache.segment_ids,
+            start=jnp.zeros((), jnp.int32) if cache is None else cache.used,
+            rotation=rope_rotation(config, positions),
+        )
+        layer = _Layer
+        if self.remat != "none":
+            policy = REMAT_POLICIES[self.remat]
+            # The scan already keeps the two passes apart, so CSE need not be blocked.
+            layer = nn.remat(_Layer, policy=policy, prevent_cse=False)
+        layers = nn.scan(
+            layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast),
+            length=config.num_layers,
+        )(config, self.param_dtype, self.constrain, name="layers")
+        indices = jnp.arange(config.num_layers, dtype=jnp.int32)
+        (x, cache), _ = layers((x, cache), indices, span)
+        ones = nn.initializers.ones_init()
+        scale = self.param("final_norm", ones, (config.hidden_size,), self.param_dtype)
+        return rms_norm(x, scale, config.rms_norm_eps), cache
