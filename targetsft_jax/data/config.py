@@ -1,0 +1,135 @@
+"""What the data section of a run's configuration may say."""
+
+from dataclasses import dataclass, field
+
+SOURCES = ("embedded", "jsonl")
+SPLITS = ("train", "heldout")
+OVERLONG = ("truncate", "drop", "error")
+ON_BAD_ROW = ("error", "skip")
+
+
+@dataclass(frozen=True)
+class FieldMap:
+    """Which parts of a row are the conversation.
+
+    Each value is the name of a field (`question`), a field inside a field
+    (`options.A`), or a template with holes, as in
+    `"{CONTEXTS}\\n\\nQuestion: {QUESTION}"`. A list in a hole is joined by newlines;
+    a literal brace is written twice.
+    """
+
+    messages: str | None = "messages"
+    """Field with the list of {"role", "content"}; used where `prompt` is not set."""
+    prompt: str | None = None
+    """What the user says."""
+    response: str | None = None
+    """What the assistant is trained to say; needed to train where `prompt` is set."""
+    system: str | None = None
+    """A system message put before the others."""
+    answer: str | None = None
+    """The gold answer, or a worked solution that ends in it; evaluation needs it."""
+
+
+@dataclass(frozen=True)
+class EmbeddedConfig:
+    """Generated problems: no file, no download, as many as asked for."""
+
+    kinds: dict[str, float] = field(default_factory=lambda: {"addition": 1.0})
+    """Relative weight of each kind of problem: `addition`, `dosing`."""
+    digits: int = 3
+    """Digits of both numbers of an addition, 1 to 9."""
+    examples: int = 4096
+    """How many problems are generated for training."""
+    label_noise: float = 0.0
+    """Chance that a computed digit (or option letter) of a response is wrong."""
+    seed: int = 0
+    """Which problems; the two splits share none under any pair of seeds."""
+    split: str = "train"
+    """`train` or `heldout`."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where examples come from and how they become rows of tokens."""
+
+    source: str = "embedded"
+    """`embedded` (generated) or `jsonl`."""
+    path: str | list[str] | None = None
+    """One `.jsonl` or `.jsonl.gz` file, or several, read in order."""
+    fields: FieldMap = field(default_factory=FieldMap)
+    """Which parts of a row are the conversation."""
+    where: dict[str, str] = field(default_factory=dict)
+    """Keep only rows whose field, as text, equals this value; all must hold."""
+    embedded: EmbeddedConfig = field(default_factory=EmbeddedConfig)
+    """The generated problems, for `source: embedded`."""
+    max_length: int = 1024
+    """Tokens in a row."""
+    overlong: str = "truncate"
+    """An example longer than a row: `truncate`, `drop`, or `error`."""
+    on_bad_row: str = "error"
+    """A row that cannot be used: `error` stops, `skip` counts and lists it."""
+    packing: bool = True
+    """Several examples a row (attention must respect segment ids), or one."""
+    shuffle_seed: int = 0
+    """Order in which examples are packed, and of the rows in every epoch."""
+    limit: int | None = None
+    """Use only the first so many usable rows."""
+
+
+def validate(config: DataConfig, key: str = "data") -> None:
+    """Raises ValueError naming the key under which the config contradicts itself.
+
+    Args:
+        config: what to check. Files are not opened here.
+        key: where in the whole tree this section stands, for the message.
+    """
+
+    def refuse(name: str, found: object, expected: str) -> None:
+        raise ValueError(f"{key}.{name} is {found!r}; expected {expected}")
+
+    def one_of(name: str, found: str, choices: tuple[str, ...]) -> None:
+        if found not in choices:
+            refuse(name, found, "one of " + ", ".join(choices))
+
+    one_of("source", config.source, SOURCES)
+    one_of("overlong", config.overlong, OVERLONG)
+    one_of("on_bad_row", config.on_bad_row, ON_BAD_ROW)
+    if config.max_length < 2:
+        refuse("max_length", config.max_length, "at least 2: a token and its label")
+    if config.limit is not None and config.limit < 1:
+        refuse("limit", config.limit, "at least 1, or null for all rows")
+    if not 0 <= config.shuffle_seed < 2**32:
+        refuse("shuffle_seed", config.shuffle_seed, "0 to 2^32 - 1")
+    if config.source == "embedded":
+        _validate_embedded(config.embedded, refuse)
+        return
+    if not config.path:
+        refuse("path", config.path, "one file or several, since source is jsonl")
+    if config.fields.prompt is None:
+        if config.fields.response is not None:
+            refuse("fields.prompt", None, "a field, since fields.response is set")
+        if config.fields.messages is None:
+            refuse("fields.messages", None, "a field, since fields.prompt is not set")
+
+
+def _validate_embedded(embedded: EmbeddedConfig, refuse) -> None:
+    from targetsft_jax.data.embedded import KINDS
+
+    weights = embedded.kinds
+    for kind, weight in weights.items():
+        if kind not in KINDS:
+            refuse("embedded.kinds", kind, "kinds from " + ", ".join(sorted(KINDS)))
+        if not 0 <= weight < float("inf"):
+            refuse(f"embedded.kinds.{kind}", weight, "a weight of 0 or more")
+    if sum(weights.values()) <= 0:
+        refuse("embedded.kinds", weights, "at least one kind of positive weight")
+    if not 1 <= embedded.digits <= 9:
+        refuse("embedded.digits", embedded.digits, "1 to 9")
+    if embedded.examples < 1:
+        refuse("embedded.examples", embedded.examples, "at least 1")
+    if not 0.0 <= embedded.label_noise <= 1.0:
+        refuse("embedded.label_noise", embedded.label_noise, "a share, 0 to 1")
+    if embedded.seed < 0:
+        refuse("embedded.seed", embedded.seed, "0 or more")
+    if embedded.split not in SPLITS:
+        refuse("embedded.split", embedded.split, "one of " + ", ".join(SPLITS))

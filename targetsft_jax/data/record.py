@@ -1,0 +1,193 @@
+"""The one shape every example has before it meets a tokenizer."""
+
+import math
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from targetsft_jax.data.config import FieldMap
+
+# Columns that a method may ask for. They are read from the row under these names.
+COLUMNS = {
+    "trajectory_weight": ("0 or more", lambda value: value >= 0),
+    "critical_mask": ("0 or 1", lambda value: value in (0, 1)),
+    "old_logprob": ("at most 0", lambda value: value <= 0),
+}
+# One number an example; the others may also be a list, one entry a trained token.
+PER_EXAMPLE = ("trajectory_weight",)
+
+
+class RowError(ValueError):
+    """A row that cannot be used; the message opens with its file and line."""
+
+    def __init__(self, origin: str, problem: str):
+        super().__init__(f"{origin}: {problem}")
+        self.origin = origin
+
+
+@dataclass(frozen=True)
+class Record:
+    """A conversation and what is known about it."""
+
+    messages: list[dict[str, str]]
+    """{"role": system | user | assistant, "content": str}, in order."""
+    answer: str | None = None
+    """The gold answer, where there is one."""
+    columns: dict[str, float | list[float]] = field(default_factory=dict)
+    """By name from COLUMNS: a number, or one number for each trained token."""
+    origin: str = ""
+    """`file:line`, or how the record was generated."""
+
+
+def to_record(
+    row: Mapping[str, Any], fields: FieldMap, origin: str, *, train: bool = True
+) -> Record:
+    """Turns a row into a record.
+
+    Args:
+        row: the row as read.
+        fields: which parts of the row are the conversation.
+        origin: `file:line`, for messages.
+        train: whether the record must hold something to train on. Without it the
+            messages end before the last assistant turn, and an answer is required.
+
+    Raises:
+        RowError: a field is missing, of the wrong type or empty; roles are not
+            system?, user, …; nothing is to be trained; a column is out of range.
+    """
+    if fields.prompt is None:
+        messages = _messages(row, fields.messages, origin)
+    else:
+        messages = [{"role": "user", "content": _text(row, fields.prompt, origin)}]
+        if fields.response is not None and train:
+            reply = _text(row, fields.response, origin)
+            messages.append({"role": "assistant", "content": reply})
+    if fields.system is not None:
+        content = _text(row, fields.system, origin)
+        messages = [{"role": "system", "content": content}, *messages]
+    if not train and messages[-1]["role"] == "assistant":
+        messages = messages[:-1]
+    _check_roles(messages, origin, train)
+
+    answer = None
+    if fields.answer is not None:
+        answer = _text(row, fields.answer, origin)
+    elif not train:
+        raise RowError(origin, "no gold answer: set fields.answer to evaluate")
+    columns = {
+        name: _column(name, row[name], origin)
+        for name in COLUMNS
+        if row.get(name) is not None
+    }
+    return Record(messages, answer, columns, origin)
+
+
+def matches(row: Mapping[str, Any], where: Mapping[str, str], origin: str) -> bool:
+    """Whether every field named in `where`, as text, has the value given there.
+
+    Raises:
+        RowError: the row lacks such a field.
+    """
+    return all(_as_text(_get(row, k, origin), k, origin) == v for k, v in where.items())
+
+
+def _get(row: Mapping[str, Any], name: str, origin: str) -> Any:
+    if name in row:
+        return row[name]
+    inside: Any = row
+    for part in name.split("."):
+        if not isinstance(inside, Mapping) or part not in inside:
+            have = ", ".join(sorted(row)) or "none"
+            raise RowError(origin, f"field {name!r} is missing; the row has {have}")
+        inside = inside[part]
+    return inside
+
+
+def _as_text(value: Any, name: str, origin: str) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool | int | float):
+        return str(value)
+    if isinstance(value, list):
+        return "\n".join(_as_text(item, name, origin) for item in value)
+    raise RowError(
+        origin,
+        f"field {name!r} is {type(value).__name__}; expected text, a number or a list"
+        " (a part of an object is named by a dot, as in 'options.A')",
+    )
+
+
+def _text(row: Mapping[str, Any], template: str, origin: str) -> str:
+    """The field called `template`, or the template with its holes filled."""
+    if template in row or not ("{" in template or "}" in template):
+        text = _as_text(_get(row, template, origin), template, origin)
+    else:
+        text = "".join(
+            literal + ("" if name is None else _hole(row, name, origin))
+            for literal, name, _, _ in string.Formatter().parse(template)
+        )
+    if not text.strip():
+        raise RowError(origin, f"field {template!r} is empty; expected text")
+    return text
+
+
+def _hole(row: Mapping[str, Any], name: str, origin: str) -> str:
+    return _as_text(_get(row, name, origin), name, origin)
+
+
+def _messages(
+    row: Mapping[str, Any], name: str | None, origin: str
+) -> list[dict[str, str]]:
+    turns = _get(row, name or "messages", origin)
+    if not isinstance(turns, list) or not turns:
+        found = "an empty list" if turns == [] else type(turns).__name__
+        raise RowError(origin, f"field {name!r} is {found}; expected a list of turns")
+    messages = []
+    for i, turn in enumerate(turns):
+        where = f"{name}[{i}]"
+        if not isinstance(turn, Mapping):
+            kind = type(turn).__name__
+            raise RowError(origin, f"{where} is {kind}; expected an object")
+        for key in ("role", "content"):
+            if not isinstance(turn.get(key), str):
+                kind = type(turn[key]).__name__ if key in turn else "missing"
+                raise RowError(origin, f"{where}.{key} is {kind}; expected text")
+        if turn["role"] == "assistant" and not turn["content"].strip():
+            raise RowError(origin, f"{where}.content is empty; expected a response")
+        messages.append({"role": turn["role"], "content": turn["content"]})
+    return messages
+
+
+def _check_roles(messages: list[dict[str, str]], origin: str, train: bool) -> None:
+    roles = [message["role"] for message in messages]
+    for i, role in enumerate(roles):
+        if role not in ("system", "user", "assistant"):
+            raise RowError(
+                origin,
+                f"turn {i} has role {role!r}; expected system, user or assistant",
+            )
+        if role == "system" and i > 0:
+            raise RowError(origin, f"turn {i} has role system; expected it first only")
+    speakers = [role for role in roles if role != "system"]
+    if speakers[:1] != ["user"]:
+        found = speakers[0] if speakers else "none"
+        raise RowError(origin, f"the first speaker is {found}; expected user")
+    if train and "assistant" not in speakers:
+        raise RowError(origin, "no assistant turn: there is nothing to train on")
+    if not train and speakers[-1] != "user":
+        raise RowError(origin, "the prompt does not end in a user turn")
+
+
+def _column(name: str, value: Any, origin: str) -> float | list[float]:
+    expected, accepts = COLUMNS[name]
+    if isinstance(value, list) and name not in PER_EXAMPLE:
+        return [_number(name, item, expected, accepts, origin) for item in value]
+    return _number(name, value, expected, accepts, origin)
+
+
+def _number(name: str, value: Any, expected: str, accepts, origin: str) -> float:
+    number = isinstance(value, bool | int | float) and math.isfinite(value)
+    if not number or not accepts(value):
+        raise RowError(origin, f"{name} is {value!r}; expected a number, {expected}")
+    return float(value)
