@@ -1,0 +1,173 @@
+"""Generated problems with worked steps and a known share of wrong digits.
+
+Two kinds, one from arithmetic and one from medicine:
+
+    478+356=?                    A patient weighs 24 kg. Dose 5 mg/kg. How many mg?
+                                 A) 100 B) 120 C) 115 D) 140
+    8+6+0=14                     20x5=100
+    7+5+1=13                     4x5=20
+    4+3+1=08                     100+20=120
+    #### 834                     #### B
+
+In the first, each line adds one column and the carry, and its sum has two digits:
+the new carry, then the digit of the answer.
+
+A problem belongs to the held-out split by a hash of what is asked (the numbers, in
+either order; not the options offered), so that no seed and no number of examples
+can bring a held-out problem into training.
+"""
+
+import hashlib
+import string
+from dataclasses import dataclass
+
+import numpy as np
+
+from targetsft_jax.data.config import EmbeddedConfig
+from targetsft_jax.data.record import Record
+
+LETTERS = "ABCD"
+# Of 256 hash buckets, this many are held out: one problem in eight.
+_HELD_OUT_BUCKETS = 32
+# With the share above, a split without any problem shows long before this.
+_DRAWS = 10_000
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A problem with its clean solution."""
+
+    key: str
+    """What is asked, in a canonical form: the unit of the split."""
+    prompt: str
+    response: str
+    answer: str
+
+
+def generate(config: EmbeddedConfig, index: int, split: str | None = None) -> Record:
+    """The record number `index`: a pure function of the config and the index.
+
+    Args:
+        config: kinds, digits, noise and seed. `examples` is not read.
+        index: any number of 0 or more.
+        split: `train` or `heldout`; the config's own when not given.
+
+    Returns:
+        Record whose response carries the config's label noise and whose answer is
+        always the right one.
+    """
+    split = split or config.split
+    kind, problem = problem_at(config, index, split)
+    response = problem.response
+    if config.label_noise > 0:
+        # A stream of its own: changing the noise leaves the problems alone.
+        rng = np.random.default_rng([config.seed, index, 1])
+        response = add_noise(response, config.label_noise, rng)
+    return Record(
+        messages=[
+            {"role": "user", "content": problem.prompt},
+            {"role": "assistant", "content": response},
+        ],
+        answer=problem.answer,
+        origin=f"{kind}:{split}:{config.seed}:{index}",
+    )
+
+
+def problem_at(config: EmbeddedConfig, index: int, split: str) -> tuple[str, Generated]:
+    """The kind and the problem behind record `index` of a split.
+
+    Raises:
+        ValueError: the kind has no problem in this split (numbers of one digit).
+    """
+    rng = np.random.default_rng([config.seed, index, 0])
+    kinds = sorted(config.kinds)
+    weights = np.array([config.kinds[kind] for kind in kinds], np.float64)
+    kind = kinds[rng.choice(len(kinds), p=weights / weights.sum())]
+    for _ in range(_DRAWS):
+        problem = KINDS[kind](config, rng)
+        if split_of(problem.key) == split:
+            return kind, problem
+    raise ValueError(
+        f"embedded.kinds: no {kind} problem with digits={config.digits} belongs to"
+        f" the {split} split; raise embedded.digits"
+    )
+
+
+def split_of(key: str) -> str:
+    """`train` or `heldout`, from what the problem asks and nothing else."""
+    bucket = hashlib.blake2b(key.encode(), digest_size=1).digest()[0]
+    return "heldout" if bucket < _HELD_OUT_BUCKETS else "train"
+
+
+def add_noise(response: str, share: float, rng: np.random.Generator) -> str:
+    """Replaces computed characters by wrong ones, each with chance `share`.
+
+    Computed are the characters after `=` on a line and after `####`: a digit becomes
+    one of the nine others, an option letter one of the three others, uniformly.
+    Operands are copied, not computed, and stay.
+    """
+    lines = []
+    for line in response.split("\n"):
+        mark = "####" if line.startswith("####") else "="
+        work, _, computed = line.partition(mark)
+        noisy = [_noisy(c, share, rng) for c in computed]
+        lines.append(work + mark + "".join(noisy))
+    return "\n".join(lines)
+
+
+def _noisy(character: str, share: float, rng: np.random.Generator) -> str:
+    alphabet = string.digits if character in string.digits else LETTERS
+    if character not in alphabet or rng.random() >= share:
+        return character
+    step = rng.integers(1, len(alphabet))
+    return alphabet[(alphabet.index(character) + step) % len(alphabet)]
+
+
+def _addition(config: EmbeddedConfig, rng: np.random.Generator) -> Generated:
+    low, high = 10 ** (config.digits - 1), 10**config.digits
+    a, b = (int(n) for n in rng.integers(low, high, size=2))
+    lines, carry = [], 0
+    for x, y in zip(reversed(str(a)), reversed(str(b))):
+        column = int(x) + int(y) + carry
+        lines.append(f"{x}+{y}+{carry}={column:02d}")
+        carry = column // 10
+    answer = str(a + b)
+    return Generated(
+        key=f"addition {min(a, b)} {max(a, b)}",
+        prompt=f"{a}+{b}=?",
+        response="\n".join([*lines, f"#### {answer}"]),
+        answer=answer,
+    )
+
+
+def _dosing(config: EmbeddedConfig, rng: np.random.Generator) -> Generated:
+    weight, dose = int(rng.integers(11, 100)), int(rng.integers(2, 10))
+    tens, units = weight // 10 * 10, weight % 10
+    milligrams = weight * dose
+    # The slips a person makes: a unit of one factor too many or too few, a part
+    # left out, a carry lost or made up.
+    slips = {
+        *(milligrams + sign * slip for sign in (1, -1) for slip in (dose, weight, 10)),
+        tens * dose,
+        tens * dose + units,
+        (tens + 10) * dose,
+    }
+    wrong = sorted(slip for slip in slips if slip > 0 and slip != milligrams)
+    options = [int(n) for n in rng.choice(wrong, size=3, replace=False)]
+    place = int(rng.integers(4))
+    options.insert(place, milligrams)
+    offered = " ".join(f"{letter}) {n}" for letter, n in zip(LETTERS, options))
+    return Generated(
+        key=f"dosing {weight} {dose}",
+        prompt=(
+            f"A patient weighs {weight} kg. Dose {dose} mg/kg. How many mg?\n{offered}"
+        ),
+        response=(
+            f"{tens}x{dose}={tens * dose}\n{units}x{dose}={units * dose}\n"
+            f"{tens * dose}+{units * dose}={milligrams}\n#### {LETTERS[place]}"
+        ),
+        answer=LETTERS[place],
+    )
+
+
+KINDS = {"addition": _addition, "dosing": _dosing}

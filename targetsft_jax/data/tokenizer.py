@@ -1,0 +1,146 @@
+"""Tokenizers: the built-in one of 264 tokens, loading others, comparing two."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# A turn costs one token, an assistant turn two. The end closes assistant turns only:
+# nobody else has to learn to stop. The reserved ones fill up to a multiple of eight.
+_SPECIALS = (
+    "<|pad|>",
+    "<|end|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|reserved_0|>",
+    "<|reserved_1|>",
+    "<|reserved_2|>",
+)
+
+_CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{{- '<|' + message['role'] + '|>' -}}
+{%- if message['role'] == 'assistant' -%}
+{%- generation -%}{{- message['content'] + '<|end|>' -}}{%- endgeneration -%}
+{%- else -%}
+{{- message['content'] -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}
+"""
+
+# Encoded by both tokenizers under comparison: equal vocabularies may still split
+# text differently.
+_PROBE = "  The dose is 12.5 mg/kg;\n\n\tx² + 1 = 0 → \\boxed{42} — été, 剂量, 🙂🏽"
+
+
+def byte_tokenizer() -> "PreTrainedTokenizerBase":
+    """A byte-level tokenizer, built here: 256 bytes, 8 special tokens, no merges.
+
+    Token b < 256 is the byte b, so every text comes back exactly as it went in. The
+    end-of-turn token is the eos token, and is trained. The chat template marks
+    assistant turns with `{% generation %}`. Works with `save_pretrained` and
+    `AutoTokenizer.from_pretrained`.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    vocabulary = {symbol: byte for byte, symbol in bytes_to_unicode().items()}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=False
+    )
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(
+        [AddedToken(token, normalized=False) for token in _SPECIALS]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<|pad|>",
+        eos_token="<|end|>",
+        extra_special_tokens=list(_SPECIALS[2:]),
+        clean_up_tokenization_spaces=False,
+        chat_template=_CHAT_TEMPLATE,
+    )
+
+
+def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
+    """The tokenizer saved in a folder; never downloads and runs no code from it.
+
+    Raises:
+        ValueError: no such folder, no tokenizer in it, one that needs code of its
+            own, or one without character offsets (a "slow" tokenizer).
+    """
+    from transformers import AutoTokenizer
+
+    if not Path(folder).is_dir():
+        raise ValueError(f"{folder}: no such folder; expected one with tokenizer.json")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder}: no usable tokenizer: {error}") from error
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{folder}: {type(tokenizer).__name__} gives no character offsets;"
+            " save a tokenizer.json beside it"
+        )
+    return tokenizer
+
+
+def same_tokenizer(
+    a: "PreTrainedTokenizerBase", b: "PreTrainedTokenizerBase", *, show: int = 5
+) -> list[str]:
+    """What two tokenizers differ in; empty when ids of one mean the same in the other.
+
+    Compared are the contents: the vocabulary with all added tokens, which of them
+    are special, and the ids of a sample text. Not compared are folder names, the
+    number of rows of an embedding, and which token serves as eos or pad: a base
+    model and its instruct version differ in those and share every id.
+
+    Args:
+        a, b: the two.
+        show: how many differing entries are spelt out.
+
+    Returns:
+        Lines to print.
+    """
+    ours, theirs = a.get_vocab(), b.get_vocab()
+    found = _differing("token", ours, theirs, show)
+    found += _differing("special token", _special(a), _special(b), show)
+    if not found:
+        ids_a, ids_b = (
+            t(_PROBE, add_special_tokens=False)["input_ids"] for t in (a, b)
+        )
+        if ids_a != ids_b:
+            found.append(f"a sample text becomes {ids_a[:12]}… and {ids_b[:12]}…")
+    return found
+
+
+def special_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
+    """Ids of all special tokens, those without a role (eos, pad, …) included."""
+    added = tokenizer.added_tokens_decoder
+    named = set(tokenizer.all_special_ids)
+    return frozenset(named | {i for i, token in added.items() if token.special})
+
+
+def _special(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
+    return {tokenizer.convert_ids_to_tokens(i): i for i in special_ids(tokenizer)}
+
+
+def _differing(what: str, a: dict[str, int], b: dict[str, int], show: int) -> list[str]:
+    keys = sorted(
+        (key for key in a.keys() | b.keys() if a.get(key) != b.get(key)),
+        key=lambda key: min(d[key] for d in (a, b) if key in d),
+    )
+    lines = [
+        f"{what} {key!r}: {a.get(key, 'absent')} and {b.get(key, 'absent')}"
+        for key in keys[:show]
+    ]
+    if len(keys) > show:
+        lines.append(f"… and {len(keys) - show} more {what}s that differ")
+    return lines
