@@ -1,0 +1,1 @@
+"""Hugging Face checkpoints: read straight to device shards, written bit for bit."""
