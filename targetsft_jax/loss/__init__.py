@@ -1,0 +1,7 @@
+"""From hidden states and heads to a loss; imports `targets` only."""
+
+from targetsft_jax.loss.fused import fused_loss
+from targetsft_jax.loss.reference import reference_loss
+from targetsft_jax.loss.sharded import sharded_fused_loss
+
+__all__ = ["fused_loss", "reference_loss", "sharded_fused_loss"]

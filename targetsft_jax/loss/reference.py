@@ -1,0 +1,55 @@
+"""The oracle: dense logits, and autodiff of the cross-entropy to the target.
+
+Slow, large and obvious. It shares no line with the fused loss's gradient: the target
+is held constant and jax differentiates CE(Q, softmax(hidden @ headᵀ)).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.lax import stop_gradient
+
+from targetsft_jax.targets import objective, target
+
+
+def reference_loss(
+    name: str,
+    hidden: Array,
+    head: Array,
+    labels: Array,
+    *,
+    weights: Array,
+    teacher: tuple[Array, Array] | None = None,
+    reference: tuple[Array, Array] | None = None,
+    **inputs: Any,
+) -> Array:
+    """Σ weights · value, with the gradient of Σ weights · CE(stop_gradient(Q), p).
+
+    Args:
+        name: a method.
+        hidden: [..., D]; head: [V, D]; labels: [...] int; weights: [...].
+        teacher, reference: (hidden [..., D'], head [V, D']) of the second model.
+        **inputs: the method's per-token inputs and hyper-parameters.
+
+    Returns:
+        The loss [], differentiable in hidden and head.
+    """
+    for key, model in (("teacher_logits", teacher), ("reference_logits", reference)):
+        if model is not None:
+            inputs[key] = stop_gradient(_logits(*model))
+    logits = _logits(hidden, head)
+    # Weight-0 tokens may carry any label: no target is made for them.
+    labels = jnp.where(weights == 0, 0, labels)
+    q = stop_gradient(target(name, logits, labels, **inputs).induced())
+    log_p = jax.nn.log_softmax(logits.astype(q.dtype), axis=-1)
+    surrogate = -jnp.sum(jnp.where(q == 0, 0, q * log_p), axis=-1)
+    value = stop_gradient(objective(name, logits, labels, **inputs))
+    tokens = value + surrogate - stop_gradient(surrogate)
+    return jnp.sum(jnp.where(weights == 0, 0, weights * tokens))
+
+
+def _logits(hidden: Array, head: Array) -> Array:
+    wide = jnp.promote_types(hidden.dtype, jnp.float32)
+    return jnp.einsum("...d,vd->...v", hidden, head, preferred_element_type=wide)

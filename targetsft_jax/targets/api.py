@@ -1,0 +1,156 @@
+"""The functional API: names and arrays in, targets and losses out.
+
+q = target("target_sft", logits, labels, teacher_logits=t, eta=0.5)
+q.gamma; q.residual(); q.logit_gradient(); q.induced()
+objective("target_sft", logits, labels, teacher_logits=t)
+induced_target(my_loss, logits)
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from targetsft_jax.targets.methods import ALIASES, METHODS, Method
+from targetsft_jax.targets.qtarget import QTarget
+from targetsft_jax.targets.rows import Rows, compute_dtype
+
+SECOND_MODELS = ("teacher_logits", "reference_logits")
+INPUTS = (*SECOND_MODELS, "trajectory_weight", "critical_mask", "old_logprob")
+
+
+def target(name: str, logits: Array, labels: Array, **inputs: Any) -> QTarget:
+    """The target distribution that a method teaches at each token, in normal form.
+
+    Args:
+        name: a key of `METHODS` (or the alias `p_loss`).
+        logits: student logits [..., V], any float dtype; the statistics are float32,
+            or float64 for float64 logits.
+        labels: observed tokens [...], int in [0, V).
+        **inputs: the method's inputs (`teacher_logits` [..., V], `old_logprob` [...],
+            …) and hyper-parameters. Inputs that another method would need are allowed.
+
+    Returns:
+        A `QTarget`, detached from θ.
+
+    Raises:
+        ValueError: an unknown method or hyper-parameter, a missing input, shapes that
+            do not fit, or (outside of jit) a label outside the vocabulary.
+    """
+    method, arrays, hyper = resolve(name, inputs)
+    rows = _rows(name, logits, labels, arrays)
+    return method.build(rows, **_columns(arrays), **hyper).bind(rows)
+
+
+def objective(name: str, logits: Array, labels: Array, **inputs: Any) -> Array:
+    """A method's published per-token loss [...], differentiable in logits.
+
+    Its gradient equals `target(...).logit_gradient()`. Arguments as for `target`.
+    """
+    method, arrays, hyper = resolve(name, inputs)
+    rows = _rows(name, logits, labels, arrays)
+    return method.objective(rows, **_columns(arrays), **hyper)
+
+
+def induced_target(loss_fn: Callable[[Array], Array], logits: Array) -> Array:
+    """The target Q = p − ∂Σloss/∂logits [..., V] of any differentiable token loss.
+
+    Args:
+        loss_fn: logits [..., V] -> per-token loss [...] (or its sum).
+        logits: [..., V].
+    """
+    logits = jnp.asarray(logits).astype(compute_dtype(jnp.asarray(logits)))
+    gradient = jax.grad(lambda z: jnp.sum(loss_fn(z)))(logits)
+    return jax.nn.softmax(logits, axis=-1) - gradient
+
+
+def resolve(
+    name: str, inputs: Mapping[str, Any]
+) -> tuple[Method, dict[str, Array], dict[str, Any]]:
+    """A method by name, the arrays that it needs, and its full hyper-parameters.
+
+    Raises:
+        ValueError: naming the method and what is unknown or missing.
+    """
+    method = find(name)
+    given = {key: value for key, value in inputs.items() if key not in INPUTS}
+    hyper = hyper_parameters(name, given)
+    needs = method.inputs(**hyper)
+    missing = [key for key in needs if inputs.get(key) is None]
+    if missing:
+        raise ValueError(f"method {name!r} needs {', '.join(missing)}")
+    return method, {key: inputs[key] for key in needs}, hyper
+
+
+def find(name: str) -> Method:
+    """The method of that name or alias; ValueError listing the names otherwise."""
+    method = METHODS.get(ALIASES.get(name, name))
+    if method is None:
+        raise ValueError(f"no method {name!r}; there are {', '.join(METHODS)}")
+    return method
+
+
+def hyper_parameters(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's hyper-parameters: its defaults with `given` laid over them.
+
+    Raises:
+        ValueError: a name that the method does not have.
+    """
+    defaults = find(name).defaults
+    unknown = [key for key in given if key not in defaults]
+    if unknown:
+        raise ValueError(
+            f"method {name!r} has no hyper-parameter {', '.join(unknown)}; "
+            f"it has {', '.join(defaults) or 'none'}"
+        )
+    return {**defaults, **given}
+
+
+def second_model(arrays: Mapping[str, Array]) -> str | None:
+    """Which input is the second model's logits: a name in `arrays`, or None."""
+    return next((key for key in SECOND_MODELS if key in arrays), None)
+
+
+def _columns(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    return {
+        key: jnp.asarray(value)
+        for key, value in arrays.items()
+        if key not in SECOND_MODELS
+    }
+
+
+def _rows(name: str, logits: Array, labels: Array, arrays: Mapping[str, Array]) -> Rows:
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    if logits.shape[:-1] != labels.shape:
+        raise ValueError(
+            f"labels {labels.shape} do not fit logits {logits.shape}: "
+            "expected one label for each row of logits"
+        )
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels are {labels.dtype}; expected integers")
+    _check_labels(labels, logits.shape[-1])
+    key = second_model(arrays)
+    other = None if key is None else jnp.asarray(arrays[key])
+    if other is not None and other.shape != logits.shape:
+        raise ValueError(
+            f"method {name!r}: {key} {other.shape} differs from logits "
+            f"{logits.shape}; slice both to the shared vocabulary"
+        )
+    return Rows(logits, labels, other)
+
+
+def _check_labels(labels: Array, vocabulary: int) -> None:
+    """Refuse labels outside the vocabulary, where their values can be seen."""
+    if isinstance(labels, jax.core.Tracer):
+        return
+    values = np.asarray(labels)
+    wrong = (values < 0) | (values >= vocabulary)
+    if wrong.any():
+        raise ValueError(
+            f"label {values[wrong][0]} at index {tuple(np.argwhere(wrong)[0].tolist())}"
+            f" is outside the vocabulary [0, {vocabulary}); mask positions without a "
+            "target by a weight of 0 and give them any valid label"
+        )

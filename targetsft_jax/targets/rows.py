@@ -1,0 +1,207 @@
+"""What a method may know of a row of logits: its statistics, each made once.
+
+`Rows` wraps a tile of logits [..., V] with its labels and, where a method has one,
+the logits of a second model. Every statistic is a lazy property, so under `jit` a
+method pays for what it reads and for nothing else. The same class serves a dense
+[..., V] array in a notebook and one [C, V] tile inside the fused loss.
+
+Two numerical decisions are made here, once, for all methods:
+
+* The label is left out of the sum of the others, so that 1 − p_y is a quotient and
+  not a difference: it keeps its relative accuracy down to the smallest float, and
+  log p_y keeps it near 0.
+* −inf logits (padded vocabularies) carry no mass: 0·(−inf) counts as 0.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.lax import stop_gradient
+
+Mix = tuple[float, float]
+
+
+def compute_dtype(logits: Array) -> jnp.dtype:
+    """The dtype of all row statistics: float64 stays, everything else is float32."""
+    return jnp.dtype(jnp.float64 if logits.dtype == jnp.float64 else jnp.float32)
+
+
+def times(weight: Array, value: Array) -> Array:
+    """weight · value with 0 · inf = 0, in the value and in both derivatives."""
+    zero = weight == 0
+    return jnp.where(zero, 0, weight * jnp.where(zero, 0, value))
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A distribution T over the vocabulary, beside the student's p. Constant in θ.
+
+    Attributes:
+        probabilities: T [..., V]; zero in rows without support.
+        cross_entropy: −Σ T log p [...], differentiable in the student's logits.
+        entropy: −Σ T log T [...].
+        supported: [...] bool, False where T does not exist (no token has mass under
+            it), as when a mix of two models shares no token.
+    """
+
+    probabilities: Array
+    cross_entropy: Array
+    entropy: Array
+    supported: Array
+
+
+class Rows:
+    """Row statistics of a tile of logits.
+
+    Args:
+        logits: student logits [..., V], any float dtype.
+        labels: observed tokens [...], int. A label outside [0, V) hits no entry: its
+            probability is 0.
+        other: logits of the second model (teacher or reference) [..., V], or None.
+    """
+
+    def __init__(self, logits: Array, labels: Array, other: Array | None = None):
+        dtype = compute_dtype(logits)
+        self.logits = logits.astype(dtype)
+        self.labels = labels
+        self.other = None if other is None else stop_gradient(other.astype(dtype))
+
+    @cached_property
+    def hit(self) -> Array:
+        """[..., V] bool, true at the label. A comparison: TPUs dislike gathers."""
+        vocabulary = jax.lax.broadcasted_iota(
+            jnp.int32, self.logits.shape, self.logits.ndim - 1
+        )
+        return vocabulary == self.labels[..., None]
+
+    @cached_property
+    def shifted(self) -> Array:
+        """Logits minus their row maximum [..., V], so that the largest is 0."""
+        return self.logits - self._maximum[..., None]
+
+    @cached_property
+    def label_shifted(self) -> Array:
+        """The label's shifted logit [...]; −inf for a label outside the vocabulary."""
+        found = jnp.sum(jnp.where(self.hit, self.shifted, 0), axis=-1)
+        vocabulary = self.logits.shape[-1]
+        inside = (self.labels >= 0) & (self.labels < vocabulary)
+        return jnp.where(inside, found, -jnp.inf)
+
+    @cached_property
+    def log_total(self) -> Array:
+        """log Σ exp(shifted) [...]: the log-normaliser relative to the maximum."""
+        return jnp.log(self._others + self._label_mass)
+
+    @cached_property
+    def probabilities(self) -> Array:
+        """p = softmax(logits) [..., V]."""
+        return self._masses / (self._others + self._label_mass)[..., None]
+
+    @cached_property
+    def minus_label(self) -> Array:
+        """p − δ_y [..., V]; the label's entry is −(1 − p_y), without cancellation."""
+        return jnp.where(self.hit, -self.complement[..., None], self.probabilities)
+
+    @cached_property
+    def prob(self) -> Array:
+        """p_y [...]."""
+        return self._label_mass / (self._others + self._label_mass)
+
+    @cached_property
+    def complement(self) -> Array:
+        """1 − p_y [...], accurate to the last bit also where p_y rounds to 1."""
+        return self._others / (self._others + self._label_mass)
+
+    @cached_property
+    def log_prob(self) -> Array:
+        """log p_y [...], −inf where p_y is exactly 0."""
+        likely = self._label_mass > self._others
+        odds = jnp.where(likely, self._others / _or_one(likely, self._label_mass), 0)
+        return jnp.where(likely, -jnp.log1p(odds), self.label_shifted - self.log_total)
+
+    @cached_property
+    def nll(self) -> Array:
+        """−log p_y [...]."""
+        return -self.log_prob
+
+    @cached_property
+    def entropy(self) -> Array:
+        """−Σ p log p [...], in nats."""
+        p = self.probabilities
+        return self.log_total - jnp.sum(times(p, self.shifted), axis=-1)
+
+    @cached_property
+    def correct(self) -> Array:
+        """[...] bool: no token is more probable than the label."""
+        return self.label_shifted >= 0
+
+    def top_entropy(self, k: int) -> Array:
+        """Entropy [...] of the k most probable tokens, renormalised among themselves.
+
+        Fewer than k tokens in the vocabulary: all of them.
+        """
+        top, _ = jax.lax.top_k(self.shifted, min(k, self.shifted.shape[-1]))
+        masses = jnp.exp(top)
+        total = jnp.sum(masses, axis=-1)
+        mean = jnp.sum(times(masses, top), axis=-1) / total
+        return jnp.log(total) - mean
+
+    def alternative(self, mix: Mix) -> Alternative:
+        """T = softmax(α·logits + β·other) for mix = (α, β).
+
+        A factor of exactly 0 leaves its model out, so that a −inf logit there does
+        not turn 0·(−inf) into NaN; (0, 0) is the uniform distribution.
+
+        Raises:
+            ValueError: β is not 0 and the rows have no second model.
+        """
+        student, second = mix
+        if second and self.other is None:
+            raise ValueError(f"mix {mix} needs the logits of a second model")
+        scores = jnp.zeros_like(self.logits)
+        if student:
+            scores = student * self.logits
+        if second and self.other is not None:
+            scores = scores + second * self.other
+        return self.weigh(scores)
+
+    def weigh(self, scores: Array) -> Alternative:
+        """T = softmax(scores) for any scores [..., V], held constant."""
+        scores = stop_gradient(scores)
+        maximum = jnp.max(scores, axis=-1)
+        supported = maximum > -jnp.inf
+        scores = scores - jnp.where(supported, maximum, 0)[..., None]
+        masses = jnp.exp(scores)
+        total = _or_one(supported, jnp.sum(masses, axis=-1))
+        tilted = masses / total[..., None]
+        return Alternative(
+            probabilities=tilted,
+            cross_entropy=self.log_total - jnp.sum(times(tilted, self.shifted), -1),
+            entropy=jnp.log(total) - jnp.sum(times(tilted, scores), axis=-1),
+            supported=supported,
+        )
+
+    @cached_property
+    def _maximum(self) -> Array:
+        maximum = stop_gradient(jnp.max(self.logits, axis=-1))
+        return jnp.where(maximum > -jnp.inf, maximum, 0)
+
+    @cached_property
+    def _masses(self) -> Array:
+        return jnp.exp(self.shifted)
+
+    @cached_property
+    def _label_mass(self) -> Array:
+        return jnp.sum(jnp.where(self.hit, self._masses, 0), axis=-1)
+
+    @cached_property
+    def _others(self) -> Array:
+        return jnp.sum(jnp.where(self.hit, 0, self._masses), axis=-1)
+
+
+def _or_one(condition: Array, value: Array) -> Array:
+    """value where condition holds, else 1: a denominator that is never 0."""
+    return jnp.where(condition, value, 1)

@@ -1,0 +1,74 @@
+"""iw-SFT's importance weight of a trajectory, per segment of a packed row."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.lax import stop_gradient
+
+MODES = ("mean", "sum", "token")
+
+
+def trajectory_weight(
+    logprob: Array,
+    reference_logprob: Array,
+    segment_ids: Array,
+    *,
+    mode: str = "mean",
+    temperature: float = 1.0,
+    clip: tuple[float, float] = (0.0, 16.0),
+    loss_mask: Array | None = None,
+) -> Array:
+    """clip(exp(temperature · aggregate(log π − log π_ref))) per trajectory.
+
+    Args:
+        logprob: log π of the labels under the policy q [..., L], detached here.
+        reference_logprob: the same under the frozen reference [..., L].
+        segment_ids: trajectory of each token [..., L], int; equal ids in a row are
+            one trajectory.
+        mode: "mean" over the trajectory's tokens (the published code's geometric
+            mean), "sum" (the product ratio of the paper), or "token".
+        temperature: factor on the aggregated log-ratio.
+        clip: smallest and largest weight; applied in log space, so that a product
+            over a long trajectory cannot overflow.
+        loss_mask: [..., L] bool; tokens outside it (prompt, padding) count in no
+            aggregate. Default: all count.
+
+    Returns:
+        Weights [..., L] float32 (float64 for float64 input), constant in θ, the same
+        at all tokens of a trajectory.
+
+    Source: iw-SFT, arXiv 2507.12856.
+
+    Raises:
+        ValueError: an unknown mode, or clip that is not an ordered pair ≥ 0.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}; expected one of {', '.join(MODES)}")
+    low, high = clip
+    if not 0 <= low <= high:
+        raise ValueError(f"clip is {clip!r}; expected 0 ≤ low ≤ high")
+    ratio = stop_gradient(jnp.asarray(logprob) - jnp.asarray(reference_logprob))
+    if mode != "token":
+        counted = jnp.ones(ratio.shape, bool) if loss_mask is None else loss_mask
+        ratio = _aggregate(ratio, jnp.asarray(segment_ids), counted, mode)
+    log_weight = temperature * ratio
+    floor = jnp.log(jnp.asarray(low, ratio.dtype))
+    ceiling = jnp.log(jnp.asarray(high, ratio.dtype))
+    return jnp.exp(jnp.clip(log_weight, floor, ceiling))
+
+
+def _aggregate(ratio: Array, segment_ids: Array, counted: Array, mode: str) -> Array:
+    """Each segment's sum or mean of `ratio` [..., L], at all of its tokens."""
+    length = ratio.shape[-1]
+
+    def one_row(ratio: Array, ids: Array, counted: Array) -> Array:
+        # Any ids: the place of the first equal id in sorted order numbers a segment.
+        places = jnp.searchsorted(jnp.sort(ids), ids)
+        total = jax.ops.segment_sum(jnp.where(counted, ratio, 0), places, length)
+        if mode == "mean":
+            count = jax.ops.segment_sum(counted.astype(ratio.dtype), places, length)
+            total = total / jnp.maximum(count, 1)
+        return total[places]
+
+    flat = (x.reshape(-1, length) for x in (ratio, segment_ids, counted))
+    return jax.vmap(one_row)(*flat).reshape(ratio.shape)
