@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from targetsft_jax.data.record import PER_EXAMPLE, Record, RowError
+from targetsft_jax.data.record import Record, RowError
 from targetsft_jax.data.tokenizer import special_ids
 
 if TYPE_CHECKING:
@@ -44,11 +44,9 @@ def encode(record: Record, tokenizer: "PreTrainedTokenizerBase") -> Example:
             text contains a special token; a column has the wrong number of entries.
     """
     _refuse_special_text(record, tokenizer)
-    if marks_assistant(tokenizer):
-        tokens, offsets, mask = _marked(record, tokenizer)
-    else:
-        tokens, offsets, mask = _proved(record, tokenizer)
-    mask = _close_turns(tokens, offsets, mask, record, tokenizer)
+    locate = _marked if marks_assistant(tokenizer) else _proved
+    tokens, mask = locate(record, tokenizer)
+    mask = _close_turns(tokens, mask, record, tokenizer)
     return Example(tokens, mask, _columns(record, mask), record.origin)
 
 
@@ -62,9 +60,9 @@ def encode_prompt(
 
 
 def stop_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Ids at which generation ends: the token that training closes a turn with, and eos.
+    """Ids at which generation ends: the token that closes a trained turn, and eos.
 
-    They are not always one: a base model's eos need not be its template's end of turn.
+    A base model's eos need not be what its chat template ends a turn with.
     """
     messages = [
         {"role": "user", "content": "1+1=?"},
@@ -129,7 +127,7 @@ def _render(
 
 
 def _marked(record: Record, tokenizer: "PreTrainedTokenizerBase"):
-    """Tokens, offsets and mask by the template's own `{% generation %}` marks."""
+    """Tokens and mask by the template's own `{% generation %}` marks."""
     from jinja2 import TemplateError
 
     try:
@@ -144,19 +142,19 @@ def _marked(record: Record, tokenizer: "PreTrainedTokenizerBase"):
             error
         )
     tokens = np.asarray(encoded["input_ids"], np.int32)
-    offsets = np.asarray(encoded["offset_mapping"], np.int32).reshape(-1, 2)
+    offsets = encoded["offset_mapping"]
     mask = np.asarray(encoded["assistant_masks"], bool)
     # A character of several byte tokens at the end of a marked stretch: transformers
     # marks its first token only.
-    for i in range(1, len(tokens)):
-        same = offsets[i, 1] > offsets[i, 0] and (offsets[i] == offsets[i - 1]).all()
-        if same and mask[i - 1]:
-            mask[i] = True
-    return tokens, offsets, mask
+    for end in _stretches(mask)[:, 1]:
+        while end < len(mask) and tuple(offsets[end]) == tuple(offsets[end - 1]):
+            mask[end] = True
+            end += 1
+    return tokens, mask
 
 
 def _proved(record: Record, tokenizer: "PreTrainedTokenizerBase"):
-    """Tokens, offsets and mask by the prefix property of the rendered text."""
+    """Tokens and mask by the prefix property of the rendered text."""
     messages, origin = record.messages, record.origin
     whole = _render(messages, tokenizer, origin)
     spans = []
@@ -174,8 +172,10 @@ def _proved(record: Record, tokenizer: "PreTrainedTokenizerBase"):
     offsets = np.asarray(encoded["offset_mapping"], np.int32).reshape(-1, 2)
     mask = np.zeros(len(tokens), bool)
     for start, end in spans:
-        mask |= (offsets[:, 0] >= start) & (offsets[:, 1] <= end)
-    return tokens, offsets, mask
+        # A token that joins the template's last character with the turn's first
+        # one is trained: leaving it out would lose the turn's beginning.
+        mask |= (offsets[:, 1] > start) & (offsets[:, 0] < end)
+    return tokens, mask
 
 
 def _prefix_problem(turn: int, shorter: str, longer: str) -> str:
@@ -192,7 +192,6 @@ def _prefix_problem(turn: int, shorter: str, longer: str) -> str:
 
 def _close_turns(
     tokens: np.ndarray,
-    offsets: np.ndarray,
     mask: np.ndarray,
     record: Record,
     tokenizer: "PreTrainedTokenizerBase",
@@ -206,10 +205,9 @@ def _close_turns(
         RowError: nothing is trained, fewer turns than the assistant has are, or a
             turn ends without a special token, so that nothing would teach to stop.
     """
-    specials = special_ids(tokenizer)
+    special = np.isin(tokens, list(special_ids(tokenizer)))
     mask = mask.copy()
-    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
-    stretches = edges.reshape(-1, 2)
+    stretches = _stretches(mask)
     turns = sum(message["role"] == "assistant" for message in record.messages)
     if len(stretches) == 0:
         raise RowError(
@@ -223,11 +221,11 @@ def _close_turns(
             " check the {% generation %} marks of the chat template",
         )
     for start, end in stretches:
-        closing = [i for i in range(start, end) if int(tokens[i]) in specials]
-        tail = "" if not closing else tokenizer.decode(tokens[closing[-1] + 1 : end])
-        if closing and not tail.strip():
-            mask[closing[-1] + 1 : end] = False
-        elif end < len(tokens) and int(tokens[end]) in specials:
+        inside = start + np.flatnonzero(special[start:end])
+        close = inside[-1] if len(inside) else end
+        if close < end and not tokenizer.decode(tokens[close + 1 : end]).strip():
+            mask[close + 1 : end] = False
+        elif end < len(tokens) and special[end]:
             mask[end] = True
         else:
             text = tokenizer.decode(tokens[max(start, end - 8) : end])
@@ -238,6 +236,12 @@ def _close_turns(
                 " template",
             )
     return mask
+
+
+def _stretches(mask: np.ndarray) -> np.ndarray:
+    """[runs, 2]: start and end of each run of True."""
+    padded = np.concatenate([[False], mask, [False]])
+    return np.flatnonzero(padded[1:] != padded[:-1]).reshape(-1, 2)
 
 
 def _refuse_special_text(record: Record, tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -261,8 +265,6 @@ def _columns(record: Record, mask: np.ndarray) -> dict[str, np.ndarray]:
                 f"{name} has {len(value)} entries; expected {trained}, one for each"
                 " trained token (the end of each assistant turn is one)",
             )
-        if name in PER_EXAMPLE and isinstance(value, list):
-            raise RowError(record.origin, f"{name} is a list; expected one number")
         column = np.zeros(len(mask), np.float32)
         column[mask] = value
         columns[name] = column

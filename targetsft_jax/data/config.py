@@ -1,5 +1,6 @@
 """What the data section of a run's configuration may say."""
 
+import string
 from dataclasses import dataclass, field
 
 SOURCES = ("embedded", "jsonl")
@@ -101,6 +102,11 @@ def validate(config: DataConfig, key: str = "data") -> None:
     if not 0 <= config.shuffle_seed < 2**32:
         refuse("shuffle_seed", config.shuffle_seed, "0 to 2^32 - 1")
     if config.source == "embedded":
+        # A path without its source would train on generated problems unnoticed.
+        if config.path:
+            refuse("path", config.path, "null, or data.source: jsonl")
+        if config.where:
+            refuse("where", config.where, "nothing, or data.source: jsonl")
         _validate_embedded(config.embedded, refuse)
         return
     if not config.path:
@@ -110,6 +116,21 @@ def validate(config: DataConfig, key: str = "data") -> None:
             refuse("fields.prompt", None, "a field, since fields.response is set")
         if config.fields.messages is None:
             refuse("fields.messages", None, "a field, since fields.prompt is not set")
+    for name, template in vars(config.fields).items():
+        problem = _template_problem(template or "")
+        if problem:
+            refuse(f"fields.{name}", template, f"a field or a template: {problem}")
+
+
+def _template_problem(template: str) -> str | None:
+    try:
+        holes = list(string.Formatter().parse(template))
+    except ValueError as error:
+        return f"{error} (a literal brace is written twice)"
+    for _, name, format_spec, conversion in holes:
+        if name == "" or format_spec or conversion:
+            return "a hole holds the name of a field and nothing else"
+    return None
 
 
 def _validate_embedded(embedded: EmbeddedConfig, refuse) -> None:

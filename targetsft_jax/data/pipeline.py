@@ -10,7 +10,7 @@ import numpy as np
 
 from targetsft_jax.data import chat, packing
 from targetsft_jax.data.chat import Example
-from targetsft_jax.data.config import DataConfig, EmbeddedConfig, validate
+from targetsft_jax.data.config import SPLITS, DataConfig, EmbeddedConfig, validate
 from targetsft_jax.data.embedded import generate
 from targetsft_jax.data.record import Record, RowError, matches, to_record
 from targetsft_jax.data.report import Report
@@ -102,6 +102,7 @@ def load_records(config: DataConfig) -> tuple[list[Record], Report]:
     if config.source == "embedded":
         limit = config.limit or config.embedded.examples
         report.rows = min(config.embedded.examples, limit)
+        report.limited = limit < config.embedded.examples
         return [generate(config.embedded, i) for i in range(report.rows)], report
     records: list[Record] = []
     for record in _jsonl_records(config, report, train=True):
@@ -131,6 +132,8 @@ def problems(
         ValueError: the split has fewer than n distinct problems, a file holds none,
             or a row cannot be used and `on_bad_row` is `error`.
     """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; expected one of " + ", ".join(SPLITS))
     if isinstance(config, EmbeddedConfig):
         config = DataConfig(embedded=config)
     validate(config)
@@ -192,8 +195,12 @@ def iterate(
     """Batches from `start_step` on, without end, made ahead of time in a thread.
 
     Args:
+        dataset, batch_size, accumulation, seed: as for `batch_at`.
+        start_step: the step of the first batch.
         prefetch: batches kept ready.
-        Others: as for `batch_at`, whose results these are.
+
+    Returns:
+        Iterator over what `batch_at` gives for start_step, start_step + 1, …
     """
     import grain
 

@@ -57,7 +57,7 @@ def to_record(
             system?, user, …; nothing is to be trained; a column is out of range.
     """
     if fields.prompt is None:
-        messages = _messages(row, fields.messages, origin)
+        messages = _messages(row, fields.messages or "messages", origin)
     else:
         messages = [{"role": "user", "content": _text(row, fields.prompt, origin)}]
         if fields.response is not None and train:
@@ -136,10 +136,8 @@ def _hole(row: Mapping[str, Any], name: str, origin: str) -> str:
     return _as_text(_get(row, name, origin), name, origin)
 
 
-def _messages(
-    row: Mapping[str, Any], name: str | None, origin: str
-) -> list[dict[str, str]]:
-    turns = _get(row, name or "messages", origin)
+def _messages(row: Mapping[str, Any], name: str, origin: str) -> list[dict[str, str]]:
+    turns = _get(row, name, origin)
     if not isinstance(turns, list) or not turns:
         found = "an empty list" if turns == [] else type(turns).__name__
         raise RowError(origin, f"field {name!r} is {found}; expected a list of turns")
