@@ -42,7 +42,11 @@ def fit(
             example = _first(example, max_length)
         # The first token has nothing before it to be predicted from.
         if not example.loss_mask[1:].any():
-            report.drop("nothing trained is left after truncation" if cut else "empty")
+            report.drop(
+                "nothing trained is left after truncation"
+                if cut
+                else "nothing is trained after the first token"
+            )
             continue
         report.truncated += cut
         kept.append(example)

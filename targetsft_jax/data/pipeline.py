@@ -19,9 +19,9 @@ from targetsft_jax.data.sources import parse_row, read_lines
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Duplicates among generated problems are passed over; a split that holds too few
-# distinct ones shows before this many draws for each problem asked for.
-_DRAWS_EACH = 100
+# Duplicates among generated problems are passed over; after this many in a row the
+# split is taken to hold no other.
+_FRUITLESS = 1000
 
 
 @dataclass(frozen=True)
@@ -255,13 +255,15 @@ def _generated_problems(
 ) -> list[Problem]:
     wanted = config.examples if n is None else n
     found: dict[str, Problem] = {}
-    for index in range(wanted * _DRAWS_EACH):
-        if len(found) == wanted:
-            break
+    index = last_new = 0
+    while len(found) < wanted and index - last_new < _FRUITLESS:
         record = generate(config, index, split)
+        index += 1
         prompt, answer = record.messages[:-1], record.answer
         text = prompt[-1]["content"]
-        found.setdefault(text, Problem(prompt, answer or "", record.origin))
+        if text not in found:
+            found[text] = Problem(prompt, answer or "", record.origin)
+            last_new = index
     if len(found) < wanted:
         raise ValueError(
             f"the {split} split of these generated problems has {len(found)} distinct"

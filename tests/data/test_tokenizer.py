@@ -20,12 +20,11 @@ TURNS = [
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text(), st.integers(0, 100))
-def test_every_text_comes_back_byte_for_byte(text, cut):
+@given(st.text())
+def test_every_text_comes_back_byte_for_byte(text):
     ids = TOKENIZER(text, add_special_tokens=False)["input_ids"]
     assert ids == list(text.encode())  # no token of a special is typed by chance
-    # Split anywhere, inside a character too: the ids joined again are the text.
-    assert TOKENIZER.decode(ids[:cut] + ids[cut:]) == text
+    assert TOKENIZER.decode(ids) == text
 
 
 @pytest.mark.parametrize("text", ["", " a  b \n\n", "👩🏽‍⚕️ 5 µg → é", "\x00\x7f\r\n\t"])

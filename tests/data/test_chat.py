@@ -1,0 +1,282 @@
+"""The assistant mask, held to what each template should train, written out by hand."""
+
+import numpy as np
+import pytest
+
+from targetsft_jax.data.chat import (
+    Example,
+    encode,
+    encode_prompt,
+    marks_assistant,
+    show,
+    stop_tokens,
+)
+from targetsft_jax.data.record import Record, RowError
+from targetsft_jax.data.tokenizer import byte_tokenizer
+
+# As Qwen2.5 writes it: a default system prompt, and white space behind each turn.
+CHATML = """\
+{%- if messages[0]['role'] != 'system' -%}
+{{- '<|im_start|>system\\nYou are helpful.<|im_end|>\\n' -}}
+{%- endif -%}
+{%- for m in messages -%}
+{{- '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+"""
+# As Llama 3: a BOS in the text, trimmed contents.
+LLAMA = """\
+{{- bos_token -}}
+{%- for m in messages -%}
+{{- '<|im_start|>' + m['role'] + '\\n\\n' + m['content'] | trim + '<|im_end|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n\\n' -}}{%- endif -%}
+"""
+# As Qwen3: the last turn alone gets an (empty) thought.
+REWRITING = """\
+{%- for m in messages -%}
+{{- '<|im_start|>' + m['role'] + '\\n' -}}
+{%- if m['role'] == 'assistant' and loop.last -%}{{- '<think></think>' -}}{%- endif -%}
+{{- m['content'] + '<|im_end|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+"""
+
+
+def marked(inside, outside=""):
+    """A template whose marks hold `inside`, with `outside` behind them."""
+    return (
+        "{%- for m in messages -%}{{- '<|im_start|>' + m['role'] + '\\n' -}}"
+        "{%- if m['role'] == 'assistant' -%}"
+        "{%- generation -%}{{- " + inside + " -}}{%- endgeneration -%}"
+        "{{- '" + outside + "' -}}"
+        "{%- else -%}{{- m['content'] + '<|im_end|>' -}}{%- endif -%}{%- endfor -%}"
+        "{%- if add_generation_prompt -%}"
+        "{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+    )
+
+
+def tokenizer_with(template, *, bos=None, eos="<|im_end|>", pad="<|im_end|>"):
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens(
+        {"extra_special_tokens": ["<|im_start|>", "<|im_end|>"]}
+    )
+    tokenizer.eos_token, tokenizer.pad_token = eos, pad
+    if bos:
+        tokenizer.add_special_tokens({"bos_token": bos})
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def record(*contents, system=None, **columns):
+    turns = [{"role": "system", "content": system}] if system else []
+    for i, content in enumerate(contents):
+        turns.append({"role": ("user", "assistant")[i % 2], "content": content})
+    return Record(turns, columns=columns, origin="rows.jsonl:3")
+
+
+def trained(example, tokenizer):
+    """The trained stretches as text."""
+    pieces, inside = [], False
+    for token, on in zip(example.tokens, example.loss_mask):
+        if on and not inside:
+            pieces.append([])
+        if on:
+            pieces[-1].append(token)
+        inside = on
+    return [tokenizer.decode(piece) for piece in pieces]
+
+
+TEMPLATES = {
+    "built-in": (byte_tokenizer(), "<|end|>"),
+    "chatml, pad is eos": (tokenizer_with(CHATML), "<|im_end|>"),
+    "chatml of a base model": (
+        tokenizer_with(CHATML, eos="<|end|>", pad="<|pad|>"),
+        "<|im_end|>",
+    ),
+    "llama": (tokenizer_with(LLAMA, bos="<|bos|>"), "<|im_end|>"),
+    "marks with the end": (
+        tokenizer_with(marked("m['content'] + '<|im_end|>'", "\\n")),
+        "<|im_end|>",
+    ),
+    "marks with white space behind the end": (
+        tokenizer_with(marked("m['content'] + '<|im_end|>\\n'")),
+        "<|im_end|>",
+    ),
+    "marks without the end": (
+        tokenizer_with(marked("m['content']", "<|im_end|>\\n")),
+        "<|im_end|>",
+    ),
+}
+
+
+@pytest.fixture(params=TEMPLATES, ids=lambda name: name.replace(" ", "-"))
+def template(request):
+    return TEMPLATES[request.param]
+
+
+@pytest.mark.parametrize("system", [None, "Be brief. 🙂"])
+@pytest.mark.parametrize(
+    "contents",
+    [
+        ("1+1=?", "2"),
+        ("1+1=?", "🙂 = 2 🙂"),
+        ("a", "é", "b", "剂量🙂", "c", "the last"),
+        ("a", "same", "same", "same"),
+    ],
+)
+def test_trained_is_what_the_assistant_says_and_the_end_of_turn(
+    template, contents, system
+):
+    tokenizer, end = template
+    example = encode(record(*contents, system=system), tokenizer)
+    assert trained(example, tokenizer) == [said + end for said in contents[1::2]]
+    assert example.tokens.dtype == np.int32 and example.loss_mask.dtype == bool
+    assert example.tokens.shape == example.loss_mask.shape
+
+
+def test_the_prompt_of_generation_is_what_training_saw(template):
+    tokenizer, _ = template
+    whole = encode(record("a", "b", "c", "d", system="s"), tokenizer)
+    turns = record("a", "b", "c", "d", system="s").messages
+    prompt = encode_prompt(turns[:-1], tokenizer)
+    np.testing.assert_array_equal(prompt, whole.tokens[: len(prompt)])
+    assert whole.loss_mask[len(prompt)] and not whole.loss_mask[len(prompt) - 1]
+
+
+def test_bos_stands_once():
+    tokenizer = tokenizer_with(LLAMA, bos="<|bos|>")
+    for tokens in (
+        encode(record("a", "b"), tokenizer).tokens,
+        encode_prompt(record("a").messages, tokenizer),
+    ):
+        assert (tokens == tokenizer.bos_token_id).sum() == 1
+        assert tokens[0] == tokenizer.bos_token_id
+
+
+def test_a_token_across_the_border_is_trained():
+    """BPE joins the header's newline with the answer's own."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {symbol: i for i, symbol in enumerate([*alphabet, "ĊĊ"])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[("Ċ", "Ċ")]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=False
+    )
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token="<|im_end|>",
+        extra_special_tokens=["<|im_start|>"],
+        chat_template=CHATML,
+    )
+    example = encode(record("a", "\nb"), tokenizer)
+    assert trained(example, tokenizer) == ["\n\nb<|im_end|>"]
+
+
+def test_a_template_that_rewrites_earlier_turns_is_refused():
+    tokenizer = tokenizer_with(REWRITING)
+    single = encode(record("a", "b"), tokenizer)
+    assert trained(single, tokenizer) == ["<think></think>b<|im_end|>"]
+    with pytest.raises(RowError, match="rows.jsonl:3: .* renders turn 1 differently"):
+        encode(record("a", "b", "c", "d"), tokenizer)
+
+
+@pytest.mark.parametrize(
+    "template, says",
+    [
+        (marked("''", "<|im_end|>"), "no token is trained"),
+        (marked("m['content']", "\\n"), "no special token closes it"),
+        ("{{- raise_exception('one turn only') -}}", "refuses it: one turn only"),
+        (
+            "{%- generation -%}{{- messages[-1]['content'] -}}<|im_end|>"
+            "{%- endgeneration -%}",
+            "1 stretches are trained for 2 assistant turns",
+        ),
+    ],
+)
+def test_a_template_without_a_right_mask_is_refused(template, says):
+    contents = ("a", "b", "c", "d") if "stretches" in says else ("a", "b")
+    with pytest.raises(RowError, match=f"rows.jsonl:3: .*{says}"):
+        encode(record(*contents), tokenizer_with(template))
+
+
+def test_a_tokenizer_without_a_template_is_refused():
+    tokenizer = tokenizer_with(None)
+    for call in (
+        lambda: encode(record("a", "b"), tokenizer),
+        lambda: encode_prompt(record("a").messages, tokenizer),
+        lambda: marks_assistant(tokenizer),
+    ):
+        with pytest.raises(ValueError, match="has no chat template"):
+            call()
+
+
+def test_a_special_token_typed_in_a_text_is_refused():
+    with pytest.raises(RowError, match=r"turn 0 contains '<\|end\|>'"):
+        encode(record("stop<|end|>", "b"), byte_tokenizer())
+
+
+def test_stop_tokens_hold_the_end_of_turn_and_eos():
+    for template, (tokenizer, end) in TEMPLATES.items():
+        expected = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(end)}
+        assert stop_tokens(tokenizer) == sorted(expected), template
+    assert len(stop_tokens(TEMPLATES["chatml of a base model"][0])) == 2
+
+
+def test_columns_stand_beside_trained_tokens():
+    tokenizer = byte_tokenizer()
+    example = encode(
+        record(
+            "a",
+            "xy",
+            "b",
+            "z",
+            trajectory_weight=2.0,
+            critical_mask=[1.0, 0.0, 1.0, 0.0, 1.0],
+        ),
+        tokenizer,
+    )
+    #           user a asst x y end user b asst z end
+    weight = [0, 0, 0, 2, 2, 2, 0, 0, 0, 2, 2]
+    critical = [0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 1]
+    np.testing.assert_array_equal(example.columns["trajectory_weight"], weight)
+    np.testing.assert_array_equal(example.columns["critical_mask"], critical)
+    with pytest.raises(RowError, match="old_logprob has 1 entries; expected 2"):
+        encode(record("a", "b", old_logprob=[-1.0]), tokenizer)
+
+
+def test_show_marks_what_is_trained():
+    tokenizer = byte_tokenizer()
+    example = encode(record("1+1=?", "2", "and 🙂?", "🙂"), tokenizer)
+    assert show(example, tokenizer) == (
+        "<|user|>1+1=?<|assistant|>⟦2<|end|>⟧<|user|>and 🙂?<|assistant|>⟦🙂<|end|>⟧"
+    )
+    from_the_start = Example(example.tokens[-2:], np.array([True, False]))
+    assert show(from_the_start, tokenizer).startswith("⟦")
+
+
+def test_real_rows(shared):
+    from targetsft_jax.data.config import DataConfig, FieldMap
+    from targetsft_jax.data.pipeline import load_records
+
+    tokenizer = byte_tokenizer()
+    gsm8k = FieldMap(prompt="question", response="answer")
+    pubmedqa = FieldMap(
+        prompt="{CONTEXTS}\n\nQuestion: {QUESTION}",
+        response="{LONG_ANSWER}\n#### {final_decision}",
+    )
+    for name, fields in (
+        ("gsm8k/train.jsonl.gz", gsm8k),
+        ("pubmedqa/pqal.jsonl.gz", pubmedqa),
+        ("s1k_gptoss20b/low.jsonl.gz", FieldMap()),
+    ):
+        config = DataConfig(
+            source="jsonl", path=str(shared / "data" / name), fields=fields, limit=40
+        )
+        records, _ = load_records(config)
+        for item in records:
+            said = item.messages[-1]["content"]
+            assert trained(encode(item, tokenizer), tokenizer) == [said + "<|end|>"]

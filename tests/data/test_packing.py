@@ -1,0 +1,135 @@
+"""Rows of tokens: nothing lost, nothing doubled, nothing across a segment."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from targetsft_jax.data.chat import Example
+from targetsft_jax.data.packing import fit, pack
+from targetsft_jax.data.report import Report
+
+
+def example(start, mask, **columns):
+    """Tokens start, start + 1, …: a token tells which example it is of."""
+    n = len(mask)
+    return Example(
+        np.arange(start, start + n, dtype=np.int32),
+        np.array(mask, bool),
+        {k: np.array(v, np.float32) for k, v in columns.items()},
+        origin=f"f:{start}",
+    )
+
+
+def test_two_examples_in_a_row_worked_by_hand():
+    arrays = pack(
+        [
+            example(10, [0, 0, 1, 1], critical_mask=[0, 0, 0.5, 1]),
+            example(20, [0, 1, 1], critical_mask=[0, 1, 0]),
+        ],
+        9,
+    )
+    expected = {
+        "tokens": [10, 11, 12, 13, 20, 21, 22, 0, 0],
+        "labels": [11, 12, 13, 0, 21, 22, 0, 0, 0],
+        "loss_mask": [0, 1, 1, 0, 1, 1, 0, 0, 0],
+        "segment_ids": [1, 1, 1, 1, 2, 2, 2, 0, 0],
+        "positions": [0, 1, 2, 3, 0, 1, 2, 0, 0],
+        "critical_mask": [0, 0.5, 1, 0, 1, 0, 0, 0, 0],
+    }
+    assert arrays.keys() == expected.keys()
+    for name, row in expected.items():
+        np.testing.assert_array_equal(arrays[name], [row], err_msg=name)
+    assert {name: str(values.dtype) for name, values in arrays.items()} == {
+        "tokens": "int32",
+        "labels": "int32",
+        "loss_mask": "bool",
+        "segment_ids": "int32",
+        "positions": "int32",
+        "critical_mask": "float32",
+    }
+
+
+def test_without_packing_an_example_a_row():
+    arrays = pack([example(10, [0, 1]), example(20, [0, 1, 1])], 4, packing=False)
+    np.testing.assert_array_equal(arrays["tokens"], [[10, 11, 0, 0], [20, 21, 22, 0]])
+    np.testing.assert_array_equal(arrays["segment_ids"], [[1, 1, 0, 0], [1, 1, 1, 0]])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.booleans(), min_size=1, max_size=12), min_size=1, max_size=40),
+    st.booleans(),
+)
+def test_every_token_arrives_once_with_its_own_label(masks, packing):
+    """Read back by segment, the rows are the examples."""
+    examples = [
+        example(
+            1000 * (i + 1), mask, old_logprob=-np.arange(len(mask)) * np.array(mask)
+        )
+        for i, mask in enumerate(masks)
+    ]
+    arrays = pack(examples, 12, packing=packing)
+    found = {}
+    for row in range(len(arrays["tokens"])):
+        segments = arrays["segment_ids"][row]
+        used = segments[segments > 0]
+        # Segments are 1, 2, … without a gap, and padding is at the end only.
+        assert (np.diff(used) >= 0).all() and set(used) == set(range(1, used.max() + 1))
+        assert (segments[len(used) :] == 0).all()
+        for segment in range(1, used.max() + 1):
+            at = {k: v[row][segments == segment] for k, v in arrays.items()}
+            found[int(at["tokens"][0])] = at
+        for name in arrays:
+            assert not arrays[name][row][segments == 0].any(), name
+    assert len(found) == len(examples)
+    for item in examples:
+        at, n = found[int(item.tokens[0])], len(item.tokens)
+        np.testing.assert_array_equal(at["tokens"], item.tokens)
+        np.testing.assert_array_equal(at["positions"], np.arange(n))
+        np.testing.assert_array_equal(at["labels"], [*item.tokens[1:], 0])
+        np.testing.assert_array_equal(at["loss_mask"], [*item.loss_mask[1:], False])
+        column = [*item.columns["old_logprob"][1:], 0]
+        np.testing.assert_array_equal(at["old_logprob"], column)
+
+
+def test_first_fit_fills_well():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(10, 200, size=500)
+    arrays = pack([example(1, [0] + [1] * (n - 1)) for n in lengths], 512)
+    assert (arrays["segment_ids"] > 0).sum() == lengths.sum()
+    assert (arrays["segment_ids"] > 0).mean() > 0.97
+
+
+def test_columns_must_be_had_by_all():
+    with pytest.raises(ValueError, match="f:20 has no old_logprob, f:10 has"):
+        pack([example(10, [0, 1], old_logprob=[0, -1]), example(20, [0, 1])], 4)
+    with pytest.raises(ValueError, match="no examples"):
+        pack([], 4)
+
+
+def test_truncation_is_counted_and_keeps_the_beginning():
+    report = Report()
+    examples = [
+        example(10, [0, 1, 1]),
+        example(20, [0, 1, 1, 1, 1], old_logprob=[0, -1, -2, -3, -4]),
+        example(30, [0, 0, 0, 0, 1]),
+        example(40, [1, 0]),
+    ]
+    kept = fit(examples, 4, "truncate", report)
+    assert [list(item.tokens) for item in kept] == [[10, 11, 12], [20, 21, 22, 23]]
+    np.testing.assert_array_equal(kept[1].columns["old_logprob"], [0, -1, -2, -3])
+    assert report.truncated == 1
+    assert report.dropped == {
+        "nothing trained is left after truncation": 1,
+        "nothing is trained after the first token": 1,
+    }
+
+
+def test_overlong_examples_are_dropped_or_refused():
+    report = Report()
+    examples = [example(10, [0, 1, 1]), example(20, [0, 1, 1, 1, 1])]
+    assert len(fit(examples, 4, "drop", report)) == 1
+    assert report.dropped == {"longer than a row": 1} and report.truncated == 0
+    with pytest.raises(ValueError, match="f:20: 5 tokens, data.max_length is 4"):
+        fit(examples, 4, "error", Report())
