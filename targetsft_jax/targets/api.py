@@ -42,7 +42,7 @@ def target(name: str, logits: Array, labels: Array, **inputs: Any) -> QTarget:
     """
     method, arrays, hyper = resolve(name, inputs)
     rows = _rows(name, logits, labels, arrays)
-    return method.build(rows, **_columns(arrays), **hyper).bind(rows)
+    return method.build(rows, **_columns(name, rows, arrays), **hyper).bind(rows)
 
 
 def objective(name: str, logits: Array, labels: Array, **inputs: Any) -> Array:
@@ -52,7 +52,7 @@ def objective(name: str, logits: Array, labels: Array, **inputs: Any) -> Array:
     """
     method, arrays, hyper = resolve(name, inputs)
     rows = _rows(name, logits, labels, arrays)
-    return method.objective(rows, **_columns(arrays), **hyper)
+    return method.objective(rows, **_columns(name, rows, arrays), **hyper)
 
 
 def induced_target(loss_fn: Callable[[Array], Array], logits: Array) -> Array:
@@ -114,12 +114,20 @@ def second_model(arrays: Mapping[str, Array]) -> str | None:
     return next((key for key in SECOND_MODELS if key in arrays), None)
 
 
-def _columns(arrays: Mapping[str, Array]) -> dict[str, Array]:
-    return {
+def _columns(name: str, rows: Rows, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    columns = {
         key: jnp.asarray(value)
         for key, value in arrays.items()
         if key not in SECOND_MODELS
     }
+    for key, column in columns.items():
+        # Broadcasting would give a token the weight of another row where B = L.
+        if column.shape != rows.labels.shape:
+            raise ValueError(
+                f"method {name!r}: {key} {column.shape} differs from labels "
+                f"{rows.labels.shape}: expected one entry for each token"
+            )
+    return columns
 
 
 def _rows(name: str, logits: Array, labels: Array, arrays: Mapping[str, Array]) -> Rows:

@@ -11,7 +11,6 @@ A choice is a name, or a one-entry mapping of the name to its number. As in a co
       residual: {tempered: 0.7}
 """
 
-import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -26,7 +25,7 @@ Choice = str | Mapping[str, float]
 
 
 def _entropy(rows: Rows, top_k: float) -> Array:
-    return jnp.clip(rows.top_entropy(int(top_k)) / math.log(top_k), 0, 1)
+    return rows.top_share(int(top_k))
 
 
 # name -> (γ [...] from rows and the choice's number, default number)
@@ -34,7 +33,7 @@ GAMMAS: Mapping[str, tuple[Callable[[Rows, float], Array], float]] = MappingProx
     {
         "constant": (lambda rows, c: jnp.full_like(rows.prob, c), 1.0),
         "probability": (lambda rows, _: rows.prob, 1.0),
-        "power": (lambda rows, alpha: jnp.exp(alpha * rows.log_prob), 0.5),
+        "power": (lambda rows, alpha: rows.power(alpha), 0.5),
         "entropy": (_entropy, 20),
         "threshold": (lambda rows, tau: (rows.prob > tau).astype(rows.prob.dtype), 0.1),
     }

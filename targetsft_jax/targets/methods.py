@@ -78,13 +78,10 @@ def dft(rows: Rows) -> QTarget:
 def alpha(rows: Rows, *, alpha: float) -> QTarget:
     """The α-family (1 − p_y^α)/α: weight p_y^α; 0 is the log-likelihood.
 
-    A negative α weighs unlikely tokens up without bound; where p_y^α leaves the
-    dtype's range the largest finite weight stands in for infinity.
+    A negative α weighs unlikely tokens up without bound; where p_y^α nears the end of
+    the dtype's range it is held there, and the value goes on linearly in log p_y.
     """
-    if alpha == 0:
-        return sft(rows)
-    weight = jnp.exp(alpha * rows.log_prob)
-    return QTarget(jnp.minimum(weight, jnp.finfo(weight.dtype).max))
+    return QTarget(rows.power(alpha))
 
 
 def profit(rows: Rows, *, tau: float) -> QTarget:
@@ -99,10 +96,7 @@ def eaft(
 
     `entropy_norm=None` is ln(top_k), the paper's; 3.0 is the official code's constant.
     """
-    norm = math.log(top_k) if entropy_norm is None else entropy_norm
-    # Rounding can leave an entropy just below 0, where a fractional power is NaN.
-    share = jnp.maximum(rows.top_entropy(top_k), 0) / norm
-    return QTarget(share**power)
+    return QTarget(rows.top_share(top_k, entropy_norm) ** power)
 
 
 def iw_sft(rows: Rows, *, trajectory_weight: Array) -> QTarget:
@@ -184,19 +178,18 @@ def _alpha_value(target: QTarget, *, alpha: float) -> Array:
     1 − e^x loses the value at small x, and expm1 loses the derivative at large
     negative x (it is taken as result + 1): each is used where it is right.
     """
-    log_prob = target.rows.log_prob  # type: ignore[union-attr]
+    rows: Rows = target.rows  # type: ignore[assignment]
     if alpha == 0:
-        return -log_prob
-    # exp must not overflow: the weight is clipped there too.
-    limit = math.log(float(jnp.finfo(log_prob.dtype).max)) / abs(alpha)
-    x = alpha * jnp.maximum(log_prob, -limit)
+        return rows.nll
+    # Where the weight is held, the value is the tangent: its derivative is the weight.
+    largest = rows.largest_exponent(alpha)
+    x = jnp.minimum(alpha * rows.log_prob, largest)
+    beyond = jnp.maximum(alpha * rows.log_prob - largest, 0)
     far = x < -math.log(2)
-    return (
-        jnp.where(
-            far, 1 - jnp.exp(jnp.where(far, x, 0)), -jnp.expm1(jnp.where(far, 0, x))
-        )
-        / alpha
+    share = jnp.where(
+        far, 1 - jnp.exp(jnp.where(far, x, 0)), -jnp.expm1(jnp.where(far, 0, x))
     )
+    return (share - math.exp(largest) * beyond) / alpha
 
 
 def _kl_value(target: QTarget, **_: Any) -> Array:
@@ -208,7 +201,9 @@ def _kl_value(target: QTarget, **_: Any) -> Array:
 def _psft_value(target: QTarget, *, old_logprob: Array, clip_epsilon: float) -> Array:
     """−min(r, 1 + ε), clipped in log space, where r cannot overflow."""
     log_ratio = _log_ratio(target.rows, old_logprob)  # type: ignore[arg-type]
-    return -jnp.exp(jnp.minimum(log_ratio, math.log1p(clip_epsilon)))
+    # Not jnp.minimum: at a tie it halves the derivative, and r = 1 + ε is kept whole.
+    largest = math.log1p(clip_epsilon)
+    return -jnp.exp(jnp.where(log_ratio <= largest, log_ratio, largest))
 
 
 _GEM_SLOPE = 0.01

@@ -96,13 +96,16 @@ class QTarget:
     def residual(self) -> Array:
         """π̃ [..., V] of Q = γ·δ_y + (1 − γ)·π̃.
 
-        Where nothing is left to spread, by continuity: the model's own p for a target
-        with a label pull only, T for one with an alternative.
+        Where γ = 1 nothing is left to spread and no π̃ is determined: by convention
+        the model's own p for a target with a label pull only, else T.
         """
         p = self._rows.probabilities
         if self.alternative_weight is None:
             return stop_gradient(p)
-        left = (self._own + self.alternative_weight)[..., None]
+        # Without p in Q the rest is b, accurate however small; else it is 1 − γ.
+        rest = jnp.where(self._own == 0, self.alternative_weight, 1 - self.gamma)
+        none = jnp.abs(rest) <= jnp.where(self._own == 0, 0, 4 * _eps(rest))
+        left = jnp.where(none, 0, rest)[..., None]
         spread = self._remainder(p) / jnp.where(left == 0, 1, left)
         tilted = self.alternative.probabilities
         return stop_gradient(jnp.where(left == 0, tilted, spread))
@@ -113,7 +116,8 @@ class QTarget:
         if self.alternative_weight is not None:
             b = self.alternative_weight[..., None]
             pulled += b * self.alternative.probabilities
-        return stop_gradient(pulled / self.strength[..., None])
+        strength = self.strength[..., None]
+        return stop_gradient(jnp.where(strength == 0, jnp.nan, pulled / strength))
 
     def negative_mass(self) -> Array:
         """Σ max(0, −Q) [...]: how far Q is from being a distribution."""
@@ -122,7 +126,7 @@ class QTarget:
     @property
     def proper(self) -> Array:
         """[...] bool: Q is a distribution, to rounding."""
-        return self.negative_mass() <= 8 * jnp.finfo(self.label_weight.dtype).eps
+        return self.negative_mass() <= 8 * _eps(self.label_weight)
 
     def cross_entropy(self) -> Array:
         """a·(−log p_y) + b·(−Σ T log p) [...], differentiable in the logits.
@@ -144,7 +148,7 @@ class QTarget:
     def _own(self) -> Array:
         """1 − a − b [...]: the weight of p in Q; a difference of rounding size is 0."""
         own = 1 - self.strength
-        return jnp.where(jnp.abs(own) <= 4 * jnp.finfo(own.dtype).eps, 0, own)
+        return jnp.where(jnp.abs(own) <= 4 * _eps(own), 0, own)
 
     def _label(self, weight: Array) -> Array:
         return jnp.where(self._rows.hit, weight[..., None], 0)
@@ -155,3 +159,7 @@ class QTarget:
         if self.alternative_weight is None:
             return own
         return own + self.alternative_weight[..., None] * self.alternative.probabilities
+
+
+def _eps(x: Array) -> float:
+    return float(jnp.finfo(x.dtype).eps)

@@ -13,6 +13,7 @@ Two numerical decisions are made here, once, for all methods:
 * −inf logits (padded vocabularies) carry no mass: 0·(−inf) counts as 0.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -148,6 +149,31 @@ class Rows:
         total = jnp.sum(masses, axis=-1)
         mean = jnp.sum(times(masses, top), axis=-1) / total
         return jnp.log(total) - mean
+
+    def top_share(self, k: int, norm: float | None = None) -> Array:
+        """H̃ [...]: `top_entropy` over `norm` (default ln k), never below 0.
+
+        Raises:
+            ValueError: k < 2 without a `norm`: one token has no entropy to share.
+        """
+        if norm is None:
+            if k < 2:
+                raise ValueError(f"the entropy of the top {k} needs k ≥ 2, or its norm")
+            norm = math.log(k)
+        # Rounding can leave an entropy just below 0, where a fractional power is NaN.
+        return jnp.maximum(self.top_entropy(k), 0) / norm
+
+    def power(self, alpha: float) -> Array:
+        """p_y^α [...], held at e^`largest_exponent(alpha)`: finite for every α."""
+        if alpha == 0:
+            return jnp.ones_like(self.prob)
+        largest = self.largest_exponent(alpha)
+        return jnp.exp(jnp.minimum(alpha * self.log_prob, largest))
+
+    def largest_exponent(self, alpha: float) -> float:
+        """The x up to which e^x, and e^x/α, stay in range with room for a product."""
+        largest = math.log(float(jnp.finfo(self.logits.dtype).max))
+        return largest + min(0.0, math.log(abs(alpha))) - 8
 
     def alternative(self, mix: Mix) -> Alternative:
         """T = softmax(α·logits + β·other) for mix = (α, β).

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
+from targetsft_jax.targets.rows import compute_dtype
+
 MODES = ("mean", "sum", "token")
 
 
@@ -40,16 +42,28 @@ def trajectory_weight(
     Source: iw-SFT, arXiv 2507.12856.
 
     Raises:
-        ValueError: an unknown mode, or clip that is not an ordered pair ≥ 0.
+        ValueError: an unknown mode, clip that is not an ordered pair ≥ 0, or shapes
+            that differ.
     """
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; expected one of {', '.join(MODES)}")
     low, high = clip
     if not 0 <= low <= high:
         raise ValueError(f"clip is {clip!r}; expected 0 ≤ low ≤ high")
-    ratio = stop_gradient(jnp.asarray(logprob) - jnp.asarray(reference_logprob))
+    logprob, reference_logprob = jnp.asarray(logprob), jnp.asarray(reference_logprob)
+    others = (reference_logprob, segment_ids, loss_mask)
+    shapes = [jnp.shape(x) for x in others if x is not None]
+    if any(shape != logprob.shape for shape in shapes):
+        raise ValueError(
+            f"logprob is {logprob.shape}, but the reference, the segments and the mask "
+            f"are {shapes}: expected one entry for each token"
+        )
+    # Widened before the difference: a sum over a trajectory in bfloat16 is noise.
+    dtype = compute_dtype(logprob)
+    ratio = stop_gradient(logprob.astype(dtype) - reference_logprob.astype(dtype))
     if mode != "token":
-        counted = jnp.ones(ratio.shape, bool) if loss_mask is None else loss_mask
+        everything = jnp.ones(ratio.shape, bool)
+        counted = everything if loss_mask is None else jnp.asarray(loss_mask)
         ratio = _aggregate(ratio, jnp.asarray(segment_ids), counted, mode)
     log_weight = temperature * ratio
     floor = jnp.log(jnp.asarray(low, ratio.dtype))
