@@ -16,10 +16,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.lax import stop_gradient
 
-from targetsft_jax.targets.api import resolve, second_model
+from targetsft_jax.targets.api import SECOND_MODELS, resolve, second_model
 from targetsft_jax.targets.methods import Method
 from targetsft_jax.targets.rows import Rows, compute_dtype, times
 
@@ -48,7 +49,9 @@ def fused_loss(
 
     Args:
         name: a method, or a function (logits [C, V], labels [C], **inputs) -> loss [C]
-            that jax can differentiate.
+            that jax can differentiate. Its inputs with the tokens' shape arrive in
+            chunks, second models as `teacher_logits` and `reference_logits`, and all
+            else as given.
         hidden: student hidden states [..., D] in the compute dtype.
         head: student output embedding [V, D]; cast to hidden's dtype for the products,
             its gradient is summed in float32 and returned in its own dtype.
@@ -73,9 +76,11 @@ def fused_loss(
     Raises:
         ValueError: unknown or missing inputs, or shapes that do not fit.
     """
-    spec, second, columns = _plan(name, teacher, reference, inputs)
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size is {chunk_size}; expected at least 1")
+    spec, second, columns = _plan(name, teacher, reference, inputs, labels.shape)
     vocabulary = _vocabulary(head, second, vocab_size)
-    _check(hidden, head, labels, weights, second)
+    _check(hidden, head, labels, weights, second, columns)
     batch = _Batch(labels, weights, columns, second)
     evaluate = _evaluator(spec, vocabulary, chunk_size, sharding)
 
@@ -143,19 +148,38 @@ def _plan(
     teacher: Model | None,
     reference: Model | None,
     inputs: Mapping[str, Any],
+    tokens: tuple[int, ...],
 ) -> tuple[_Spec, dict[str, Model], dict[str, Array]]:
     """Which loss, which second models it reads, and its per-token columns."""
+    for dense in SECOND_MODELS:
+        if dense in inputs:
+            model = dense.removesuffix("_logits")
+            raise ValueError(f"give {model}=(hidden, head) in place of {dense}")
     models = {"teacher_logits": teacher, "reference_logits": reference}
     present = {key: model for key, model in models.items() if model is not None}
     if callable(name):
-        columns = {k: v for k, v in inputs.items() if isinstance(v, jax.Array)}
-        hyper = {k: v for k, v in inputs.items() if k not in columns}
+        columns, hyper = _split_columns(inputs, tokens)
         return _Spec(None, name, hyper), present, columns
     method, arrays, hyper = resolve(name, {**inputs, **present})
     key = second_model(arrays)
     second = {} if key is None else {key: present[key]}
     columns = {k: jnp.asarray(v) for k, v in arrays.items() if k != key}
-    return _Spec(method, None, hyper), second, columns
+    # A hyper-parameter may be given per token, such as target_sft's gamma.
+    per_token, hyper = _split_columns(hyper, tokens)
+    return _Spec(method, None, hyper), second, {**columns, **per_token}
+
+
+def _split_columns(
+    inputs: Mapping[str, Any], tokens: tuple[int, ...]
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Arrays [*tokens, ...], which go through the chunks, and all else."""
+    columns = {
+        key: jnp.asarray(value)
+        for key, value in inputs.items()
+        if isinstance(value, jax.Array | np.ndarray)
+        and value.shape[: len(tokens)] == tokens
+    }
+    return columns, {k: v for k, v in inputs.items() if k not in columns}
 
 
 def _evaluator(
@@ -243,7 +267,7 @@ def _scan_chunks(
     d_w, (values, metrics, *d_x) = jax.lax.scan(step, start, xs)
     loss = jnp.sum(values)
     metrics = jax.tree.map(jnp.sum, metrics)
-    if not gradients:
+    if d_w is None:
         return loss, metrics
     flat = d_x[0].reshape(chunks * size, -1)[:tokens]
     d_head = jnp.pad(d_w, [(0, head.shape[0] - vocabulary), (0, 0)])
@@ -313,7 +337,9 @@ def _differentiate(
             f"the loss function returned {values.shape} for labels {labels.shape}; "
             "expected one loss per token"
         )
-    return values, pull(weights.astype(values.dtype))[0]
+    # A cotangent of 0 does not stop a NaN: padding may have no derivative.
+    (gradient,) = pull(weights.astype(values.dtype))
+    return values, jnp.where(weights[:, None] == 0, 0, gradient)
 
 
 def _matmul(equation: str, left: Array, right: Array) -> Array:
@@ -340,6 +366,7 @@ def _check(
     labels: Array,
     weights: Array,
     second: Mapping[str, Model],
+    columns: Mapping[str, Array],
 ) -> None:
     if head.ndim != 2 or hidden.shape[-1] != head.shape[-1]:
         raise ValueError(
@@ -348,6 +375,7 @@ def _check(
         )
     shapes = {"labels": labels.shape, "weights": weights.shape}
     shapes |= {key: model[0].shape[:-1] for key, model in second.items()}
+    shapes |= {key: x.shape[: labels.ndim] for key, x in columns.items()}
     wrong = {key: shape for key, shape in shapes.items() if shape != hidden.shape[:-1]}
     if wrong:
         raise ValueError(
