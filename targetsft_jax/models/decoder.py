@@ -87,8 +87,7 @@ def apply(
     if segment_ids is None:
         segment_ids = jnp.ones(tokens.shape, jnp.int32)
     module = _Decoder(config, jnp.dtype(dtype), remat=remat, constrain=constrain)
-    hidden, _ = module.apply({"params": params}, tokens, positions, segment_ids)
-    return hidden
+    return module.apply({"params": params}, tokens, positions, segment_ids)
 
 
 def head(params: dict) -> jax.Array:
@@ -134,10 +133,13 @@ def init_cache(
     config: DecoderConfig, batch: int, length: int, dtype=jnp.float32
 ) -> Cache:
     """An empty cache with room for `length` tokens (padding included) a row."""
-    shape = (config.num_layers, batch, length, config.num_kv_heads, config.head_dim)
+    shape = (batch, config.num_kv_heads, length, config.head_dim)
+
+    def empty():
+        return jnp.zeros(shape, dtype)
+
     return Cache(
-        key=jnp.zeros(shape, dtype),
-        value=jnp.zeros(shape, dtype),
+        layers=tuple((empty(), empty()) for _ in range(config.num_layers)),
         segment_ids=jnp.zeros((batch, length), jnp.int32),
         used=jnp.zeros((), jnp.int32),
     )
@@ -190,32 +192,40 @@ def apply_cached(
     cache = cache._replace(
         segment_ids=jax.lax.dynamic_update_slice(cache.segment_ids, segment_ids, at)
     )
-    module = _Decoder(config, jnp.dtype(dtype))
-    hidden, cache = module.apply(
-        {"params": params}, tokens, positions, segment_ids, cache
+    span = Span(
+        segment_ids, cache.segment_ids, cache.used, rope_rotation(config, positions)
     )
-    return hidden, cache._replace(used=cache.used + tokens.shape[1])
+    x = jnp.take(params["embed"], tokens, axis=0).astype(dtype)
+    module = _Layer(config)
+    layers = []
+    # Not scanned: a stacked cache would be copied, layer by layer, for every token.
+    for number, kept in enumerate(cache.layers):
+        layer = jax.tree.map(lambda leaf: leaf[number], params["layers"])  # noqa: B023
+        x, kept = module.apply({"params": layer}, x, span, kept)
+        layers.append(kept)
+    hidden = rms_norm(x, params["final_norm"], config.rms_norm_eps)
+    used = cache.used + tokens.shape[1]
+    return hidden, cache._replace(layers=tuple(layers), used=used)
 
 
 class _Layer(nn.Module):
     config: DecoderConfig
-    param_dtype: jnp.dtype
-    constrain: Callable[[jax.Array], jax.Array] | None
+    param_dtype: jnp.dtype = jnp.dtype(jnp.float32)
+    constrain: Callable[[jax.Array], jax.Array] | None = None
 
     @nn.compact
-    def __call__(self, carry, layer, span):
-        x, cache = carry
+    def __call__(self, x, span, kept=None):
         config, dtype = self.config, self.param_dtype
         init = nn.initializers.normal(INIT_SCALE)
         depth_scaled = nn.initializers.normal(
             INIT_SCALE / (2 * config.num_layers) ** 0.5
         )
         attention = Attention(config, init, depth_scaled, dtype, name="attention")
-        mixed, cache = attention(self._norm("input_norm", x), span, cache, layer)
+        mixed, kept = attention(self._norm("input_norm", x), span, kept)
         x = x + mixed
         mlp = SwiGLU(config, init, depth_scaled, dtype, name="mlp")
         x = x + mlp(self._norm("post_norm", x))
-        return (x if self.constrain is None else self.constrain(x), cache), None
+        return (x if self.constrain is None else self.constrain(x)), kept
 
     def _norm(self, name, x):
         ones = nn.initializers.ones_init()
@@ -231,7 +241,7 @@ class _Decoder(nn.Module):
     constrain: Callable[[jax.Array], jax.Array] | None = None
 
     @nn.compact
-    def __call__(self, tokens, positions, segment_ids, cache=None):
+    def __call__(self, tokens, positions, segment_ids):
         config = self.config
         init = nn.initializers.normal(INIT_SCALE)
         table = (config.vocab_size, config.hidden_size)
@@ -244,8 +254,8 @@ class _Decoder(nn.Module):
             x = self.constrain(x)
         span = Span(
             segment_ids=segment_ids,
-            key_segment_ids=segment_ids if cache is None else cache.segment_ids,
-            start=jnp.zeros((), jnp.int32) if cache is None else cache.used,
+            key_segment_ids=segment_ids,
+            start=jnp.zeros((), jnp.int32),
             rotation=rope_rotation(config, positions),
         )
         layer = _Layer
@@ -257,11 +267,10 @@ class _Decoder(nn.Module):
             layer,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(0, nn.broadcast),
+            in_axes=nn.broadcast,
             length=config.num_layers,
         )(config, self.param_dtype, self.constrain, name="layers")
-        indices = jnp.arange(config.num_layers, dtype=jnp.int32)
-        (x, cache), _ = layers((x, cache), indices, span)
+        x, _ = layers(x, span)
         ones = nn.initializers.ones_init()
         scale = self.param("final_norm", ones, (config.hidden_size,), self.param_dtype)
-        return rms_norm(x, scale, config.rms_norm_eps), cache
+        return rms_norm(x, scale, config.rms_norm_eps)
