@@ -1,0 +1,1 @@
+"""Devices: the mesh, and where parameters lie on it. Imports jax only."""

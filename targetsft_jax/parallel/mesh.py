@@ -1,0 +1,68 @@
+"""The device mesh: three named axes, and how a batch lies on them."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXES = ("data", "fsdp", "tensor")
+
+# [B, L]: rows over data and fsdp. Inside the loss the tensor axis splits the length.
+ROWS = P(("data", "fsdp"))
+TOKENS = P(("data", "fsdp"), "tensor")
+
+
+def mesh_shape(
+    devices: int, data: int = -1, fsdp: int = 1, tensor: int = 1
+) -> tuple[int, int, int]:
+    """Sizes of the three axes for a number of devices.
+
+    Args:
+        devices: how many there are.
+        data, fsdp, tensor: sizes; at most one is −1, "what is left".
+
+    Raises:
+        ValueError: the sizes do not multiply to the number of devices.
+    """
+    sizes = dict(zip(AXES, (data, fsdp, tensor)))
+    wrong = {k: v for k, v in sizes.items() if v < 1 and v != -1}
+    free = [k for k, v in sizes.items() if v == -1]
+    if wrong or len(free) > 1:
+        raise ValueError(
+            f"mesh {sizes}: sizes are positive, and at most one is -1 (what is left)"
+        )
+    fixed = int(np.prod([v for v in sizes.values() if v != -1]))
+    if devices % fixed or (not free and fixed != devices):
+        raise ValueError(
+            f"mesh {sizes} needs {'a multiple of ' if free else ''}{fixed} devices; "
+            f"found {devices}. Change mesh.data, mesh.fsdp or mesh.tensor"
+        )
+    if free:
+        sizes[free[0]] = devices // fixed
+    return sizes["data"], sizes["fsdp"], sizes["tensor"]
+
+
+def make_mesh(
+    data: int = -1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """A (data, fsdp, tensor) mesh over the devices; ValueError as `mesh_shape`."""
+    devices = jax.devices() if devices is None else devices
+    shape = mesh_shape(len(devices), data, fsdp, tensor)
+    return jax.make_mesh(
+        shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that every device holds whole."""
+    return NamedSharding(mesh, P())
+
+
+def rows_over(mesh: Mesh, lead: int = 0) -> NamedSharding:
+    """The sharding of [..., B, L] with `lead` axes before the rows."""
+    return NamedSharding(mesh, P(*[None] * lead, *ROWS))

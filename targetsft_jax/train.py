@@ -1,0 +1,35 @@
+"""`python -m targetsft_jax.train --config FILE [--key value …]`: one training run."""
+
+import sys
+from collections.abc import Sequence
+
+from targetsft_jax.training.config import ConfigError, load
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    try:
+        config = load(sys.argv[1:] if arguments is None else arguments)
+    except ConfigError as error:
+        sys.stderr.write(f"configuration: {error}\n")
+        return 2
+    import jax
+
+    if config.mesh.cpu_devices is not None:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", config.mesh.cpu_devices)
+    from targetsft_jax.training.run import run
+
+    try:
+        run(config)
+    except (ConfigError, ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on from the checkpoint\n")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

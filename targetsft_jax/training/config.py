@@ -1,0 +1,328 @@
+"""A run's configuration: one typed tree, from YAML with dotted overrides.
+
+    python -m targetsft_jax.train --config configs/quickstart.yaml --target.eta 0.7
+
+Unknown keys, wrong types and impossible combinations are refused here, before a file,
+a device or a model is touched.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, make_dataclass
+from typing import Any
+
+from targetsft_jax.data.config import DataConfig, EmbeddedConfig
+from targetsft_jax.data.config import validate as validate_data
+from targetsft_jax.targets.api import find, hyper_parameters
+from targetsft_jax.targets.methods import METHODS
+
+REMAT = ("none", "full", "dots")
+DTYPES = ("float32", "bfloat16")
+
+
+def _target_config() -> type:
+    """One field for each hyper-parameter of any method; None is the method's default."""
+    names = dict.fromkeys(key for m in METHODS.values() for key in m.defaults)
+    fields: list[Any] = [("name", str, field(default="target_sft"))]
+    fields += [(name, Any, field(default=None)) for name in names]
+    return make_dataclass("TargetConfig", fields, frozen=True)
+
+
+TargetConfig: Any = _target_config()
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """A small start model that the package's own trainer makes once and caches.
+
+    Plain SFT from random weights on generated problems, with the byte tokenizer.
+    """
+
+    hidden_size: int = 96
+    """Width of the model."""
+    intermediate_size: int = 256
+    """Width of the MLP."""
+    num_layers: int = 4
+    """Decoder layers."""
+    num_heads: int = 4
+    """Query heads."""
+    num_kv_heads: int = 2
+    """Key/value heads."""
+    data: EmbeddedConfig = field(default_factory=EmbeddedConfig)
+    """The problems that it learns from."""
+    max_length: int = 256
+    """Tokens in a row."""
+    steps: int = 300
+    """Optimizer steps of plain SFT."""
+    batch_size: int = 32
+    """Rows a step."""
+    learning_rate: float = 3e-3
+    """Peak learning rate."""
+    seed: int = 1
+    """Of the weights and of the order of batches."""
+
+
+@dataclass(frozen=True)
+class RoleConfig:
+    """A model: a Hugging Face folder or hub id, or one to build."""
+
+    path: str | None = None
+    """Local folder or hub id (safetensors only)."""
+    build: BuildConfig | None = None
+    """Made on first use and cached; not together with `path`."""
+    dtype: str | None = None
+    """Parameter dtype: float32 for the student, bfloat16 for frozen roles on
+    accelerators, float32 on the CPU, unless given."""
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes; one may be -1, what is left of the devices."""
+
+    data: int = -1
+    """Rows of the batch."""
+    fsdp: int = 1
+    """Rows of the batch, and parameters."""
+    tensor: int = 1
+    """Heads, MLP, vocabulary."""
+    cpu_devices: int | None = None
+    """Virtual devices on the CPU, to try a mesh without accelerators."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The optimizer, its schedule and the shape of a step."""
+
+    steps: int | None = None
+    """Optimizer steps; null: `epochs` passes over the packed rows."""
+    epochs: float = 1.0
+    """Passes over the data, where `steps` is null."""
+    batch_size: int = 32
+    """Rows of `data.max_length` tokens in an optimizer step, over all devices."""
+    micro_batches: int = 1
+    """Parts that a step's rows are taken in, to save memory."""
+    learning_rate: float = 5e-5
+    """Peak of the cosine schedule."""
+    warmup_ratio: float = 0.1
+    """Share of the steps with a rising learning rate."""
+    final_learning_rate_ratio: float = 0.0
+    """Learning rate at the end, as a share of the peak."""
+    weight_decay: float = 0.01
+    """AdamW's; not applied to norms and biases."""
+    beta1: float = 0.9
+    """AdamW's first moment."""
+    beta2: float = 0.95
+    """AdamW's second moment."""
+    clip_norm: float = 1.0
+    """Global gradient norm is cut to this; 0 does not cut."""
+    dtype: str | None = None
+    """Compute dtype: bfloat16 on accelerators, float32 on the CPU, unless given."""
+    remat: str = "none"
+    """Recomputation in the backward pass: none, full or dots."""
+    loss_chunk: int = 1024
+    """Tokens in a chunk of the fused loss."""
+    log_every: int = 10
+    """Steps between printed lines; metrics.jsonl has every step."""
+    save_every: int = 100
+    """Steps between checkpoints; the last step is always saved."""
+    keep_checkpoints: int = 2
+    """How many checkpoints stay."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Average@k on held-out problems, before and after training."""
+
+    problems: int = 0
+    """How many held-out problems; 0 skips evaluation."""
+    samples: int = 16
+    """k, samples for each problem."""
+    temperature: float = 1.0
+    """Of sampling; 0 is greedy."""
+    top_p: float = 1.0
+    """Nucleus of sampling."""
+    max_new_tokens: int = 128
+    """Longest answer; a longer one counts as truncated, and wrong."""
+    data: DataConfig | None = None
+    """Problems with answers from a file; null: the held-out embedded problems."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run."""
+
+    run_dir: str = "runs/default"
+    """Where metrics, checkpoints and the exported model go."""
+    resume: bool = True
+    """Go on from the run directory's newest checkpoint where it has one."""
+    seed: int = 0
+    """Of the order of batches and of sampling."""
+    cache_dir: str = "~/.cache/targetsft_jax"
+    """Where built models are kept."""
+    student: RoleConfig = field(default_factory=RoleConfig)
+    """The model that is trained."""
+    teacher: RoleConfig = field(default_factory=RoleConfig)
+    """The frozen teacher, for methods that need one."""
+    reference: RoleConfig = field(default_factory=RoleConfig)
+    """The frozen reference; without a path, the student as it starts."""
+    target: TargetConfig = field(default_factory=TargetConfig)
+    """The method and its hyper-parameters (null: the method's default)."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """What is trained on."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """How."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    """On which devices."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """What is measured."""
+    compare: list[str] = field(default_factory=list)
+    """Other methods trained first on the same data from the same start."""
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run, in one readable message."""
+
+
+def load(arguments: Sequence[str]) -> Config:
+    """The configuration that a command line asks for, validated.
+
+    Args:
+        arguments: `--config FILE` and dotted overrides such as `--train.steps 10`.
+
+    Raises:
+        ConfigError: naming the key, what was found and what was expected.
+        SystemExit: after `--help` or `--print-config`.
+    """
+    import jsonargparse
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = jsonargparse.ArgumentParser(
+        prog="python -m targetsft_jax.train",
+        description="Train a student by an explicit target distribution.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="a YAML file")
+    parser.add_class_arguments(Config, None)
+    show = "--print-config" in arguments
+    try:
+        parsed = parser.parse_args([a for a in arguments if a != "--print-config"])
+        tree = parser.instantiate(parsed)
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        raise ConfigError(f"{error}\nSee --help for all keys.") from None
+    config = Config(**{f.name: tree[f.name] for f in dataclasses.fields(Config)})
+    validate(config)
+    if show:
+        sys.stdout.write(to_yaml(config))
+        raise SystemExit(0)
+    return config
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved tree as YAML that `load` reads back."""
+    import yaml
+
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+
+
+def method_arguments(target: Any) -> dict[str, Any]:
+    """The hyper-parameters that a `TargetConfig` sets, by name."""
+    given = dataclasses.asdict(target)
+    given.pop("name")
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def validate(config: Config) -> None:
+    """Refuse what cannot run; raises ConfigError naming the key."""
+    try:
+        validate_data(config.data)
+        if config.evaluation.data is not None:
+            validate_data(config.evaluation.data, "evaluation.data")
+        needs = _method_needs(config)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    _validate_roles(config, needs)
+    _validate_train(config.train, config.mesh)
+
+
+def roles_needed(config: Config) -> tuple[str, ...]:
+    """The frozen models that the method, or one it is compared with, reads."""
+    needs = _method_needs(config)
+    return tuple(r for r in ("teacher", "reference") if f"{r}_logits" in needs)
+
+
+def _method_needs(config: Config) -> set[str]:
+    try:
+        hyper = hyper_parameters(config.target.name, method_arguments(config.target))
+    except ValueError as error:
+        raise ValueError(
+            f"target: {error}. To drop a key that the file sets, override it with null"
+        ) from None
+    _check_types(config.target.name, hyper)
+    needs = set(find(config.target.name).inputs(**hyper))
+    for name in config.compare:
+        needs |= set(find(name).inputs(**hyper_parameters(name, {})))
+    return needs
+
+
+def _check_types(name: str, hyper: dict[str, Any]) -> None:
+    for key, default in find(name).defaults.items():
+        value = hyper[key]
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(default, int | float) and not number:
+            raise ValueError(
+                f"target.{key} is {value!r}; expected a number such as {default}"
+            )
+        if default is None and value is not None and not number:
+            raise ValueError(f"target.{key} is {value!r}; expected a number or null")
+
+
+def _validate_roles(config: Config, needs: set[str]) -> None:
+    method = config.target.name
+    for name in ("student", "teacher", "reference"):
+        role: RoleConfig = getattr(config, name)
+        if role.path and role.build:
+            raise ConfigError(
+                f"{name}.path is {role.path!r} and {name}.build is set too; give one"
+            )
+        if role.dtype is not None and role.dtype not in DTYPES:
+            raise ConfigError(
+                f"{name}.dtype is {role.dtype!r}; expected one of {', '.join(DTYPES)}"
+            )
+    if not (config.student.path or config.student.build):
+        raise ConfigError(
+            "student.path is null; expected a Hugging Face folder or hub id"
+        )
+    teacher = config.teacher.path or config.teacher.build
+    if "teacher_logits" in needs and not teacher:
+        raise ConfigError(
+            f"method {method!r} needs a teacher and teacher.path is null; expected a "
+            "Hugging Face folder or hub id with the student's tokenizer"
+        )
+
+
+def _validate_train(train: TrainConfig, mesh: MeshConfig) -> None:
+    def require(good: bool, key: str, expected: str) -> None:
+        if not good:
+            found = getattr(train, key)
+            raise ConfigError(f"train.{key} is {found!r}; expected {expected}")
+
+    positive = ("batch_size", "micro_batches", "loss_chunk", "log_every", "save_every")
+    for key in (*positive, "keep_checkpoints", "epochs", "learning_rate"):
+        require(getattr(train, key) > 0, key, "more than 0")
+    require(train.steps is None or train.steps > 0, "steps", "more than 0, or null")
+    require(train.remat in REMAT, "remat", f"one of {', '.join(REMAT)}")
+    require(
+        train.dtype is None or train.dtype in DTYPES,
+        "dtype",
+        f"one of {', '.join(DTYPES)}, or null",
+    )
+    require(0 <= train.warmup_ratio < 1, "warmup_ratio", "a share in [0, 1)")
+    require(train.clip_norm >= 0, "clip_norm", "0 or more")
+    require(
+        train.batch_size % train.micro_batches == 0,
+        "batch_size",
+        f"a multiple of train.micro_batches = {train.micro_batches}",
+    )
+    if mesh.cpu_devices is not None and mesh.cpu_devices < 1:
+        raise ConfigError(f"mesh.cpu_devices is {mesh.cpu_devices}; expected 1 or more")

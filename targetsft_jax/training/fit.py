@@ -1,0 +1,114 @@
+"""The loop: restore, then for each batch step, log and save."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from targetsft_jax.data.pipeline import Dataset, iterate
+from targetsft_jax.parallel import mesh as meshes
+from targetsft_jax.training.checkpoint import Checkpoints, Position
+from targetsft_jax.training.config import TrainConfig
+from targetsft_jax.training.log import RunLog
+from targetsft_jax.training.optimizer import make_optimizer
+from targetsft_jax.training.step import (
+    StepSpec,
+    TrainState,
+    init_state,
+    make_train_step,
+)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A finished training: the state, and the step that it went on from."""
+
+    state: TrainState
+    resumed_from: int
+
+
+def fit(
+    spec: StepSpec,
+    params: Any,
+    frozen: Mapping[str, Any],
+    dataset: Dataset,
+    mesh: Mesh,
+    config: TrainConfig,
+    *,
+    run_dir: Path,
+    seed: int,
+    resume: bool = True,
+) -> Fitted:
+    """Train to the last step, from the newest checkpoint where there is one.
+
+    Args:
+        spec: what is static in a step.
+        params: the student's start, on the mesh; consumed.
+        frozen: parameters of the roles that the spec names.
+        dataset: packed rows.
+        mesh: the device mesh.
+        config: optimizer, steps, cadence.
+        run_dir: for checkpoints and metrics.
+        seed: of the order of batches.
+        resume: read the newest checkpoint of `run_dir`.
+
+    Raises:
+        ValueError: the checkpoint was taken on other data.
+    """
+    steps = total_steps(config, dataset)
+    optimizer = make_optimizer(config, steps)
+    state = init_state(spec.student, params, optimizer, mesh)
+    checkpoints = Checkpoints(run_dir, keep=config.keep_checkpoints)
+    position = Position(0, seed, config.batch_size, dataset.fingerprint)
+    start = 0
+    if resume and checkpoints.latest is not None:
+        state = checkpoints.restore(state, position)
+        start = checkpoints.latest
+    log = RunLog(run_dir, steps=steps, start=start, every=config.log_every)
+    step_fn = make_train_step(spec, optimizer, mesh)
+    batches = iterate(
+        dataset,
+        start,
+        batch_size=config.batch_size // config.micro_batches,
+        accumulation=config.micro_batches,
+        seed=seed,
+    )
+    # A step's metrics are fetched when the next step is already under way, so that the
+    # devices never wait for the host. A checkpoint comes after its step's line: a run
+    # that goes on from it has every line before it.
+    waiting: tuple[int, Any] | None = None
+    try:
+        for number in range(start + 1, steps + 1):
+            state, metrics = step_fn(state, frozen, put(next(batches), mesh))
+            if waiting is not None:
+                log.write(waiting[0], jax.device_get(waiting[1]))
+            waiting = (number, metrics)
+            if number % config.save_every == 0 or number == steps:
+                log.write(number, jax.device_get(metrics))
+                waiting = None
+                at = Position(number, seed, config.batch_size, dataset.fingerprint)
+                checkpoints.save(state, at)
+    finally:
+        checkpoints.close()
+        log.close()
+    return Fitted(state, start)
+
+
+def total_steps(config: TrainConfig, dataset: Dataset) -> int:
+    """Optimizer steps of a run: as configured, or from its epochs, at least one."""
+    if config.steps is not None:
+        return config.steps
+    return max(1, round(config.epochs * dataset.rows / config.batch_size))
+
+
+def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """A batch of [A, B, L] arrays on the mesh; each device gets only its rows."""
+    place = meshes.rows_over(mesh, lead=1)
+    return {
+        name: jax.make_array_from_callback(x.shape, place, lambda part, x=x: x[part])
+        for name, x in batch.items()
+    }

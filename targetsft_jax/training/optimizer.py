@@ -1,0 +1,48 @@
+"""AdamW with warm-up, cosine decay and clipping: an optax chain from a config."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from targetsft_jax.training.config import TrainConfig
+
+
+def learning_rate(config: TrainConfig, steps: int) -> optax.Schedule:
+    """step (0-based) -> learning rate: linear warm-up, then cosine to the end.
+
+    The first step already moves: step i of w warm-up steps has (i + 1)/w of the peak.
+    """
+    warmup = round(config.warmup_ratio * steps)
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if warmup else config.learning_rate,
+        peak_value=config.learning_rate,
+        warmup_steps=warmup,
+        decay_steps=max(steps, warmup + 1),
+        end_value=config.learning_rate * config.final_learning_rate_ratio,
+    )
+    return (lambda count: schedule(count + 1)) if warmup else schedule
+
+
+def make_optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
+    """Clip by the global norm, then AdamW; norms and biases do not decay."""
+    adamw = optax.adamw(
+        learning_rate(config, steps),
+        b1=config.beta1,
+        b2=config.beta2,
+        weight_decay=config.weight_decay,
+        mask=_decays,
+        mu_dtype=jnp.float32,
+    )
+    if not config.clip_norm:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+
+
+def _decays(params: Any) -> Any:
+    """True for matrices. By name: scanned norms have two dimensions too."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: not any("norm" in k.key or k.key == "bias" for k in path),
+        params,
+    )

@@ -1,0 +1,344 @@
+"""A whole run: open the roles, prove the data, train, measure, export."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from targetsft_jax.data.chat import show
+from targetsft_jax.data.pipeline import Dataset, Problem, prepare, problems
+from targetsft_jax.evaluation.average_at_k import AverageAtK, table
+from targetsft_jax.evaluation.benchmark import benchmark
+from targetsft_jax.hf.exporter import save_pretrained
+from targetsft_jax.hf.importer import resolve
+from targetsft_jax.models import decoder
+from targetsft_jax.models.config import num_parameters
+from targetsft_jax.parallel import mesh as meshes
+from targetsft_jax.parallel import rules
+from targetsft_jax.targets.api import SECOND_MODELS, find, hyper_parameters
+from targetsft_jax.training.config import (
+    Config,
+    ConfigError,
+    RoleConfig,
+    method_arguments,
+    roles_needed,
+    to_yaml,
+)
+from targetsft_jax.training.fit import fit, total_steps
+from targetsft_jax.training.log import LEGEND, METRICS_FILE
+from targetsft_jax.training.roles import (
+    Role,
+    abstract_params,
+    open_role,
+    shared_tokenizer,
+)
+from targetsft_jax.training.start_models import start_model
+from targetsft_jax.training.step import StepSpec
+
+CONFIG_FILE, EXPORT_FOLDER = "config.yaml", "hf"
+
+
+@dataclass
+class Session:
+    """What the trainings of one run share."""
+
+    config: Config
+    mesh: Mesh
+    dtype: Any
+    roles: dict[str, Role]
+    tokenizer: Any
+    dataset: Dataset
+    problems: Sequence[Problem]
+    frozen: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, AverageAtK] = field(default_factory=dict)
+
+
+def run(config: Config) -> dict[str, AverageAtK]:
+    """Everything that a configuration asks for.
+
+    Returns:
+        The score of each model measured, by name; empty without evaluation.
+
+    Raises:
+        ConfigError, ValueError, OSError: naming what cannot be used.
+    """
+    began = time.perf_counter()
+    mesh = _mesh(config)
+    run_dir = _claim(config)
+    session = _open(config, mesh)
+    _say_session(session, run_dir)
+    if session.problems:
+        _measure(session, "start", _load(session, "student"), run_dir)
+    for name in config.compare:
+        _train(session, name, {}, run_dir / "compare" / name)
+    _train(session, config.target.name, method_arguments(config.target), run_dir)
+    _say_end(session, run_dir, time.perf_counter() - began)
+    return session.scores
+
+
+def _mesh(config: Config) -> Mesh:
+    """The mesh, and that rows and tokens divide over it, before anything is loaded."""
+    try:
+        mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    train, length = config.train, config.data.max_length
+    rows, parts = train.batch_size // train.micro_batches, mesh.shape["tensor"]
+    groups = mesh.shape["data"] * mesh.shape["fsdp"]
+    if rows % groups:
+        raise ConfigError(
+            f"train.batch_size / train.micro_batches is {rows} rows, which "
+            f"mesh.data x mesh.fsdp = {groups} does not divide; expected a multiple"
+        )
+    if length % parts:
+        raise ConfigError(
+            f"data.max_length is {length}, which mesh.tensor = {parts} does not "
+            "divide; expected a multiple"
+        )
+    return mesh
+
+
+def _claim(config: Config) -> Path:
+    """The run directory, ours: new, or of a run that this configuration goes on with."""
+    run_dir = Path(config.run_dir).expanduser()
+    path = run_dir / CONFIG_FILE
+    text = to_yaml(_identity(config))
+    if path.exists():
+        if not config.resume:
+            raise ConfigError(
+                f"run_dir {run_dir} holds a run already and resume is false; choose "
+                "another run_dir, or delete it"
+            )
+        changed = _changes(path.read_text(encoding="utf-8"), text)
+        if changed:
+            raise ConfigError(
+                f"run_dir {run_dir} holds a run with another configuration, so it "
+                "cannot be gone on with:\n  "
+                + "\n  ".join(changed)
+                + "\nRestore these values, or choose another run_dir"
+            )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return run_dir
+
+
+def _identity(config: Config) -> Config:
+    """The configuration without what may change between a run and its resumption."""
+    train = dataclasses.replace(
+        config.train, log_every=1, save_every=1, keep_checkpoints=1, loss_chunk=1024
+    )
+    return dataclasses.replace(config, resume=True, cache_dir="", train=train)
+
+
+def _changes(before: str, after: str) -> list[str]:
+    import yaml
+
+    old, new = (_flat(yaml.safe_load(text)) for text in (before, after))
+    free = ("mesh.", "evaluation.", "run_dir", "compare")
+    return [
+        f"{key}: was {old.get(key)!r}, is {new.get(key)!r}"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key) and not key.startswith(free)
+    ]
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict) or not tree:
+        return {prefix.rstrip("."): tree}
+    return {
+        key: value
+        for name, part in tree.items()
+        for key, value in _flat(part, f"{prefix}{name}.").items()
+    }
+
+
+def _open(config: Config, mesh: Mesh) -> Session:
+    """Roles, tokenizer, data and problems: all that can be refused before weights."""
+    roles = {"student": _role("student", config.student, config, mesh)}
+    for name in roles_needed(config):
+        given: RoleConfig = getattr(config, name)
+        if name == "reference" and not (given.path or given.build):
+            student = roles["student"]
+            roles[name] = open_role(name, student.folder, given.dtype)
+        else:
+            roles[name] = _role(name, given, config, mesh)
+    tokenizer = shared_tokenizer(list(roles.values()))
+    dataset = prepare(config.data, tokenizer)
+    for name in (*config.compare, config.target.name):
+        _check_columns(name, config, dataset)
+    measured = config.evaluation
+    held_out = (
+        problems(measured.data or config.data, "heldout", measured.problems)
+        if measured.problems
+        else []
+    )
+    on_cpu = jax.default_backend() == "cpu"
+    dtype = jnp.dtype(config.train.dtype or ("float32" if on_cpu else "bfloat16"))
+    return Session(config, mesh, dtype, roles, tokenizer, dataset, held_out)
+
+
+def _role(name: str, given: RoleConfig, config: Config, mesh: Mesh) -> Role:
+    if given.build:
+        folder = start_model(name, given.build, config.cache_dir, mesh)
+    else:
+        folder = resolve(given.path)
+    return open_role(name, folder, given.dtype)
+
+
+def _check_columns(name: str, config: Config, dataset: Dataset) -> None:
+    missing = [key for key in _columns(name, config) if key not in dataset.arrays]
+    if missing:
+        raise ConfigError(
+            f"method {name!r} needs {', '.join(missing)} for every example, and the "
+            f"data has none; expected the field {missing[0]!r} in each row of the file"
+        )
+
+
+def _hyper(name: str, config: Config) -> dict[str, Any]:
+    own = name == config.target.name
+    return hyper_parameters(name, method_arguments(config.target) if own else {})
+
+
+def _columns(name: str, config: Config) -> tuple[str, ...]:
+    needs = find(name).inputs(**_hyper(name, config))
+    return tuple(key for key in needs if key not in SECOND_MODELS)
+
+
+def _load(session: Session, name: str) -> Any:
+    """A role's parameters. Frozen ones are loaded once; equal roles share arrays."""
+    role = session.roles[name]
+    if name == "student":
+        return role.load(session.mesh)
+    if name not in session.frozen:
+        twin = next(
+            (
+                params
+                for other, params in session.frozen.items()
+                if session.roles[other].folder == role.folder
+                and session.roles[other].dtype == role.dtype
+            ),
+            None,
+        )
+        session.frozen[name] = role.load(session.mesh) if twin is None else twin
+    return session.frozen[name]
+
+
+def _train(session: Session, method: str, given: dict[str, Any], run_dir: Path) -> None:
+    """Train the student from its start by one method; measure and export it."""
+    config = session.config
+    hyper = hyper_parameters(method, given)
+    needs = find(method).inputs(**hyper)
+    names = [n for n in ("teacher", "reference") if f"{n}_logits" in needs]
+    student = session.roles["student"]
+    spec = StepSpec(
+        student=student.config,
+        frozen={name: session.roles[name].config for name in names},
+        method=method,
+        hyper=hyper,
+        columns=tuple(key for key in needs if key not in SECOND_MODELS),
+        vocab_size=len(session.tokenizer),
+        dtype=session.dtype,
+        remat=config.train.remat,
+        loss_chunk=config.train.loss_chunk,
+    )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    steps = total_steps(config.train, session.dataset)
+    settings = ", ".join(f"{k}={v}" for k, v in hyper.items() if v is not None)
+    print(f"\n{_title(method, settings)}: {steps} steps")
+    fitted = fit(
+        spec,
+        _load(session, "student"),
+        {name: _load(session, name) for name in names},
+        session.dataset,
+        session.mesh,
+        config.train,
+        run_dir=run_dir,
+        seed=config.seed,
+        resume=config.resume,
+    )
+    if fitted.resumed_from:
+        print(f"  went on from the checkpoint of step {fitted.resumed_from}")
+    save_pretrained(
+        run_dir / EXPORT_FOLDER,
+        student.config,
+        fitted.state.params,
+        tokenizer=session.tokenizer,
+    )
+    if session.problems:
+        _measure(session, method, fitted.state.params, run_dir)
+
+
+def _title(method: str, settings: str) -> str:
+    return f"{method} ({settings})" if settings else method
+
+
+def _measure(session: Session, name: str, params: Any, run_dir: Path) -> None:
+    """Average@k of some parameters, kept in the session and in a file of answers."""
+    asked = session.config.evaluation
+    score, answered = benchmark(
+        session.roles["student"].config,
+        params,
+        session.problems,
+        session.tokenizer,
+        samples=asked.samples,
+        max_new_tokens=asked.max_new_tokens,
+        temperature=asked.temperature,
+        top_p=asked.top_p,
+        seed=session.config.seed,
+        dtype=session.dtype,
+    )
+    session.scores[name] = score
+    path = run_dir / f"answers_{name}.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for row in answered:
+            file.write(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n")
+    print(f"  Average@{asked.samples} of {name}: {100 * score.average_at_k:.1f}")
+
+
+def _say_session(session: Session, run_dir: Path) -> None:
+    mesh = dict(session.mesh.shape)
+    device = session.mesh.devices.flat[0].device_kind
+    print(f"\nrun      {run_dir}")
+    print(f"devices  {session.mesh.size} x {device}, mesh {mesh}, {session.dtype}")
+    for role in session.roles.values():
+        size = num_parameters(role.config) / 1e6
+        print(f"{role.name:<8} {size:,.2f}M parameters, {role.dtype}, {role.folder}")
+        whole = rules.undivided(
+            decoder.logical_axes(role.config),
+            abstract_params(role.config, role.dtype),
+            session.mesh,
+        )
+        if whole:
+            print(f"         not split by the mesh: {', '.join(whole)}")
+    print("data")
+    for line in session.dataset.report.lines():
+        print(f"  {line}")
+    print("one example, trained tokens marked")
+    print(show(session.dataset.example, session.tokenizer))
+    print(f"\n{LEGEND}")
+
+
+def _say_end(session: Session, run_dir: Path, seconds: float) -> None:
+    if session.scores:
+        print(
+            f"\nheld-out problems, temperature {session.config.evaluation.temperature}"
+        )
+        print(table(session.scores))
+    print(f"\ndone in {seconds:.0f} s; written to {run_dir}")
+    for name, what in (
+        (METRICS_FILE, "every step's metrics"),
+        ("tensorboard", "the same for TensorBoard"),
+        ("checkpoints", "Orbax: parameters, optimizer, position"),
+        (EXPORT_FOLDER, "for transformers: AutoModelForCausalLM.from_pretrained"),
+        (CONFIG_FILE, "the resolved configuration"),
+    ):
+        print(f"  {name:<16} {what}")
+    if session.config.compare:
+        print(f"  compare/         the same for {', '.join(session.config.compare)}")

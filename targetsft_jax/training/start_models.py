@@ -1,0 +1,79 @@
+"""Small start models for trials: made once by this trainer, kept as HF folders."""
+
+import dataclasses
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from targetsft_jax.data.config import DataConfig
+from targetsft_jax.data.pipeline import prepare
+from targetsft_jax.data.tokenizer import byte_tokenizer
+from targetsft_jax.hf.exporter import save_pretrained
+from targetsft_jax.models import decoder
+from targetsft_jax.models.config import DecoderConfig, num_parameters
+from targetsft_jax.parallel import rules
+from targetsft_jax.training.config import BuildConfig, TrainConfig
+from targetsft_jax.training.fit import fit
+from targetsft_jax.training.roles import abstract_params
+from targetsft_jax.training.step import StepSpec
+
+# Raised when the same BuildConfig would give another model.
+RECIPE = 1
+
+
+def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Path:
+    """The folder of a built model; trains it where the cache does not have it."""
+    key = json.dumps([RECIPE, dataclasses.asdict(build)], sort_keys=True)
+    digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+    folder = Path(cache_dir).expanduser() / f"{name}-{digest}"
+    tokenizer = byte_tokenizer()
+    config = DecoderConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=build.hidden_size,
+        intermediate_size=build.intermediate_size,
+        num_layers=build.num_layers,
+        num_heads=build.num_heads,
+        num_kv_heads=build.num_kv_heads,
+        max_position_embeddings=4096,
+    )
+    size = f"{num_parameters(config) / 1e6:.2f}M parameters"
+    recipe = f"SFT for {build.steps} steps on generated problems"
+    if (folder / "config.json").is_file():
+        print(f"{name}: start model from the cache ({size}, {recipe})\n  {folder}")
+        return folder
+    print(f"{name}: no such start model yet; making it ({size}, {recipe})")
+    dataset = prepare(
+        DataConfig(embedded=build.data, max_length=build.max_length), tokenizer
+    )
+    shapes = abstract_params(config, jnp.float32)
+    places = rules.shardings(decoder.logical_axes(config), shapes, mesh)
+    params = jax.jit(
+        lambda key: decoder.init_params(config, key), out_shardings=places
+    )(jax.random.key(build.seed))
+    train = TrainConfig(
+        steps=build.steps,
+        batch_size=build.batch_size,
+        learning_rate=build.learning_rate,
+        log_every=max(1, build.steps // 5),
+        save_every=build.steps,
+    )
+    with tempfile.TemporaryDirectory() as run_dir:
+        fitted = fit(
+            StepSpec(config, vocab_size=len(tokenizer)),
+            params,
+            {},
+            dataset,
+            mesh,
+            train,
+            run_dir=Path(run_dir),
+            seed=build.seed,
+        )
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        save_pretrained(folder, config, fitted.state.params, tokenizer=tokenizer)
+    print(f"{name}: kept in\n  {folder}")
+    return folder

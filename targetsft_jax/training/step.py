@@ -1,0 +1,221 @@
+"""The one SPMD program: student, teacher and reference in a single jitted step.
+
+    step(state, frozen, batch) -> state, metrics
+
+All models are arguments, sharded by the same rules; frozen ones run under
+stop-gradient and only their hidden states meet the student's, in the fused loss. The
+loss is a sum over target tokens divided once by the global number of them, so that
+micro-batches, devices and packing do not change it beyond rounding.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.lax import stop_gradient
+from jax.sharding import Mesh, NamedSharding
+
+from targetsft_jax.loss import sharded_fused_loss
+from targetsft_jax.models import decoder
+from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.parallel import mesh as meshes
+from targetsft_jax.parallel import rules
+
+Params = dict[str, Any]
+Metrics = dict[str, Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """What training changes: the optimizer step [] int32, parameters, moments."""
+
+    step: Array
+    params: Params
+    optimizer: Any
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """All that is static in a step.
+
+    Attributes:
+        student: its architecture.
+        frozen: architecture of each frozen role ("teacher", "reference") that the
+            method reads.
+        method: name of the method.
+        hyper: its hyper-parameters.
+        columns: per-token inputs that come with the batch.
+        vocab_size: real vocabulary, shared by all roles.
+        dtype: of the forward passes.
+        remat: recomputation policy of the student's layers.
+        loss_chunk: tokens in a chunk of the loss, on each device.
+    """
+
+    student: DecoderConfig
+    frozen: Mapping[str, DecoderConfig] = field(default_factory=dict)
+    method: str = "sft"
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+    vocab_size: int | None = None
+    dtype: Any = jnp.float32
+    remat: str = "none"
+    loss_chunk: int = 1024
+
+
+def make_train_step(
+    spec: StepSpec, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Callable[[TrainState, Mapping[str, Params], Mapping[str, Array]], Any]:
+    """The jitted step; it consumes (donates) its state.
+
+    Args:
+        spec: what is static.
+        optimizer: an optax transformation.
+        mesh: the (data, fsdp, tensor) mesh.
+
+    Returns:
+        (state, frozen, batch) -> (state, metrics), where `frozen` has the parameters
+        of each role in `spec.frozen` and `batch` has [A, B, L] arrays: A micro-batches
+        of B rows. Metrics are [] float32: means over the step's target tokens, and
+        `grad_norm` before clipping, `target_tokens`, `tokens` (not padding) and
+        `skipped` (1 where loss or gradient were not finite and nothing was changed).
+    """
+
+    def step(
+        state: TrainState, frozen: Mapping[str, Params], batch: Mapping[str, Array]
+    ) -> tuple[TrainState, Metrics]:
+        targets = jnp.sum(batch["loss_mask"].astype(jnp.float32))
+        gradients, metrics = _accumulate(
+            spec, mesh, state.params, frozen, batch, 1 / jnp.maximum(targets, 1)
+        )
+        norm = optax.global_norm(gradients)
+        finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
+        updates, moments = optimizer.update(gradients, state.optimizer, state.params)
+        after = TrainState(
+            state.step + 1, optax.apply_updates(state.params, updates), moments
+        )
+        # A step that is not finite changes nothing but the count.
+        before = TrainState(state.step + 1, state.params, state.optimizer)
+        chosen = jax.tree.map(lambda a, b: jnp.where(finite, a, b), after, before)
+        return chosen, metrics | {
+            "grad_norm": norm,
+            "target_tokens": targets,
+            "tokens": jnp.sum((batch["segment_ids"] > 0).astype(jnp.float32)),
+            "skipped": 1 - finite.astype(jnp.float32),
+        }
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def loss_and_metrics(
+    spec: StepSpec,
+    mesh: Mesh,
+    params: Params,
+    frozen: Mapping[str, Params],
+    batch: Mapping[str, Array],
+    scale: Array,
+) -> tuple[Array, Metrics]:
+    """Loss and metrics of one micro-batch [B, L], each a sum over tokens · scale."""
+    place = NamedSharding(mesh, meshes.ROWS)
+
+    def constrain(x: Array) -> Array:
+        return jax.lax.with_sharding_constraint(x, place)
+
+    def forward(config: DecoderConfig, params: Params, remat: str) -> tuple[Any, Any]:
+        hidden = decoder.apply(
+            config,
+            params,
+            batch["tokens"],
+            positions=batch["positions"],
+            segment_ids=batch["segment_ids"],
+            dtype=spec.dtype,
+            remat=remat,
+            constrain=constrain,
+        )
+        return hidden, decoder.head(params)
+
+    hidden, head = forward(spec.student, params, spec.remat)
+    second = {
+        role: stop_gradient(forward(config, frozen[role], "none"))
+        for role, config in spec.frozen.items()
+    }
+    loss, metrics = sharded_fused_loss(
+        spec.method,
+        hidden,
+        head,
+        batch["labels"],
+        weights=batch["loss_mask"].astype(jnp.float32) * scale,
+        mesh=mesh,
+        tokens=meshes.TOKENS,
+        chunk_size=spec.loss_chunk,
+        vocab_size=spec.vocab_size,
+        **second,
+        **{name: batch[name] for name in spec.columns},
+        **spec.hyper,
+    )
+    return loss, {"loss": loss, **metrics}
+
+
+def init_state(
+    config: DecoderConfig,
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+) -> TrainState:
+    """The state at step 0; moments lie where their parameters lie."""
+    places = state_shardings(config, params, optimizer, mesh)
+    moments = jax.jit(optimizer.init, out_shardings=places.optimizer)(params)
+    step = jax.device_put(jnp.zeros((), jnp.int32), places.step)
+    return TrainState(step, params, moments)
+
+
+def state_shardings(
+    config: DecoderConfig,
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+) -> TrainState:
+    """A sharding for every array of the state; `params` may be abstract."""
+    of_params = rules.shardings(decoder.logical_axes(config), params, mesh)
+    whole = meshes.replicated(mesh)
+    of_moments = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, place: place,
+        jax.eval_shape(optimizer.init, params),
+        of_params,
+        transform_non_params=lambda _: whole,
+    )
+    return TrainState(whole, of_params, of_moments)  # type: ignore[arg-type]
+
+
+def _accumulate(
+    spec: StepSpec,
+    mesh: Mesh,
+    params: Params,
+    frozen: Mapping[str, Params],
+    batch: Mapping[str, Array],
+    scale: Array,
+) -> tuple[Params, Metrics]:
+    """Gradients and metrics summed over the micro-batches [A, ...], in float32."""
+
+    def one(micro: Mapping[str, Array]) -> tuple[Params, Metrics]:
+        def loss(params: Params) -> tuple[Array, Metrics]:
+            return loss_and_metrics(spec, mesh, params, frozen, micro, scale)
+
+        gradients, metrics = jax.grad(loss, has_aux=True)(params)
+        return jax.tree.map(lambda g: g.astype(jnp.float32), gradients), metrics
+
+    if batch["tokens"].shape[0] == 1:
+        return one({name: x[0] for name, x in batch.items()})
+    first, rest = (
+        {name: x[part] for name, x in batch.items()} for part in (0, slice(1, None))
+    )
+
+    def add(total: Any, micro: Mapping[str, Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, one(micro)), None
+
+    return jax.lax.scan(add, one(first), rest)[0]
