@@ -1,0 +1,41 @@
+"""Greedy completions equal transformers', token by token."""
+
+import jax
+import pytest
+
+torch = pytest.importorskip("torch", reason="live parity needs the `parity` extra")
+
+import tiny  # noqa: E402
+
+from targetsft_jax.evaluation.generate import generate  # noqa: E402
+from targetsft_jax.hf.importer import load_config, load_params  # noqa: E402
+
+pytestmark = pytest.mark.parity
+
+
+@pytest.mark.parametrize("case", ["qwen2-tied", "llama3-rope"])
+def test_greedy(case, tmp_path):
+    theirs = tiny.build(**tiny.CASES[case])
+    theirs.save_pretrained(tmp_path)
+    config = load_config(tmp_path)
+    prompts = [row[: 3 + 8 * n].tolist() for n, row in enumerate(tiny.tokens(rows=3))]
+    completions = generate(
+        config,
+        load_params(tmp_path, config),
+        prompts,
+        max_new_tokens=24,
+        temperature=0,
+        stop_ids=[],
+        key=jax.random.key(0),
+    )
+    for prompt, (ours,) in zip(prompts, completions):
+        ids = torch.tensor([prompt])
+        with torch.no_grad():
+            want = theirs.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=24,
+                do_sample=False,
+                pad_token_id=0,
+            )
+        assert ours.tokens == want[0, len(prompt) :].tolist()
