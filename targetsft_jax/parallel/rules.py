@@ -71,7 +71,7 @@ def shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
 
 
 def undivided(axes: Any, shapes: Any, mesh: Mesh) -> list[str]:
-    """Names of the parameters that a mesh axis was meant to split and does not divide."""
+    """Parameters that stay whole because a mesh axis does not divide them."""
     found = []
     for path, shape in jax.tree_util.tree_leaves_with_path(shapes):
         names = axes

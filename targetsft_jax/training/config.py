@@ -22,7 +22,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def _target_config() -> type:
-    """One field for each hyper-parameter of any method; None is the method's default."""
+    """A field for each hyper-parameter of any method; None: the method's default."""
     names = dict.fromkeys(key for m in METHODS.values() for key in m.defaults)
     fields: list[Any] = [("name", str, field(default="target_sft"))]
     fields += [(name, Any, field(default=None)) for name in names]

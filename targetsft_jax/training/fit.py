@@ -20,6 +20,7 @@ from targetsft_jax.training.step import (
     TrainState,
     init_state,
     make_train_step,
+    state_shardings,
 )
 
 
@@ -61,7 +62,8 @@ def fit(
     """
     steps = total_steps(config, dataset)
     optimizer = make_optimizer(config, steps)
-    state = init_state(spec.student, params, optimizer, mesh)
+    places = state_shardings(spec.student, params, optimizer, mesh)
+    state = init_state(params, optimizer, places)
     checkpoints = Checkpoints(run_dir, keep=config.keep_checkpoints)
     position = Position(0, seed, config.batch_size, dataset.fingerprint)
     start = 0
@@ -69,7 +71,7 @@ def fit(
         state = checkpoints.restore(state, position)
         start = checkpoints.latest
     log = RunLog(run_dir, steps=steps, start=start, every=config.log_every)
-    step_fn = make_train_step(spec, optimizer, mesh)
+    step_fn = make_train_step(spec, optimizer, mesh, places)
     batches = iterate(
         dataset,
         start,

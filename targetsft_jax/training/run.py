@@ -106,7 +106,7 @@ def _mesh(config: Config) -> Mesh:
 
 
 def _claim(config: Config) -> Path:
-    """The run directory, ours: new, or of a run that this configuration goes on with."""
+    """The run directory: new, or of a run that this configuration goes on with."""
     run_dir = Path(config.run_dir).expanduser()
     path = run_dir / CONFIG_FILE
     text = to_yaml(_identity(config))

@@ -68,7 +68,10 @@ class StepSpec:
 
 
 def make_train_step(
-    spec: StepSpec, optimizer: optax.GradientTransformation, mesh: Mesh
+    spec: StepSpec,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    places: TrainState,
 ) -> Callable[[TrainState, Mapping[str, Params], Mapping[str, Array]], Any]:
     """The jitted step; it consumes (donates) its state.
 
@@ -76,6 +79,7 @@ def make_train_step(
         spec: what is static.
         optimizer: an optax transformation.
         mesh: the (data, fsdp, tensor) mesh.
+        places: where the state lies (`state_shardings`); it stays there.
 
     Returns:
         (state, frozen, batch) -> (state, metrics), where `frozen` has the parameters
@@ -108,7 +112,9 @@ def make_train_step(
             "skipped": 1 - finite.astype(jnp.float32),
         }
 
-    return jax.jit(step, donate_argnums=0)
+    # The state leaves as it came: the second step must not compile again.
+    whole = meshes.replicated(mesh)
+    return jax.jit(step, donate_argnums=0, out_shardings=(places, whole))
 
 
 def loss_and_metrics(
@@ -161,13 +167,10 @@ def loss_and_metrics(
 
 
 def init_state(
-    config: DecoderConfig,
-    params: Params,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
+    params: Params, optimizer: optax.GradientTransformation, places: TrainState
 ) -> TrainState:
-    """The state at step 0; moments lie where their parameters lie."""
-    places = state_shardings(config, params, optimizer, mesh)
+    """The state at step 0, placed; moments lie where their parameters lie."""
+    params = jax.device_put(params, places.params)
     moments = jax.jit(optimizer.init, out_shardings=places.optimizer)(params)
     step = jax.device_put(jnp.zeros((), jnp.int32), places.step)
     return TrainState(step, params, moments)
