@@ -221,10 +221,11 @@ def _softplus(x: Array) -> Array:
 
 
 def _log_ratio(rows: Rows, old_logprob: Array) -> Array:
-    """log p_y − log π_old(y) [...]; 0 where both are impossible."""
+    """log p_y − log π_old(y) [...]; −inf, no weight, where both are impossible."""
     old = jnp.asarray(old_logprob, rows.logits.dtype)
     impossible = (rows.log_prob == -jnp.inf) & (old == -jnp.inf)
-    return jnp.where(impossible, 0, rows.log_prob) - jnp.where(impossible, 0, old)
+    ratio = jnp.where(impossible, 0, rows.log_prob) - jnp.where(impossible, 0, old)
+    return jnp.where(impossible, -jnp.inf, ratio)
 
 
 def _constant(rows: Rows, value: Any) -> Array:

@@ -189,7 +189,8 @@ class Rows:
             raise ValueError(f"mix {mix} needs the logits of a second model")
         scores = jnp.zeros_like(self.logits)
         if student:
-            scores = student * self.logits
+            # Shifted first: α·logits would round at the size of the logits.
+            scores = student * self.shifted
         if second and self.other is not None:
             scores = scores + second * self.other
         return self.weigh(scores)
