@@ -1,0 +1,154 @@
+"""Values, gradients and negative mass against vectors made with the official codes.
+
+The vectors are float64 torch: published losses, gradients by autograd. The repository
+has the smallest file; the others are used where the shared folder is at hand. Their
+logits are exact in bfloat16 and all statistics are float32, so a bfloat16 tile is held
+to float32's rounding and not to its own.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zoo
+
+from targetsft_jax import objective, target, trajectory_weight
+
+FILES = ("sftlike_v200_n32", "teacher_neginf_v48_n12", "uniform_v32_n6", "v257_n16")
+
+Arrays = dict[str, np.ndarray]
+
+
+def _load(path: Path, name: str) -> tuple[zoo.Tile, Arrays]:
+    """A file's tile, with the trajectory weights that `name` was made with."""
+    tile, data = zoo.golden_tile(path)
+    if name in zoo.TRAJECTORY:
+        log_p = jax.nn.log_softmax(jnp.asarray(data["logits"]))
+        own = log_p[jnp.arange(len(data["labels"])), data["labels"]]
+        logprob = own if name.endswith("_self") else data["q_logp"]
+        arguments = (logprob, data["ref_logp"], data["seg"])
+        weight = trajectory_weight(*arguments, **zoo.TRAJECTORY[name])
+        tile["trajectory_weight"] = np.asarray(weight)
+    wanted = {key: data[f"{key}__{name}"] for key in ("loss", "grad", "negmass")}
+    return tile, wanted
+
+
+def _compare(
+    name: str, tile: zoo.Tile, wanted: Arrays, results: Arrays, dtype: str
+) -> None:
+    """Each quantity within the dtype's rounding of the terms that it is made of."""
+    bound = zoo.rounding(zoo.GOLDEN[name], tile, dtype)
+    scale = zoo.scale(results)
+    # Where a weight underflows, it is off by the smallest normal number.
+    tiny = 4 * float(jnp.finfo(results["g"].dtype).tiny)
+    vocabulary = wanted["grad"].shape[-1]
+    for key in ("g", "autodiff"):
+        error = np.abs(results[key][:, :vocabulary] - wanted["grad"]).max(-1)
+        np.testing.assert_array_less(error, bound * scale + tiny, err_msg=key)
+        assert not results[key][:, vocabulary:].any(), "padding is pulled"
+    # A value is a sum of weights times logarithms, which are as long as the row.
+    size = np.abs(wanted["loss"]) + scale * zoo.largest(tile["logits"])
+    error = np.abs(results["value"] - wanted["loss"])
+    np.testing.assert_array_less(error, bound * size + tiny)
+    # Q = p − g has the rounding of p as well.
+    error = np.abs(results["negative_mass"] - wanted["negmass"])
+    np.testing.assert_array_less(error, bound * (1 + scale) + tiny)
+
+
+def _run(name: str, tile: zoo.Tile, dtype: str) -> Arrays:
+    case = zoo.GOLDEN[name]
+    logits = jnp.asarray(tile["logits"], dtype)
+    arrays = zoo.inputs(case, tile, dtype)
+    return jax.tree.map(np.asarray, zoo.run(case, logits, tile["labels"], arrays))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", zoo.GOLDEN)
+def test_own_vectors(name: str, dtype: str):
+    with jax.enable_x64(dtype == "float64"):
+        golden, wanted = _load(zoo.OWN_GOLDEN, name)
+        count = len(golden["labels"])
+        # The hard rows follow, as in the other tests: operations compile once.
+        tile = {
+            key: np.concatenate([golden[key], value[count:]])
+            for key, value in zoo.tile().items()
+        }
+        results = jax.tree.map(lambda x: x[:count], _run(name, tile, dtype))
+    _compare(name, golden, wanted, results, dtype)
+
+
+@pytest.mark.parametrize("name", zoo.GOLDEN)
+def test_own_vectors_in_bfloat16(name: str):
+    case = zoo.GOLDEN[name]
+    tile, wanted = _load(zoo.OWN_GOLDEN, name)
+    logits = jnp.asarray(tile["logits"], jnp.bfloat16)
+    arguments = {**zoo.inputs(case, tile, jnp.bfloat16), **case.hyper}
+    value, pull = jax.vjp(
+        lambda z: objective(case.name, z, tile["labels"], **arguments), logits
+    )
+    q = target(case.name, logits, tile["labels"], **arguments)
+    assert value.dtype == q.logit_gradient().dtype == jnp.float32
+    # The cotangent of a bfloat16 tile is rounded to bfloat16: the closed form is not.
+    (autodiff,) = pull(jnp.ones_like(value))
+    g = np.asarray(q.logit_gradient())
+    np.testing.assert_allclose(
+        np.asarray(autodiff, np.float32),
+        g,
+        rtol=2**-8,
+        atol=2**-20 * zoo.scale({"a": q.gamma, "strength": q.strength}).max(),
+    )
+    results = {
+        "g": g,
+        "autodiff": g,
+        "a": np.asarray(q.gamma),
+        "strength": np.asarray(q.strength),
+        "value": np.asarray(value),
+        "negative_mass": np.asarray(q.negative_mass()),
+    }
+    _compare(name, tile, wanted, results, "bfloat16")
+
+
+@pytest.mark.parametrize("name", zoo.GOLDEN)
+def test_shared_vectors(name: str, shared: Path):
+    """All files as one tile: padding to the widest vocabulary must change nothing."""
+    loaded = [_load(shared / "golden" / f"{file}.npz", name) for file in FILES]
+    widest = max(tile["logits"].shape[-1] for tile, _ in loaded)
+    count = sum(len(tile["labels"]) for tile, _ in loaded)
+    if name == "ls_0.1":
+        # Smoothing alone spreads over all that it is given: the widest file only.
+        loaded = [x for x in loaded if x[0]["logits"].shape[-1] == widest]
+    padded = [_pad(tile, widest) for tile, _ in loaded]
+    tile = {key: np.concatenate([x[key] for x in padded]) for key in padded[0]}
+    # Rows again until the shape is the same for all names: operations compile once.
+    tile = {key: np.take(x, range(count), 0, mode="wrap") for key, x in tile.items()}
+    with jax.enable_x64(True):
+        results = _run(name, tile, "float64")
+    start = 0
+    for part, wanted in loaded:
+        rows = slice(start, start + len(part["labels"]))
+        start = rows.stop
+        mine = {key: value[rows] for key, value in results.items()}
+        _compare(name, part, wanted, mine, "float64")
+
+
+def test_not_detaching_the_target_is_another_method():
+    """The vectors of Target-SFT without stop-gradient must not pass for it."""
+    tile, wanted = _load(zoo.OWN_GOLDEN, "target_eta0.5_nodetach")
+    _, detached = _load(zoo.OWN_GOLDEN, "target_eta0.5")
+    with jax.enable_x64(True):
+        results = _run("target_eta0.5", tile, "float64")
+    _compare("target_eta0.5", tile, detached, results, "float64")
+    with pytest.raises(AssertionError):
+        _compare("target_eta0.5", tile, wanted, results, "float64")
+
+
+def _pad(source: zoo.Tile, vocabulary: int) -> zoo.Tile:
+    wide = ((0, 0), (0, vocabulary - source["logits"].shape[-1]))
+    return {
+        key: np.pad(value, wide, constant_values=-np.inf)
+        if key.endswith("logits")
+        else value
+        for key, value in source.items()
+    }

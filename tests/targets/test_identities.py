@@ -1,0 +1,178 @@
+"""What the papers say that methods become at the ends of their ranges.
+
+And one example by hand, so that a sign or a factor cannot be wrong in both the code
+and the vectors.
+"""
+
+import jax
+import numpy as np
+import pytest
+import zoo
+
+from targetsft_jax import METHODS, objective, target
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """Ordinary rows in float64, as (logits, labels, all inputs)."""
+    golden, _ = zoo.golden_tile(zoo.OWN_GOLDEN)
+    logits, labels = golden.pop("logits"), golden.pop("labels")
+    with jax.enable_x64(True):
+        yield logits, labels, golden
+
+
+def _gradient(batch, name, **changes):
+    logits, labels, inputs = batch
+    return np.asarray(
+        target(name, logits, labels, **{**inputs, **changes}).logit_gradient()
+    )
+
+
+def _same(left, right):
+    np.testing.assert_allclose(left, right, rtol=0, atol=1e-15)
+
+
+def test_by_hand():
+    # p = (1/2, 1/4, 1/4) with the label at 1, teacher (1/8, 1/8, 3/4).
+    # DFT: a = 1/4, g = (p - d)/4 = (1/8, -3/16, 1/16); Q = (3/8, 7/16, 3/16).
+    # Target-SFT, eta = 1: Q = d/4 + 3/4 T = (3/32, 11/32, 18/32),
+    #   g = p - Q = (13/32, -3/32, -10/32).
+    # Target-SFT, eta = 1/2: sqrt(p T) ~ (sqrt(1/16), sqrt(1/32), sqrt(3/16))
+    #   ~ (1, 1/sqrt 2, sqrt 3), their sum S = 3.4391575...
+    # SFT + KL, lambda = 1: Q = d + T - p = (-3/8, 7/8, 1/2): negative mass 3/8.
+    # GEM, beta = 1/2: q ~ p^2 ~ (4, 1, 1)/6; g = q - d = (2/3, -5/6, 1/6).
+    # KD-H, lambda = 1/2: Q = (1/16, 9/16, 6/16).
+    p, teacher = np.array([[0.5, 0.25, 0.25]]), np.array([[0.125, 0.125, 0.75]])
+    label = np.array([1])
+    models = {"teacher_logits": np.log(teacher), "reference_logits": np.log(teacher)}
+    spread = np.array([1, 0.5**0.5, 3**0.5])
+    guided = np.array([0, 0.25, 0]) + 0.75 * spread / spread.sum()
+    wanted = {
+        ("dft",): [3 / 8, 7 / 16, 3 / 16],
+        ("target_sft", "eta", 1.0): [3 / 32, 11 / 32, 18 / 32],
+        ("target_sft", "eta", 0.5): guided,
+        ("kl", "kl_weight", 1.0): [-3 / 8, 7 / 8, 1 / 2],
+        ("gem", "beta", 0.5): [-1 / 6, 13 / 12, 1 / 12],
+        ("kd_h", "kd_weight", 0.5): [1 / 16, 9 / 16, 6 / 16],
+        ("label_smoothing", "smoothing", 0.3): [0.1, 0.8, 0.1],
+    }
+    with jax.enable_x64(True):
+        for (name, *pair), q in wanted.items():
+            hyper = dict([pair]) if pair else {}
+            made = target(name, np.log(p), label, **models, **hyper)
+            _same(made.induced()[0], q)
+            _same(made.logit_gradient()[0], p[0] - q)
+        # Values: DFT 1/4 log 4; PSFT with r = 1/4 over 1/5 = 1.25 <= 1.28 is -r.
+        _same(objective("dft", np.log(p), label), [np.log(4) / 4])
+        old = np.log([0.2])
+        _same(objective("psft", np.log(p), label, old_logprob=old), [-1.25])
+        # KL(T || p) = 1/8 log 1/4 + 1/8 log 1/2 + 3/4 log 3.
+        kl = (np.log(1 / 4) + np.log(1 / 2)) / 8 + 3 / 4 * np.log(3)
+        value = objective("kl", np.log(p), label, **models, kl_weight=2.0)
+        _same(value, [np.log(4) + 2 * kl])
+        made = target("kl", np.log(p), label, **models, kl_weight=1.0)
+        _same(made.negative_mass(), [3 / 8])
+        # Rescaled: (d + T)/2.
+        _same(made.rescaled()[0], [1 / 16, 9 / 16, 6 / 16])
+        assert not made.proper[0]
+        assert np.isnan(target("gem", np.log(p), label).rescaled()).all()
+
+
+def test_target_sft_at_its_corners(batch):
+    inputs = batch[2]
+    kd = _gradient(batch, "kd")
+    same = {"teacher_logits": batch[0]}
+    _same(_gradient(batch, "target_sft", eta=0.0), _gradient(batch, "dft"))
+    for eta in (0.2, 0.5, 1.0):
+        _same(_gradient(batch, "target_sft", eta=eta, **same), _gradient(batch, "dft"))
+    _same(_gradient(batch, "target_sft", gamma=1.0), _gradient(batch, "sft"))
+    _same(_gradient(batch, "target_sft", gamma=0.0, eta=1.0), kd)
+    hybrid = _gradient(batch, "kd_h", kd_weight=0.7)
+    _same(_gradient(batch, "target_sft", gamma=0.3, eta=1.0), hybrid)
+    # And a guided prior that differs from both models is none of these.
+    assert np.abs(_gradient(batch, "target_sft") - kd).max() > 0.01
+    assert "teacher_logits" in inputs
+
+
+def test_methods_that_become_sft(batch):
+    sft = _gradient(batch, "sft")
+    log_p = np.asarray(jax.nn.log_softmax(batch[0]))
+    own = np.take_along_axis(log_p, batch[1][:, None], -1)[:, 0]
+    ones = np.ones(len(own))
+    for name, changes in {
+        "alpha": {"alpha": 0.0},
+        "gem": {"beta": 1.0},
+        "psft": {"old_logprob": own},
+        "label_smoothing": {"smoothing": 0.0},
+        "kl": {"kl_weight": 0.0},
+        "kd_h": {"kd_weight": 0.0},
+        "iw_sft": {"trajectory_weight": ones},
+        "cft": {"critical_mask": ones > 0},
+        "profit": {"tau": 0.0},
+        "custom": {"gamma": 1.0},
+    }.items():
+        _same(_gradient(batch, name, **changes), sft)
+    # gem with β = 1 has the gradient of SFT, but its value is 0 in expectation.
+    gem = objective("gem", *batch[:2], beta=1.0)
+    assert np.abs(gem - objective("sft", *batch[:2])).max() > 0.1
+
+
+def test_methods_that_become_dft(batch):
+    dft = _gradient(batch, "dft")
+    _same(_gradient(batch, "alpha", alpha=1.0), dft)
+    _same(_gradient(batch, "asft", kl_weight=0.0), dft)
+    _same(_gradient(batch, "p_loss"), dft)
+    _same(
+        objective("alpha", *batch[:2], alpha=1.0), 1 - target("dft", *batch[:2]).gamma
+    )
+    asft, kl = (_gradient(batch, name, kl_weight=0.3) for name in ("asft", "kl"))
+    _same(asft - dft, kl - _gradient(batch, "sft"))
+
+
+def test_psft_keeps_the_ratio_at_its_clip_whole(batch):
+    """r = 1 + ε exactly: the rule is ≤, and a halved derivative would be another."""
+    logits = np.log(np.array([[0.5, 0.25, 0.25]]))
+    arguments = {"old_logprob": np.log([0.25]), "clip_epsilon": 0.0}
+    q = target("psft", logits, np.array([1]), **arguments)
+    assert q.gamma[0] == 1
+    gradient = jax.grad(
+        lambda z: objective("psft", z, np.array([1]), **arguments).sum()
+    )(logits)
+    _same(gradient, q.logit_gradient())
+
+
+TWINS = {
+    "sft": {"gamma": "constant"},
+    "dft": {"gamma": "probability", "residual": "model"},
+    "alpha": {"gamma": {"power": 0.5}},
+    "profit": {"gamma": "threshold"},
+    "eaft": {"gamma": "entropy"},
+    "label_smoothing": {"gamma": 0.9, "residual": "uniform"},
+    "kd": {"gamma": 0, "residual": "teacher"},
+    "kd_h": {"gamma": {"constant": 0.5}, "residual": "teacher"},
+    "target_sft": {"gamma": "probability", "residual": "guided"},
+}
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_composed_targets_equal_their_named_twins(batch, name: str):
+    _same(_gradient(batch, "custom", **TWINS[name]), _gradient(batch, name))
+
+
+def test_other_composed_targets(batch):
+    """Residuals without a named twin, from their definitions."""
+    logits, labels, inputs = batch
+    p = jax.nn.softmax(logits)
+    reference = inputs["reference_logits"]
+    for residual, wanted in {
+        "tempered": jax.nn.softmax(logits / 0.7),
+        "reference": jax.nn.softmax(reference),
+        "guided_reference": jax.nn.softmax((logits + reference) / 2),
+        "model": p,
+    }.items():
+        q = target("custom", logits, labels, **inputs, gamma=0.25, residual=residual)
+        _same(q.residual(), wanted)
+
+
+def test_every_golden_case_is_a_method():
+    assert {case.name for case in zoo.GOLDEN.values()} == set(METHODS) - {"custom"}

@@ -1,0 +1,275 @@
+"""Every registered method against the same properties, on ordinary and hard rows.
+
+`zoo.CASES` comes from `METHODS`: a new method is tested by being registered.
+"""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zoo
+
+from targetsft_jax import METHODS, induced_target, objective, target
+from targetsft_jax.targets import api
+
+DTYPES = ("float64", "float32")
+every_case = pytest.mark.parametrize("case", zoo.CASES, ids=str)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES)
+every_method = pytest.mark.parametrize("name", METHODS)
+ROWS = ["golden"] * 8 + zoo.HARD_NAMES
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    """An own softmax, in long double."""
+    wide = logits.astype(np.longdouble)
+    masses = np.exp(wide - wide.max(-1, keepdims=True))
+    return masses / masses.sum(-1, keepdims=True)
+
+
+def _within(error: np.ndarray, allowed: np.ndarray, dtype: str) -> None:
+    """Each row's largest error is within its bound; names the row that is not."""
+    worst = error.max(-1) if error.ndim > 1 else error
+    tiny = 4 * float(jnp.finfo(dtype).tiny)
+    bad = ~(worst <= allowed + tiny)
+    assert not bad.any(), [
+        (ROWS[i], float(worst[i]), float(allowed[i])) for i in np.flatnonzero(bad)
+    ]
+
+
+def _p(dtype: str) -> np.ndarray:
+    return _softmax(zoo.tile()["logits"].astype(dtype))
+
+
+@every_dtype
+@every_case
+def test_gradient_is_finite_and_value_is_no_nan(case: zoo.Case, dtype: str):
+    r = zoo.evaluate(case, dtype)
+    for key in ("g", "autodiff", "q", "a", "strength", "negative_mass"):
+        finite = np.isfinite(r[key]).reshape(len(ROWS), -1).all(-1)
+        assert finite.all(), (key, [ROWS[i] for i in np.flatnonzero(~finite)])
+    assert not np.isnan(r["value"]).any(), np.flatnonzero(np.isnan(r["value"]))
+    assert not np.isnan(r["residual"]).any()
+
+
+@every_dtype
+@every_case
+def test_value_is_infinite_only_where_mass_is_pulled_to_the_impossible(
+    case: zoo.Case, dtype: str
+):
+    """An infinite loss needs a pull to an entry that the student gives no mass."""
+    r = zoo.evaluate(case, dtype)
+    impossible = ~np.isfinite(zoo.tile()["logits"])
+    pulled = ((r["q"] - _p(dtype)) != 0) & impossible
+    hit = np.arange(7) == zoo.tile()["labels"][:, None]
+    allowed = pulled.any(-1) | (impossible & hit).any(-1)
+    # alpha < 0 leaves the range of a float at log p = -1e4: 1/sqrt(p) is e^5000.
+    allowed |= r["a"] > jnp.finfo(dtype).max ** 0.75
+    assert (np.isfinite(r["value"]) | allowed).all()
+
+
+@every_dtype
+@every_case
+def test_closed_form_is_the_derivative_of_the_value(case: zoo.Case, dtype: str):
+    r = zoo.evaluate(case, dtype)
+    bound = zoo.rounding(case, zoo.tile(), dtype)
+    _within(np.abs(r["g"] - r["autodiff"]), bound * zoo.scale(r), dtype)
+
+
+@every_dtype
+@every_case
+def test_gradient_sums_to_zero_and_target_to_one(case: zoo.Case, dtype: str):
+    r = zoo.evaluate(case, dtype)
+    # Sums in long double, so that only the entries' own rounding is seen.
+    g, q = r["g"].astype(np.longdouble), r["q"].astype(np.longdouble)
+    eps = 8 * float(jnp.finfo(dtype).eps)
+    _within(np.abs(g.sum(-1)), eps * zoo.scale(r), dtype)
+    _within(np.abs(q.sum(-1) - 1), eps * (1 + zoo.scale(r)), dtype)
+
+
+@every_dtype
+@every_case
+def test_target_is_p_minus_gradient(case: zoo.Case, dtype: str):
+    r = zoo.evaluate(case, dtype)
+    bound = zoo.rounding(case, zoo.tile(), dtype) * (1 + zoo.scale(r))
+    _within(np.abs(r["q"] - (_p(dtype) - r["g"])), bound, dtype)
+
+
+@every_dtype
+@every_case
+def test_target_is_label_and_residual(case: zoo.Case, dtype: str):
+    """Q = γ δ_y + (1 − γ) π̃, wherever γ leaves something to the residual."""
+    r = zoo.evaluate(case, dtype)
+    gamma = r["a"].astype(np.longdouble)[:, None]
+    hit = np.arange(7) == zoo.tile()["labels"][:, None]
+    built = gamma * hit + (1 - gamma) * r["residual"]
+    eps = float(jnp.finfo(dtype).eps)
+    defined = np.abs(1 - r["a"]) > 4 * eps
+    # SFT+KL at γ = 1 has no residual: then only a distribution is asked for.
+    error = np.where(defined[:, None], np.abs(built - r["q"]), 0)
+    _within(error, 16 * eps * (1 + zoo.scale(r)), dtype)
+    # A distribution or not, it sums to 1; but it is a quotient of what Q's rounding
+    # leaves by 1 − γ, and T is 0 everywhere where no token is left to it.
+    total = r["residual"].astype(np.longdouble).sum(-1)
+    left = np.where(defined, np.abs(1 - r["a"]), 1)
+    error = np.where((r["residual"] == 0).all(-1), 0, np.abs(total - 1))
+    _within(error, 16 * eps * (1 + zoo.scale(r)) / np.minimum(left, 1), dtype)
+
+
+@every_dtype
+@every_case
+def test_methods_called_proper_have_no_negative_mass(case: zoo.Case, dtype: str):
+    r = zoo.evaluate(case, dtype)
+    negative = np.maximum(0, -r["q"]).sum(-1)
+    np.testing.assert_allclose(r["negative_mass"], negative, rtol=1e-6)
+    if METHODS[case.name].proper:
+        assert (negative <= 8 * jnp.finfo(dtype).eps).all()
+
+
+@every_method
+def test_jit_changes_rounding_only(name: str):
+    case = zoo.Case(name)
+    eager = zoo.evaluate(case, "float32")
+    arrays = zoo.inputs(case, zoo.tile(), "float32")
+
+    @jax.jit
+    def run(logits, labels, arrays):
+        def value(logits):
+            return objective(name, logits, labels, **arrays)
+
+        def outputs(logits):
+            q = target(name, logits, labels, **arrays)
+            return q.logit_gradient(), q.induced(), q.gamma, q.residual()
+
+        values, pull = jax.vjp(value, logits)
+        made, leak = jax.vjp(outputs, logits)
+        (leaked,) = leak(jax.tree.map(jnp.ones_like, made))
+        found = induced_target(value, logits)
+        return values, *pull(jnp.ones_like(values)), *made[:2], found, leaked
+
+    logits = jnp.asarray(zoo.tile()["logits"], jnp.float32)
+    values, autodiff, g, q, found, leaked = run(logits, zoo.tile()["labels"], arrays)
+    bound = zoo.rounding(case, zoo.tile(), "float32")
+    scale = zoo.scale(eager)
+    _within(np.abs(np.asarray(g) - eager["g"]), bound * scale, "float32")
+    _within(np.abs(np.asarray(autodiff) - eager["g"]), bound * scale, "float32")
+    _within(np.abs(np.asarray(q) - eager["q"]), bound * (1 + scale), "float32")
+    # The target of the loss as any other function is the same target.
+    _within(np.abs(np.asarray(found) - eager["q"]), bound * (1 + scale), "float32")
+    finite = np.isfinite(eager["value"])
+    np.testing.assert_array_equal(np.isfinite(values), finite)
+    size = np.abs(eager["value"]) + scale * zoo.largest(zoo.tile()["logits"])
+    error = np.abs(np.where(finite, values - eager["value"], 0))
+    _within(error, bound * np.where(finite, size, 0), "float32")
+    # Nothing flows through a target to the logits that it was made from.
+    np.testing.assert_array_equal(leaked, 0)
+
+
+@every_method
+def test_no_gradient_reaches_the_inputs(name: str):
+    """The teacher, the reference and the per-token inputs are constants."""
+    tile = {key: value[:8] for key, value in zoo.tile().items()}
+    arrays = zoo.inputs(zoo.Case(name), tile, "float32")
+    moving = {k: v for k, v in arrays.items() if v.dtype != bool}
+    if not moving:
+        pytest.skip("the method has no real-valued inputs")
+    logits = jnp.asarray(tile["logits"], jnp.float32)
+
+    def outputs(moving):
+        q = target(name, logits, tile["labels"], **{**arrays, **moving})
+        return q.induced(), q.logit_gradient(), q.residual(), q.gamma
+
+    made, pull = jax.vjp(outputs, moving)
+    (leaked,) = pull(jax.tree.map(jnp.ones_like, made))
+    for key, value in leaked.items():
+        np.testing.assert_array_equal(value, 0, err_msg=key)
+
+
+@every_method
+def test_leading_shapes(name: str):
+    """[N, V], [B, L, V] and [V] give the same rows."""
+    tile = {key: value[:8] for key, value in zoo.tile().items()}
+    arrays = {"logits": jnp.asarray(tile["logits"], jnp.float32)}
+    arrays |= {"labels": jnp.asarray(tile["labels"])}
+    arrays |= zoo.inputs(zoo.Case(name), tile, "float32")
+
+    def run(arrays):
+        given = dict(arrays)
+        given = (given.pop("logits"), given.pop("labels")), given
+        q = target(name, *given[0], **given[1])
+        value = objective(name, *given[0], **given[1])
+        return q.logit_gradient(), q.induced(), q.negative_mass(), q.strength, value
+
+    flat = run(arrays)
+    folded = run({k: v.reshape(2, 4, *v.shape[1:]) for k, v in arrays.items()})
+    single = run({k: v[5] for k, v in arrays.items()})
+    for one, two, three in zip(flat, folded, single):
+        assert two.shape == (2, 4, *one.shape[1:])
+        assert three.shape == one.shape[1:]
+        # Vectorised differently, an exponential may differ in its last bit.
+        np.testing.assert_allclose(two.reshape(one.shape), one, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(three, one[5], rtol=1e-5, atol=1e-6)
+
+
+@every_method
+def test_registry_entry_is_consistent(name: str):
+    """What the table tells a reader is what the function does."""
+    method = METHODS[name]
+    assert method.source
+    needs = method.inputs(**method.defaults)
+    signature = inspect.signature(method.build)
+    keywords = [
+        key for key, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY
+    ]
+    columns = [key for key in needs if key not in api.SECOND_MODELS]
+    assert set(keywords) == set(columns) | set(method.defaults)
+    assert set(needs) <= set(api.INPUTS), "an input unknown to the API"
+    if name == "custom":
+        return
+    tile = {key: value[:8] for key, value in zoo.tile().items()}
+    arrays = zoo.inputs(zoo.Case(name), tile, "float32")
+    q = target(name, tile["logits"].astype("float32"), tile["labels"], **arrays)
+    assert (method.alternative == "0") == (q.alternative_weight is None)
+    assert (method.mix == "–") == (q.mix is None)
+    if q.mix is not None:
+        hyper = {"α": 1.0, **method.defaults}
+        words = {
+            "η": hyper.get("eta"),
+            "β": hyper.get("beta"),
+            "−": "-",
+        }
+        text = method.mix[1 : method.mix.index(")")]
+        for symbol, number in words.items():
+            text = text.replace(symbol, str(number))
+        mix = tuple(eval(part, {}) for part in text.split(","))  # "1-0.5", "1/0.7"
+        assert mix == pytest.approx(q.mix)
+        second = {"teacher": "teacher_logits", "reference": "reference_logits"}
+        for word, key in second.items():
+            assert (word in method.mix) == (key in needs)
+    constants = {"1": 1.0, "−1": -1.0, "0": 0.0}
+    for text, weight in (
+        (method.label, q.label_weight),
+        (method.alternative, q.alternative_weight),
+    ):
+        if text in constants and weight is not None:
+            np.testing.assert_array_equal(weight, constants[text])
+
+
+def test_every_variant_names_a_method():
+    assert set(zoo.VARIANTS) <= set(METHODS)
+
+
+def test_a_new_method_is_tested_without_an_entry(monkeypatch):
+    """The promise of `zoo`: inputs by name, defaults from the registry."""
+    new = METHODS["iw_sft"].__class__(
+        lambda rows, *, patience, factor: METHODS["sft"].build(rows),
+        "a test",
+        "1",
+        needs=("patience",),
+        defaults={"factor": 2.0},
+    )
+    monkeypatch.setattr(zoo, "METHODS", {**METHODS, "new": new})
+    arrays = zoo.inputs(zoo.Case("new"), zoo.tile(), "float32")
+    assert set(arrays) == {"patience"}
+    assert arrays["patience"].shape == zoo.tile()["labels"].shape
