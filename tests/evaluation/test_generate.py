@@ -20,7 +20,7 @@ CONFIG = DecoderConfig(
     num_heads=4,
     num_kv_heads=2,
 )
-PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10], [11], list(range(20)), [3, 3]]
+PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10], [11], list(range(20)), [5, 3] * 35]
 
 
 @functools.cache
