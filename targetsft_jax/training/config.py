@@ -39,15 +39,15 @@ class BuildConfig:
     Plain SFT from random weights on generated problems, with the byte tokenizer.
     """
 
-    hidden_size: int = 96
+    hidden_size: int = 256
     """Width of the model."""
-    intermediate_size: int = 256
+    intermediate_size: int = 512
     """Width of the MLP."""
-    num_layers: int = 4
+    num_layers: int = 2
     """Decoder layers."""
-    num_heads: int = 4
+    num_heads: int = 8
     """Query heads."""
-    num_kv_heads: int = 2
+    num_kv_heads: int = 4
     """Key/value heads."""
     data: EmbeddedConfig = field(default_factory=EmbeddedConfig)
     """The problems that it learns from."""
@@ -57,7 +57,7 @@ class BuildConfig:
     """Optimizer steps of plain SFT."""
     batch_size: int = 32
     """Rows a step."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 1.5e-3
     """Peak learning rate."""
     seed: int = 1
     """Of the weights and of the order of batches."""

@@ -40,6 +40,12 @@ def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Pa
         num_heads=build.num_heads,
         num_kv_heads=build.num_kv_heads,
         max_position_embeddings=4096,
+        rope_theta=10_000.0,
+        tie_word_embeddings=True,
+        # Llama-shaped: for a folder of type qwen2, transformers' AutoTokenizer would
+        # rebuild Qwen's own tokenizer instead of reading ours.
+        qkv_bias=False,
+        model_type="llama",
     )
     size = f"{num_parameters(config) / 1e6:.2f}M parameters"
     recipe = f"SFT for {build.steps} steps on generated problems"
