@@ -1,0 +1,402 @@
+"""The fused loss against the dense oracle, which shares no gradient with it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import problems
+import pytest
+import zoo
+
+from targetsft_jax import METHODS, fused_loss, objective, target
+from targetsft_jax.loss import reference_loss
+
+RAGGED = 7
+CHUNKS = {"dividing": 12, "more than all": 1000}
+# One of each kind that the loop can tell apart: no alternative, per-token columns, a
+# sort, a mix with the reference, with the teacher, with the student alone.
+KINDS = ("sft", "iw_sft", "eaft", "kl", "target_sft", "gem")
+# Variants that change the kind or the range, not a factor.
+VARIANTS = (
+    "gem-variant",
+    "alpha-alpha=-0.5",
+    "alpha-alpha=0.0",
+    "target_sft-eta=0.0",
+    "target_sft-eta=1.0",
+    "target_sft-gamma=0.5",
+    "custom-",
+)
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+def _fused(case, hidden, head, labels, arguments, chunk=RAGGED, real=None):
+    """(loss, metrics), (∂hidden, ∂head)."""
+    return problems.compiled(case, chunk, real)(hidden, head, labels, arguments)
+
+
+def _oracle(case, hidden, head, labels, arguments):
+    """loss, (∂hidden, ∂head) by autodiff of the dense cross-entropy to the target."""
+
+    def loss(hidden, head):
+        return reference_loss(
+            case.name, hidden, head, labels, **arguments, **case.hyper
+        )
+
+    return jax.value_and_grad(loss, (0, 1))(hidden, head)
+
+
+def _assert_close(left, right, dtype, terms, floor=0.0):
+    """Within the rounding of sums of `terms` products of the size of the largest.
+
+    `floor` is the size of what cancels: the oracle's gradient is p − Q, whose rounding
+    is that of p also where a method's weight is next to nothing.
+    """
+    left, right = (np.asarray(x, np.float64) for x in (left, right))
+    size = max(np.abs(right).max(), floor, float(jnp.finfo(dtype).tiny))
+    tolerance = terms * float(jnp.finfo(dtype).eps) * size
+    np.testing.assert_allclose(left, right, rtol=0, atol=tolerance)
+
+
+def _assert_equals_oracle(case, chunk, masks):
+    """Loss and both gradients, in float64, with a teacher of three rows more."""
+    with jax.enable_x64(True):
+        for mask in masks:
+            hidden, head, labels, arguments = problems.problem("float64", mask, 3)
+            short = problems.cut(arguments, problems.V)
+            wanted, pulls = _oracle(case, hidden, head, labels, short)
+            given = (hidden, head, labels, arguments)
+            (loss, metrics), made = _fused(case, *given, chunk)
+            heaviest = arguments["weights"].max()
+            _assert_close(loss, wanted, "float64", 64)
+            for left, right, factor in zip(made, pulls, (head, hidden)):
+                floor = heaviest * float(jnp.abs(factor).max())
+                _assert_close(left, right, "float64", 64, floor)
+            for key, value in metrics.items():
+                assert np.isfinite(value), key
+            if mask == "none":
+                assert loss == 0
+                assert not any(np.any(x) for x in (*made, *metrics.values()))
+
+
+@every_method
+def test_equals_the_oracle(name: str):
+    _assert_equals_oracle(zoo.Case(name), RAGGED, problems.MASKS)
+
+
+@pytest.mark.parametrize("chunk", CHUNKS.values(), ids=CHUNKS)
+@pytest.mark.parametrize("name", KINDS)
+def test_equals_the_oracle_in_other_chunks(name: str, chunk: int):
+    _assert_equals_oracle(zoo.Case(name), chunk, problems.MASKS)
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in zoo.CASES if str(c).startswith(VARIANTS)], ids=str
+)
+def test_variants_equal_the_oracle(case: zoo.Case):
+    _assert_equals_oracle(case, RAGGED, ["holes"])
+
+
+def test_the_oracle_would_notice():
+    """Two methods that differ little must not pass for each other."""
+    with jax.enable_x64(True):
+        hidden, head, labels, arguments = problems.problem("float64", "all")
+        near = zoo.Case("kl", {"kl_weight": 0.05 + 1e-9})
+        _, pulls = _oracle(near, hidden, head, labels, arguments)
+        (_, _), made = _fused(zoo.Case("kl"), hidden, head, labels, arguments)
+    with pytest.raises(AssertionError):
+        _assert_close(made[1], pulls[1], "float64", 64)
+
+
+@pytest.mark.parametrize(
+    "name, dtype",
+    [(name, "bfloat16") for name in METHODS] + [(name, "float32") for name in KINDS],
+)
+def test_equals_the_oracle_in_narrow_dtypes(name: str, dtype: str):
+    """float32 within its rounding; bfloat16 within that of g, the only narrow step.
+
+    The oracle is float64 on the same (rounded) inputs. In bfloat16 g is rounded once
+    before its products, and ∂hidden once after: 2^-9 each of the terms' sizes.
+    """
+    case = zoo.Case(name)
+    hidden, head, labels, arguments = problems.problem(dtype)
+    (loss, _), made = _fused(case, hidden, head, labels, arguments)
+    assert made[0].dtype == hidden.dtype and made[1].dtype == head.dtype
+    with jax.enable_x64(True):
+
+        def widen(x):
+            floating = jnp.issubdtype(x.dtype, jnp.floating)
+            return np.asarray(x, np.float64) if floating else np.asarray(x)
+
+        wide = jax.tree.map(widen, (hidden, head, labels, arguments))
+        wide = [jax.tree.map(jnp.asarray, x) for x in wide]
+        wanted, pulls = _oracle(case, *wide)
+    # Logits are float32 sums in both: a few hundred float32 roundings.
+    _assert_close(loss, wanted, "float32", 64)
+    for left, right in zip(made, pulls):
+        _assert_close(left, right, dtype, 64 if dtype == "float32" else 3)
+
+
+def _dense_metrics(case, hidden, head, labels, arguments):
+    """The documented metrics from the public API, each Σ weights · statistic."""
+    logits = hidden @ head.T
+    second = {
+        "teacher_logits": arguments["teacher"],
+        "reference_logits": arguments["reference"],
+    }
+    dense = {key: h @ w.T for key, (h, w) in second.items()}
+    w = arguments["weights"]
+    labels = jnp.where(w == 0, 0, labels)
+    columns = {k: v for k, v in arguments.items() if k not in ("weights", *CUT)}
+    q = target(case.name, logits, labels, **columns, **dense, **case.hyper)
+    log_p = jax.nn.log_softmax(logits)
+    own = jnp.take_along_axis(log_p, labels[..., None], -1)[..., 0]
+    statistics = {
+        "nll": -own,
+        "label_prob": jnp.exp(own),
+        "entropy": -(jnp.exp(log_p) * log_p).sum(-1),
+        "accuracy": logits.argmax(-1) == labels,
+        "gamma": q.label_weight,
+        "strength": q.strength,
+        "negative_mass": jnp.maximum(0, -q.induced()).sum(-1),
+    }
+    needs = METHODS[case.name].inputs(**{**METHODS[case.name].defaults, **case.hyper})
+    for key in set(needs) & set(second):
+        log_t = jax.nn.log_softmax(dense[key])
+        kl = (jnp.exp(log_t) * (log_t - log_p)).sum(-1)
+        statistics["kl_" + key.removesuffix("_logits")] = kl
+    value = objective(case.name, logits, labels, **columns, **dense, **case.hyper)
+    return (w * value).sum(), {k: (w * x).sum() for k, x in statistics.items()}
+
+
+CUT = ("teacher", "reference")
+
+
+@every_method
+def test_metrics_and_value_equal_dense_values(name: str):
+    case = zoo.Case(name)
+    with jax.enable_x64(True):
+        hidden, head, labels, arguments = problems.problem("float64", "holes", 3)
+        short = problems.cut(arguments, problems.V)
+        wanted, statistics = _dense_metrics(case, hidden, head, labels, short)
+        (loss, metrics), _ = _fused(case, hidden, head, labels, arguments)
+    np.testing.assert_allclose(loss, wanted, rtol=1e-13)
+    assert metrics.keys() == statistics.keys()
+    for key, value in statistics.items():
+        # A negative mass of 0 is not counted at all where a method is proper.
+        np.testing.assert_allclose(
+            metrics[key], value, rtol=1e-12, atol=1e-16, err_msg=key
+        )
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_primal_alone_is_the_same(name: str):
+    """Evaluation takes no gradient and runs another loop."""
+    with jax.enable_x64(True):
+        given = problems.problem("float64", "holes", 3)
+        wanted, _ = _fused(zoo.Case(name), *given)
+        hidden, head, labels, arguments = given
+        made = fused_loss(name, hidden, head, labels, **arguments, chunk_size=RAGGED)
+
+        def close(left, right):
+            np.testing.assert_allclose(left, right, rtol=1e-13, atol=1e-16)
+
+        jax.tree.map(close, made, wanted)
+
+
+def test_a_cotangent_scales_both_gradients_and_metrics_have_none():
+    hidden, head, labels, arguments = problems.problem("float32")
+
+    def total(hidden, head):
+        loss, metrics = fused_loss("dft", hidden, head, labels, **arguments)
+        return -3.5 * loss + sum(metrics.values())
+
+    _, pulls = _fused(zoo.Case("dft"), hidden, head, labels, arguments)
+    for left, right in zip(jax.grad(total, (0, 1))(hidden, head), pulls):
+        np.testing.assert_allclose(left, -3.5 * right, rtol=1e-6, atol=1e-9)
+
+
+def test_no_gradient_to_second_models_weights_and_columns():
+    hidden, head, labels, arguments = problems.problem("float32")
+    moving = {k: v for k, v in arguments.items() if k != "critical_mask"}
+    for name in ("target_sft", "iw_sft"):
+
+        def loss(moving, name=name):
+            return fused_loss(name, hidden, head, labels, **moving)[0]
+
+        for leaf in jax.tree.leaves(jax.grad(loss)(moving)):
+            np.testing.assert_array_equal(leaf, 0)
+
+
+def test_what_stands_at_weight_zero_is_not_read():
+    """Labels out of range and NaN columns: the same loss and gradients."""
+    hidden, head, labels, arguments = problems.problem("float32")
+    off = arguments["weights"] == 0
+    assert off.any() and (np.asarray(labels)[off] == problems.GARBAGE).all()
+    for name in ("iw_sft", "psft"):
+        wanted = _fused(zoo.Case(name), hidden, head, labels, arguments)
+        garbage = {
+            **arguments,
+            "trajectory_weight": np.where(off, np.nan, arguments["trajectory_weight"]),
+            "old_logprob": np.where(off, -np.inf, arguments["old_logprob"]),
+        }
+        huge = jnp.where(off, 2**30, labels)
+        made = _fused(zoo.Case(name), hidden, head, huge, garbage)
+        jax.tree.map(np.testing.assert_array_equal, made, wanted)
+
+
+@pytest.mark.parametrize("name", ["target_sft", "label_smoothing"])
+@pytest.mark.parametrize("real", [None, 40, 1])
+def test_heads_of_different_length_share_the_smallest_vocabulary(name: str, real):
+    """Rows past the real vocabulary get no probability and no gradient."""
+    case = zoo.Case(name)
+    rows = real or problems.V
+    with jax.enable_x64(True):
+        hidden, head, _, arguments = problems.problem("float64", "all", 11)
+        labels = jnp.arange(48).reshape(8, 6) % rows
+        short = problems.cut(arguments, rows)
+        wanted, pulls = _oracle(case, hidden, head[:rows], labels, short)
+        given = (hidden, head, labels, arguments)
+        (loss, _), made = _fused(case, *given, real=real)
+        floor = float(jnp.abs(head).max())
+        _assert_close(loss, wanted, "float64", 64, 1.0)
+        _assert_close(made[0], pulls[0], "float64", 64, floor)
+        _assert_close(made[1][:rows], pulls[1], "float64", 64, floor)
+        assert made[1].shape == head.shape and not np.any(made[1][rows:])
+
+
+def test_a_student_head_longer_than_the_teachers():
+    case = zoo.Case("target_sft")
+    with jax.enable_x64(True):
+        hidden, head, labels, arguments = problems.problem("float64", "all")
+        wanted, pulls = _fused(case, hidden, head, labels, arguments)
+        long = jnp.concatenate([head, 9 * jnp.ones((7, problems.D))])
+        made, (d_hidden, d_head) = _fused(case, hidden, long, labels, arguments)
+    jax.tree.map(np.testing.assert_array_equal, made, wanted)
+    np.testing.assert_array_equal(d_hidden, pulls[0])
+    np.testing.assert_array_equal(d_head[: problems.V], pulls[1])
+    np.testing.assert_array_equal(d_head[problems.V :], 0)
+
+
+def _focal(logits, labels, *, power, boost=None, length=None, teacher_logits=None):
+    log_p = jax.nn.log_softmax(logits)
+    log_p = jnp.take_along_axis(log_p, labels[:, None], -1)[:, 0]
+    loss = -((1 - jnp.exp(log_p)) ** power) * log_p
+    if boost is not None:
+        loss = loss * boost
+    if length is not None:
+        loss = loss / length
+    if teacher_logits is not None:
+        loss = loss - (jax.nn.softmax(teacher_logits) * jax.nn.log_softmax(logits)).sum(
+            -1
+        )
+    return loss
+
+
+@pytest.mark.parametrize(
+    "chunk, array", [(5, np.asarray), (5, jnp.asarray), (100, np.asarray)]
+)
+def test_a_users_loss_equals_its_dense_autodiff(chunk: int, array):
+    """Columns of either library arrive in chunks; padding has no derivative here."""
+    with jax.enable_x64(True):
+        hidden, head, labels, arguments = problems.problem("float64", "holes")
+        w, teacher = arguments["weights"], arguments["teacher"]
+        columns = {
+            "boost": array(np.linspace(1, 2, 48).reshape(8, 6)),
+            "length": array(np.arange(1.0, 49).reshape(8, 6)),
+        }
+
+        def dense(hidden, head):
+            logits = (hidden @ head.T).reshape(48, -1)
+            flat = {key: jnp.asarray(x).reshape(48) for key, x in columns.items()}
+            t = (teacher[0] @ teacher[1].T).reshape(48, -1)
+            y = jnp.where(w == 0, 0, labels).reshape(48)
+            value = _focal(logits, y, power=2.0, **flat, teacher_logits=t)
+            return (w.reshape(48) * value).sum()
+
+        def fused(hidden, head):
+            return fused_loss(
+                _focal,
+                hidden,
+                head,
+                labels,
+                weights=w,
+                teacher=teacher,
+                chunk_size=chunk,
+                power=2.0,
+                **columns,
+            )
+
+        wanted, pulls = jax.value_and_grad(dense, (0, 1))(hidden, head)
+        (loss, metrics), made = jax.value_and_grad(fused, (0, 1), has_aux=True)(
+            hidden, head
+        )
+    np.testing.assert_allclose(loss, wanted, rtol=1e-13)
+    for left, right in zip(made, pulls):
+        _assert_close(left, right, "float64", 64)
+    assert {"nll", "entropy", "label_prob", "accuracy", "kl_teacher"} == set(metrics)
+
+
+def test_gamma_per_token_goes_through_the_chunks():
+    hidden, head, labels, arguments = problems.problem("float32")
+    gamma = np.linspace(0, 1, 48, dtype=np.float32).reshape(8, 6)
+    case = zoo.Case("target_sft", {"gamma": gamma})
+    losses = [
+        fused_loss(
+            case.name, hidden, head, labels, **arguments, chunk_size=c, gamma=gamma
+        )[0]
+        for c in (7, 48)
+    ]
+    wanted = reference_loss(case.name, hidden, head, labels, **arguments, gamma=gamma)
+    np.testing.assert_allclose(losses, [wanted] * 2, rtol=1e-5)
+
+
+def test_refuses():
+    hidden, head, labels, arguments = problems.problem("float32")
+    w = arguments["weights"]
+
+    def run(name="sft", hidden=hidden, head=head, labels=labels, **changes):
+        fused_loss(name, hidden, head, labels, **{"weights": w, **changes})
+
+    for pattern, changes in (
+        ("no method 'stf'", {"name": "stf"}),
+        ("no hyper-parameter eta", {"eta": 0.5}),
+        ("'kd' needs teacher_logits", {"name": "kd"}),
+        ("'iw_sft' needs trajectory_weight", {"name": "iw_sft"}),
+        ("give teacher=", {"name": "kd", "teacher_logits": np.ones((8, 6, 53))}),
+        ("chunk_size is 0", {"chunk_size": 0}),
+        ("vocab_size is 54", {"vocab_size": 54}),
+        ("vocab_size is 0", {"vocab_size": 0}),
+        ("do not fit", {"head": head[:, :-1]}),
+        (r"labels has \(8, 5\)", {"labels": labels[:, :5]}),
+        (r"weights has \(8,\)", {"weights": w[:, 0]}),
+        (r"teacher_logits has", {"name": "kd", "teacher": (hidden[:4], head)}),
+        # [L, B] has the size of [B, L]: reshaping would mix up the rows.
+        ("trajectory_weight has", {"name": "iw_sft", "trajectory_weight": w.T}),
+        ("expected one loss per token", {"name": lambda z, y: z}),
+    ):
+        with pytest.raises(ValueError, match=pattern):
+            run(**changes)
+
+
+def test_hard_logits_give_finite_gradients():
+    """Logits of ±1e4 and labels of probability 0, in float32."""
+    head = jnp.eye(7, dtype=jnp.float32)
+    tile = zoo.tile()
+    finite = np.isfinite(tile["logits"]).all(-1) & np.isfinite(tile["old_logprob"])
+    tile = {k: v[finite] for k, v in tile.items()}
+    # With an identity for a head, hidden states are the logits.
+    hidden = jnp.asarray(tile["logits"], jnp.float32)
+    second = jnp.asarray(np.maximum(tile["teacher_logits"], -1e9), jnp.float32)
+    arguments = {
+        "weights": jnp.ones(len(hidden)),
+        "teacher": (second, head),
+        "reference": (second, head),
+        "trajectory_weight": tile["trajectory_weight"].astype(np.float32),
+        "critical_mask": tile["critical_mask"],
+        "old_logprob": tile["old_logprob"].astype(np.float32),
+    }
+    for name in ("alpha", "psft", "gem", "target_sft"):
+        (loss, metrics), made = _fused(
+            zoo.Case(name), hidden, head, tile["labels"], arguments, 9
+        )
+        for leaf in jax.tree.leaves((loss, metrics, made)):
+            assert np.isfinite(leaf).all(), name
