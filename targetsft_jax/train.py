@@ -1,5 +1,6 @@
 """`python -m targetsft_jax.train --config FILE [--key value …]`: one training run."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -8,6 +9,8 @@ from targetsft_jax.training.config import ConfigError, load
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
+    # Transformers serves tokenizers here: that torch is absent is no news.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
         config = load(sys.argv[1:] if arguments is None else arguments)
     except ConfigError as error:

@@ -4,6 +4,7 @@ import string
 from dataclasses import dataclass, field
 
 SOURCES = ("embedded", "jsonl")
+KINDS = ("addition", "dosing")
 SPLITS = ("train", "heldout")
 OVERLONG = ("truncate", "drop", "error")
 ON_BAD_ROW = ("error", "skip")
@@ -134,12 +135,10 @@ def _template_problem(template: str) -> str | None:
 
 
 def _validate_embedded(embedded: EmbeddedConfig, refuse) -> None:
-    from targetsft_jax.data.embedded import KINDS
-
     weights = embedded.kinds
     for kind, weight in weights.items():
         if kind not in KINDS:
-            refuse("embedded.kinds", kind, "kinds from " + ", ".join(sorted(KINDS)))
+            refuse("embedded.kinds", kind, "kinds from " + ", ".join(KINDS))
         if not 0 <= weight < float("inf"):
             refuse(f"embedded.kinds.{kind}", weight, "a weight of 0 or more")
     if sum(weights.values()) <= 0:

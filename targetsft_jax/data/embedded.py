@@ -84,7 +84,7 @@ def problem_at(config: EmbeddedConfig, index: int, split: str) -> tuple[str, Gen
     weights = np.array([config.kinds[kind] for kind in kinds], np.float64)
     kind = kinds[rng.choice(len(kinds), p=weights / weights.sum())]
     for _ in range(_DRAWS):
-        problem = KINDS[kind](config, rng)
+        problem = _MAKERS[kind](config, rng)
         if split_of(problem.key) == split:
             return kind, problem
     raise ValueError(
@@ -170,4 +170,4 @@ def _dosing(config: EmbeddedConfig, rng: np.random.Generator) -> Generated:
     )
 
 
-KINDS = {"addition": _addition, "dosing": _dosing}
+_MAKERS = {"addition": _addition, "dosing": _dosing}

@@ -1,0 +1,1 @@
+"""From a model and problems to a score: sample, grade, aggregate."""

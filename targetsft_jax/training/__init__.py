@@ -1,0 +1,1 @@
+"""From a config to a trained model: roles, the step, the loop, the run."""

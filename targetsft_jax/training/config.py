@@ -7,10 +7,12 @@ a device or a model is touched.
 """
 
 import dataclasses
+import difflib
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, make_dataclass
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from targetsft_jax.data.config import DataConfig, EmbeddedConfig
 from targetsft_jax.data.config import validate as validate_data
@@ -144,6 +146,8 @@ class EvaluationConfig:
     """Nucleus of sampling."""
     max_new_tokens: int = 128
     """Longest answer; a longer one counts as truncated, and wrong."""
+    include_teacher: bool = False
+    """Measure the teacher too: what the student could learn from it."""
     data: DataConfig | None = None
     """Problems with answers from a file; null: the held-out embedded problems."""
 
@@ -209,13 +213,19 @@ def load(arguments: Sequence[str]) -> Config:
         parsed = parser.parse_args([a for a in arguments if a != "--print-config"])
         tree = parser.instantiate(parsed)
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        raise ConfigError(f"{error}\nSee --help for all keys.") from None
+        message = f"{error}{_nearest(str(error))}\nSee --help for all keys."
+        raise ConfigError(message) from None
     config = Config(**{f.name: tree[f.name] for f in dataclasses.fields(Config)})
     validate(config)
     if show:
         sys.stdout.write(to_yaml(config))
         raise SystemExit(0)
     return config
+
+
+def keys() -> list[str]:
+    """Every key of the tree with its path, such as `train.steps`."""
+    return list(_paths(Config, ""))
 
 
 def to_yaml(config: Config) -> str:
@@ -326,3 +336,30 @@ def _validate_train(train: TrainConfig, mesh: MeshConfig) -> None:
     )
     if mesh.cpu_devices is not None and mesh.cpu_devices < 1:
         raise ConfigError(f"mesh.cpu_devices is {mesh.cpu_devices}; expected 1 or more")
+
+
+def _paths(section: Any, prefix: str) -> Iterator[str]:
+    for name, kind in get_type_hints(section).items():
+        yield prefix + name
+        parts = [kind, *get_args(kind)]
+        nested = next((part for part in parts if dataclasses.is_dataclass(part)), None)
+        if nested is not None:
+            yield from _paths(nested, f"{prefix}{name}.")
+
+
+def _nearest(message: str) -> str:
+    """The key that was probably meant, where the message is about an unknown one."""
+    if "unrecognized arguments" not in message and "not accepted" not in message:
+        return ""
+    known = keys()
+    last = {key.rpartition(".")[2]: key for key in reversed(known)}
+    for word in re.findall(r"[\w.]+", message):
+        close = difflib.get_close_matches(word, known, 1, 0.8)
+        close = close or [
+            last[name]
+            for name in difflib.get_close_matches(word, last, 1, 0.8)
+            if word not in last
+        ]
+        if close and close[0] != word:
+            return f"\nDid you mean {close[0]}?"
+    return ""

@@ -75,6 +75,8 @@ def run(config: Config) -> dict[str, AverageAtK]:
     session = _open(config, mesh)
     _say_session(session, run_dir)
     if session.problems:
+        if config.evaluation.include_teacher and "teacher" in session.roles:
+            _measure(session, "teacher", _load(session, "teacher"), run_dir, "teacher")
         _measure(session, "start", _load(session, "student"), run_dir)
     for name in config.compare:
         _train(session, name, {}, run_dir / "compare" / name)
@@ -279,11 +281,13 @@ def _title(method: str, settings: str) -> str:
     return f"{method} ({settings})" if settings else method
 
 
-def _measure(session: Session, name: str, params: Any, run_dir: Path) -> None:
+def _measure(
+    session: Session, name: str, params: Any, run_dir: Path, role: str = "student"
+) -> None:
     """Average@k of some parameters, kept in the session and in a file of answers."""
     asked = session.config.evaluation
     score, answered = benchmark(
-        session.roles["student"].config,
+        session.roles[role].config,
         params,
         session.problems,
         session.tokenizer,
