@@ -271,6 +271,10 @@ def _method_needs(config: Config) -> set[str]:
     _check_types(config.target.name, hyper)
     needs = set(find(config.target.name).inputs(**hyper))
     for name in config.compare:
+        if name == config.target.name:
+            raise ValueError(
+                f"compare has {name!r}, which target.name trains already; list others"
+            )
         needs |= set(find(name).inputs(**hyper_parameters(name, {})))
     return needs
 

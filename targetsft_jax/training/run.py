@@ -23,6 +23,7 @@ from targetsft_jax.models.config import num_parameters
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules
 from targetsft_jax.targets.api import SECOND_MODELS, find, hyper_parameters
+from targetsft_jax.training.checkpoint import FOLDER as CHECKPOINTS
 from targetsft_jax.training.config import (
     Config,
     ConfigError,
@@ -73,6 +74,8 @@ def run(config: Config) -> dict[str, AverageAtK]:
     mesh = _mesh(config)
     run_dir = _claim(config)
     session = _open(config, mesh)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
     _say_session(session, run_dir)
     if session.problems:
         if config.evaluation.include_teacher and "teacher" in session.roles:
@@ -108,47 +111,53 @@ def _mesh(config: Config) -> Mesh:
 
 
 def _claim(config: Config) -> Path:
-    """The run directory: new, or of a run that this configuration goes on with."""
+    """The run directory: without progress, or of a run that this one goes on with."""
     run_dir = Path(config.run_dir).expanduser()
     path = run_dir / CONFIG_FILE
-    text = to_yaml(_identity(config))
-    if path.exists():
-        if not config.resume:
-            raise ConfigError(
-                f"run_dir {run_dir} holds a run already and resume is false; choose "
-                "another run_dir, or delete it"
-            )
-        changed = _changes(path.read_text(encoding="utf-8"), text)
-        if changed:
-            raise ConfigError(
-                f"run_dir {run_dir} holds a run with another configuration, so it "
-                "cannot be gone on with:\n  "
-                + "\n  ".join(changed)
-                + "\nRestore these values, or choose another run_dir"
-            )
-    run_dir.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    if not path.exists() or not any(run_dir.glob(f"**/{CHECKPOINTS}/*")):
+        return run_dir
+    if not config.resume:
+        raise ConfigError(
+            f"run_dir {run_dir} holds a run already and resume is false; choose "
+            "another run_dir, or delete it"
+        )
+    changed = _changes(path.read_text(encoding="utf-8"), to_yaml(config))
+    if changed:
+        raise ConfigError(
+            f"run_dir {run_dir} holds a run with another configuration, so it cannot "
+            "be gone on with:\n  "
+            + "\n  ".join(changed)
+            + "\nRestore these values, or choose another run_dir"
+        )
     return run_dir
 
 
-def _identity(config: Config) -> Config:
-    """The configuration without what may change between a run and its resumption."""
-    train = dataclasses.replace(
-        config.train, log_every=1, save_every=1, keep_checkpoints=1, loss_chunk=1024
-    )
-    return dataclasses.replace(config, resume=True, cache_dir="", train=train)
-
-
 def _changes(before: str, after: str) -> list[str]:
+    """What differs in two configurations among the keys that make the model."""
     import yaml
 
     old, new = (_flat(yaml.safe_load(text)) for text in (before, after))
-    free = ("mesh.", "evaluation.", "run_dir", "compare")
     return [
         f"{key}: was {old.get(key)!r}, is {new.get(key)!r}"
         for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key) and not key.startswith(free)
+        if old.get(key) != new.get(key) and not key.startswith(_FREE)
     ]
+
+
+# What may change between a run and its resumption: where and how it is done.
+_FREE = (
+    "run_dir",
+    "resume",
+    "cache_dir",
+    "mesh.",
+    "evaluation.",
+    "compare",
+    "train.log_every",
+    "train.save_every",
+    "train.keep_checkpoints",
+    "train.loss_chunk",
+    "train.remat",
+)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -297,6 +306,7 @@ def _measure(
         top_p=asked.top_p,
         seed=session.config.seed,
         dtype=session.dtype,
+        row_sharding=meshes.rows_over(session.mesh),
     )
     session.scores[name] = score
     path = run_dir / f"answers_{name}.jsonl"
@@ -339,7 +349,7 @@ def _say_end(session: Session, run_dir: Path, seconds: float) -> None:
     for name, what in (
         (METRICS_FILE, "every step's metrics"),
         ("tensorboard", "the same for TensorBoard"),
-        ("checkpoints", "Orbax: parameters, optimizer, position"),
+        (CHECKPOINTS, "Orbax: parameters, optimizer, position"),
         (EXPORT_FOLDER, "for transformers: AutoModelForCausalLM.from_pretrained"),
         (CONFIG_FILE, "the resolved configuration"),
     ):
