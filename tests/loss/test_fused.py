@@ -335,6 +335,19 @@ def test_a_users_loss_equals_its_dense_autodiff(chunk: int, array):
     assert {"nll", "entropy", "label_prob", "accuracy", "kl_teacher"} == set(metrics)
 
 
+def test_a_users_loss_sees_no_label_outside_the_vocabulary():
+    """A gather at −100 wraps around or fills with NaN, as jax is asked to."""
+    hidden, head, labels, arguments = problems.problem("float32")
+    assert (np.asarray(labels) == problems.GARBAGE).any()
+
+    def outside(logits, labels):
+        wrong = (labels < 0) | (labels >= logits.shape[-1])
+        return jnp.full(labels.shape, jnp.any(wrong), logits.dtype)
+
+    given = (outside, hidden, head, labels)
+    assert fused_loss(*given, weights=arguments["weights"])[0] == 0
+
+
 def test_gamma_per_token_goes_through_the_chunks():
     hidden, head, labels, arguments = problems.problem("float32")
     gamma = np.linspace(0, 1, 48, dtype=np.float32).reshape(8, 6)

@@ -166,3 +166,9 @@ def test_threshold_is_decided_in_float32_on_bfloat16_logits():
     p = jax.nn.softmax(logits.astype(jnp.float32))[0, 0]
     assert 0.5 < p and p.astype(jnp.bfloat16) == 0.5
     assert target("profit", logits, LABEL, tau=0.5).gamma[0] == 1
+
+
+def test_threshold_itself_is_not_above_it():
+    """p = τ exactly: the paper's p > τ, where its code keeps p ≥ τ."""
+    q = target("profit", np.zeros((1, 2), np.float32), LABEL, tau=0.5)
+    assert q.gamma[0] == 0

@@ -279,3 +279,9 @@ def largest(x: np.ndarray) -> np.ndarray:
     low = np.where(finite, x, np.inf).min(-1)
     size = np.maximum(high - low, np.maximum(np.abs(high), np.abs(low)))
     return np.where(finite.any(-1), size, 0)
+
+
+def scale(results: dict[str, np.ndarray]) -> np.ndarray:
+    """[N]: |a| + |b| + |A|, the size of the terms that cancel in g."""
+    a, strength = results["a"], results["strength"]
+    return np.abs(a) + np.abs(strength - a) + np.abs(strength)
