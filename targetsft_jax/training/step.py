@@ -131,7 +131,13 @@ def loss_and_metrics(
     def constrain(x: Array) -> Array:
         return jax.lax.with_sharding_constraint(x, place)
 
+    whole = meshes.replicated(mesh)
+
     def forward(config: DecoderConfig, params: Params, remat: str) -> tuple[Any, Any]:
+        # The vocabulary's matrices are gathered once: left to the partitioner, the
+        # lookup would be spread over the vocabulary and its result moved instead.
+        tables = {name: params[name] for name in ("embed", "head") if name in params}
+        params = {**params, **jax.lax.with_sharding_constraint(tables, whole)}
         hidden = decoder.apply(
             config,
             params,
