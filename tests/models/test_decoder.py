@@ -36,20 +36,62 @@ LLAMA = DecoderConfig(
 BOTH = pytest.mark.parametrize("config", [QWEN, LLAMA], ids=["qwen", "llama"])
 
 
+# One shape for every pass and few programs, shared by the tests: compiling is all that
+# takes time here, and outside jit each primitive would be compiled on its own.
+ROWS, LENGTH = 4, 10
+TOKENS = np.random.default_rng(2).integers(0, 40, (ROWS, LENGTH)).astype(np.int32)
+POSITIONS = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), (ROWS, LENGTH))
+PROBE = np.random.default_rng(3).normal(size=(ROWS, LENGTH, 16)).astype(np.float32)
+
+forward = jax.jit(decoder.apply, static_argnums=0)
+forward_cached = jax.jit(
+    decoder.apply_cached, static_argnums=0, static_argnames="dtype"
+)
+PLAIN = dict(dtype=jnp.float32, remat="none")
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("dtype", "remat"))
+def backward(config, params, tokens, segments, positions, probe, *, dtype, remat):
+    """Hidden states, sum(probe * hidden), and its gradient for the parameters."""
+
+    def probed(params):
+        hidden = decoder.apply(
+            config,
+            params,
+            tokens,
+            segment_ids=segments,
+            positions=positions,
+            dtype=dtype,
+            remat=remat,
+        )
+        return jnp.sum(probe * hidden.astype(jnp.float32)), hidden
+
+    (value, hidden), gradient = jax.value_and_grad(probed, has_aux=True)(params)
+    return hidden, value, gradient
+
+
 @functools.cache
 def params_of(config):
     """Every leaf random and large enough that a part left out shows."""
-    params = decoder.init_params(config, jax.random.key(0))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [
-        leaf + 0.2 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys)
-    ]
-    return jax.tree.unflatten(tree, noisy)
+    shapes = jax.eval_shape(lambda k: decoder.init_params(config, k), jax.random.key(0))
+    rng = np.random.default_rng(1)
+
+    def noisy(path, leaf):
+        noise = 0.2 * rng.normal(size=leaf.shape)
+        middle = 1 if "norm" in path[-1].key else 0
+        return jnp.asarray(middle + noise, jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(noisy, shapes)
 
 
-def tokens_of(rows, length, seed=2):
-    return jax.random.randint(jax.random.key(seed), (rows, length), 0, 40, jnp.int32)
+WRITTEN_OUT = (
+    QWEN,
+    params_of(QWEN),
+    TOKENS,
+    np.ones_like(TOKENS),
+    POSITIONS,
+    PROBE,
+)
 
 
 @BOTH
@@ -103,94 +145,94 @@ def test_initialisation_scales():
 
 @BOTH
 def test_packed_segments_equal_separate_rows(config):
-    params, tokens = params_of(config), tokens_of(1, 12)
-    parts = [tokens[:, :5], tokens[:, 5:9], tokens[:, 9:]]
-    segments = jnp.asarray([[1] * 5 + [2] * 4 + [3] * 3], jnp.int32)
-    restarted = jnp.asarray([[*range(5), *range(4), *range(3)]], jnp.int32)
-    probe = jax.random.normal(jax.random.key(3), (1, 12, config.hidden_size))
+    sizes = [4, 3, 3]
+    places = [slice(start, start + size) for start, size in zip([0, 4, 7], sizes)]
+    segments, restarted = np.ones_like(TOKENS), POSITIONS.copy()
+    # A segment a row as well. What stands behind it there is not probed, and no token
+    # looks ahead (test_causal).
+    alone, probe_alone = TOKENS.copy(), np.zeros_like(PROBE)
+    probe = PROBE * (np.arange(ROWS) == 0)[:, None, None]
+    for row, (place, size) in enumerate(zip(places, sizes)):
+        segments[0, place] = row + 1
+        restarted[0, place] = range(size)
+        alone[row, :size] = TOKENS[0, place]
+        probe_alone[row, :size] = PROBE[0, place]
 
-    def packed(params, positions):
-        hidden = decoder.apply(
-            config, params, tokens, segment_ids=segments, positions=positions
-        )
-        return jnp.sum(hidden * probe), hidden
-
-    def separate(params):
-        hidden = jnp.concatenate(
-            [decoder.apply(config, params, part) for part in parts], axis=1
-        )
-        return jnp.sum(hidden * probe), hidden
-
-    (_, want), want_grad = jax.value_and_grad(separate, has_aux=True)(params)
-    for positions in (restarted, None):  # rotary angles are relative
-        (_, got), grad = jax.value_and_grad(packed, has_aux=True)(params, positions)
-        np.testing.assert_allclose(got, want, atol=2e-5)
+    run = functools.partial(backward, config, params_of(config), **PLAIN)
+    rows, _, want_grad = run(alone, np.ones_like(TOKENS), POSITIONS, probe_alone)
+    want = np.concatenate([row[:size] for row, size in zip(rows, sizes)])
+    for positions in (restarted, POSITIONS):  # rotary angles are relative
+        hidden, _, grad = run(TOKENS, segments, positions, probe)
+        np.testing.assert_allclose(hidden[0], want, atol=2e-5)
         for a, b in zip(jax.tree.leaves(grad), jax.tree.leaves(want_grad)):
             np.testing.assert_allclose(a, b, atol=2e-4)
-    crossed = decoder.apply(config, params, tokens)
-    assert np.abs(crossed - want)[:, 5:].max() > 1e-2
+    assert np.abs(want_grad["embed"]).max() > 1e-2
+    crossed = forward(config, params_of(config), TOKENS)[0]
+    assert np.abs(crossed - want)[sizes[0] :].max() > 1e-2
+
+
+def test_absent_positions_count_and_absent_segments_are_one():
+    whole, _, _ = backward(*WRITTEN_OUT, **PLAIN)
+    got = forward(QWEN, params_of(QWEN), TOKENS)
+    np.testing.assert_allclose(got, whole, atol=1e-5)
 
 
 @BOTH
 def test_causal(config):
-    params, tokens = params_of(config), tokens_of(1, 8)
-    changed = tokens.at[0, 5].set((tokens[0, 5] + 1) % 40)
-    difference = decoder.apply(config, params, tokens) - decoder.apply(
-        config, params, changed
+    changed = TOKENS.copy()
+    changed[0, 5] = (changed[0, 5] + 1) % 40
+    difference = np.abs(
+        forward(config, params_of(config), TOKENS)
+        - forward(config, params_of(config), changed)
     )
-    assert np.abs(difference)[0, :5].max() < 1e-6
-    assert np.abs(difference)[0, 5:].max(axis=-1).min() > 1e-3
+    assert difference[0, :5].max() < 1e-6
+    assert difference[0, 5:].max(axis=-1).min() > 1e-3
+    assert difference[1:].max() < 1e-6
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_padding_is_finite_and_touches_nothing(dtype):
-    params, tokens = params_of(QWEN), tokens_of(3, 8)
-    segments = jnp.asarray([[1] * 5 + [0] * 3, [0] * 8, [0] * 3 + [1] * 5], jnp.int32)
+    segments = np.ones_like(TOKENS)
+    segments[0, 5:] = segments[1] = segments[2, :5] = 0
+    probe = np.where(segments[..., None] > 0, PROBE, 0)
 
-    def loss(params, tokens):
-        hidden = decoder.apply(QWEN, params, tokens, segment_ids=segments, dtype=dtype)
-        real = jnp.where(segments[..., None] > 0, hidden.astype(jnp.float32), 0)
-        return jnp.sum(jnp.sin(real)), hidden
+    def run(tokens):
+        arrays = (params_of(QWEN), tokens, segments, POSITIONS, probe)
+        return backward(QWEN, *arrays, dtype=dtype, remat="none")
 
-    (value, hidden), grad = jax.value_and_grad(loss, has_aux=True)(params, tokens)
-    assert np.isfinite(np.asarray(hidden, np.float32)).all()
+    hidden, value, grad = run(TOKENS)
+    assert hidden.dtype == dtype and np.isfinite(np.asarray(hidden, np.float32)).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grad))
-    other = jnp.where(segments > 0, tokens, (tokens + 7) % 40)
-    assert loss(params, other)[0] == value
+    other = np.where(segments > 0, TOKENS, (TOKENS + 7) % 40)
+    changed, other_value, _ = run(other)
+    assert np.asarray(changed != hidden)[segments == 0].any()
+    assert other_value == value
 
 
 def test_bfloat16_is_near_float32():
-    params, tokens = params_of(QWEN), tokens_of(2, 12)
-    exact = decoder.apply(QWEN, params, tokens)
-    rounded = decoder.apply(QWEN, params, tokens, dtype=jnp.bfloat16)
+    rounded, _, _ = backward(*WRITTEN_OUT, dtype=jnp.bfloat16, remat="none")
+    exact = np.asarray(forward(QWEN, params_of(QWEN), TOKENS))
     assert rounded.dtype == jnp.bfloat16
-    error = np.abs(rounded.astype(jnp.float32) - exact)
+    error = np.abs(np.asarray(rounded, np.float32) - exact)
     assert 0 < error.mean() < 0.01 * np.abs(exact).mean() + 0.01
 
 
 @pytest.mark.parametrize("remat", ["full", "dots"])
 def test_remat_changes_no_gradient(remat):
-    params, tokens = params_of(QWEN), tokens_of(2, 6)
-
-    def gradient(remat):
-        def loss(params):
-            return jnp.sum(jnp.sin(decoder.apply(QWEN, params, tokens, remat=remat)))
-
-        return jax.jit(jax.grad(loss))(params), str(
-            jax.make_jaxpr(jax.grad(loss))(params)
-        )
-
-    plain, plain_program = gradient("none")
-    again, program = gradient(remat)
+    plain_program = str(backward.trace(*WRITTEN_OUT, **PLAIN).jaxpr)
+    other = {**PLAIN, "remat": remat}
+    program = str(backward.trace(*WRITTEN_OUT, **other).jaxpr)
     assert "remat" in program or "checkpoint" in program
     assert program != plain_program
-    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again)):
+    _, _, want = backward(*WRITTEN_OUT, **PLAIN)
+    _, _, got = backward(*WRITTEN_OUT, **other)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_unknown_remat_is_refused():
     with pytest.raises(ValueError, match="'some'.*dots.*full.*none"):
-        decoder.apply(QWEN, params_of(QWEN), tokens_of(1, 2), remat="some")
+        decoder.apply(QWEN, params_of(QWEN), TOKENS, remat="some")
 
 
 def test_head_is_the_embedding_only_when_tied():
@@ -209,8 +251,7 @@ def test_sharded_equals_single_device():
         decoder.logical_axes(QWEN),
         is_leaf=lambda x: isinstance(x, tuple),
     )
-    params, tokens = params_of(QWEN), tokens_of(4, 6)
-    split = jax.device_put(params, shardings)
+    split = jax.device_put(params_of(QWEN), shardings)
     rows = NamedSharding(mesh, PartitionSpec("rows"))
     seen = []
 
@@ -219,57 +260,56 @@ def test_sharded_equals_single_device():
         return jax.lax.with_sharding_constraint(x, rows)
 
     run = functools.partial(decoder.apply, QWEN, constrain=constrain)
-    hidden = jax.jit(run)(split, jax.device_put(tokens, rows))
-    assert seen and set(seen) == {(4, 6, 16)}
-    np.testing.assert_allclose(hidden, decoder.apply(QWEN, params, tokens), atol=1e-5)
+    hidden = jax.jit(run)(split, jax.device_put(TOKENS, rows))
+    assert seen and set(seen) == {(ROWS, LENGTH, 16)}
+    want = forward(QWEN, params_of(QWEN), TOKENS)
+    np.testing.assert_allclose(hidden, want, atol=1e-5)
 
 
 @BOTH
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_cache_equals_the_full_forward(config, side):
     """Prompts of 3 and 6 tokens, padded to 6, then four tokens one by one."""
-    params, tokens = params_of(config), tokens_of(2, 10)
+    params = params_of(config)
     lengths, width, new = [3, 6], 6, 4
     prompt, real = np.zeros((2, width), np.int32), np.zeros((2, width), np.int32)
     for row, length in enumerate(lengths):
         at = slice(width - length, width) if side == "left" else slice(0, length)
-        prompt[row, at] = tokens[row, :length]
+        prompt[row, at] = TOKENS[row, :length]
         real[row, at] = 1
     cache = decoder.init_cache(config, 2, width + new)
-    hidden, cache = decoder.apply_cached(
-        config, params, jnp.asarray(prompt), cache, segment_ids=jnp.asarray(real)
-    )
-    step = jax.jit(functools.partial(decoder.apply_cached, config))
+    hidden, cache = forward_cached(config, params, prompt, cache, segment_ids=real)
     later = []
     for index in range(new):
-        fed = jnp.stack([tokens[row, n + index] for row, n in enumerate(lengths)])
-        one, cache = step(params, fed[:, None], cache)
+        fed = np.asarray([[TOKENS[row, n + index]] for row, n in enumerate(lengths)])
+        one, cache = forward_cached(config, params, fed, cache)
         later.append(one[:, 0])
+    whole = forward(config, params, TOKENS)
     for row, length in enumerate(lengths):
-        want = decoder.apply(config, params, tokens[row : row + 1, : length + new])[0]
+        want = whole[row, : length + new]
         np.testing.assert_allclose(
             hidden[row][real[row] == 1], want[:length], atol=2e-5
         )
-        got = jnp.stack([one[row] for one in later])
+        got = np.stack([one[row] for one in later])
         np.testing.assert_allclose(got, want[length:], atol=2e-5)
 
 
 def test_cache_in_pieces_and_bfloat16():
-    params, tokens = params_of(QWEN), tokens_of(1, 8)
-    cache = decoder.init_cache(QWEN, 1, 8, jnp.bfloat16)
+    """Several tokens a call, also behind others; the cache in the compute dtype."""
+    cache = decoder.init_cache(QWEN, 1, LENGTH, jnp.bfloat16)
     pieces = []
-    for piece in (tokens[:, :4], tokens[:, 4:5], tokens[:, 5:]):
-        hidden, cache = decoder.apply_cached(
-            QWEN, params, piece, cache, dtype=jnp.bfloat16
+    for piece in np.split(TOKENS[:1], [4, 5, 9], axis=1):  # 4, 1, 4 and 1 tokens
+        hidden, cache = forward_cached(
+            QWEN, params_of(QWEN), piece, cache, dtype=jnp.bfloat16
         )
         pieces.append(hidden)
-    got = jnp.concatenate(pieces, axis=1)
-    assert got.dtype == jnp.bfloat16 and int(cache.used) == 8
-    want = decoder.apply(QWEN, params, tokens)
-    assert np.abs(got.astype(jnp.float32) - want).mean() < 0.02
+    got = np.concatenate(pieces, axis=1)
+    assert got.dtype == jnp.bfloat16 and int(cache.used) == LENGTH
+    want = forward(QWEN, params_of(QWEN), TOKENS)[:1]
+    assert np.abs(got.astype(np.float32) - want).mean() < 0.02
 
 
 def test_cache_too_short_is_refused():
     cache = decoder.init_cache(QWEN, 1, 4)
     with pytest.raises(ValueError, match="5 tokens.*4 slots.*init_cache"):
-        decoder.apply_cached(QWEN, params_of(QWEN), tokens_of(1, 5), cache)
+        decoder.apply_cached(QWEN, params_of(QWEN), TOKENS[:1, :5], cache)
