@@ -1,5 +1,7 @@
 """config.json to DecoderConfig and back, in the spelling of transformers 5 and 4."""
 
+import warnings
+
 from targetsft_jax.hf.families import family
 from targetsft_jax.models.config import DecoderConfig, RopeScaling
 
@@ -23,6 +25,10 @@ def config_from_json(raw: dict, where: str) -> DecoderConfig:
         ValueError: unknown model_type, a missing size, or a setting that changes the
             maths in a way not implemented; each names the key, its value and what is
             supported.
+
+    Warns:
+        UserWarning: attention_dropout is not 0. It is never applied here: inference
+            is the same without it, fine-tuning is not.
     """
     known = family(raw.get("model_type"), where)
     missing = [key for key in _SIZES if raw.get(key) is None]
@@ -33,6 +39,13 @@ def config_from_json(raw: dict, where: str) -> DecoderConfig:
     layer_types = raw.get("layer_types") or []
     full = all(kind == "full_attention" for kind in layer_types)
     _refuse_unless(full, "layer_types", raw, "full_attention in every layer", where)
+    if raw.get("attention_dropout"):
+        warnings.warn(
+            f"{where}: attention_dropout is {raw['attention_dropout']!r}; dropout is "
+            "never applied here, so training runs as with 0, and exports say nothing "
+            "of it. Set it to 0 if that is what you want.",
+            stacklevel=2,
+        )
     theta, scaling = _rope(raw, where)
     heads = raw["num_attention_heads"]
     return DecoderConfig(

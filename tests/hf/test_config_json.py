@@ -1,6 +1,7 @@
 """config.json: both spellings are read; what we would compute wrongly is refused."""
 
 import json
+import warnings
 
 import pytest
 
@@ -86,6 +87,15 @@ def test_refused(name):
     change, message = REFUSED[name]
     with pytest.raises(ValueError, match=f"here/config.json: .*{message}"):
         read(**change)
+
+
+def test_attention_dropout_is_not_ignored_in_silence():
+    with pytest.warns(UserWarning, match="here/config.json: .*dropout is 0.1.*never"):
+        assert read(attention_dropout=0.1) == read()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(attention_dropout=0.0)
+        read(attention_dropout=None)
 
 
 @pytest.mark.parametrize("scaling", [None, RopeScaling(8.0, 1.0, 4.0, 8192)])
