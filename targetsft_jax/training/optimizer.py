@@ -33,11 +33,22 @@ def make_optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformat
         b2=config.beta2,
         weight_decay=config.weight_decay,
         mask=_decays,
-        mu_dtype=jnp.float32,
     )
     if not config.clip_norm:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+        return _wide(adamw)
+    return _wide(optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw))
+
+
+def _wide(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same with all moments in float32; optax takes them from the parameters.
+
+    In bfloat16 a second moment stands still where 1 − β₂ is under its rounding.
+    """
+
+    def init(params: Any) -> Any:
+        return optimizer.init(jax.tree.map(lambda p: p.astype(jnp.float32), params))
+
+    return optax.GradientTransformation(init, optimizer.update)
 
 
 def _decays(params: Any) -> Any:
