@@ -211,6 +211,7 @@ def load(arguments: Sequence[str]) -> Config:
     show = "--print-config" in arguments
     try:
         parsed = parser.parse_args([a for a in arguments if a != "--print-config"])
+        _check_sections(parsed)
         tree = parser.instantiate(parsed)
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
         message = f"{error}{_nearest(str(error))}\nSee --help for all keys."
@@ -221,6 +222,17 @@ def load(arguments: Sequence[str]) -> Config:
         sys.stdout.write(to_yaml(config))
         raise SystemExit(0)
     return config
+
+
+def _check_sections(parsed: Any) -> None:
+    """jsonargparse takes a number for a whole section and fails on it later."""
+    for name, kind in get_type_hints(Config).items():
+        if dataclasses.is_dataclass(kind) and not hasattr(parsed[name], "__dict__"):
+            first = dataclasses.fields(kind)[0].name
+            raise ValueError(
+                f"{name} is {parsed[name]!r}; expected a section with keys such as "
+                f"{name}.{first}"
+            )
 
 
 def keys() -> list[str]:
@@ -253,6 +265,9 @@ def validate(config: Config) -> None:
         raise ConfigError(str(error)) from None
     _validate_roles(config, needs)
     _validate_train(config.train, config.mesh)
+    _validate_evaluation(config)
+    if config.seed < 0:
+        raise ConfigError(f"seed is {config.seed}; expected 0 or more")
 
 
 def roles_needed(config: Config) -> tuple[str, ...]:
@@ -275,8 +290,24 @@ def _method_needs(config: Config) -> set[str]:
             raise ValueError(
                 f"compare has {name!r}, which target.name trains already; list others"
             )
-        needs |= set(find(name).inputs(**hyper_parameters(name, {})))
+        try:
+            needs |= set(find(name).inputs(**hyper_parameters(name, {})))
+        except ValueError as error:
+            raise ValueError(f"compare: {error}") from None
     return needs
+
+
+def _reader(model: str, config: Config) -> str:
+    """The first method of the run that reads a second model."""
+    own = method_arguments(config.target)
+    return next(
+        name
+        for name in (config.target.name, *config.compare)
+        if model
+        in find(name).inputs(
+            **hyper_parameters(name, own if name == config.target.name else {})
+        )
+    )
 
 
 def _check_types(name: str, hyper: dict[str, Any]) -> None:
@@ -292,7 +323,6 @@ def _check_types(name: str, hyper: dict[str, Any]) -> None:
 
 
 def _validate_roles(config: Config, needs: set[str]) -> None:
-    method = config.target.name
     for name in ("student", "teacher", "reference"):
         role: RoleConfig = getattr(config, name)
         if role.path and role.build:
@@ -309,6 +339,7 @@ def _validate_roles(config: Config, needs: set[str]) -> None:
         )
     teacher = config.teacher.path or config.teacher.build
     if "teacher_logits" in needs and not teacher:
+        method = _reader("teacher_logits", config)
         raise ConfigError(
             f"method {method!r} needs a teacher and teacher.path is null; expected a "
             "Hugging Face folder or hub id with the student's tokenizer"
@@ -342,6 +373,27 @@ def _validate_train(train: TrainConfig, mesh: MeshConfig) -> None:
         raise ConfigError(f"mesh.cpu_devices is {mesh.cpu_devices}; expected 1 or more")
 
 
+def _validate_evaluation(config: Config) -> None:
+    asked = config.evaluation
+    for key, good, expected in (
+        ("problems", asked.problems >= 0, "0 or more"),
+        ("samples", asked.samples > 0, "more than 0"),
+        ("temperature", asked.temperature >= 0, "0 or more"),
+        ("top_p", 0 < asked.top_p <= 1, "a share in (0, 1]"),
+        ("max_new_tokens", asked.max_new_tokens > 0, "more than 0"),
+    ):
+        if not good:
+            found = getattr(asked, key)
+            raise ConfigError(f"evaluation.{key} is {found!r}; expected {expected}")
+    if asked.problems and asked.data is None and config.data.source != "embedded":
+        # The file that is trained on would pass for held-out problems.
+        raise ConfigError(
+            f"evaluation.problems is {asked.problems} and evaluation.data is null; "
+            f"expected a source of held-out problems, since data.source is "
+            f"{config.data.source}"
+        )
+
+
 def _paths(section: Any, prefix: str) -> Iterator[str]:
     for name, kind in get_type_hints(section).items():
         yield prefix + name
@@ -353,7 +405,8 @@ def _paths(section: Any, prefix: str) -> Iterator[str]:
 
 def _nearest(message: str) -> str:
     """The key that was probably meant, where the message is about an unknown one."""
-    if "unrecognized arguments" not in message and "not accepted" not in message:
+    signs = ("unrecognized arguments", "not accepted", "does not accept option")
+    if not any(sign in message for sign in signs):
         return ""
     known = keys()
     last = {key.rpartition(".")[2]: key for key in reversed(known)}
