@@ -1,0 +1,69 @@
+"""Mesh shapes from sizes, and how a batch lies on the mesh."""
+
+import jax
+import numpy as np
+import pytest
+
+from targetsft_jax.parallel.mesh import make_mesh, mesh_shape, replicated, rows_over
+
+
+@pytest.mark.parametrize(
+    "devices, sizes, expected",
+    [
+        (1, (), (1, 1, 1)),
+        (8, (), (8, 1, 1)),
+        (8, (-1, 2, 2), (2, 2, 2)),
+        (8, (2, -1, 4), (2, 1, 4)),
+        (8, (1, 1, -1), (1, 1, 8)),
+        (8, (2, 2, 2), (2, 2, 2)),
+        (6, (-1, 3, 1), (2, 3, 1)),
+    ],
+)
+def test_minus_one_takes_what_is_left(devices, sizes, expected):
+    assert mesh_shape(devices, *sizes) == expected
+
+
+@pytest.mark.parametrize(
+    "devices, sizes, said",
+    [
+        (8, (3, 1, 1), "needs 3 devices; found 8"),
+        (8, (16, 1, 1), "needs 16 devices; found 8"),
+        # A divisor that leaves devices idle is refused too, unless one size is free.
+        (8, (4, 1, 1), "needs 4 devices; found 8"),
+        (8, (-1, 3, 1), "needs a multiple of 3 devices; found 8"),
+        (8, (-1, 4, 4), "needs a multiple of 16 devices; found 8"),
+        (8, (-1, -1, 1), "at most one is -1"),
+        (8, (0, 1, 1), "sizes are positive"),
+        (8, (8, -2, 1), "sizes are positive"),
+        # Two wrongs that multiply to a right number of devices.
+        (8, (-2, -4, 1), "sizes are positive"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(devices, sizes, said):
+    with pytest.raises(ValueError, match=said) as refusal:
+        mesh_shape(devices, *sizes)
+    # The sizes are told by name, so that the wrong one can be seen.
+    named = dict(zip(("data", "fsdp", "tensor"), sizes))
+    assert str(named) in str(refusal.value)
+
+
+def test_the_mesh_holds_every_device_once():
+    mesh = make_mesh(-1, 2, 2)
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert {d.id for d in mesh.devices.flat} == {d.id for d in jax.devices()}
+    some = make_mesh(devices=jax.devices()[:2])
+    assert [d.id for d in some.devices.flat] == [0, 1]
+    with pytest.raises(ValueError, match="found 2"):
+        make_mesh(4, devices=jax.devices()[:2])
+
+
+def test_rows_go_to_data_and_fsdp_and_are_whole_along_the_tensor_axis():
+    mesh = make_mesh(2, 2, 2)
+    values = np.arange(3 * 8 * 5).reshape(3, 8, 5)
+    laid = jax.device_put(values, rows_over(mesh, lead=1))
+    for shard in laid.addressable_shards:
+        data, fsdp, _ = np.argwhere(mesh.devices == shard.device)[0]
+        first = 2 * (2 * data + fsdp)
+        np.testing.assert_array_equal(shard.data, values[:, first : first + 2])
+    everywhere = jax.device_put(values, replicated(mesh))
+    assert {s.data.shape for s in everywhere.addressable_shards} == {values.shape}

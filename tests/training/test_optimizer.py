@@ -1,0 +1,127 @@
+"""The learning rate by its own formula, and what AdamW decays and clips."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import rig
+
+from targetsft_jax.training.config import TrainConfig
+from targetsft_jax.training.optimizer import learning_rate, make_optimizer
+
+
+def _rates(config: TrainConfig, steps: int) -> list[float]:
+    schedule = learning_rate(config, steps)
+    return [float(schedule(i)) for i in range(steps)]
+
+
+def test_warm_up_rises_from_the_first_step_and_cosine_falls_to_the_end():
+    config = TrainConfig(
+        learning_rate=2.0, warmup_ratio=0.2, final_learning_rate_ratio=0.1
+    )
+    steps, warmup = 50, 10
+    wanted = [2.0 * (i + 1) / warmup for i in range(warmup)]
+    for i in range(warmup, steps):
+        done = (i + 1 - warmup) / (steps - warmup)
+        wanted.append(0.2 + 1.8 * (1 + math.cos(math.pi * done)) / 2)
+    rates = _rates(config, steps)
+    np.testing.assert_allclose(rates, wanted, rtol=1e-5)
+    assert rates[0] > 0
+    assert max(rates) == rates[warmup - 1] == 2.0
+    np.testing.assert_allclose(rates[-1], 0.2, rtol=1e-5)
+
+
+def test_without_warm_up_the_first_step_has_the_peak():
+    rates = _rates(TrainConfig(learning_rate=3.0, warmup_ratio=0.0), 10)
+    wanted = [1.5 * (1 + math.cos(math.pi * i / 10)) for i in range(10)]
+    np.testing.assert_allclose(rates, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("ratio", [0.0, 0.1, 0.5, 0.99])
+def test_the_shortest_runs_move(steps: int, ratio: float):
+    rates = _rates(TrainConfig(learning_rate=1.0, warmup_ratio=ratio), steps)
+    assert 0 < rates[0] <= 1
+    assert all(np.isfinite(rates)) and min(rates) >= 0
+
+
+def _params():
+    """A decoder's tree with biases, a head and norms, all of them ones."""
+    return jax.tree.map(np.ones_like, rig.params_of(rig.OTHER))
+
+
+def test_norms_and_biases_do_not_decay_and_all_else_does():
+    """Without a gradient, AdamW moves by −lr · decay · p and by nothing else."""
+    config = TrainConfig(learning_rate=0.5, warmup_ratio=0, weight_decay=0.25)
+    optimizer = make_optimizer(config, 10)
+    params = _params()
+    none = jax.tree.map(np.zeros_like, params)
+    updates, _ = optimizer.update(none, optimizer.init(params), params)
+    stayed, decayed = set(), set()
+    for path, update in jax.tree_util.tree_leaves_with_path(updates):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        first = float(np.asarray(update).flat[0])
+        assert np.all(np.asarray(update) == first)
+        (stayed if first == 0 else decayed).add(name)
+        assert first in (0, -0.125)
+    assert stayed == {
+        "final_norm",
+        "layers.input_norm",
+        "layers.post_norm",
+        "layers.attention.q.bias",
+        "layers.attention.k.bias",
+        "layers.attention.v.bias",
+    }
+    assert decayed == {
+        "embed",
+        "head",
+        *(f"layers.attention.{name}.kernel" for name in "qkvo"),
+        *(f"layers.mlp.{name}.kernel" for name in ("gate", "up", "down")),
+    }
+
+
+@pytest.mark.parametrize(
+    "clip, norm, kept", [(1.0, 4.0, 0.25), (1.0, 0.5, 1.0), (0.0, 4.0, 1.0)]
+)
+def test_the_gradient_is_cut_to_its_norm_before_the_moments(clip, norm, kept):
+    """Seen in the first moment: Adam's own step does not depend on the scale."""
+    config = TrainConfig(clip_norm=clip, beta1=0.75)
+    optimizer = make_optimizer(config, 10)
+    params = {"a": jnp.ones((2, 2)), "b": jnp.ones((3, 4))}
+    gradient = jax.tree.map(lambda p: p * norm / 4.0, params)  # 16 entries
+    state = optimizer.update(gradient, optimizer.init(params), params)[1]
+    for moment, g in zip(
+        jax.tree.leaves(optax.tree_utils.tree_get(state, "mu")),
+        jax.tree.leaves(gradient),
+    ):
+        np.testing.assert_allclose(moment, 0.25 * kept * g, rtol=1e-6)
+
+
+def test_it_is_adamw():
+    """Two steps of the textbook's formulas, in float64."""
+    config = TrainConfig(
+        learning_rate=0.1,
+        warmup_ratio=0,
+        weight_decay=0.02,
+        beta1=0.8,
+        beta2=0.9,
+        clip_norm=0,
+    )
+    optimizer = make_optimizer(config, 4)
+    p, gradients = np.array([[1.0, -2.0]]), [[[0.3, 1e-3]], [[-0.1, 2e-3]]]
+    params = {"w": jnp.asarray(p, jnp.float32)}
+    state = optimizer.init(params)
+    m, v = np.zeros_like(p), np.zeros_like(p)
+    for i, g in enumerate(np.asarray(gradients)):
+        updates, state = optimizer.update(
+            {"w": jnp.asarray(g, jnp.float32)}, state, params
+        )
+        params = optax.apply_updates(params, updates)
+        m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g**2
+        unbiased = (m / (1 - 0.8 ** (i + 1)), v / (1 - 0.9 ** (i + 1)))
+        rate = 0.05 * (1 + math.cos(math.pi * i / 4))
+        p = p - rate * (unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8) + 0.02 * p)
+        np.testing.assert_allclose(params["w"], p, rtol=1e-6)

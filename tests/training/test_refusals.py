@@ -1,0 +1,230 @@
+"""What bad input gets: one sentence with key, value and remedy, before any weight."""
+
+import json
+import shutil
+
+import pytest
+import rig
+
+from targetsft_jax.train import main
+from targetsft_jax.training import roles
+from targetsft_jax.training import run as run_module
+
+
+@pytest.fixture
+def refused(folders, tmp_path, capsys, monkeypatch):
+    """Runs the small run with changes; it must end in a sentence, loading nothing."""
+
+    def never(*_, **__):
+        raise AssertionError("weights were loaded before the refusal")
+
+    monkeypatch.setattr(roles, "load_params", never)
+    monkeypatch.setattr(run_module, "fit", never)
+
+    def refuse(*extra: str, status: int = 1, **changes) -> str:
+        run_dir = tmp_path / "run"
+        changes = {k: v for k, v in changes.items()}
+        code = main([*rig.small_run(folders, run_dir, **changes), *extra])
+        said = capsys.readouterr().err
+        assert code == status, said
+        assert "Traceback" not in said
+        # Nothing stands there that the mended command could stumble over.
+        assert not (run_dir / "checkpoints").exists()
+        return said
+
+    return refuse
+
+
+def _has(said: str, *parts: str) -> None:
+    for part in parts:
+        assert part in said, said
+
+
+def test_the_small_run_itself_gets_as_far_as_the_weights(folders, tmp_path, refused):
+    """The control: without a fault there is no refusal."""
+    with pytest.raises(AssertionError, match="weights were loaded"):
+        main(rig.small_run(folders, tmp_path / "run"))
+
+
+def test_unknown_keys(refused, tmp_path):
+    said = refused("--train.stepz", "3", status=2)
+    _has(said, "train.stepz", "train.steps")
+    path = tmp_path / "c.yaml"
+    path.write_text("data: {max_lenght: 3}\n")
+    said = refused("--config", str(path), status=2)
+    _has(said, "max_lenght", "max_length")
+
+
+@pytest.mark.parametrize(
+    "key, value, parts",
+    [
+        ("train.steps", "many", ("train.steps", "many", "int")),
+        ("train.learning_rate", "fast", ("train.learning_rate", "fast", "float")),
+        ("train.batch_size", "0", ("train.batch_size is 0", "more than 0")),
+        ("train.remat", "some", ("train.remat is 'some'", "none, full, dots")),
+        ("train.dtype", "int8", ("train.dtype is 'int8'", "float32, bfloat16")),
+        ("train.warmup_ratio", "1", ("train.warmup_ratio is 1", "[0, 1)")),
+        ("student.dtype", "half", ("student.dtype is 'half'", "float32, bfloat16")),
+        ("target.eta", "big", ("target.eta is 'big'", "expected a number")),
+        ("target.name", "tsft", ("no method 'tsft'", "target_sft")),
+        ("target.tau", "0.5", ("'target_sft' has no hyper-parameter tau", "eta")),
+        ("compare", "[tsft]", ("compare", "no method 'tsft'", "target_sft")),
+        ("data.source", "tfds", ("data.source is 'tfds'", "jsonl")),
+        ("data.path", "x.jsonl", ("data.path is 'x.jsonl'", "jsonl")),
+        ("mesh.cpu_devices", "0", ("mesh.cpu_devices is 0", "1 or more")),
+        ("seed", "-1", ("seed is -1", "0 or more")),
+        ("evaluation.samples", "0", ("evaluation.samples is 0", "more than 0")),
+        ("evaluation.problems", "-1", ("evaluation.problems is -1", "0 or more")),
+        ("evaluation.temperature", "-1", ("evaluation.temperature is -1", "0 or more")),
+        ("evaluation.top_p", "0", ("evaluation.top_p is 0", "(0, 1]")),
+        ("evaluation.max_new_tokens", "0", ("evaluation.max_new_tokens is 0",)),
+    ],
+)
+def test_wrong_types_and_values(refused, key, value, parts):
+    _has(refused(f"--{key}", value, status=2), *parts)
+
+
+def test_a_section_that_is_no_section(refused, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("train: 5\n")
+    said = refused("--config", str(path), status=2)
+    _has(said, "train is 5", "expected a section", "train.steps")
+
+
+def test_a_file_that_is_no_configuration(refused, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("a: [1,\n")
+    _has(refused("--config", str(path), status=2), "while parsing")
+    _has(refused("--config", "/nowhere/c.yaml", status=2), "/nowhere/c.yaml")
+
+
+def test_a_method_without_its_teacher(refused):
+    said = refused("--teacher.path", "null", status=2)
+    _has(said, "'target_sft' needs a teacher", "teacher.path is null", "expected")
+    # The method to blame is the one that needs it, not the one that is trained.
+    said = refused(
+        "--teacher.path", "null", "--target.name", "sft", "--compare", "[kd]", status=2
+    )
+    _has(said, "'kd' needs a teacher")
+
+
+def test_no_student_and_two_students(refused):
+    said = refused("--student.path", "null", status=2)
+    _has(said, "student.path is null", "expected")
+    said = refused("--student.build.steps", "3", status=2)
+    _has(said, "student.path", "student.build", "give one")
+
+
+def test_problems_of_a_trained_file_need_their_own(refused, tmp_path):
+    """Else the score would be of what was trained, under the name of held-out."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"q": "1", "a": "2"}) + "\n")
+    said = refused(
+        data__source="jsonl",
+        data__path=path,
+        data__fields__prompt="q",
+        data__fields__response="a",
+        evaluation__problems=1,
+        status=2,
+    )
+    _has(said, "evaluation.data is null", "expected")
+
+
+@pytest.mark.parametrize(
+    "changes, parts",
+    [
+        ({"mesh__data": 3}, ("'data': 3", "needs 3 devices; found 8")),
+        ({"mesh__tensor": 3}, ("'tensor': 3", "multiple of 3 devices; found 8")),
+        ({"mesh__tensor": 0}, ("'tensor': 0", "positive")),
+        ({"train__batch_size": 12}, ("12 rows", "= 8 does not divide", "multiple")),
+        ({"train__micro_batches": 2}, ("4 rows", "= 8 does not divide", "multiple")),
+        (
+            {"mesh__data": 1, "mesh__tensor": 8, "data__max_length": 60},
+            ("data.max_length is 60", "mesh.tensor = 8 does not divide"),
+        ),
+    ],
+)
+def test_a_mesh_that_does_not_divide(refused, changes, parts):
+    _has(refused(**changes), *parts)
+
+
+def test_micro_batches_that_do_not_divide(refused):
+    said = refused(train__micro_batches=3, status=2)
+    _has(said, "train.batch_size is 8", "train.micro_batches = 3")
+
+
+def test_tokenizers_that_differ(refused, folders, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(folders["teacher"], other)
+    path = other / "tokenizer.json"
+    text = path.read_text(encoding="utf-8")
+    assert "<|reserved_0|>" in text
+    path.write_text(text.replace("<|reserved_0|>", "<|thinking|>"), encoding="utf-8")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (other / name).exists():
+            kept = (other / name).read_text(encoding="utf-8")
+            (other / name).write_text(kept.replace("<|reserved_0|>", "<|thinking|>"))
+    said = refused(teacher__path=other)
+    _has(said, str(folders["student"]), str(other), "differ")
+    _has(said, "'<|reserved_0|>': 261 and absent", "'<|thinking|>': absent and 261")
+
+
+def test_a_model_with_fewer_rows_than_the_tokenizer_has_tokens(refused, folders):
+    path = folders["teacher"] / "config.json"
+    text = path.read_text()
+    try:
+        path.write_text(json.dumps(json.loads(text) | {"vocab_size": 260}))
+        said = refused()
+    finally:
+        path.write_text(text)
+    _has(said, "264 tokens", "teacher", "only 260 rows")
+
+
+def test_a_missing_column(refused):
+    said = refused(target__name="iw_sft")
+    _has(
+        said, "'iw_sft' needs trajectory_weight", "expected the field", "data has none"
+    )
+    said = refused(target__name="sft", compare="[cft]")
+    _has(said, "'cft' needs critical_mask")
+
+
+def test_paths_that_do_not_exist(refused, tmp_path):
+    _has(
+        refused(student__path=tmp_path / "gone"), f"{tmp_path / 'gone'} does not exist"
+    )
+    _has(refused(teacher__path="./gone"), "./gone does not exist", "hub id")
+    (tmp_path / "empty").mkdir()
+    _has(refused(student__path=tmp_path / "empty"), "config.json does not exist")
+
+
+def test_a_hub_id_without_network(refused):
+    said = refused(student__path="nobody/no-such-model")
+    _has(said, "nobody/no-such-model is neither a folder here nor a model", "local")
+    assert said.count("\n") <= 3
+
+
+def test_a_broken_line_by_file_and_number(refused, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    changes = {
+        "data__source": "jsonl",
+        "data__path": path,
+        "data__fields__prompt": "q",
+        "data__fields__response": "a",
+    }
+    good = json.dumps({"q": "1", "a": "2"})
+    path.write_text(f"{good}\n{{broken\n")
+    _has(refused(**changes), f"{path}:2", "not JSON")
+    path.write_text(good + "\n" + json.dumps({"q": "1"}) + "\n")
+    _has(refused(**changes), f"{path}:2", "'a' is missing")
+    path.unlink()
+    _has(refused(**changes), str(path), "no such file")
+
+
+def test_a_refused_command_can_be_mended_and_given_again(
+    folders, tmp_path, capsys, refused
+):
+    """A wrong path must not leave a run behind that the right one cannot go on."""
+    refused(student__path=tmp_path / "gone")
+    with pytest.raises(AssertionError, match="weights were loaded"):
+        main(rig.small_run(folders, tmp_path / "run"))

@@ -1,0 +1,388 @@
+"""One optimizer step against a plain single-device one with dense logits."""
+
+import re
+from dataclasses import replace
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import rig
+
+from targetsft_jax.loss import reference_loss
+from targetsft_jax.models import decoder
+from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.training import step as step_module
+from targetsft_jax.training.config import TrainConfig
+from targetsft_jax.training.optimizer import make_optimizer
+from targetsft_jax.training.step import init_state, make_train_step, state_shardings
+
+METHODS = ("sft", "target_sft", "asft")
+STEPS, RATE = 3, 0.1
+
+# Momentum is linear in the gradient, so a rounding in the one is a rounding in the
+# other. Adam's first step is g/|g|: it would turn the rounding of a gradient that is
+# nearly zero into a step of full size.
+LINEAR = optax.sgd(RATE, momentum=0.9)
+ADAMW = make_optimizer(TrainConfig(learning_rate=1e-2), 20)
+# A gradient sums a few hundred float32 products, through two layers, in another order.
+ROUNDINGS = 200
+
+
+@lru_cache
+def _built(method="target_sft", sizes=None, parts=1, remat="none"):
+    mesh = sizes and make_mesh(*sizes)
+    optimizer = ADAMW if method == "iw_sft" else LINEAR
+    return rig.build(rig.make_spec(method, remat=remat), optimizer, mesh, parts)
+
+
+@lru_cache
+def _reference_gradient(method: str):
+    """(params, rows) -> (mean over the rows' targets, its gradient), all dense."""
+    spec = rig.make_spec(method)
+    frozen = rig.frozen_of(spec)
+
+    def value(params, rows):
+        def model(config, params):
+            hidden = decoder.apply(
+                config,
+                params,
+                rows["tokens"],
+                positions=rows["positions"],
+                segment_ids=rows["segment_ids"],
+            )
+            # Rows past the vocabulary are no tokens.
+            return hidden, decoder.head(params)[: rig.VOCABULARY]
+
+        mask = rows["loss_mask"].astype(jnp.float32)
+        models = {role: model(config, frozen[role]) for role, config in second}
+        return reference_loss(
+            spec.method,
+            *model(spec.student, params),
+            rows["labels"],
+            weights=mask / mask.sum(),
+            **models,
+            **spec.hyper,
+        )
+
+    second = tuple(spec.frozen.items())
+    return jax.jit(jax.value_and_grad(value), compiler_options=rig.QUICK)
+
+
+@lru_cache
+def _reference(method: str):
+    """Losses of some steps, the first gradient, and the parameters after them."""
+    pull = _reference_gradient(method)
+    params = rig.params_of(rig.STUDENT)
+    moments = LINEAR.init(params)
+    losses, gradients = [], []
+    for _ in range(STEPS):
+        loss, gradient = pull(params, rig.batch())
+        updates, moments = LINEAR.update(gradient, moments, params)
+        params = optax.apply_updates(params, updates)
+        losses.append(float(loss))
+        gradients.append(rig.host(gradient))
+    return np.array(losses), gradients[0], rig.host(params)
+
+
+def _moved(params):
+    """How far parameters are from the start: what training did, and no more."""
+    return jax.tree.map(lambda a, b: a - b, params, rig.params_of(rig.STUDENT))
+
+
+def _assert_follows_reference(method, sizes=None, parts=1, remat="none"):
+    losses, gradient, params = _reference(method)
+    built = _built(method, sizes, parts, remat)
+    state = built.fresh()
+    for number, wanted in enumerate(losses):
+        given = state
+        state, metrics = built.step(state, built.frozen, rig.micro(parts))
+        # A loss is a few nats, and the sum of some sixty of them.
+        np.testing.assert_allclose(metrics["loss"], wanted, rtol=2e-6)
+        assert all(x.is_deleted() for x in jax.tree.leaves(given))
+        if number == 0:
+            leaves = jax.tree.leaves(gradient)
+            norm = np.sqrt(sum(np.sum(np.square(g)) for g in leaves))
+            np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
+            # The first step of momentum is the gradient itself.
+            found = jax.tree.map(lambda m: m / -RATE, _moved(rig.host(state.params)))
+            start = rig.params_of(rig.STUDENT)
+            floor = jax.tree.map(lambda p: p / RATE, start)
+            rig.assert_close_trees(found, gradient, ROUNDINGS, floor)
+    # Each step rounds the parameters at their own size.
+    rig.assert_close_trees(
+        _moved(rig.host(state.params)), _moved(params), ROUNDINGS, params
+    )
+
+
+def test_the_loss_falls_and_the_methods_differ():
+    """Else the comparisons below would hold for a step that does nothing."""
+    ends = {}
+    for method in METHODS:
+        losses, _, params = _reference(method)
+        ends[method] = _moved(params)
+        assert losses[-1] < losses[0]
+        assert all(np.any(x) for x in jax.tree.leaves(ends[method]))
+    for other in METHODS[1:]:
+        with pytest.raises(AssertionError):
+            rig.assert_close_trees(ends["sft"], ends[other], 100 * ROUNDINGS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradient_and_steps_equal_the_dense_reference(method: str):
+    _assert_follows_reference(method)
+
+
+@pytest.mark.parametrize(
+    "sizes", [(8, 1, 1), (1, 8, 1), (1, 1, 8)], ids=lambda s: "x".join(map(str, s))
+)
+def test_any_mesh_equals_one_device(sizes):
+    _assert_follows_reference("target_sft", sizes)
+
+
+def test_three_axes_with_micro_batches_and_recomputation_equal_one_device():
+    _assert_follows_reference("target_sft", (2, 2, 2), parts=2, remat="full")
+
+
+def test_micro_batches_are_divided_once_by_all_targets():
+    """Their numbers of targets are far apart, so a mean of means would show."""
+    counts = rig.micro(4)["loss_mask"].sum(axis=(1, 2))
+    assert counts.max() > 5 * counts.min() > 0
+    _assert_follows_reference("target_sft", parts=4)
+
+
+def test_a_mean_of_means_would_be_noticed():
+    losses, gradient, _ = _reference("target_sft")
+    pull = _reference_gradient("target_sft")
+    parts = rig.micro(4)
+    means = [
+        pull(rig.params_of(rig.STUDENT), {k: x[i] for k, x in parts.items()})
+        for i in range(4)
+    ]
+    assert abs(np.mean([loss for loss, _ in means]) - losses[0]) > 1e-3 * losses[0]
+    wrong = jax.tree.map(lambda *g: sum(g) / 4, *(g for _, g in means))
+    with pytest.raises(AssertionError):
+        rig.assert_close_trees(wrong, gradient, 100 * ROUNDINGS)
+
+
+def test_metrics_count_tokens_by_hand():
+    built = _built(parts=4)
+    metrics = built.step(built.fresh(), built.frozen, rig.micro(4))[1]
+    rows = rig.batch()
+    assert metrics["target_tokens"] == rows["loss_mask"].sum()
+    assert metrics["tokens"] == (rows["segment_ids"] > 0).sum()
+    assert metrics["skipped"] == 0
+    # Means over targets, so γ = p_y is a probability and strength is one.
+    assert metrics["gamma"] == metrics["label_prob"]
+    assert 0 < metrics["gamma"] < 1
+    np.testing.assert_allclose(metrics["strength"], 1, rtol=1e-6)
+    assert all(np.shape(x) == () and x.dtype == "float32" for x in metrics.values())
+
+
+def test_padding_and_untrained_labels_do_not_reach_the_loss():
+    built = _built()
+    rows = dict(rig.batch())
+    padding = rows["segment_ids"] == 0
+    assert padding.any()
+    rows["tokens"] = np.where(padding, 77, rows["tokens"]).astype(np.int32)
+    rows["labels"] = np.where(rows["loss_mask"], rows["labels"], -100).astype(np.int32)
+    found, metrics = built.step(built.fresh(), built.frozen, rig.micro(1, rows))
+    wanted, clean = built.step(built.fresh(), built.frozen, rig.micro(1))
+    assert metrics["loss"] == clean["loss"]
+    rig.assert_equal_trees(rig.host(found.params), rig.host(wanted.params))
+
+
+def test_no_target_at_all_is_no_update_and_no_nan():
+    built = _built()
+    rows = rig.batch() | {"loss_mask": np.zeros_like(rig.batch()["loss_mask"])}
+    state, metrics = built.step(built.fresh(), built.frozen, rig.micro(1, rows))
+    assert metrics["loss"] == metrics["grad_norm"] == metrics["skipped"] == 0
+    rig.assert_equal_trees(rig.host(state.params), rig.params_of(rig.STUDENT))
+
+
+def test_frozen_models_get_no_gradient_and_no_update():
+    built = _built()
+    before = rig.host(built.frozen)
+    built.step(built.fresh(), built.frozen, rig.micro(1))
+    # Neither changed nor given away with the state.
+    rig.assert_equal_trees(rig.host(built.frozen), before)
+
+    spec, mesh = rig.make_spec("target_sft"), rig.one_device()
+
+    def loss(params, frozen):
+        rows = rig.batch()
+        one = jnp.float32(1)
+        return step_module.loss_and_metrics(spec, mesh, params, frozen, rows, one)[0]
+
+    both = jax.jit(jax.grad(loss, (0, 1)), compiler_options=rig.QUICK)
+    of_student, of_frozen = both(rig.params_of(rig.STUDENT), built.frozen)
+    assert jax.tree.leaves(of_frozen)
+    assert not any(np.any(g) for g in jax.tree.leaves(of_frozen))
+    assert all(np.any(g) for g in jax.tree.leaves(of_student))
+
+
+def test_a_method_without_an_alternative_runs_no_second_model(monkeypatch):
+    """Also when its parameters are at hand: the spec says what is read."""
+    passes = []
+    real = decoder.apply
+
+    def counted(config, *arguments, **options):
+        passes.append(config)
+        return real(config, *arguments, **options)
+
+    monkeypatch.setattr(decoder, "apply", counted)
+    frozen = rig.frozen_of(rig.make_spec("target_sft"))
+    params, mesh = rig.params_of(rig.STUDENT), rig.one_device()
+    places = state_shardings(rig.STUDENT, params, LINEAR, mesh)
+    state = init_state(params, LINEAR, places)
+    for method, models in (
+        ("sft", {rig.STUDENT}),
+        ("target_sft", {rig.STUDENT, rig.OTHER}),
+    ):
+        passes.clear()
+        step = make_train_step(rig.make_spec(method), LINEAR, mesh, places)
+        step.trace(state, frozen, rig.micro(1))
+        assert set(passes) == models
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_a_step_that_is_not_finite_changes_nothing_but_the_count(poison: float):
+    built = _built("iw_sft", parts=4)
+    rows = rig.batch()
+    bad = rows["trajectory_weight"].copy()
+    bad[tuple(np.argwhere(rows["loss_mask"])[-1])] = poison
+    # One good step first, so that there are moments to lose.
+    state, metrics = built.step(built.fresh(), {}, rig.micro(4))
+    assert metrics["skipped"] == 0
+    before = rig.host(state)
+    spoilt = rig.micro(4, rows | {"trajectory_weight": bad})
+    state, metrics = built.step(state, {}, spoilt)
+    assert metrics["skipped"] == 1
+    assert not np.isfinite(metrics["loss"])
+    after = rig.host(state)
+    rig.assert_equal_trees(after.params, before.params)
+    rig.assert_equal_trees(after.optimizer, before.optimizer)
+    assert after.step == before.step + 1 == 2
+    # And the run goes on.
+    state, metrics = built.step(state, {}, rig.micro(4))
+    assert metrics["skipped"] == 0 and np.isfinite(metrics["loss"])
+    pairs = zip(jax.tree.leaves(state.params), jax.tree.leaves(before.params))
+    assert all(np.any(np.asarray(a) != b) for a, b in pairs)
+
+
+def test_columns_are_read_where_something_is_trained_and_only_there():
+    built = _built("iw_sft", parts=4)
+    rows = rig.batch()
+    weights = rows["trajectory_weight"]
+
+    def metrics(column):
+        given = rig.micro(4, rows | {"trajectory_weight": column.astype(np.float32)})
+        return built.step(built.fresh(), {}, given)[1]
+
+    one, half = metrics(weights), metrics(weights / 2)
+    # The objective is linear in them.
+    np.testing.assert_allclose(half["loss"], one["loss"] / 2, rtol=1e-6)
+    np.testing.assert_allclose(half["grad_norm"], one["grad_norm"] / 2, rtol=1e-5)
+    assert metrics(np.where(rows["loss_mask"], weights, np.nan)) == one
+
+
+def _bfloat16():
+    return jax.tree.map(lambda x: jnp.array(x, "bfloat16"), rig.params_of(rig.STUDENT))
+
+
+def test_later_steps_do_not_compile():
+    """In bfloat16, where a moment or parameter could come back as float32."""
+    mesh = make_mesh(2, 2, 2)
+    params = jax.tree.map(
+        lambda x: jnp.array(x, "bfloat16"), rig.params_of(rig.STUDENT)
+    )
+    places = state_shardings(rig.STUDENT, params, ADAMW, mesh)
+    state = init_state(params, ADAMW, places)
+    spec = rig.make_spec("target_sft", dtype=jnp.bfloat16)
+    frozen = rig.frozen_of(spec, mesh)
+    step = make_train_step(spec, ADAMW, mesh, places)
+    were = [(x.sharding, x.dtype) for x in jax.tree.leaves(state)]
+    losses = []
+    for _ in range(3):
+        given = state
+        state, metrics = step(state, frozen, rig.micro(1))
+        losses.append(float(metrics["loss"]))
+        assert all(x.is_deleted() for x in jax.tree.leaves(given))
+        assert [(x.sharding, x.dtype) for x in jax.tree.leaves(state)] == were
+    assert step._cache_size() == 1
+    # Half-precision passes are the same function to some percent, and they learn.
+    np.testing.assert_allclose(losses[0], _reference("target_sft")[0][0], rtol=0.02)
+    assert losses[2] < losses[1] < losses[0]
+
+
+def test_moments_are_float32_and_lie_where_their_parameters_lie():
+    """Of bfloat16 parameters too: 1 − β² of a square is lost in eight bits."""
+    mesh = make_mesh(1, 4, 2)
+    params = jax.tree.map(
+        lambda x: jnp.array(x, "bfloat16"), rig.params_of(rig.STUDENT)
+    )
+    places = state_shardings(rig.STUDENT, params, ADAMW, mesh)
+    state = init_state(params, ADAMW, places)
+    for name in ("mu", "nu"):
+        moments = jax.tree.leaves(optax.tree_utils.tree_get(state.optimizer, name))
+        for p, m in zip(jax.tree.leaves(state.params), moments, strict=True):
+            assert m.sharding == p.sharding
+            assert m.dtype == "float32"
+    part = state.params["embed"].addressable_shards[0].data
+    assert part.size * 8 == state.params["embed"].size
+
+
+# 2,048 tokens, so that [tokens, V] is 64 times a chunk's logits and 16 times the
+# largest parameter. No attention score or residual comes near it either.
+LARGE, LONG, WIDE, CHUNK = 32, 64, 4096, 32
+
+
+def _compiled_large(dtype):
+    """The step of a model with a large vocabulary, compiled but not run."""
+    config = replace(rig.STUDENT, vocab_size=WIDE)
+    spec = rig.make_spec(
+        frozen={"teacher": config}, vocab_size=WIDE, loss_chunk=CHUNK, dtype=dtype
+    )
+    mesh = rig.one_device()
+    params = jax.eval_shape(lambda: decoder.init_params(config, jax.random.key(0)))
+    places = state_shardings(config, params, LINEAR, mesh)
+    state = jax.eval_shape(
+        lambda p: step_module.TrainState(jnp.int32(0), p, LINEAR.init(p)), params
+    )
+    rows = {
+        name: jax.ShapeDtypeStruct((1, LARGE, LONG), x.dtype)
+        for name, x in rig.batch().items()
+    }
+    step = make_train_step(spec, LINEAR, mesh, places)
+    return step.lower(state, {"teacher": params}, rows).compile()
+
+
+def _largest(compiled) -> int:
+    """Elements of the largest floating array that the compiled program names."""
+    shapes = re.findall(r"\b(?:f32|bf16|f16)\[([0-9,]+)\]", compiled.as_text())
+    return max(int(np.prod([int(n) for n in s.split(",")])) for s in shapes)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_no_array_of_tokens_by_vocabulary_in_the_training_step(dtype: str):
+    compiled = _compiled_large(jnp.dtype(dtype))
+    dense = LARGE * LONG * WIDE
+    assert _largest(compiled) <= dense // 16
+    assert compiled.memory_analysis().temp_size_in_bytes <= 2 * dense
+
+
+def test_the_dense_loss_would_be_seen_there(monkeypatch):
+    """The control: the same two measures, with the dense loss in the same step."""
+
+    def dense(name, hidden, head, labels, *, mesh, tokens, chunk_size, **arguments):
+        real = arguments.pop("vocab_size")
+        assert head.shape[0] == real
+        return reference_loss(name, hidden, head, labels, **arguments), {}
+
+    monkeypatch.setattr(step_module, "sharded_fused_loss", dense)
+    compiled = _compiled_large(jnp.float32)
+    size = LARGE * LONG * WIDE
+    assert _largest(compiled) >= size
+    assert compiled.memory_analysis().temp_size_in_bytes >= 4 * size
