@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,29 @@ from targetsft_jax.models.decoder import init_params
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
+# What an export, its tokenizer included, may consist of: what is not here is somebody
+# else's, and an export that would delete it is refused.
+_OUR_FILES = {
+    "config.json",
+    "generation_config.json",
+    SINGLE_FILE,
+    INDEX_FILE,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+}
+_OUR_SHARDS = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+
+# Encoded by the tokenizer and by what AutoTokenizer makes of it. Splitting of digits,
+# spaces and letters, and normalisation (the accent is a character of its own) show.
+_PROBE = "  It costs 12.5 mg/kg;\n\n\tx² = 1 → \\boxed{42} — e\u0301té, 剂量, 🙂🏽"
+
 
 def save_pretrained(
     folder: str | Path,
@@ -34,12 +58,14 @@ def save_pretrained(
     """Write config, weights and tokenizer in the Hugging Face layout.
 
     Tensors go through host memory one at a time. Everything is written into a sibling
-    folder which then takes the target's name, so a target is whole or absent. Every
-    process of a multi-process job must call this; the first one writes.
+    folder which then takes the target's name, so a target is whole or absent. The
+    tokenizer is read back with AutoTokenizer before that, because transformers makes
+    another one of it for some model types. Every process of a multi-process job must
+    call this; the first one writes.
 
     Args:
         folder: the target. An existing one is replaced only when it is empty or an
-            earlier export (it has a config.json and no folders inside).
+            earlier export (it has a config.json and nothing that no export writes).
         config: the decoder.
         params: the tree of `init_params`, sharded or not.
         tokenizer: a transformers tokenizer, saved with its chat template; its special
@@ -51,13 +77,14 @@ def save_pretrained(
         extra_config: more keys for config.json.
 
     Raises:
-        FileExistsError: the target exists and is not an export.
+        FileExistsError: the target exists and is not an export, or holds other files
+            as well.
         ValueError: parameters that do not fit the config, a dtype that cannot be
-            stored, a tokenizer larger than the vocabulary, or an extra key that would
-            contradict the config.
+            stored, a tokenizer larger than the vocabulary or one that AutoTokenizer
+            does not give back, or an extra key that would contradict the config.
+        RuntimeError: in the other processes, where the first one raised.
     """
     folder = Path(folder).resolve()
-    _check_target(folder)
     specs = _specs(config, params, dtype)
     widest = jnp.result_type(*(spec["dtype"] for spec in specs.values()))
     document = config_to_json(config, widest.name)
@@ -71,16 +98,26 @@ def save_pretrained(
         )
     partial = folder.with_name(f".{folder.name}.partial")
     writes = jax.process_index() == 0
+    refusal = None
     if writes:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        # All but the weights, which take the time, and which no process begins to
+        # gather before all of them know that the first one goes on.
+        try:
+            _check_target(folder)
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            _write_json(partial / "config.json", {**document, **ids, **extra_config})
+            known = {name: value for name, value in ids.items() if value is not None}
+            _write_json(partial / "generation_config.json", known)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(partial)
+                _prove_tokenizer(partial, tokenizer, config.model_type)
+        except Exception as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            refusal = error
+    _agree(refusal, folder)
     _write_weights(partial if writes else None, params, specs, max_shard_bytes)
     if writes:
-        _write_json(partial / "config.json", {**document, **ids, **extra_config})
-        known = {name: value for name, value in ids.items() if value is not None}
-        _write_json(partial / "generation_config.json", known)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(partial)
         _replace(folder, partial)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"exported {folder}")
@@ -212,18 +249,108 @@ def _special_ids(config, tokenizer):
     return {name: getattr(tokenizer, name, None) for name in _IDS}
 
 
+def _agree(refusal, folder):
+    """Raise in every process if the first one could not begin; the others would wait
+    for it for ever."""
+    refused = refusal is not None
+    if jax.process_count() > 1:
+        refused = bool(multihost_utils.broadcast_one_to_all(np.asarray(refused)))
+    if refusal is not None:
+        raise refusal
+    if refused:
+        raise RuntimeError(
+            f"process 0 could not begin the export into {folder}; its own error says "
+            "why."
+        )
+
+
+def _prove_tokenizer(folder, tokenizer, model_type):
+    """ValueError unless AutoTokenizer makes the same tokenizer of the folder.
+
+    transformers chooses the class by model_type, and for some of them (qwen2 is one)
+    it builds that family's tokenizer around the file's vocabulary, whatever class
+    wrote it: another splitting, another normalisation, more tokens.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        back = AutoTokenizer.from_pretrained(
+            str(folder), trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # whatever it trips over, a reader would as well
+        made, different = "nothing", [f"{type(error).__name__}: {error}"]
+    else:
+        made, different = f"a {type(back).__name__}", _different(tokenizer, back)
+    if different:
+        raise ValueError(
+            f"the tokenizer ({type(tokenizer).__name__}) would not survive the export: "
+            f"of its files and model_type {model_type!r}, AutoTokenizer makes {made} "
+            f"that differs from it:\n  " + "\n  ".join(different) + "\n"
+            "Nothing was exported. Use a tokenizer made for this model_type, or a "
+            "model of model_type 'llama' (with qkv_bias False), which keeps any "
+            "tokenizer.json; or export with tokenizer=None and save the tokenizer in "
+            "a folder of its own."
+        )
+
+
+def _different(ours, back, show=3):
+    """What `back` has otherwise than `ours`, as lines to print."""
+    lines = []
+    a, b = ours.get_vocab(), back.get_vocab()
+    tokens = [token for token in {**a, **b} if a.get(token) != b.get(token)]
+    lines += [
+        f"token {token!r}: {a.get(token, 'absent')} before, "
+        f"{b.get(token, 'absent')} after"
+        for token in sorted(tokens)[:show]
+    ]
+    if len(tokens) > show:
+        lines.append(f"and {len(tokens) - show} more tokens")
+    for name in (*_IDS, "chat_template"):
+        before, after = getattr(ours, name, None), getattr(back, name, None)
+        if before != after:
+            lines.append(f"{name}: {before!r} before, {after!r} after")
+    before, after = (_encoded(tokenizer) for tokenizer in (ours, back))
+    at = next((n for n, (x, y) in enumerate(zip(before, after)) if x != y), None)
+    if before != after:
+        at = min(len(before), len(after)) if at is None else at
+        lines.append(
+            f"ids of a sample text: {before[at : at + 6]} before, "
+            f"{after[at : at + 6]} after, from id {at} on"
+        )
+    return lines
+
+
+def _encoded(tokenizer):
+    return list(tokenizer(_PROBE + (tokenizer.eos_token or "") + "a")["input_ids"])
+
+
 def _check_target(folder):
     if not folder.exists():
         return
     if not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; name a folder to export into.")
-    inside = list(folder.iterdir())
-    ours = (folder / "config.json").is_file() and not any(p.is_dir() for p in inside)
-    if inside and not ours:
+    inside = sorted(folder.iterdir())
+    if not inside:
+        return
+    foreign = [p.name + "/" * p.is_dir() for p in inside if not _ours(p)]
+    if foreign:
+        more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
         raise FileExistsError(
-            f"{folder} exists and is not a model export (no config.json, or folders "
-            "inside); it would be deleted, so name another one or remove it."
+            f"{folder} exists and would be deleted, but holds what no export writes: "
+            f"{', '.join(foreign[:5])}{more}. Move them out, or name another folder."
         )
+    if not (folder / "config.json").is_file():
+        raise FileExistsError(
+            f"{folder} exists and would be deleted, but is not a model export (no "
+            "config.json). Name another folder, or remove it."
+        )
+
+
+def _ours(path):
+    name = path.name
+    if path.is_dir():
+        return name == "additional_chat_templates"  # of a tokenizer with several
+    return name in _OUR_FILES or _OUR_SHARDS.fullmatch(name) is not None
 
 
 def _replace(folder, partial):

@@ -7,10 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tokenizers.normalizers import Lowercase
 
+from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.hf import exporter
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.hf.importer import load_config, load_params
+from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.decoder import init_params
 
 
 @pytest.fixture
@@ -92,13 +96,36 @@ def test_other_folders_are_not_replaced(tmp_path, tiny):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "config.json").write_text("{}")
     (tmp_path / "file").touch()
-    for name in ("notes", "run", "file"):
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model.safetensors").touch()
+    for name in ("notes", "run", "file", "weights"):
         with pytest.raises(FileExistsError, match=name):
             save_pretrained(tmp_path / name, config, params)
     assert (tmp_path / "notes" / "thesis.txt").read_text() == "years of work"
     (tmp_path / "empty").mkdir()
     save_pretrained(tmp_path / "empty", config, params)
     assert load_config(tmp_path / "empty") == config
+
+
+def test_files_beside_an_export_are_not_lost(tmp_path, tiny):
+    config, params = tiny
+    target = tmp_path / "out"
+    save_pretrained(target, config, params, max_shard_bytes=1500)
+    save_pretrained(target, config, params)  # shards of an export are our own
+    for number in range(6):
+        (target / f"notes_{number}.md").write_text("seen in run 7")
+    (target / "plots").mkdir()
+    before = sorted(path.name for path in target.iterdir())
+    with pytest.raises(FileExistsError, match=r"out exists.*notes_0.md.*and 2 more"):
+        save_pretrained(target, config, params)
+    assert sorted(path.name for path in target.iterdir()) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "theirs"]
+    for path in target.glob("notes*"):
+        path.unlink()
+    with pytest.raises(FileExistsError, match="plots/. Move"):
+        save_pretrained(target, config, params)
+    (target / "plots").rmdir()
+    save_pretrained(target, config, params)
 
 
 def test_parameters_that_do_not_fit(tmp_path, tiny):
@@ -143,19 +170,139 @@ def small_tokenizer(words):
     return tokenizer
 
 
-def test_tokenizer_travels_along(tmp_path, tiny):
-    # Not AutoTokenizer: for these model types it rebuilds the family's own tokenizer
-    # around the saved vocabulary, whatever kind was saved.
-    from transformers import PreTrainedTokenizerFast
+def model_for(tokenizer, model_type):
+    config = DecoderConfig(
+        len(tokenizer),
+        8,
+        8,
+        1,
+        2,
+        1,
+        qkv_bias=model_type == "qwen2",
+        model_type=model_type,
+    )
+    shapes = jax.eval_shape(lambda k: init_params(config, k), jax.random.key(0))
+    return config, jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
 
-    config, params = tiny
+
+def test_tokenizer_travels_along(tmp_path):
+    from transformers import AutoTokenizer
+
     tokenizer = small_tokenizer(["<unk>", "<pad>", "<end>", "yes", "no"])
+    config, params = model_for(tokenizer, "llama")
     save_pretrained(tmp_path / "out", config, params, tokenizer=tokenizer)
     document = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (document["eos_token_id"], document["pad_token_id"]) == (2, 1)
-    back = PreTrainedTokenizerFast.from_pretrained(tmp_path / "out")
+    back = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert back("yes no").input_ids == [3, 4]
     assert back.chat_template == tokenizer.chat_template
+
+
+TURNS = [
+    {"role": "user", "content": "1 + 1 = é?"},
+    {"role": "assistant", "content": "2\n"},
+]
+
+
+def test_byte_tokenizer_round_trip(tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = byte_tokenizer()
+    config, params = model_for(tokenizer, "llama")
+    save_pretrained(tmp_path / "out", config, params, tokenizer=tokenizer)
+    back = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert back.get_vocab() == tokenizer.get_vocab()
+    assert sorted(back.all_special_ids) == list(range(256, 264))
+    assert (back.pad_token_id, back.eos_token_id, back.bos_token_id) == (256, 257, None)
+    options = dict(return_dict=True, return_assistant_tokens_mask=True)
+    want = tokenizer.apply_chat_template(TURNS, **options)
+    assert sum(want["assistant_masks"]) == 3  # two bytes and the end of the turn
+    assert {**back.apply_chat_template(TURNS, **options)} == {**want}
+    save_pretrained(tmp_path / "out", config, params, tokenizer=back)  # and again
+
+
+def test_several_chat_templates_are_ours_to_replace(tmp_path):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = {"default": "{{ messages }}", "tools": "{{ tools }}"}
+    config, params = model_for(tokenizer, "llama")
+    for _ in range(2):
+        save_pretrained(tmp_path / "out", config, params, tokenizer=tokenizer)
+    assert any(path.is_dir() for path in (tmp_path / "out").iterdir())
+
+
+def test_tokenizer_that_would_not_come_back(tmp_path, monkeypatch):
+    """transformers makes a Qwen2Tokenizer, with a token more, of any qwen2 folder."""
+    tokenizer = byte_tokenizer()
+    config, params = model_for(tokenizer, "qwen2")
+    target = tmp_path / "out"
+    save_pretrained(target, config, params)
+    before = sorted(path.name for path in target.iterdir())
+    monkeypatch.setattr(exporter, "_to_host", None)  # not a weight is written
+    with pytest.raises(ValueError) as error:
+        save_pretrained(target, config, params, tokenizer=tokenizer)
+    message = str(error.value)
+    assert "model_type 'qwen2', AutoTokenizer makes a Qwen2Tokenizer" in message
+    assert "token '<|endoftext|>': absent before, 264 after" in message
+    # The accent of its own: Qwen2Tokenizer composes it with the letter before it.
+    assert "ids of a sample text: [101, 204, 129, " in message
+    assert "model_type 'llama'" in message and "tokenizer=None" in message
+    assert sorted(path.name for path in target.iterdir()) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_qwen_tokenizer_on_qwen2(tmp_path):
+    from transformers import AutoTokenizer, Qwen2Tokenizer
+
+    letters = {letter: n for n, letter in enumerate("abcdefghijklmnopqrstuvwxyzĠ")}
+    tokenizer = Qwen2Tokenizer(vocab={**letters, "ab": 27}, merges=[("a", "b")])
+    config, params = model_for(tokenizer, "qwen2")
+    save_pretrained(tmp_path / "out", config, params, tokenizer=tokenizer)
+    back = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert back("abc ab").input_ids == tokenizer("abc ab").input_ids == [27, 2, 26, 27]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: setattr(t, "pad_token", "<|end|>"), "pad_token_id: 256 before, 257"),
+        (lambda t: setattr(t, "chat_template", "other"), "chat_template: .*'other'"),
+        (
+            lambda t: setattr(t.backend_tokenizer, "normalizer", Lowercase()),
+            r"ids of a sample text: \[73, .*before, \[105, .*after, from id 2 on",
+        ),
+    ],
+)
+def test_what_the_proof_compares(tmp_path, monkeypatch, change, message):
+    from transformers import AutoTokenizer
+
+    changed = byte_tokenizer()
+    change(changed)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda *a, **k: changed)
+    config, params = model_for(changed, "llama")
+    with pytest.raises(ValueError, match=message):
+        save_pretrained(tmp_path / "out", config, params, tokenizer=byte_tokenizer())
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_processes_stop_where_the_first_one_does(tmp_path, tiny, monkeypatch):
+    """The first tells the others before the weights are gathered."""
+    config, params = tiny
+    (tmp_path / "file").touch()
+    told = []
+
+    def broadcast(value):
+        told.append(bool(value))
+        return np.asarray(True)
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(exporter.multihost_utils, "broadcast_one_to_all", broadcast)
+    monkeypatch.setattr(exporter, "_write_weights", None)
+    with pytest.raises(FileExistsError, match="file is a file"):
+        save_pretrained(tmp_path / "file", config, params)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with pytest.raises(RuntimeError, match="process 0 could not begin.*file"):
+        save_pretrained(tmp_path / "file", config, params)
+    assert told == [True, False]
 
 
 def test_tokenizer_larger_than_the_vocabulary(tmp_path, tiny):
