@@ -1,0 +1,94 @@
+"""An export with its tokenizer, as someone who has only transformers meets it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="live parity needs the `parity` extra")
+
+import tiny  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+
+from targetsft_jax.data.tokenizer import byte_tokenizer  # noqa: E402
+from targetsft_jax.hf.exporter import save_pretrained  # noqa: E402
+from targetsft_jax.models.config import DecoderConfig  # noqa: E402
+from targetsft_jax.models.decoder import apply, head, init_params  # noqa: E402
+
+pytestmark = pytest.mark.parity
+
+CHATS = [
+    [
+        {"role": "system", "content": "Answer briefly."},
+        {"role": "user", "content": "What is 3 × 4?"},
+    ],
+    [
+        {"role": "user", "content": "  1 + 1?\n"},
+        {"role": "assistant", "content": "2 — été, 剂量"},
+        {"role": "user", "content": "And e\u0301?"},
+    ],
+]
+
+
+def test_model_and_tokenizer_of_one_folder(tmp_path):
+    """From a chat to logits: the same ids, then the same numbers."""
+    tokenizer = byte_tokenizer()
+    config = DecoderConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        tie_word_embeddings=False,
+        qkv_bias=False,
+        model_type="llama",
+    )
+    params = jax.tree.map(
+        lambda leaf: 5 * leaf if leaf.ndim > 1 else leaf,  # logits far from 0
+        init_params(config, jax.random.key(0)),
+    )
+    save_pretrained(tmp_path / "out", config, params, tokenizer=tokenizer)
+
+    model, info = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert not any(info.values()), info
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
+    for chat in CHATS:
+        ids, want_ids = (
+            t.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+            for t in (tokenizer, theirs)
+        )
+        assert ids == want_ids and len(ids) > 20
+        assert theirs.decode(ids) == tokenizer.decode(ids)
+        row = np.asarray([ids], np.int32)
+        ours = jax.jit(lambda p, r: apply(config, p, r) @ head(p).T)(params, row)
+        want = tiny.logits(model, row)
+        assert np.abs(want).max() > 1  # the bound below means something
+        np.testing.assert_allclose(ours, want, atol=1e-4)
+    assert model.config.eos_token_id == theirs.eos_token_id == 257
+    assert model.generation_config.eos_token_id == 257
+    assert model.generation_config.pad_token_id == theirs.pad_token_id == 256
+
+
+def test_bfloat16_export_rounds_as_we_do(tmp_path):
+    """The weights as stored, read back as float32, give our own logits."""
+    config = DecoderConfig(
+        264, 32, 48, 2, 4, 2, qkv_bias=False, model_type="llama", rope_theta=10_000.0
+    )
+    params = jax.tree.map(
+        lambda leaf: 5 * leaf if leaf.ndim > 1 else leaf,
+        init_params(config, jax.random.key(1)),
+    )
+    tokenizer = byte_tokenizer()
+    save_pretrained(
+        tmp_path / "out", config, params, tokenizer=tokenizer, dtype="bfloat16"
+    )
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    row = np.asarray([tokenizer("12 × 12 = 144").input_ids], np.int32)
+    rounded = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), params
+    )
+    ours = jax.jit(lambda p: apply(config, p, row) @ head(p).T)(rounded)
+    np.testing.assert_allclose(ours, tiny.logits(model, row), atol=1e-4)
