@@ -75,6 +75,11 @@ def test_by_hand():
         # Rescaled: (d + T)/2.
         _same(made.rescaled()[0], [1 / 16, 9 / 16, 6 / 16])
         assert not made.proper[0]
+        # gamma = 1 determines no residual: T by convention, for every lambda, and not
+        # the quotient of two rounding errors that (1 - a - b) + b leaves.
+        for weight in (0.05, 0.1, 1.0):
+            made = target("kl", np.log(p), label, **models, kl_weight=weight)
+            _same(made.residual(), teacher)
         assert np.isnan(target("gem", np.log(p), label).rescaled()).all()
 
 
