@@ -224,7 +224,7 @@ def _scan_chunks(
 ) -> tuple[Any, ...]:
     """The loop over chunks on one device."""
     tokens = batch.labels.size
-    size = min(chunk_size, tokens)
+    size = max(1, min(chunk_size, tokens))
     chunks = -(-tokens // size)
 
     def split(x: Array, lead: int) -> Array:
@@ -269,7 +269,7 @@ def _scan_chunks(
     metrics = jax.tree.map(jnp.sum, metrics)
     if d_w is None:
         return loss, metrics
-    flat = d_x[0].reshape(chunks * size, -1)[:tokens]
+    flat = d_x[0].reshape(chunks * size, hidden.shape[-1])[:tokens]
     d_head = jnp.pad(d_w, [(0, head.shape[0] - vocabulary), (0, 0)])
     return loss, metrics, flat.reshape(hidden.shape), d_head
 

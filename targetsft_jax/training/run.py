@@ -346,7 +346,9 @@ def _say_end(session: Session, run_dir: Path, seconds: float) -> None:
         )
         print(table(session.scores))
     print(f"\ndone in {seconds:.0f} s; written to {run_dir}")
+    answers = (("answers_*.jsonl", "every sampled answer with its verdict"),)
     for name, what in (
+        *(answers if session.scores else ()),
         (METRICS_FILE, "every step's metrics"),
         ("tensorboard", "the same for TensorBoard"),
         (CHECKPOINTS, "Orbax: parameters, optimizer, position"),
