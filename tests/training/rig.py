@@ -158,6 +158,29 @@ def build(spec: StepSpec, optimizer, mesh=None, parts: int = 1) -> Built:
     return Built(lowered.compile(compiler_options=QUICK), frozen, fresh)
 
 
+def compile_once(make):
+    """`make_train_step` whose programs are compiled quickly, and each only once."""
+    compiled = {}
+
+    def make_step(*arguments):
+        step = make(*arguments)
+        own = []
+
+        def run(*given):
+            if not own:
+                lowered = step.lower(*given)
+                # Inputs that are not read leave no trace in the text.
+                key = lowered.as_text(), jax.tree.structure(given)
+                if key not in compiled:
+                    compiled[key] = lowered.compile(compiler_options=QUICK)
+                own.append(compiled[key])
+            return own[0](*given)
+
+        return run
+
+    return make_step
+
+
 def host(tree):
     """A tree of numpy copies, that outlive a donated state."""
     return jax.tree.map(lambda x: np.array(x), jax.device_get(tree))

@@ -1,0 +1,220 @@
+"""The loop: killed and resumed runs against one that nobody disturbed."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import rig
+
+from targetsft_jax.data.config import DataConfig, EmbeddedConfig
+from targetsft_jax.data.pipeline import batch_at, prepare
+from targetsft_jax.data.tokenizer import byte_tokenizer
+from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.training.config import TrainConfig
+from targetsft_jax.training.fit import fit, put, total_steps
+from targetsft_jax.training.log import RunLog
+from targetsft_jax.training.step import state_shardings
+
+STEPS = 6
+CONFIG = TrainConfig(
+    steps=STEPS, batch_size=8, learning_rate=1e-2, save_every=2, log_every=3
+)
+KEYS = {
+    "step",
+    "loss",
+    "nll",
+    "gamma",
+    "strength",
+    "negative_mass",
+    "entropy",
+    "label_prob",
+    "accuracy",
+    "kl_teacher",
+    "grad_norm",
+    "target_tokens",
+    "tokens",
+    "skipped",
+    "seconds",
+    "tokens_per_second",
+}
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    config = DataConfig(embedded=EmbeddedConfig(examples=64), max_length=64)
+    return prepare(config, byte_tokenizer())
+
+
+def _fit(dataset, run_dir, mesh=None, seed=3, **options):
+    mesh = mesh or make_mesh(2, 2, 2)
+    spec = rig.make_spec("target_sft")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    params = jax.tree.map(np.copy, rig.params_of(rig.STUDENT))
+    places = state_shardings(rig.STUDENT, params, rig.optax.sgd(1), mesh).params
+    return fit(
+        spec,
+        jax.device_put(params, places),
+        rig.frozen_of(spec, mesh),
+        dataset,
+        mesh,
+        options.pop("config", CONFIG),
+        run_dir=run_dir,
+        seed=seed,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dataset, tmp_path_factory):
+    """(run directory, finished training)."""
+    run_dir = tmp_path_factory.mktemp("undisturbed")
+    return run_dir, _fit(dataset, run_dir)
+
+
+class _PowerCut(BaseException):
+    pass
+
+
+def _cut_at(step: int, monkeypatch, dataset, run_dir):
+    """A run that ends when step `step` is about to be logged."""
+    real = RunLog.write
+
+    def write(self, number, metrics):
+        if number == step:
+            raise _PowerCut
+        real(self, number, metrics)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "write", write)
+        with pytest.raises(_PowerCut):
+            _fit(dataset, run_dir)
+
+
+def test_every_step_is_one_line_with_the_documented_keys(undisturbed):
+    rows = rig.metrics_of(undisturbed[0])
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    for row in rows:
+        assert set(row) == KEYS
+        assert all(isinstance(v, int | float) for v in row.values())
+        assert row["tokens_per_second"] == row["tokens"] / row["seconds"]
+
+
+def test_the_numbers_are_those_of_the_batches(undisturbed, dataset):
+    """Step n trains on batch n − 1 of the documented order."""
+    for row in rig.metrics_of(undisturbed[0]):
+        rows = batch_at(dataset, row["step"] - 1, batch_size=8, seed=3)
+        assert row["target_tokens"] == rows["loss_mask"].sum()
+        assert row["tokens"] == (rows["segment_ids"] > 0).sum()
+
+
+def test_training_learns(undisturbed):
+    """From the teacher, which knows nothing either: γ = p_y is next to nothing."""
+    rows = rig.metrics_of(undisturbed[0])
+    assert rows[-1]["kl_teacher"] < 0.9 * rows[0]["kl_teacher"]
+    assert undisturbed[1].resumed_from == 0
+    assert int(undisturbed[1].state.step) == STEPS
+
+
+@pytest.mark.parametrize("step, resumed", [(2, 0), (5, 4), (6, 4)])
+def test_a_cut_run_resumes_bit_for_bit(
+    step, resumed, undisturbed, dataset, tmp_path, monkeypatch
+):
+    _cut_at(step, monkeypatch, dataset, tmp_path)
+    assert len(rig.metrics_of(tmp_path)) < STEPS
+    again = _fit(dataset, tmp_path)
+    assert again.resumed_from == resumed
+    rig.assert_equal_trees(rig.host(again.state), rig.host(undisturbed[1].state))
+    assert rig.untimed(rig.metrics_of(tmp_path)) == rig.untimed(
+        rig.metrics_of(undisturbed[0])
+    )
+
+
+def test_lines_after_the_checkpoint_and_a_torn_one_are_taken_again(
+    undisturbed, dataset, tmp_path
+):
+    """As a kill leaves them: a whole line past the checkpoint, then half a line."""
+    shutil.copytree(undisturbed[0], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoints" / str(STEPS))
+    path = tmp_path / "run/metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    spoilt = json.dumps({"step": 5, "loss": 99.0}) + "\n"
+    path.write_text("".join(lines[:4]) + spoilt + lines[5][:20])
+    again = _fit(dataset, tmp_path / "run")
+    assert again.resumed_from == 4
+    assert rig.untimed(rig.metrics_of(tmp_path / "run")) == rig.untimed(
+        rig.metrics_of(undisturbed[0])
+    )
+
+
+def test_a_half_written_checkpoint_is_passed_over(undisturbed, dataset, tmp_path):
+    """Orbax writes under a temporary name, which a kill leaves behind."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(undisturbed[0], run_dir)
+    whole = run_dir / "checkpoints" / str(STEPS)
+    left = whole.with_name(f"{STEPS}.orbax-checkpoint-tmp-7")
+    whole.rename(left)
+    (left / "params/manifest.ocdbt").unlink(missing_ok=True)
+    again = _fit(dataset, run_dir)
+    assert again.resumed_from == 4
+    rig.assert_equal_trees(rig.host(again.state), rig.host(undisturbed[1].state))
+
+
+def test_a_finished_run_is_left_as_it_is(undisturbed, dataset, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(undisturbed[0], run_dir)
+    before = (run_dir / "metrics.jsonl").read_bytes()
+    again = _fit(dataset, run_dir)
+    assert again.resumed_from == STEPS
+    rig.assert_equal_trees(rig.host(again.state), rig.host(undisturbed[1].state))
+    assert (run_dir / "metrics.jsonl").read_bytes() == before
+
+
+def test_checkpoints_kept_are_the_newest(undisturbed):
+    names = {path.name for path in (undisturbed[0] / "checkpoints").iterdir()}
+    assert {name for name in names if name.isdigit()} == {"4", "6"}
+
+
+def test_another_mesh_goes_on_to_rounding(undisturbed, dataset, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(undisturbed[0], run_dir)
+    shutil.rmtree(run_dir / "checkpoints" / str(STEPS))
+    mesh = make_mesh(devices=jax.devices()[:1])
+    again = _fit(dataset, run_dir, mesh)
+    assert again.resumed_from == 4
+    embed = again.state.params["embed"]
+    assert embed.sharding.device_set == {jax.devices()[0]}
+    for one, other in zip(rig.metrics_of(run_dir), rig.metrics_of(undisturbed[0])):
+        # Two AdamW steps apart, rounding differs; a lost moment would be percents.
+        np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-5)
+
+
+def test_other_data_is_refused(undisturbed, dataset, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(undisturbed[0], run_dir)
+    with pytest.raises(ValueError, match="seed was 3 and is 4") as refusal:
+        _fit(dataset, run_dir, seed=4)
+    assert "choose another run_dir" in str(refusal.value)
+    config = DataConfig(embedded=EmbeddedConfig(examples=65), max_length=64)
+    other = prepare(config, byte_tokenizer())
+    with pytest.raises(ValueError, match=f"is {other.fingerprint!r}"):
+        _fit(other, run_dir)
+    # A refusal leaves the run as it was.
+    assert _fit(dataset, run_dir).resumed_from == STEPS
+
+
+def test_epochs_become_steps(dataset):
+    rows = dataset.rows
+    assert total_steps(TrainConfig(steps=9), dataset) == 9
+    config = TrainConfig(epochs=3, batch_size=4)
+    assert total_steps(config, dataset) == round(3 * rows / 4)
+    assert total_steps(TrainConfig(epochs=1e-6), dataset) == 1
+
+
+def test_a_batch_is_laid_out_as_it_is():
+    mesh = make_mesh(2, 2, 2)
+    rows = rig.micro(2)
+    placed = put(rows, mesh)
+    rig.assert_equal_trees(rig.host(placed), rows)
+    assert placed["tokens"].addressable_shards[0].data.shape == (2, 1, rig.LENGTH)

@@ -1,0 +1,75 @@
+"""Some steps on GSM8K and PubMedQA as published, where their files are at hand."""
+
+from pathlib import Path
+
+import pytest
+import rig
+
+from targetsft_jax.train import main
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+# Pages of PubMedQA are longer than what trains in seconds; the shortest do.
+SETTINGS = {
+    "gsm8k_tiny": ("gsm8k/train.jsonl.gz", {"data.limit": 64, "data.max_length": 256}),
+    "pubmedqa_tiny": (
+        "pubmedqa/pqal.jsonl.gz",
+        {
+            "data.max_length": 832,
+            "data.overlong": "drop",
+            "train.batch_size": 4,
+            "mesh.tensor": 2,
+        },
+    ),
+}
+
+
+def _train(name: str, shared, run_dir, student, teacher, **more) -> list[dict]:
+    """Twelve steps of one of the configs; returns their metrics."""
+    file, settings = SETTINGS[name]
+    path = shared / "data" / file
+    if not path.is_file():
+        pytest.skip(f"{file} is not there")
+    arguments = {
+        "config": CONFIGS / f"{name}.yaml",
+        "run_dir": run_dir,
+        "data.path": path,
+        "student.path": student,
+        "teacher.path": teacher,
+        "train.steps": 12,
+        "train.batch_size": 8,
+        "train.learning_rate": 1e-2,
+        **settings,
+        **more,
+    }
+    assert main(rig.command(arguments)) == 0
+    rows = rig.metrics_of(run_dir)
+    assert len(rows) == 12 and not any(row["skipped"] for row in rows)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def taught(shared, folders, tmp_path_factory):
+    """A teacher that knows letters: plain SFT on GSM8K, as the run exports it.
+
+    An untrained teacher has nothing to give, and Target-SFT trusts a label no more
+    than an untrained student does: about one part in 264.
+    """
+    run_dir = tmp_path_factory.mktemp("taught")
+    plain = {"target.name": "sft", "target.eta": "null"}
+    start = folders["teacher"]
+    rows = _train("gsm8k_tiny", shared, run_dir, start, "null", **plain)
+    # From a uniform guess over 264 tokens to some idea of English.
+    assert rows[0]["nll"] == rows[0]["loss"] == pytest.approx(5.58, abs=0.1)
+    assert rows[-1]["loss"] < rows[0]["loss"] - 1
+    return run_dir / "hf"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_loss_falls_on(name: str, shared, folders, taught, tmp_path, capsys):
+    rows = _train(name, shared, tmp_path, folders["student"], taught)
+    # The loss is cross-entropy to the target of the moment, NLL is to the labels.
+    for key in ("loss", "nll", "kl_teacher"):
+        assert rows[-1][key] < rows[0][key] - 0.3, key
+    assert "<|assistant|>⟦" in capsys.readouterr().out
+    assert (tmp_path / "hf/model.safetensors").is_file()

@@ -1,0 +1,365 @@
+"""Whole runs through the command: what is written, and that it is what was trained."""
+
+import contextlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import rig
+import yaml
+
+from targetsft_jax.data.tokenizer import byte_tokenizer, load_tokenizer, same_tokenizer
+from targetsft_jax.hf.importer import load_config, load_params
+from targetsft_jax.train import main
+from targetsft_jax.training import roles, start_models
+from targetsft_jax.training import run as run_module
+from targetsft_jax.training.config import load
+from targetsft_jax.training.fit import Fitted
+from targetsft_jax.training.step import TrainState
+
+
+def _small(folders, run_dir, **more) -> list[str]:
+    """The small run on all three axes, so that equal programs compile once."""
+    return rig.small_run(folders, run_dir, mesh__fsdp=2, mesh__tensor=2, **more)
+
+
+@dataclass
+class Done:
+    """A finished command: where it wrote, what it said, what it held at the end."""
+
+    run_dir: Path
+    arguments: list[str]
+    said: str
+    fitted: list
+    scores: dict
+
+
+def _run(run_dir: Path, arguments: list[str]) -> Done:
+    fitted, scores = [], {}
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        real_fit, real_run = run_module.fit, run_module.run
+
+        def fit(*a, **k):
+            fitted.append(real_fit(*a, **k))
+            return fitted[-1]
+
+        def run(config):
+            scores.update(real_run(config))
+
+        patch.setattr(run_module, "fit", fit)
+        patch.setattr(run_module, "run", run)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+            status = main(arguments)
+    assert status == 0, out.getvalue()
+    return Done(run_dir, arguments, out.getvalue(), fitted, scores)
+
+
+@pytest.fixture(scope="module")
+def done(folders, tmp_path_factory) -> Done:
+    """Target-SFT after plain SFT, with two problems and two samples, on 2x2x2."""
+    run_dir = tmp_path_factory.mktemp("runs") / "first"
+    arguments = _small(
+        folders,
+        run_dir,
+        compare="[sft]",
+        evaluation__problems=2,
+        evaluation__samples=2,
+        evaluation__max_new_tokens=8,
+    )
+    return _run(run_dir, arguments)
+
+
+def test_everything_promised_is_written(done):
+    for part in (done.run_dir, done.run_dir / "compare/sft"):
+        assert (part / "checkpoints/4").is_dir()
+        assert (part / "hf/model.safetensors").is_file()
+        assert list((part / "tensorboard").iterdir())
+        assert [row["step"] for row in rig.metrics_of(part)] == [1, 2, 3, 4]
+    assert set(done.scores) == {"start", "sft", "target_sft"}
+    for name, folder in (("start", ""), ("sft", "compare/sft"), ("target_sft", "")):
+        path = done.run_dir / folder / f"answers_{name}.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert len(rows) == 2
+        assert all(len(row["responses"]) == len(row["correct"]) == 2 for row in rows)
+
+
+def test_the_methods_log_what_they_are(done):
+    plain, guided = (
+        rig.metrics_of(done.run_dir / part) for part in ("compare/sft", "")
+    )
+    # Sums of 1/N over N tokens.
+    assert [row["gamma"] for row in plain] == pytest.approx([1] * 4, rel=1e-6)
+    assert all("kl_teacher" not in row for row in plain)
+    assert all(row["gamma"] < 1 and row["kl_teacher"] > 0 for row in guided)
+    # The same data from the same start.
+    np.testing.assert_allclose(plain[0]["nll"], guided[0]["nll"], rtol=1e-6)
+    assert plain[1]["nll"] != guided[1]["nll"]
+
+
+def test_the_example_is_shown_with_its_trained_part(done):
+    assert "⟦" in done.said and "<|assistant|>⟦" in done.said
+    assert "#### " in done.said
+    for said in ("trained tokens", "sft: 4 steps", "target_sft (eta=0.5): 4 steps"):
+        assert said in done.said
+    for name in ("start", "sft", "target_sft"):
+        assert f"Average@2 of {name}:" in done.said
+
+
+def test_the_export_is_the_trained_model(done):
+    for fitted, part in zip(done.fitted, ("compare/sft", "")):
+        folder = done.run_dir / part / "hf"
+        config = load_config(folder)
+        assert config == rig.STUDENT
+        rig.assert_equal_trees(load_params(folder, config), fitted.state.params)
+        assert same_tokenizer(load_tokenizer(folder), byte_tokenizer()) == []
+        assert load_tokenizer(folder).chat_template == byte_tokenizer().chat_template
+    # Training moved it, and the two methods to different places.
+    start = rig.decoder.init_params(rig.STUDENT, jax.random.key(1))
+    ends = [fitted.state.params["embed"] for fitted in done.fitted]
+    assert np.abs(np.asarray(ends[0]) - np.asarray(ends[1])).max() > 1e-4
+    assert np.abs(np.asarray(ends[1]) - np.asarray(start["embed"])).max() > 1e-3
+
+
+def test_autotokenizer_reads_the_export(done):
+    from transformers import AutoTokenizer
+
+    ours, theirs = byte_tokenizer(), AutoTokenizer.from_pretrained(done.run_dir / "hf")
+    assert theirs.get_vocab() == ours.get_vocab()
+    turns = [
+        {"role": "user", "content": "Dose?\n é🙂"},
+        {"role": "assistant", "content": "  12 mg\n"},
+    ]
+    for tokenizer in (ours, theirs):
+        tokenizer.text = tokenizer.apply_chat_template(turns, tokenize=False)
+    assert theirs.text == ours.text
+    assert theirs(theirs.text)["input_ids"] == ours(ours.text)["input_ids"]
+    assert theirs.eos_token_id == ours.eos_token_id
+
+
+def test_the_kept_configuration_is_the_resolved_one(done):
+    """It runs again as it stands: nothing in it is a stand-in."""
+    assert load(["--config", str(done.run_dir / "config.yaml")]) == load(done.arguments)
+
+
+def test_the_same_command_again_trains_nothing(done):
+    before = (done.run_dir / "metrics.jsonl").read_bytes()
+    export = (done.run_dir / "hf/model.safetensors").read_bytes()
+    again = _run(done.run_dir, done.arguments)
+    assert [fitted.resumed_from for fitted in again.fitted] == [4, 4]
+    assert (done.run_dir / "metrics.jsonl").read_bytes() == before
+    assert (done.run_dir / "hf/model.safetensors").read_bytes() == export
+    assert again.scores == done.scores
+    # What may change between the two does not make it another run.
+    more = [*done.arguments, "--train.save_every", "1", "--evaluation.problems", "0"]
+    assert _run(done.run_dir, more).fitted[1].resumed_from == 4
+
+
+def test_another_configuration_is_refused_by_key_and_value(done, capsys):
+    status = main([*done.arguments, "--target.eta", "0.25", "--seed", "9"])
+    said = capsys.readouterr().err
+    assert status == 1
+    assert "target.eta: was None, is 0.25" in said
+    assert "seed: was 0, is 9" in said
+    assert "choose another run_dir" in said
+    assert "mesh" not in said and "resume" not in said
+
+
+def test_resume_false_does_not_touch_a_run(done, capsys):
+    before = (done.run_dir / "metrics.jsonl").read_bytes()
+    assert main([*done.arguments, "--resume", "false"]) == 1
+    said = capsys.readouterr().err
+    assert "holds a run already and resume is false" in said
+    assert str(done.run_dir) in said
+    assert (done.run_dir / "metrics.jsonl").read_bytes() == before
+
+
+def _jsonl(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def _rows(n: int = 24) -> list[dict]:
+    return [
+        {
+            "q": f"{i}+1=?",
+            "a": f"#### {i + 1}",
+            "trajectory_weight": 0.5 + (i % 3),
+        }
+        for i in range(n)
+    ]
+
+
+def _from_file(folders, tmp_path, rows, **more) -> list[str]:
+    return _small(
+        folders,
+        tmp_path / "run",
+        data__source="jsonl",
+        data__path=_jsonl(tmp_path / "rows.jsonl", rows),
+        data__fields__prompt="q",
+        data__fields__response="a",
+        **more,
+    )
+
+
+def test_a_file_with_trajectory_weights_trains_iw_sft(folders, tmp_path):
+    """And the teacher, which it does not read, need not even exist."""
+    more = {"target__name": "iw_sft", "teacher__path": "/nowhere/at/all"}
+    done = _run(tmp_path / "run", _from_file(folders, tmp_path, _rows(), **more))
+    first = rig.metrics_of(done.run_dir)[0]
+    assert "kl_teacher" not in first
+    # γ is the column itself: between the smallest and the largest weight.
+    assert 0.5 < first["gamma"] < 2.5
+    # The batch holds every row (some repeat), each over its response and end token.
+    assert first["target_tokens"] >= sum(len(r["a"]) + 1 for r in _rows())
+
+
+def test_changed_data_is_refused_on_resumption(folders, tmp_path, capsys):
+    arguments = _from_file(folders, tmp_path, _rows(), target__name="sft")
+    _run(tmp_path / "run", arguments)
+    before = (tmp_path / "run/hf/model.safetensors").read_bytes()
+    _jsonl(tmp_path / "rows.jsonl", _rows()[:-1])
+    capsys.readouterr()
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert "was taken on other data: fingerprint was" in said
+    assert (tmp_path / "run/hf/model.safetensors").read_bytes() == before
+
+
+def test_the_reference_is_the_students_start(folders, tmp_path, monkeypatch):
+    """KL to the reference is 0 at the first step, and not after it."""
+    loaded = []
+    real = roles.load_params
+    monkeypatch.setattr(
+        roles,
+        "load_params",
+        lambda folder, *a, **k: loaded.append(folder) or real(folder, *a, **k),
+    )
+    done = _run(tmp_path, _small(folders, tmp_path, target__name="asft"))
+    kl = [row["kl_reference"] for row in rig.metrics_of(tmp_path)]
+    assert abs(kl[0]) < 1e-6 < kl[1]
+    assert set(loaded) == {folders["student"]}
+    assert done.fitted[0].state.step == 4
+
+
+@pytest.fixture
+def frozen(monkeypatch):
+    """What each training of a run is given, in place of the trainings."""
+    given = []
+
+    def fit(spec, params, frozen, *_, **__):
+        given.append(dict(frozen))
+        return Fitted(TrainState(0, params, None), 0)
+
+    monkeypatch.setattr(run_module, "fit", fit)
+    return given
+
+
+def test_a_reference_of_its_own_is_read(folders, tmp_path, frozen):
+    more = {"target__name": "kl", "reference__path": folders["teacher"]}
+    assert main(_small(folders, tmp_path, **more)) == 0
+    (given,) = frozen
+    assert set(given) == {"reference"}
+    wanted = load_params(folders["teacher"], rig.STUDENT)
+    rig.assert_equal_trees(given["reference"], wanted)
+
+
+def test_two_roles_of_one_folder_share_their_arrays(folders, tmp_path, frozen):
+    """Teacher for one method and reference for another: read once, held once."""
+    path = folders["teacher"]
+    arguments = _small(folders, tmp_path, compare="[kl, sft]", reference__path=path)
+    assert main(arguments) == 0
+    assert [set(given) for given in frozen] == [{"reference"}, set(), {"teacher"}]
+    one, other = frozen[0]["reference"], frozen[2]["teacher"]
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    assert all(a is b for a, b in pairs)
+
+
+def test_a_start_model_is_built_once(tmp_path, monkeypatch):
+    """Two runs of one cache: the second reads what the first has made."""
+    build = {
+        "student.build.hidden_size": 32,
+        "student.build.intermediate_size": 48,
+        "student.build.num_heads": 4,
+        "student.build.num_kv_heads": 2,
+        "student.build.max_length": 64,
+        "student.build.steps": 4,
+        "student.build.batch_size": 8,
+        "student.build.learning_rate": 1e-2,
+        "student.build.data.examples": 64,
+        "cache_dir": tmp_path / "cache",
+        "target.name": "sft",
+        "data.embedded.examples": 64,
+        "data.max_length": 64,
+        "train.steps": 4,
+        "train.batch_size": 8,
+        "train.learning_rate": 1e-2,
+        "mesh.fsdp": 2,
+        "mesh.tensor": 2,
+    }
+    said = []
+    for name in ("one", "two"):
+        arguments = rig.command({"run_dir": tmp_path / name, **build})
+        said.append(_run(tmp_path / name, arguments).said)
+    (kept,) = (tmp_path / "cache").iterdir()
+    assert "no such start model yet; making it" in said[0] and str(kept) in said[0]
+    assert "start model from the cache" in said[1] and "making it" not in said[1]
+    assert rig.untimed(rig.metrics_of(tmp_path / "one")) == rig.untimed(
+        rig.metrics_of(tmp_path / "two")
+    )
+
+    # Another recipe is another model.
+    def made_again(*_, **__):
+        raise ValueError("it would be made")
+
+    monkeypatch.setattr(start_models, "fit", made_again)
+    other = {"run_dir": tmp_path / "x", **build, "student.build.seed": 5}
+    assert main(rig.command(other)) == 1
+
+
+def test_yaml_and_overrides_are_one_configuration(folders, tmp_path):
+    path = tmp_path / "c.yaml"
+    tree = {
+        "student": {"path": "s"},
+        "target": {"name": "sft"},
+        "train": {"steps": 7, "learning_rate": 1e-3},
+    }
+    path.write_text(yaml.safe_dump(tree))
+    config = load(["--config", str(path), "--train.steps", "9"])
+    assert (config.train.steps, config.train.learning_rate) == (9, 1e-3)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "gsm8k_tiny", "pubmedqa_tiny"])
+def test_print_config_round_trips(name: str, tmp_path, capsys):
+    """What is printed, read back, is the same tree; nothing is run."""
+    path = Path(__file__).parents[2] / "configs" / f"{name}.yaml"
+    given = [
+        "--config",
+        str(path),
+        "--target.eta",
+        "0.7",
+        "--train.learning_rate",
+        "1e-7",
+    ]
+    if name != "quickstart":
+        given += [
+            "--data.path",
+            "x.jsonl",
+            "--student.path",
+            "s",
+            "--teacher.path",
+            "t",
+        ]
+    with pytest.raises(SystemExit) as end:
+        main([*given, "--print-config"])
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    again = tmp_path / "again.yaml"
+    again.write_text(printed)
+    config = load(["--config", str(again)])
+    assert config == load(given)
+    assert (config.target.eta, config.train.learning_rate) == (0.7, 1e-7)
