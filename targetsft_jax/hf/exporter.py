@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 import jax
@@ -106,12 +107,10 @@ def save_pretrained(
             _check_target(folder)
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            _write_json(partial / "config.json", {**document, **ids, **extra_config})
             known = {name: value for name, value in ids.items() if value is not None}
             _write_json(partial / "generation_config.json", known)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(partial)
-                _prove_tokenizer(partial, tokenizer, config.model_type)
+            document |= {**ids, **extra_config}
+            _write_description(partial, document, tokenizer)
         except Exception as error:
             shutil.rmtree(partial, ignore_errors=True)
             refusal = error
@@ -121,6 +120,25 @@ def save_pretrained(
         _replace(folder, partial)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"exported {folder}")
+
+
+def prove_exportable(config: DecoderConfig, tokenizer) -> None:
+    """ValueError unless an export's tokenizer would come back as it is.
+
+    `save_pretrained` proves the same; asking first spares a training whose end it
+    would spoil.
+    """
+    document = config_to_json(config, "float32") | _special_ids(config, tokenizer)
+    with tempfile.TemporaryDirectory() as folder:
+        _write_description(Path(folder), document, tokenizer)
+
+
+def _write_description(folder, document, tokenizer):
+    """config.json and the tokenizer's files, proved to give the tokenizer back."""
+    _write_json(folder / "config.json", document)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+        _prove_tokenizer(folder, tokenizer, document["model_type"])
 
 
 def _specs(config, params, dtype):

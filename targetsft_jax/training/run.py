@@ -16,7 +16,7 @@ from targetsft_jax.data.chat import show
 from targetsft_jax.data.pipeline import Dataset, Problem, prepare, problems
 from targetsft_jax.evaluation.average_at_k import AverageAtK, table
 from targetsft_jax.evaluation.benchmark import benchmark
-from targetsft_jax.hf.exporter import save_pretrained
+from targetsft_jax.hf.exporter import prove_exportable, save_pretrained
 from targetsft_jax.hf.importer import resolve
 from targetsft_jax.models import decoder
 from targetsft_jax.models.config import num_parameters
@@ -181,6 +181,7 @@ def _open(config: Config, mesh: Mesh) -> Session:
         else:
             roles[name] = _role(name, given, config, mesh)
     tokenizer = shared_tokenizer(list(roles.values()))
+    prove_exportable(roles["student"].config, tokenizer)
     dataset = prepare(config.data, tokenizer)
     for name in (*config.compare, config.target.name):
         _check_columns(name, config, dataset)
