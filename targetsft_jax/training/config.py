@@ -209,8 +209,10 @@ def load(arguments: Sequence[str]) -> Config:
     parser.add_argument("--config", action="config", help="a YAML file")
     parser.add_class_arguments(Config, None)
     show = "--print-config" in arguments
+    # `--resume` alone is the flag that people type; the parser wants its value.
+    given = ["--resume=true" if a == "--resume" else a for a in _joined(arguments)]
     try:
-        parsed = parser.parse_args([a for a in arguments if a != "--print-config"])
+        parsed = parser.parse_args([a for a in given if a != "--print-config"])
         _check_sections(parsed)
         tree = parser.instantiate(parsed)
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
@@ -318,6 +320,9 @@ def _check_types(name: str, hyper: dict[str, Any]) -> None:
             raise ValueError(
                 f"target.{key} is {value!r}; expected a number such as {default}"
             )
+        # Counts of tokens become shapes, which fail on 2.5 long after this.
+        if isinstance(default, int) and not float(value).is_integer():
+            raise ValueError(f"target.{key} is {value!r}; expected a whole number")
         if default is None and value is not None and not number:
             raise ValueError(f"target.{key} is {value!r}; expected a number or null")
 
@@ -392,6 +397,17 @@ def _validate_evaluation(config: Config) -> None:
             f"expected a source of held-out problems, since data.source is "
             f"{config.data.source}"
         )
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--resume VALUE` written as one."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--resume" and not argument.startswith("--"):
+            joined[-1] = f"--resume={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _paths(section: Any, prefix: str) -> Iterator[str]:
