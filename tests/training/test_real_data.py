@@ -14,6 +14,7 @@ SETTINGS = {
     "pubmedqa_tiny": (
         "pubmedqa/pqal.jsonl.gz",
         {
+            "data.limit": 250,
             "data.max_length": 832,
             "data.overlong": "drop",
             "train.batch_size": 4,

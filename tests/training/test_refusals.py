@@ -84,6 +84,12 @@ def test_wrong_types_and_values(refused, key, value, parts):
     _has(refused(f"--{key}", value, status=2), *parts)
 
 
+@pytest.mark.parametrize("value, shown", [(2.5, "2.5"), (".inf", "inf")])
+def test_a_count_that_is_not_whole(refused, value, shown):
+    said = refused(target__name="eaft", target__top_k=value, status=2)
+    _has(said, f"target.top_k is {shown}", "expected a whole number")
+
+
 def test_a_section_that_is_no_section(refused, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("train: 5\n")

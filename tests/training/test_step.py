@@ -334,16 +334,21 @@ def test_moments_are_float32_and_lie_where_their_parameters_lie():
     assert part.size * 8 == state.params["embed"].size
 
 
-# 2,048 tokens, so that [tokens, V] is 64 times a chunk's logits and 16 times the
-# largest parameter. No attention score or residual comes near it either.
-LARGE, LONG, WIDE, CHUNK = 32, 64, 4096, 32
+# 2,048 tokens, so that [tokens, V] is 64 times a chunk's logits and parameters, and 16
+# times the largest thing that is rightly there: the attention weights of both layers.
+LARGE, LONG, WIDE, CHUNK = 64, 32, 4096, 32
 
 
 def _compiled_large(dtype):
     """The step of a model with a large vocabulary, compiled but not run."""
     config = replace(rig.STUDENT, vocab_size=WIDE)
-    spec = rig.make_spec(
-        frozen={"teacher": config}, vocab_size=WIDE, loss_chunk=CHUNK, dtype=dtype
+    spec = replace(
+        rig.make_spec("target_sft"),
+        student=config,
+        frozen={"teacher": config},
+        vocab_size=WIDE,
+        loss_chunk=CHUNK,
+        dtype=dtype,
     )
     mesh = rig.one_device()
     params = jax.eval_shape(lambda: decoder.init_params(config, jax.random.key(0)))
@@ -365,12 +370,13 @@ def _largest(compiled) -> int:
     return max(int(np.prod([int(n) for n in s.split(",")])) for s in shapes)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_no_array_of_tokens_by_vocabulary_in_the_training_step(dtype: str):
-    compiled = _compiled_large(jnp.dtype(dtype))
+def test_no_array_of_tokens_by_vocabulary_in_the_training_step():
+    """In the accelerators' dtype, whose program has arrays of both kinds."""
+    compiled = _compiled_large(jnp.bfloat16)
     dense = LARGE * LONG * WIDE
     assert _largest(compiled) <= dense // 16
-    assert compiled.memory_analysis().temp_size_in_bytes <= 2 * dense
+    # All temporaries together are less than one such array: there is room for none.
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * dense
 
 
 def test_the_dense_loss_would_be_seen_there(monkeypatch):
@@ -385,4 +391,4 @@ def test_the_dense_loss_would_be_seen_there(monkeypatch):
     compiled = _compiled_large(jnp.float32)
     size = LARGE * LONG * WIDE
     assert _largest(compiled) >= size
-    assert compiled.memory_analysis().temp_size_in_bytes >= 4 * size
+    assert compiled.memory_analysis().temp_size_in_bytes > 4 * 4 * size
