@@ -8,6 +8,7 @@ a device or a model is touched.
 
 import dataclasses
 import difflib
+import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -273,8 +274,10 @@ def validate(config: Config) -> None:
 
 
 def roles_needed(config: Config) -> tuple[str, ...]:
-    """The frozen models that the method, or one it is compared with, reads."""
+    """The frozen models that a method of the run, or its evaluation, reads."""
     needs = _method_needs(config)
+    if config.evaluation.problems and config.evaluation.include_teacher:
+        needs |= {"teacher_logits"}
     return tuple(r for r in ("teacher", "reference") if f"{r}_logits" in needs)
 
 
@@ -359,7 +362,11 @@ def _validate_train(train: TrainConfig, mesh: MeshConfig) -> None:
 
     positive = ("batch_size", "micro_batches", "loss_chunk", "log_every", "save_every")
     for key in (*positive, "keep_checkpoints", "epochs", "learning_rate"):
-        require(getattr(train, key) > 0, key, "more than 0")
+        require(0 < getattr(train, key) < math.inf, key, "a number more than 0")
+    for key in ("beta1", "beta2"):
+        require(0 <= getattr(train, key) < 1, key, "a number in [0, 1)")
+    for key in ("weight_decay", "final_learning_rate_ratio"):
+        require(0 <= getattr(train, key) < math.inf, key, "0 or more")
     require(train.steps is None or train.steps > 0, "steps", "more than 0, or null")
     require(train.remat in REMAT, "remat", f"one of {', '.join(REMAT)}")
     require(
@@ -390,6 +397,11 @@ def _validate_evaluation(config: Config) -> None:
         if not good:
             found = getattr(asked, key)
             raise ConfigError(f"evaluation.{key} is {found!r}; expected {expected}")
+    if asked.include_teacher and not (config.teacher.path or config.teacher.build):
+        raise ConfigError(
+            "evaluation.include_teacher is true and teacher.path is null; expected a "
+            "teacher, or false"
+        )
     if asked.problems and asked.data is None and config.data.source != "embedded":
         # The file that is trained on would pass for held-out problems.
         raise ConfigError(

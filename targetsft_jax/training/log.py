@@ -111,4 +111,7 @@ def _keep_until(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError):
             continue
-    path.write_text("".join(kept), encoding="utf-8")
+    # Beside it first: a kill in between must not cost the lines that are kept.
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    partial.replace(path)

@@ -78,7 +78,7 @@ def run(config: Config) -> dict[str, AverageAtK]:
     (run_dir / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
     _say_session(session, run_dir)
     if session.problems:
-        if config.evaluation.include_teacher and "teacher" in session.roles:
+        if config.evaluation.include_teacher:
             _measure(session, "teacher", _load(session, "teacher"), run_dir, "teacher")
         _measure(session, "start", _load(session, "student"), run_dir)
     for name in config.compare:

@@ -9,6 +9,7 @@ import rig
 from targetsft_jax.train import main
 from targetsft_jax.training import roles
 from targetsft_jax.training import run as run_module
+from targetsft_jax.training.config import ConfigError, load
 
 
 @pytest.fixture
@@ -234,3 +235,14 @@ def test_a_refused_command_can_be_mended_and_given_again(
     refused(student__path=tmp_path / "gone")
     with pytest.raises(AssertionError, match="weights were loaded"):
         main(rig.small_run(folders, tmp_path / "run"))
+
+
+def test_a_teacher_to_measure_is_a_teacher_to_give():
+    given = ["--student.path", "x", "--target.name", "sft"]
+    with pytest.raises(ConfigError, match="include_teacher is true and teacher.path"):
+        load([*given, "--evaluation.include_teacher", "true"])
+
+
+@pytest.mark.parametrize("tail", [["--resume"], ["--resume", "true"], []])
+def test_resume_may_stand_alone(tail):
+    assert load(["--student.path", "x", "--target.name", "sft", *tail]).resume
