@@ -96,7 +96,7 @@ def make_train_step(
         gradients, metrics = _accumulate(
             spec, mesh, state.params, frozen, batch, 1 / jnp.maximum(targets, 1)
         )
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
         updates, moments = optimizer.update(gradients, state.optimizer, state.params)
         after = TrainState(
