@@ -50,6 +50,8 @@ class RunLog:
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start + 1)
         self._began = self._last = time.perf_counter()
         self._timed = 0
+        if start:
+            _say(f"going on from the checkpoint of step {start}")
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Record step `step` (1-based) with its metrics, which are finished."""

@@ -275,8 +275,6 @@ def _train(session: Session, method: str, given: dict[str, Any], run_dir: Path) 
         seed=config.seed,
         resume=config.resume,
     )
-    if fitted.resumed_from:
-        print(f"  went on from the checkpoint of step {fitted.resumed_from}")
     save_pretrained(
         run_dir / EXPORT_FOLDER,
         student.config,
