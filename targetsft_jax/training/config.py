@@ -250,11 +250,33 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
 
 
-def method_arguments(target: Any) -> dict[str, Any]:
-    """The hyper-parameters that a `TargetConfig` sets, by name."""
-    given = dataclasses.asdict(target)
-    given.pop("name")
-    return {key: value for key, value in given.items() if value is not None}
+def trainings(config: Config) -> dict[str, dict[str, Any]]:
+    """Every method that a run trains with its full hyper-parameters, the target last.
+
+    Raises:
+        ValueError: naming the key of an unknown method or a wrong hyper-parameter.
+    """
+    target = dataclasses.asdict(config.target)
+    name = target.pop("name")
+    given = {key: value for key, value in target.items() if value is not None}
+    try:
+        hyper = hyper_parameters(name, given)
+    except ValueError as error:
+        raise ValueError(
+            f"target: {error}. To drop a key that the file sets, override it with null"
+        ) from None
+    _check_types(name, hyper)
+    compared = {}
+    for other in config.compare:
+        if other == name:
+            raise ValueError(
+                f"compare has {other!r}, which target.name trains already; list others"
+            )
+        try:
+            compared[other] = hyper_parameters(other, {})
+        except ValueError as error:
+            raise ValueError(f"compare: {error}") from None
+    return compared | {name: hyper}
 
 
 def validate(config: Config) -> None:
@@ -282,36 +304,20 @@ def roles_needed(config: Config) -> tuple[str, ...]:
 
 
 def _method_needs(config: Config) -> set[str]:
-    try:
-        hyper = hyper_parameters(config.target.name, method_arguments(config.target))
-    except ValueError as error:
-        raise ValueError(
-            f"target: {error}. To drop a key that the file sets, override it with null"
-        ) from None
-    _check_types(config.target.name, hyper)
-    needs = set(find(config.target.name).inputs(**hyper))
-    for name in config.compare:
-        if name == config.target.name:
-            raise ValueError(
-                f"compare has {name!r}, which target.name trains already; list others"
-            )
-        try:
-            needs |= set(find(name).inputs(**hyper_parameters(name, {})))
-        except ValueError as error:
-            raise ValueError(f"compare: {error}") from None
-    return needs
+    return {
+        key
+        for name, hyper in trainings(config).items()
+        for key in find(name).inputs(**hyper)
+    }
 
 
 def _reader(model: str, config: Config) -> str:
-    """The first method of the run that reads a second model."""
-    own = method_arguments(config.target)
+    """The first method of the run, its target before all, that reads a second model."""
+    hyper = trainings(config)
     return next(
         name
         for name in (config.target.name, *config.compare)
-        if model
-        in find(name).inputs(
-            **hyper_parameters(name, own if name == config.target.name else {})
-        )
+        if model in find(name).inputs(**hyper[name])
     )
 
 

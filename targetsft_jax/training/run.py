@@ -22,15 +22,15 @@ from targetsft_jax.models import decoder
 from targetsft_jax.models.config import num_parameters
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules
-from targetsft_jax.targets.api import SECOND_MODELS, find, hyper_parameters
+from targetsft_jax.targets.api import SECOND_MODELS, find
 from targetsft_jax.training.checkpoint import FOLDER as CHECKPOINTS
 from targetsft_jax.training.config import (
     Config,
     ConfigError,
     RoleConfig,
-    method_arguments,
     roles_needed,
     to_yaml,
+    trainings,
 )
 from targetsft_jax.training.fit import fit, total_steps
 from targetsft_jax.training.log import LEGEND, METRICS_FILE
@@ -81,9 +81,10 @@ def run(config: Config) -> dict[str, AverageAtK]:
         if config.evaluation.include_teacher:
             _measure(session, "teacher", _load(session, "teacher"), run_dir, "teacher")
         _measure(session, "start", _load(session, "student"), run_dir)
-    for name in config.compare:
-        _train(session, name, {}, run_dir / "compare" / name)
-    _train(session, config.target.name, method_arguments(config.target), run_dir)
+    for name, hyper in trainings(config).items():
+        compared = name != config.target.name
+        own_dir = run_dir / "compare" / name if compared else run_dir
+        _train(session, name, hyper, own_dir)
     _say_end(session, run_dir, time.perf_counter() - began)
     return session.scores
 
@@ -183,8 +184,8 @@ def _open(config: Config, mesh: Mesh) -> Session:
     tokenizer = shared_tokenizer(list(roles.values()))
     prove_exportable(roles["student"].config, tokenizer)
     dataset = prepare(config.data, tokenizer)
-    for name in (*config.compare, config.target.name):
-        _check_columns(name, config, dataset)
+    for name, hyper in trainings(config).items():
+        _check_columns(name, hyper, dataset)
     measured = config.evaluation
     held_out = (
         problems(measured.data or config.data, "heldout", measured.problems)
@@ -204,8 +205,8 @@ def _role(name: str, given: RoleConfig, config: Config, mesh: Mesh) -> Role:
     return open_role(name, folder, given.dtype)
 
 
-def _check_columns(name: str, config: Config, dataset: Dataset) -> None:
-    missing = [key for key in _columns(name, config) if key not in dataset.arrays]
+def _check_columns(name: str, hyper: dict[str, Any], dataset: Dataset) -> None:
+    missing = [key for key in _columns(name, hyper) if key not in dataset.arrays]
     if missing:
         raise ConfigError(
             f"method {name!r} needs {', '.join(missing)} for every example, and the "
@@ -213,13 +214,8 @@ def _check_columns(name: str, config: Config, dataset: Dataset) -> None:
         )
 
 
-def _hyper(name: str, config: Config) -> dict[str, Any]:
-    own = name == config.target.name
-    return hyper_parameters(name, method_arguments(config.target) if own else {})
-
-
-def _columns(name: str, config: Config) -> tuple[str, ...]:
-    needs = find(name).inputs(**_hyper(name, config))
+def _columns(name: str, hyper: dict[str, Any]) -> tuple[str, ...]:
+    needs = find(name).inputs(**hyper)
     return tuple(key for key in needs if key not in SECOND_MODELS)
 
 
@@ -242,10 +238,9 @@ def _load(session: Session, name: str) -> Any:
     return session.frozen[name]
 
 
-def _train(session: Session, method: str, given: dict[str, Any], run_dir: Path) -> None:
+def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) -> None:
     """Train the student from its start by one method; measure and export it."""
     config = session.config
-    hyper = hyper_parameters(method, given)
     needs = find(method).inputs(**hyper)
     names = [n for n in ("teacher", "reference") if f"{n}_logits" in needs]
     student = session.roles["student"]
@@ -254,7 +249,7 @@ def _train(session: Session, method: str, given: dict[str, Any], run_dir: Path) 
         frozen={name: session.roles[name].config for name in names},
         method=method,
         hyper=hyper,
-        columns=tuple(key for key in needs if key not in SECOND_MODELS),
+        columns=_columns(method, hyper),
         vocab_size=len(session.tokenizer),
         dtype=session.dtype,
         remat=config.train.remat,
