@@ -297,7 +297,7 @@ def _chunk(
     else:
         arguments = {**columns, **spec.hyper}
         q = spec.method.build(rows, **arguments).bind(rows)
-        values = spec.method.objective(rows, **arguments)
+        values = spec.method.published(q, **arguments)
         g = q.logit_gradient()
         signed = jnp.zeros_like(weights)
         if not spec.method.proper:

@@ -59,7 +59,10 @@ class Method:
 
     def objective(self, rows: Rows, **arguments: Any) -> Array:
         """The published loss [...], differentiable in the logits behind `rows`."""
-        target = self.build(rows, **arguments).bind(rows)
+        return self.published(self.build(rows, **arguments).bind(rows), **arguments)
+
+    def published(self, target: QTarget, **arguments: Any) -> Array:
+        """The published loss [...] of a target that is built and bound already."""
         if self.value is None:
             return target.cross_entropy()
         return self.value(target, **arguments)
