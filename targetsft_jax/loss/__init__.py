@@ -2,6 +2,6 @@
 
 from targetsft_jax.loss.fused import fused_loss
 from targetsft_jax.loss.reference import reference_loss
-from targetsft_jax.loss.sharded import sharded_fused_loss
+from targetsft_jax.loss.sharded import MeshLayout, sharded_fused_loss
 
-__all__ = ["fused_loss", "reference_loss", "sharded_fused_loss"]
+__all__ = ["MeshLayout", "fused_loss", "reference_loss", "sharded_fused_loss"]

@@ -1,17 +1,14 @@
 """The fused loss: from hidden states and a head to a loss, with no [tokens, V] array.
 
-Tokens go through the head in chunks of C. A chunk's logits live only long enough for
-its statistics, its value and its closed-form logit gradient g; the two products of g
-(with the head for ∂hidden, with hidden for ∂head) are taken at once, so the backward
-pass only scales what the forward has made. That is three student matmuls and one of
-the second model, the least there is without exploiting sparsity of g.
-
-The code below knows no method by name. A loss that is no method (any function of
-logits and labels) takes part through autodiff of one chunk.
+The gradient is made together with the value, chunk by chunk (see `chunks`), so the
+backward pass only scales what the forward pass has made. No method is known by name
+here. A loss that is no method (any function of logits and labels) takes part through
+autodiff of one chunk.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,15 +17,14 @@ import numpy as np
 from jax import Array
 from jax.lax import stop_gradient
 
+from targetsft_jax.loss.chunks import Batch, Spec, TokenLoss, pull
+from targetsft_jax.loss.tile import Columns
 from targetsft_jax.targets.api import SECOND_MODELS, resolve, second_model
-from targetsft_jax.targets.methods import Method
-from targetsft_jax.targets.rows import Rows, compute_dtype, times
 
 Metrics = dict[str, Array]
-TokenLoss = Callable[..., Array]
 Model = tuple[Array, Array]
 
-DEFAULT_CHUNK = 1024
+DEFAULT_CHUNK = 2048
 
 
 def fused_loss(
@@ -42,7 +38,7 @@ def fused_loss(
     reference: Model | None = None,
     chunk_size: int = DEFAULT_CHUNK,
     vocab_size: int | None = None,
-    sharding: "Sharding | None" = None,
+    layout: "Layout | None" = None,
     **inputs: Any,
 ) -> tuple[Array, Metrics]:
     """Σ weights · value over all tokens, differentiable in hidden and head.
@@ -60,10 +56,11 @@ def fused_loss(
         teacher: (hidden [..., D_t], head [V_t, D_t]) of the teacher; constant in θ.
         reference: the same of the frozen reference.
         chunk_size: tokens per chunk; logits of C·V float32 exist at a time, twice
-            with a second model.
+            with a second model. A chunk reads both heads, so that on accelerators less
+            than 1,024 costs time; on a CPU 512 is fast.
         vocab_size: real vocabulary; rows of either head past it carry no probability.
             Default: the smaller number of rows.
-        sharding: how tokens are spread over devices (see `sharded_fused_loss`).
+        layout: how tokens and heads lie on devices (see `sharded_fused_loss`).
         **inputs: the method's per-token inputs [...] and hyper-parameters.
 
     Returns:
@@ -81,17 +78,20 @@ def fused_loss(
     spec, second, columns = _plan(name, teacher, reference, inputs, labels.shape)
     vocabulary = _vocabulary(head, second, vocab_size)
     _check(hidden, head, labels, weights, second, columns)
-    batch = _Batch(labels, weights, columns, second)
-    evaluate = _evaluator(spec, vocabulary, chunk_size, sharding)
+    states = {key: model[0] for key, model in second.items()}
+    heads = {key: model[1] for key, model in second.items()}
+    constants = (Batch(labels, weights, columns, states), heads)
+    run = partial(_evaluate, spec, layout or Layout(), vocabulary, chunk_size)
 
     @jax.custom_vjp
-    def loss(hidden: Array, head: Array, batch: _Batch) -> tuple[Array, Metrics]:
-        return evaluate(hidden, head, batch, gradients=False)[:2]
+    def loss(hidden: Array, head: Array, constants: Any) -> tuple[Array, Metrics]:
+        value, metrics = run(hidden, head, *constants, gradients=False)
+        return value, metrics
 
     def forward(
-        hidden: Array, head: Array, batch: _Batch
+        hidden: Array, head: Array, constants: Any
     ) -> tuple[tuple[Array, Metrics], tuple[Array, Array]]:
-        value, metrics, *pulls = evaluate(hidden, head, batch, gradients=True)
+        value, metrics, *pulls = run(hidden, head, *constants, gradients=True)
         return (value, metrics), (pulls[0], pulls[1])
 
     def backward(
@@ -106,41 +106,56 @@ def fused_loss(
         )
 
     loss.defvjp(forward, backward)
-    value, metrics = loss(hidden, head, jax.tree.map(stop_gradient, batch))
+    value, metrics = loss(hidden, head, jax.tree.map(stop_gradient, constants))
     return value, jax.tree.map(stop_gradient, metrics)
 
 
-@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class _Batch:
-    """What is constant in θ; all leading shapes [...] (or [N] once flattened)."""
+class Layout:
+    """Where tokens and columns lie; this one is a single device.
 
-    labels: Array
-    weights: Array
-    columns: dict[str, Array]
-    second: dict[str, Model]
-
-
-@dataclass(frozen=True)
-class Sharding:
-    """How to run the per-device part of the loss and sum its results.
-
-    Attributes:
-        wrap: (function, with gradients?) -> the function over all devices.
-        total: sums an array over the devices that hold tokens.
+    What the loss does between entering its devices' code and leaving it is the same
+    everywhere; `sharded.MeshLayout` fills in the collectives.
     """
 
-    wrap: Callable[..., Callable[..., Any]]
-    total: Callable[[Array], Array]
+    def run(self, local: Callable[..., Any], gradients: bool, *arguments: Any) -> Any:
+        """Calls `local` on what each device holds of hidden, head, batch, heads."""
+        return local(*arguments)
+
+    def columns(self, vocabulary: int, shared: int) -> tuple[Columns, int]:
+        """This device's columns, and how many they are."""
+        # Rows in whole tiles of 128 where the heads have them: no ragged products.
+        size = min(shared, round_up(vocabulary, 128))
+        return Columns(vocabulary, padded=size > vocabulary), size
+
+    def tokens_in(self, tree: Any) -> Any:
+        """Arrays by token -> those of all tokens that meet this device's columns."""
+        return tree
+
+    def rows_in(self, head: Array, size: int, width: int) -> Array:
+        """A head [V, width] as it is stored -> this device's rows [size, width]."""
+        return head if head.shape[0] == size else head[:size]
+
+    def tokens_out(self, d_hidden: Array) -> Array:
+        """∂hidden of this device's columns -> of all columns, its own tokens."""
+        return d_hidden
+
+    def rows_out(self, d_head: Array, like: Array) -> Array:
+        """∂head of this device's rows and tokens -> of all tokens, as it is stored."""
+        return jnp.pad(d_head, [(0, like.shape[0] - d_head.shape[0]), (0, 0)])
+
+    def total(self, sums: Any, shares: Any) -> Any:
+        """Sums over tokens, and shares over tokens and columns, of all devices."""
+        return {**sums, **shares}
+
+    def trips(self, count: Array) -> Array:
+        """Chunks that every device runs."""
+        return count
 
 
-@dataclass(frozen=True)
-class _Spec:
-    """A loss with its hyper-parameters: a method, or a user's function."""
-
-    method: Method | None
-    function: TokenLoss | None
-    hyper: Mapping[str, Any]
+def round_up(size: int, multiple: int) -> int:
+    """The next multiple."""
+    return -(-size // multiple) * multiple
 
 
 def _plan(
@@ -149,7 +164,7 @@ def _plan(
     reference: Model | None,
     inputs: Mapping[str, Any],
     tokens: tuple[int, ...],
-) -> tuple[_Spec, dict[str, Model], dict[str, Array]]:
+) -> tuple[Spec, dict[str, Model], dict[str, Array]]:
     """Which loss, which second models it reads, and its per-token columns."""
     for dense in SECOND_MODELS:
         if dense in inputs:
@@ -159,14 +174,14 @@ def _plan(
     present = {key: model for key, model in models.items() if model is not None}
     if callable(name):
         columns, hyper = _split_columns(inputs, tokens)
-        return _Spec(None, name, hyper), present, columns
+        return Spec(None, name, hyper), present, columns
     method, arrays, hyper = resolve(name, {**inputs, **present})
     key = second_model(arrays)
     second = {} if key is None else {key: present[key]}
     columns = {k: jnp.asarray(v) for k, v in arrays.items() if k != key}
     # A hyper-parameter may be given per token, such as target_sft's gamma.
     per_token, hyper = _split_columns(hyper, tokens)
-    return _Spec(method, None, hyper), second, {**columns, **per_token}
+    return Spec(method, None, hyper), second, {**columns, **per_token}
 
 
 def _split_columns(
@@ -182,169 +197,56 @@ def _split_columns(
     return columns, {k: v for k, v in inputs.items() if k not in columns}
 
 
-def _evaluator(
-    spec: _Spec, vocabulary: int, chunk_size: int, sharding: Sharding | None
-) -> Callable[..., Any]:
-    """(hidden, head, batch, gradients) -> loss, metrics[, ∂hidden, ∂head]."""
-
-    def local(
-        hidden: Array, head: Array, batch: _Batch, *, gradients: bool
-    ) -> tuple[Any, ...]:
-        total = sharding.total if sharding else lambda x: x
-        results = _scan_chunks(
-            spec, vocabulary, chunk_size, hidden, head, batch, gradients
-        )
-        loss, metrics, *pulls = results
-        summed = (total(loss), jax.tree.map(total, metrics))
-        if not gradients:
-            return summed
-        # The one reduction of ∂head, after the loop, in the accumulator's float32.
-        return (*summed, pulls[0], total(pulls[1]).astype(head.dtype))
-
-    def evaluate(
-        hidden: Array, head: Array, batch: _Batch, *, gradients: bool
-    ) -> tuple[Any, ...]:
-        def run(*args: Any) -> tuple[Any, ...]:
-            return local(*args, gradients=gradients)
-
-        run_all = sharding.wrap(run, gradients) if sharding else run
-        return run_all(hidden, head, batch)
-
-    return evaluate
-
-
-def _scan_chunks(
-    spec: _Spec,
+def _evaluate(
+    spec: Spec,
+    layout: Layout,
     vocabulary: int,
     chunk_size: int,
     hidden: Array,
     head: Array,
-    batch: _Batch,
+    batch: Batch,
+    heads: Mapping[str, Array],
+    *,
     gradients: bool,
 ) -> tuple[Any, ...]:
-    """The loop over chunks on one device."""
-    tokens = batch.labels.size
-    size = max(1, min(chunk_size, tokens))
-    chunks = -(-tokens // size)
+    """Loss, metrics[, ∂hidden, ∂head]."""
+    shared = min([head.shape[0], *(other.shape[0] for other in heads.values())])
 
-    def split(x: Array, lead: int) -> Array:
-        """[..., *rest] -> [chunks, C, *rest], zero-padded: padding has weight 0."""
-        flat = x.reshape(tokens, *x.shape[lead:])
-        padding = [(0, chunks * size - tokens)] + [(0, 0)] * (flat.ndim - 1)
-        return jnp.pad(flat, padding).reshape(chunks, size, *flat.shape[1:])
+    def local(
+        hidden: Array, head: Array, batch: Batch, heads: Mapping[str, Array]
+    ) -> tuple[Any, ...]:
+        columns, size = layout.columns(vocabulary, shared)
 
-    lead = batch.labels.ndim
-    weights_of_heads = {
-        key: model[1][:vocabulary].astype(model[0].dtype)
-        for key, model in batch.second.items()
-    }
-    w = head[:vocabulary].astype(hidden.dtype)
-    xs = (
-        split(hidden, lead),
-        split(batch.labels, lead),
-        split(batch.weights, lead),
-        {key: split(column, lead) for key, column in batch.columns.items()},
-        {key: split(model[0], lead) for key, model in batch.second.items()},
-    )
-    wide = jnp.promote_types(hidden.dtype, jnp.float32)
+        def enter(head: Array, states: Array) -> Array:
+            # Cast before it moves: a head travels in the dtype of its products.
+            return layout.rows_in(head.astype(states.dtype), size, states.shape[-1])
 
-    def step(d_w: Array | None, chunk: Any) -> tuple[Array | None, Any]:
-        x, labels, weights, columns, others = chunk
-        logits = _matmul("cd,vd->cv", x, w)
-        second = {
-            key: _matmul("cd,vd->cv", other, weights_of_heads[key])
-            for key, other in others.items()
-        }
-        value, metrics, g = _chunk(spec, logits, labels, weights, columns, second)
-        if d_w is None:
-            return None, (value, metrics)
-        g = g.astype(x.dtype)
-        d_x = _matmul("cv,vd->cd", g, w).astype(x.dtype)
-        d_w = d_w + _matmul("cv,cd->vd", g, x)
-        return d_w, (value, metrics, d_x)
-
-    start = jnp.zeros(w.shape, wide) if gradients else None
-    d_w, (values, metrics, *d_x) = jax.lax.scan(step, start, xs)
-    loss = jnp.sum(values)
-    metrics = jax.tree.map(jnp.sum, metrics)
-    if d_w is None:
-        return loss, metrics
-    flat = d_x[0].reshape(chunks * size, hidden.shape[-1])[:tokens]
-    d_head = jnp.pad(d_w, [(0, head.shape[0] - vocabulary), (0, 0)])
-    return loss, metrics, flat.reshape(hidden.shape), d_head
-
-
-def _chunk(
-    spec: _Spec,
-    logits: Array,
-    labels: Array,
-    weights: Array,
-    columns: Mapping[str, Array],
-    second: Mapping[str, Array],
-) -> tuple[Array, Metrics, Array]:
-    """Weighted value [], metrics and weighted logit gradient [C, V] of one chunk."""
-    weights = weights.astype(compute_dtype(logits))
-    # Where the weight is 0 any label may stand, and nothing may become NaN.
-    labels = jnp.where(weights == 0, 0, labels)
-    key = next(iter(second), None)
-    rows = Rows(logits, labels, None if key is None else second[key])
-    metrics: Metrics = {}
-    if spec.method is None:
-        assert spec.function is not None
-        values, g = _differentiate(
-            spec.function, logits, labels, weights, {**columns, **second, **spec.hyper}
+        rows = {key: enter(other, batch.second[key]) for key, other in heads.items()}
+        lead = batch.labels.ndim
+        x, met = jax.tree.map(
+            lambda leaf: leaf.reshape(-1, *leaf.shape[lead:]),
+            layout.tokens_in((hidden, batch)),
         )
-    else:
-        arguments = {**columns, **spec.hyper}
-        q = spec.method.build(rows, **arguments).bind(rows)
-        values = spec.method.published(q, **arguments)
-        g = q.logit_gradient()
-        signed = jnp.zeros_like(weights)
-        if not spec.method.proper:
-            signed = jnp.sum(jnp.maximum(0, g - rows.probabilities), axis=-1)
-        metrics = {
-            "gamma": q.gamma,
-            "strength": q.strength,
-            "negative_mass": signed,
-        }
-        g = times(weights[:, None], g)
-    metrics |= {
-        "nll": rows.nll,
-        "entropy": rows.entropy,
-        "label_prob": rows.prob,
-        "accuracy": rows.correct.astype(weights.dtype),
-    }
-    if key is not None:
-        other = rows.alternative((0, 1))
-        metrics["kl_" + key.removesuffix("_logits")] = (
-            other.cross_entropy - other.entropy
+        made = pull(
+            spec,
+            columns,
+            x,
+            enter(head, hidden),
+            met,
+            rows,
+            chunk_size=chunk_size,
+            gradients=gradients,
+            trips=layout.trips,
         )
-    summed = {name: jnp.sum(times(weights, x)) for name, x in metrics.items()}
-    return jnp.sum(times(weights, values)), summed, g
+        metrics = layout.total(made.sums, made.shares)
+        loss = metrics.pop("loss")
+        if made.d_hidden is None or made.d_head is None:
+            return loss, metrics
+        d_hidden = layout.tokens_out(made.d_hidden).reshape(hidden.shape)
+        d_head = layout.rows_out(made.d_head, head).astype(head.dtype)
+        return loss, metrics, d_hidden, d_head
 
-
-def _differentiate(
-    function: TokenLoss,
-    logits: Array,
-    labels: Array,
-    weights: Array,
-    inputs: Mapping[str, Any],
-) -> tuple[Array, Array]:
-    """Values [C] of a user's loss and its weighted logit gradient, by autodiff."""
-    values, pull = jax.vjp(lambda z: function(z, labels, **inputs), logits)
-    if values.shape != labels.shape:
-        raise ValueError(
-            f"the loss function returned {values.shape} for labels {labels.shape}; "
-            "expected one loss per token"
-        )
-    # A cotangent of 0 does not stop a NaN: padding may have no derivative.
-    (gradient,) = pull(weights.astype(values.dtype))
-    return values, jnp.where(weights[:, None] == 0, 0, gradient)
-
-
-def _matmul(equation: str, left: Array, right: Array) -> Array:
-    wide = jnp.promote_types(left.dtype, jnp.float32)
-    return jnp.einsum(equation, left, right, preferred_element_type=wide)
+    return layout.run(local, gradients, hidden, head, batch, heads)
 
 
 def _vocabulary(head: Array, second: Mapping[str, Model], real: int | None) -> int:

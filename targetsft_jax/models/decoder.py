@@ -56,6 +56,7 @@ def apply(
     dtype=jnp.float32,
     remat: str = "none",
     constrain: Callable[[jax.Array], jax.Array] | None = None,
+    embedded: jax.Array | None = None,
 ) -> jax.Array:
     """Hidden states after the final norm.
 
@@ -72,6 +73,8 @@ def apply(
         remat: a name in `REMAT_POLICIES`.
         constrain: applied to the [B, L, D] residual stream before and after every
             layer; the caller's place for a sharding constraint.
+        embedded: [B, L, D], the tokens' rows of the embedding, where the caller has
+            looked them up; `tokens` then gives the shape only.
 
     Returns:
         [B, L, D] in `dtype`; logits are `hidden @ head(params).T`.
@@ -87,7 +90,7 @@ def apply(
     if segment_ids is None:
         segment_ids = jnp.ones(tokens.shape, jnp.int32)
     module = _Decoder(config, jnp.dtype(dtype), remat=remat, constrain=constrain)
-    return module.apply({"params": params}, tokens, positions, segment_ids)
+    return module.apply({"params": params}, tokens, positions, segment_ids, embedded)
 
 
 def head(params: dict) -> jax.Array:
@@ -98,8 +101,8 @@ def head(params: dict) -> jax.Array:
 def logical_axes(config: DecoderConfig) -> dict:
     """The tree of `init_params` with a tuple of logical axis names at each leaf.
 
-    Names: "layers", "vocab", "embed", "heads", "kv_heads", "mlp"; None where an axis
-    is too small to split.
+    Names: "layers", "vocab", "table" (the width of embedding and head), "embed" (that
+    of all else), "heads", "kv_heads", "mlp"; None where an axis is too small to split.
     """
 
     def project(source, target, bias=False):
@@ -108,7 +111,7 @@ def logical_axes(config: DecoderConfig) -> dict:
 
     bias = config.qkv_bias
     axes = {
-        "embed": ("vocab", "embed"),
+        "embed": ("vocab", "table"),
         "layers": {
             "input_norm": ("layers", None),
             "attention": {
@@ -241,7 +244,7 @@ class _Decoder(nn.Module):
     constrain: Callable[[jax.Array], jax.Array] | None = None
 
     @nn.compact
-    def __call__(self, tokens, positions, segment_ids):
+    def __call__(self, tokens, positions, segment_ids, embedded=None):
         config = self.config
         init = nn.initializers.normal(INIT_SCALE)
         table = (config.vocab_size, config.hidden_size)
@@ -249,7 +252,8 @@ class _Decoder(nn.Module):
         if not config.tie_word_embeddings:
             # Declared here for init; only `head` reads it.
             self.param("head", init, table, self.param_dtype)
-        x = jnp.take(embed, tokens, axis=0).astype(self.dtype)
+        x = jnp.take(embed, tokens, axis=0) if embedded is None else embedded
+        x = x.astype(self.dtype)
         if self.constrain is not None:
             x = self.constrain(x)
         span = Span(

@@ -9,9 +9,8 @@ from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "fsdp", "tensor")
 
-# [B, L]: rows over data and fsdp. Inside the loss the tensor axis splits the length.
+# [B, L]: rows over data and fsdp.
 ROWS = P(("data", "fsdp"))
-TOKENS = P(("data", "fsdp"), "tensor")
 
 
 def mesh_shape(

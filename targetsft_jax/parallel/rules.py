@@ -1,40 +1,60 @@
-"""Which logical axis of a parameter lies on which mesh axis: one table."""
+"""Which logical axis of a parameter lies on which mesh axes: one table."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-# FSDP splits the model width, tensor parallelism the heads, the MLP and the
-# vocabulary; layers are scanned and stay whole.
-RULES: Mapping[str, str | None] = {
-    "layers": None,
-    "vocab": "tensor",
-    "embed": "fsdp",
-    "heads": "tensor",
-    "kv_heads": "tensor",
-    "mlp": "tensor",
+# FSDP splits the model width, tensor parallelism the heads and the MLP; layers are
+# scanned and stay whole. Embedding and head are split by the width only, over both:
+# so the rows of two models meet wherever the loss cuts the vocabulary, though these
+# models be padded to different lengths.
+RULES: Mapping[str, tuple[str, ...]] = {
+    "layers": (),
+    "vocab": (),
+    "table": ("fsdp", "tensor"),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
 }
+
+
+def prefix_that_divides(
+    size: int, axes: Sequence[str | tuple[str, ...]], sizes: Mapping[str, int]
+) -> tuple[str, ...]:
+    """As many of the mesh axes, from the first on, as divide a dimension.
+
+    Axes in a tuple of their own go together or not at all.
+    """
+    found: tuple[str, ...] = ()
+    for entry in axes:
+        more = (*found, *((entry,) if isinstance(entry, str) else entry))
+        if size % math.prod(sizes[axis] for axis in more):
+            break
+        found = more
+    return found
 
 
 def spec(
     axes: tuple[str | None, ...],
     shape: tuple[int, ...],
     mesh: Mesh,
-    rules: Mapping[str, str | None] = RULES,
+    rules: Mapping[str, tuple[str, ...]] = RULES,
 ) -> P:
     """The partition of one parameter.
 
-    An axis that its mesh axis does not divide stays whole: correct, but held by every
-    device (see `undivided` to report it).
+    A dimension that its mesh axes do not divide is split over the first of them that
+    do; over none, it is held whole by every device: correct, but see `undivided`.
 
     Args:
         axes: logical names, one for each dimension.
         shape: the dimensions.
         mesh: the device mesh.
-        rules: logical axis -> mesh axis.
+        rules: logical axis -> mesh axes.
 
     Raises:
         ValueError: names and dimensions differ in number, or a name has no rule.
@@ -44,12 +64,10 @@ def spec(
     unknown = [name for name in axes if name is not None and name not in rules]
     if unknown:
         raise ValueError(f"no rule for logical axis {', '.join(unknown)}")
-    return P(
-        *(
-            place if place and size % mesh.shape[place] == 0 else None
-            for size, place in zip(shape, (rules.get(name or "") for name in axes))
-        )
-    )
+    places = (() if name is None else rules[name] for name in axes)
+    found = (prefix_that_divides(n, p, mesh.shape) for n, p in zip(shape, places))
+    # One axis by its name: jax tells ("fsdp",) from "fsdp" where specs are compared.
+    return P(*((p[0] if len(p) == 1 else p) if p else None for p in found))
 
 
 def shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
@@ -71,15 +89,22 @@ def shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
 
 
 def undivided(axes: Any, shapes: Any, mesh: Mesh) -> list[str]:
-    """Parameters that stay whole because a mesh axis does not divide them."""
+    """Parameters that stay whole because mesh axes do not divide them."""
     found = []
     for path, shape in jax.tree_util.tree_leaves_with_path(shapes):
         names = axes
         for key in path:
             names = names[key.key]
-        wanted = [RULES.get(name or "") for name in names]
-        got = spec(names, shape.shape, mesh)
-        missed = [w for w, g in zip(wanted, got) if w and not g and mesh.shape[w] > 1]
+        wanted = [RULES[name] if name else () for name in names]
+        used = [
+            prefix_that_divides(n, w, mesh.shape) for n, w in zip(shape.shape, wanted)
+        ]
+        missed = [
+            axis
+            for w, u in zip(wanted, used)
+            for axis in w[len(u) :]
+            if mesh.shape[axis] > 1
+        ]
         if missed:
             found.append(jax.tree_util.keystr(path, simple=True, separator="."))
     return found

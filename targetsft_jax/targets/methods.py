@@ -148,7 +148,7 @@ def gem(rows: Rows, *, beta: float, variant: str) -> QTarget:
         )
     sharpened = rows.shifted / beta
     scores = sharpened - _softplus(-_GEM_SLOPE * _gap(rows))
-    weight = jnp.sum(jnp.exp(scores), -1) / jnp.sum(jnp.exp(sharpened), -1)
+    weight = rows.total(jnp.exp(scores)) / rows.total(jnp.exp(sharpened))
     return QTarget(weight, -weight, scores=scores)
 
 

@@ -121,7 +121,7 @@ class QTarget:
 
     def negative_mass(self) -> Array:
         """Σ max(0, −Q) [...]: how far Q is from being a distribution."""
-        return jnp.sum(jnp.maximum(0, -self.induced()), axis=-1)
+        return self._rows.total(jnp.maximum(0, -self.induced()))
 
     @property
     def proper(self) -> Array:

@@ -5,6 +5,10 @@ the logits of a second model. Every statistic is a lazy property, so under `jit`
 method pays for what it reads and for nothing else. The same class serves a dense
 [..., V] array in a notebook and one [C, V] tile inside the fused loss.
 
+All sums and maxima over the vocabulary are made here, so that a subclass may hold
+some of the columns only (see `loss.tile`): methods ask for statistics, or for
+`total(values)`.
+
 Two numerical decisions are made here, once, for all methods:
 
 * The label is left out of the sum of the others, so that 1 − p_y is a quotient and
@@ -131,20 +135,27 @@ class Rows:
     @cached_property
     def entropy(self) -> Array:
         """−Σ p log p [...], in nats."""
-        p = self.probabilities
-        return self.log_total - jnp.sum(times(p, self.shifted), axis=-1)
+        return self.log_total - self._mean_shifted
 
     @cached_property
     def correct(self) -> Array:
         """[...] bool: no token is more probable than the label."""
         return self.label_shifted >= 0
 
+    def total(self, values: Array) -> Array:
+        """Σ over the vocabulary of values [..., V]: [...]."""
+        return jnp.sum(values, axis=-1)
+
+    def top(self, k: int) -> Array:
+        """The k largest shifted logits [..., k]; all of them if there are fewer."""
+        return jax.lax.top_k(self.shifted, min(k, self.shifted.shape[-1]))[0]
+
     def top_entropy(self, k: int) -> Array:
         """Entropy [...] of the k most probable tokens, renormalised among themselves.
 
         Fewer than k tokens in the vocabulary: all of them.
         """
-        top, _ = jax.lax.top_k(self.shifted, min(k, self.shifted.shape[-1]))
+        top = self.top(k)
         masses = jnp.exp(top)
         total = jnp.sum(masses, axis=-1)
         mean = jnp.sum(times(masses, top), axis=-1) / total
@@ -184,16 +195,7 @@ class Rows:
         Raises:
             ValueError: β is not 0 and the rows have no second model.
         """
-        student, second = mix
-        if second and self.other is None:
-            raise ValueError(f"mix {mix} needs the logits of a second model")
-        scores = jnp.zeros_like(self.logits)
-        if student:
-            # Shifted first: α·logits would round at the size of the logits.
-            scores = student * self.shifted
-        if second and self.other is not None:
-            scores = scores + second * self.other
-        return self.weigh(scores)
+        return self.weigh(self._mixed(mix, self.shifted))
 
     def weigh(self, scores: Array) -> Alternative:
         """T = softmax(scores) for any scores [..., V], held constant."""
@@ -210,6 +212,24 @@ class Rows:
             entropy=jnp.log(total) - jnp.sum(times(tilted, scores), axis=-1),
             supported=supported,
         )
+
+    def _mixed(self, mix: Mix, shifted: Array) -> Array:
+        """α·shifted + β·other [..., V]; β = 0 or α = 0 leaves its model out."""
+        student, second = mix
+        if second and self.other is None:
+            raise ValueError(f"mix {mix} needs the logits of a second model")
+        scores = jnp.zeros_like(shifted)
+        if student:
+            # Shifted first: α·logits would round at the size of the logits.
+            scores = student * shifted
+        if second and self.other is not None:
+            scores = scores + second * self.other
+        return scores
+
+    @cached_property
+    def _mean_shifted(self) -> Array:
+        """Σ p · shifted [...]."""
+        return jnp.sum(times(self.probabilities, self.shifted), axis=-1)
 
     @cached_property
     def _maximum(self) -> Array:

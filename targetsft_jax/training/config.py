@@ -89,6 +89,9 @@ class MeshConfig:
     """Rows of the batch, and parameters."""
     tensor: int = 1
     """Heads, MLP, vocabulary."""
+    vocab_group: int | None = None
+    """Neighbours on the fsdp axis that share the vocabulary's matrices and exchange
+    their tokens for it; a divisor of fsdp. null: what moves and holds the least."""
     cpu_devices: int | None = None
     """Virtual devices on the CPU, to try a mesh without accelerators."""
 
@@ -123,8 +126,8 @@ class TrainConfig:
     """Compute dtype: bfloat16 on accelerators, float32 on the CPU, unless given."""
     remat: str = "none"
     """Recomputation in the backward pass: none, full or dots."""
-    loss_chunk: int = 1024
-    """Tokens in a chunk of the fused loss."""
+    loss_chunk: int | None = None
+    """Tokens in a chunk of the fused loss; null: 512 on the CPU, else 2048."""
     log_every: int = 10
     """Steps between printed lines; metrics.jsonl has every step."""
     save_every: int = 100
@@ -366,7 +369,9 @@ def _validate_train(train: TrainConfig, mesh: MeshConfig) -> None:
             found = getattr(train, key)
             raise ConfigError(f"train.{key} is {found!r}; expected {expected}")
 
-    positive = ("batch_size", "micro_batches", "loss_chunk", "log_every", "save_every")
+    positive = ("batch_size", "micro_batches", "log_every", "save_every")
+    chunk = train.loss_chunk
+    require(chunk is None or chunk > 0, "loss_chunk", "more than 0, or null")
     for key in (*positive, "keep_checkpoints", "epochs", "learning_rate"):
         require(0 < getattr(train, key) < math.inf, key, "a number more than 0")
     for key in ("beta1", "beta2"):
@@ -389,6 +394,11 @@ def _validate_train(train: TrainConfig, mesh: MeshConfig) -> None:
     )
     if mesh.cpu_devices is not None and mesh.cpu_devices < 1:
         raise ConfigError(f"mesh.cpu_devices is {mesh.cpu_devices}; expected 1 or more")
+    if mesh.vocab_group is not None and mesh.vocab_group < 1:
+        raise ConfigError(
+            f"mesh.vocab_group is {mesh.vocab_group}; expected a divisor of mesh.fsdp, "
+            "or null"
+        )
 
 
 def _validate_evaluation(config: Config) -> None:

@@ -21,7 +21,7 @@ from targetsft_jax.hf.importer import resolve
 from targetsft_jax.models import decoder
 from targetsft_jax.models.config import num_parameters
 from targetsft_jax.parallel import mesh as meshes
-from targetsft_jax.parallel import rules
+from targetsft_jax.parallel import rules, vocabulary
 from targetsft_jax.targets.api import SECOND_MODELS, find
 from targetsft_jax.training.checkpoint import FOLDER as CHECKPOINTS
 from targetsft_jax.training.config import (
@@ -90,24 +90,24 @@ def run(config: Config) -> dict[str, AverageAtK]:
 
 
 def _mesh(config: Config) -> Mesh:
-    """The mesh, and that rows and tokens divide over it, before anything is loaded."""
+    """The mesh, and that rows divide over it, before anything is loaded."""
     try:
         mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    train, length = config.train, config.data.max_length
-    rows, parts = train.batch_size // train.micro_batches, mesh.shape["tensor"]
+    train = config.train
+    rows = train.batch_size // train.micro_batches
     groups = mesh.shape["data"] * mesh.shape["fsdp"]
     if rows % groups:
         raise ConfigError(
             f"train.batch_size / train.micro_batches is {rows} rows, which "
             f"mesh.data x mesh.fsdp = {groups} does not divide; expected a multiple"
         )
-    if length % parts:
-        raise ConfigError(
-            f"data.max_length is {length}, which mesh.tensor = {parts} does not "
-            "divide; expected a multiple"
-        )
+    if config.mesh.vocab_group is not None:
+        try:
+            vocabulary.with_groups(mesh, config.mesh.vocab_group)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     return mesh
 
 
@@ -244,6 +244,7 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
     needs = find(method).inputs(**hyper)
     names = [n for n in ("teacher", "reference") if f"{n}_logits" in needs]
     student = session.roles["student"]
+    on_cpu = session.mesh.devices.flat[0].platform == "cpu"
     spec = StepSpec(
         student=student.config,
         frozen={name: session.roles[name].config for name in names},
@@ -253,7 +254,8 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
         vocab_size=len(session.tokenizer),
         dtype=session.dtype,
         remat=config.train.remat,
-        loss_chunk=config.train.loss_chunk,
+        loss_chunk=config.train.loss_chunk or (512 if on_cpu else 2048),
+        vocab_group=config.mesh.vocab_group,
     )
     run_dir.mkdir(parents=True, exist_ok=True)
     steps = total_steps(config.train, session.dataset)

@@ -19,11 +19,11 @@ from jax import Array
 from jax.lax import stop_gradient
 from jax.sharding import Mesh, NamedSharding
 
-from targetsft_jax.loss import sharded_fused_loss
+from targetsft_jax.loss import MeshLayout, sharded_fused_loss
 from targetsft_jax.models import decoder
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel import mesh as meshes
-from targetsft_jax.parallel import rules
+from targetsft_jax.parallel import rules, vocabulary
 
 Params = dict[str, Any]
 Metrics = dict[str, Array]
@@ -54,6 +54,8 @@ class StepSpec:
         dtype: of the forward passes.
         remat: recomputation policy of the student's layers.
         loss_chunk: tokens in a chunk of the loss, on each device.
+        vocab_group: devices of the fsdp axis that share embedding and heads (see
+            `parallel.vocabulary`); chosen by size when None.
     """
 
     student: DecoderConfig
@@ -64,7 +66,8 @@ class StepSpec:
     vocab_size: int | None = None
     dtype: Any = jnp.float32
     remat: str = "none"
-    loss_chunk: int = 1024
+    loss_chunk: int = 2048
+    vocab_group: int | None = None
 
 
 def make_train_step(
@@ -127,17 +130,12 @@ def loss_and_metrics(
 ) -> tuple[Array, Metrics]:
     """Loss and metrics of one micro-batch [B, L], each a sum over tokens · scale."""
     place = NamedSharding(mesh, meshes.ROWS)
+    groups = _groups(spec, mesh, batch["tokens"].size)
 
     def constrain(x: Array) -> Array:
         return jax.lax.with_sharding_constraint(x, place)
 
-    whole = meshes.replicated(mesh)
-
     def forward(config: DecoderConfig, params: Params, remat: str) -> tuple[Any, Any]:
-        # The vocabulary's matrices are gathered once: left to the partitioner, the
-        # lookup would be spread over the vocabulary and its result moved instead.
-        tables = {name: params[name] for name in ("embed", "head") if name in params}
-        params = {**params, **jax.lax.with_sharding_constraint(tables, whole)}
         hidden = decoder.apply(
             config,
             params,
@@ -147,6 +145,9 @@ def loss_and_metrics(
             dtype=spec.dtype,
             remat=remat,
             constrain=constrain,
+            embedded=vocabulary.lookup(
+                params["embed"], batch["tokens"], groups, spec.dtype
+            ),
         )
         return hidden, decoder.head(params)
 
@@ -161,8 +162,9 @@ def loss_and_metrics(
         head,
         batch["labels"],
         weights=batch["loss_mask"].astype(jnp.float32) * scale,
-        mesh=mesh,
-        tokens=meshes.TOKENS,
+        layout=MeshLayout(
+            groups, vocabulary.TOKENS, vocabulary.VOCABULARY, vocabulary.WIDTH
+        ),
         chunk_size=spec.loss_chunk,
         vocab_size=spec.vocab_size,
         **second,
@@ -199,6 +201,18 @@ def state_shardings(
         transform_non_params=lambda _: whole,
     )
     return TrainState(whole, of_params, of_moments)  # type: ignore[arg-type]
+
+
+def _groups(spec: StepSpec, mesh: Mesh, tokens: int) -> Mesh:
+    """The mesh with its fsdp axis cut into groups that share the vocabulary."""
+    group = spec.vocab_group or vocabulary.best_group(
+        mesh,
+        tokens // (mesh.shape["data"] * mesh.shape["fsdp"]),
+        spec.student.vocab_size,
+        spec.student.hidden_size,
+        sum(config.hidden_size for config in spec.frozen.values()),
+    )
+    return vocabulary.with_groups(mesh, group)
 
 
 def _accumulate(

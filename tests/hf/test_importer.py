@@ -55,7 +55,7 @@ def test_sharded_reading_equals_whole_reading(tmp_path, shards, monkeypatch):
     monkeypatch.setattr(importer, "_read_slice", spy)
     mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
     where = {"embed": "a", "vocab": "b", "heads": "b", "kv_heads": "b", "mlp": "b"}
-    where |= {"layers": None}
+    where |= {"layers": None, "table": "a"}
     shardings = jax.tree.map(
         lambda names: NamedSharding(mesh, PartitionSpec(*map(where.get, names))),
         logical_axes(load_config(folder)),

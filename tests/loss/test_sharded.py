@@ -1,5 +1,6 @@
 """The loss over eight devices: one device's numbers, and no chatter in the loop."""
 
+import math
 import re
 
 import jax
@@ -8,30 +9,59 @@ import numpy as np
 import problems
 import pytest
 import zoo
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from targetsft_jax import METHODS, fused_loss
-from targetsft_jax.loss import sharded_fused_loss
+from targetsft_jax.loss import MeshLayout, sharded_fused_loss
+from targetsft_jax.parallel import vocabulary
 
-P = PartitionSpec
 AXES = ("data", "fsdp", "tensor")
-# [B, L] = [8, 6]: tensor divides the length, data and fsdp the batch.
-MESHES = {
-    "8x1x1": ((8, 1, 1), P(("data", "fsdp"), "tensor")),
-    "2x2x2": ((2, 2, 2), P(("data", "fsdp"), "tensor")),
-    "1x1x8": ((1, 1, 8), P(("data", "tensor"))),
-    "1x4x2": ((1, 4, 2), P("fsdp", "tensor")),
-    "2x4x1, replicated over fsdp": ((2, 4, 1), P("data")),
+# (mesh, token axes, vocabulary axes, axes that heads are stored over). V = 53 is prime,
+# the student's head 16 wide and the other one's 24.
+LAYOUTS = {
+    "one device": ((1, 1, 1), ("data", "fsdp"), ("tensor",), ("fsdp", "tensor")),
+    "8 data": ((8, 1, 1), ("data", "fsdp"), ("tensor",), ("fsdp", "tensor")),
+    "8 fsdp, whole heads": ((1, 8, 1), ("data", "fsdp"), (), ("fsdp", "tensor")),
+    "8 fsdp, vocabulary": ((1, 8, 1), ("fsdp",), ("fsdp",), ("fsdp",)),
+    "8 tensor": ((1, 1, 8), ("data", "fsdp"), ("tensor",), ("fsdp", "tensor")),
+    "2 data 4 tensor": ((2, 1, 4), ("data",), ("tensor",), ("tensor",)),
+    "all three": ((2, 2, 2), ("data", "fsdp"), ("tensor",), ("fsdp", "tensor")),
+    "all met": ((2, 2, 2), ("data", "fsdp"), ("fsdp", "tensor"), ("fsdp", "tensor")),
+    "every axis meets": ((2, 2, 2), ("data", "fsdp"), AXES, ("fsdp", "tensor")),
+    "whole heads": ((2, 2, 2), ("data", "fsdp"), ("fsdp", "tensor"), ()),
+    "other order": ((2, 2, 2), ("fsdp", "data"), ("tensor", "data"), ("data", "fsdp")),
+    "tokens on one axis": ((2, 4, 1), ("data",), ("fsdp",), ("fsdp",)),
+    "idle axis": ((2, 4, 1), ("data",), (), ("fsdp",)),
+    "whole or not at all": ((2, 2, 2), AXES[:2], AXES[1:], (AXES,)),
+    "tensor twice": ((2, 2, 2), ("data", "tensor"), ("tensor",), ("fsdp", "tensor")),
 }
 
 
-def _mesh(shape):
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3)
+# The training step's own: the fsdp axis cut into groups that share the vocabulary.
+GROUPS = {
+    f"step {shape}, groups of {group}": (shape, group)
+    for shape, group in (((1, 8, 1), 1), ((1, 8, 1), 4), ((1, 8, 1), 8), ((2, 2, 2), 2))
+}
 
 
-def _sharded(name, mesh, tokens, **hyper):
+def _layout(name):
+    shape, *axes = LAYOUTS.get(name) or GROUPS[name]
+    mesh = jax.make_mesh(
+        shape,
+        AXES,
+        axis_types=(AxisType.Auto,) * 3,
+        devices=jax.devices()[: math.prod(shape)],
+    )
+    if name in LAYOUTS:
+        return MeshLayout(mesh, *axes)
+    share = vocabulary.with_groups(mesh, *axes)
+    return MeshLayout(share, vocabulary.TOKENS, vocabulary.VOCABULARY, vocabulary.WIDTH)
+
+
+def _sharded(name, layout, **hyper):
     """The sharded loss as a jitted value-and-gradient."""
-    options = {"mesh": mesh, "tokens": tokens, "chunk_size": 4, **hyper}
+    options = {"layout": _layout(layout), "chunk_size": 4, **hyper}
 
     def loss(hidden, head, labels, arguments):
         return sharded_fused_loss(name, hidden, head, labels, **arguments, **options)
@@ -53,12 +83,11 @@ def _assert_same(made, wanted):
         assert np.abs(right).max() > 1e-4
 
 
-@pytest.mark.parametrize("layout", MESHES)
+@pytest.mark.parametrize("layout", [*LAYOUTS, *GROUPS])
 def test_equals_one_device_on_every_mesh(layout: str):
-    shape, tokens = MESHES[layout]
     with jax.enable_x64(True):
         inputs = problems.problem("float64", "holes", 3)
-        sharded = _sharded("target_sft", _mesh(shape), tokens)
+        sharded = _sharded("target_sft", layout)
         plain = problems.compiled(zoo.Case("target_sft"))
         _assert_same(sharded(*inputs), plain(*inputs))
 
@@ -66,16 +95,14 @@ def test_equals_one_device_on_every_mesh(layout: str):
 @pytest.mark.parametrize("name", METHODS)
 def test_equals_one_device_for_every_method(name: str):
     """Every method's columns and second model are spread as the tokens are."""
-    shape, tokens = MESHES["2x2x2"]
     with jax.enable_x64(True):
         inputs = problems.problem("float64", "all", 3)
-        sharded = _sharded(name, _mesh(shape), tokens)
+        sharded = _sharded(name, "all met")
         _assert_same(sharded(*inputs), problems.compiled(zoo.Case(name))(*inputs))
 
 
 def test_value_alone_and_weights_of_zero():
-    shape, tokens = MESHES["2x2x2"]
-    options = {"mesh": _mesh(shape), "tokens": tokens}
+    options = {"layout": _layout("all met")}
     for mask in ("holes", "none"):
         hidden, head, labels, arguments = problems.problem("float32", mask)
         given = ("target_sft", hidden, head, labels)
@@ -94,12 +121,11 @@ def test_a_users_loss_is_spread_too():
         own = jnp.take_along_axis(log_p, labels[:, None], -1)[:, 0]
         return -factor * boost * own
 
-    shape, tokens = MESHES["2x2x2"]
     with jax.enable_x64(True):
         hidden, head, labels, arguments = problems.problem("float64", "holes")
         boost = np.linspace(1, 2, labels.size).reshape(labels.shape)
         given = {"weights": arguments["weights"], "boost": boost}
-        sharded = _sharded(scaled, _mesh(shape), tokens, factor=1.5)
+        sharded = _sharded(scaled, "all met", factor=1.5)
 
         def plain(hidden, head):
             return fused_loss(scaled, hidden, head, labels, **given, factor=1.5)
@@ -134,33 +160,71 @@ KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 COLLECTIVE = rf"= [^\n]*?\b({KINDS})(?:-start)?\("
 
 
-@pytest.mark.parametrize("name", ["sft", "target_sft"])
-def test_the_head_gradient_is_summed_once_and_outside_the_loop(name: str):
-    shape, tokens = MESHES["2x2x2"]
-    mesh = _mesh(shape)
+def _text(layout, name="target_sft"):
+    """The compiled text of loss and gradients with everything placed as stored."""
+    where = _layout(layout)
     hidden, head, labels, arguments = problems.problem("float32")
-    spread = jax.NamedSharding(mesh, tokens)
-    whole = jax.NamedSharding(mesh, P())
-    needed = {"weights": arguments["weights"]}
+
+    def place(x, spec):
+        return jax.device_put(x, NamedSharding(where.mesh, spec))
+
+    def rows(x):
+        return place(x, P(where.tokens))
+
+    def stored(head):
+        return place(head, P(None, where.stored(head.shape[1])))
+
+    states, other = arguments["teacher"]
+    given = {"weights": rows(arguments["weights"])}
     if name == "target_sft":
-        h, w = arguments["teacher"]
-        needed["teacher"] = (jax.device_put(h, spread), jax.device_put(w, whole))
-    sharded = _sharded(name, mesh, tokens)
-    hlo = (
-        sharded.lower(
-            jax.device_put(hidden, spread),
-            jax.device_put(head, whole),
-            jax.device_put(labels, spread),
-            needed,
-        )
+        given["teacher"] = (rows(states), stored(other))
+    if name == "kl":
+        given["reference"] = (rows(states), stored(other))
+    sharded = _sharded(name, layout)
+    return (
+        sharded.lower(rows(hidden), stored(head), rows(labels), given)
         .compile()
         .as_text()
     )
-    loop = _in_loops(hlo)
+
+
+def _split(text) -> tuple[list[str], list[str]]:
+    """Lines of collectives inside of loops, and all others."""
+    loop = _in_loops(text)
     assert "dot" in loop or "custom-call" in loop, "the loop over chunks was not found"
-    assert not re.findall(COLLECTIVE, loop)
-    lines = [m[0] for m in re.finditer(COLLECTIVE + r"[^\n]*", hlo)]
-    assert {re.search(COLLECTIVE, line)[1] for line in lines} == {"all-reduce"}
-    ours = f"f32[{problems.V},{problems.D}]"
-    # One all-reduce may carry several arrays; the head's is in one of them, once.
-    assert sum(line.split("all-reduce")[0].count(ours) for line in lines) == 1
+    inside = [m[0] for m in re.finditer(COLLECTIVE + r"[^\n]*", loop)]
+    every = [m[0] for m in re.finditer(COLLECTIVE + r"[^\n]*", text)]
+    assert len(every) > len(inside)
+    return inside, [line for line in every if line not in inside]
+
+
+# A row of statistics is 4 numbers for the student and 4 for each alternative.
+@pytest.mark.parametrize(
+    "name, numbers",
+    [("sft", 4), ("dft", 4), ("gem", 8), ("kl", 8), ("target_sft", 12)],
+)
+@pytest.mark.parametrize("layout", ["2 data 4 tensor", "all met", "8 fsdp, vocabulary"])
+def test_one_small_collective_in_the_loop(name: str, numbers: int, layout: str):
+    inside, _ = _split(_text(layout, name))
+    where = _layout(layout)
+    parts = math.prod(where.mesh.shape[axis] for axis in where.vocabulary)
+    assert len(inside) == 1
+    assert f"f32[{parts},{numbers},4]" in inside[0]
+    assert "all-gather" in inside[0]
+
+
+# ∂head's shape when it is summed: [V, D] float32 over data, its columns' part where it
+# is stored over the axis that sums it, [rows, D] where the vocabulary is split.
+@pytest.mark.parametrize(
+    "layout, kind, shape",
+    [
+        ("8 data", "all-reduce", "f32[53,16]"),
+        ("8 fsdp, whole heads", "reduce-scatter", "f32[53,2]"),
+        ("2 data 4 tensor", "all-reduce", "f32[56,4]"),
+    ],
+)
+def test_the_head_gradient_is_summed_once_and_outside_the_loop(layout, kind, shape):
+    inside, outside = _split(_text(layout, "sft"))
+    assert not [line for line in inside if "reduce" in line]
+    results = [line.partition(kind)[0] for line in outside if f" {kind}" in line]
+    assert sum(result.count(shape) for result in results) == 1

@@ -255,7 +255,7 @@ def test_sharded_equals_single_device():
         (4, 2), ("rows", "cols"), axis_types=(jax.sharding.AxisType.Auto,) * 2
     )
     where = {"embed": "rows", "heads": "cols", "kv_heads": "cols", "mlp": "cols"}
-    where |= {"vocab": "cols"}
+    where |= {"vocab": "cols", "table": "rows"}
     shardings = jax.tree.map(
         lambda names: NamedSharding(mesh, PartitionSpec(*map(where.get, names))),
         decoder.logical_axes(QWEN),

@@ -36,8 +36,8 @@ def test_every_parameter_of_a_decoder_has_its_place():
     into = P(None, "fsdp", "tensor")
     out = P(None, "tensor", "fsdp")
     assert found == {
-        "embed": P("tensor", "fsdp"),
-        "head": P("tensor", "fsdp"),
+        "embed": P(None, ("fsdp", "tensor")),
+        "head": P(None, ("fsdp", "tensor")),
         "final_norm": P(None),
         "layers.input_norm": P(None, None),
         "layers.post_norm": P(None, None),
@@ -72,9 +72,9 @@ def test_a_device_holds_its_share_and_no_more():
 
 def test_what_the_mesh_does_not_divide_stays_whole_and_is_named():
     # 4 query heads of 10 are 40 wide, 2 key/value heads 20: 8 divides the first only.
-    axes, shapes = _tree(vocab_size=260, head_dim=10, qkv_bias=False)
+    axes, shapes = _tree(hidden_size=36, head_dim=10, qkv_bias=False)
     mesh = make_mesh(1, 1, 8)
-    assert spec(("vocab", "embed"), (260, 32), mesh) == P(None, "fsdp")
+    assert spec(("vocab", "table"), (260, 36), mesh) == P(None, "fsdp")
     assert sorted(undivided(axes, shapes, mesh)) == [
         "embed",
         "head",
@@ -86,6 +86,14 @@ def test_what_the_mesh_does_not_divide_stays_whole_and_is_named():
     axes, shapes = _tree()
     for sizes in ((2, 2, 2), (1, 8, 1), (1, 1, 8)):
         assert undivided(axes, shapes, make_mesh(*sizes)) == []
+
+
+def test_a_dimension_is_split_over_the_first_axes_that_divide_it():
+    """36 divides by 4 and not by 8: fsdp takes it and tensor does not."""
+    mesh = make_mesh(1, 4, 2)
+    assert spec(("vocab", "table"), (260, 36), mesh) == P(None, "fsdp")
+    assert spec(("vocab", "table"), (260, 40), mesh) == P(None, ("fsdp", "tensor"))
+    assert spec(("vocab", "table"), (260, 38), mesh) == P(None, None)
 
 
 def test_an_unknown_name_is_refused_by_that_name():
@@ -105,5 +113,5 @@ def test_two_dimensions_on_one_mesh_axis_are_refused():
 
 def test_rules_can_be_replaced():
     mesh = make_mesh(2, 2, 2)
-    rules = {"embed": "tensor", "vocab": None}
+    rules = {"embed": ("tensor",), "vocab": ()}
     assert spec(("vocab", "embed"), (264, 32), mesh, rules) == P(None, "tensor")

@@ -146,8 +146,8 @@ def test_problems_of_a_trained_file_need_their_own(refused, tmp_path):
         ({"train__batch_size": 12}, ("12 rows", "= 8 does not divide", "multiple")),
         ({"train__micro_batches": 2}, ("4 rows", "= 8 does not divide", "multiple")),
         (
-            {"mesh__data": 1, "mesh__tensor": 8, "data__max_length": 60},
-            ("data.max_length is 60", "mesh.tensor = 8 does not divide"),
+            {"mesh__data": 1, "mesh__fsdp": 8, "mesh__vocab_group": 3},
+            ("mesh.vocab_group is 3", "a divisor of mesh.fsdp = 8"),
         ),
     ],
 )

@@ -382,7 +382,7 @@ def test_no_array_of_tokens_by_vocabulary_in_the_training_step():
 def test_the_dense_loss_would_be_seen_there(monkeypatch):
     """The control: the same two measures, with the dense loss in the same step."""
 
-    def dense(name, hidden, head, labels, *, mesh, tokens, chunk_size, **arguments):
+    def dense(name, hidden, head, labels, *, layout, chunk_size, **arguments):
         real = arguments.pop("vocab_size")
         assert head.shape[0] == real
         return reference_loss(name, hidden, head, labels, **arguments), {}

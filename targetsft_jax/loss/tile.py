@@ -1,0 +1,260 @@
+"""Row statistics of a chunk of logits whose columns may lie on several devices.
+
+Every device sums what it holds of every statistic in one pass over its tile, relative
+to its own maxima. One all-gather moves those few numbers a row; then each device
+brings them to the common maxima and adds them up. With all columns on one device the
+same code runs without the all-gather.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from targetsft_jax.targets.rows import Alternative, Mix, Rows, times
+
+Parts = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of the vocabulary this device's tile holds.
+
+    Attributes:
+        vocabulary: number of real tokens; columns past it carry no probability.
+        first: number of the tile's first column; [] int32, or 0.
+        padded: whether any device holds columns past the vocabulary.
+        axes: mesh axes that the columns are split over; none if they are whole.
+    """
+
+    vocabulary: int
+    first: Array | int = 0
+    padded: bool = False
+    axes: tuple[str, ...] = ()
+
+    def gather(self, parts: Sequence[Parts]) -> list[Parts]:
+        """Statistics [C] of this device -> [T, C] of all, in one collective."""
+        if not self.axes:
+            return [{key: x[None] for key, x in part.items()} for part in parts]
+        stacked = jnp.stack([x for part in parts for x in part.values()])
+        every = iter(jnp.moveaxis(jax.lax.all_gather(stacked, self.axes), 1, 0))
+        return [{key: next(every) for key in part} for part in parts]
+
+    def whole(self, tile: Array) -> Array:
+        """This device's columns [C, v] -> all of the vocabulary's."""
+        if self.axes:
+            tile = jax.lax.all_gather(tile, self.axes, axis=1, tiled=True)
+        return tile[:, : self.vocabulary]
+
+    def own(self, rows: Array, width: int) -> Array:
+        """All of the vocabulary's columns -> this device's [C, width]."""
+        # As wide as the last device's columns may reach.
+        reach = -(-self.vocabulary // width) * width + width
+        wide = jnp.pad(rows, [(0, 0), (0, reach - rows.shape[1])])
+        # A device far behind the vocabulary has padding only, wherever it is cut.
+        first = jnp.minimum(self.first, reach - width)
+        return jax.lax.dynamic_slice_in_dim(wide, first, width, axis=1)
+
+
+class TileRows(Rows):
+    """`Rows` of the columns [C, v] that a device holds, with everybody's statistics.
+
+    Args:
+        logits: this device's columns of a chunk's logits [C, v].
+        labels: [C] int, numbers in the whole vocabulary.
+        other: the same columns of the second model [C, v], or None.
+        columns: which they are.
+        mixes: alternatives whose statistics join the one all-gather; any other one
+            takes an all-gather of its own.
+    """
+
+    def __init__(
+        self,
+        logits: Array,
+        labels: Array,
+        other: Array | None,
+        columns: Columns,
+        mixes: Sequence[Mix] = (),
+    ):
+        super().__init__(logits, labels, other)
+        self.columns = columns
+        self.mixes = tuple(mixes)
+        self.logits = self._blanked(self.logits)
+        self.other = None if self.other is None else self._blanked(self.other)
+
+    @cached_property
+    def numbers(self) -> Array:
+        """Number of each column in the vocabulary [C, v] int32."""
+        own = jax.lax.broadcasted_iota(jnp.int32, self.logits.shape, 1)
+        return own + self.columns.first
+
+    @cached_property
+    def hit(self) -> Array:
+        return self.numbers == self.labels[:, None]
+
+    @cached_property
+    def label_shifted(self) -> Array:
+        inside = (self.labels >= 0) & (self.labels < self.columns.vocabulary)
+        return jnp.where(inside, self._student["label"] - self._maximum, -jnp.inf)
+
+    def total(self, values: Array) -> Array:
+        own = super().total(values)
+        return jax.lax.psum(own, self.columns.axes) if self.columns.axes else own
+
+    def top(self, k: int) -> Array:
+        own = super().top(k)
+        if not self.columns.axes:
+            return own
+        every = jax.lax.all_gather(own, self.columns.axes, axis=1, tiled=True)
+        return jax.lax.top_k(every, min(k, every.shape[1]))[0]
+
+    def alternative(self, mix: Mix) -> Alternative:
+        if mix not in self.mixes:
+            return super().alternative(mix)
+        _, gathered = self._gathered
+        frame = mix[0] * self._drift
+        return self._finish(
+            self._scores_of(mix) + (mix[0] * self._own_drift)[:, None],
+            _merge(gathered[self.mixes.index(mix)], self._drift, frame),
+        )
+
+    def weigh(self, scores: Array) -> Alternative:
+        scores = self._blanked(scores)
+        (gathered,) = self.columns.gather([_mix_parts(scores, self.shifted)])
+        return self._finish(scores, _merge(gathered, 0.0, 0.0))
+
+    @cached_property
+    def _maximum(self) -> Array:
+        return _finite(jnp.max(self._gathered[0]["maximum"], axis=0))
+
+    @cached_property
+    def _others(self) -> Array:
+        return self._student["others"]
+
+    @cached_property
+    def _label_mass(self) -> Array:
+        return jnp.exp(self.label_shifted)
+
+    @cached_property
+    def _mean_shifted(self) -> Array:
+        label = times(self._label_mass, self.label_shifted)
+        total = self._others + self._label_mass
+        return (self._student["weighted"] + label) / total
+
+    @cached_property
+    def _own_maximum(self) -> Array:
+        """The largest of this device's logits [C]; 0 where it has none."""
+        return _finite(jnp.max(self.logits, axis=-1))
+
+    @cached_property
+    def _own_shifted(self) -> Array:
+        return self.logits - self._own_maximum[:, None]
+
+    @cached_property
+    def _gathered(self) -> tuple[Parts, list[Parts]]:
+        student = _student_parts(self.logits, self._own_shifted, self.hit)
+        mixed = [
+            _mix_parts(self._scores_of(mix), self._own_shifted) for mix in self.mixes
+        ]
+        first, *rest = self.columns.gather([student, *mixed])
+        return first, rest
+
+    @cached_property
+    def _drift(self) -> Array:
+        """How far each device's own maximum lies below the common one [T, C]."""
+        own = self._gathered[0]["maximum"]
+        return jnp.where(own > -jnp.inf, own - self._maximum, 0)
+
+    @cached_property
+    def _own_drift(self) -> Array:
+        some = jnp.max(self.logits, axis=-1) > -jnp.inf
+        return jnp.where(some, self._own_maximum - self._maximum, 0)
+
+    @cached_property
+    def _student(self) -> Parts:
+        """Everybody's statistics of the student's rows [C], at the common maximum."""
+        parts, _ = self._gathered
+        scale = jnp.exp(self._drift)
+        others, weighted = parts["others"], parts["weighted"]
+        return {
+            "others": jnp.sum(scale * others, axis=0),
+            "weighted": jnp.sum(scale * (weighted + self._drift * others), axis=0),
+            "label": jnp.sum(parts["label"], axis=0),
+        }
+
+    def _scores_of(self, mix: Mix) -> Array:
+        """A mix's scores [C, v] relative to this device's own maximum."""
+        return self._blanked(self._mixed(mix, self._own_shifted))
+
+    def _finish(self, scores: Array, merged: Parts) -> Alternative:
+        """T from its scores at the common maximum and everybody's statistics."""
+        total = merged["total"]
+        inverse = (1 / total)[:, None]
+        return Alternative(
+            probabilities=jnp.exp(scores - merged["maximum"][:, None]) * inverse,
+            cross_entropy=self.log_total - merged["cross"] / total,
+            entropy=jnp.log(total) - merged["own"] / total,
+            supported=merged["supported"],
+        )
+
+    def _blanked(self, x: Array) -> Array:
+        if not self.columns.padded:
+            return x
+        return jnp.where(self.numbers < self.columns.vocabulary, x, -jnp.inf)
+
+
+def _student_parts(logits: Array, shifted: Array, hit: Array) -> Parts:
+    """What one device knows of the student's rows; all [C]."""
+    masses = jnp.where(hit, 0, jnp.exp(shifted))
+    return {
+        "maximum": jnp.max(logits, axis=-1),
+        "others": jnp.sum(masses, axis=-1),
+        "weighted": jnp.sum(times(masses, shifted), axis=-1),
+        "label": jnp.sum(jnp.where(hit, logits, 0), axis=-1),
+    }
+
+
+def _mix_parts(scores: Array, shifted: Array) -> Parts:
+    """What one device knows of T = softmax(scores); all [C]."""
+    maximum = jnp.max(scores, axis=-1)
+    relative = scores - _finite(maximum)[:, None]
+    masses = jnp.exp(relative)
+    return {
+        "maximum": maximum,
+        "total": jnp.sum(masses, axis=-1),
+        "cross": jnp.sum(times(masses, shifted), axis=-1),
+        "own": jnp.sum(times(masses, relative), axis=-1),
+    }
+
+
+def _merge(parts: Parts, drift: Array | float, frame: Array | float) -> Parts:
+    """Everybody's [T, C] statistics of a mix as one [C].
+
+    Args:
+        parts: from `_mix_parts` of each device.
+        drift: what each device's shifted logits lack to the common maximum [T, C].
+        frame: the same for its scores.
+    """
+    maxima = parts["maximum"] + frame
+    highest = jnp.max(maxima, axis=0)
+    supported = highest > -jnp.inf
+    maximum = _finite(highest)
+    some = parts["maximum"] > -jnp.inf
+    down = jnp.where(some, maxima - maximum, 0)
+    scale = jnp.where(some, jnp.exp(down), 0)
+    total = jnp.sum(scale * parts["total"], axis=0)
+    return {
+        "maximum": maximum,
+        "supported": supported,
+        "total": jnp.where(supported, total, 1),
+        "cross": jnp.sum(scale * (parts["cross"] + drift * parts["total"]), axis=0),
+        "own": jnp.sum(scale * (parts["own"] + down * parts["total"]), axis=0),
+    }
+
+
+def _finite(maximum: Array) -> Array:
+    """A maximum to subtract: 0 in place of −inf, where there is nothing."""
+    return jnp.where(maximum > -jnp.inf, maximum, 0)

@@ -1,0 +1,101 @@
+"""Looking tokens up in a sharded table, and how many devices share one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.parallel.rules import shardings
+from targetsft_jax.parallel.vocabulary import best_group, lookup, with_groups
+
+V = 29
+TOKENS = np.random.default_rng(0).integers(0, V, (8, 5)).astype(np.int32)
+
+# (mesh, group): every axis alone, and all of them.
+MESHES = [
+    ((1, 1, 1), 1),
+    ((8, 1, 1), 1),
+    ((1, 8, 1), 1),
+    ((1, 8, 1), 4),
+    ((1, 8, 1), 8),
+    ((1, 1, 8), 1),
+    ((2, 2, 2), 2),
+    ((1, 4, 2), 2),
+]
+
+
+# 16 divides by all axes, 12 by some of them, 7 by none.
+@pytest.mark.parametrize("width", [16, 12, 7])
+@pytest.mark.parametrize("shape, group", MESHES)
+def test_equals_indexing_and_so_does_its_gradient(shape, group, width):
+    mesh = make_mesh(*shape, devices=jax.devices()[: np.prod(shape)])
+    rng = np.random.default_rng(1)
+    table = jnp.asarray(rng.normal(size=(V, width)), jnp.float32)
+    probe = jnp.asarray(rng.normal(size=(*TOKENS.shape, width)), jnp.float32)
+    place = shardings({"t": ("vocab", "table")}, {"t": table}, mesh)["t"]
+
+    @jax.jit
+    def run(table, tokens):
+        def value(table):
+            rows = lookup(table, tokens, with_groups(mesh, group), jnp.float32)
+            return jnp.sum(rows * probe), rows
+
+        return jax.grad(value, has_aux=True)(table)
+
+    rows = NamedSharding(mesh, P(("data", "fsdp")))
+    made, found = run(jax.device_put(table, place), jax.device_put(TOKENS, rows))
+    np.testing.assert_array_equal(found, np.asarray(table)[TOKENS])
+    wanted = jax.grad(lambda t: jnp.sum(t[TOKENS] * probe))(table)
+    np.testing.assert_allclose(made, wanted, rtol=0, atol=1e-5)
+    assert made.sharding.is_equivalent_to(place, 2)
+
+
+def test_a_bfloat16_result_has_a_float32_gradient_sum():
+    """A thousand equal tokens: bfloat16 sums would stop growing at 256."""
+    mesh = make_mesh(1, 8, 1)
+    tokens = jnp.zeros((8, 128), jnp.int32)
+
+    def value(table):
+        return lookup(table, tokens, with_groups(mesh, 4), jnp.bfloat16).sum()
+
+    made = jax.jit(jax.grad(value))(jnp.ones((V, 16)))
+    assert made.dtype == jnp.float32
+    np.testing.assert_array_equal(made[0], np.full(16, 1024.0))
+
+
+def test_the_table_does_not_move_where_tokens_do():
+    """No array of the whole table, and none of all tokens by the whole width."""
+    mesh = make_mesh(1, 8, 1)
+
+    def run(table, tokens):
+        return lookup(table, tokens, with_groups(mesh, 8), jnp.float32)
+
+    def array(*size, dtype, spec):
+        return jax.ShapeDtypeStruct(size, dtype, sharding=NamedSharding(mesh, spec))
+
+    table = array(V, 16, dtype="float32", spec=P(None, "fsdp"))
+    tokens = array(64, 5, dtype="int32", spec=P("fsdp"))
+    text = jax.jit(run).lower(table, tokens).compile().as_text()
+    assert f"f32[{V},2]" in text and "all-to-all" in text
+    assert f"f32[{V},16]" not in text and "f32[64,5,16]" not in text
+
+
+def test_the_group_grows_with_the_vocabulary_and_shrinks_with_tokens():
+    mesh = make_mesh(1, 8, 1)
+
+    def group(tokens, vocabulary=152_064):
+        return best_group(mesh, tokens, vocabulary, 3584, 3584)
+
+    assert [group(n) for n in (512, 4096, 16_384, 131_072)] == [8, 8, 4, 1]
+    assert group(4096, vocabulary=4096) == 1
+    # Where the tensor axis has cut the vocabulary already, less is left to share.
+    assert best_group(make_mesh(1, 2, 4), 4096, 152_064, 3584, 3584) == 2
+    assert best_group(make_mesh(1, 2, 4), 16_384, 152_064, 3584, 3584) == 1
+
+
+def test_a_group_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="vocab_group is 3.*mesh.fsdp = 8"):
+        with_groups(make_mesh(1, 8, 1), 3)
