@@ -205,20 +205,19 @@ def _chunk(
     rows = TileRows(logits, part.labels, other, columns, mixes)
     statistics: Sums = {}
     shares: Sums = {}
+    inputs = {**part.columns, **spec.hyper}
     if spec.method is None:
-        inputs = {**part.columns, **spec.hyper}
         values, g = _differentiate(spec, columns, logits, second, part, weights, inputs)
     else:
-        inputs = {**part.columns, **spec.hyper}
         q = spec.method.build(rows, **inputs).bind(rows)
         values = spec.method.published(q, **inputs)
-        g = q.logit_gradient()
+        g = q.weighted(weights).logit_gradient()
         statistics = {"gamma": q.gamma, "strength": q.strength}
         negative = jnp.zeros_like(weights)
-        if not spec.method.proper:
-            negative = jnp.sum(jnp.maximum(0, g - rows.probabilities), axis=-1)
+        if not spec.method.is_proper(**inputs):
+            excess = q.logit_gradient() - rows.probabilities
+            negative = jnp.sum(jnp.maximum(0, excess), axis=-1)
         shares["negative_mass"] = jnp.sum(times(weights, negative))
-        g = times(weights[:, None], g)
     statistics |= {
         "loss": values,
         "nll": rows.nll,

@@ -100,6 +100,11 @@ class TileRows(Rows):
         inside = (self.labels >= 0) & (self.labels < self.columns.vocabulary)
         return jnp.where(inside, self._student["label"] - self._maximum, -jnp.inf)
 
+    @cached_property
+    def probabilities(self) -> Array:
+        # One reciprocal a row: a division per entry costs a TPU more than the exp.
+        return self._masses * (1 / (self._others + self._label_mass))[:, None]
+
     def total(self, values: Array) -> Array:
         own = super().total(values)
         return jax.lax.psum(own, self.columns.axes) if self.columns.axes else own
@@ -116,10 +121,11 @@ class TileRows(Rows):
             return super().alternative(mix)
         _, gathered = self._gathered
         frame = mix[0] * self._drift
-        return self._finish(
-            self._scores_of(mix) + (mix[0] * self._own_drift)[:, None],
-            _merge(gathered[self.mixes.index(mix)], self._drift, frame),
-        )
+        scores = self._scores_of(mix)
+        if self.columns.axes:
+            scores = scores + (mix[0] * self._own_drift)[:, None]
+        merged = _merge(gathered[self.mixes.index(mix)], self._drift, frame)
+        return self._finish(scores, merged)
 
     def weigh(self, scores: Array) -> Alternative:
         scores = self._blanked(scores)

@@ -60,9 +60,8 @@ def attend(
     segment. Padding is segment 0 and attends to padding, itself at least, so no row
     of the softmax is ever empty and nothing is NaN. Softmax is in float32.
 
-    This is the one place where a kernel (TPU splash, cuDNN, Pallas) can join: it
-    sees segment ids and an offset, not a mask. The portable path below builds the
-    [B, 1, T, S] boolean mask, so its memory grows with T * S.
+    The portable path, for training without a kernel (see `kernels`) and for prompts:
+    it builds the [B, 1, T, S] boolean mask, so its memory grows with T * S.
 
     Args:
         query: [B, T, heads, head_dim].
@@ -116,6 +115,7 @@ class Attention(nn.Module):
     kernel_init: Callable
     output_init: Callable
     param_dtype: jnp.dtype
+    attend: Callable | None = None
 
     @nn.compact
     def __call__(
@@ -141,6 +141,8 @@ class Attention(nn.Module):
             key, value = (jnp.swapaxes(x, 1, 2).astype(query.dtype) for x in kept)
         if kept is not None and x.shape[1] == 1:
             mixed = attend_one(query, kept, span)
+        elif kept is None and self.attend is not None:
+            mixed = self.attend(query, key, value, span.segment_ids)
         else:
             mixed = attend(
                 query,

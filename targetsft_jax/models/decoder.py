@@ -57,6 +57,7 @@ def apply(
     remat: str = "none",
     constrain: Callable[[jax.Array], jax.Array] | None = None,
     embedded: jax.Array | None = None,
+    attend: Callable[..., jax.Array] | None = None,
 ) -> jax.Array:
     """Hidden states after the final norm.
 
@@ -75,6 +76,8 @@ def apply(
             layer; the caller's place for a sharding constraint.
         embedded: [B, L, D], the tokens' rows of the embedding, where the caller has
             looked them up; `tokens` then gives the shape only.
+        attend: (query, key, value, segment_ids) -> mixed, in place of the portable
+            attention (see `kernels`).
 
     Returns:
         [B, L, D] in `dtype`; logits are `hidden @ head(params).T`.
@@ -89,7 +92,9 @@ def apply(
         positions = jnp.broadcast_to(row, tokens.shape)
     if segment_ids is None:
         segment_ids = jnp.ones(tokens.shape, jnp.int32)
-    module = _Decoder(config, jnp.dtype(dtype), remat=remat, constrain=constrain)
+    module = _Decoder(
+        config, jnp.dtype(dtype), remat=remat, constrain=constrain, attend=attend
+    )
     return module.apply({"params": params}, tokens, positions, segment_ids, embedded)
 
 
@@ -215,6 +220,7 @@ class _Layer(nn.Module):
     config: DecoderConfig
     param_dtype: jnp.dtype = jnp.dtype(jnp.float32)
     constrain: Callable[[jax.Array], jax.Array] | None = None
+    attend: Callable[..., jax.Array] | None = None
 
     @nn.compact
     def __call__(self, x, span, kept=None):
@@ -223,7 +229,9 @@ class _Layer(nn.Module):
         depth_scaled = nn.initializers.normal(
             INIT_SCALE / (2 * config.num_layers) ** 0.5
         )
-        attention = Attention(config, init, depth_scaled, dtype, name="attention")
+        attention = Attention(
+            config, init, depth_scaled, dtype, self.attend, name="attention"
+        )
         mixed, kept = attention(self._norm("input_norm", x), span, kept)
         x = x + mixed
         mlp = SwiGLU(config, init, depth_scaled, dtype, name="mlp")
@@ -242,6 +250,7 @@ class _Decoder(nn.Module):
     param_dtype: jnp.dtype = jnp.dtype(jnp.float32)
     remat: str = "none"
     constrain: Callable[[jax.Array], jax.Array] | None = None
+    attend: Callable[..., jax.Array] | None = None
 
     @nn.compact
     def __call__(self, tokens, positions, segment_ids, embedded=None):
@@ -273,7 +282,7 @@ class _Decoder(nn.Module):
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=config.num_layers,
-        )(config, self.param_dtype, self.constrain, name="layers")
+        )(config, self.param_dtype, self.constrain, self.attend, name="layers")
         x, _ = layers(x, span)
         ones = nn.initializers.ones_init()
         scale = self.param("final_norm", ones, (config.hidden_size,), self.param_dtype)

@@ -57,6 +57,14 @@ def make_mesh(
     )
 
 
+def platform(mesh: Mesh) -> str:
+    """What the mesh's devices are: "cpu", "gpu" or "tpu".
+
+    Not jax's default backend: a step may be compiled for devices that are not here.
+    """
+    return mesh.devices.flat[0].platform
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of an array that every device holds whole."""
     return NamedSharding(mesh, P())

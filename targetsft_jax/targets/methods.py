@@ -39,8 +39,8 @@ class Method:
         defaults: hyper-parameters and their default values.
         value: (target, **inputs, **hyper) -> the published per-token loss [...], where
             it is not the weighted cross-entropy.
-        proper: Q is a distribution for every input, so negative mass need not be
-            looked for.
+        proper: whether Q is a distribution for every input, so that negative mass need
+            not be looked for; or a function of the hyper-parameters that says so.
     """
 
     build: Build
@@ -51,11 +51,17 @@ class Method:
     needs: tuple[str, ...] | Callable[..., tuple[str, ...]] = ()
     defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     value: Value | None = None
-    proper: bool = False
+    proper: bool | Callable[..., bool] = False
 
     def inputs(self, **hyper: Any) -> tuple[str, ...]:
         """Names of the inputs that this method needs under these hyper-parameters."""
         return self.needs(**hyper) if callable(self.needs) else self.needs
+
+    def is_proper(self, **hyper: Any) -> bool:
+        """Whether no input makes Q signed under these hyper-parameters."""
+        if not callable(self.proper):
+            return self.proper
+        return self.proper(**{key: hyper[key] for key in self.defaults})
 
     def objective(self, rows: Rows, **arguments: Any) -> Array:
         """The published loss [...], differentiable in the logits behind `rows`."""
@@ -235,6 +241,11 @@ def _constant(rows: Rows, value: Any) -> Array:
     return jnp.full(rows.labels.shape, value, rows.logits.dtype)
 
 
+def _is_share(value: Any) -> bool:
+    """A number in [0, 1]; of one per token nothing is known."""
+    return isinstance(value, int | float) and 0 <= value <= 1
+
+
 def _hyper(**defaults: Any) -> Mapping[str, Any]:
     return MappingProxyType(defaults)
 
@@ -274,6 +285,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "λ",
             "(0, 0): uniform",
             defaults=_hyper(smoothing=0.1),
+            proper=lambda smoothing: _is_share(smoothing),
         ),
         "kl": Method(
             kl,
@@ -329,6 +341,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             needs=_TEACHER,
             defaults=_hyper(kd_weight=0.5),
             value=_kl_value,
+            proper=lambda kd_weight: _is_share(kd_weight),
         ),
         "target_sft": Method(
             target_sft,
@@ -338,6 +351,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "(1−η, η) teacher",
             needs=_TEACHER,
             defaults=_hyper(eta=0.5, gamma=None),
+            proper=lambda eta, gamma: gamma is None,
         ),
         "custom": Method(
             custom,

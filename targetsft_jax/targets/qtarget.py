@@ -84,6 +84,16 @@ class QTarget:
             gradient += self.alternative_weight[..., None] * apart
         return stop_gradient(gradient)
 
+    def weighted(self, weights: Array) -> "QTarget":
+        """The same pulls times a weight per token [...]; none at all where it is 0.
+
+        Its gradient is the weighted one; its target and value are not the method's.
+        """
+        a = times(weights, self.label_weight)
+        b = self.alternative_weight
+        b = None if b is None else times(weights, b)
+        return replace(self, label_weight=a, alternative_weight=b)
+
     def induced(self) -> Array:
         """Q = p − g = (1 − a − b)·p + a·δ_y + b·T [..., V]; sums to one.
 

@@ -21,6 +21,7 @@ from targetsft_jax.targets.api import find, hyper_parameters
 from targetsft_jax.targets.methods import METHODS
 
 REMAT = ("none", "full", "dots")
+ATTENTION = ("auto", "splash", "cudnn", "pallas_gpu", "xla")
 DTYPES = ("float32", "bfloat16")
 
 
@@ -126,6 +127,9 @@ class TrainConfig:
     """Compute dtype: bfloat16 on accelerators, float32 on the CPU, unless given."""
     remat: str = "none"
     """Recomputation in the backward pass: none, full or dots."""
+    attention: str = "auto"
+    """Attention kernel: auto (the fastest that the devices and the model allow),
+    splash (TPU), cudnn or pallas_gpu (GPU), xla (everywhere)."""
     loss_chunk: int | None = None
     """Tokens in a chunk of the fused loss; null: 512 on the CPU, else 2048."""
     log_every: int = 10
@@ -380,6 +384,8 @@ def _validate_train(train: TrainConfig, mesh: MeshConfig) -> None:
         require(0 <= getattr(train, key) < math.inf, key, "0 or more")
     require(train.steps is None or train.steps > 0, "steps", "more than 0, or null")
     require(train.remat in REMAT, "remat", f"one of {', '.join(REMAT)}")
+    kernels = ", ".join(ATTENTION)
+    require(train.attention in ATTENTION, "attention", f"one of {kernels}")
     require(
         train.dtype is None or train.dtype in DTYPES,
         "dtype",

@@ -38,15 +38,9 @@ class Role:
         return load_params(self.folder, self.config, dtype=self.dtype, shardings=places)
 
 
-def open_role(name: str, folder: Path, dtype: str | None) -> Role:
-    """A role by its folder; its config.json is read and checked.
-
-    Without a dtype: float32 for the student and on the CPU, bfloat16 for frozen roles
-    on accelerators.
-    """
-    frozen = name != "student" and jax.default_backend() != "cpu"
-    chosen = dtype or ("bfloat16" if frozen else "float32")
-    return Role(name, folder, load_config(folder), jnp.dtype(chosen))
+def open_role(name: str, folder: Path, dtype: Any) -> Role:
+    """A role by its folder; its config.json is read and checked."""
+    return Role(name, folder, load_config(folder), jnp.dtype(dtype))
 
 
 def shared_tokenizer(roles: list[Role]) -> Any:

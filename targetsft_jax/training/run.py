@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from targetsft_jax.data.chat import show
@@ -20,9 +18,9 @@ from targetsft_jax.hf.exporter import prove_exportable, save_pretrained
 from targetsft_jax.hf.importer import resolve
 from targetsft_jax.models import decoder
 from targetsft_jax.models.config import num_parameters
+from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel import mesh as meshes
-from targetsft_jax.parallel import rules, vocabulary
-from targetsft_jax.targets.api import SECOND_MODELS, find
+from targetsft_jax.parallel import rules
 from targetsft_jax.training.checkpoint import FOLDER as CHECKPOINTS
 from targetsft_jax.training.config import (
     Config,
@@ -39,6 +37,13 @@ from targetsft_jax.training.roles import (
     abstract_params,
     open_role,
     shared_tokenizer,
+)
+from targetsft_jax.training.spec import (
+    columns,
+    compute_dtype,
+    make_mesh,
+    param_dtype,
+    step_spec,
 )
 from targetsft_jax.training.start_models import start_model
 from targetsft_jax.training.step import StepSpec
@@ -71,7 +76,7 @@ def run(config: Config) -> dict[str, AverageAtK]:
         ConfigError, ValueError, OSError: naming what cannot be used.
     """
     began = time.perf_counter()
-    mesh = _mesh(config)
+    mesh = make_mesh(config)
     run_dir = _claim(config)
     session = _open(config, mesh)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -87,28 +92,6 @@ def run(config: Config) -> dict[str, AverageAtK]:
         _train(session, name, hyper, own_dir)
     _say_end(session, run_dir, time.perf_counter() - began)
     return session.scores
-
-
-def _mesh(config: Config) -> Mesh:
-    """The mesh, and that rows divide over it, before anything is loaded."""
-    try:
-        mesh = meshes.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    train = config.train
-    rows = train.batch_size // train.micro_batches
-    groups = mesh.shape["data"] * mesh.shape["fsdp"]
-    if rows % groups:
-        raise ConfigError(
-            f"train.batch_size / train.micro_batches is {rows} rows, which "
-            f"mesh.data x mesh.fsdp = {groups} does not divide; expected a multiple"
-        )
-    if config.mesh.vocab_group is not None:
-        try:
-            vocabulary.with_groups(mesh, config.mesh.vocab_group)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-    return mesh
 
 
 def _claim(config: Config) -> Path:
@@ -157,6 +140,7 @@ _FREE = (
     "train.save_every",
     "train.keep_checkpoints",
     "train.loss_chunk",
+    "train.attention",
     "train.remat",
 )
 
@@ -178,7 +162,8 @@ def _open(config: Config, mesh: Mesh) -> Session:
         given: RoleConfig = getattr(config, name)
         if name == "reference" and not (given.path or given.build):
             student = roles["student"]
-            roles[name] = open_role(name, student.folder, given.dtype)
+            dtype = param_dtype(name, given.dtype, mesh)
+            roles[name] = open_role(name, student.folder, dtype)
         else:
             roles[name] = _role(name, given, config, mesh)
     tokenizer = shared_tokenizer(list(roles.values()))
@@ -192,9 +177,23 @@ def _open(config: Config, mesh: Mesh) -> Session:
         if measured.problems
         else []
     )
-    on_cpu = jax.default_backend() == "cpu"
-    dtype = jnp.dtype(config.train.dtype or ("float32" if on_cpu else "bfloat16"))
-    return Session(config, mesh, dtype, roles, tokenizer, dataset, held_out)
+    dtype = compute_dtype(config, mesh)
+    session = Session(config, mesh, dtype, roles, tokenizer, dataset, held_out)
+    for name, hyper in trainings(config).items():
+        # Made again when it is trained; what cannot be made is refused now.
+        _spec(session, name, hyper)
+    return session
+
+
+def _spec(session: Session, method: str, hyper: dict[str, Any]) -> StepSpec:
+    return step_spec(
+        session.config,
+        method,
+        hyper,
+        {name: role.config for name, role in session.roles.items()},
+        len(session.tokenizer),
+        session.mesh,
+    )
 
 
 def _role(name: str, given: RoleConfig, config: Config, mesh: Mesh) -> Role:
@@ -202,21 +201,16 @@ def _role(name: str, given: RoleConfig, config: Config, mesh: Mesh) -> Role:
         folder = start_model(name, given.build, config.cache_dir, mesh)
     else:
         folder = resolve(given.path)
-    return open_role(name, folder, given.dtype)
+    return open_role(name, folder, param_dtype(name, given.dtype, mesh))
 
 
 def _check_columns(name: str, hyper: dict[str, Any], dataset: Dataset) -> None:
-    missing = [key for key in _columns(name, hyper) if key not in dataset.arrays]
+    missing = [key for key in columns(name, hyper) if key not in dataset.arrays]
     if missing:
         raise ConfigError(
             f"method {name!r} needs {', '.join(missing)} for every example, and the "
             f"data has none; expected the field {missing[0]!r} in each row of the file"
         )
-
-
-def _columns(name: str, hyper: dict[str, Any]) -> tuple[str, ...]:
-    needs = find(name).inputs(**hyper)
-    return tuple(key for key in needs if key not in SECOND_MODELS)
 
 
 def _load(session: Session, name: str) -> Any:
@@ -241,22 +235,7 @@ def _load(session: Session, name: str) -> Any:
 def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) -> None:
     """Train the student from its start by one method; measure and export it."""
     config = session.config
-    needs = find(method).inputs(**hyper)
-    names = [n for n in ("teacher", "reference") if f"{n}_logits" in needs]
-    student = session.roles["student"]
-    on_cpu = session.mesh.devices.flat[0].platform == "cpu"
-    spec = StepSpec(
-        student=student.config,
-        frozen={name: session.roles[name].config for name in names},
-        method=method,
-        hyper=hyper,
-        columns=_columns(method, hyper),
-        vocab_size=len(session.tokenizer),
-        dtype=session.dtype,
-        remat=config.train.remat,
-        loss_chunk=config.train.loss_chunk or (512 if on_cpu else 2048),
-        vocab_group=config.mesh.vocab_group,
-    )
+    spec = _spec(session, method, hyper)
     run_dir.mkdir(parents=True, exist_ok=True)
     steps = total_steps(config.train, session.dataset)
     settings = ", ".join(f"{k}={v}" for k, v in hyper.items() if v is not None)
@@ -264,7 +243,7 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
     fitted = fit(
         spec,
         _load(session, "student"),
-        {name: _load(session, name) for name in names},
+        {name: _load(session, name) for name in spec.frozen},
         session.dataset,
         session.mesh,
         config.train,
@@ -274,7 +253,7 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
     )
     save_pretrained(
         run_dir / EXPORT_FOLDER,
-        student.config,
+        spec.student,
         fitted.state.params,
         tokenizer=session.tokenizer,
     )
@@ -317,6 +296,7 @@ def _say_session(session: Session, run_dir: Path) -> None:
     device = session.mesh.devices.flat[0].device_kind
     print(f"\nrun      {run_dir}")
     print(f"devices  {session.mesh.size} x {device}, mesh {mesh}, {session.dtype}")
+    print(f"attention {', '.join(_attention(session))}")
     for role in session.roles.values():
         size = num_parameters(role.config) / 1e6
         print(f"{role.name:<8} {size:,.2f}M parameters, {role.dtype}, {role.folder}")
@@ -333,6 +313,22 @@ def _say_session(session: Session, run_dir: Path) -> None:
     print("one example, trained tokens marked")
     print(show(session.dataset.example, session.tokenizer))
     print(f"\n{LEGEND}")
+
+
+def _attention(session: Session) -> list[str]:
+    """The kernel of each role, since `auto` chooses by model and devices."""
+    config, length = session.config, session.config.data.max_length
+    return [
+        f"{role.name} "
+        + choose(
+            config.train.attention,
+            meshes.platform(session.mesh),
+            role.config,
+            length,
+            session.dtype,
+        )
+        for role in session.roles.values()
+    ]
 
 
 def _say_end(session: Session, run_dir: Path, seconds: float) -> None:

@@ -24,6 +24,7 @@ from targetsft_jax.models import decoder
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules, vocabulary
+from targetsft_jax.training.attention import mesh_attend
 
 Params = dict[str, Any]
 Metrics = dict[str, Array]
@@ -53,6 +54,7 @@ class StepSpec:
         vocab_size: real vocabulary, shared by all roles.
         dtype: of the forward passes.
         remat: recomputation policy of the student's layers.
+        attention: kernel, one of `kernels.CHOICES`.
         loss_chunk: tokens in a chunk of the loss, on each device.
         vocab_group: devices of the fsdp axis that share embedding and heads (see
             `parallel.vocabulary`); chosen by size when None.
@@ -66,6 +68,7 @@ class StepSpec:
     vocab_size: int | None = None
     dtype: Any = jnp.float32
     remat: str = "none"
+    attention: str = "auto"
     loss_chunk: int = 2048
     vocab_group: int | None = None
 
@@ -147,6 +150,9 @@ def loss_and_metrics(
             constrain=constrain,
             embedded=vocabulary.lookup(
                 params["embed"], batch["tokens"], groups, spec.dtype
+            ),
+            attend=mesh_attend(
+                spec.attention, config, mesh, batch["tokens"].shape[1], spec.dtype
             ),
         )
         return hidden, decoder.head(params)

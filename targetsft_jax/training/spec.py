@@ -1,0 +1,106 @@
+"""From a configuration to the step that it asks for: `train` and `plan` share this."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.parallel import mesh as meshes
+from targetsft_jax.parallel import vocabulary
+from targetsft_jax.targets.api import SECOND_MODELS, find
+from targetsft_jax.training.attention import mesh_attend
+from targetsft_jax.training.config import Config, ConfigError
+from targetsft_jax.training.step import StepSpec
+
+
+def make_mesh(config: Config, devices: Any = None) -> Mesh:
+    """The mesh of a configuration, whose batch divides over it.
+
+    Args:
+        config: its mesh and train sections are read.
+        devices: all of jax's unless given.
+
+    Raises:
+        ConfigError: naming the key that does not fit.
+    """
+    asked = config.mesh
+    try:
+        mesh = meshes.make_mesh(asked.data, asked.fsdp, asked.tensor, devices)
+        if asked.vocab_group is not None:
+            vocabulary.with_groups(mesh, asked.vocab_group)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    rows = config.train.batch_size // config.train.micro_batches
+    groups = mesh.shape["data"] * mesh.shape["fsdp"]
+    if rows % groups:
+        raise ConfigError(
+            f"train.batch_size / train.micro_batches is {rows} rows, which "
+            f"mesh.data x mesh.fsdp = {groups} does not divide; expected a multiple"
+        )
+    return mesh
+
+
+def compute_dtype(config: Config, mesh: Mesh) -> Any:
+    """Of the forward passes: as configured, or by platform."""
+    usual = "float32" if meshes.platform(mesh) == "cpu" else "bfloat16"
+    return jnp.dtype(config.train.dtype or usual)
+
+
+def param_dtype(name: str, given: str | None, mesh: Mesh) -> Any:
+    """Of a role's parameters: float32, but bfloat16 for frozen ones on accelerators."""
+    frozen = name != "student" and meshes.platform(mesh) != "cpu"
+    return jnp.dtype(given or ("bfloat16" if frozen else "float32"))
+
+
+def step_spec(
+    config: Config,
+    method: str,
+    hyper: Mapping[str, Any],
+    architectures: Mapping[str, DecoderConfig],
+    vocab_size: int,
+    mesh: Mesh,
+) -> StepSpec:
+    """All that is static in the step of one method.
+
+    Args:
+        config: the run's configuration.
+        method, hyper: one of its trainings.
+        architectures: of the student and of the frozen roles that the method reads.
+        vocab_size: real tokens, shared by all roles.
+        mesh: the device mesh.
+
+    Raises:
+        ConfigError: the attention kernel cannot serve these models.
+    """
+    needs = find(method).inputs(**hyper)
+    roles = [key.removesuffix("_logits") for key in SECOND_MODELS if key in needs]
+    train = config.train
+    dtype = compute_dtype(config, mesh)
+    spec = StepSpec(
+        student=architectures["student"],
+        frozen={role: architectures[role] for role in roles},
+        method=method,
+        hyper=hyper,
+        columns=columns(method, hyper),
+        vocab_size=vocab_size,
+        dtype=dtype,
+        remat=train.remat,
+        attention=train.attention,
+        loss_chunk=train.loss_chunk
+        or (512 if meshes.platform(mesh) == "cpu" else 2048),
+        vocab_group=config.mesh.vocab_group,
+    )
+    for model in (spec.student, *spec.frozen.values()):
+        try:
+            mesh_attend(train.attention, model, mesh, config.data.max_length, dtype)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+    return spec
+
+
+def columns(method: str, hyper: Mapping[str, Any]) -> tuple[str, ...]:
+    """The per-token inputs of a method that come with the data."""
+    needs = find(method).inputs(**hyper)
+    return tuple(key for key in needs if key not in SECOND_MODELS)
