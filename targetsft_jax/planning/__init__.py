@@ -1,0 +1,1 @@
+"""What a training step will hold, compute and move, from its compiled program alone."""
