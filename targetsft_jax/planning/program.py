@@ -276,7 +276,7 @@ def _parse(text: str) -> _Module:
         if line.startswith("HloModule"):
             counts = re.findall(r"(?:num_partitions|replica_count)=(\d+)", line)
             devices = math.prod(map(int, counts))
-        elif line.startswith("}"):
+        elif line.rstrip() == "}":  # Kernels have lines that only begin so.
             current = None
         elif current is None:
             head = _HEAD.match(line)
@@ -524,7 +524,8 @@ def _trips(
         limit = _given(computation, loop, carried)
     start, step = _given(computation, loop, counter), _step(module, body, counter)
     if start is None or limit is None or not step:
-        return None
+        # A scan's or fori_loop's test, as jax writes it, counts from 0 by 1.
+        return limit if test.source.endswith("while/cond/lt") else None
     return max(0, -(-(limit - start) // step))
 
 

@@ -32,21 +32,7 @@ def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Pa
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
     folder = Path(cache_dir).expanduser() / f"{name}-{digest}"
     tokenizer = byte_tokenizer()
-    config = DecoderConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=build.hidden_size,
-        intermediate_size=build.intermediate_size,
-        num_layers=build.num_layers,
-        num_heads=build.num_heads,
-        num_kv_heads=build.num_kv_heads,
-        max_position_embeddings=4096,
-        rope_theta=10_000.0,
-        tie_word_embeddings=True,
-        # Llama-shaped: for a folder of type qwen2, transformers' AutoTokenizer would
-        # rebuild Qwen's own tokenizer instead of reading ours.
-        qkv_bias=False,
-        model_type="llama",
-    )
+    config = architecture(build)
     size = f"{num_parameters(config) / 1e6:.2f}M parameters"
     recipe = f"SFT for {build.steps} steps on generated problems"
     if (folder / "config.json").is_file():
@@ -83,3 +69,22 @@ def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Pa
         save_pretrained(folder, config, fitted.state.params, tokenizer=tokenizer)
     print(f"{name}: kept in\n  {folder}")
     return folder
+
+
+def architecture(build: BuildConfig) -> DecoderConfig:
+    """The decoder of a built model."""
+    return DecoderConfig(
+        vocab_size=len(byte_tokenizer()),
+        hidden_size=build.hidden_size,
+        intermediate_size=build.intermediate_size,
+        num_layers=build.num_layers,
+        num_heads=build.num_heads,
+        num_kv_heads=build.num_kv_heads,
+        max_position_embeddings=4096,
+        rope_theta=10_000.0,
+        tie_word_embeddings=True,
+        # Llama-shaped: for a folder of type qwen2, transformers' AutoTokenizer would
+        # rebuild Qwen's own tokenizer instead of reading ours.
+        qkv_bias=False,
+        model_type="llama",
+    )

@@ -133,7 +133,7 @@ def loss_and_metrics(
 ) -> tuple[Array, Metrics]:
     """Loss and metrics of one micro-batch [B, L], each a sum over tokens · scale."""
     place = NamedSharding(mesh, meshes.ROWS)
-    groups = _groups(spec, mesh, batch["tokens"].size)
+    groups = vocabulary_groups(spec, mesh, batch["tokens"].size)
 
     def constrain(x: Array) -> Array:
         return jax.lax.with_sharding_constraint(x, place)
@@ -180,6 +180,21 @@ def loss_and_metrics(
     return loss, {"loss": loss, **metrics}
 
 
+def vocabulary_groups(spec: StepSpec, mesh: Mesh, tokens: int) -> Mesh:
+    """The mesh with its fsdp axis cut into groups that share the vocabulary.
+
+    `tokens` are those of a micro-batch, over all devices.
+    """
+    group = spec.vocab_group or vocabulary.best_group(
+        mesh,
+        tokens // (mesh.shape["data"] * mesh.shape["fsdp"]),
+        spec.student.vocab_size,
+        spec.student.hidden_size,
+        sum(config.hidden_size for config in spec.frozen.values()),
+    )
+    return vocabulary.with_groups(mesh, group)
+
+
 def init_state(
     params: Params, optimizer: optax.GradientTransformation, places: TrainState
 ) -> TrainState:
@@ -207,18 +222,6 @@ def state_shardings(
         transform_non_params=lambda _: whole,
     )
     return TrainState(whole, of_params, of_moments)  # type: ignore[arg-type]
-
-
-def _groups(spec: StepSpec, mesh: Mesh, tokens: int) -> Mesh:
-    """The mesh with its fsdp axis cut into groups that share the vocabulary."""
-    group = spec.vocab_group or vocabulary.best_group(
-        mesh,
-        tokens // (mesh.shape["data"] * mesh.shape["fsdp"]),
-        spec.student.vocab_size,
-        spec.student.hidden_size,
-        sum(config.hidden_size for config in spec.frozen.values()),
-    )
-    return vocabulary.with_groups(mesh, group)
 
 
 def _accumulate(

@@ -104,6 +104,7 @@ def test_tree_agrees_with_its_axes_and_count(config):
         "layers": config.num_layers,
         "vocab": config.vocab_size,
         "embed": config.hidden_size,
+        "table": config.hidden_size,
         "heads": config.num_heads * config.head_dim,
         "kv_heads": config.num_kv_heads * config.head_dim,
         "mlp": config.intermediate_size,

@@ -1,0 +1,167 @@
+"""Attention kernels against each segment on its own, forward and backward."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from targetsft_jax.models import kernels
+from targetsft_jax.models.config import DecoderConfig
+
+LENGTH, SIZE = 256, 64
+# Two rows of segments of uneven length; the last numbers of each row are padding.
+ENDS = ((37, 128, 250), (200, 201, 256))
+RUNNABLE = {
+    "xla": kernels.xla,
+    "splash": functools.partial(kernels.splash, interpret=True),
+    "pallas_gpu": functools.partial(kernels.pallas_gpu, interpret=True),
+}
+
+
+def _segments():
+    rows = np.zeros((len(ENDS), LENGTH), np.int32)
+    for row, ends in zip(rows, ENDS):
+        for number, (start, end) in enumerate(zip((0, *ends), ends), 1):
+            row[start:end] = number
+    return jnp.asarray(rows)
+
+
+def _inputs(heads, kv_heads, dtype):
+    rng = np.random.default_rng(heads)
+
+    def array(count):
+        return jnp.asarray(rng.normal(size=(len(ENDS), LENGTH, count, SIZE)), dtype)
+
+    return array(heads), array(kv_heads), array(kv_heads), array(heads)
+
+
+def _alone(query, key, value):
+    """Causal attention over everything that is given, in plain numbers."""
+    repeat = query.shape[1] // key.shape[1]
+    key, value = (jnp.repeat(x, repeat, axis=1) for x in (key, value))
+    scores = jnp.einsum("qhd,khd->hqk", query, key) / SIZE**0.5
+    causal = jnp.tril(jnp.ones(scores.shape[1:], bool))
+    weights = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf), axis=-1)
+    return jnp.einsum("hqk,khd->qhd", weights, value)
+
+
+def _assert_packed_equals_separate(attend, heads, kv_heads, dtype, tolerance):
+    """Output and the gradients of query, key and value, where there are tokens."""
+    query, key, value, probe = _inputs(heads, kv_heads, dtype)
+    segments = _segments()
+    real = (segments > 0)[..., None, None]
+
+    def packed(*qkv):
+        out = attend(*qkv, segments).astype(jnp.float32)
+        return jnp.sum(jnp.where(real, out * probe, 0)), out
+
+    def separate(*qkv):
+        wide = [x.astype(jnp.float32) for x in qkv]
+        rows = []
+        for row, ends in enumerate(ENDS):
+            parts = [
+                _alone(*(x[row, start:end] for x in wide))
+                for start, end in zip((0, *ends), ends)
+            ]
+            rest = jnp.zeros((LENGTH - ends[-1], heads, SIZE))
+            rows.append(jnp.concatenate([*parts, rest]))
+        out = jnp.stack(rows)
+        return jnp.sum(out * probe), out
+
+    def pulled(function):
+        return jax.jit(jax.grad(function, (0, 1, 2), has_aux=True))(query, key, value)
+
+    gradients, out = pulled(packed)
+    wanted, separate_out = pulled(separate)
+    out = jnp.where(real, out, 0)
+    for made, expected in zip((out, *gradients), (separate_out, *wanted)):
+        scale = float(jnp.abs(expected).max())
+        np.testing.assert_allclose(
+            np.asarray(made, np.float32),
+            np.asarray(expected, np.float32),
+            rtol=0,
+            atol=tolerance * scale,
+        )
+
+
+@pytest.mark.parametrize("heads, kv_heads", [(2, 2), (4, 1), (7, 1)])
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_packed_equals_separate(name, heads, kv_heads):
+    _assert_packed_equals_separate(
+        RUNNABLE[name], heads, kv_heads, jnp.float32, tolerance=2e-5
+    )
+
+
+@pytest.mark.parametrize("name", ["xla", "splash"])
+def test_packed_equals_separate_in_bfloat16(name):
+    """Inputs are exact in both; the kernel rounds what it multiplies: 2^-8 of it."""
+    _assert_packed_equals_separate(RUNNABLE[name], 4, 2, jnp.bfloat16, tolerance=2e-2)
+
+
+def test_a_kernel_that_ignores_segments_fails_the_same_test():
+    def ignores(query, key, value, segment_ids):
+        return kernels.xla(query, key, value, jnp.ones_like(segment_ids))
+
+    with pytest.raises(AssertionError):
+        _assert_packed_equals_separate(ignores, 2, 2, jnp.float32, tolerance=2e-5)
+
+
+@pytest.mark.parametrize(
+    "name, platform", [("splash", "tpu"), ("pallas_gpu", "cuda"), ("xla", "cuda")]
+)
+def test_forward_and_backward_lower_for_their_platform(name, platform):
+    query, key, value, _ = _inputs(4, 2, jnp.bfloat16)
+    attend = kernels.KERNELS[name].attend
+
+    def loss(query, key, value):
+        return attend(query, key, value, _segments()).astype(jnp.float32).sum()
+
+    traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(query, key, value)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ("custom_call" in text) == (name != "xla")
+
+
+def _config(**changes):
+    sizes = {"vocab_size": 64, "hidden_size": 256, "intermediate_size": 64}
+    return DecoderConfig(
+        **sizes | {"num_layers": 1, "num_heads": 4, "num_kv_heads": 2} | changes
+    )
+
+
+def test_auto_takes_what_can_serve():
+    def chosen(platform, dtype=jnp.bfloat16, length=256, **changes):
+        return kernels.choose("auto", platform, _config(**changes), length, dtype)
+
+    assert chosen("cpu") == "xla"
+    assert chosen("tpu") == "splash"
+    assert chosen("tpu", length=200) == "xla"
+    assert chosen("tpu", head_dim=80) == "xla"
+    assert chosen("gpu") == "cudnn"
+    assert chosen("gpu", dtype=jnp.float32) == "pallas_gpu"
+    assert chosen("gpu", dtype=jnp.float32, head_dim=80) == "xla"
+
+
+@pytest.mark.parametrize(
+    "name, platform, dtype, length, said",
+    [
+        ("splash", "cpu", "bfloat16", 256, ("devices are cpu", "'xla'")),
+        ("splash", "tpu", "bfloat16", 200, ("200 tokens", "128", "'xla'")),
+        ("cudnn", "gpu", "float32", 256, ("not float32", "'pallas_gpu'")),
+        ("pallas_gpu", "tpu", "bfloat16", 256, ("devices are tpu", "'splash'")),
+        ("flash", "tpu", "bfloat16", 256, ("'flash'", "splash, cudnn")),
+    ],
+)
+def test_what_cannot_serve_is_refused_by_name(name, platform, dtype, length, said):
+    with pytest.raises(ValueError) as caught:
+        kernels.choose(name, platform, _config(), length, jnp.dtype(dtype))
+    for part in said:
+        assert part in str(caught.value)
+
+
+def test_key_heads_are_repeated_until_devices_can_share_them():
+    config = _config(num_heads=12, num_kv_heads=2, head_dim=64)
+    assert [kernels.kv_repeats(config, n) for n in (1, 2, 4, 6, 12)] == [1, 1, 2, 3, 6]
+    with pytest.raises(ValueError, match="12 attention heads.*mesh.tensor = 8"):
+        kernels.kv_repeats(config, 8)

@@ -1,0 +1,66 @@
+"""A kernel inside the sharded step: the portable path's numbers on every mesh."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from targetsft_jax.models import decoder, kernels
+from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.training import attention
+
+CONFIG = DecoderConfig(
+    vocab_size=32,
+    hidden_size=64,
+    intermediate_size=64,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=1,
+    head_dim=64,
+)
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), (1, 2, 4)])
+def test_a_kernel_on_a_mesh_equals_the_portable_path(sizes, monkeypatch):
+    mesh = make_mesh(*sizes)
+    interpreted = kernels.Kernel(
+        functools.partial(kernels.splash, interpret=True),
+        ("cpu",),
+        kernels.KERNELS["splash"].limits,
+    )
+    monkeypatch.setattr(kernels, "KERNELS", {**kernels.KERNELS, "splash": interpreted})
+    attend = attention.mesh_attend("splash", CONFIG, mesh, 128, jnp.float32)
+    assert attend is not None
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 32, (8, 128)).astype(np.int32)
+    segments = np.repeat([[1, 2], [1, 0]], [40, 88], axis=1)[np.arange(8) % 2]
+    params = decoder.init_params(CONFIG, jax.random.key(0))
+
+    def run(params, attend):
+        hidden = decoder.apply(
+            CONFIG,
+            params,
+            tokens,
+            segment_ids=jnp.asarray(segments, jnp.int32),
+            attend=attend,
+        )
+        return jnp.sum(jnp.sin(hidden) * (segments > 0)[..., None])
+
+    def pulled(attend):
+        return jax.jit(jax.value_and_grad(lambda p: run(p, attend)))(params)
+
+    (made, gradients), (wanted, expected) = pulled(attend), pulled(None)
+    np.testing.assert_allclose(made, wanted, rtol=1e-5)
+    for left, right in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected)):
+        scale = float(jnp.abs(right).max())
+        np.testing.assert_allclose(left, right, rtol=0, atol=2e-5 * scale)
+
+
+def test_auto_on_this_mesh_is_the_portable_path():
+    mesh = make_mesh(8, 1, 1)
+    assert attention.mesh_attend("auto", CONFIG, mesh, 128, jnp.float32) is None
+    with pytest.raises(ValueError, match="devices are cpu"):
+        attention.mesh_attend("splash", CONFIG, mesh, 128, jnp.float32)
