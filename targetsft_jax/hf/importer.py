@@ -19,15 +19,15 @@ from targetsft_jax.models.decoder import init_params
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
-_HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer*", "*.model"]
+_HUB_FILES = ["*.json", "*.jinja", "*.txt", "tokenizer*", "*.model"]
 _DTYPES = ("F64", "F32", "F16", "BF16")
 
 
-def resolve(path_or_hub_id: str | Path) -> Path:
+def resolve(path_or_hub_id: str | Path, *, weights: bool = True) -> Path:
     """A local model folder: the one named, or a snapshot of a hub id.
 
     From the hub come only safetensors, JSON, chat-template and tokenizer files; what
-    is in the local cache is not downloaded again.
+    is in the local cache is not downloaded again. Without `weights`, no safetensors.
 
     Raises:
         FileNotFoundError: neither a folder here nor a model that can be reached.
@@ -47,8 +47,9 @@ def resolve(path_or_hub_id: str | Path) -> Path:
             f"{name} does not exist; pass an existing model folder, or a hub id "
             "such as Qwen/Qwen2.5-0.5B."
         )
+    wanted = [*_HUB_FILES, "*.safetensors"] if weights else _HUB_FILES
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=_HUB_FILES))
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise FileNotFoundError(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -49,12 +50,35 @@ def make_mesh(
     tensor: int = 1,
     devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """A (data, fsdp, tensor) mesh over the devices; ValueError as `mesh_shape`."""
-    devices = jax.devices() if devices is None else devices
+    """A (data, fsdp, tensor) mesh over the devices; ValueError as `mesh_shape`.
+
+    The slices of a multi-slice TPU lie along data, which alone may cross the
+    network between them.
+    """
+    devices = list(jax.devices() if devices is None else devices)
     shape = mesh_shape(len(devices), data, fsdp, tensor)
-    return jax.make_mesh(
-        shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
-    )
+    on_tpu = devices[0].platform == "tpu"
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    if on_tpu and shape[0] % slices:
+        raise ValueError(
+            f"mesh.data is {shape[0]} and the devices are {slices} slices; expected a "
+            "multiple, since only data may cross between slices"
+        )
+    if not on_tpu:
+        grid = np.asarray(devices).reshape(shape)
+    elif slices > 1:
+        grid = mesh_utils.create_hybrid_device_mesh(
+            (shape[0] // slices, *shape[1:]),
+            (slices, 1, 1),
+            devices,
+            allow_split_physical_axes=True,
+        )
+    else:
+        # An axis may be a part of a torus dimension, such as 64 x 4 on 16 x 16.
+        grid = mesh_utils.create_device_mesh(
+            shape, devices, allow_split_physical_axes=True
+        )
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def platform(mesh: Mesh) -> str:

@@ -1,6 +1,10 @@
-"""What one device of each TPU generation offers: published figures of the vendor."""
+"""What one device of each TPU generation has: memory, arithmetic, links.
 
-from collections.abc import Mapping
+Memory is what the compiler itself lets a program use: less than the data sheet says.
+Rates are those of the public data sheets (cloud.google.com/tpu/docs, system
+architecture), and a device's share where a chip is two devices to jax.
+"""
+
 from dataclasses import dataclass
 
 GIB = 2**30
@@ -8,27 +12,35 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Chip:
-    """One device as jax counts them.
+    """One device.
 
     Attributes:
-        memory: bytes of HBM that the compiler gives a program.
-        flops: bfloat16 operations a second, at peak.
-        bandwidth: HBM bytes a second.
-        links: bytes a second that it sends to its neighbours, all links together.
+        name: of the generation, as topologies are named.
+        hbm: GiB that a program may use.
+        flops: bfloat16 products, FLOP/s at the peak.
+        hbm_bandwidth: bytes/s.
+        ici_bandwidth: bytes/s sent, over all links to neighbours together.
     """
 
-    memory: float
+    name: str
+    hbm: float
     flops: float
-    bandwidth: float
-    links: float
+    hbm_bandwidth: float
+    ici_bandwidth: float
 
 
-# cloud.google.com/tpu/docs, system architecture: peak compute, HBM capacity and
-# bandwidth, and inter-chip bandwidth (given there for both directions; half of it
-# here). The compiler keeps a quarter of a GiB of each GiB 16 for itself.
-CHIPS: Mapping[str, Chip] = {
-    "v4": Chip(31.75 * GIB, 275e12, 1228e9, 150e9),
-    "v5e": Chip(15.75 * GIB, 197e12, 819e9, 100e9),
-    "v5p": Chip(94.75 * GIB, 459e12, 2765e9, 300e9),
-    "v6e": Chip(31.25 * GIB, 918e12, 1640e9, 224e9),
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        # Half a chip of 275 TFLOP/s, 1228 GB/s and 2400 Gbit/s.
+        Chip("v4", 15.25, 137.5e12, 614e9, 150e9),
+        # 197 TFLOP/s, 819 GB/s, 1600 Gbit/s.
+        Chip("v5e", 15.75, 197e12, 819e9, 200e9),
+        # 459 TFLOP/s, 2765 GB/s, 4800 Gbit/s.
+        Chip("v5p", 95.74, 459e12, 2765e9, 600e9),
+        # 918 TFLOP/s, 1640 GB/s, 800 GB/s in both directions together.
+        Chip("v6e", 31.25, 918e12, 1640e9, 400e9),
+        # Half a chip of 2307 TFLOP/s, 7380 GB/s, 1200 GB/s in both directions.
+        Chip("tpu7x", 94.75, 1153.5e12, 3690e9, 300e9),
+    )
 }

@@ -1,7 +1,8 @@
-"""Operations that a training step is for, counted from architectures.
+"""Floating-point operations of a training step, from the shapes of its models.
 
-Model FLOPs as papers count them for an MFU: products only, attention as causal (half
-of the square), and nothing for layers that are run again in the backward pass.
+These are model FLOPs: what the maths needs. Attention is counted over the tokens that
+a token may look at, the half of a full row. What rematerialisation computes again is
+no part of them, so that a step which computes less again has a higher MFU.
 """
 
 from collections.abc import Iterable
@@ -10,48 +11,82 @@ from dataclasses import dataclass
 from targetsft_jax.models.config import DecoderConfig
 
 
+def layers(config: DecoderConfig, length: int, seen: float | None = None) -> float:
+    """Of one token through all layers, forward.
+
+    Args:
+        config: the decoder.
+        length: tokens in a row.
+        seen: tokens that a token looks at on average; by causality (L + 1) / 2. Packed
+            examples see fewer.
+    """
+    seen = (length + 1) / 2 if seen is None else seen
+    width, head = config.hidden_size, config.head_dim or 0
+    queries, keys = config.num_heads * head, config.num_kv_heads * head
+    weights = width * (queries + 2 * keys) + queries * width
+    weights += 3 * width * config.intermediate_size
+    # Scores, and the mix of values.
+    attention = 2 * queries * seen
+    return config.num_layers * 2 * (weights + attention)
+
+
+def head(config: DecoderConfig, vocabulary: int) -> float:
+    """Of one token's logits, forward."""
+    return 2 * config.hidden_size * vocabulary
+
+
 @dataclass(frozen=True)
 class StepFlops:
-    """FLOPs of one token in a training step; their sum is `total`.
+    """Of one token in a training step.
 
     Attributes:
-        student: three times its layers' forward pass.
-        frozen: forward passes of the frozen models' layers.
-        heads: three products of the student's head, one of each frozen model's.
+        student: its layers, forward and backward.
+        frozen: the layers of the frozen roles, forward.
+        heads: the loss: the student's head forward and backward, the others' forward.
+        again: what rematerialisation adds, beyond the model FLOPs.
     """
 
     student: float
     frozen: float
     heads: float
+    again: float
 
     @property
-    def total(self) -> float:
-        """Per token, all together."""
+    def model(self) -> float:
+        """Without what is computed again."""
         return self.student + self.frozen + self.heads
+
+    @property
+    def executed(self) -> float:
+        """With it."""
+        return self.model + self.again
 
 
 def step_flops(
-    student: DecoderConfig, frozen: Iterable[DecoderConfig], length: int
+    student: DecoderConfig,
+    frozen: Iterable[DecoderConfig],
+    *,
+    length: int,
+    vocabulary: int,
+    remat: str = "none",
+    seen: float | None = None,
 ) -> StepFlops:
-    """What one token costs in rows of `length` tokens, none of them masked."""
-    frozen = list(frozen)
+    """Of one token: 3 student forward passes, one of each frozen role, and the heads.
+
+    Args:
+        student, frozen: architectures.
+        length: tokens in a row.
+        vocabulary: real tokens; columns that the loss needs.
+        remat: "full" runs the student's layers forward once more. What "dots" and
+            attention kernels compute again is left out.
+        seen: as in `layers`.
+    """
+    others = list(frozen)
+    forward = layers(student, length, seen)
     return StepFlops(
-        student=3 * layers_flops(student, length),
-        frozen=sum(layers_flops(model, length) for model in frozen),
-        heads=3 * head_flops(student) + sum(head_flops(model) for model in frozen),
+        student=3 * forward,
+        frozen=sum(layers(config, length, seen) for config in others),
+        heads=3 * head(student, vocabulary)
+        + sum(head(config, vocabulary) for config in others),
+        again=forward if remat == "full" else 0.0,
     )
-
-
-def layers_flops(config: DecoderConfig, length: int) -> float:
-    """Forward FLOPs of all layers for one token."""
-    d, queries = config.hidden_size, config.num_heads * config.head_dim
-    keys = config.num_kv_heads * config.head_dim
-    products = 2 * d * (2 * queries + 2 * keys + 3 * config.intermediate_size)
-    # Scores and their use, over half of the row on average.
-    attention = 2 * 2 * queries * (length + 1) / 2
-    return config.num_layers * (products + attention)
-
-
-def head_flops(config: DecoderConfig) -> float:
-    """FLOPs of one product of a token with the head."""
-    return 2.0 * config.vocab_size * config.hidden_size

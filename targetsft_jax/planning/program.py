@@ -74,6 +74,12 @@ class Placed:
         counts = [loop.trips for loop in self.loops]
         return None if None in counts else math.prod(counts)  # type: ignore[arg-type]
 
+    def times(self, unknown: int = 1) -> int:
+        """The same, with a number for each loop of unknown length."""
+        return math.prod(
+            unknown if loop.trips is None else loop.trips for loop in self.loops
+        )
+
 
 @dataclass(frozen=True)
 class Collective(Placed):
@@ -106,7 +112,7 @@ class Collective(Placed):
     @property
     def total(self) -> int:
         """What a device sends in the whole program; an unknown loop counts once."""
-        return self.bytes * _at_least(self)
+        return self.bytes * self.times()
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,7 @@ class Dot(Placed):
     @property
     def total(self) -> int:
         """In the whole program; an unknown loop counts once."""
-        return self.flops * _at_least(self)
+        return self.flops * self.times()
 
 
 @dataclass(frozen=True)
@@ -138,11 +144,14 @@ class Buffer(Placed):
         shape: of the array.
         op: the instruction's operation.
         fused: it exists only inside a fusion, which may never hold it whole.
+        written: bytes of it that are written to HBM each time: none where it lies in
+            faster memory or is another array, and of an update in place the update.
     """
 
     shape: Shape
     op: str
     fused: bool
+    written: int
 
 
 @dataclass(frozen=True)
@@ -172,6 +181,14 @@ class Program:
         """Of all products; kernels are opaque and not counted."""
         return sum(dot.total for dot in self.dots)
 
+    def hbm_bytes(self, unknown: int = 1) -> int:
+        """About what a device reads and writes: all that is made, once each way.
+
+        Arguments and what is read more than once are left out, so it is too little;
+        padding of small arrays too.
+        """
+        return 2 * sum(b.written * b.times(unknown) for b in self.buffers)
+
     @property
     def unknown_loops(self) -> set[str]:
         """Loops of unknown length around collectives or products: counted once."""
@@ -188,9 +205,9 @@ def read(text: str) -> Program:
     module = _parse(text)
     visits = list(_visits(module, module.entry, (), False))
     buffers = tuple(
-        Buffer(i.name, loops, i.source, shape, i.op, fused)
+        Buffer(i.name, loops, i.source, shape, i.op, fused, 0 if fused else written)
         for _, i, loops, fused in visits
-        for shape in i.shapes
+        for shape, written in zip(i.shapes, _written(module, i))
     )
     dots = tuple(
         dot
@@ -210,6 +227,8 @@ def shapes_in(text: str) -> tuple[Shape, ...]:
 
 
 _SHAPE = re.compile(r"\b(pred|[a-z]+\d\w*)\[((?:<?=?\d+,?)*)\]")
+_SHAPE_AND_LAYOUT = re.compile(_SHAPE.pattern + r"(\{[^}]*\})?")
+_SPACE = re.compile(r"S\([1-9]")
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .*)?\{\s*$")
 _LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _OP = re.compile(r" ?([a-z][\w\-]*)\(")
@@ -349,6 +368,38 @@ def _visits(
             names = _NAME.findall(branches[0]) if branches else []
             for branch in names or _TWO_BRANCHES.findall(i.attributes):
                 yield from _visits(module, branch, loops, fused)
+
+
+def _written(module: _Module, i: _Instruction) -> list[int]:
+    """Bytes that an instruction writes to HBM, for each of its results."""
+    allocates = 'custom_call_target="AllocateBuffer"' in i.attributes
+    if (
+        i.op in _NOT_MADE
+        and i.op != "copy-done"
+        or i.op.endswith("-start")
+        or allocates
+    ):
+        return [0] * len(i.shapes)
+    layouts = [found[3] or "" for found in _SHAPE_AND_LAYOUT.finditer(i.type)]
+    sizes = [
+        0 if _SPACE.search(layout) else shape.bytes
+        for shape, layout in zip(i.shapes, layouts)
+    ]
+    aliased = re.search(r"output_to_operand_aliasing=\{(.*?\)) ?\}", i.attributes)
+    if aliased:
+        for index in re.findall(r"\{(\d*)\}: \(", aliased[1]):
+            sizes[int(index or 0)] = 0
+    called = module.computations.get(i.computation("calls"))
+    if i.op == "fusion" and called is not None and called.root is not None:
+        root = called.root
+        results = root.operands if root.op == "tuple" else (root.name,)
+        for index, name in enumerate(results[: len(sizes)]):
+            made = _follow(called, name)
+            if made is not None and made.op == "dynamic-update-slice" and sizes[index]:
+                sizes[index] = called.instructions[made.operands[1]].shapes[0].bytes
+    elif i.op == "dynamic-update-slice" and sizes[0]:
+        sizes[0] = 0  # A rare one outside a fusion: its update was written as such.
+    return sizes
 
 
 def _collectives(module: _Module, visits: list[_Visit]) -> Iterator[Collective]:
@@ -524,8 +575,7 @@ def _trips(
         limit = _given(computation, loop, carried)
     start, step = _given(computation, loop, counter), _step(module, body, counter)
     if start is None or limit is None or not step:
-        # A scan's or fori_loop's test, as jax writes it, counts from 0 by 1.
-        return limit if test.source.endswith("while/cond/lt") else None
+        return None
     return max(0, -(-(limit - start) // step))
 
 
@@ -591,11 +641,6 @@ def _step(module: _Module, body: _Computation, element: int) -> int | None:
         return None
     known = [c for c in constants if c is not None]
     return known[0] if len(known) == 1 else None
-
-
-def _at_least(placed: Placed) -> int:
-    """How often it runs, an unknown loop counted once."""
-    return math.prod(1 if loop.trips is None else loop.trips for loop in placed.loops)
 
 
 def _bits(dtype: str) -> int:

@@ -1,221 +1,180 @@
-"""A compiled step as a page: memory, work, traffic, and a bound on its time."""
+"""A plan as text, and as JSON."""
 
-import math
-import re
-from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
-from targetsft_jax.parallel import vocabulary
-from targetsft_jax.planning.chips import GIB, Chip
-from targetsft_jax.planning.compile import Compiled
-from targetsft_jax.planning.flops import StepFlops, step_flops
-from targetsft_jax.planning.program import Program, read
-from targetsft_jax.training.step import vocabulary_groups
+from targetsft_jax.models.config import num_parameters
+from targetsft_jax.models.kernels import choose
+from targetsft_jax.parallel.mesh import platform
+from targetsft_jax.planning.plan import Plan
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The figures of one device; bytes, FLOPs and seconds of one optimizer step.
-
-    Attributes:
-        arguments, temporaries, peak: bytes; capacity: of the device, or None.
-        tokens: in a step, over all devices; flops: of one token.
-        collectives: kind -> (how many are executed, bytes that the device sends).
-        compute, memory, links: seconds that each alone would take, or None.
-    """
-
-    arguments: int
-    temporaries: int
-    peak: int
-    capacity: float | None
-    tokens: int
-    flops: StepFlops
-    collectives: dict[str, tuple[int, int]]
-    largest: list[str]
-    compute: float | None = None
-    memory: float | None = None
-    links: float | None = None
-
-    @property
-    def fits(self) -> bool:
-        """Whether the peak is within the device; True where that is not known."""
-        return self.capacity is None or self.peak <= self.capacity
-
-    @property
-    def seconds(self) -> float | None:
-        """The largest of the three: no step is faster."""
-        if self.compute is None or self.memory is None or self.links is None:
-            return None
-        return max(self.compute, self.memory, self.links)
+def lines(plan: Plan) -> Iterator[str]:
+    """The report, a line at a time."""
+    yield from _what(plan)
+    yield from _memory(plan)
+    yield from _flops(plan)
+    yield from _traffic(plan)
+    yield from _roofline(plan)
+    yield from _verdict(plan)
 
 
-def make_plan(compiled: Compiled, chip: Chip | None) -> Plan:
-    """Everything that the compiled program and the architectures say."""
-    program = read(compiled.text)
-    memory, spec = compiled.memory, compiled.spec
-    tokens = math.prod(compiled.shape)
-    flops = step_flops(spec.student, spec.frozen.values(), compiled.shape[2])
-    moved = _collectives(program, _loss_chunks(compiled))
-    figures: dict[str, Any] = dict(
-        arguments=memory.argument_size_in_bytes,
-        temporaries=memory.temp_size_in_bytes,
-        peak=memory.peak_memory_in_bytes,
-        capacity=chip and chip.memory,
-        tokens=tokens,
-        flops=flops,
-        collectives=moved,
-        largest=[
-            f"{b.shape.bytes / GIB:6.2f} GiB  {b.shape}  {b.source or b.op}"
-            for b in program.largest(3)
-        ],
-    )
-    if chip is None:
-        return Plan(**figures)
-    sent = sum(size for _, size in moved.values())
-    # Each argument is read once and what is donated written once, at the very least.
-    touched = memory.argument_size_in_bytes + memory.alias_size_in_bytes
-    return Plan(
-        **figures,
-        compute=tokens * flops.total / compiled.mesh.size / chip.flops,
-        memory=touched / chip.bandwidth,
-        links=sent / chip.links,
-    )
-
-
-def lines(compiled: Compiled, plan: Plan, chip: Chip | None) -> list[str]:
-    """The page."""
-    micro, rows, length = compiled.shape
-    made = [
-        f"mesh        {dict(compiled.mesh.shape)}, {compiled.mesh.size} devices",
-        f"step        {micro} x {rows} rows of {length} tokens, "
-        f"{compiled.spec.method}, {compiled.spec.dtype}, remat {compiled.spec.remat}",
-        f"vocabulary  {compiled.spec.vocab_size:,} tokens, from {compiled.vocabulary}; "
-        f"shared by {_shares(compiled)} devices",
-        f"compiled    in {compiled.seconds:.0f} s",
-        "",
-        "memory of one device, GiB",
-        f"  arguments   {plan.arguments / GIB:7.2f}  parameters, moments, batch",
-        f"  temporaries {plan.temporaries / GIB:7.2f}",
-        f"  peak        {plan.peak / GIB:7.2f}{_of_capacity(plan)}",
-        "  largest arrays",
-        *(f"    {line}" for line in plan.largest),
-        "",
-        "work, model FLOPs (causal; recomputation not counted)",
-        f"  a token     {plan.flops.total / 1e9:9.2f} GFLOP: student "
-        f"{plan.flops.student / 1e9:.2f}, frozen {plan.flops.frozen / 1e9:.2f}, heads "
-        f"{plan.flops.heads / 1e9:.2f}",
-        f"  a step      {plan.tokens * plan.flops.total / 1e12:9.1f} TFLOP for "
-        f"{plan.tokens:,} tokens",
-        "",
-        "collectives of one device and step     number      GiB sent",
-        *(
-            f"  {kind:<34}{count:>9,}{size / GIB:>14.3f}"
-            for kind, (count, size) in sorted(plan.collectives.items())
-        ),
-    ]
-    if plan.seconds is not None and chip is not None:
-        total = plan.tokens * plan.flops.total / compiled.mesh.size
-        made += [
-            "",
-            "no step is faster than, ms",
-            f"  compute     {1e3 * plan.compute:9.1f}",  # type: ignore[operator]
-            f"  HBM         {1e3 * plan.memory:9.1f}  reading and writing the state",  # type: ignore[operator]
-            f"  links       {1e3 * plan.links:9.1f}  if they are always busy",  # type: ignore[operator]
-            f"  so MFU is at most {total / (plan.seconds * chip.flops):.0%}, a bound "
-            "and no forecast",
-        ]
-    return made
-
-
-def _of_capacity(plan: Plan) -> str:
-    if plan.capacity is None:
-        return ""
-    spare = (plan.capacity - plan.peak) / GIB
-    if spare < 0:
-        return f"  of {plan.capacity / GIB:.2f}: DOES NOT FIT, by {-spare:.2f}"
-    return f"  of {plan.capacity / GIB:.2f}: fits, {spare:.2f} to spare"
-
-
-def advice(remat: str, micro: int, rows: int) -> list[str]:
-    """What to change where a step does not fit, the cheapest first."""
-    made = []
-    if remat != "full":
-        made.append("--train.remat full keeps only the layers' inputs")
-    if rows > 1:
-        made.append(
-            f"--train.micro_batches {2 * micro} takes half of the rows at a time"
-        )
-    made.append("more devices on --mesh.fsdp share parameters, moments and gradients")
-    made.append("--mesh.tensor 2 (or more) splits layers and vocabulary once more")
-    return made
-
-
-def allocations(message: str, count: int = 3) -> list[str]:
-    """The largest allocations that the TPU compiler names when memory runs out."""
-    found = re.findall(
-        r"Size: ([\d.]+)([KMG]).*?\n(?:.*?Operator: op_name=\"([^\"]*)\".*?\n)?"
-        r".*?Shape: (\S+)",
-        message,
-    )
-    units = {"K": 2**10, "M": 2**20, "G": 2**30}
-    sized = sorted(
-        {(float(n) * units[u], shape, op) for n, u, op, shape in found}, reverse=True
-    )
-    return [
-        f"{size / GIB:6.2f} GiB  {shape}  {op}" for size, shape, op in sized[:count]
-    ]
-
-
-def _shares(compiled: Compiled) -> int:
-    """Devices among which a head's rows are split."""
-    tokens = math.prod(compiled.shape[1:])
-    shape = vocabulary_groups(compiled.spec, compiled.mesh, tokens).shape
-    return shape[vocabulary.WITHIN] * shape["tensor"]
-
-
-def _loss_chunks(compiled: Compiled) -> int:
-    """Chunks of the loss on one device; its loop's length is not in the program."""
-    tokens = math.prod(compiled.shape[1:])
-    groups = vocabulary_groups(compiled.spec, compiled.mesh, tokens)
-    met = tokens // (groups.shape["data"] * groups.shape[vocabulary.ACROSS])
-    return -(-met // min(met, compiled.spec.loss_chunk))
-
-
-def _collectives(program: Program, unknown: int) -> dict[str, tuple[int, int]]:
-    """By kind: how many are executed, and the bytes sent."""
-    counts: dict[str, int] = defaultdict(int)
-    sizes: dict[str, int] = defaultdict(int)
-    for c in program.collectives:
-        times = math.prod(
-            unknown if loop.trips is None else loop.trips for loop in c.loops
-        )
-        if c.group > 1:
-            counts[c.kind] += times
-            sizes[c.kind] += times * c.bytes
-    return {kind: (counts[kind], sizes[kind]) for kind in counts}
-
-
-def as_json(compiled: Compiled, plan: Plan) -> dict[str, Any]:
-    """The plan as plain numbers."""
+def as_json(plan: Plan) -> dict[str, Any]:
+    """The numbers of a report, by name; bytes and FLOPs whole, times in seconds."""
+    memory, flops, roof = plan.memory, plan.flops, plan.roofline
     return {
-        "mesh": dict(compiled.mesh.shape),
-        "batch": list(compiled.shape),
-        "compile_seconds": compiled.seconds,
-        "argument_bytes": plan.arguments,
-        "temporary_bytes": plan.temporaries,
-        "peak_bytes": plan.peak,
-        "capacity_bytes": plan.capacity,
-        "fits": plan.fits,
-        "flops_per_token": plan.flops.total,
+        "topology": plan.topology.name,
+        "devices": len(plan.topology.devices),
+        "mesh": dict(plan.step.mesh.shape),
+        "method": plan.step.spec.method,
+        "fits": memory.fits,
+        "seconds": {"lower": plan.lowering, "compile": plan.compiling},
+        "gib_per_device": {
+            "arguments": memory.arguments,
+            "temporaries": memory.temporaries,
+            "peak": memory.peak,
+            "needed": memory.needed,
+            "capacity": memory.capacity,
+            "parts": {part.what: part.gib for part in plan.parts},
+        },
         "tokens_per_step": plan.tokens,
-        "collectives": {
-            kind: {"number": count, "bytes": size}
-            for kind, (count, size) in plan.collectives.items()
+        "flops_per_token": {
+            "student": flops.student,
+            "frozen": flops.frozen,
+            "heads": flops.heads,
+            "model": flops.model,
+            "recomputed": flops.again,
         },
-        "bound_seconds": {
-            "compute": plan.compute,
-            "memory": plan.memory,
-            "links": plan.links,
+        "flops_per_step": flops.model * plan.tokens,
+        "hbm_bytes_per_device_and_step": plan.hbm_bytes,
+        "collectives_per_device_and_step": {
+            kind: {"count": t.count, "bytes": t.bytes}
+            for kind, t in plan.traffic.items()
         },
+        "roofline_seconds": None
+        if roof is None
+        else {
+            "compute": roof.compute,
+            "hbm": roof.hbm,
+            "ici": roof.ici,
+            "step": roof.seconds,
+        },
+        "mfu_bound": plan.mfu,
+        "advice": list(plan.advice),
     }
+
+
+def _what(plan: Plan) -> Iterator[str]:
+    step, config, devices = plan.step, plan.config, plan.topology.devices
+    spec, train, length = step.spec, config.train, config.data.max_length
+    sizes = ", ".join(f"{name} {size}" for name, size in step.mesh.shape.items())
+    slices = f", {plan.topology.slices} slices" if plan.topology.slices > 1 else ""
+    kind = getattr(devices[0], "device_kind", "device")
+    yield f"method    {spec.method}"
+    yield (
+        f"topology  {plan.topology.name}{slices}: {len(devices)} x {kind}, mesh {sizes}"
+    )
+    for name, role in step.roles.items():
+        size = num_parameters(role.config) / 1e6
+        kernel = choose(
+            train.attention, platform(step.mesh), role.config, length, spec.dtype
+        )
+        yield (
+            f"{name:<9} {size:,.1f}M parameters in {role.dtype}, {kernel} attention, "
+            f"{role.origin}"
+        )
+    yield f"tokens    {spec.vocab_size:,} in the vocabulary: {step.vocabulary_from}"
+    parts = "micro-batch" if train.micro_batches == 1 else "micro-batches"
+    yield (
+        f"batch     {train.batch_size} rows of {length:,} tokens in "
+        f"{train.micro_batches} {parts}, computed in {spec.dtype}, remat {spec.remat}"
+    )
+    yield f"compiled  in {plan.compiling:.0f} s, lowered in {plan.lowering:.0f} s"
+
+
+def _memory(plan: Plan) -> Iterator[str]:
+    memory = plan.memory
+    yield ""
+    yield "memory, GiB a device"
+    yield f"  arguments    {memory.arguments:8.2f}   state, frozen parameters, batch"
+    if memory.temporaries is not None:
+        yield f"  temporaries  {memory.temporaries:8.2f}   all else, one after another"
+    if memory.peak is None:
+        yield f"  needed       {memory.needed:8.2f}   when the compiler gave up"
+    else:
+        yield f"  peak         {memory.peak:8.2f}   at the same time"
+    if memory.capacity is not None:
+        yield f"  capacity     {memory.capacity:8.2f}"
+
+
+def _flops(plan: Plan) -> Iterator[str]:
+    flops, tokens = plan.flops, plan.tokens
+    yield ""
+    yield "model FLOPs, attention causal, nothing counted twice"
+    yield (
+        f"  a token      {flops.model:.3g} = student {flops.student:.3g} + frozen "
+        f"{flops.frozen:.3g} + heads {flops.heads:.3g}"
+    )
+    each = flops.model * tokens / len(plan.topology.devices)
+    yield f"  a step       {flops.model * tokens:.3g}, {each:.3g} a device"
+    if flops.again:
+        yield f"  remat adds   {flops.again:.3g} a token, which are not model FLOPs"
+
+
+def _traffic(plan: Plan) -> Iterator[str]:
+    if plan.program is None:
+        return
+    yield ""
+    yield "collectives, a device and step      count        GB sent"
+    for kind, traffic in plan.traffic.items():
+        yield f"  {kind:<28} {traffic.count:10,} {traffic.bytes / 1e9:14.3f}"
+    if not plan.traffic:
+        yield "  none"
+    if plan.program.unknown_loops:
+        yield "  (a loop that ends early is counted with all its turns)"
+
+
+def _roofline(plan: Plan) -> Iterator[str]:
+    roof, chip = plan.roofline, plan.topology.chip
+    if roof is None or chip is None:
+        return
+    yield ""
+    yield "roofline: a bound, no prediction"
+    yield (
+        f"  compute      {roof.compute:8.3f} s   remat included, at "
+        f"{chip.flops / 1e12:.0f} TFLOP/s"
+    )
+    moved = (plan.hbm_bytes or 0) / 1e9
+    yield (
+        f"  HBM          {roof.hbm:8.3f} s   about {moved:.0f} GB "
+        f"at {chip.hbm_bandwidth / 1e9:.0f} GB/s"
+    )
+    links = "" if plan.topology.slices == 1 else ", the network of slices left out"
+    yield (
+        f"  ICI          {roof.ici:8.3f} s   all links at "
+        f"{chip.ici_bandwidth / 1e9:.0f} GB/s{links}"
+    )
+    yield (
+        f"  a step takes at least {roof.seconds:.3f} s: at most "
+        f"{plan.tokens / roof.seconds:,.0f} tokens/s, MFU {100 * (plan.mfu or 0):.0f} %"
+    )
+
+
+def _verdict(plan: Plan) -> Iterator[str]:
+    memory = plan.memory
+    yield ""
+    if memory.capacity is None:
+        yield f"peak {memory.needed:.2f} GiB a device; its capacity is not known"
+        return
+    spare = memory.capacity - memory.needed
+    if memory.fits:
+        yield f"fits: {spare:.2f} GiB to spare" + (
+            ", less than the 1 GiB that other programs need" if spare < 1 else ""
+        )
+        return
+    yield f"does not fit: {-spare:.2f} GiB too much; the three largest"
+    for part in plan.parts[:3]:
+        yield f"  {part.gib:8.2f} GiB  {part.what}"
+    yield "what to change"
+    for line in plan.advice:
+        yield f"  {line}"

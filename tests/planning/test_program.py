@@ -183,6 +183,10 @@ dynamic_slice_sizes={32,512}
   %one = s32[] constant(1)
   %next = s32[]{:T(128)} add(%i, %one)
   %w = bf16[64,256]{1,0:T(8,128)(2,1)} get-tuple-element(%s), index=1
+  %kernel = f32[8]{0} custom-call(), custom_call_target="tpu_custom_call", \
+backend_config={"custom_call_config": {"body": "",
+"xprof_metadata":"{}"
+}}, metadata={op_name="kernel"}
   %begun = (bf16[64,256]{1,0}, bf16[512,256]{1,0}, u32[]{:S(2)}) fusion(%w), \
 kind=kCustom, calls=%begin
   ROOT %after = (s32[]{:T(128)}, bf16[64,256]{1,0}, /*index=2*/s32[]) \
@@ -245,6 +249,29 @@ window={size=4 stride=3 pad=0_0 lhs_dilate=4}, dim_labels=0bf_0oi->0bf
 """
     # The batch is a window whose other positions fall into the holes of a dilation.
     assert read(text).flops == 4 * 2 * 16 * 32 * 8
+
+
+def test_what_is_written_to_memory():
+    text = """HloModule m, num_partitions=1
+%update (p: f32[10,4], u: f32[1,4], i: s32[]) -> f32[10,4] {
+  %p = f32[10,4]{1,0} parameter(0)
+  %u = f32[1,4]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  ROOT %updated = f32[10,4]{1,0} dynamic-update-slice(%p, %u, %i, %i)
+}
+ENTRY %main (p: f32[10,4], u: f32[1,4], i: s32[]) -> f32[10,4] {
+  %p.1 = f32[10,4]{1,0} parameter(0)
+  %u.1 = f32[1,4]{1,0} parameter(1)
+  %i.1 = s32[] parameter(2)
+  %near = f32[1,4]{1,0:T(8,128)S(1)} negate(%u.1)
+  %far = f32[1,4]{1,0:T(8,128)} negate(%near)
+  ROOT %fusion = f32[10,4]{1,0} fusion(%p.1, %far, %i.1), kind=kLoop, calls=%update
+}
+"""
+    written = {b.name: b.written for b in read(text).buffers if not b.fused}
+    # Nothing for an argument or for faster memory; of an update in place its 4 numbers.
+    assert written == {"p.1": 0, "u.1": 0, "i.1": 0, "near": 0, "far": 16, "fusion": 16}
+    assert read(text).hbm_bytes() == 2 * 32
 
 
 def test_shapes_have_sizes():
