@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,10 +17,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         sys.stderr.write(f"configuration: {error}\n")
         return 2
-    _prepare(own.topology)
+    from targetsft_jax.planning.topology import prepare, topology
+
+    prepare(own.topology)
     from targetsft_jax.planning.plan import make_plan
     from targetsft_jax.planning.report import as_json, lines
-    from targetsft_jax.planning.topology import topology
 
     try:
         devices = topology(own.topology, own.num_slices)
@@ -56,30 +56,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", type=Path, help="a file for the same numbers")
     return parser
-
-
-def _prepare(name: str) -> None:
-    """Set up jax to compile for devices that are described, not used."""
-    for key, value in (
-        # Libtpu would ask the cloud what machine this is, and lock itself.
-        ("TPU_SKIP_MDS_QUERY", "1"),
-        ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
-        ("TPU_ACCELERATOR_TYPE", "v5litepod-8"),
-        ("TPU_WORKER_HOSTNAMES", "localhost"),
-        ("TPU_WORKER_ID", "0"),
-        ("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1"),
-    ):
-        os.environ.setdefault(key, value)
-    import jax
-
-    try:
-        jax.config.update("jax_platforms", "cpu")
-        kind, _, count = name.partition(":")
-        if kind == "cpu" and count.isdigit() and int(count) > 0:
-            jax.config.update("jax_num_cpu_devices", int(count))
-    except RuntimeError:
-        # Jax has started: its devices are what they are.
-        pass
 
 
 if __name__ == "__main__":

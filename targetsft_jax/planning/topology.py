@@ -1,6 +1,7 @@
 """Devices by name, "v5e:4x4" or "cpu:8", whether or not they are here."""
 
 import importlib.util
+import os
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,28 @@ def parse(name: str) -> tuple[str, tuple[int, ...]]:
     if found[1] == "cpu" and len(bounds) != 1:
         raise TopologyError(f"--topology is {name!r}; expected cpu:N, such as cpu:8")
     return found[1], bounds
+
+
+def prepare(name: str) -> None:
+    """Set up jax to compile for devices that are described, not used."""
+    for key, value in (
+        # Libtpu would ask the cloud what machine this is, and lock itself.
+        ("TPU_SKIP_MDS_QUERY", "1"),
+        ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
+        ("TPU_ACCELERATOR_TYPE", "v5litepod-8"),
+        ("TPU_WORKER_HOSTNAMES", "localhost"),
+        ("TPU_WORKER_ID", "0"),
+        ("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1"),
+    ):
+        os.environ.setdefault(key, value)
+    try:
+        jax.config.update("jax_platforms", "cpu")
+        kind, _, count = name.partition(":")
+        if kind == "cpu" and count.isdigit() and int(count) > 0:
+            jax.config.update("jax_num_cpu_devices", int(count))
+    except RuntimeError:
+        # Jax has started: its devices are what they are.
+        pass
 
 
 def topology(name: str, slices: int = 1) -> Topology:

@@ -1,4 +1,4 @@
-"""What the compiled loss holds in memory: one chunk of logits, never all of them."""
+"""What the compiled loss holds and does: a chunk of logits, no product too many."""
 
 import re
 
@@ -9,6 +9,7 @@ import pytest
 
 from targetsft_jax import fused_loss
 from targetsft_jax.loss import reference_loss
+from targetsft_jax.planning.program import read
 
 # V·N is far above every array that is needed: N·D, V·D and C·V.
 N, D, V, CHUNK = 512, 8, 1009, 32
@@ -46,6 +47,31 @@ def _compile(name, tokens, function, **options):
     )
 
 
+def _compiled(name, tokens, chunk, gradients, head, other):
+    """The loss, or loss and both gradients, with a head [V, D] and another [V, D']."""
+
+    def array(*shape, dtype="float32"):
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    def total(hidden, head, labels, weights, other):
+        return fused_loss(
+            name,
+            hidden,
+            head,
+            labels,
+            weights=weights,
+            chunk_size=chunk,
+            teacher=other,
+            reference=other,
+        )[0]
+
+    run = jax.value_and_grad(total, (0, 1)) if gradients else total
+    second = (array(tokens, other[1]), array(*other))
+    hidden, labels = array(tokens, head[1]), array(tokens, dtype="int32")
+    given = (hidden, array(*head), labels, array(tokens), second)
+    return jax.jit(run).lower(*given).compile()
+
+
 def _largest_array(compiled) -> int:
     """Elements of the largest array that the compiled program names."""
     shapes = re.findall(r"\b[a-z]+[0-9]+\[([0-9,]+)\]", compiled.as_text())
@@ -54,6 +80,46 @@ def _largest_array(compiled) -> int:
 
 def _temporaries(compiled) -> int:
     return compiled.memory_analysis().temp_size_in_bytes
+
+
+# F_s is one product of the student's hidden states with its head, F_t of the other's.
+WITHOUT_A_SECOND = ["sft", "dft", "eaft", "label_smoothing", "gem"]
+WITH_A_SECOND = ["kl", "kd", "kd_h", "target_sft"]
+
+
+@pytest.mark.parametrize("name", [*WITHOUT_A_SECOND, *WITH_A_SECOND])
+@pytest.mark.parametrize("gradients", [True, False], ids=["pulled", "value"])
+def test_products_are_the_fewest(name: str, gradients: bool):
+    """3 F_s + F_t with gradients, F_s + F_t for the value; all arguments are given."""
+    size, chunks = 2003, 8
+    wide = {"head": (size, 64), "other": (size, 96)}
+    program = read(_compiled(name, 512, 64, gradients, **wide).as_text())
+    # The loop ends where no weights are left: its length is not in the program.
+    made = sum(dot.flops * dot.times(chunks) for dot in program.dots)
+    student, other = 2 * 512 * size * 64, 2 * 512 * size * 96
+    wanted = (3 if gradients else 1) * student + other * (name in WITH_A_SECOND)
+    assert made == pytest.approx(wanted, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "name, passes", [("sft", 1), ("dft", 1), ("eaft", 1), ("target_sft", 3)]
+)
+def test_no_second_softmax_without_an_alternative(name: str, passes: int):
+    """The only full rows of exponentials are p's, and T's where there is one."""
+    size, chunk = 2003, 64
+    text = _compiled(name, 512, chunk, True, (size, 64), (size, 96)).as_text()
+    made = [b for b in read(text).buffers if b.op == "exponential"]
+    assert sum(b.shape.size >= chunk * size for b in made) == passes
+
+
+def test_memory_is_flat_in_tokens():
+    """Eight times the tokens: the same temporaries."""
+    given = dict(head=(8009, 16), other=(8009, 24), chunk=256, gradients=True)
+    small, large = (
+        _temporaries(_compiled("target_sft", tokens, **given))
+        for tokens in (2048, 8 * 2048)
+    )
+    assert large == pytest.approx(small, rel=0.02)
 
 
 @pytest.mark.parametrize("name", ["sft", "eaft", "kl", "gem", "target_sft"])

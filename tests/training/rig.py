@@ -14,7 +14,7 @@ from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.models import decoder
 from targetsft_jax.models.config import DecoderConfig
-from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.parallel.mesh import make_mesh, rows_over
 from targetsft_jax.training.step import (
     StepSpec,
     TrainState,
@@ -157,6 +157,36 @@ def build(spec: StepSpec, optimizer, mesh=None, parts: int = 1) -> Built:
     step = make_train_step(spec, optimizer, mesh, places)
     lowered = step.lower(fresh(), frozen, micro(parts))
     return Built(lowered.compile(compiler_options=QUICK), frozen, fresh)
+
+
+def lower(spec: StepSpec, optimizer, mesh, rows: int, length: int):
+    """The step from shapes alone, for one micro-batch [rows, length]; not compiled."""
+
+    def placed(shapes, places):
+        return jax.tree.map(
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+            shapes,
+            places,
+        )
+
+    def model(config: DecoderConfig):
+        params = jax.eval_shape(lambda: decoder.init_params(config, jax.random.key(0)))
+        places = state_shardings(config, params, optimizer, mesh)
+        return placed(params, places.params), places
+
+    params, places = model(spec.student)
+    state = TrainState(
+        jax.ShapeDtypeStruct((), jnp.int32, sharding=places.step),
+        params,
+        placed(jax.eval_shape(optimizer.init, params), places.optimizer),
+    )
+    frozen = {role: model(config)[0] for role, config in spec.frozen.items()}
+    place = rows_over(mesh, lead=1)
+    given = {
+        name: jax.ShapeDtypeStruct((1, rows, length), x.dtype, sharding=place)
+        for name, x in batch().items()
+    }
+    return make_train_step(spec, optimizer, mesh, places).lower(state, frozen, given)
 
 
 def compile_once(make):

@@ -1,7 +1,5 @@
 """One optimizer step against a plain single-device one with dense logits."""
 
-import re
-from dataclasses import replace
 from functools import lru_cache
 
 import jax
@@ -332,63 +330,3 @@ def test_moments_are_float32_and_lie_where_their_parameters_lie():
             assert m.dtype == "float32"
     part = state.params["embed"].addressable_shards[0].data
     assert part.size * 8 == state.params["embed"].size
-
-
-# 2,048 tokens, so that [tokens, V] is 64 times a chunk's logits and parameters, and 16
-# times the largest thing that is rightly there: the attention weights of both layers.
-LARGE, LONG, WIDE, CHUNK = 64, 32, 4096, 32
-
-
-def _compiled_large(dtype):
-    """The step of a model with a large vocabulary, compiled but not run."""
-    config = replace(rig.STUDENT, vocab_size=WIDE)
-    spec = replace(
-        rig.make_spec("target_sft"),
-        student=config,
-        frozen={"teacher": config},
-        vocab_size=WIDE,
-        loss_chunk=CHUNK,
-        dtype=dtype,
-    )
-    mesh = rig.one_device()
-    params = jax.eval_shape(lambda: decoder.init_params(config, jax.random.key(0)))
-    places = state_shardings(config, params, LINEAR, mesh)
-    state = jax.eval_shape(
-        lambda p: step_module.TrainState(jnp.int32(0), p, LINEAR.init(p)), params
-    )
-    rows = {
-        name: jax.ShapeDtypeStruct((1, LARGE, LONG), x.dtype)
-        for name, x in rig.batch().items()
-    }
-    step = make_train_step(spec, LINEAR, mesh, places)
-    return step.lower(state, {"teacher": params}, rows).compile()
-
-
-def _largest(compiled) -> int:
-    """Elements of the largest floating array that the compiled program names."""
-    shapes = re.findall(r"\b(?:f32|bf16|f16)\[([0-9,]+)\]", compiled.as_text())
-    return max(int(np.prod([int(n) for n in s.split(",")])) for s in shapes)
-
-
-def test_no_array_of_tokens_by_vocabulary_in_the_training_step():
-    """In the accelerators' dtype, whose program has arrays of both kinds."""
-    compiled = _compiled_large(jnp.bfloat16)
-    dense = LARGE * LONG * WIDE
-    assert _largest(compiled) <= dense // 16
-    # All temporaries together are less than one such array: there is room for none.
-    assert compiled.memory_analysis().temp_size_in_bytes < 4 * dense
-
-
-def test_the_dense_loss_would_be_seen_there(monkeypatch):
-    """The control: the same two measures, with the dense loss in the same step."""
-
-    def dense(name, hidden, head, labels, *, layout, chunk_size, **arguments):
-        real = arguments.pop("vocab_size")
-        assert head.shape[0] == real
-        return reference_loss(name, hidden, head, labels, **arguments), {}
-
-    monkeypatch.setattr(step_module, "sharded_fused_loss", dense)
-    compiled = _compiled_large(jnp.float32)
-    size = LARGE * LONG * WIDE
-    assert _largest(compiled) >= size
-    assert compiled.memory_analysis().temp_size_in_bytes > 4 * 4 * size

@@ -1,0 +1,87 @@
+"""The same step as a TPU's compiler makes it; no TPU is needed, libtpu is."""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import optax
+import pytest
+import rig
+
+from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.planning.program import read
+from targetsft_jax.planning.topology import prepare, topology
+
+pytest.importorskip("libtpu", reason="the TPU compiler (extra `tpu`) is not installed")
+pytestmark = pytest.mark.slow
+
+ROWS, LENGTH, VOCABULARY = 8, 512, 4096
+STUDENT = replace(
+    rig.STUDENT,
+    num_layers=3,
+    hidden_size=256,
+    intermediate_size=768,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=128,
+    vocab_size=VOCABULARY,
+)
+TEACHER = replace(
+    STUDENT, num_layers=5, vocab_size=VOCABULARY + 128, tie_word_embeddings=False
+)
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    """The compiled step on eight v5e chips."""
+    prepare("v5e:2x4")
+    mesh = make_mesh(data=1, fsdp=8, devices=topology("v5e:2x4").devices)
+    spec = rig.make_spec("target_sft", dtype=jnp.bfloat16, remat="full", loss_chunk=256)
+    spec = replace(
+        spec, student=STUDENT, frozen={"teacher": TEACHER}, vocab_size=VOCABULARY
+    )
+    lowered = rig.lower(spec, optax.adamw(1e-3), mesh, ROWS, LENGTH)
+    return lowered.compile().as_text()
+
+
+def test_attention_is_the_splash_kernel_and_holds_no_scores(text):
+    # The student's forward pass, its recomputation with two backward kernels, and the
+    # teacher's forward pass.
+    assert "splash" in text and text.count('custom_call_target="tpu_custom_call"') == 5
+    assert not [s for s in read(text).shapes() if s.dims[-2:] == (LENGTH, LENGTH)]
+
+
+def test_no_array_of_tokens_by_vocabulary(text):
+    """Of eight chips' tokens, each may hold a chunk's share of the vocabulary."""
+    dense = LENGTH * VOCABULARY
+    largest = max(s.size for s in read(text).shapes() if s.dtype != "u8")
+    assert largest <= dense // 2
+
+
+def test_one_collective_in_the_loop_over_chunks(text):
+    program = read(text)
+    inside = [c for c in program.collectives if c.trips is None]
+    assert [c.kind for c in inside] == ["all-gather"]
+    # Twelve float32 statistics of 256 tokens.
+    assert inside[0].operands[0].bytes == 12 * 256 * 4
+    # What the loop does multiply: two logits, two gradients.
+    assert len([d for d in program.dots if d.trips is None]) == 4
+
+
+def test_layers_travel_in_bfloat16_and_no_product_is_wide(text):
+    program = read(text)
+    for layers in (STUDENT.num_layers, TEACHER.num_layers):
+        inside = [
+            c for c in program.collectives if [x.trips for x in c.loops] == [layers]
+        ]
+        gathers = [c for c in inside if c.kind == "all-gather"]
+        assert len(gathers) >= 7
+        assert {s.dtype for c in gathers for s in c.shapes} == {"bf16"}
+    # The gradients of all seven matrices leave a layer in one collective.
+    scattered = [
+        c
+        for c in program.collectives
+        if c.kind == "reduce-scatter" and [x.trips for x in c.loops] == [3]
+    ]
+    assert [len(c.shapes) for c in scattered] == [7]
+    wide = [d for d in program.dots if {d.left.dtype, d.right.dtype} == {"f32"}]
+    assert not wide
