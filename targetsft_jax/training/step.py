@@ -243,11 +243,13 @@ def _accumulate(
 
     if batch["tokens"].shape[0] == 1:
         return one({name: x[0] for name, x in batch.items()})
-    first, rest = (
-        {name: x[part] for name, x in batch.items()} for part in (0, slice(1, None))
-    )
 
     def add(total: Any, micro: Mapping[str, Array]) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, one(micro)), None
 
-    return jax.lax.scan(add, one(first), rest)[0]
+    # From zeros, so that the program has the forward and backward passes once.
+    first = {name: x[0] for name, x in batch.items()}
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one, first)
+    )
+    return jax.lax.scan(add, zeros, batch)[0]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from targetsft_jax.data.config import DataConfig, EmbeddedConfig
 from targetsft_jax.data.pipeline import batch_at, prepare
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.training import fit as fit_module
 from targetsft_jax.training.config import TrainConfig
 from targetsft_jax.training.fit import fit, put, total_steps
 from targetsft_jax.training.log import RunLog
@@ -202,6 +204,45 @@ def test_other_data_is_refused(undisturbed, dataset, tmp_path):
         _fit(other, run_dir)
     # A refusal leaves the run as it was.
     assert _fit(dataset, run_dir).resumed_from == STEPS
+
+
+def test_the_host_waits_for_nothing_but_an_earlier_step(dataset, tmp_path, monkeypatch):
+    """A step's numbers are fetched when the next is under way; nothing else is."""
+    happened = []
+    make, write, fetch = fit_module.make_train_step, RunLog.write, jax.device_get
+
+    def make_step(*arguments):
+        step = make(*arguments)
+
+        def run(*given):
+            happened.append("step")
+            return step(*given)
+
+        return run
+
+    def noted(self, number, metrics):
+        happened.append(f"line {number}")
+        write(self, number, metrics)
+
+    def fetched(tree):
+        happened.append("fetch")
+        return fetch(tree)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module, "make_train_step", make_step)
+        patch.setattr(RunLog, "write", noted)
+        patch.setattr(jax, "device_get", fetched)
+        _fit(dataset, tmp_path, config=replace(CONFIG, steps=4, save_every=100))
+    said = [x for x in happened if x != "fetch"]
+    assert said == [
+        "step",
+        *("step", "line 1"),
+        *("step", "line 2"),
+        *("step", "line 3"),
+        "line 4",
+    ]
+    # One fetch a line; the last checkpoint may fetch what it likes after them.
+    assert happened[: happened.index("line 4")].count("fetch") == 4
 
 
 def test_epochs_become_steps(dataset):
