@@ -38,6 +38,7 @@ def benchmark(
     max_new_tokens: int,
     temperature: float,
     top_p: float,
+    top_k: int,
     seed: int,
     **options: Any,
 ) -> tuple[AverageAtK, list[Answered]]:
@@ -49,7 +50,7 @@ def benchmark(
         tokenizer: its tokenizer; the chat template makes the prompts.
         samples: k.
         max_new_tokens: an answer that is longer counts as truncated, and wrong.
-        temperature, top_p: of sampling.
+        temperature, top_p, top_k: of sampling.
         seed: of sampling; equal seeds sample equally.
         **options: more arguments of `generate`.
 
@@ -64,6 +65,7 @@ def benchmark(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_p=top_p,
+        top_k=top_k,
         stop_ids=stop_tokens(tokenizer),
         key=jax.random.key(seed),
         vocab_size=min(len(tokenizer), config.vocab_size),

@@ -39,6 +39,7 @@ def generate(
     max_new_tokens: int,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    top_k: int = 0,
     stop_ids: Sequence[int],
     key: jax.Array,
     vocab_size: int | None = None,
@@ -62,6 +63,8 @@ def generate(
         temperature: divides the logits; 0 takes the most probable token.
         top_p: sample from the fewest most probable tokens that hold this much
             probability ("nucleus sampling", arXiv:1904.09751); 1 is the whole softmax.
+        top_k: sample from the so many most probable tokens, and those as probable as
+            the last of them; 0 is all. Before `top_p`, which counts what it leaves.
         stop_ids: tokens that end a completion; may be empty.
         key: PRNG key; the same key gives the same completions.
         vocab_size: ids from here on are never sampled, for models whose embedding has
@@ -80,12 +83,14 @@ def generate(
             out of range.
     """
     vocab_size = config.vocab_size if vocab_size is None else vocab_size
-    _check(config, prompts, samples, max_new_tokens, temperature, top_p, vocab_size)
+    _check_settings(samples, max_new_tokens, temperature, top_p, top_k)
+    _check_tokens(config, prompts, vocab_size)
     plan = _Plan(
         samples=samples,
         max_new_tokens=max_new_tokens,
         greedy=temperature == 0,
         nucleus=top_p < 1,
+        top_k=min(top_k, vocab_size),
         vocab_size=vocab_size,
         dtype=jnp.dtype(dtype),
         row_sharding=row_sharding,
@@ -123,6 +128,7 @@ class _Plan:
     max_new_tokens: int
     greedy: bool
     nucleus: bool
+    top_k: int
     vocab_size: int
     dtype: jnp.dtype
     row_sharding: NamedSharding | None
@@ -195,6 +201,9 @@ def _choose(logits, keys, step, plan, settings):
     if plan.greedy:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     logits = logits / settings["temperature"]
+    if plan.top_k:
+        least = jax.lax.top_k(logits, plan.top_k)[0][:, -1:]
+        logits = jnp.where(logits >= least, logits, -jnp.inf)
     if plan.nucleus:
         logits = _nucleus(logits, settings["top_p"])
     keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
@@ -270,7 +279,7 @@ def _to_host(x):
     return np.asarray(x)
 
 
-def _check(config, prompts, samples, max_new_tokens, temperature, top_p, vocab_size):
+def _check_settings(samples, max_new_tokens, temperature, top_p, top_k):
     for name, value in (("samples", samples), ("max_new_tokens", max_new_tokens)):
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1.")
@@ -278,6 +287,11 @@ def _check(config, prompts, samples, max_new_tokens, temperature, top_p, vocab_s
         raise ValueError(f"temperature is {temperature}; 0 is greedy, above 0 samples.")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}; it must be in (0, 1].")
+    if top_k < 0:
+        raise ValueError(f"top_k is {top_k}; it must be 0 (all tokens) or more.")
+
+
+def _check_tokens(config, prompts, vocab_size):
     if not 0 < vocab_size <= config.vocab_size:
         raise ValueError(
             f"vocab_size is {vocab_size}; the model has {config.vocab_size} rows."

@@ -152,6 +152,8 @@ class EvaluationConfig:
     """Of sampling; 0 is greedy."""
     top_p: float = 1.0
     """Nucleus of sampling."""
+    top_k: int = 0
+    """Sample from the so many most probable tokens; 0 is all."""
     max_new_tokens: int = 128
     """Longest answer; a longer one counts as truncated, and wrong."""
     include_teacher: bool = False
@@ -414,6 +416,7 @@ def _validate_evaluation(config: Config) -> None:
         ("samples", asked.samples > 0, "more than 0"),
         ("temperature", asked.temperature >= 0, "0 or more"),
         ("top_p", 0 < asked.top_p <= 1, "a share in (0, 1]"),
+        ("top_k", asked.top_k >= 0, "0 or more"),
         ("max_new_tokens", asked.max_new_tokens > 0, "more than 0"),
     ):
         if not good:

@@ -279,6 +279,7 @@ def _measure(
         max_new_tokens=asked.max_new_tokens,
         temperature=asked.temperature,
         top_p=asked.top_p,
+        top_k=asked.top_k,
         seed=session.config.seed,
         dtype=session.dtype,
         row_sharding=meshes.rows_over(session.mesh),

@@ -22,7 +22,13 @@ CONFIG = DecoderConfig(
     num_heads=2,
     num_kv_heads=1,
 )
-SETTINGS = {"samples": 3, "max_new_tokens": 6, "temperature": 1.0, "top_p": 1.0}
+SETTINGS = {
+    "samples": 3,
+    "max_new_tokens": 6,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+}
 ASKED = [
     Problem([{"role": "user", "content": "1+1=?"}], "2", "a"),
     Problem(

@@ -118,6 +118,14 @@ def test_samples_follow_the_softmax():
     inside = order[: 1 + np.searchsorted(np.cumsum(whole[order]), 0.5)]
     (drawn,) = run([prompt], **options, top_p=0.5)
     assert {one.tokens[0] for one in drawn} == set(inside.tolist())
+    (drawn,) = run([prompt], **options, top_k=4)
+    assert {one.tokens[0] for one in drawn} == set(order[:4].tolist())
+    # The nucleus counts what top-k has left.
+    left = whole[order[:4]] / whole[order[:4]].sum()
+    both = order[: 1 + np.searchsorted(np.cumsum(left), 0.5)]
+    assert len(both) < len(inside)
+    (drawn,) = run([prompt], **options, top_k=4, top_p=0.5)
+    assert {one.tokens[0] for one in drawn} == set(both.tolist())
 
 
 def test_nucleus_equals_sorting():
@@ -176,6 +184,7 @@ def test_on_a_mesh():
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"top_k": -1}, "top_k is -1"),
         ({"vocab_size": 25}, "vocab_size is 25"),
     ],
 )

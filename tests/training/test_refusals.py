@@ -78,6 +78,7 @@ def test_unknown_keys(refused, tmp_path):
         ("evaluation.problems", "-1", ("evaluation.problems is -1", "0 or more")),
         ("evaluation.temperature", "-1", ("evaluation.temperature is -1", "0 or more")),
         ("evaluation.top_p", "0", ("evaluation.top_p is 0", "(0, 1]")),
+        ("evaluation.top_k", "-1", ("evaluation.top_k is -1", "0 or more")),
         ("evaluation.max_new_tokens", "0", ("evaluation.max_new_tokens is 0",)),
     ],
 )
