@@ -7,7 +7,8 @@ import numpy as np
 from targetsft_jax.data.chat import Example
 from targetsft_jax.data.report import Report
 
-# Rows that stay open for first-fit. More fill rows better and cost time.
+# Rows that are filled at a time, by the longest examples first. More fill rows better,
+# cost time, and let examples of like length gather.
 _OPEN_ROWS = 1024
 
 
@@ -60,7 +61,7 @@ def pack(
 
     Args:
         examples: none longer than L; at least one.
-        packing: first-fit of several examples a row, or one example a row.
+        packing: several examples a row, the longest first, or one example a row.
 
     Returns:
         tokens [R, L] int32, 0 in padding;
@@ -134,24 +135,38 @@ def _places(lengths: np.ndarray, row_length: int, packing: bool):
         index [R, L] int64 into the concatenated tokens (0 in padding), segment_ids
         and positions [R, L] int32.
     """
+    ends = np.cumsum(lengths)
+    # As many examples at a time as fill the open rows, so that none is given up half
+    # empty for a longer example; within them the longest first, as small ones fit into
+    # what is left at the end.
+    window = (ends - 1) // max(1, _OPEN_ROWS * row_length * 9 // 10)
+    order = np.lexsort((-lengths if packing else lengths * 0, window))
+    parts = np.split(order, np.flatnonzero(np.diff(window)) + 1)
+    rows = [
+        row
+        for part in parts
+        for row in _packed(part, lengths, ends, row_length, packing)
+    ]
+    index, segment_ids, positions = (
+        np.stack([row[key] for row in rows])
+        for key in ("index", "index_segment_ids", "index_positions")
+    )
+    return index, segment_ids.astype(np.int32), positions.astype(np.int32)
+
+
+def _packed(order, lengths, ends, row_length, packing):
+    """Rows of the examples that are named, by first-fit in this order."""
     import grain
 
     # Only the places are packed: whatever else there is per token follows by one
     # gather, and grain need not copy it.
-    ends = np.cumsum(lengths)
-    source = grain.MapDataset.range(len(lengths)).map(
+    source = grain.MapDataset.source(order).map(
         lambda i: {"index": np.arange(ends[i] - lengths[i], ends[i])}
     )
-    packed = grain.experimental.FirstFitPackIterDataset(
+    return grain.experimental.FirstFitPackIterDataset(
         source.to_iter_dataset(grain.ReadOptions(num_threads=0)),
         length_struct={"index": row_length},
         num_packing_bins=_OPEN_ROWS,
         shuffle_bins=False,
         max_sequences_per_bin=None if packing else 1,
     )
-    rows = list(packed)
-    index, segment_ids, positions = (
-        np.stack([row[key] for row in rows])
-        for key in ("index", "index_segment_ids", "index_positions")
-    )
-    return index, segment_ids.astype(np.int32), positions.astype(np.int32)
