@@ -21,10 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if config.mesh.cpu_devices is not None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", config.mesh.cpu_devices)
+    from targetsft_jax.training.preemption import Preempted
     from targetsft_jax.training.run import run
 
     try:
         run(config)
+    except Preempted as stop:
+        print(f"{stop}; the same command goes on from there")
     except (ConfigError, ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

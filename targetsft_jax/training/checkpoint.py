@@ -1,15 +1,18 @@
 """Orbax checkpoints of a run: parameters, optimizer, step and data position."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
+from targetsft_jax.training.fingerprint import fingerprints
 from targetsft_jax.training.step import TrainState
 
-FOLDER = "checkpoints"
+FOLDER, DAMAGED = "checkpoints", "checkpoints_damaged"
 
 
 @dataclass(frozen=True)
@@ -52,38 +55,62 @@ class Checkpoints:
 
     def save(self, state: TrainState, position: Position) -> None:
         """Save after optimizer step `position.step`; returns before it is written."""
+        optimizer = {"step": state.step, "moments": state.optimizer}
+        kept = {"params": state.params, "optimizer": optimizer}
         self._manager.save(
             position.step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(state.params),
-                optimizer=ocp.args.StandardSave(
-                    {"step": state.step, "moments": state.optimizer}
+                optimizer=ocp.args.StandardSave(optimizer),
+                position=ocp.args.JsonSave(
+                    {**vars(position), "arrays": fingerprints(kept)}
                 ),
-                position=ocp.args.JsonSave(vars(position)),
             ),
         )
 
-    def restore(self, like: TrainState, expected: Position) -> TrainState:
-        """The newest checkpoint, placed as `like` (a state or its abstract shape).
+    def restore(self, like: TrainState, expected: Position) -> tuple[TrainState, int]:
+        """The newest checkpoint that is whole, and its step.
+
+        Newer ones that are damaged are named, and set aside in a folder of their own:
+        the run will come by their steps again.
+
+        Args:
+            like: a state or its abstract shape; the restored one is placed as it is.
+            expected: what the checkpoint must have been taken on, but for its step.
 
         Raises:
-            ValueError: the data or its order has changed since it was saved.
+            ValueError: the data or its order has changed since it was saved, or no
+                checkpoint is whole (then none is moved).
         """
-        step = self.latest
-        position = self._manager.restore(
-            step, args=ocp.args.Composite(position=ocp.args.JsonRestore())
-        ).position
-        changed = [
-            f"{key} was {position[key]!r} and is {value!r}"
-            for key, value in vars(expected).items()
-            if key != "step" and position[key] != value
-        ]
-        if changed:
-            raise ValueError(
-                f"checkpoint {step} in {self._manager.directory} was taken on other "
-                f"data: {'; '.join(changed)}. Restore the configuration, or choose "
-                "another run_dir"
+        damaged: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                position = self._position(step)
+                restored = self._arrays(step, like)
+                _compare(fingerprints(restored), position.pop("arrays"))
+            # Whatever a reader of broken files may raise.
+            except Exception as error:  # noqa: BLE001
+                reason = str(error).strip().split("\n")[0][:300]
+                damaged[step] = f"{type(error).__name__}: {reason}"
+                continue
+            self._refuse_other_data(step, position, expected)
+            self._set_aside(damaged)
+            optimizer = restored["optimizer"]
+            return (
+                TrainState(optimizer["step"], restored["params"], optimizer["moments"]),
+                step,
             )
+        raise ValueError(
+            f"no checkpoint in {self._manager.directory} can be restored:\n  "
+            + "\n  ".join(f"{step}: {why}" for step, why in damaged.items())
+            + "\nNothing was deleted. Bring the files back, or choose another run_dir"
+        )
+
+    def _position(self, step: int) -> dict[str, Any]:
+        wanted = ocp.args.Composite(position=ocp.args.JsonRestore())
+        return dict(self._manager.restore(step, args=wanted).position)
+
+    def _arrays(self, step: int, like: TrainState) -> dict[str, Any]:
         abstract = jax.tree.map(_abstract, like)
         restored = self._manager.restore(
             step,
@@ -94,13 +121,50 @@ class Checkpoints:
                 ),
             ),
         )
-        optimizer: Any = restored.optimizer
-        return TrainState(optimizer["step"], restored.params, optimizer["moments"])
+        return {"params": restored.params, "optimizer": restored.optimizer}
+
+    def _refuse_other_data(
+        self, step: int, position: dict[str, Any], expected: Position
+    ) -> None:
+        changed = [
+            f"{key} was {position.get(key)!r} and is {value!r}"
+            for key, value in vars(expected).items()
+            if key != "step" and position.get(key) != value
+        ]
+        if changed:
+            raise ValueError(
+                f"checkpoint {step} in {self._manager.directory} was taken on other "
+                f"data: {'; '.join(changed)}. Restore the configuration, or choose "
+                "another run_dir"
+            )
+
+    def _set_aside(self, damaged: dict[int, str]) -> None:
+        folder = Path(self._manager.directory)
+        for step, why in damaged.items():
+            target = folder.with_name(DAMAGED) / str(step)
+            print(f"checkpoint {step} cannot be restored ({why}); moved to {target}")
+            if jax.process_index() == 0:
+                shutil.rmtree(target, ignore_errors=True)
+                target.parent.mkdir(exist_ok=True)
+                (folder / str(step)).rename(target)
+        if damaged:
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("damaged checkpoints set aside")
+            self._manager.reload()
 
     def close(self) -> None:
         """Wait for saves under way."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _compare(found: dict[str, int], kept: dict[str, int]) -> None:
+    changed = sorted(key for key in found if kept.get(key) != found[key])
+    if changed:
+        raise ValueError(
+            f"{', '.join(changed[:3])}{' and more' if len(changed) > 3 else ''} "
+            "differ from what was saved: bytes of the files have changed"
+        )
 
 
 def _abstract(x: Any) -> jax.ShapeDtypeStruct:

@@ -138,6 +138,9 @@ class TrainConfig:
     """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: int = 2
     """How many checkpoints stay."""
+    max_skipped_steps: int = 10
+    """Steps in a row with a loss or gradient that is not finite, which change nothing,
+    before the run stops."""
 
 
 @dataclass(frozen=True)
@@ -376,6 +379,7 @@ def _validate_train(train: TrainConfig, mesh: MeshConfig) -> None:
             raise ConfigError(f"train.{key} is {found!r}; expected {expected}")
 
     positive = ("batch_size", "micro_batches", "log_every", "save_every")
+    positive += ("max_skipped_steps",)
     chunk = train.loss_chunk
     require(chunk is None or chunk > 0, "loss_chunk", "more than 0, or null")
     for key in (*positive, "keep_checkpoints", "epochs", "learning_rate"):

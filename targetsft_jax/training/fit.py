@@ -15,6 +15,7 @@ from targetsft_jax.training.checkpoint import Checkpoints, Position
 from targetsft_jax.training.config import TrainConfig
 from targetsft_jax.training.log import RunLog
 from targetsft_jax.training.optimizer import make_optimizer
+from targetsft_jax.training.preemption import Preempted, StopSignal
 from targetsft_jax.training.step import (
     StepSpec,
     TrainState,
@@ -58,7 +59,9 @@ def fit(
         resume: read the newest checkpoint of `run_dir`.
 
     Raises:
-        ValueError: the checkpoint was taken on other data.
+        ValueError: the checkpoint was taken on other data, none is whole, or too many
+            steps in a row were not finite.
+        Preempted: SIGTERM came; the last step is saved.
     """
     steps = total_steps(config, dataset)
     optimizer = make_optimizer(config, steps)
@@ -68,8 +71,7 @@ def fit(
     position = Position(0, seed, config.batch_size, dataset.fingerprint)
     start = 0
     if resume and checkpoints.latest is not None:
-        state = checkpoints.restore(state, position)
-        start = checkpoints.latest
+        state, start = checkpoints.restore(state, position)
     log = RunLog(run_dir, steps=steps, start=start, every=config.log_every)
     step_fn = make_train_step(spec, optimizer, mesh, places)
     batches = iterate(
@@ -79,25 +81,48 @@ def fit(
         accumulation=config.micro_batches,
         seed=seed,
     )
+    skipped = 0
+
+    def record(number: int, metrics: Any) -> None:
+        nonlocal skipped
+        numbers = jax.device_get(metrics)
+        log.write(number, numbers)
+        skipped = skipped + 1 if numbers["skipped"] else 0
+        if skipped == config.max_skipped_steps:
+            raise ValueError(_diverged(number, skipped))
+
     # A step's metrics are fetched when the next step is already under way, so that the
     # devices never wait for the host. A checkpoint comes after its step's line: a run
     # that goes on from it has every line before it.
     waiting: tuple[int, Any] | None = None
     try:
-        for number in range(start + 1, steps + 1):
-            state, metrics = step_fn(state, frozen, put(next(batches), mesh))
-            if waiting is not None:
-                log.write(waiting[0], jax.device_get(waiting[1]))
-            waiting = (number, metrics)
-            if number % config.save_every == 0 or number == steps:
-                log.write(number, jax.device_get(metrics))
-                waiting = None
-                at = Position(number, seed, config.batch_size, dataset.fingerprint)
-                checkpoints.save(state, at)
+        with StopSignal() as stop:
+            for number in range(start + 1, steps + 1):
+                state, metrics = step_fn(state, frozen, put(next(batches), mesh))
+                if waiting is not None:
+                    record(*waiting)
+                waiting = (number, metrics)
+                told = stop.noted(number)
+                if number % config.save_every == 0 or number == steps or told:
+                    record(number, metrics)
+                    waiting = None
+                    at = Position(number, seed, config.batch_size, dataset.fingerprint)
+                    checkpoints.save(state, at)
+                if told and number < steps:
+                    raise Preempted(number)
     finally:
         checkpoints.close()
         log.close()
     return Fitted(state, start)
+
+
+def _diverged(number: int, skipped: int) -> str:
+    return (
+        f"loss or gradient were not finite in {skipped} steps in a row, "
+        f"{number - skipped + 1} to {number}, which changed nothing; see metrics.jsonl "
+        "for the steps before. Lower train.learning_rate or train.clip_norm, look at "
+        "the data of these steps, or raise train.max_skipped_steps"
+    )
 
 
 def total_steps(config: TrainConfig, dataset: Dataset) -> int:

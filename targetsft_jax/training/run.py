@@ -139,6 +139,7 @@ _FREE = (
     "train.log_every",
     "train.save_every",
     "train.keep_checkpoints",
+    "train.max_skipped_steps",
     "train.loss_chunk",
     "train.attention",
     "train.remat",

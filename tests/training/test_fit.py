@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from dataclasses import replace
 
 import jax
@@ -13,10 +14,13 @@ from targetsft_jax.data.config import DataConfig, EmbeddedConfig
 from targetsft_jax.data.pipeline import batch_at, prepare
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.train import main
+from targetsft_jax.training import checkpoint, run
 from targetsft_jax.training import fit as fit_module
 from targetsft_jax.training.config import TrainConfig
 from targetsft_jax.training.fit import fit, put, total_steps
 from targetsft_jax.training.log import RunLog
+from targetsft_jax.training.preemption import Preempted
 from targetsft_jax.training.step import state_shardings
 
 STEPS = 6
@@ -161,6 +165,122 @@ def test_a_half_written_checkpoint_is_passed_over(undisturbed, dataset, tmp_path
     again = _fit(dataset, run_dir)
     assert again.resumed_from == 4
     rig.assert_equal_trees(rig.host(again.state), rig.host(undisturbed[1].state))
+
+
+def _flip(folder):
+    """One bit in the middle of the file that holds most of the arrays."""
+    path = max((folder / "params").rglob("*"), key=lambda p: p.stat().st_size)
+    spoilt = bytearray(path.read_bytes())
+    spoilt[len(spoilt) // 2] ^= 1
+    path.write_bytes(spoilt)
+
+
+def _truncate(folder):
+    path = max((folder / "optimizer").rglob("*"), key=lambda p: p.stat().st_size)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _lose_the_arrays(folder):
+    shutil.rmtree(folder / "params")
+
+
+def _garble_the_position(folder):
+    for path in (folder / "position").iterdir():
+        path.write_text("{")
+
+
+DAMAGES = [_flip, _truncate, _lose_the_arrays, _garble_the_position]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_passed_over(
+    damage, undisturbed, dataset, tmp_path, capsys
+):
+    run_dir = tmp_path / "run"
+    shutil.copytree(undisturbed[0], run_dir)
+    damage(run_dir / "checkpoints" / str(STEPS))
+    again = _fit(dataset, run_dir)
+    assert again.resumed_from == 4
+    rig.assert_equal_trees(rig.host(again.state), rig.host(undisturbed[1].state))
+    assert f"checkpoint {STEPS} cannot be restored" in capsys.readouterr().out
+    # Kept for whoever wants to look, and saved anew in its place.
+    assert (run_dir / "checkpoints_damaged" / str(STEPS)).is_dir()
+    assert _fit(dataset, run_dir).resumed_from == STEPS
+
+
+def test_a_flipped_bit_would_pass_for_a_parameter(
+    undisturbed, dataset, tmp_path, monkeypatch
+):
+    """The control: without the fingerprints the wrong number comes back in silence."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(undisturbed[0], run_dir)
+    _flip(run_dir / "checkpoints" / str(STEPS))
+    monkeypatch.setattr(checkpoint, "_compare", lambda found, kept: None)
+    again = _fit(dataset, run_dir)
+    assert again.resumed_from == STEPS
+    pairs = zip(
+        jax.tree.leaves(rig.host(again.state)),
+        jax.tree.leaves(rig.host(undisturbed[1].state)),
+    )
+    assert sum(np.sum(one != other) for one, other in pairs) > 0
+
+
+def test_with_all_checkpoints_damaged_nothing_is_moved(undisturbed, dataset, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(undisturbed[0], run_dir)
+    for step in (4, STEPS):
+        _truncate(run_dir / "checkpoints" / str(step))
+    with pytest.raises(ValueError, match="Nothing was deleted") as refusal:
+        _fit(dataset, run_dir)
+    assert "\n  6: " in str(refusal.value) and "\n  4: " in str(refusal.value)
+    assert not (run_dir / "checkpoints_damaged").exists()
+
+
+def test_sigterm_saves_and_stops(undisturbed, dataset, tmp_path, monkeypatch):
+    """As a scheduler sends it: the step under way is finished, and saved."""
+    real = RunLog.write
+
+    def write(self, number, metrics):
+        real(self, number, metrics)
+        if number == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "write", write)
+        with pytest.raises(Preempted) as stopped:
+            _fit(dataset, tmp_path, config=replace(CONFIG, save_every=100))
+    assert signal.getsignal(signal.SIGTERM) == before
+    # Line 3 is written when step 4 is under way.
+    assert stopped.value.step == 4
+    assert [row["step"] for row in rig.metrics_of(tmp_path)] == [1, 2, 3, 4]
+    again = _fit(dataset, tmp_path)
+    assert again.resumed_from == 4
+    rig.assert_equal_trees(rig.host(again.state), rig.host(undisturbed[1].state))
+
+
+def test_the_command_takes_being_stopped_for_success(monkeypatch, capsys, tmp_path):
+    def stopped(config):
+        raise Preempted(7)
+
+    monkeypatch.setattr(run, "run", stopped)
+    assert main(["--student.path", "x", "--teacher.path", "y"]) == 0
+    assert "stopped after step 7, which is saved" in capsys.readouterr().out
+
+
+def test_too_many_steps_that_are_not_finite_end_the_run(dataset, tmp_path, monkeypatch):
+    real = rig.params_of
+
+    def broken(config, seed=0):
+        made = real(config, seed)
+        return made if seed else made | {"embed": np.full_like(made["embed"], np.nan)}
+
+    monkeypatch.setattr(rig, "params_of", broken)
+    config = replace(CONFIG, max_skipped_steps=3)
+    with pytest.raises(ValueError, match="3 steps in a row, 1 to 3") as refusal:
+        _fit(dataset, tmp_path, config=config)
+    assert "train.learning_rate" in str(refusal.value)
+    assert [row["skipped"] for row in rig.metrics_of(tmp_path)] == [1, 1, 1]
 
 
 def test_a_finished_run_is_left_as_it_is(undisturbed, dataset, tmp_path):
