@@ -80,7 +80,7 @@ def pull(
     heads: Mapping[str, Array],
     *,
     chunk_size: int,
-    gradients: bool,
+    gradients: tuple[str, ...],
     trips: Callable[[Array], Array] = lambda count: count,
 ) -> Pulled:
     """The loop over this device's tokens and columns.
@@ -92,7 +92,8 @@ def pull(
         batch: flat, [N].
         heads: rows [v, D'] of the second models' heads.
         chunk_size: tokens in a chunk.
-        gradients: False takes F_s + F_t only and makes no gradient.
+        gradients: which to make, of "hidden" and "head": one product each; with none
+            of them F_s + F_t is all.
         trips: this device's number of chunks -> how many to run.
     """
     tokens = batch.labels.size
@@ -129,16 +130,14 @@ def pull(
         sums, shares, g = chunk(x, part)
         sums = jax.tree.map(jnp.add, carry.sums, sums)
         shares = jax.tree.map(jnp.add, carry.shares, shares)
-        if carry.d_hidden is None or carry.d_head is None:
-            return Pulled(sums, shares, None, None)
         g = g.astype(x.dtype)
-        d_x = _product("cv,vd->cd", g, head).astype(x.dtype)
-        return Pulled(
-            sums,
-            shares,
-            carry.d_hidden.at[rows].set(d_x, mode="drop", unique_indices=True),
-            carry.d_head + _product("cv,cd->vd", g, x),
-        )
+        d_hidden, d_head = carry.d_hidden, carry.d_head
+        if d_hidden is not None:
+            d_x = _product("cv,vd->cd", g, head).astype(x.dtype)
+            d_hidden = d_hidden.at[rows].set(d_x, mode="drop", unique_indices=True)
+        if d_head is not None:
+            d_head = d_head + _product("cv,cd->vd", g, x)
+        return Pulled(sums, shares, d_hidden, d_head)
 
     zero = jnp.zeros((), jnp.int32)
     sums, shares, _ = jax.eval_shape(lambda: chunk(*at(zero)[1:]))
@@ -148,8 +147,8 @@ def pull(
     start = Pulled(
         sums,
         shares,
-        jnp.zeros_like(hidden) if gradients else None,
-        jnp.zeros(head.shape, _wide(head)) if gradients else None,
+        jnp.zeros_like(hidden) if "hidden" in gradients else None,
+        jnp.zeros(head.shape, _wide(head)) if "head" in gradients else None,
     )
     return jax.lax.fori_loop(0, trips(-(-live // size)), step, start)
 

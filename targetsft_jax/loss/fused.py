@@ -39,6 +39,7 @@ def fused_loss(
     chunk_size: int = DEFAULT_CHUNK,
     vocab_size: int | None = None,
     layout: "Layout | None" = None,
+    head_gradient: bool = True,
     **inputs: Any,
 ) -> tuple[Array, Metrics]:
     """Σ weights · value over all tokens, differentiable in hidden and head.
@@ -61,6 +62,8 @@ def fused_loss(
         vocab_size: real vocabulary; rows of either head past it carry no probability.
             Default: the smaller number of rows.
         layout: how tokens and heads lie on devices (see `sharded_fused_loss`).
+        head_gradient: False where the head is frozen: constant in θ, so that its
+            gradient is neither made nor held, and one product of a chunk fewer.
         **inputs: the method's per-token inputs [...] and hyper-parameters.
 
     Returns:
@@ -81,29 +84,26 @@ def fused_loss(
     states = {key: model[0] for key, model in second.items()}
     heads = {key: model[1] for key, model in second.items()}
     constants = (Batch(labels, weights, columns, states), heads)
+    pulled = ("hidden", "head") if head_gradient else ("hidden",)
     run = partial(_evaluate, spec, layout or Layout(), vocabulary, chunk_size)
 
     @jax.custom_vjp
     def loss(hidden: Array, head: Array, constants: Any) -> tuple[Array, Metrics]:
-        value, metrics = run(hidden, head, *constants, gradients=False)
+        value, metrics = run(hidden, head, *constants, gradients=())
         return value, metrics
 
     def forward(
         hidden: Array, head: Array, constants: Any
-    ) -> tuple[tuple[Array, Metrics], tuple[Array, Array]]:
-        value, metrics, *pulls = run(hidden, head, *constants, gradients=True)
-        return (value, metrics), (pulls[0], pulls[1])
+    ) -> tuple[tuple[Array, Metrics], tuple[Array, ...]]:
+        value, metrics, *pulls = run(hidden, head, *constants, gradients=pulled)
+        return (value, metrics), tuple(pulls)
 
     def backward(
-        saved: tuple[Array, Array], cotangent: tuple[Array, Metrics]
-    ) -> tuple[Array, Array, None]:
+        saved: tuple[Array, ...], cotangent: tuple[Array, Metrics]
+    ) -> tuple[Array | None, ...]:
         scale = cotangent[0]
-        d_hidden, d_head = saved
-        return (
-            (scale * d_hidden).astype(d_hidden.dtype),
-            (scale * d_head).astype(d_head.dtype),
-            None,
-        )
+        pulls = [(scale * pull).astype(pull.dtype) for pull in saved]
+        return (*pulls, *[None] * (3 - len(pulls)))
 
     loss.defvjp(forward, backward)
     value, metrics = loss(hidden, head, jax.tree.map(stop_gradient, constants))
@@ -118,8 +118,13 @@ class Layout:
     everywhere; `sharded.MeshLayout` fills in the collectives.
     """
 
-    def run(self, local: Callable[..., Any], gradients: bool, *arguments: Any) -> Any:
-        """Calls `local` on what each device holds of hidden, head, batch, heads."""
+    def run(
+        self, local: Callable[..., Any], gradients: tuple[str, ...], *arguments: Any
+    ) -> Any:
+        """Calls `local` on what each device holds of hidden, head, batch, heads.
+
+        It returns loss, metrics and the named gradients.
+        """
         return local(*arguments)
 
     def columns(self, vocabulary: int, shared: int) -> tuple[Columns, int]:
@@ -207,9 +212,9 @@ def _evaluate(
     batch: Batch,
     heads: Mapping[str, Array],
     *,
-    gradients: bool,
+    gradients: tuple[str, ...],
 ) -> tuple[Any, ...]:
-    """Loss, metrics[, ∂hidden, ∂head]."""
+    """Loss, metrics, and of ∂hidden and ∂head those that are named."""
     shared = min([head.shape[0], *(other.shape[0] for other in heads.values())])
 
     def local(
@@ -240,11 +245,12 @@ def _evaluate(
         )
         metrics = layout.total(made.sums, made.shares)
         loss = metrics.pop("loss")
-        if made.d_hidden is None or made.d_head is None:
-            return loss, metrics
-        d_hidden = layout.tokens_out(made.d_hidden).reshape(hidden.shape)
-        d_head = layout.rows_out(made.d_head, head).astype(head.dtype)
-        return loss, metrics, d_hidden, d_head
+        pulls = []
+        if made.d_hidden is not None:
+            pulls.append(layout.tokens_out(made.d_hidden).reshape(hidden.shape))
+        if made.d_head is not None:
+            pulls.append(layout.rows_out(made.d_head, head).astype(head.dtype))
+        return loss, metrics, *pulls
 
     return layout.run(local, gradients, hidden, head, batch, heads)
 
