@@ -15,7 +15,11 @@ from targetsft_jax.models.config import DecoderConfig
 
 
 class Projection(nn.Module):
-    """`x @ kernel (+ bias)`: [..., D] -> [..., features], in the dtype of x."""
+    """`x @ kernel (+ bias)`: [..., D] -> [..., features], in the dtype of x.
+
+    Where its parameters have low-rank ones (see `lora`), their product is added, with
+    no sum of matrices: a frozen kernel has no gradient then, and none is formed.
+    """
 
     features: int
     use_bias: bool
@@ -27,6 +31,9 @@ class Projection(nn.Module):
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         y = x @ kernel.astype(x.dtype)
+        if self.has_variable("params", "lora_a"):
+            a, b = (self.get_variable("params", name) for name in ("lora_a", "lora_b"))
+            y = y + (x @ a.astype(x.dtype)) @ b.astype(x.dtype)
         if self.use_bias:
             zeros = nn.initializers.zeros_init()
             bias = self.param("bias", zeros, (self.features,), self.param_dtype)

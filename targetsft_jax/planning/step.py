@@ -123,7 +123,7 @@ def _roles(
     folders: dict[str, Path | None] = {}
     for name in ("student", *names):
         given: RoleConfig = getattr(config, name)
-        dtype = param_dtype(name, given.dtype, mesh)
+        dtype = param_dtype(name, config, mesh)
         if given.build:
             shape, origin, folder = architecture(given.build), f"{name}.build", None
         elif given.path:

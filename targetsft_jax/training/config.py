@@ -23,6 +23,7 @@ from targetsft_jax.targets.methods import METHODS
 REMAT = ("none", "full", "dots")
 ATTENTION = ("auto", "splash", "cudnn", "pallas_gpu", "xla")
 DTYPES = ("float32", "bfloat16")
+LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 def _target_config() -> type:
@@ -76,8 +77,23 @@ class RoleConfig:
     build: BuildConfig | None = None
     """Made on first use and cached; not together with `path`."""
     dtype: str | None = None
-    """Parameter dtype: float32 for the student, bfloat16 for frozen roles on
-    accelerators, float32 on the CPU, unless given."""
+    """Parameter dtype: float32 for the student, bfloat16 for frozen roles and for the
+    base of adapters on accelerators, float32 on the CPU, unless given."""
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (arXiv:2106.09685) over the student, which is frozen.
+
+    They are float32 and start at nothing. There is no dropout.
+    """
+
+    rank: int = 16
+    """Columns of A and rows of B."""
+    alpha: float = 32.0
+    """The product of A and B counts alpha / rank times."""
+    targets: list[str] = field(default_factory=lambda: list(LORA_TARGETS))
+    """The projections of every layer that have adapters."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +194,8 @@ class Config:
     """The frozen teacher, for methods that need one."""
     reference: RoleConfig = field(default_factory=RoleConfig)
     """The frozen reference; without a path, the student as it starts."""
+    lora: LoraConfig | None = None
+    """Train adapters over the student; null: train all of it."""
     target: TargetConfig = field(default_factory=TargetConfig)
     """The method and its hyper-parameters (null: the method's default)."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -296,6 +314,8 @@ def validate(config: Config) -> None:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     _validate_roles(config, needs)
+    if config.lora is not None:
+        _validate_lora(config.lora)
     _validate_train(config.train, config.mesh)
     _validate_evaluation(config)
     if config.seed < 0:
@@ -365,6 +385,23 @@ def _validate_roles(config: Config, needs: set[str]) -> None:
             f"method {method!r} needs a teacher and teacher.path is null; expected a "
             "Hugging Face folder or hub id with the student's tokenizer"
         )
+
+
+def _validate_lora(lora: LoraConfig) -> None:
+    unknown = [name for name in lora.targets if name not in LORA_TARGETS]
+    known = ", ".join(LORA_TARGETS)
+    if unknown:
+        raise ConfigError(
+            f"lora.targets has {', '.join(map(repr, unknown))}; expected some of {known}"
+        )
+    if not lora.targets or len(set(lora.targets)) < len(lora.targets):
+        raise ConfigError(
+            f"lora.targets is {lora.targets}; expected one or more of {known}, each once"
+        )
+    if lora.rank < 1:
+        raise ConfigError(f"lora.rank is {lora.rank}; expected 1 or more")
+    if not 0 < lora.alpha < math.inf:
+        raise ConfigError(f"lora.alpha is {lora.alpha}; expected a number more than 0")
 
 
 def _validate_train(train: TrainConfig, mesh: MeshConfig) -> None:
