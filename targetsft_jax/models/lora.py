@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from targetsft_jax.models import decoder
-from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.config import DecoderConfig, num_parameters
 
 Path = tuple[str, ...]
 
@@ -86,6 +86,17 @@ def num_adapter_parameters(config: DecoderConfig, lora: Lora) -> int:
         math.prod(shape)
         for pair in _shapes(config, lora).values()
         for shape in pair.values()
+    )
+
+
+def trainable(config: DecoderConfig, lora: Lora) -> str:
+    """What is trained and how much of all, in a line."""
+    of_adapters = num_adapter_parameters(config, lora)
+    total = num_parameters(config) + of_adapters
+    return (
+        f"lora rank {lora.rank}, alpha {lora.alpha:g} on {', '.join(lora.targets)}: "
+        f"{of_adapters:,} of {total:,} parameters trained, "
+        f"{100 * of_adapters / total:.2g} %"
     )
 
 

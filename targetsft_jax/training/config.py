@@ -392,11 +392,13 @@ def _validate_lora(lora: LoraConfig) -> None:
     known = ", ".join(LORA_TARGETS)
     if unknown:
         raise ConfigError(
-            f"lora.targets has {', '.join(map(repr, unknown))}; expected some of {known}"
+            f"lora.targets has {', '.join(map(repr, unknown))}; expected some of "
+            f"{known}"
         )
     if not lora.targets or len(set(lora.targets)) < len(lora.targets):
         raise ConfigError(
-            f"lora.targets is {lora.targets}; expected one or more of {known}, each once"
+            f"lora.targets is {lora.targets}; expected one or more of {known}, each "
+            "of them once"
         )
     if lora.rank < 1:
         raise ConfigError(f"lora.rank is {lora.rank}; expected 1 or more")

@@ -108,9 +108,10 @@ def make_train_step(
     Returns:
         (state, frozen, batch) -> (state, metrics), where `frozen` has the parameters
         that `spec.frozen_arguments` names and `batch` has [A, B, L] arrays: A
-        micro-batches of B rows. Metrics are [] float32: means over the step's target tokens, and
-        `grad_norm` before clipping, `target_tokens`, `tokens` (not padding) and
-        `skipped` (1 where loss or gradient were not finite and nothing was changed).
+        micro-batches of B rows. Metrics are [] float32: means over the step's target
+        tokens, and `grad_norm` before clipping, `target_tokens`, `tokens` (not padding)
+        and `skipped` (1 where loss or gradient were not finite and nothing was
+        changed).
     """
 
     def step(

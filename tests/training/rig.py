@@ -182,7 +182,9 @@ def build(spec: StepSpec, optimizer, mesh=None, parts: int = 1) -> Built:
     return Built(lowered.compile(compiler_options=QUICK), frozen, fresh)
 
 
-def lower(spec: StepSpec, optimizer, mesh, rows: int, length: int):
+def lower(
+    spec: StepSpec, optimizer, mesh, rows: int, length: int, frozen_dtype="float32"
+):
     """The step from shapes alone, for one micro-batch [rows, length]; not compiled."""
 
     def placed(shapes, places):
@@ -192,11 +194,11 @@ def lower(spec: StepSpec, optimizer, mesh, rows: int, length: int):
             places,
         )
 
-    def model(config: DecoderConfig, adapted=None):
+    def model(config: DecoderConfig, adapted=None, dtype="float32"):
         def made():
             key = jax.random.key(0)
             if adapted is None:
-                return decoder.init_params(config, key)
+                return decoder.init_params(config, key, dtype)
             return lora.init_adapters(config, adapted, key)
 
         params = jax.eval_shape(made)
@@ -210,7 +212,10 @@ def lower(spec: StepSpec, optimizer, mesh, rows: int, length: int):
         placed(jax.eval_shape(optimizer.init, params), places.optimizer),
     )
     models = {BASE: spec.student, **spec.frozen}
-    frozen = {role: model(models[role])[0] for role in spec.frozen_arguments}
+    frozen = {
+        role: model(models[role], dtype=frozen_dtype)[0]
+        for role in spec.frozen_arguments
+    }
     place = rows_over(mesh, lead=1)
     given = {
         name: jax.ShapeDtypeStruct((1, rows, length), x.dtype, sharding=place)
