@@ -85,7 +85,7 @@ class RoleConfig:
 class LoraConfig:
     """Low-rank adapters (arXiv:2106.09685) over the student, which is frozen.
 
-    They are float32 and start at nothing. There is no dropout.
+    They are float32 and start at nothing.
     """
 
     rank: int = 16
@@ -94,6 +94,8 @@ class LoraConfig:
     """The product of A and B counts alpha / rank times."""
     targets: list[str] = field(default_factory=lambda: list(LORA_TARGETS))
     """The projections of every layer that have adapters."""
+    dropout: float = 0.0
+    """Of the adapters' input; only 0."""
 
 
 @dataclass(frozen=True)
@@ -404,6 +406,10 @@ def _validate_lora(lora: LoraConfig) -> None:
         raise ConfigError(f"lora.rank is {lora.rank}; expected 1 or more")
     if not 0 < lora.alpha < math.inf:
         raise ConfigError(f"lora.alpha is {lora.alpha}; expected a number more than 0")
+    if lora.dropout:
+        raise ConfigError(
+            f"lora.dropout is {lora.dropout}; expected 0, since no model here has any"
+        )
 
 
 def _validate_train(train: TrainConfig, mesh: MeshConfig) -> None:
@@ -499,7 +505,9 @@ def _nearest(message: str) -> str:
         return ""
     known = keys()
     last = {key.rpartition(".")[2]: key for key in reversed(known)}
-    for word in re.findall(r"[\w.]+", message):
+    # Of a section that may be null, much more is said than the key.
+    words = re.findall(r"Option '([\w.]+)' is not accepted", message)
+    for word in words or re.findall(r"[\w.]+", message):
         close = difflib.get_close_matches(word, known, 1, 0.8)
         close = close or [
             last[name]

@@ -1,7 +1,11 @@
 """Whole runs over adapters: one base, checkpoints of adapters, two exports."""
 
+import contextlib
+import io
 import json
 import shutil
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,8 +19,7 @@ from targetsft_jax.train import main
 from targetsft_jax.training import config as config_module
 from targetsft_jax.training import roles
 from targetsft_jax.training import run as run_module
-from targetsft_jax.training.fit import Fitted
-from targetsft_jax.training.step import BASE, TrainState
+from targetsft_jax.training.step import BASE
 
 LORA = Lora(4, 6.0, ("q", "o", "up"))
 ASKED = {"lora.rank": 4, "lora.alpha": 6, "lora.targets": "[q, o, up]"}
@@ -36,11 +39,21 @@ def _arguments(folders, run_dir, **more) -> list[str]:
     return [*given, *rig.command(ASKED)]
 
 
+class Done(NamedTuple):
+    """A finished run: its folder, the folders that it has loaded, (spec, frozen,
+    fitted) of each training, the parameters that it measured, what it said."""
+
+    run_dir: Path
+    loaded: list
+    fits: list
+    measured: dict
+    said: str
+
+
 @pytest.fixture(scope="module")
-def done(folders, tmp_path_factory):
-    """(run directory, what was loaded, what each training was given and made)."""
+def done(folders, tmp_path_factory) -> Done:
     run_dir = tmp_path_factory.mktemp("lora") / "run"
-    loaded, fits = [], []
+    loaded, fits, measured = [], [], {}
     with pytest.MonkeyPatch.context() as patch:
         real, fit = roles.load_params, run_module.fit
 
@@ -54,16 +67,21 @@ def done(folders, tmp_path_factory):
 
         patch.setattr(roles, "load_params", load)
         patch.setattr(run_module, "fit", fitted)
-        few = {"problems": 1, "samples": 2, "max_new_tokens": 4}
-        few = {f"evaluation__{key}": value for key, value in few.items()}
-        assert main(_arguments(folders, run_dir, **few)) == 0
-    return run_dir, loaded, fits
+        patch.setattr(
+            run_module,
+            "_measure",
+            lambda session, name, params, *_: measured.update({name: params}),
+        )
+        arguments = _arguments(folders, run_dir, evaluation__problems=1)
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            assert main(arguments) == 0
+    return Done(run_dir, loaded, fits, measured, said.getvalue())
 
 
 def test_one_base_is_read_and_held(done, folders):
     """By both methods and by the reference; and it is still the file's."""
-    _, loaded, fits = done
-    assert loaded == [folders["student"]]
+    fits = done.fits
+    assert done.loaded == [folders["student"]]
     assert [set(frozen) for _, frozen, _ in fits] == [{BASE}, {BASE}]
     assert fits[1][0].on_base == ("reference",)
     assert fits[0][1][BASE] is fits[1][1][BASE]
@@ -73,13 +91,25 @@ def test_one_base_is_read_and_held(done, folders):
 
 def test_the_reference_is_where_the_student_starts(done):
     """B is zero: no KL at the first step, to the bit of both passes."""
-    rows = rig.metrics_of(done[0])
+    rows = rig.metrics_of(done.run_dir)
     assert abs(rows[0]["kl_reference"]) < 1e-6 < rows[1]["kl_reference"]
     assert rows[3]["nll"] < rows[0]["nll"]
 
 
+def test_what_is_measured_is_what_was_trained(done):
+    """The base's own arrays, and the adapters beside them: no merged copy."""
+    _, frozen, fitted = done.fits[1]
+    base, last = frozen[BASE], fitted.state.params
+    assert done.measured["start"] is base
+    found = done.measured["asft"]["layers"]["mlp"]["up"]
+    assert found["kernel"] is base["layers"]["mlp"]["up"]["kernel"]
+    trained = last["layers"]["mlp"]["up"]
+    assert found["lora_a"] is trained["lora_a"]
+    np.testing.assert_allclose(found["lora_b"], 1.5 * trained["lora_b"], rtol=1e-6)
+
+
 def test_adapters_lie_as_their_kernels_do(done):
-    state = done[2][0][2].state
+    state = done.fits[0][2].state
     found = {
         jax.tree_util.keystr(path, simple=True, separator="."): tuple(x.sharding.spec)
         for path, x in jax.tree_util.tree_leaves_with_path(state.params)
@@ -96,25 +126,25 @@ def test_adapters_lie_as_their_kernels_do(done):
 
 def test_checkpoints_hold_adapters_alone(done):
     """Three float32 of each number: it, and two moments. The model is ten times it."""
-    folder = done[0] / "checkpoints/4"
+    folder = done.run_dir / "checkpoints/4"
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     numbers = num_adapter_parameters(rig.STUDENT, LORA)
     assert numbers == 2 * 4 * ((32 + 32) + (32 + 32) + (32 + 48))
-    state = done[2][1][2].state
+    state = done.fits[1][2].state
     assert sum(x.size for x in jax.tree.leaves(state.params)) == numbers
     moments = sum(x.size for x in jax.tree.leaves(state.optimizer) if x.ndim)
     assert moments == 2 * numbers
     listed = json.loads((folder / "params/_METADATA").read_text())["tree_metadata"]
     names = {key.split("'")[-2] for key in listed}
     assert len(listed) == 6 and names == {"lora_a", "lora_b"}
-    assert size < 4 * sum(x.size for x in jax.tree.leaves(done[2][0][1][BASE]))
+    assert size < 4 * sum(x.size for x in jax.tree.leaves(done.fits[0][1][BASE]))
 
 
 def test_the_export_is_the_sum(done, folders):
     """Of the files alone: W + s · (B A) in float64, by the names of a checkpoint."""
     base = load_file(folders["student"] / "model.safetensors")
-    merged = load_file(done[0] / "hf/model.safetensors")
-    adapter = load_file(done[0] / "adapter/adapter_model.safetensors")
+    merged = load_file(done.run_dir / "hf/model.safetensors")
+    adapter = load_file(done.run_dir / "adapter/adapter_model.safetensors")
     assert merged.keys() == base.keys()
     changed = {}
     for layer in range(2):
@@ -136,18 +166,18 @@ def test_the_export_is_the_sum(done, folders):
 
 
 def test_the_adapter_names_its_base_and_targets(done, folders):
-    found = json.loads((done[0] / "adapter/adapter_config.json").read_text())
+    found = json.loads((done.run_dir / "adapter/adapter_config.json").read_text())
     assert found["base_model_name_or_path"] == str(folders["student"])
     assert (found["r"], found["lora_alpha"], found["lora_dropout"]) == (4, 6, 0)
     assert set(found["target_modules"]) == {"q_proj", "o_proj", "up_proj"}
     assert found["task_type"] == "CAUSAL_LM"
-    assert (done[0] / "compare/sft/adapter/adapter_config.json").is_file()
+    assert (done.run_dir / "compare/sft/adapter/adapter_config.json").is_file()
 
 
 def test_a_cut_run_resumes_bit_for_bit(done, folders, tmp_path):
     """The last checkpoint and all that came after the one before are gone."""
     run_dir = tmp_path / "run"
-    shutil.copytree(done[0], run_dir)
+    shutil.copytree(done.run_dir, run_dir)
     for part in (run_dir, run_dir / "compare/sft"):
         shutil.rmtree(part / "checkpoints/4")
         shutil.rmtree(part / "hf")
@@ -156,7 +186,7 @@ def test_a_cut_run_resumes_bit_for_bit(done, folders, tmp_path):
         (part / "metrics.jsonl").write_text("".join(lines[:3]))
     assert main(_arguments(folders, run_dir)) == 0
     for part in ("", "compare/sft"):
-        again, before = run_dir / part, done[0] / part
+        again, before = run_dir / part, done.run_dir / part
         rows = rig.untimed(rig.metrics_of(again))
         assert rows == rig.untimed(rig.metrics_of(before))
         for name in ("hf/model.safetensors", "adapter/adapter_model.safetensors"):
@@ -164,27 +194,19 @@ def test_a_cut_run_resumes_bit_for_bit(done, folders, tmp_path):
 
 
 def test_other_adapters_are_another_run(done, folders, capsys):
-    arguments = [*_arguments(folders, done[0]), "--lora.rank", "8"]
+    arguments = [*_arguments(folders, done.run_dir), "--lora.rank", "8"]
     assert main(arguments) == 1
     assert "lora.rank: was 4, is 8" in capsys.readouterr().err
 
 
-def test_what_is_trained_is_said(folders, tmp_path, monkeypatch, capsys):
+def test_what_is_trained_is_said(done, folders, tmp_path, capsys):
     """At the start, and of which model; and the configuration says it again."""
-
-    def nothing(spec, params, *_, **__):
-        return Fitted(TrainState(0, params, None), 0)
-
-    monkeypatch.setattr(run_module, "fit", nothing)
+    assert "lora rank 4, alpha 6 on q, o, up: 1,664 of 25,888 parameters" in done.said
+    assert "adapter" in done.said.split("written to")[1]
     arguments = _arguments(folders, tmp_path / "run")
-    assert main(arguments) == 0
-    said = capsys.readouterr().out
-    assert "lora rank 4, alpha 6 on q, o, up: 1,664 of 25,888 parameters" in said
-    assert "adapter" in said.split("written to")[1]
     with pytest.raises(SystemExit):
         main([*arguments, "--print-config"])
-    printed = capsys.readouterr().out
-    (tmp_path / "again.yaml").write_text(printed)
+    (tmp_path / "again.yaml").write_text(capsys.readouterr().out)
     again = config_module.load(["--config", str(tmp_path / "again.yaml")])
     assert again == config_module.load(arguments)
     assert (again.lora.rank, again.lora.targets) == (4, ["q", "o", "up"])

@@ -1,0 +1,133 @@
+"""An exported adapter over its base, as someone who has transformers and PEFT meets it.
+
+Three ways to one function: PEFT over the base, transformers on the merged export, and
+our own forward pass with the adapters in place.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="live parity needs the `parity` extra")
+peft = pytest.importorskip("peft", reason="live parity needs the `parity` extra")
+
+import tiny  # noqa: E402
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config  # noqa: E402
+
+from targetsft_jax.hf.exporter import save_pretrained  # noqa: E402
+from targetsft_jax.hf.importer import load_config, load_params  # noqa: E402
+from targetsft_jax.hf.peft import save_adapter  # noqa: E402
+from targetsft_jax.models import decoder, lora  # noqa: E402
+
+pytestmark = pytest.mark.parity
+
+ALL = ("q", "k", "v", "o", "gate", "up", "down")
+CASES = {
+    "qwen2, all targets": (dict(family=Qwen2Config), lora.Lora(4, 10.0, ALL)),
+    "llama, attention": (dict(family=LlamaConfig), lora.Lora(3, 2.5, ("q", "v"))),
+    "tied, mlp": (
+        dict(family=Qwen2Config, tie_word_embeddings=True),
+        lora.Lora(8, 16.0, ("gate", "down")),
+    ),
+}
+
+
+def _trained(config, adapted):
+    """Adapters as after training: B as large as A."""
+    made = lora.init_adapters(config, adapted, jax.random.key(3))
+    rng = np.random.default_rng(2)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: (
+            jnp.asarray(rng.normal(size=x.shape) / 5, "float32")
+            if path[-1].key == "lora_b"
+            else x
+        ),
+        made,
+    )
+
+
+@pytest.fixture(params=CASES, scope="module")
+def exported(request, tmp_path_factory):
+    """(the base's folder, the merged one's, the adapter's, our logits, the base's)."""
+    settings, adapted = CASES[request.param]
+    base, merged, adapter = (
+        tmp_path_factory.mktemp("peft") / name for name in ("base", "merged", "adapter")
+    )
+    tiny.build(**settings).save_pretrained(base)
+    config = load_config(base)
+    params = load_params(base, config)
+    adapters = _trained(config, adapted)
+    save_pretrained(merged, config, lora.merged(params, adapters, adapted))
+    save_adapter(adapter, config, adapters, adapted, base=str(base))
+
+    @jax.jit
+    def logits(params):
+        return decoder.apply(config, params, tiny.tokens()) @ decoder.head(params).T
+
+    return {
+        "base": base,
+        "merged": merged,
+        "adapter": adapter,
+        "ours": logits(lora.attach(params, adapters, adapted)),
+        "start": logits(params),
+        "adapted": adapted,
+    }
+
+
+def _close(left, right):
+    np.testing.assert_allclose(left, right, rtol=0, atol=1e-4 * np.abs(right).max())
+
+
+def test_peft_over_the_base_is_our_forward_pass(exported):
+    base = AutoModelForCausalLM.from_pretrained(exported["base"])
+    model = peft.PeftModel.from_pretrained(base, exported["adapter"]).eval()
+    theirs = tiny.logits(model, tiny.tokens())
+    _close(exported["ours"], theirs)
+    # The bound means something: the adapter moves the logits far more.
+    moved = np.abs(np.asarray(exported["ours"]) - np.asarray(exported["start"]))
+    assert moved.max() > 0.05 * np.abs(theirs).max()
+    # Every adapter of PEFT's model came from the file, and every one of the file's
+    # went into it.
+    state = peft.get_peft_model_state_dict(model)
+    assert all(np.abs(value.numpy()).max() > 0 for value in state.values())
+    layers = model.config.num_hidden_layers
+    assert len(state) == 2 * layers * len(exported["adapted"].targets)
+
+
+def test_the_merged_export_is_the_same_model(exported):
+    merged, info = AutoModelForCausalLM.from_pretrained(
+        exported["merged"], output_loading_info=True
+    )
+    assert not any(info.values()), info
+    _close(tiny.logits(merged.eval(), tiny.tokens()), exported["ours"])
+
+
+def test_the_base_is_found_by_the_adapter_alone(exported):
+    model = peft.AutoPeftModelForCausalLM.from_pretrained(exported["adapter"]).eval()
+    _close(tiny.logits(model, tiny.tokens()), exported["ours"])
+
+
+def test_fresh_adapters_start_as_pefts_do(exported):
+    """A of the same distribution, B zero: PEFT's own, over the same base."""
+    adapted = exported["adapted"]
+    config = load_config(exported["base"])
+    base = AutoModelForCausalLM.from_pretrained(exported["base"])
+    name = {"q": "q_proj", "gate": "gate_proj"}[adapted.targets[0]]
+    asked = peft.LoraConfig(r=64, target_modules=[name], task_type="CAUSAL_LM")
+    torch.manual_seed(0)
+    state = peft.get_peft_model_state_dict(peft.get_peft_model(base, asked))
+    theirs = torch.cat([v.flatten() for k, v in state.items() if "lora_A" in k]).numpy()
+    assert not any(v.any() for k, v in state.items() if "lora_B" in k)
+    wide = lora.Lora(32, 1.0, adapted.targets[:1])
+    made = lora.init_adapters(config, wide, jax.random.key(0))
+    (path,) = [
+        x for x in jax.tree_util.tree_leaves_with_path(made) if x[0][-1].key == "lora_a"
+    ]
+    ours = np.asarray(path[1]).ravel()
+    # Uniform in ±1/√in: the same extremes and spread.
+    bound = config.hidden_size**-0.5
+    for drawn in (ours, theirs):
+        assert 0.99 * bound < np.abs(drawn).max() <= bound
+        np.testing.assert_allclose(drawn.std(), bound / 3**0.5, rtol=0.03)
+        assert abs(drawn.mean()) < 0.03 * bound
