@@ -1,4 +1,4 @@
-"""Write adapters as a folder that PEFT, transformers and vLLM load over their base."""
+"""Write adapters in PEFT's format, as a folder that is loaded over their base."""
 
 import json
 import os

@@ -214,6 +214,7 @@ def vocabulary_groups(spec: StepSpec, mesh: Mesh, tokens: int) -> Mesh:
         spec.student.vocab_size,
         spec.student.hidden_size,
         sum(config.hidden_size for config in spec.frozen.values()),
+        head_gradient=spec.lora is None,
     )
     return vocabulary.with_groups(mesh, group)
 

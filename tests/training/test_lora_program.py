@@ -10,6 +10,7 @@ import pytest
 import rig
 
 from targetsft_jax.models.lora import Lora
+from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.planning.flops import StepFlops, step_flops
 from targetsft_jax.planning.program import read
 
@@ -102,6 +103,18 @@ def test_no_gradient_of_embedding_or_head_is_held(remat):
             lora=lora, frozen_dtype="bfloat16", dtype=jnp.bfloat16, remat=remat
         )
         assert (shape in lowered.as_text()) == (lora is None)
+
+
+def test_only_adapters_are_reduced_over_the_mesh():
+    """Fsdp gathers a frozen matrix as it does a trained one, and sums none."""
+    spec = replace(rig.make_spec("sft", lora=LORA), student=STUDENT)
+    lowered = rig.lower(spec, LINEAR, make_mesh(fsdp=8), ROWS, LENGTH)
+    program = read(lowered.compile(rig.QUICK).as_text())
+    layers = [c for c in program.collectives if [x.trips for x in c.loops] == [3]]
+    summed = [s.dims for c in layers if "reduce" in c.kind for s in c.shapes]
+    assert len(summed) == 14 and all(LORA.rank in dims for dims in summed)
+    gathered = {s.dims for c in layers if c.kind == "all-gather" for s in c.shapes}
+    assert KERNELS & gathered
 
 
 def test_a_reference_on_the_base_is_no_second_model():
