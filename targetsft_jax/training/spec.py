@@ -125,12 +125,10 @@ def step_spec(
 
 
 def _on_base(name: str, config: Config, mesh: Mesh) -> bool:
-    """Whether a frozen role is, to the bit, the base of the student's adapters."""
-    student, role = config.student, getattr(config, name)
-    same = (role.path, role.build) == (student.path, student.build)
+    """Whether a frozen role is the base of the student's adapters, to the bit."""
     return (
         config.lora is not None
-        and (same or _starts_as_student(name, config))
+        and _starts_as_student(name, config)
         and param_dtype(name, config, mesh) == param_dtype("student", config, mesh)
     )
 

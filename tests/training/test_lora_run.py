@@ -19,6 +19,7 @@ from targetsft_jax.train import main
 from targetsft_jax.training import config as config_module
 from targetsft_jax.training import roles
 from targetsft_jax.training import run as run_module
+from targetsft_jax.training import spec as spec_module
 from targetsft_jax.training.step import BASE
 
 LORA = Lora(4, 6.0, ("q", "o", "up"))
@@ -210,3 +211,32 @@ def test_what_is_trained_is_said(done, folders, tmp_path, capsys):
     again = config_module.load(["--config", str(tmp_path / "again.yaml")])
     assert again == config_module.load(arguments)
     assert (again.lora.rank, again.lora.targets) == (4, ["q", "o", "up"])
+
+
+def test_dtypes_of_a_base_and_of_its_reference(folders, tmp_path, monkeypatch):
+    """Frozen parameters are bfloat16 on accelerators; a reference follows its base."""
+    mesh = rig.one_device()
+
+    def dtypes(platform, *more):
+        arguments = [*_arguments(folders, tmp_path), "--compare", "[]", *more]
+        config = config_module.load(arguments)
+        monkeypatch.setattr(spec_module.meshes, "platform", lambda _: platform)
+        names = ("student", "reference")
+        found = [spec_module.param_dtype(name, config, mesh).name for name in names]
+        models = dict.fromkeys(names, rig.STUDENT)
+        step = spec_module.step_spec(
+            config, "asft", {"kl_weight": 0.05}, models, rig.VOCABULARY, mesh
+        )
+        return found, step.on_base
+
+    same = ("reference",)
+    assert dtypes("cpu") == (["float32"] * 2, same)
+    xla = ("--train.attention", "xla")
+    assert dtypes("tpu", *xla) == (["bfloat16"] * 2, same)
+    wide = ("--student.dtype", "float32")
+    assert dtypes("tpu", *xla, *wide) == (["float32"] * 2, same)
+    narrow = ("--reference.dtype", "bfloat16")
+    assert dtypes("cpu", *narrow) == (["float32", "bfloat16"], ())
+    # Where all of the student is trained, its reference is as it always was.
+    found = dtypes("tpu", *xla, "--lora", "null")
+    assert found == (["float32", "bfloat16"], ())
