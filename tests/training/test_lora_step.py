@@ -14,6 +14,7 @@ from targetsft_jax.loss import reference_loss
 from targetsft_jax.models import decoder
 from targetsft_jax.models.lora import Lora
 from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.training.step import BASE
 
 RATE = 0.1
 LINEAR = optax.sgd(RATE)
@@ -85,6 +86,8 @@ def _assert_follows(method, lora=LORA, sizes=None, parts=1, remat="none"):
     floor = jax.tree.map(lambda p: p / RATE, start)
     rig.assert_close_trees(moved, gradient, ROUNDINGS, floor)
     assert all(np.any(g) for g in jax.tree.leaves(gradient))
+    # The base is neither given away with the state nor changed.
+    rig.assert_equal_trees(rig.host(built.frozen[BASE]), rig.params_of(rig.STUDENT))
 
 
 @pytest.mark.parametrize("method", ["sft", "target_sft", "asft"])
