@@ -4,6 +4,7 @@ A family that differs from these only in names and flags is one entry in `FAMILI
 """
 
 import dataclasses
+import itertools
 
 from targetsft_jax.models.config import DecoderConfig
 
@@ -14,13 +15,14 @@ class Tensor:
 
     Attributes:
         key: its name in the checkpoint.
-        path: keys into our parameters; with `{layer}`, the leaf's leading axis counts
-            layers.
+        paths: keys into our parameters, one path a parameter; with `{layer}`, the
+            leaf's leading axis counts layers. Where there are several, the checkpoint
+            keeps their rows one after the other in this one tensor.
         transposed: torch keeps `[out, in]` where we keep `[in, out]`.
     """
 
     key: str
-    path: tuple[str, ...]
+    paths: tuple[tuple[str, ...], ...]
     transposed: bool = False
 
 
@@ -44,38 +46,51 @@ class Family:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where one checkpoint tensor lives in our parameters (layer None: unstacked)."""
+    """Where one checkpoint tensor, or a part of it, lives in our parameters.
+
+    Attributes:
+        path: keys into our parameters.
+        layer: index on the leaf's leading axis; None where it is not stacked.
+        transposed: as in `Tensor`.
+        rows: first row and the one past the last, of the checkpoint tensor as it is
+            stored, that are this parameter; None where the tensor is one parameter.
+    """
 
     path: tuple[str, ...]
     layer: int | None
     transposed: bool
+    rows: tuple[int, int] | None = None
 
 
-def _kernel(module, *path):
+def _one(key, *path):
+    return Tensor(key, (path,))
+
+
+def _kernel(module, *paths):
+    """A linear layer's weight; several paths where the checkpoint fuses them."""
     key = f"model.layers.{{layer}}.{module}.weight"
-    return Tensor(key, ("layers", *path, "kernel"), transposed=True)
+    return Tensor(
+        key, tuple(("layers", *path, "kernel") for path in paths), transposed=True
+    )
 
 
 def _bias(module, *path):
-    return Tensor(f"model.layers.{{layer}}.{module}.bias", ("layers", *path, "bias"))
+    return _one(f"model.layers.{{layer}}.{module}.bias", "layers", *path, "bias")
 
 
 _LLAMA_TENSORS = (
-    Tensor("model.embed_tokens.weight", ("embed",)),
-    Tensor("model.layers.{layer}.input_layernorm.weight", ("layers", "input_norm")),
-    _kernel("self_attn.q_proj", "attention", "q"),
-    _kernel("self_attn.k_proj", "attention", "k"),
-    _kernel("self_attn.v_proj", "attention", "v"),
-    _kernel("self_attn.o_proj", "attention", "o"),
-    Tensor(
-        "model.layers.{layer}.post_attention_layernorm.weight",
-        ("layers", "post_norm"),
-    ),
-    _kernel("mlp.gate_proj", "mlp", "gate"),
-    _kernel("mlp.up_proj", "mlp", "up"),
-    _kernel("mlp.down_proj", "mlp", "down"),
-    Tensor("model.norm.weight", ("final_norm",)),
-    Tensor("lm_head.weight", ("head",)),
+    _one("model.embed_tokens.weight", "embed"),
+    _one("model.layers.{layer}.input_layernorm.weight", "layers", "input_norm"),
+    _kernel("self_attn.q_proj", ("attention", "q")),
+    _kernel("self_attn.k_proj", ("attention", "k")),
+    _kernel("self_attn.v_proj", ("attention", "v")),
+    _kernel("self_attn.o_proj", ("attention", "o")),
+    _one("model.layers.{layer}.post_attention_layernorm.weight", "layers", "post_norm"),
+    _kernel("mlp.gate_proj", ("mlp", "gate")),
+    _kernel("mlp.up_proj", ("mlp", "up")),
+    _kernel("mlp.down_proj", ("mlp", "down")),
+    _one("model.norm.weight", "final_norm"),
+    _one("lm_head.weight", "head"),
 )
 
 _QKV_BIASES = (
@@ -117,8 +132,12 @@ def family(model_type: str, where: str) -> Family:
     return FAMILIES[model_type]
 
 
-def places(config: DecoderConfig) -> dict[str, Place]:
-    """Every tensor of a checkpoint of this config, in file order: key -> place.
+def places(config: DecoderConfig) -> dict[str, tuple[Place, ...]]:
+    """Every tensor of a checkpoint of this config, in file order.
+
+    Returns:
+        Its key -> where it lives: one place, or several that its rows are shared by,
+        in their order.
 
     Raises:
         ValueError: unknown model_type, or one whose biases are not the config's.
@@ -131,10 +150,29 @@ def places(config: DecoderConfig) -> dict[str, Place]:
         )
     result = {}
     for tensor in found.tensors:
-        if tensor.path == ("head",) and config.tie_word_embeddings:
+        if tensor.paths == (("head",),) and config.tie_word_embeddings:
             continue
         stacked = "{layer}" in tensor.key
         for layer in range(config.num_layers) if stacked else (None,):
             key = tensor.key.format(layer=layer)
-            result[key] = Place(tensor.path, layer, tensor.transposed)
+            result[key] = tuple(
+                Place(path, layer, tensor.transposed, rows)
+                for path, rows in zip(tensor.paths, _rows(config, tensor.paths))
+            )
     return result
+
+
+def _rows(config, paths):
+    """Each parameter's rows of the tensor that they share."""
+    if len(paths) == 1:
+        return (None,)
+    keys = config.num_kv_heads * config.head_dim
+    widths = {
+        "q": config.num_heads * config.head_dim,
+        "k": keys,
+        "v": keys,
+        "gate": config.intermediate_size,
+        "up": config.intermediate_size,
+    }
+    ends = list(itertools.accumulate(widths[path[-2]] for path in paths))
+    return tuple(zip([0, *ends], ends))
