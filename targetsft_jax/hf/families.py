@@ -310,9 +310,11 @@ FAMILIES = {
 
 # Near to a family, and not it: what to do instead.
 _INSTEAD = {
-    "gemma3": "That is the multimodal Gemma-3; only its text part is implemented. Load "
-    "the folder with transformers' Gemma3ForCausalLM and save_pretrained it: that "
-    "checkpoint has model_type gemma3_text.",
+    "gemma3": "That is the multimodal Gemma-3; only its text part (gemma3_text) is. In "
+    "transformers: whole = Gemma3ForConditionalGeneration.from_pretrained(folder); "
+    "text = Gemma3ForCausalLM(whole.config.text_config); text.model.load_state_dict("
+    "whole.model.language_model.state_dict()); text.tie_weights(); "
+    "text.save_pretrained(new_folder).",
     "gemma": "The first Gemma has other norms than Gemma-2; it is not implemented.",
 }
 
