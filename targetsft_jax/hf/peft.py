@@ -26,7 +26,8 @@ def save_adapter(
 ) -> None:
     """Write adapter_model.safetensors and adapter_config.json.
 
-    PEFT keeps A as [r, in] and B as [out, r], one of each a layer; both are float32.
+    PEFT keeps A as [r, in] and B as [out, r], one of each a layer; both are float32. A
+    module whose weight several of our projections share has the sum of their ranks.
     Written into a sibling folder which then takes the target's name. Every process of
     a multi-process job must call this; the first one writes.
 
@@ -41,17 +42,21 @@ def save_adapter(
         FileExistsError: the target exists and holds other files.
     """
     folder = Path(folder).resolve()
-    tensors, modules = {}, {}
-    for key, place in places(config).items():
-        *path, leaf = place.path
-        pair = _at(adapters, path)
-        if leaf != "kernel" or pair is None:
+    tensors, ranks = {}, {}
+    for key, parts in places(config).items():
+        pairs = [(place, _at(adapters, place.path)) for place in parts]
+        adapted = [(place, pair) for place, pair in pairs if pair is not None]
+        if not adapted:
             continue
         module = key.removesuffix(".weight")
-        modules[module.rpartition(".")[2]] = None
-        for ours, theirs in (("lora_a", "lora_A"), ("lora_b", "lora_B")):
-            name = f"base_model.model.{module}.{theirs}.weight"
-            tensors[name] = np.ascontiguousarray(_to_host(pair[ours][place.layer]).T)
+        ranks[module.rpartition(".")[2]] = lora.rank * len(adapted)
+        a, b = _stacked(adapted, parts[-1])
+        for name, value in (("lora_A", a), ("lora_B", b)):
+            # The file's writer takes the memory as it lies.
+            value = np.ascontiguousarray(value)
+            tensors[f"base_model.model.{module}.{name}.weight"] = value
+    shared = {name: rank for name, rank in ranks.items() if rank != lora.rank}
+    alphas = {name: lora.scale * rank for name, rank in shared.items()}
     document = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -59,7 +64,9 @@ def save_adapter(
         "r": lora.rank,
         "lora_alpha": int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
         "lora_dropout": 0.0,
-        "target_modules": list(modules),
+        "target_modules": list(ranks),
+        "rank_pattern": shared,
+        "alpha_pattern": alphas,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -70,11 +77,32 @@ def save_adapter(
         multihost_utils.sync_global_devices(f"exported {folder}")
 
 
-def _at(tree, path):
-    """What is at a path, or None."""
+def _stacked(adapted, last):
+    """A [r, in] and B [out, r] of one checkpoint tensor.
+
+    Where several parameters share its rows, each keeps its own columns of B: A has the
+    rows of all of them, and what one does not reach of B is zero.
+    """
+    a, b = (
+        [_to_host(pair[name][place.layer]).T for place, pair in adapted]
+        for name in ("lora_a", "lora_b")
+    )
+    if last.rows is None:
+        return a[0], b[0]
+    ranks = [x.shape[0] for x in a]
+    whole = np.zeros((last.rows[1], sum(ranks)), np.float32)
+    for number, (place, _) in enumerate(adapted):
+        first = sum(ranks[:number])
+        whole[slice(*place.rows), first : first + ranks[number]] = b[number]
+    return np.concatenate(a), whole
+
+
+def _at(adapters, path):
+    """The adapters of the kernel at a path, or None."""
+    *path, leaf = path
     for name in path:
-        tree = tree.get(name) if tree else None
-    return tree
+        adapters = adapters.get(name) if adapters else None
+    return adapters if leaf == "kernel" else None
 
 
 def _to_host(x):

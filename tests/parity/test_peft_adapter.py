@@ -13,24 +13,28 @@ torch = pytest.importorskip("torch", reason="live parity needs the `parity` extr
 peft = pytest.importorskip("peft", reason="live parity needs the `parity` extra")
 
 import tiny  # noqa: E402
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config  # noqa: E402
+from transformers import AutoModelForCausalLM  # noqa: E402
 
+from targetsft_jax.hf.config_json import config_from_json  # noqa: E402
 from targetsft_jax.hf.exporter import save_pretrained  # noqa: E402
 from targetsft_jax.hf.importer import load_config, load_params  # noqa: E402
 from targetsft_jax.hf.peft import save_adapter  # noqa: E402
 from targetsft_jax.models import decoder, lora  # noqa: E402
+from targetsft_jax.models.layers import soft_cap  # noqa: E402
 
 pytestmark = pytest.mark.parity
 
 ALL = ("q", "k", "v", "o", "gate", "up", "down")
 CASES = {
-    "qwen2, all targets": (dict(family=Qwen2Config), lora.Lora(4, 10.0, ALL)),
-    "llama, attention": (dict(family=LlamaConfig), lora.Lora(3, 2.5, ("q", "v"))),
-    "tied, mlp": (
-        dict(family=Qwen2Config, tie_word_embeddings=True),
-        lora.Lora(8, 16.0, ("gate", "down")),
+    **{name: (case, lora.Lora(4, 10.0, ALL)) for name, case in tiny.ONE_EACH.items()},
+    "llama, attention": ("llama-narrow-head", lora.Lora(3, 2.5, ("q", "v"))),
+    "phi3, some of what one tensor holds": (
+        "phi3-gqa",
+        lora.Lora(8, 16.0, ("v", "up", "q")),
     ),
 }
+# PEFT's modules for our targets, where they are not one for each.
+SHARED = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
 
 
 def _trained(config, adapted):
@@ -50,7 +54,8 @@ def _trained(config, adapted):
 @pytest.fixture(params=CASES, scope="module")
 def exported(request, tmp_path_factory):
     """(the base's folder, the merged one's, the adapter's, our logits, the base's)."""
-    settings, adapted = CASES[request.param]
+    name, adapted = CASES[request.param]
+    settings = tiny.CASES[name]
     base, merged, adapter = (
         tmp_path_factory.mktemp("peft") / name for name in ("base", "merged", "adapter")
     )
@@ -63,7 +68,8 @@ def exported(request, tmp_path_factory):
 
     @jax.jit
     def logits(params):
-        return decoder.apply(config, params, tiny.tokens()) @ decoder.head(params).T
+        logits = decoder.apply(config, params, tiny.tokens()) @ decoder.head(params).T
+        return soft_cap(logits, config.final_logit_softcap)
 
     return {
         "base": base,
@@ -91,8 +97,10 @@ def test_peft_over_the_base_is_our_forward_pass(exported):
     # went into it.
     state = peft.get_peft_model_state_dict(model)
     assert all(np.abs(value.numpy()).max() > 0 for value in state.values())
-    layers = model.config.num_hidden_layers
-    assert len(state) == 2 * layers * len(exported["adapted"].targets)
+    targets = exported["adapted"].targets
+    if model.config.model_type == "phi3":
+        targets = {SHARED.get(name, name) for name in targets}
+    assert len(state) == 2 * model.config.num_hidden_layers * len(targets)
 
 
 def test_the_merged_export_is_the_same_model(exported):
@@ -108,26 +116,21 @@ def test_the_base_is_found_by_the_adapter_alone(exported):
     _close(tiny.logits(model, tiny.tokens()), exported["ours"])
 
 
-def test_fresh_adapters_start_as_pefts_do(exported):
+def test_fresh_adapters_start_as_pefts_do():
     """A of the same distribution, B zero: PEFT's own, over the same base."""
-    adapted = exported["adapted"]
-    config = load_config(exported["base"])
-    base = AutoModelForCausalLM.from_pretrained(exported["base"])
-    name = {"q": "q_proj", "gate": "gate_proj"}[adapted.targets[0]]
-    asked = peft.LoraConfig(r=64, target_modules=[name], task_type="CAUSAL_LM")
+    base = tiny.build(**tiny.CASES["qwen2-tied"])
+    asked = peft.LoraConfig(r=64, target_modules=["q_proj"], task_type="CAUSAL_LM")
     torch.manual_seed(0)
     state = peft.get_peft_model_state_dict(peft.get_peft_model(base, asked))
     theirs = torch.cat([v.flatten() for k, v in state.items() if "lora_A" in k]).numpy()
     assert not any(v.any() for k, v in state.items() if "lora_B" in k)
-    wide = lora.Lora(32, 1.0, adapted.targets[:1])
-    made = lora.init_adapters(config, wide, jax.random.key(0))
-    (path,) = [
-        x for x in jax.tree_util.tree_leaves_with_path(made) if x[0][-1].key == "lora_a"
-    ]
-    ours = np.asarray(path[1]).ravel()
+    config = config_from_json(base.config.to_dict(), "the base")
+    made = lora.init_adapters(config, lora.Lora(32, 1.0, ("q",)), jax.random.key(0))
+    pair = made["layers"]["attention"]["q"]
+    assert not np.any(pair["lora_b"])
     # Uniform in ±1/√in: the same extremes and spread.
     bound = config.hidden_size**-0.5
-    for drawn in (ours, theirs):
+    for drawn in (np.ravel(pair["lora_a"]), theirs):
         assert 0.99 * bound < np.abs(drawn).max() <= bound
         np.testing.assert_allclose(drawn.std(), bound / 3**0.5, rtol=0.03)
         assert abs(drawn.mean()) < 0.03 * bound
