@@ -85,11 +85,14 @@ def _close(left, right):
     np.testing.assert_allclose(left, right, rtol=0, atol=1e-4 * np.abs(right).max())
 
 
-def test_peft_over_the_base_is_our_forward_pass(exported):
+def test_peft_over_the_base_is_our_forward_pass(exported, record_property):
     base = AutoModelForCausalLM.from_pretrained(exported["base"])
     model = peft.PeftModel.from_pretrained(base, exported["adapter"]).eval()
+    record_property("family", model.config.model_type)
     theirs = tiny.logits(model, tiny.tokens())
     _close(exported["ours"], theirs)
+    far = np.abs(np.asarray(exported["ours"]) - theirs).max()
+    record_property("LoRA", far / np.abs(theirs).max())
     # The bound means something: the adapter moves the logits far more.
     moved = np.abs(np.asarray(exported["ours"]) - np.asarray(exported["start"]))
     assert moved.max() > 0.05 * np.abs(theirs).max()
