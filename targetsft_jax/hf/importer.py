@@ -108,8 +108,9 @@ def load_params(
         tensors = _open(folder, stack)
         _check(folder, config, abstract, tensors)
         sources = {}
-        for key, place in places(config).items():
-            sources.setdefault(place.path, []).append((tensors[key], place))
+        for key, parts in places(config).items():
+            for place in parts:
+                sources.setdefault(place.path, []).append((tensors[key], place))
 
         def read(path, leaf, sharding):
             names = tuple(entry.key for entry in path)
@@ -136,9 +137,12 @@ def _read_slice(sources, bounds, dtype):
     inner = [slice(*bound) for bound in (bounds[1:] if stacked else bounds)]
 
     def part(tensor, place):
-        if place.transposed:
-            return tensor[tuple(reversed(inner))].T
-        return tensor[tuple(inner)]
+        stored = inner[::-1] if place.transposed else inner[:]
+        if place.rows is not None:
+            first, rows = place.rows[0], stored[0]
+            stored[0] = slice(first + rows.start, first + rows.stop)
+        found = tensor[tuple(stored)]
+        return found.T if place.transposed else found
 
     result = np.empty([stop - start for start, stop in bounds], dtype)
     if stacked:
@@ -226,12 +230,15 @@ def _check(folder, config, abstract, tensors):
         )
 
 
-def _expected_shape(abstract, place):
+def _expected_shape(abstract, parts):
+    place = parts[-1]
     leaf = abstract
     for name in place.path:
         leaf = leaf[name]
     shape = leaf.shape if place.layer is None else leaf.shape[1:]
-    return shape[::-1] if place.transposed else shape
+    shape = shape[::-1] if place.transposed else shape
+    # The last part ends where the tensor does.
+    return shape if place.rows is None else (place.rows[1], *shape[1:])
 
 
 def _ignored(key, config):

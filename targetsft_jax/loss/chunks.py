@@ -11,7 +11,7 @@ depend on the data.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -28,11 +28,16 @@ Sums = dict[str, Array]
 
 @dataclass(frozen=True)
 class Spec:
-    """A loss with its hyper-parameters: a method, or a user's function."""
+    """A loss with its hyper-parameters: a method, or a user's function.
+
+    Attributes:
+        caps: soft caps by the name of their logits; "logits" are the student's.
+    """
 
     method: Method | None
     function: TokenLoss | None
     hyper: Mapping[str, Any]
+    caps: Mapping[str, float] = field(default_factory=dict)
 
 
 @jax.tree_util.register_dataclass
@@ -80,7 +85,7 @@ def pull(
     heads: Mapping[str, Array],
     *,
     chunk_size: int,
-    gradients: bool,
+    gradients: tuple[str, ...],
     trips: Callable[[Array], Array] = lambda count: count,
 ) -> Pulled:
     """The loop over this device's tokens and columns.
@@ -92,7 +97,8 @@ def pull(
         batch: flat, [N].
         heads: rows [v, D'] of the second models' heads.
         chunk_size: tokens in a chunk.
-        gradients: False takes F_s + F_t only and makes no gradient.
+        gradients: which to make, of "hidden" and "head": one product each; with none
+            of them F_s + F_t is all.
         trips: this device's number of chunks -> how many to run.
     """
     tokens = batch.labels.size
@@ -116,29 +122,34 @@ def pull(
 
         return rows, or_zero(x), jax.tree.map(or_zero, part)
 
+    def made(key: str, states: Array, head: Array) -> Array:
+        """Logits [C, v], under their cap."""
+        raw, cap = _product("cd,vd->cv", states, head), spec.caps.get(key)
+        return raw if cap is None else cap * jnp.tanh(raw / cap)
+
     def chunk(x: Array, part: Batch) -> tuple[Sums, Sums, Array]:
-        logits = _product("cd,vd->cv", x, head)
+        logits = made("logits", x, head)
         second = {
-            key: _product("cd,vd->cv", states, heads[key])
-            for key, states in part.second.items()
+            key: made(key, states, heads[key]) for key, states in part.second.items()
         }
-        return _chunk(spec, columns, mixes, logits, part, second)
+        sums, shares, g = _chunk(spec, columns, mixes, logits, part, second)
+        if (cap := spec.caps.get("logits")) is not None:
+            g = g * (1 - jnp.square(logits / cap))
+        return sums, shares, g
 
     def step(number: Array, carry: Pulled) -> Pulled:
         rows, x, part = at(number)
         sums, shares, g = chunk(x, part)
         sums = jax.tree.map(jnp.add, carry.sums, sums)
         shares = jax.tree.map(jnp.add, carry.shares, shares)
-        if carry.d_hidden is None or carry.d_head is None:
-            return Pulled(sums, shares, None, None)
         g = g.astype(x.dtype)
-        d_x = _product("cv,vd->cd", g, head).astype(x.dtype)
-        return Pulled(
-            sums,
-            shares,
-            carry.d_hidden.at[rows].set(d_x, mode="drop", unique_indices=True),
-            carry.d_head + _product("cv,cd->vd", g, x),
-        )
+        d_hidden, d_head = carry.d_hidden, carry.d_head
+        if d_hidden is not None:
+            d_x = _product("cv,vd->cd", g, head).astype(x.dtype)
+            d_hidden = d_hidden.at[rows].set(d_x, mode="drop", unique_indices=True)
+        if d_head is not None:
+            d_head = d_head + _product("cv,cd->vd", g, x)
+        return Pulled(sums, shares, d_hidden, d_head)
 
     zero = jnp.zeros((), jnp.int32)
     sums, shares, _ = jax.eval_shape(lambda: chunk(*at(zero)[1:]))
@@ -148,8 +159,8 @@ def pull(
     start = Pulled(
         sums,
         shares,
-        jnp.zeros_like(hidden) if gradients else None,
-        jnp.zeros(head.shape, _wide(head)) if gradients else None,
+        jnp.zeros_like(hidden) if "hidden" in gradients else None,
+        jnp.zeros(head.shape, _wide(head)) if "head" in gradients else None,
     )
     return jax.lax.fori_loop(0, trips(-(-live // size)), step, start)
 

@@ -7,7 +7,7 @@ autodiff of one chunk.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -38,7 +38,9 @@ def fused_loss(
     reference: Model | None = None,
     chunk_size: int = DEFAULT_CHUNK,
     vocab_size: int | None = None,
+    logit_caps: Mapping[str, float | None] | None = None,
     layout: "Layout | None" = None,
+    head_gradient: bool = True,
     **inputs: Any,
 ) -> tuple[Array, Metrics]:
     """Σ weights · value over all tokens, differentiable in hidden and head.
@@ -60,7 +62,11 @@ def fused_loss(
             than 1,024 costs time; on a CPU 512 is fast.
         vocab_size: real vocabulary; rows of either head past it carry no probability.
             Default: the smaller number of rows.
+        logit_caps: for models whose logits are c · tanh(hidden @ headᵀ / c): the c of
+            "student", "teacher" and "reference"; no cap where absent or None.
         layout: how tokens and heads lie on devices (see `sharded_fused_loss`).
+        head_gradient: False where the head is frozen: constant in θ, so that its
+            gradient is neither made nor held, and one product of a chunk fewer.
         **inputs: the method's per-token inputs [...] and hyper-parameters.
 
     Returns:
@@ -71,39 +77,38 @@ def fused_loss(
         negative mass.
 
     Raises:
-        ValueError: unknown or missing inputs, or shapes that do not fit.
+        ValueError: unknown or missing inputs, shapes that do not fit, or a cap that is
+            not positive.
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; expected at least 1")
     spec, second, columns = _plan(name, teacher, reference, inputs, labels.shape)
+    spec = replace(spec, caps=named_caps(logit_caps))
     vocabulary = _vocabulary(head, second, vocab_size)
     _check(hidden, head, labels, weights, second, columns)
     states = {key: model[0] for key, model in second.items()}
     heads = {key: model[1] for key, model in second.items()}
     constants = (Batch(labels, weights, columns, states), heads)
+    pulled = ("hidden", "head") if head_gradient else ("hidden",)
     run = partial(_evaluate, spec, layout or Layout(), vocabulary, chunk_size)
 
     @jax.custom_vjp
     def loss(hidden: Array, head: Array, constants: Any) -> tuple[Array, Metrics]:
-        value, metrics = run(hidden, head, *constants, gradients=False)
+        value, metrics = run(hidden, head, *constants, gradients=())
         return value, metrics
 
     def forward(
         hidden: Array, head: Array, constants: Any
-    ) -> tuple[tuple[Array, Metrics], tuple[Array, Array]]:
-        value, metrics, *pulls = run(hidden, head, *constants, gradients=True)
-        return (value, metrics), (pulls[0], pulls[1])
+    ) -> tuple[tuple[Array, Metrics], tuple[Array, ...]]:
+        value, metrics, *pulls = run(hidden, head, *constants, gradients=pulled)
+        return (value, metrics), tuple(pulls)
 
     def backward(
-        saved: tuple[Array, Array], cotangent: tuple[Array, Metrics]
-    ) -> tuple[Array, Array, None]:
+        saved: tuple[Array, ...], cotangent: tuple[Array, Metrics]
+    ) -> tuple[Array | None, ...]:
         scale = cotangent[0]
-        d_hidden, d_head = saved
-        return (
-            (scale * d_hidden).astype(d_hidden.dtype),
-            (scale * d_head).astype(d_head.dtype),
-            None,
-        )
+        pulls = [(scale * pull).astype(pull.dtype) for pull in saved]
+        return (*pulls, *[None] * (3 - len(pulls)))
 
     loss.defvjp(forward, backward)
     value, metrics = loss(hidden, head, jax.tree.map(stop_gradient, constants))
@@ -118,8 +123,13 @@ class Layout:
     everywhere; `sharded.MeshLayout` fills in the collectives.
     """
 
-    def run(self, local: Callable[..., Any], gradients: bool, *arguments: Any) -> Any:
-        """Calls `local` on what each device holds of hidden, head, batch, heads."""
+    def run(
+        self, local: Callable[..., Any], gradients: tuple[str, ...], *arguments: Any
+    ) -> Any:
+        """Calls `local` on what each device holds of hidden, head, batch, heads.
+
+        It returns loss, metrics and the named gradients.
+        """
         return local(*arguments)
 
     def columns(self, vocabulary: int, shared: int) -> tuple[Columns, int]:
@@ -151,6 +161,26 @@ class Layout:
     def trips(self, count: Array) -> Array:
         """Chunks that every device runs."""
         return count
+
+
+def named_caps(caps: Mapping[str, float | None] | None) -> dict[str, float]:
+    """Soft caps by the name of their logits, those of the student "logits".
+
+    Raises:
+        ValueError: an unknown role, or a cap that is not positive.
+    """
+    keys = {
+        "student": "logits",
+        **{k.removesuffix("_logits"): k for k in SECOND_MODELS},
+    }
+    found = {role: cap for role, cap in (caps or {}).items() if cap is not None}
+    for role, cap in found.items():
+        if role not in keys or not cap > 0:
+            raise ValueError(
+                f"logit_caps[{role!r}] is {cap}; expected a positive number for one of "
+                f"{', '.join(keys)}"
+            )
+    return {keys[role]: float(cap) for role, cap in found.items()}
 
 
 def round_up(size: int, multiple: int) -> int:
@@ -207,9 +237,9 @@ def _evaluate(
     batch: Batch,
     heads: Mapping[str, Array],
     *,
-    gradients: bool,
+    gradients: tuple[str, ...],
 ) -> tuple[Any, ...]:
-    """Loss, metrics[, ∂hidden, ∂head]."""
+    """Loss, metrics, and of ∂hidden and ∂head those that are named."""
     shared = min([head.shape[0], *(other.shape[0] for other in heads.values())])
 
     def local(
@@ -240,11 +270,12 @@ def _evaluate(
         )
         metrics = layout.total(made.sums, made.shares)
         loss = metrics.pop("loss")
-        if made.d_hidden is None or made.d_head is None:
-            return loss, metrics
-        d_hidden = layout.tokens_out(made.d_hidden).reshape(hidden.shape)
-        d_head = layout.rows_out(made.d_head, head).astype(head.dtype)
-        return loss, metrics, d_hidden, d_head
+        pulls = []
+        if made.d_hidden is not None:
+            pulls.append(layout.tokens_out(made.d_hidden).reshape(hidden.shape))
+        if made.d_head is not None:
+            pulls.append(layout.rows_out(made.d_head, head).astype(head.dtype))
+        return loss, metrics, *pulls
 
     return layout.run(local, gradients, hidden, head, batch, heads)
 

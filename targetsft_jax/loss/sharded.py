@@ -80,7 +80,9 @@ class MeshLayout(Layout):
         """The axes that a head of some width is stored over."""
         return prefix_that_divides(width, self.width, self.mesh.shape)
 
-    def run(self, local: Callable[..., Any], gradients: bool, *arguments: Any) -> Any:
+    def run(
+        self, local: Callable[..., Any], gradients: tuple[str, ...], *arguments: Any
+    ) -> Any:
         def spread(tree: Any) -> Any:
             return jax.tree.map(lambda _: P(self.tokens), tree)
 
@@ -88,7 +90,8 @@ class MeshLayout(Layout):
             return jax.tree.map(lambda x: P(None, self.stored(x.shape[1])), tree)
 
         hidden, head, batch, heads = arguments
-        pulls = (spread(hidden), stored(head)) if gradients else ()
+        places = {"hidden": spread(hidden), "head": stored(head)}
+        pulls = [places[name] for name in gradients]
         return jax.shard_map(
             local,
             mesh=self.mesh,

@@ -42,7 +42,12 @@ def with_groups(mesh: Mesh, group: int) -> Mesh:
 
 
 def best_group(
-    mesh: Mesh, tokens: int, vocabulary: int, width: int, other_width: int = 0
+    mesh: Mesh,
+    tokens: int,
+    vocabulary: int,
+    width: int,
+    other_width: int = 0,
+    head_gradient: bool = True,
 ) -> int:
     """The group with the fewest bytes of heads and tokens on a device.
 
@@ -52,6 +57,7 @@ def best_group(
         vocabulary: rows of a head.
         width: D of the student.
         other_width: D of the second model, 0 without one.
+        head_gradient: whether there is a ∂head to hold and to move.
     """
     fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
 
@@ -60,9 +66,8 @@ def best_group(
         # of the group's tokens, and ∂hidden, in bfloat16.
         rows = vocabulary / (tensor * group)
         met = tokens * group if group > 1 else 0
-        return rows * (6 * width + 2 * other_width) + met * (
-            4 * width + 2 * other_width
-        )
+        own = (6 if head_gradient else 2) * width
+        return rows * (own + 2 * other_width) + met * (4 * width + 2 * other_width)
 
     return min((g for g in range(1, fsdp + 1) if fsdp % g == 0), key=size)
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import jax
+
 from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel.mesh import platform
 from targetsft_jax.planning.chips import GIB
@@ -22,8 +24,9 @@ class Part:
 
 def arguments(step: AbstractStep) -> list[Part]:
     """What the step is given: exact."""
+    trained = "student parameters" if step.spec.lora is None else "adapters"
     held = {
-        "student parameters": step.state.params,
+        trained: step.state.params,
         "AdamW moments": step.state.optimizer,
         **{f"{name} parameters": tree for name, tree in step.frozen.items()},
         "batch": step.batch,
@@ -76,7 +79,10 @@ def advice(
     if step.spec.loss_chunk > 512:
         yield f"train.loss_chunk {step.spec.loss_chunk // 2}: fewer logits at a time"
     if step.roles["student"].dtype.itemsize == 4:
-        yield "student.dtype bfloat16: half the parameters, and less exact updates"
+        less = "" if step.spec.lora else ", and less exact updates"
+        yield f"student.dtype bfloat16: half the parameters{less}"
+    if step.spec.lora is None:
+        yield "lora.rank 16: adapters alone have gradients and moments"
     yield "data.max_length: shorter rows"
 
 
@@ -85,13 +91,11 @@ def _expected(step: AbstractStep) -> Iterator[Part]:
     student = spec.student
     rows, length = _rows(step), step.batch["tokens"].shape[-1]
     size = spec.dtype.itemsize
-    yield Part(
-        "float32 gradients",
-        bytes_per_device(step.state.params)
-        * 4
-        / step.roles["student"].dtype.itemsize
-        / GIB,
+    wide = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, "float32", sharding=x.sharding),
+        step.state.params,
     )
+    yield Part("float32 gradients", bytes_per_device(wide) / GIB)
     states = rows * length * student.hidden_size * size
     kept = states * student.num_layers
     if spec.remat == "full":

@@ -137,6 +137,7 @@ def make_plan(config: Config, topology: Topology, capacity: float | None) -> Pla
         length=config.data.max_length,
         vocabulary=spec.vocab_size or spec.student.vocab_size,
         remat=spec.remat,
+        lora=spec.lora,
     )
     program, traffic, hbm_bytes, roofline = None, {}, None, None
     if compiled is None:

@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
+import jax
+
+from targetsft_jax.models import lora
 from targetsft_jax.models.config import num_parameters
 from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel.mesh import platform
@@ -27,6 +30,9 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "devices": len(plan.topology.devices),
         "mesh": dict(plan.step.mesh.shape),
         "method": plan.step.spec.method,
+        "trained_parameters": sum(
+            leaf.size for leaf in jax.tree.leaves(plan.step.state.params)
+        ),
         "fits": memory.fits,
         "seconds": {"lower": plan.lowering, "compile": plan.compiling},
         "gib_per_device": {
@@ -83,6 +89,8 @@ def _what(plan: Plan) -> Iterator[str]:
             f"{name:<9} {size:,.1f}M parameters in {role.dtype}, {kernel} attention, "
             f"{role.origin}"
         )
+        if name == "student" and spec.lora is not None:
+            yield f"{'':<9} {lora.trainable(role.config, spec.lora)}"
     yield f"tokens    {spec.vocab_size:,} in the vocabulary: {step.vocabulary_from}"
     parts = "micro-batch" if train.micro_batches == 1 else "micro-batches"
     yield (

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from targetsft_jax.data.tokenizer import load_tokenizer
 from targetsft_jax.hf.importer import load_config, resolve
-from targetsft_jax.models import decoder
+from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules
@@ -23,6 +23,7 @@ from targetsft_jax.training.roles import abstract_params
 from targetsft_jax.training.spec import param_dtype, step_spec
 from targetsft_jax.training.start_models import architecture
 from targetsft_jax.training.step import (
+    BASE,
     StepSpec,
     TrainState,
     make_train_step,
@@ -91,14 +92,20 @@ def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
     )
     optimizer = make_optimizer(config.train, config.train.steps or STEPS)
     student = roles["student"]
-    params = abstract_params(student.config, student.dtype)
-    places = state_shardings(student.config, params, optimizer, mesh)
+    if spec.lora is None:
+        params = abstract_params(student.config, student.dtype)
+    else:
+        params = _abstract_adapters(student.config, spec.lora)
+    places = state_shardings(student.config, params, optimizer, mesh, spec.lora)
     state = TrainState(
         _placed(jax.ShapeDtypeStruct((), jnp.int32), places.step),
         _placed(params, places.params),
         _placed(jax.eval_shape(optimizer.init, params), places.optimizer),
     )
-    frozen = {name: _on_mesh(roles[name], mesh) for name in spec.frozen}
+    frozen = {
+        name: _on_mesh(roles["student" if name == BASE else name], mesh)
+        for name in spec.frozen_arguments
+    }
     batch = _batch(config, spec, mesh)
     step = make_train_step(spec, optimizer, mesh, places)
     lowered = step.lower(state, frozen, batch)
@@ -123,7 +130,7 @@ def _roles(
     folders: dict[str, Path | None] = {}
     for name in ("student", *names):
         given: RoleConfig = getattr(config, name)
-        dtype = param_dtype(name, given.dtype, mesh)
+        dtype = param_dtype(name, config, mesh)
         if given.build:
             shape, origin, folder = architecture(given.build), f"{name}.build", None
         elif given.path:
@@ -149,6 +156,12 @@ def _vocabulary(
     if folder is None:
         return smallest, "the built models' tokenizer"
     return smallest, "the smallest vocab_size, there being no tokenizer"
+
+
+def _abstract_adapters(config: DecoderConfig, adapted: lora.Lora) -> Any:
+    return jax.eval_shape(
+        lambda: lora.init_adapters(config, adapted, jax.random.key(0))
+    )
 
 
 def _on_mesh(role: AbstractRole, mesh: Mesh) -> Any:

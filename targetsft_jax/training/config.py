@@ -23,6 +23,7 @@ from targetsft_jax.targets.methods import METHODS
 REMAT = ("none", "full", "dots")
 ATTENTION = ("auto", "splash", "cudnn", "pallas_gpu", "xla")
 DTYPES = ("float32", "bfloat16")
+LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 def _target_config() -> type:
@@ -76,8 +77,25 @@ class RoleConfig:
     build: BuildConfig | None = None
     """Made on first use and cached; not together with `path`."""
     dtype: str | None = None
-    """Parameter dtype: float32 for the student, bfloat16 for frozen roles on
-    accelerators, float32 on the CPU, unless given."""
+    """Parameter dtype: float32 for the student, bfloat16 for frozen roles and for the
+    base of adapters on accelerators, float32 on the CPU, unless given."""
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (arXiv:2106.09685) over the student, which is frozen.
+
+    They are float32 and start at nothing.
+    """
+
+    rank: int = 16
+    """Columns of A and rows of B."""
+    alpha: float = 32.0
+    """The product of A and B counts alpha / rank times."""
+    targets: list[str] = field(default_factory=lambda: list(LORA_TARGETS))
+    """The projections of every layer that have adapters."""
+    dropout: float = 0.0
+    """Of the adapters' input; only 0."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +201,8 @@ class Config:
     """The frozen teacher, for methods that need one."""
     reference: RoleConfig = field(default_factory=RoleConfig)
     """The frozen reference; without a path, the student as it starts."""
+    lora: LoraConfig | None = None
+    """Train adapters over the student; null: train all of it."""
     target: TargetConfig = field(default_factory=TargetConfig)
     """The method and its hyper-parameters (null: the method's default)."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -301,6 +321,8 @@ def validate(config: Config) -> None:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     _validate_roles(config, needs)
+    if config.lora is not None:
+        _validate_lora(config.lora)
     _validate_train(config.train, config.mesh)
     _validate_evaluation(config)
     if config.seed < 0:
@@ -369,6 +391,29 @@ def _validate_roles(config: Config, needs: set[str]) -> None:
         raise ConfigError(
             f"method {method!r} needs a teacher and teacher.path is null; expected a "
             "Hugging Face folder or hub id with the student's tokenizer"
+        )
+
+
+def _validate_lora(lora: LoraConfig) -> None:
+    unknown = [name for name in lora.targets if name not in LORA_TARGETS]
+    known = ", ".join(LORA_TARGETS)
+    if unknown:
+        raise ConfigError(
+            f"lora.targets has {', '.join(map(repr, unknown))}; expected some of "
+            f"{known}"
+        )
+    if not lora.targets or len(set(lora.targets)) < len(lora.targets):
+        raise ConfigError(
+            f"lora.targets is {lora.targets}; expected one or more of {known}, each "
+            "of them once"
+        )
+    if lora.rank < 1:
+        raise ConfigError(f"lora.rank is {lora.rank}; expected 1 or more")
+    if not 0 < lora.alpha < math.inf:
+        raise ConfigError(f"lora.alpha is {lora.alpha}; expected a number more than 0")
+    if lora.dropout:
+        raise ConfigError(
+            f"lora.dropout is {lora.dropout}; expected 0, since no model here has any"
         )
 
 
@@ -467,7 +512,9 @@ def _nearest(message: str) -> str:
         return ""
     known = keys()
     last = {key.rpartition(".")[2]: key for key in reversed(known)}
-    for word in re.findall(r"[\w.]+", message):
+    # Of a section that may be null, much more is said than the key.
+    words = re.findall(r"Option '([\w.]+)' is not accepted", message)
+    for word in words or re.findall(r"[\w.]+", message):
         close = difflib.get_close_matches(word, known, 1, 0.8)
         close = close or [
             last[name]

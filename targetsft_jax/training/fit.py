@@ -49,8 +49,8 @@ def fit(
 
     Args:
         spec: what is static in a step.
-        params: the student's start, on the mesh; consumed.
-        frozen: parameters of the roles that the spec names.
+        params: the student's start, or its adapters', on the mesh; consumed.
+        frozen: what `spec.frozen_arguments` names.
         dataset: packed rows.
         mesh: the device mesh.
         config: optimizer, steps, cadence.
@@ -65,7 +65,7 @@ def fit(
     """
     steps = total_steps(config, dataset)
     optimizer = make_optimizer(config, steps)
-    places = state_shardings(spec.student, params, optimizer, mesh)
+    places = state_shardings(spec.student, params, optimizer, mesh, spec.lora)
     state = init_state(params, optimizer, places)
     checkpoints = Checkpoints(run_dir, keep=config.keep_checkpoints)
     position = Position(0, seed, config.batch_size, dataset.fingerprint)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from targetsft_jax.data.chat import show
@@ -16,7 +17,8 @@ from targetsft_jax.evaluation.average_at_k import AverageAtK, table
 from targetsft_jax.evaluation.benchmark import benchmark
 from targetsft_jax.hf.exporter import prove_exportable, save_pretrained
 from targetsft_jax.hf.importer import resolve
-from targetsft_jax.models import decoder
+from targetsft_jax.hf.peft import save_adapter
+from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import num_parameters
 from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel import mesh as meshes
@@ -39,6 +41,7 @@ from targetsft_jax.training.roles import (
     shared_tokenizer,
 )
 from targetsft_jax.training.spec import (
+    adapters,
     columns,
     compute_dtype,
     make_mesh,
@@ -46,9 +49,9 @@ from targetsft_jax.training.spec import (
     step_spec,
 )
 from targetsft_jax.training.start_models import start_model
-from targetsft_jax.training.step import StepSpec
+from targetsft_jax.training.step import BASE, StepSpec
 
-CONFIG_FILE, EXPORT_FOLDER = "config.yaml", "hf"
+CONFIG_FILE, EXPORT_FOLDER, ADAPTER_FOLDER = "config.yaml", "hf", "adapter"
 
 
 @dataclass
@@ -163,7 +166,7 @@ def _open(config: Config, mesh: Mesh) -> Session:
         given: RoleConfig = getattr(config, name)
         if name == "reference" and not (given.path or given.build):
             student = roles["student"]
-            dtype = param_dtype(name, given.dtype, mesh)
+            dtype = param_dtype(name, config, mesh)
             roles[name] = open_role(name, student.folder, dtype)
         else:
             roles[name] = _role(name, given, config, mesh)
@@ -202,7 +205,7 @@ def _role(name: str, given: RoleConfig, config: Config, mesh: Mesh) -> Role:
         folder = start_model(name, given.build, config.cache_dir, mesh)
     else:
         folder = resolve(given.path)
-    return open_role(name, folder, param_dtype(name, given.dtype, mesh))
+    return open_role(name, folder, param_dtype(name, config, mesh))
 
 
 def _check_columns(name: str, hyper: dict[str, Any], dataset: Dataset) -> None:
@@ -217,7 +220,7 @@ def _check_columns(name: str, hyper: dict[str, Any], dataset: Dataset) -> None:
 def _load(session: Session, name: str) -> Any:
     """A role's parameters. Frozen ones are loaded once; equal roles share arrays."""
     role = session.roles[name]
-    if name == "student":
+    if name == "student" and session.config.lora is None:
         return role.load(session.mesh)
     if name not in session.frozen:
         twin = next(
@@ -241,10 +244,14 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
     steps = total_steps(config.train, session.dataset)
     settings = ", ".join(f"{k}={v}" for k, v in hyper.items() if v is not None)
     print(f"\n{_title(method, settings)}: {steps} steps")
+    frozen = {
+        name: _load(session, "student" if name == BASE else name)
+        for name in spec.frozen_arguments
+    }
     fitted = fit(
         spec,
-        _load(session, "student"),
-        {name: _load(session, name) for name in spec.frozen},
+        _load(session, "student") if spec.lora is None else _adapters(session),
+        frozen,
         session.dataset,
         session.mesh,
         config.train,
@@ -252,14 +259,44 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
         seed=config.seed,
         resume=config.resume,
     )
+    trained = exported = fitted.state.params
+    if spec.lora is not None:
+        # Measured as they were trained: a merged copy would be a second model.
+        trained = lora.attach(frozen[BASE], fitted.state.params, spec.lora)
+        exported = lora.merged(frozen[BASE], fitted.state.params, spec.lora)
+        save_adapter(
+            run_dir / ADAPTER_FOLDER,
+            spec.student,
+            fitted.state.params,
+            spec.lora,
+            base=_name(session),
+        )
     save_pretrained(
-        run_dir / EXPORT_FOLDER,
-        spec.student,
-        fitted.state.params,
-        tokenizer=session.tokenizer,
+        run_dir / EXPORT_FOLDER, spec.student, exported, tokenizer=session.tokenizer
     )
     if session.problems:
-        _measure(session, method, fitted.state.params, run_dir)
+        _measure(session, method, trained, run_dir)
+
+
+def _adapters(session: Session) -> Any:
+    """Fresh adapters of the student, on the mesh."""
+    student, asked = session.roles["student"].config, adapters(session.config)
+    assert asked is not None
+
+    def make(key: Any) -> Any:
+        return lora.init_adapters(student, asked, key)
+
+    key = jax.random.key(session.config.seed)
+    axes = lora.logical_axes(student, asked)
+    places = rules.shardings(axes, jax.eval_shape(make, key), session.mesh)
+    return jax.jit(make, out_shardings=places)(key)
+
+
+def _name(session: Session) -> str:
+    """Where others find the student: its folder, or its id on the hub."""
+    path, folder = session.config.student.path, session.roles["student"].folder
+    local = path is None or Path(path).expanduser().exists()
+    return str(folder.resolve()) if local else path
 
 
 def _title(method: str, settings: str) -> str:
@@ -302,6 +339,9 @@ def _say_session(session: Session, run_dir: Path) -> None:
     for role in session.roles.values():
         size = num_parameters(role.config) / 1e6
         print(f"{role.name:<8} {size:,.2f}M parameters, {role.dtype}, {role.folder}")
+        trained = adapters(session.config) if role.name == "student" else None
+        if trained is not None:
+            print(f"         {lora.trainable(role.config, trained)}")
         whole = rules.undivided(
             decoder.logical_axes(role.config),
             abstract_params(role.config, role.dtype),
@@ -340,6 +380,7 @@ def _say_end(session: Session, run_dir: Path, seconds: float) -> None:
         )
         print(table(session.scores))
     print(f"\ndone in {seconds:.0f} s; written to {run_dir}")
+    adapter = ((ADAPTER_FOLDER, "for PEFT: PeftModel.from_pretrained over the base"),)
     answers = (("answers_*.jsonl", "every sampled answer with its verdict"),)
     for name, what in (
         *(answers if session.scores else ()),
@@ -347,6 +388,7 @@ def _say_end(session: Session, run_dir: Path, seconds: float) -> None:
         ("tensorboard", "the same for TensorBoard"),
         (CHECKPOINTS, "Orbax: parameters, optimizer, position"),
         (EXPORT_FOLDER, "for transformers: AutoModelForCausalLM.from_pretrained"),
+        *(adapter if session.config.lora is not None else ()),
         (CONFIG_FILE, "the resolved configuration"),
     ):
         print(f"  {name:<16} {what}")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.lora import Lora, num_adapter_parameters
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import vocabulary
 from targetsft_jax.targets.api import SECOND_MODELS, find
@@ -48,10 +49,25 @@ def compute_dtype(config: Config, mesh: Mesh) -> Any:
     return jnp.dtype(config.train.dtype or usual)
 
 
-def param_dtype(name: str, given: str | None, mesh: Mesh) -> Any:
-    """Of a role's parameters: float32, but bfloat16 for frozen ones on accelerators."""
-    frozen = name != "student" and meshes.platform(mesh) != "cpu"
+def param_dtype(name: str, config: Config, mesh: Mesh) -> Any:
+    """Of a role's parameters: float32, but bfloat16 for frozen ones on accelerators.
+
+    A reference that is the start of an adapted student has the student's.
+    """
+    given = getattr(config, name).dtype
+    if config.lora is not None and _starts_as_student(name, config):
+        given = given or config.student.dtype
+    trained = name == "student" and config.lora is None
+    frozen = not trained and meshes.platform(mesh) != "cpu"
     return jnp.dtype(given or ("bfloat16" if frozen else "float32"))
+
+
+def adapters(config: Config) -> Lora | None:
+    """The adapters that a configuration trains, if it does."""
+    asked = config.lora
+    if asked is None:
+        return None
+    return Lora(asked.rank, asked.alpha, tuple(asked.targets))
 
 
 def step_spec(
@@ -72,7 +88,8 @@ def step_spec(
         mesh: the device mesh.
 
     Raises:
-        ConfigError: the attention kernel cannot serve these models.
+        ConfigError: the attention kernel cannot serve these models, or the student
+            cannot have these adapters.
     """
     needs = find(method).inputs(**hyper)
     roles = [key.removesuffix("_logits") for key in SECOND_MODELS if key in needs]
@@ -91,13 +108,34 @@ def step_spec(
         loss_chunk=train.loss_chunk
         or (512 if meshes.platform(mesh) == "cpu" else 2048),
         vocab_group=config.mesh.vocab_group,
+        lora=adapters(config),
+        on_base=tuple(role for role in roles if _on_base(role, config, mesh)),
     )
+    if spec.lora is not None:
+        try:
+            num_adapter_parameters(spec.student, spec.lora)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     for model in (spec.student, *spec.frozen.values()):
         try:
             mesh_attend(train.attention, model, mesh, config.data.max_length, dtype)
         except ValueError as error:
             raise ConfigError(str(error)) from None
     return spec
+
+
+def _on_base(name: str, config: Config, mesh: Mesh) -> bool:
+    """Whether a frozen role is the base of the student's adapters, to the bit."""
+    return (
+        config.lora is not None
+        and _starts_as_student(name, config)
+        and param_dtype(name, config, mesh) == param_dtype("student", config, mesh)
+    )
+
+
+def _starts_as_student(name: str, config: Config) -> bool:
+    role = getattr(config, name)
+    return name == "reference" and not (role.path or role.build)
 
 
 def columns(method: str, hyper: Mapping[str, Any]) -> tuple[str, ...]:

@@ -6,6 +6,9 @@ All models are arguments, sharded by the same rules; frozen ones run under
 stop-gradient and only their hidden states meet the student's, in the fused loss. The
 loss is a sum over target tokens divided once by the global number of them, so that
 micro-batches, devices and packing do not change it beyond rounding.
+
+With low-rank adapters (`StepSpec.lora`) the state has only them, and the student's
+base is one more frozen argument, `frozen[BASE]`.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,14 +23,18 @@ from jax.lax import stop_gradient
 from jax.sharding import Mesh, NamedSharding
 
 from targetsft_jax.loss import MeshLayout, sharded_fused_loss
-from targetsft_jax.models import decoder
+from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.lora import Lora
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules, vocabulary
 from targetsft_jax.training.attention import mesh_attend
 
 Params = dict[str, Any]
 Metrics = dict[str, Array]
+
+BASE = "base"
+"""The frozen argument that adapters are trained over."""
 
 
 @jax.tree_util.register_dataclass
@@ -58,6 +65,9 @@ class StepSpec:
         loss_chunk: tokens in a chunk of the loss, on each device.
         vocab_group: devices of the fsdp axis that share embedding and heads (see
             `parallel.vocabulary`); chosen by size when None.
+        lora: the adapters that are trained over a frozen base; None trains all.
+        on_base: frozen roles that are the base itself, without adapters: they read
+            its arrays and have none of their own.
     """
 
     student: DecoderConfig
@@ -71,6 +81,14 @@ class StepSpec:
     attention: str = "auto"
     loss_chunk: int = 2048
     vocab_group: int | None = None
+    lora: Lora | None = None
+    on_base: tuple[str, ...] = ()
+
+    @property
+    def frozen_arguments(self) -> tuple[str, ...]:
+        """Names of the parameters that the step is given beside its state."""
+        own = tuple(role for role in self.frozen if role not in self.on_base)
+        return own if self.lora is None else (BASE, *own)
 
 
 def make_train_step(
@@ -89,10 +107,11 @@ def make_train_step(
 
     Returns:
         (state, frozen, batch) -> (state, metrics), where `frozen` has the parameters
-        of each role in `spec.frozen` and `batch` has [A, B, L] arrays: A micro-batches
-        of B rows. Metrics are [] float32: means over the step's target tokens, and
-        `grad_norm` before clipping, `target_tokens`, `tokens` (not padding) and
-        `skipped` (1 where loss or gradient were not finite and nothing was changed).
+        that `spec.frozen_arguments` names and `batch` has [A, B, L] arrays: A
+        micro-batches of B rows. Metrics are [] float32: means over the step's target
+        tokens, and `grad_norm` before clipping, `target_tokens`, `tokens` (not padding)
+        and `skipped` (1 where loss or gradient were not finite and nothing was
+        changed).
     """
 
     def step(
@@ -157,9 +176,12 @@ def loss_and_metrics(
         )
         return hidden, decoder.head(params)
 
+    if spec.lora is not None:
+        params = lora.attach(frozen[BASE], params, spec.lora)
     hidden, head = forward(spec.student, params, spec.remat)
+    held = {role: BASE if role in spec.on_base else role for role in spec.frozen}
     second = {
-        role: stop_gradient(forward(config, frozen[role], "none"))
+        role: stop_gradient(forward(config, frozen[held[role]], "none"))
         for role, config in spec.frozen.items()
     }
     loss, metrics = sharded_fused_loss(
@@ -173,6 +195,13 @@ def loss_and_metrics(
         ),
         chunk_size=spec.loss_chunk,
         vocab_size=spec.vocab_size,
+        head_gradient=spec.lora is None,
+        logit_caps={
+            "student": spec.student.final_logit_softcap,
+            **{
+                role: config.final_logit_softcap for role, config in spec.frozen.items()
+            },
+        },
         **second,
         **{name: batch[name] for name in spec.columns},
         **spec.hyper,
@@ -191,6 +220,7 @@ def vocabulary_groups(spec: StepSpec, mesh: Mesh, tokens: int) -> Mesh:
         spec.student.vocab_size,
         spec.student.hidden_size,
         sum(config.hidden_size for config in spec.frozen.values()),
+        head_gradient=spec.lora is None,
     )
     return vocabulary.with_groups(mesh, group)
 
@@ -210,9 +240,18 @@ def state_shardings(
     params: Any,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
+    adapters: Lora | None = None,
 ) -> TrainState:
-    """A sharding for every array of the state; `params` may be abstract."""
-    of_params = rules.shardings(decoder.logical_axes(config), params, mesh)
+    """A sharding for every array of the state; `params` may be abstract.
+
+    They are the model's, or its adapters' where these are what is trained.
+    """
+    axes = (
+        decoder.logical_axes(config)
+        if adapters is None
+        else lora.logical_axes(config, adapters)
+    )
+    of_params = rules.shardings(axes, params, mesh)
     whole = meshes.replicated(mesh)
     of_moments = optax.tree_utils.tree_map_params(
         optimizer,

@@ -101,6 +101,18 @@ def test_equals_one_device_for_every_method(name: str):
         _assert_same(sharded(*inputs), problems.compiled(zoo.Case(name))(*inputs))
 
 
+@pytest.mark.parametrize("layout", ["all three", "all met", *list(GROUPS)[1:2]])
+def test_a_frozen_head_leaves_all_else_as_it_is(layout: str):
+    """Loss, metrics and ∂hidden, on one device and on many; ∂head is nothing."""
+    with jax.enable_x64(True):
+        inputs = problems.problem("float64", "holes", 3)
+        sharded = _sharded("target_sft", layout, head_gradient=False)
+        made, (d_hidden, d_head) = sharded(*inputs)
+        wanted, pulls = problems.compiled(zoo.Case("target_sft"))(*inputs)
+        _assert_same((made, (d_hidden,)), (wanted, pulls[:1]))
+        assert not np.any(d_head)
+
+
 def test_value_alone_and_weights_of_zero():
     options = {"layout": _layout("all met")}
     for mask in ("holes", "none"):

@@ -91,6 +91,9 @@ def test_the_group_grows_with_the_vocabulary_and_shrinks_with_tokens():
 
     assert [group(n) for n in (512, 4096, 16_384, 131_072)] == [8, 8, 4, 1]
     assert group(4096, vocabulary=4096) == 1
+    # A frozen head has no gradient to share.
+    frozen = {"head_gradient": False}
+    assert best_group(mesh, 16_384, 152_064, 3584, 3584, **frozen) == 2
     # Where the tensor axis has cut the vocabulary already, less is left to share.
     assert best_group(make_mesh(1, 2, 4), 4096, 152_064, 3584, 3584) == 2
     assert best_group(make_mesh(1, 2, 4), 16_384, 152_064, 3584, 3584) == 1

@@ -68,6 +68,33 @@ def test_a_plan_on_virtual_devices(tmp_path, capsys):
     assert found["collectives_per_device_and_step"]["all-gather"]["bytes"] > 0
 
 
+def test_a_plan_over_adapters(tmp_path, capsys):
+    """ASFT's reference is the base: one model, and moments of adapters alone."""
+    student = _architecture(tmp_path / "student", hidden_size=64, intermediate_size=96)
+    given = [
+        *("--topology", "cpu:8", "--mesh.data", "4", "--mesh.tensor", "2"),
+        *("--student.path", student, "--target.name", "asft", "--lora.rank", "8"),
+        *("--target.eta", "null", "--student.build", "null", "--compare", "[]"),
+        *("--student.dtype", "bfloat16", "--lora.targets", "[q, v]"),
+    ]
+    path = tmp_path / "plan.json"
+    assert main([*QUICKSTART, *given, "--json", str(path)]) == 0
+    # q is 64 x 64 and v 64 x 32, in two layers of rank 8.
+    numbers = 2 * 8 * (128 + 96)
+    said = capsys.readouterr().out
+    assert f"lora rank 8, alpha 32 on q, v: {numbers:,} of 9" in said
+    found = json.loads(path.read_text())
+    assert found["trained_parameters"] == numbers
+    held = {name: gib * 2**30 for name, gib in found["gib_per_device"]["parts"].items()}
+    assert not [name for name in held if name.startswith(("reference", "student"))]
+    # A is whole where its kernel is split by columns, which are B's.
+    adapters = 4 * 2 * 8 * (64 + 64 / 2 + 64 + 32 / 2)
+    assert held["adapters"] == pytest.approx(adapters)
+    assert held["AdamW moments"] == pytest.approx(2 * adapters, rel=1e-2)
+    base = 2 * (512 * 64 + 2 * (64 * (64 + 64) + 64 * 64 + 3 * 64 * 96)) / 2
+    assert held["base parameters"] == pytest.approx(base, rel=0.02)
+
+
 def test_what_does_not_fit_is_said_with_a_remedy(capsys):
     assert main([*QUICKSTART, "--topology", "cpu:8", "--capacity", "0.01"]) == 1
     said = capsys.readouterr().out

@@ -12,10 +12,11 @@ import optax
 
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.hf.exporter import save_pretrained
-from targetsft_jax.models import decoder
+from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel.mesh import make_mesh, rows_over
 from targetsft_jax.training.step import (
+    BASE,
     StepSpec,
     TrainState,
     init_state,
@@ -58,6 +59,26 @@ def params_of(config: DecoderConfig, seed: int = 0) -> dict:
     """Parameters on the host, large enough that predictions are not uniform."""
     made = decoder.init_params(config, jax.random.key(seed))
     return jax.tree.map(lambda x: np.asarray(x) * 4, made)
+
+
+@lru_cache
+def adapters_of(config: DecoderConfig, adapted: lora.Lora, seed: int = 0) -> dict:
+    """Adapters on the host, B as large as A: a fresh one is zero."""
+    made = lora.init_adapters(config, adapted, jax.random.key(seed))
+    rng = np.random.default_rng(seed)
+
+    def filled(path, x):
+        b = path[-1].key == "lora_b"
+        return (rng.normal(size=x.shape) / 8 if b else np.asarray(x)).astype("float32")
+
+    return jax.tree_util.tree_map_with_path(filled, made)
+
+
+def start_of(spec: StepSpec) -> dict:
+    """What the step trains, as it is before: the student, or its adapters."""
+    if spec.lora is None:
+        return params_of(spec.student)
+    return adapters_of(spec.student, spec.lora)
 
 
 @lru_cache
@@ -117,10 +138,12 @@ def make_spec(method: str = "target_sft", **changes) -> StepSpec:
 
 
 def frozen_of(spec: StepSpec, mesh=None) -> dict:
-    """Parameters of the frozen roles, placed on the mesh."""
+    """Parameters of the step's frozen arguments, placed on the mesh."""
     made = {}
-    for number, (role, config) in enumerate(spec.frozen.items(), 7):
-        params = jax.tree.map(jnp.array, params_of(config, number))
+    for number, role in enumerate(spec.frozen_arguments, 7):
+        config = spec.student if role == BASE else spec.frozen[role]
+        seed = 0 if role == BASE else number
+        params = jax.tree.map(jnp.array, params_of(config, seed))
         if mesh is not None:
             places = state_shardings(config, params, optax.sgd(1), mesh).params
             params = jax.device_put(params, places)
@@ -145,8 +168,8 @@ class Built:
 def build(spec: StepSpec, optimizer, mesh=None, parts: int = 1) -> Built:
     """The step for the batch in `parts`; on a mesh of one device unless given."""
     mesh = mesh or one_device()
-    params = params_of(STUDENT)
-    places = state_shardings(STUDENT, params, optimizer, mesh)
+    params = start_of(spec)
+    places = state_shardings(STUDENT, params, optimizer, mesh, spec.lora)
     start = host(init_state(params, optimizer, places))
     frozen = frozen_of(spec, mesh)
 
@@ -159,7 +182,9 @@ def build(spec: StepSpec, optimizer, mesh=None, parts: int = 1) -> Built:
     return Built(lowered.compile(compiler_options=QUICK), frozen, fresh)
 
 
-def lower(spec: StepSpec, optimizer, mesh, rows: int, length: int):
+def lower(
+    spec: StepSpec, optimizer, mesh, rows: int, length: int, frozen_dtype="float32"
+):
     """The step from shapes alone, for one micro-batch [rows, length]; not compiled."""
 
     def placed(shapes, places):
@@ -169,18 +194,28 @@ def lower(spec: StepSpec, optimizer, mesh, rows: int, length: int):
             places,
         )
 
-    def model(config: DecoderConfig):
-        params = jax.eval_shape(lambda: decoder.init_params(config, jax.random.key(0)))
-        places = state_shardings(config, params, optimizer, mesh)
+    def model(config: DecoderConfig, adapted=None, dtype="float32"):
+        def made():
+            key = jax.random.key(0)
+            if adapted is None:
+                return decoder.init_params(config, key, dtype)
+            return lora.init_adapters(config, adapted, key)
+
+        params = jax.eval_shape(made)
+        places = state_shardings(config, params, optimizer, mesh, adapted)
         return placed(params, places.params), places
 
-    params, places = model(spec.student)
+    params, places = model(spec.student, spec.lora)
     state = TrainState(
         jax.ShapeDtypeStruct((), jnp.int32, sharding=places.step),
         params,
         placed(jax.eval_shape(optimizer.init, params), places.optimizer),
     )
-    frozen = {role: model(config)[0] for role, config in spec.frozen.items()}
+    models = {BASE: spec.student, **spec.frozen}
+    frozen = {
+        role: model(models[role], dtype=frozen_dtype)[0]
+        for role in spec.frozen_arguments
+    }
     place = rows_over(mesh, lead=1)
     given = {
         name: jax.ShapeDtypeStruct((1, rows, length), x.dtype, sharding=place)

@@ -74,6 +74,13 @@ def test_unknown_keys(refused, tmp_path):
         ("data.path", "x.jsonl", ("data.path is 'x.jsonl'", "jsonl")),
         ("mesh.cpu_devices", "0", ("mesh.cpu_devices is 0", "1 or more")),
         ("seed", "-1", ("seed is -1", "0 or more")),
+        ("lora.rank", "0", ("lora.rank is 0", "1 or more")),
+        ("lora.alpha", "-1", ("lora.alpha is -1", "more than 0")),
+        ("lora.targets", "[q, qkv, w]", ("'qkv', 'w'", "q, k, v, o, gate, up, down")),
+        ("lora.targets", "[q, q]", ("lora.targets is ['q', 'q']", "each of them once")),
+        ("lora.targets", "[]", ("lora.targets is []", "one or more of q, k")),
+        ("lora.dropout", "0.1", ("lora.dropout is 0.1", "expected 0")),
+        ("lora.ranks", "4", ("'ranks' is not accepted", "Did you mean lora.rank?")),
         ("evaluation.samples", "0", ("evaluation.samples is 0", "more than 0")),
         ("evaluation.problems", "-1", ("evaluation.problems is -1", "0 or more")),
         ("evaluation.temperature", "-1", ("evaluation.temperature is -1", "0 or more")),
@@ -84,6 +91,12 @@ def test_unknown_keys(refused, tmp_path):
 )
 def test_wrong_types_and_values(refused, key, value, parts):
     _has(refused(f"--{key}", value, status=2), *parts)
+
+
+def test_adapters_wider_than_what_they_adapt(refused):
+    """Known once the model's shape is, before any weight."""
+    said = refused("--lora.rank", "17")
+    _has(said, "lora.rank is 17", "layers.attention.k is 32 x 16", "at most 16")
 
 
 @pytest.mark.parametrize("value, shown", [(2.5, "2.5"), (".inf", "inf")])

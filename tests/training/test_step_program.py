@@ -54,6 +54,7 @@ def test_the_dense_loss_would_be_seen_there(monkeypatch):
     """The control: the same two measures, with the dense loss in the same step."""
 
     def dense(name, hidden, head, labels, *, layout, chunk_size, **arguments):
+        assert arguments.pop("head_gradient")
         real = arguments.pop("vocab_size")
         assert head.shape[0] == real
         return reference_loss(name, hidden, head, labels, **arguments), {}

@@ -1,0 +1,139 @@
+"""An exported adapter over its base, as someone who has transformers and PEFT meets it.
+
+Three ways to one function: PEFT over the base, transformers on the merged export, and
+our own forward pass with the adapters in place.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="live parity needs the `parity` extra")
+peft = pytest.importorskip("peft", reason="live parity needs the `parity` extra")
+
+import tiny  # noqa: E402
+from transformers import AutoModelForCausalLM  # noqa: E402
+
+from targetsft_jax.hf.config_json import config_from_json  # noqa: E402
+from targetsft_jax.hf.exporter import save_pretrained  # noqa: E402
+from targetsft_jax.hf.importer import load_config, load_params  # noqa: E402
+from targetsft_jax.hf.peft import save_adapter  # noqa: E402
+from targetsft_jax.models import decoder, lora  # noqa: E402
+from targetsft_jax.models.layers import soft_cap  # noqa: E402
+
+pytestmark = pytest.mark.parity
+
+ALL = ("q", "k", "v", "o", "gate", "up", "down")
+CASES = {
+    **{name: (case, lora.Lora(4, 10.0, ALL)) for name, case in tiny.ONE_EACH.items()},
+    "llama, attention": ("llama-narrow-head", lora.Lora(3, 2.5, ("q", "v"))),
+    "phi3, some of what one tensor holds": (
+        "phi3-gqa",
+        lora.Lora(8, 16.0, ("v", "up", "q")),
+    ),
+}
+# PEFT's modules for our targets, where they are not one for each.
+SHARED = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
+
+
+def _trained(config, adapted):
+    """Adapters as after training: B as large as A."""
+    made = lora.init_adapters(config, adapted, jax.random.key(3))
+    rng = np.random.default_rng(2)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: (
+            jnp.asarray(rng.normal(size=x.shape) / 5, "float32")
+            if path[-1].key == "lora_b"
+            else x
+        ),
+        made,
+    )
+
+
+@pytest.fixture(params=CASES, scope="module")
+def exported(request, tmp_path_factory):
+    """(the base's folder, the merged one's, the adapter's, our logits, the base's)."""
+    name, adapted = CASES[request.param]
+    settings = tiny.CASES[name]
+    base, merged, adapter = (
+        tmp_path_factory.mktemp("peft") / name for name in ("base", "merged", "adapter")
+    )
+    tiny.build(**settings).save_pretrained(base)
+    config = load_config(base)
+    params = load_params(base, config)
+    adapters = _trained(config, adapted)
+    save_pretrained(merged, config, lora.merged(params, adapters, adapted))
+    save_adapter(adapter, config, adapters, adapted, base=str(base))
+
+    @jax.jit
+    def logits(params):
+        logits = decoder.apply(config, params, tiny.tokens()) @ decoder.head(params).T
+        return soft_cap(logits, config.final_logit_softcap)
+
+    return {
+        "base": base,
+        "merged": merged,
+        "adapter": adapter,
+        "ours": logits(lora.attach(params, adapters, adapted)),
+        "start": logits(params),
+        "adapted": adapted,
+    }
+
+
+def _close(left, right):
+    np.testing.assert_allclose(left, right, rtol=0, atol=1e-4 * np.abs(right).max())
+
+
+def test_peft_over_the_base_is_our_forward_pass(exported, record_property):
+    base = AutoModelForCausalLM.from_pretrained(exported["base"])
+    model = peft.PeftModel.from_pretrained(base, exported["adapter"]).eval()
+    record_property("family", model.config.model_type)
+    theirs = tiny.logits(model, tiny.tokens())
+    _close(exported["ours"], theirs)
+    far = np.abs(np.asarray(exported["ours"]) - theirs).max()
+    record_property("LoRA", far / np.abs(theirs).max())
+    # The bound means something: the adapter moves the logits far more.
+    moved = np.abs(np.asarray(exported["ours"]) - np.asarray(exported["start"]))
+    assert moved.max() > 0.05 * np.abs(theirs).max()
+    # Every adapter of PEFT's model came from the file, and every one of the file's
+    # went into it.
+    state = peft.get_peft_model_state_dict(model)
+    assert all(np.abs(value.numpy()).max() > 0 for value in state.values())
+    targets = exported["adapted"].targets
+    if model.config.model_type == "phi3":
+        targets = {SHARED.get(name, name) for name in targets}
+    assert len(state) == 2 * model.config.num_hidden_layers * len(targets)
+
+
+def test_the_merged_export_is_the_same_model(exported):
+    merged, info = AutoModelForCausalLM.from_pretrained(
+        exported["merged"], output_loading_info=True
+    )
+    assert not any(info.values()), info
+    _close(tiny.logits(merged.eval(), tiny.tokens()), exported["ours"])
+
+
+def test_the_base_is_found_by_the_adapter_alone(exported):
+    model = peft.AutoPeftModelForCausalLM.from_pretrained(exported["adapter"]).eval()
+    _close(tiny.logits(model, tiny.tokens()), exported["ours"])
+
+
+def test_fresh_adapters_start_as_pefts_do():
+    """A of the same distribution, B zero: PEFT's own, over the same base."""
+    base = tiny.build(**tiny.CASES["qwen2-tied"])
+    asked = peft.LoraConfig(r=64, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    torch.manual_seed(0)
+    state = peft.get_peft_model_state_dict(peft.get_peft_model(base, asked))
+    theirs = torch.cat([v.flatten() for k, v in state.items() if "lora_A" in k]).numpy()
+    assert not any(v.any() for k, v in state.items() if "lora_B" in k)
+    config = config_from_json(base.config.to_dict(), "the base")
+    made = lora.init_adapters(config, lora.Lora(32, 1.0, ("q",)), jax.random.key(0))
+    pair = made["layers"]["attention"]["q"]
+    assert not np.any(pair["lora_b"])
+    # Uniform in ±1/√in: the same extremes and spread.
+    bound = config.hidden_size**-0.5
+    for drawn in (np.ravel(pair["lora_a"]), theirs):
+        assert 0.99 * bound < np.abs(drawn).max() <= bound
+        np.testing.assert_allclose(drawn.std(), bound / 3**0.5, rtol=0.03)
+        assert abs(drawn.mean()) < 0.03 * bound

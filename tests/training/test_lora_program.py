@@ -1,0 +1,132 @@
+"""What the compiled step over adapters leaves out, and what it does not hold twice."""
+
+from dataclasses import replace
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+import rig
+
+from targetsft_jax.models.lora import Lora
+from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.planning.flops import StepFlops, step_flops
+from targetsft_jax.planning.program import read
+
+LINEAR = optax.sgd(1e-2)
+ROWS, LENGTH = 8, 16
+TOKENS = ROWS * LENGTH
+# No two of its sizes are equal, and none is one of the batch's or of the rank.
+STUDENT = replace(
+    rig.STUDENT,
+    num_layers=3,
+    hidden_size=72,
+    intermediate_size=112,
+    num_heads=6,
+    head_dim=16,
+    num_kv_heads=3,
+    vocab_size=520,
+    tie_word_embeddings=False,
+)
+TEACHER = replace(rig.OTHER, num_layers=5)
+LORA = Lora(4, 8.0, ("q", "k", "v", "o", "gate", "up", "down"))
+WIDTHS = {"q": (72, 96), "k": (72, 48), "gate": (72, 112)}
+KERNELS = {*WIDTHS.values(), *((b, a) for a, b in WIDTHS.values())}
+
+
+@lru_cache
+def _lowered(
+    method="target_sft", lora=LORA, on_base=(), frozen_dtype="float32", **changes
+):
+    roles = {"target_sft": {"teacher": TEACHER}, "asft": {"reference": STUDENT}}
+    spec = rig.make_spec(
+        method, lora=lora, on_base=on_base, frozen=roles[method], loss_chunk=TOKENS
+    )
+    spec = replace(spec, student=STUDENT, **changes)
+    return rig.lower(spec, LINEAR, rig.one_device(), ROWS, LENGTH, frozen_dtype)
+
+
+@lru_cache
+def _program(lora):
+    return read(_lowered(lora=lora).compile(rig.QUICK).as_text())
+
+
+def _gradients_of_kernels(program):
+    return [dot for dot in program.dots if dot.shape.dims in KERNELS]
+
+
+def test_no_product_is_a_kernels_gradient():
+    """All products are of tokens or of the rank; the full step is the control."""
+    assert not _gradients_of_kernels(_program(LORA))
+    # One of q, k, v, o, gate, up and down each, in the loop over layers.
+    found = _gradients_of_kernels(_program(None))
+    assert len(found) == 7 and {dot.trips for dot in found} == {3}
+
+
+def _expected(lora) -> StepFlops:
+    return step_flops(
+        STUDENT,
+        [TEACHER],
+        length=LENGTH,
+        vocabulary=rig.VOCABULARY,
+        seen=LENGTH,
+        lora=lora,
+    )
+
+
+def test_layers_take_two_passes_of_three():
+    """Counted from the text; the student's loops are told from the teacher's."""
+    made = {}
+    for lora in (LORA, None):
+        program = _program(lora)
+        student = [d for d in program.dots if d.loops and d.loops[0].trips == 3]
+        made[lora] = sum(dot.total for dot in student)
+        expected = _expected(lora)
+        assert made[lora] == pytest.approx(TOKENS * expected.student, rel=0.01)
+        assert program.flops == pytest.approx(TOKENS * expected.model, rel=0.03)
+    small = made[LORA] - TOKENS * 3 * 2 * _adapter_numbers()
+    assert 2 / 3 < small / made[None] < 0.7
+
+
+def _adapter_numbers() -> int:
+    pairs = ((72, 96), (72, 48), (72, 48), (96, 72), (72, 112), (72, 112), (112, 72))
+    return 3 * 4 * sum(a + b for a, b in pairs)
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_no_gradient_of_embedding_or_head_is_held(remat):
+    """Over a bfloat16 base, before XLA: no float32 [V, D]; the control has them."""
+    shape = f"tensor<{STUDENT.vocab_size}x{STUDENT.hidden_size}xf32>"
+    for lora in (LORA, None):
+        lowered = _lowered(
+            lora=lora, frozen_dtype="bfloat16", dtype=jnp.bfloat16, remat=remat
+        )
+        assert (shape in lowered.as_text()) == (lora is None)
+
+
+def test_only_adapters_are_reduced_over_the_mesh():
+    """Fsdp gathers a frozen matrix as it does a trained one, and sums none."""
+    spec = replace(rig.make_spec("sft", lora=LORA), student=STUDENT)
+    lowered = rig.lower(spec, LINEAR, make_mesh(fsdp=8), ROWS, LENGTH)
+    program = read(lowered.compile(rig.QUICK).as_text())
+    layers = [c for c in program.collectives if [x.trips for x in c.loops] == [3]]
+    summed = [s.dims for c in layers if "reduce" in c.kind for s in c.shapes]
+    assert len(summed) == 14 and all(LORA.rank in dims for dims in summed)
+    gathered = {s.dims for c in layers if c.kind == "all-gather" for s in c.shapes}
+    assert KERNELS & gathered
+
+
+def test_a_reference_on_the_base_is_no_second_model():
+    """Bytes of the arguments: one model for both, two where they are apart."""
+    one, two = (
+        _lowered("asft", LORA, shared).compile(rig.QUICK).memory_analysis()
+        for shared in (("reference",), ())
+    )
+    shapes = jax.eval_shape(lambda: rig.decoder.init_params(STUDENT, jax.random.key(0)))
+    model = sum(4 * x.size for x in jax.tree.leaves(shapes))
+    more = two.argument_size_in_bytes - one.argument_size_in_bytes
+    assert more == pytest.approx(model, rel=0.01)
+    batch = TOKENS * (4 * 5 + 1)
+    state = 4 * _adapter_numbers()
+    assert one.argument_size_in_bytes == pytest.approx(model + state + batch, rel=0.02)

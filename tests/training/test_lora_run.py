@@ -1,0 +1,242 @@
+"""Whole runs over adapters: one base, checkpoints of adapters, two exports."""
+
+import contextlib
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+import rig
+from safetensors.numpy import load_file
+
+from targetsft_jax.hf.importer import load_params
+from targetsft_jax.models.lora import Lora, num_adapter_parameters
+from targetsft_jax.train import main
+from targetsft_jax.training import config as config_module
+from targetsft_jax.training import roles
+from targetsft_jax.training import run as run_module
+from targetsft_jax.training import spec as spec_module
+from targetsft_jax.training.step import BASE
+
+LORA = Lora(4, 6.0, ("q", "o", "up"))
+ASKED = {"lora.rank": 4, "lora.alpha": 6, "lora.targets": "[q, o, up]"}
+HF = {"q": "self_attn.q_proj", "o": "self_attn.o_proj", "up": "mlp.up_proj"}
+
+
+def _arguments(folders, run_dir, **more) -> list[str]:
+    """ASFT, which reads a reference, after plain SFT; on all three axes."""
+    settings = {
+        "target__name": "asft",
+        "compare": "[sft]",
+        "mesh__fsdp": 2,
+        "mesh__tensor": 2,
+        "train__save_every": 2,
+    }
+    given = rig.small_run(folders, run_dir, **settings | more)
+    return [*given, *rig.command(ASKED)]
+
+
+class Done(NamedTuple):
+    """A finished run: its folder, the folders that it has loaded, (spec, frozen,
+    fitted) of each training, the parameters that it measured, what it said."""
+
+    run_dir: Path
+    loaded: list
+    fits: list
+    measured: dict
+    said: str
+
+
+@pytest.fixture(scope="module")
+def done(folders, tmp_path_factory) -> Done:
+    run_dir = tmp_path_factory.mktemp("lora") / "run"
+    loaded, fits, measured = [], [], {}
+    with pytest.MonkeyPatch.context() as patch:
+        real, fit = roles.load_params, run_module.fit
+
+        def load(folder, *a, **k):
+            loaded.append(folder)
+            return real(folder, *a, **k)
+
+        def fitted(spec, params, frozen, *a, **k):
+            fits.append((spec, frozen, fit(spec, params, frozen, *a, **k)))
+            return fits[-1][-1]
+
+        patch.setattr(roles, "load_params", load)
+        patch.setattr(run_module, "fit", fitted)
+        patch.setattr(
+            run_module,
+            "_measure",
+            lambda session, name, params, *_: measured.update({name: params}),
+        )
+        arguments = _arguments(folders, run_dir, evaluation__problems=1)
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            assert main(arguments) == 0
+    return Done(run_dir, loaded, fits, measured, said.getvalue())
+
+
+def test_one_base_is_read_and_held(done, folders):
+    """By both methods and by the reference; and it is still the file's."""
+    fits = done.fits
+    assert done.loaded == [folders["student"]]
+    assert [set(frozen) for _, frozen, _ in fits] == [{BASE}, {BASE}]
+    assert fits[1][0].on_base == ("reference",)
+    assert fits[0][1][BASE] is fits[1][1][BASE]
+    start = load_params(folders["student"], rig.STUDENT)
+    rig.assert_equal_trees(rig.host(fits[1][1][BASE]), rig.host(start))
+
+
+def test_the_reference_is_where_the_student_starts(done):
+    """B is zero: no KL at the first step, to the bit of both passes."""
+    rows = rig.metrics_of(done.run_dir)
+    assert abs(rows[0]["kl_reference"]) < 1e-6 < rows[1]["kl_reference"]
+    assert rows[3]["nll"] < rows[0]["nll"]
+
+
+def test_what_is_measured_is_what_was_trained(done):
+    """The base's own arrays, and the adapters beside them: no merged copy."""
+    _, frozen, fitted = done.fits[1]
+    base, last = frozen[BASE], fitted.state.params
+    assert done.measured["start"] is base
+    found = done.measured["asft"]["layers"]["mlp"]["up"]
+    assert found["kernel"] is base["layers"]["mlp"]["up"]["kernel"]
+    trained = last["layers"]["mlp"]["up"]
+    assert found["lora_a"] is trained["lora_a"]
+    np.testing.assert_allclose(found["lora_b"], 1.5 * trained["lora_b"], rtol=1e-6)
+
+
+def test_adapters_lie_as_their_kernels_do(done):
+    state = done.fits[0][2].state
+    found = {
+        jax.tree_util.keystr(path, simple=True, separator="."): tuple(x.sharding.spec)
+        for path, x in jax.tree_util.tree_leaves_with_path(state.params)
+    }
+    assert found == {
+        "layers.attention.q.lora_a": (None, "fsdp", None),
+        "layers.attention.q.lora_b": (None, None, "tensor"),
+        "layers.attention.o.lora_a": (None, "tensor", None),
+        "layers.attention.o.lora_b": (None, None, "fsdp"),
+        "layers.mlp.up.lora_a": (None, "fsdp", None),
+        "layers.mlp.up.lora_b": (None, None, "tensor"),
+    }
+
+
+def test_checkpoints_hold_adapters_alone(done):
+    """Three float32 of each number: it, and two moments. The model is ten times it."""
+    folder = done.run_dir / "checkpoints/4"
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    numbers = num_adapter_parameters(rig.STUDENT, LORA)
+    assert numbers == 2 * 4 * ((32 + 32) + (32 + 32) + (32 + 48))
+    state = done.fits[1][2].state
+    assert sum(x.size for x in jax.tree.leaves(state.params)) == numbers
+    moments = sum(x.size for x in jax.tree.leaves(state.optimizer) if x.ndim)
+    assert moments == 2 * numbers
+    listed = json.loads((folder / "params/_METADATA").read_text())["tree_metadata"]
+    names = {key.split("'")[-2] for key in listed}
+    assert len(listed) == 6 and names == {"lora_a", "lora_b"}
+    assert size < 4 * sum(x.size for x in jax.tree.leaves(done.fits[0][1][BASE]))
+
+
+def test_the_export_is_the_sum(done, folders):
+    """Of the files alone: W + s · (B A) in float64, by the names of a checkpoint."""
+    base = load_file(folders["student"] / "model.safetensors")
+    merged = load_file(done.run_dir / "hf/model.safetensors")
+    adapter = load_file(done.run_dir / "adapter/adapter_model.safetensors")
+    assert merged.keys() == base.keys()
+    changed = {}
+    for layer in range(2):
+        for module in HF.values():
+            name = f"model.layers.{layer}.{module}"
+            a, b = (
+                adapter.pop(f"base_model.model.{name}.lora_{x}.weight") for x in "AB"
+            )
+            assert a.shape[0] == b.shape[1] == 4 and a.dtype == b.dtype == "float32"
+            changed[f"{name}.weight"] = 1.5 * b.astype("float64") @ a.astype("float64")
+    assert not adapter
+    for name, before in base.items():
+        if name in changed:
+            assert np.abs(changed[name]).max() > 1e-4
+            wanted = before.astype("float64") + changed[name]
+            np.testing.assert_allclose(merged[name], wanted, rtol=1e-6, atol=1e-8)
+        else:
+            np.testing.assert_array_equal(merged[name], before)
+
+
+def test_the_adapter_names_its_base_and_targets(done, folders):
+    found = json.loads((done.run_dir / "adapter/adapter_config.json").read_text())
+    assert found["base_model_name_or_path"] == str(folders["student"])
+    assert (found["r"], found["lora_alpha"], found["lora_dropout"]) == (4, 6, 0)
+    assert set(found["target_modules"]) == {"q_proj", "o_proj", "up_proj"}
+    assert found["task_type"] == "CAUSAL_LM"
+    assert (done.run_dir / "compare/sft/adapter/adapter_config.json").is_file()
+
+
+def test_a_cut_run_resumes_bit_for_bit(done, folders, tmp_path):
+    """The last checkpoint and all that came after the one before are gone."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(done.run_dir, run_dir)
+    for part in (run_dir, run_dir / "compare/sft"):
+        shutil.rmtree(part / "checkpoints/4")
+        shutil.rmtree(part / "hf")
+        shutil.rmtree(part / "adapter")
+        lines = (part / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (part / "metrics.jsonl").write_text("".join(lines[:3]))
+    assert main(_arguments(folders, run_dir)) == 0
+    for part in ("", "compare/sft"):
+        again, before = run_dir / part, done.run_dir / part
+        rows = rig.untimed(rig.metrics_of(again))
+        assert rows == rig.untimed(rig.metrics_of(before))
+        for name in ("hf/model.safetensors", "adapter/adapter_model.safetensors"):
+            assert (again / name).read_bytes() == (before / name).read_bytes()
+
+
+def test_other_adapters_are_another_run(done, folders, capsys):
+    arguments = [*_arguments(folders, done.run_dir), "--lora.rank", "8"]
+    assert main(arguments) == 1
+    assert "lora.rank: was 4, is 8" in capsys.readouterr().err
+
+
+def test_what_is_trained_is_said(done, folders, tmp_path, capsys):
+    """At the start, and of which model; and the configuration says it again."""
+    assert "lora rank 4, alpha 6 on q, o, up: 1,664 of 25,888 parameters" in done.said
+    assert "adapter" in done.said.split("written to")[1]
+    arguments = _arguments(folders, tmp_path / "run")
+    with pytest.raises(SystemExit):
+        main([*arguments, "--print-config"])
+    (tmp_path / "again.yaml").write_text(capsys.readouterr().out)
+    again = config_module.load(["--config", str(tmp_path / "again.yaml")])
+    assert again == config_module.load(arguments)
+    assert (again.lora.rank, again.lora.targets) == (4, ["q", "o", "up"])
+
+
+def test_dtypes_of_a_base_and_of_its_reference(folders, tmp_path, monkeypatch):
+    """Frozen parameters are bfloat16 on accelerators; a reference follows its base."""
+    mesh = rig.one_device()
+
+    def dtypes(platform, *more):
+        arguments = [*_arguments(folders, tmp_path), "--compare", "[]", *more]
+        config = config_module.load(arguments)
+        monkeypatch.setattr(spec_module.meshes, "platform", lambda _: platform)
+        names = ("student", "reference")
+        found = [spec_module.param_dtype(name, config, mesh).name for name in names]
+        models = dict.fromkeys(names, rig.STUDENT)
+        step = spec_module.step_spec(
+            config, "asft", {"kl_weight": 0.05}, models, rig.VOCABULARY, mesh
+        )
+        return found, step.on_base
+
+    same = ("reference",)
+    assert dtypes("cpu") == (["float32"] * 2, same)
+    xla = ("--train.attention", "xla")
+    assert dtypes("tpu", *xla) == (["bfloat16"] * 2, same)
+    wide = ("--student.dtype", "float32")
+    assert dtypes("tpu", *xla, *wide) == (["float32"] * 2, same)
+    narrow = ("--reference.dtype", "bfloat16")
+    assert dtypes("cpu", *narrow) == (["float32", "bfloat16"], ())
+    # Where all of the student is trained, its reference is as it always was.
+    found = dtypes("tpu", *xla, "--lora", "null")
+    assert found == (["float32", "bfloat16"], ())
