@@ -146,7 +146,8 @@ def attend_one(
     scale = size**-0.5 if scale is None else scale
     scores = soft_cap(jnp.sum(grouped * key, axis=-1) * scale, softcap)  # [B, K, G, S]
     seen = span.segment_ids == span.key_segment_ids  # [B, S]
-    if window is not None and span.places is not None:
+    if window is not None:
+        assert span.places is not None
         own, others = span.places
         seen &= own - others < window
     # Finite, not -inf: a row that has ended may match no slot written so far.

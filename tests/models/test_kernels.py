@@ -146,14 +146,20 @@ def test_a_kernel_that_ignores_segments_fails_the_same_test():
 
 
 @pytest.mark.parametrize(
-    "name, platform", [("splash", "tpu"), ("pallas_gpu", "cuda"), ("xla", "cuda")]
+    "name, platform, how",
+    [
+        ("splash", "tpu", {}),
+        ("splash", "tpu", HOWS["all"]),
+        ("pallas_gpu", "cuda", {"scale": 0.3}),
+        ("xla", "cuda", HOWS["all"]),
+    ],
 )
-def test_forward_and_backward_lower_for_their_platform(name, platform):
+def test_forward_and_backward_lower_for_their_platform(name, platform, how):
     query, key, value, _ = _inputs(4, 2, jnp.bfloat16)
     attend = kernels.KERNELS[name].attend
 
     def loss(query, key, value):
-        return attend(query, key, value, _segments()).astype(jnp.float32).sum()
+        return attend(query, key, value, _segments(), **how).astype(jnp.float32).sum()
 
     traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(query, key, value)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
