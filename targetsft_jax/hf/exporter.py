@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 from targetsft_jax.hf.config_json import config_to_json
 from targetsft_jax.hf.families import places
-from targetsft_jax.hf.importer import INDEX_FILE, SINGLE_FILE
+from targetsft_jax.hf.tensor_files import INDEX_FILE, SINGLE_FILE
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import init_params
 
