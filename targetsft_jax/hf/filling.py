@@ -195,6 +195,7 @@ def _cut(source, rows, shard):
     return _Piece(source, rows, columns, shard, tuple(start), last=False)
 
 
+@np.errstate(over="ignore")  # what overflows the dtype is counted, by its tensor
 def _copy(found, values, transposed):
     if not transposed:
         values[...] = found

@@ -85,7 +85,9 @@ def load_params(
     Args:
         folder: holds model.safetensors, or shards and model.safetensors.index.json.
         config: from `load_config`.
-        dtype: dtype of every parameter; the files' values are cast to it.
+        dtype: dtype of every parameter; the files' values are cast to it. None keeps
+            each as it is stored (float64 as float32), in the wider one where the
+            layers differ.
         shardings: a tree of `jax.sharding.Sharding` like the parameters, or one for
             all of them; the default device when None.
 
@@ -117,8 +119,9 @@ def load_params(
 
         def read(path, leaf, sharding):
             names = tuple(entry.key for entry in path)
-            dtype_of = np.dtype(dtype)
-            return fill(sources[names], leaf.shape, dtype_of, sharding, pool, bad)
+            found = sources[names]
+            wanted = dtype or jnp.result_type(*{DTYPES[s.tensor.dtype] for s in found})
+            return fill(found, leaf.shape, np.dtype(wanted), sharding, pool, bad)
 
         params = jax.tree_util.tree_map_with_path(read, abstract, shardings)
     if bad:

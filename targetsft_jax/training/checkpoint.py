@@ -55,7 +55,9 @@ class Checkpoints:
         self._manager.save(
             position.step,
             args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
+                params=ocp.args.StandardSave(
+                    state.params, save_args=by_layers(state.params)
+                ),
                 optimizer=ocp.args.StandardSave(
                     {"step": state.step, "moments": state.optimizer}
                 ),
@@ -101,6 +103,16 @@ class Checkpoints:
         """Wait for saves under way."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def by_layers(params: Any) -> Any:
+    """How to store parameters: one chunk a layer, so that each can be read alone."""
+
+    def args(path: Any, leaf: Any) -> ocp.SaveArgs:
+        stacked = any(getattr(entry, "key", None) == "layers" for entry in path)
+        return ocp.SaveArgs(shard_axes=(0,) if stacked else ())
+
+    return jax.tree_util.tree_map_with_path(args, params)
 
 
 def _abstract(x: Any) -> jax.ShapeDtypeStruct:

@@ -14,8 +14,10 @@ from targetsft_jax.data.chat import show
 from targetsft_jax.data.pipeline import Dataset, Problem, prepare, problems
 from targetsft_jax.evaluation.average_at_k import AverageAtK, table
 from targetsft_jax.evaluation.benchmark import benchmark
-from targetsft_jax.hf.exporter import prove_exportable, save_pretrained
+from targetsft_jax.hf.description import prove_exportable
+from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.hf.importer import resolve
+from targetsft_jax.hf.model_card import training_card
 from targetsft_jax.models import decoder
 from targetsft_jax.models.config import num_parameters
 from targetsft_jax.models.kernels import choose
@@ -47,6 +49,7 @@ from targetsft_jax.training.spec import (
 )
 from targetsft_jax.training.start_models import start_model
 from targetsft_jax.training.step import StepSpec
+from targetsft_jax.training.stored import MODEL_FOLDER, keep_model
 
 CONFIG_FILE, EXPORT_FOLDER = "config.yaml", "hf"
 
@@ -240,6 +243,8 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
     steps = total_steps(config.train, session.dataset)
     settings = ", ".join(f"{k}={v}" for k, v in hyper.items() if v is not None)
     print(f"\n{_title(method, settings)}: {steps} steps")
+    card = _card(session, method, hyper)
+    keep_model(run_dir, session.roles["student"].folder, card)
     fitted = fit(
         spec,
         _load(session, "student"),
@@ -255,10 +260,33 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
         run_dir / EXPORT_FOLDER,
         spec.student,
         fitted.state.params,
-        tokenizer=session.tokenizer,
+        like=run_dir / MODEL_FOLDER,
+        card=f"{card}\nThese weights: optimizer step {steps:,}.\n",
     )
     if session.problems:
         _measure(session, method, fitted.state.params, run_dir)
+
+
+def _card(session: Session, method: str, hyper: dict[str, Any]) -> str:
+    """What an export says of itself."""
+    config, data = session.config, session.config.data
+    models = {
+        name: getattr(config, name).path or str(role.folder)
+        for name, role in session.roles.items()
+        if name in ("student", *_spec(session, method, hyper).frozen)
+    }
+    source = data.path if data.source == "jsonl" else "generated problems"
+    return training_card(
+        method=method,
+        hyper=hyper,
+        models=models,
+        data=[
+            f"source               {source}",
+            f"fingerprint          {session.dataset.fingerprint}",
+            *session.dataset.report.lines(),
+        ],
+        config=to_yaml(config),
+    )
 
 
 def _title(method: str, settings: str) -> str:
@@ -344,6 +372,7 @@ def _say_end(session: Session, run_dir: Path, seconds: float) -> None:
         (METRICS_FILE, "every step's metrics"),
         ("tensorboard", "the same for TensorBoard"),
         (CHECKPOINTS, "Orbax: parameters, optimizer, position"),
+        (MODEL_FOLDER, "what convert needs to export a checkpoint"),
         (EXPORT_FOLDER, "for transformers: AutoModelForCausalLM.from_pretrained"),
         (CONFIG_FILE, "the resolved configuration"),
     ):
