@@ -10,6 +10,7 @@ well, which the system can take back at any time.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 GIB = 2**30
@@ -104,29 +106,37 @@ def load(folder: Path, devices: int, dtype: str) -> None:
     mesh = meshes.make_mesh(1, -1, 2 if devices > 1 else 1)
     places = rules.shardings(decoder.logical_axes(config), shapes, mesh)
     jnp.zeros(()).block_until_ready()
-    base = memory()
-    peak = dict(base)
-    done = threading.Event()
-
-    def watch():
-        while not done.wait(0.005):
-            for key, value in memory().items():
-                peak[key] = max(peak[key], value)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
     began = time.perf_counter()
-    params = load_params(folder, config, dtype=jnp.dtype(dtype), shardings=places)
-    jax.block_until_ready(params)
+    with watched() as found:
+        params = load_params(folder, config, dtype=jnp.dtype(dtype), shardings=places)
+        jax.block_until_ready(params)
     seconds = time.perf_counter() - began
-    done.set()
-    watcher.join()
     arrays = sum(
         shard.data.nbytes
         for leaf in jax.tree.leaves(params)
         for shard in leaf.addressable_shards
     )
-    print(json.dumps({"base": base, "peak": peak, "arrays": arrays, "s": seconds}))
+    print(json.dumps({**found, "arrays": arrays, "s": seconds}))
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[dict[str, dict[str, int]]]:
+    """This process's memory at the start of the block, and its peak within."""
+    found = {"base": memory(), "peak": memory()}
+    done = threading.Event()
+
+    def watch():
+        while not done.wait(0.005):
+            for key, value in memory().items():
+                found["peak"][key] = max(found["peak"][key], value)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        watcher.join()
 
 
 def memory() -> dict[str, int]:

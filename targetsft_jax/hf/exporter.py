@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 from targetsft_jax.hf import whole_folder
 from targetsft_jax.hf.description import write_description
 from targetsft_jax.hf.families import places
+from targetsft_jax.hf.filling import cast_into
 from targetsft_jax.hf.tensor_files import INDEX_FILE, SINGLE_FILE
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import init_params
@@ -169,8 +170,12 @@ def _to_host(params, spec):
     value = leaf if place.layer is None else leaf[place.layer]
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
         value = multihost_utils.process_allgather(value, tiled=True)
-    value = np.asarray(value).astype(spec["dtype"])
-    return np.ascontiguousarray(value.T if place.transposed else value)
+    value = np.asarray(value)
+    if value.dtype == spec["dtype"] and not place.transposed:
+        return np.ascontiguousarray(value)
+    result = np.empty(spec["shape"], spec["dtype"])
+    cast_into(result, value, transposed=place.transposed)
+    return result
 
 
 def _write_weights(folder, params, specs, max_shard_bytes):

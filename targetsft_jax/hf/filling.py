@@ -75,6 +75,18 @@ def fill(
     )
 
 
+@np.errstate(over="ignore")  # what overflows a dtype shows as not finite
+def cast_into(values: np.ndarray, found: np.ndarray, *, transposed: bool) -> None:
+    """Write an array into another one of its shape, or transposed, in its dtype."""
+    if not transposed:
+        values[...] = found
+        return
+    # A few rows at a time, so that what is read stays in the cache while it is written.
+    for row in range(0, len(found), 16):
+        part = found[row : row + 16]
+        values[:, row : row + 16] = part.astype(values.dtype).T
+
+
 class _StagedShard:
     """A slice put together in host memory."""
 
@@ -155,7 +167,7 @@ class _Piece:
         stacked = place.layer is not None
         self.values = self.shard.room(self.start, (1, *shape) if stacked else shape)
         values = self.values[0] if stacked else self.values
-        _copy(found, values, place.transposed)
+        cast_into(values, found, transposed=place.transposed)
         if self.last:
             tensor.release(*self.rows)
         return self, self.source.key, _not_finite(values)
@@ -193,17 +205,6 @@ def _cut(source, rows, shard):
         start.insert(0, place.layer - shard.bounds[0][0])
     columns = tuple(slice(*bound) for bound in others)
     return _Piece(source, rows, columns, shard, tuple(start), last=False)
-
-
-@np.errstate(over="ignore")  # what overflows the dtype is counted, by its tensor
-def _copy(found, values, transposed):
-    if not transposed:
-        values[...] = found
-        return
-    # A few rows at a time, so that what is read stays in the cache while it is written.
-    for row in range(0, len(found), 16):
-        part = found[row : row + 16]
-        values[:, row : row + 16] = part.astype(values.dtype).T
 
 
 def _not_finite(values):

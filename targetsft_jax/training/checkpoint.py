@@ -106,11 +106,14 @@ class Checkpoints:
 
 
 def by_layers(params: Any) -> Any:
-    """How to store parameters: one chunk a layer, so that each can be read alone."""
+    """How to store parameters: in chunks of a layer, or of 256 MiB of what has none,
+    so that an export reads a part at a time."""
 
     def args(path: Any, leaf: Any) -> ocp.SaveArgs:
         stacked = any(getattr(entry, "key", None) == "layers" for entry in path)
-        return ocp.SaveArgs(shard_axes=(0,) if stacked else ())
+        if stacked:
+            return ocp.SaveArgs(shard_axes=(0,))
+        return ocp.SaveArgs(chunk_byte_size=2**28)
 
     return jax.tree_util.tree_map_with_path(args, params)
 
