@@ -164,9 +164,9 @@ def _open(config: Config, mesh: Mesh) -> Session:
     for name in roles_needed(config):
         given: RoleConfig = getattr(config, name)
         if name == "reference" and not (given.path or given.build):
-            student = roles["student"]
             dtype = param_dtype(name, given.dtype, mesh)
-            roles[name] = open_role(name, student.folder, dtype)
+            student = roles["student"]
+            roles[name] = dataclasses.replace(student, name=name, dtype=dtype)
         else:
             roles[name] = _role(name, given, config, mesh)
     tokenizer = shared_tokenizer(list(roles.values()))
@@ -227,6 +227,7 @@ def _load(session: Session, name: str) -> Any:
                 params
                 for other, params in session.frozen.items()
                 if session.roles[other].folder == role.folder
+                and session.roles[other].checkpoint == role.checkpoint
                 and session.roles[other].dtype == role.dtype
             ),
             None,
@@ -271,7 +272,7 @@ def _card(session: Session, method: str, hyper: dict[str, Any]) -> str:
     """What an export says of itself."""
     config, data = session.config, session.config.data
     models = {
-        name: getattr(config, name).path or str(role.folder)
+        name: getattr(config, name).path or str(role.source)
         for name, role in session.roles.items()
         if name in ("student", *_spec(session, method, hyper).frozen)
     }
@@ -327,7 +328,7 @@ def _say_session(session: Session, run_dir: Path) -> None:
     print(f"attention {', '.join(_attention(session))}")
     for role in session.roles.values():
         size = num_parameters(role.config) / 1e6
-        print(f"{role.name:<8} {size:,.2f}M parameters, {role.dtype}, {role.folder}")
+        print(f"{role.name:<8} {size:,.2f}M parameters, {role.dtype}, {role.source}")
         whole = rules.undivided(
             decoder.logical_axes(role.config),
             abstract_params(role.config, role.dtype),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -67,6 +68,16 @@ class Stored:
                 "parameters that a run saved. Take another step of the run"
             ) from None
         return tree
+
+    def load(self, abstract: Any) -> Any:
+        """The parameters on devices, each process reading its part.
+
+        Args:
+            abstract: the tree of `init_params` as ShapeDtypeStructs with shardings.
+        """
+        with ocp.CheckpointManager((self.run_dir / FOLDER).absolute()) as manager:
+            wanted = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
+            return manager.restore(self.step, args=wanted).params
 
 
 class StoredLeaf:
@@ -131,6 +142,12 @@ def find(path: str | Path, step: int | None = None) -> Stored:
     return Stored(folder, found[-1] if step is None else step)
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a path means a checkpoint of this package, not a Hugging Face folder."""
+    one = path.name.isdecimal() and path.absolute().parent.name == FOLDER
+    return one or (not (path / "config.json").exists() and bool(steps(path)))
+
+
 def steps(run_dir: Path) -> list[int]:
     """Steps of a run's complete checkpoints, in order; empty for any other folder."""
     # One under way has another name until it is complete.
@@ -142,11 +159,15 @@ def steps(run_dir: Path) -> list[int]:
 def keep_model(run_dir: Path, source: Path, card: str) -> None:
     """Write what an export of the run's checkpoints needs beside them.
 
+    In a multi-process job the first process writes.
+
     Args:
         run_dir: gets a folder `MODEL_FOLDER`.
         source: the student's folder.
         card: the model card's text.
     """
+    if jax.process_index():
+        return
     folder = run_dir / MODEL_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "generation_config.json"):

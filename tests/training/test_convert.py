@@ -19,7 +19,9 @@ import checkpoints  # noqa: E402
 from targetsft_jax.convert import main  # noqa: E402
 from targetsft_jax.data.tokenizer import byte_tokenizer, load_tokenizer  # noqa: E402
 from targetsft_jax.hf.importer import load_config, load_params  # noqa: E402
+from targetsft_jax.parallel.mesh import make_mesh  # noqa: E402
 from targetsft_jax.train import main as train  # noqa: E402
+from targetsft_jax.training.roles import open_role  # noqa: E402
 from targetsft_jax.training.stored import StoredLeaf, find  # noqa: E402
 
 UNKNOWN = {
@@ -143,6 +145,30 @@ def test_the_card_says_what_was_done(run):
     position = json.loads((run / "checkpoints/4/position/metadata").read_text())
     assert position["fingerprint"] in card
     assert "base_model" not in card  # a local path is no model of the hub's
+
+
+def test_a_run_takes_checkpoints_for_models(run, tmp_path):
+    """A run directory as student, one of its checkpoints as teacher."""
+    mesh = make_mesh(2, 2, 2)
+    for path, step in ((run, 4), (run / "checkpoints/2", 2)):
+        role = open_role("student", path, "float32")
+        assert role.config == load_config(run / "hf")
+        assert role.source == run / "checkpoints" / str(step)
+        assert convert("to-hf", path, tmp_path / str(step)) == 0
+        want = load_params(tmp_path / str(step), role.config)
+        params = role.load(mesh)
+        rig.assert_equal_trees(params, want)
+        assert len(params["embed"].sharding.device_set) == 8
+        narrow = open_role("teacher", path, "bfloat16").load(mesh)
+        np.testing.assert_array_equal(narrow["embed"], want["embed"].astype("bfloat16"))
+    assert open_role("student", run / "hf", "float32").checkpoint is None
+    given = {"student": run, "teacher": run / "checkpoints/2"}
+    where = {"mesh__fsdp": 2, "mesh__tensor": 2}
+    assert train(rig.small_run(given, tmp_path / "next", **where)) == 0
+    card = (tmp_path / "next/hf/README.md").read_text()
+    assert f"- teacher: `{run / 'checkpoints/2'}`" in card
+    document = json.loads((tmp_path / "next/hf/config.json").read_text())
+    assert document["note"] == "kept"
 
 
 def test_no_optimizer_is_read_and_no_accelerator_asked(run, tmp_path):
