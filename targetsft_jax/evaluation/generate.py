@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import apply_cached, head, init_cache
+from targetsft_jax.models.layers import soft_cap
 
 SHORTEST_BUCKET = 64  # below it, another compilation costs more than padding
 
@@ -152,6 +153,7 @@ def _decode(config, plan, params, batch, settings):
         logits = jnp.einsum(
             "rd,vd->rv", hidden, matrix, preferred_element_type=jnp.float32
         )
+        logits = soft_cap(logits, config.final_logit_softcap)
         token = _choose(logits, keys, step, plan, settings)
         stopped = token[:, None] == settings["stop_ids"][None]
         ended = ended | jnp.any(stopped, axis=1)

@@ -121,7 +121,7 @@ def _agree(refusal, folder):
 
 
 def _specs(config, params, dtype):
-    """Per tensor key: our leaf's place, the stored shape and dtype."""
+    """Per tensor key: the places of our leaves, the stored shape and dtype."""
     abstract = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
 
     def shapes(tree):
@@ -143,7 +143,8 @@ def _specs(config, params, dtype):
             "the parameters do not fit the config:\n  " + "\n  ".join(problems)
         )
     specs = {}
-    for key, place in places(config).items():
+    for key, parts in places(config).items():
+        place = parts[-1]
         leaf = _leaf(params, place.path)
         shape = leaf.shape if place.layer is None else leaf.shape[1:]
         stored = np.dtype(leaf.dtype if dtype is None else dtype)
@@ -153,7 +154,10 @@ def _specs(config, params, dtype):
                 f"{', '.join(_DTYPES)}."
             )
         shape = shape[::-1] if place.transposed else shape
-        specs[key] = {"place": place, "shape": tuple(shape), "dtype": stored}
+        if place.rows is not None:
+            # The last part ends where the tensor does.
+            shape = (place.rows[1], *shape[1:])
+        specs[key] = {"parts": parts, "shape": tuple(shape), "dtype": stored}
     return specs
 
 
@@ -165,17 +169,19 @@ def _leaf(params, path):
 
 def _to_host(params, spec):
     """One checkpoint tensor as numpy, gathered over processes where it must be."""
-    place = spec["place"]
-    leaf = _leaf(params, place.path)
-    value = leaf if place.layer is None else leaf[place.layer]
-    if isinstance(value, jax.Array) and not value.is_fully_addressable:
-        value = multihost_utils.process_allgather(value, tiled=True)
-    value = np.asarray(value)
-    if value.dtype == spec["dtype"] and not place.transposed:
-        return np.ascontiguousarray(value)
-    result = np.empty(spec["shape"], spec["dtype"])
-    cast_into(result, value, transposed=place.transposed)
-    return result
+    tensor = np.empty(spec["shape"], spec["dtype"])
+    for place in spec["parts"]:
+        leaf = _leaf(params, place.path)
+        value = leaf if place.layer is None else leaf[place.layer]
+        if isinstance(value, jax.Array) and not value.is_fully_addressable:
+            value = multihost_utils.process_allgather(value, tiled=True)
+        value = np.asarray(value)
+        if value.dtype == tensor.dtype and value.shape == tensor.shape:
+            if not place.transposed:
+                return np.ascontiguousarray(value)  # with no second copy
+        rows = slice(*(place.rows or (None,)))
+        cast_into(tensor[rows], value, transposed=place.transposed)
+    return tensor
 
 
 def _write_weights(folder, params, specs, max_shard_bytes):

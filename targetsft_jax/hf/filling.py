@@ -179,9 +179,10 @@ def _pieces(sources, shards, dtype) -> Iterator[_Piece]:
         shape, place = source.tensor.shape, source.place
         itemsize = max(dtype.itemsize, DTYPES[source.tensor.dtype].itemsize)
         step = max(1, PIECE_BYTES // (math.prod(shape[1:]) * itemsize))
-        for row in range(0, shape[0], step):
+        first, stop = place.rows or (0, shape[0])
+        for row in range(first, stop, step):
             cut = [
-                _cut(source, (row, min(row + step, shape[0])), shard)
+                _cut(source, (row, min(row + step, stop)), shard)
                 for shard in shards
                 if place.layer is None
                 or shard.bounds[0][0] <= place.layer < shard.bounds[0][1]
@@ -198,8 +199,9 @@ def _cut(source, rows, shard):
     stacked = place.layer is not None
     inner = shard.bounds[1:] if stacked else shard.bounds
     (first, stop), *others = inner[::-1] if place.transposed else inner
-    rows = (max(rows[0], first), min(rows[1], stop))
-    start = [rows[0] - first, *(0 for _ in others)]
+    base = place.rows[0] if place.rows else 0  # of this parameter in the tensor
+    rows = (max(rows[0], base + first), min(rows[1], base + stop))
+    start = [rows[0] - base - first, *(0 for _ in others)]
     start = start[::-1] if place.transposed else start
     if stacked:
         start.insert(0, place.layer - shard.bounds[0][0])

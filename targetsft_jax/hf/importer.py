@@ -112,8 +112,9 @@ def load_params(
     tensors = open_tensors(folder)
     _check(folder, config, abstract, tensors)
     sources: dict[tuple, list[Source]] = {}
-    for key, place in places(config).items():
-        sources.setdefault(place.path, []).append(Source(key, tensors[key], place))
+    for key, parts in places(config).items():
+        for place in parts:
+            sources.setdefault(place.path, []).append(Source(key, tensors[key], place))
     bad: dict[str, int] = {}
     with ThreadPoolExecutor(THREADS) as pool:
 
@@ -162,12 +163,15 @@ def _check(folder, config, abstract, tensors):
         )
 
 
-def _expected_shape(abstract, place):
+def _expected_shape(abstract, parts):
+    place = parts[-1]
     leaf = abstract
     for name in place.path:
         leaf = leaf[name]
     shape = leaf.shape if place.layer is None else leaf.shape[1:]
-    return shape[::-1] if place.transposed else shape
+    shape = shape[::-1] if place.transposed else shape
+    # The last part ends where the tensor does.
+    return shape if place.rows is None else (place.rows[1], *shape[1:])
 
 
 def _ignored(key, config):

@@ -11,7 +11,7 @@ depend on the data.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -28,11 +28,16 @@ Sums = dict[str, Array]
 
 @dataclass(frozen=True)
 class Spec:
-    """A loss with its hyper-parameters: a method, or a user's function."""
+    """A loss with its hyper-parameters: a method, or a user's function.
+
+    Attributes:
+        caps: soft caps by the name of their logits; "logits" are the student's.
+    """
 
     method: Method | None
     function: TokenLoss | None
     hyper: Mapping[str, Any]
+    caps: Mapping[str, float] = field(default_factory=dict)
 
 
 @jax.tree_util.register_dataclass
@@ -116,13 +121,20 @@ def pull(
 
         return rows, or_zero(x), jax.tree.map(or_zero, part)
 
+    def made(key: str, states: Array, head: Array) -> Array:
+        """Logits [C, v], under their cap."""
+        raw, cap = _product("cd,vd->cv", states, head), spec.caps.get(key)
+        return raw if cap is None else cap * jnp.tanh(raw / cap)
+
     def chunk(x: Array, part: Batch) -> tuple[Sums, Sums, Array]:
-        logits = _product("cd,vd->cv", x, head)
+        logits = made("logits", x, head)
         second = {
-            key: _product("cd,vd->cv", states, heads[key])
-            for key, states in part.second.items()
+            key: made(key, states, heads[key]) for key, states in part.second.items()
         }
-        return _chunk(spec, columns, mixes, logits, part, second)
+        sums, shares, g = _chunk(spec, columns, mixes, logits, part, second)
+        if (cap := spec.caps.get("logits")) is not None:
+            g = g * (1 - jnp.square(logits / cap))
+        return sums, shares, g
 
     def step(number: Array, carry: Pulled) -> Pulled:
         rows, x, part = at(number)

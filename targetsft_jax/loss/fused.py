@@ -7,7 +7,7 @@ autodiff of one chunk.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -38,6 +38,7 @@ def fused_loss(
     reference: Model | None = None,
     chunk_size: int = DEFAULT_CHUNK,
     vocab_size: int | None = None,
+    logit_caps: Mapping[str, float | None] | None = None,
     layout: "Layout | None" = None,
     **inputs: Any,
 ) -> tuple[Array, Metrics]:
@@ -60,6 +61,8 @@ def fused_loss(
             than 1,024 costs time; on a CPU 512 is fast.
         vocab_size: real vocabulary; rows of either head past it carry no probability.
             Default: the smaller number of rows.
+        logit_caps: for models whose logits are c · tanh(hidden @ headᵀ / c): the c of
+            "student", "teacher" and "reference"; no cap where absent or None.
         layout: how tokens and heads lie on devices (see `sharded_fused_loss`).
         **inputs: the method's per-token inputs [...] and hyper-parameters.
 
@@ -71,11 +74,13 @@ def fused_loss(
         negative mass.
 
     Raises:
-        ValueError: unknown or missing inputs, or shapes that do not fit.
+        ValueError: unknown or missing inputs, shapes that do not fit, or a cap that is
+            not positive.
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; expected at least 1")
     spec, second, columns = _plan(name, teacher, reference, inputs, labels.shape)
+    spec = replace(spec, caps=named_caps(logit_caps))
     vocabulary = _vocabulary(head, second, vocab_size)
     _check(hidden, head, labels, weights, second, columns)
     states = {key: model[0] for key, model in second.items()}
@@ -151,6 +156,26 @@ class Layout:
     def trips(self, count: Array) -> Array:
         """Chunks that every device runs."""
         return count
+
+
+def named_caps(caps: Mapping[str, float | None] | None) -> dict[str, float]:
+    """Soft caps by the name of their logits, those of the student "logits".
+
+    Raises:
+        ValueError: an unknown role, or a cap that is not positive.
+    """
+    keys = {
+        "student": "logits",
+        **{k.removesuffix("_logits"): k for k in SECOND_MODELS},
+    }
+    found = {role: cap for role, cap in (caps or {}).items() if cap is not None}
+    for role, cap in found.items():
+        if role not in keys or not cap > 0:
+            raise ValueError(
+                f"logit_caps[{role!r}] is {cap}; expected a positive number for one of "
+                f"{', '.join(keys)}"
+            )
+    return {keys[role]: float(cap) for role, cap in found.items()}
 
 
 def round_up(size: int, multiple: int) -> int:

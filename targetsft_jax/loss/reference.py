@@ -4,6 +4,7 @@ Slow, large and obvious. It shares no line with the fused loss's gradient: the t
 is held constant and jax differentiates CE(Q, softmax(hidden @ headᵀ)).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ def reference_loss(
     weights: Array,
     teacher: tuple[Array, Array] | None = None,
     reference: tuple[Array, Array] | None = None,
+    logit_caps: Mapping[str, float | None] | None = None,
     **inputs: Any,
 ) -> Array:
     """Σ weights · value, with the gradient of Σ weights · CE(stop_gradient(Q), p).
@@ -31,15 +33,17 @@ def reference_loss(
         name: a method.
         hidden: [..., D]; head: [V, D]; labels: [...] int; weights: [...].
         teacher, reference: (hidden [..., D'], head [V, D']) of the second model.
+        logit_caps: soft caps by role, as in `fused_loss`.
         **inputs: the method's per-token inputs and hyper-parameters.
 
     Returns:
         The loss [], differentiable in hidden and head.
     """
-    for key, model in (("teacher_logits", teacher), ("reference_logits", reference)):
+    caps = logit_caps or {}
+    for role, model in (("teacher", teacher), ("reference", reference)):
         if model is not None:
-            inputs[key] = stop_gradient(_logits(*model))
-    logits = _logits(hidden, head)
+            inputs[f"{role}_logits"] = stop_gradient(_logits(*model, caps.get(role)))
+    logits = _logits(hidden, head, caps.get("student"))
     # Weight-0 tokens may carry any label: no target is made for them.
     labels = jnp.where(weights == 0, 0, labels)
     q = stop_gradient(target(name, logits, labels, **inputs).induced())
@@ -50,6 +54,7 @@ def reference_loss(
     return jnp.sum(jnp.where(weights == 0, 0, weights * tokens))
 
 
-def _logits(hidden: Array, head: Array) -> Array:
+def _logits(hidden: Array, head: Array, cap: float | None) -> Array:
     wide = jnp.promote_types(hidden.dtype, jnp.float32)
-    return jnp.einsum("...d,vd->...v", hidden, head, preferred_element_type=wide)
+    raw = jnp.einsum("...d,vd->...v", hidden, head, preferred_element_type=wide)
+    return raw if cap is None else cap * jnp.tanh(raw / cap)

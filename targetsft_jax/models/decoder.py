@@ -10,9 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from targetsft_jax.models.attention import Attention, Cache, Span
+from targetsft_jax.models.attention import Attention, Cache, Span, norm_init
 from targetsft_jax.models.config import DecoderConfig
-from targetsft_jax.models.layers import SwiGLU, rms_norm, rope_rotation
+from targetsft_jax.models.layers import GatedMLP, rms_norm
+from targetsft_jax.models.rope import Rotation, rotation
 
 REMAT_POLICIES = {
     "none": None,
@@ -26,7 +27,7 @@ INIT_SCALE = 0.02
 
 
 def init_params(config: DecoderConfig, key: jax.Array, dtype=jnp.float32) -> dict:
-    """Fresh parameters: normal(0.02), norms one, biases zero.
+    """Fresh parameters: normal(0.02), biases zero, norms that multiply by one.
 
     The projections that write to the residual stream (o, down) start smaller by
     sqrt(2 * layers), so that its variance does not grow with depth (GPT-2).
@@ -76,11 +77,12 @@ def apply(
             layer; the caller's place for a sharding constraint.
         embedded: [B, L, D], the tokens' rows of the embedding, where the caller has
             looked them up; `tokens` then gives the shape only.
-        attend: (query, key, value, segment_ids) -> mixed, in place of the portable
-            attention (see `kernels`).
+        attend: (query, key, value, segment_ids, *, window, scale, softcap) -> mixed,
+            in place of the portable attention (see `kernels`).
 
     Returns:
-        [B, L, D] in `dtype`; logits are `hidden @ head(params).T`.
+        [B, L, D] in `dtype`; logits are `hidden @ head(params).T`, under the config's
+        `final_logit_softcap`.
 
     Raises:
         ValueError: unknown remat policy.
@@ -115,22 +117,27 @@ def logical_axes(config: DecoderConfig) -> dict:
         return {**axes, "bias": ("layers", target)} if bias else axes
 
     bias = config.qkv_bias
+    norm = ("layers", None)
+    heads = {"q_norm": norm, "k_norm": norm} if config.qk_norm else {}
+    outputs = ("attention_out_norm", "mlp_out_norm") if config.sandwich_norms else ()
     axes = {
         "embed": ("vocab", "table"),
         "layers": {
-            "input_norm": ("layers", None),
+            "input_norm": norm,
             "attention": {
                 "q": project("embed", "heads", bias),
                 "k": project("embed", "kv_heads", bias),
                 "v": project("embed", "kv_heads", bias),
-                "o": project("heads", "embed"),
+                "o": project("heads", "embed", config.o_bias),
+                **heads,
             },
-            "post_norm": ("layers", None),
+            "post_norm": norm,
             "mlp": {
                 "gate": project("embed", "mlp"),
                 "up": project("embed", "mlp"),
                 "down": project("mlp", "embed"),
             },
+            **dict.fromkeys(outputs, norm),
         },
         "final_norm": (None,),
     }
@@ -200,20 +207,48 @@ def apply_cached(
     cache = cache._replace(
         segment_ids=jax.lax.dynamic_update_slice(cache.segment_ids, segment_ids, at)
     )
+    # A token's place is its position, which padding between prompt and answer leaves.
+    places = jnp.cumsum(cache.segment_ids > 0, axis=1, dtype=jnp.int32) - 1
     span = Span(
-        segment_ids, cache.segment_ids, cache.used, rope_rotation(config, positions)
+        segment_ids,
+        cache.segment_ids,
+        cache.used,
+        *_rotations(config, positions),
+        places=(positions, places),
     )
-    x = jnp.take(params["embed"], tokens, axis=0).astype(dtype)
+    x = _scaled(config, jnp.take(params["embed"], tokens, axis=0).astype(dtype))
     module = _Layer(config)
     layers = []
     # Not scanned: a stacked cache would be copied, layer by layer, for every token.
-    for number, kept in enumerate(cache.layers):
+    for number, (kept, window) in enumerate(zip(cache.layers, config.windows)):
         layer = jax.tree.map(lambda leaf: leaf[number], params["layers"])  # noqa: B023
-        x, kept = module.apply({"params": layer}, x, span, kept)
+        x, kept = module.apply({"params": layer}, x, span, window is not None, kept)
         layers.append(kept)
-    hidden = rms_norm(x, params["final_norm"], config.rms_norm_eps)
+    hidden = _final_norm(config, x, params["final_norm"])
     used = cache.used + tokens.shape[1]
     return hidden, cache._replace(layers=tuple(layers), used=used)
+
+
+def _rotations(
+    config: DecoderConfig, positions: jax.Array
+) -> tuple[Rotation, Rotation | None]:
+    """Of the layers that see everything, and of those with a window if it differs."""
+    size, theta = config.rotary_dim, config.local_rope_theta
+    return (
+        rotation(positions, size, config.rope_theta, config.rope_scaling),
+        None if theta is None else rotation(positions, size, theta),
+    )
+
+
+def _scaled(config: DecoderConfig, x: jax.Array) -> jax.Array:
+    """Embeddings as the first layer wants them; the factor is rounded as they are."""
+    if not config.scale_embedding:
+        return x
+    return x * jnp.asarray(config.hidden_size**0.5, x.dtype)
+
+
+def _final_norm(config: DecoderConfig, x: jax.Array, scale: jax.Array) -> jax.Array:
+    return rms_norm(x, scale, config.rms_norm_eps, config.unit_offset)
 
 
 class _Layer(nn.Module):
@@ -223,7 +258,7 @@ class _Layer(nn.Module):
     attend: Callable[..., jax.Array] | None = None
 
     @nn.compact
-    def __call__(self, x, span, kept=None):
+    def __call__(self, x, span, local=None, kept=None):
         config, dtype = self.config, self.param_dtype
         init = nn.initializers.normal(INIT_SCALE)
         depth_scaled = nn.initializers.normal(
@@ -232,16 +267,20 @@ class _Layer(nn.Module):
         attention = Attention(
             config, init, depth_scaled, dtype, self.attend, name="attention"
         )
-        mixed, kept = attention(self._norm("input_norm", x), span, kept)
-        x = x + mixed
-        mlp = SwiGLU(config, init, depth_scaled, dtype, name="mlp")
-        x = x + mlp(self._norm("post_norm", x))
+        mixed, kept = attention(self._norm("input_norm", x), span, local, kept)
+        x = x + self._output("attention_out_norm", mixed)
+        mlp = GatedMLP(config, init, depth_scaled, dtype, name="mlp")
+        x = x + self._output("mlp_out_norm", mlp(self._norm("post_norm", x)))
         return (x if self.constrain is None else self.constrain(x)), kept
 
     def _norm(self, name, x):
-        ones = nn.initializers.ones_init()
-        scale = self.param(name, ones, (x.shape[-1],), self.param_dtype)
-        return rms_norm(x, scale, self.config.rms_norm_eps)
+        config = self.config
+        init = norm_init(config)
+        scale = self.param(name, init, (x.shape[-1],), self.param_dtype)
+        return rms_norm(x, scale, config.rms_norm_eps, config.unit_offset)
+
+    def _output(self, name, x):
+        return self._norm(name, x) if self.config.sandwich_norms else x
 
 
 class _Decoder(nn.Module):
@@ -262,28 +301,34 @@ class _Decoder(nn.Module):
             # Declared here for init; only `head` reads it.
             self.param("head", init, table, self.param_dtype)
         x = jnp.take(embed, tokens, axis=0) if embedded is None else embedded
-        x = x.astype(self.dtype)
+        x = _scaled(config, x.astype(self.dtype))
         if self.constrain is not None:
             x = self.constrain(x)
+        of_all, of_local = _rotations(config, positions)
         span = Span(
             segment_ids=segment_ids,
             key_segment_ids=segment_ids,
             start=jnp.zeros((), jnp.int32),
-            rotation=rope_rotation(config, positions),
+            rotation=of_all,
+            local_rotation=of_local,
         )
         layer = _Layer
         if self.remat != "none":
             policy = REMAT_POLICIES[self.remat]
             # The scan already keeps the two passes apart, so CSE need not be blocked.
             layer = nn.remat(_Layer, policy=policy, prevent_cse=False)
+        # Layers that differ in their window only are still one, with a flag that is
+        # scanned: whatever the period, and whatever it leaves over.
+        local = config.sliding_layers
+        local = None if local is None else jnp.asarray(local)
         layers = nn.scan(
             layer,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=nn.broadcast,
+            in_axes=(nn.broadcast, 0),
             length=config.num_layers,
         )(config, self.param_dtype, self.constrain, self.attend, name="layers")
-        x, _ = layers(x, span)
-        ones = nn.initializers.ones_init()
-        scale = self.param("final_norm", ones, (config.hidden_size,), self.param_dtype)
-        return rms_norm(x, scale, config.rms_norm_eps)
+        x, _ = layers(x, span, local)
+        shape, init = (config.hidden_size,), norm_init(config)
+        scale = self.param("final_norm", init, shape, self.param_dtype)
+        return _final_norm(config, x, scale)

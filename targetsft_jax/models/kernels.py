@@ -1,9 +1,11 @@
 """Attention kernels: which there are, what each can do, and which one to take.
 
 Every kernel has one signature, (query [B, T, H, d], key and value [B, T, K, d],
-segment_ids [B, T] int32) -> [B, T, H, d], and one meaning: causal, and never across
-segments. A kernel that cannot do what is asked is refused by name; none is ever taken
-silently in the place of another.
+segment_ids [B, T] int32, *, window, scale, softcap) -> [B, T, H, d], and one meaning:
+causal, never across segments, and no further back than the window (a token and the
+window - 1 before it; None for all). Scores are multiplied by the scale (d ** -0.5 when
+None) and then capped, cap * tanh(score / cap). A kernel that cannot do what is asked is
+refused by name; none is ever taken silently in the place of another.
 """
 
 import math
@@ -16,11 +18,18 @@ import jax.numpy as jnp
 from targetsft_jax.models.attention import attend
 from targetsft_jax.models.config import DecoderConfig
 
-Attend = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+Attend = Callable[..., jax.Array]
 
 
 def xla(
-    query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    segment_ids: jax.Array,
+    *,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
 ) -> jax.Array:
     """The portable path, on every platform; memory grows with T²."""
     return attend(
@@ -30,6 +39,9 @@ def xla(
         segment_ids=segment_ids,
         key_segment_ids=segment_ids,
         start=jnp.zeros((), jnp.int32),
+        window=window,
+        scale=scale,
+        softcap=softcap,
     )
 
 
@@ -39,6 +51,9 @@ def splash(
     value: jax.Array,
     segment_ids: jax.Array,
     *,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
     interpret: bool = False,
 ) -> jax.Array:
     """TPU: jax's splash attention, block-sparse; memory grows with T."""
@@ -54,7 +69,11 @@ def splash(
         block_q_dq=block,
         block_kv_dq=block,
     )
-    mask = kernels.MultiHeadMask([kernels.CausalMask((length, length))] * heads)
+    if window is None:
+        seen = kernels.CausalMask((length, length))
+    else:
+        seen = kernels.LocalMask((length, length), (window - 1, 0), 0)
+    mask = kernels.MultiHeadMask([seen] * heads)
     # Made while tracing, its tables would be tracers of that trace.
     with jax.ensure_compile_time_eval():
         run = kernels.make_splash_mha(
@@ -62,6 +81,7 @@ def splash(
             head_shards=1,
             q_seq_shards=1,
             block_sizes=sizes,
+            attn_logits_soft_cap=softcap,
             interpret=interpret,
         )
 
@@ -69,18 +89,32 @@ def splash(
         return run(query, key, value, kernels.SegmentIds(segments, segments))
 
     # The kernel does not scale, and wants heads before the sequence.
-    scaled = (query * size**-0.5).astype(query.dtype)
+    scale = size**-0.5 if scale is None else scale
+    scaled = (query * scale).astype(query.dtype)
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (scaled, key, value))
     return jnp.swapaxes(jax.vmap(one)(q, k, v, segment_ids), 1, 2)
 
 
 def cudnn(
-    query: jax.Array, key: jax.Array, value: jax.Array, segment_ids: jax.Array
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    segment_ids: jax.Array,
+    *,
+    window: None = None,
+    scale: float | None = None,
+    softcap: None = None,
 ) -> jax.Array:
     """GPU: cuDNN's flash attention; the segments are a mask [B, 1, T, T]."""
     same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
     return jax.nn.dot_product_attention(
-        query, key, value, mask=same, is_causal=True, implementation="cudnn"
+        query,
+        key,
+        value,
+        mask=same,
+        scale=scale,
+        is_causal=True,
+        implementation="cudnn",
     )
 
 
@@ -90,6 +124,9 @@ def pallas_gpu(
     value: jax.Array,
     segment_ids: jax.Array,
     *,
+    window: None = None,
+    scale: float | None = None,
+    softcap: None = None,
     interpret: bool = False,
 ) -> jax.Array:
     """GPU: jax's Pallas flash attention; keys and values are repeated for each head."""
@@ -112,7 +149,7 @@ def pallas_gpu(
         key,
         value,
         segment_ids,
-        sm_scale=size**-0.5,
+        sm_scale=size**-0.5 if scale is None else scale,
         causal=True,
         block_sizes=sizes,
         interpret=interpret,
@@ -138,6 +175,15 @@ def _no_limits(config: DecoderConfig, length: int, dtype: jnp.dtype) -> str:
     return ""
 
 
+def _plain_only(config: DecoderConfig, length: int) -> str:
+    """Why a kernel cannot that knows neither windows nor caps."""
+    if config.attn_logit_softcap is not None:
+        return f"it has no soft cap of attention scores ({config.attn_logit_softcap})"
+    if config.sliding_window is not None and config.sliding_window < length:
+        return f"it has no sliding window ({config.sliding_window} tokens)"
+    return ""
+
+
 def _splash_limits(config: DecoderConfig, length: int, dtype: jnp.dtype) -> str:
     if length % 128:
         return f"rows of {length} tokens are no multiple of 128"
@@ -153,7 +199,7 @@ def _cudnn_limits(config: DecoderConfig, length: int, dtype: jnp.dtype) -> str:
         return f"head_dim {config.head_dim} is no multiple of 8 up to 128"
     if length % 64:
         return f"rows of {length} tokens are no multiple of 64"
-    return ""
+    return _plain_only(config, length)
 
 
 def _pallas_limits(config: DecoderConfig, length: int, dtype: jnp.dtype) -> str:
@@ -161,7 +207,7 @@ def _pallas_limits(config: DecoderConfig, length: int, dtype: jnp.dtype) -> str:
         return f"rows of {length} tokens are no multiple of 32"
     if config.head_dim not in (16, 32, 64, 128):
         return f"head_dim {config.head_dim} is not 16, 32, 64 or 128"
-    return ""
+    return _plain_only(config, length)
 
 
 # On a platform, the first that can is what `auto` takes.

@@ -1,17 +1,19 @@
-"""The decoder's small parts: projection, norm, rotary embedding, SwiGLU.
+"""The decoder's small parts: projection, norm, gated MLP, soft cap.
 
 Parameters keep their own dtype; each use casts to the compute dtype, so float32
 master weights never need a second copy outside.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from targetsft_jax.models.config import DecoderConfig
+
+_ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": partial(nn.gelu, approximate=True)}
 
 
 class Projection(nn.Module):
@@ -34,8 +36,8 @@ class Projection(nn.Module):
         return y
 
 
-class SwiGLU(nn.Module):
-    """`down(silu(gate x) * up x)`: [..., D] -> [..., D]."""
+class GatedMLP(nn.Module):
+    """`down(activation(gate x) * up x)`: [..., D] -> [..., D]."""
 
     config: DecoderConfig
     kernel_init: Callable
@@ -51,50 +53,22 @@ class SwiGLU(nn.Module):
         gate = project(wide, self.kernel_init, "gate")(x)
         up = project(wide, self.kernel_init, "up")(x)
         down = project(self.config.hidden_size, self.output_init, "down")
-        return down(nn.silu(gate) * up)
+        return down(_ACTIVATIONS[self.config.activation](gate) * up)
 
 
-def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+def rms_norm(
+    x: jax.Array, scale: jax.Array, eps: float, unit_offset: bool = False
+) -> jax.Array:
     """`x / rms(x) * scale`, computed in float32: [..., D] -> [..., D], dtype of x.
 
+    With `unit_offset` it is `x / rms(x) * (1 + scale)`.
     See "Root Mean Square Layer Normalization", arXiv:1910.07467.
     """
-    x32 = x.astype(jnp.float32)
+    x32, scale = x.astype(jnp.float32), scale.astype(jnp.float32)
     rms = jax.lax.rsqrt(jnp.mean(jnp.square(x32), -1, keepdims=True) + eps)
-    return (x32 * rms * scale.astype(jnp.float32)).astype(x.dtype)
+    return (x32 * rms * (1 + scale if unit_offset else scale)).astype(x.dtype)
 
 
-def rope_frequencies(config: DecoderConfig) -> np.ndarray:
-    """Angle per position of each feature pair: [head_dim / 2] float32."""
-    exponents = np.arange(0, config.head_dim, 2, dtype=np.float64) / config.head_dim
-    frequencies = config.rope_theta**-exponents
-    scaling = config.rope_scaling
-    if scaling is not None:
-        turns = (
-            scaling.original_max_position_embeddings * frequencies / (2 * np.pi)
-        )  # how often the pair turns over the original context
-        band = scaling.high_freq_factor - scaling.low_freq_factor
-        keep = np.clip((turns - scaling.low_freq_factor) / band, 0.0, 1.0)
-        frequencies = keep * frequencies + (1 - keep) * frequencies / scaling.factor
-    return frequencies.astype(np.float32)
-
-
-def rope_rotation(
-    config: DecoderConfig, positions: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine of each pair's angle: [B, L] int32 -> two [B, L, hd/2] f32."""
-    frequencies = jnp.asarray(rope_frequencies(config))
-    angles = positions.astype(jnp.float32)[..., None] * frequencies[None, None, :]
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x: jax.Array, rotation: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Turn each head's feature pairs, in float32: [B, L, H, hd] -> same, dtype of x.
-
-    A pair is (feature i, feature i + hd/2), the layout of Hugging Face checkpoints;
-    the RoFormer paper (arXiv:2104.09864) pairs neighbours instead.
-    """
-    cos, sin = (part[:, :, None, :] for part in rotation)  # [B, L, 1, hd/2]
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = (first * cos - second * sin, second * cos + first * sin)
-    return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+def soft_cap(x: jax.Array, cap: float | None) -> jax.Array:
+    """`cap * tanh(x / cap)`, between -cap and cap; x itself when None."""
+    return x if cap is None else cap * jnp.tanh(x / cap)

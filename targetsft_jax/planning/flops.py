@@ -1,8 +1,9 @@
 """Floating-point operations of a training step, from the shapes of its models.
 
 These are model FLOPs: what the maths needs. Attention is counted over the tokens that
-a token may look at, the half of a full row. What rematerialisation computes again is
-no part of them, so that a step which computes less again has a higher MFU.
+a token may look at: the half of a full row, less where a layer has a window. What
+rematerialisation computes again is no part of them, so that a step which computes less
+again has a higher MFU.
 """
 
 from collections.abc import Iterable
@@ -17,17 +18,25 @@ def layers(config: DecoderConfig, length: int, seen: float | None = None) -> flo
     Args:
         config: the decoder.
         length: tokens in a row.
-        seen: tokens that a token looks at on average; by causality (L + 1) / 2. Packed
-            examples see fewer.
+        seen: tokens that a token looks at on average where no window ends its sight;
+            by causality (L + 1) / 2. Packed examples see fewer.
     """
-    seen = (length + 1) / 2 if seen is None else seen
     width, head = config.hidden_size, config.head_dim or 0
     queries, keys = config.num_heads * head, config.num_kv_heads * head
     weights = width * (queries + 2 * keys) + queries * width
     weights += 3 * width * config.intermediate_size
+    seen_in = [_seen(length, window, seen) for window in config.windows]
     # Scores, and the mix of values.
-    attention = 2 * queries * seen
-    return config.num_layers * 2 * (weights + attention)
+    return sum(2 * (weights + 2 * queries * tokens) for tokens in seen_in)
+
+
+def _seen(length: int, window: int | None, given: float | None) -> float:
+    """Tokens that a token looks at on average in a layer."""
+    window = length if window is None else min(window, length)
+    if given is not None:
+        return min(given, window)
+    # The first tokens see 1, 2, ... of them, and all others a whole window.
+    return window - window * (window - 1) / (2 * length)
 
 
 def head(config: DecoderConfig, vocabulary: int) -> float:

@@ -1,5 +1,7 @@
 """An attention kernel on a mesh: rows over data and fsdp, heads over tensor."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -32,16 +34,16 @@ def mesh_attend(
     attend = kernels.KERNELS[chosen].attend
     repeats = kernels.kv_repeats(config, mesh.shape["tensor"])
     heads = P(*ROWS, None, "tensor")
-    on_devices = jax.shard_map(
-        attend,
-        mesh=mesh,
-        in_specs=(heads, heads, heads, P(*ROWS)),
-        out_specs=heads,
-        check_vma=False,
-    )
 
-    def run(query, key, value, segment_ids):
+    def run(query, key, value, segment_ids, **how):
         key, value = (jnp.repeat(x, repeats, axis=2) for x in (key, value))
+        on_devices = jax.shard_map(
+            functools.partial(attend, **how),
+            mesh=mesh,
+            in_specs=(heads, heads, heads, P(*ROWS)),
+            out_specs=heads,
+            check_vma=False,
+        )
         return on_devices(query, key, value, segment_ids)
 
     return run

@@ -173,6 +173,12 @@ def loss_and_metrics(
         ),
         chunk_size=spec.loss_chunk,
         vocab_size=spec.vocab_size,
+        logit_caps={
+            "student": spec.student.final_logit_softcap,
+            **{
+                role: config.final_logit_softcap for role, config in spec.frozen.items()
+            },
+        },
         **second,
         **{name: batch[name] for name in spec.columns},
         **spec.hyper,

@@ -6,8 +6,10 @@ import warnings
 import pytest
 
 from targetsft_jax.hf.config_json import config_from_json, config_to_json
+from targetsft_jax.hf.families import FAMILIES, PLAIN
 from targetsft_jax.hf.importer import load_config
-from targetsft_jax.models.config import DecoderConfig, RopeScaling
+from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.rope import LinearScaling, RopeScaling, YarnScaling
 
 SIZES = {
     "vocab_size": 40,
@@ -53,7 +55,9 @@ def test_absent_keys_mean_what_transformers_means():
 
 
 REFUSED = {
-    "family": ({"model_type": "gemma2"}, "'gemma2'.*llama, qwen2"),
+    "family": ({"model_type": "gpt2"}, "'gpt2'.*llama, mistral"),
+    "multimodal": ({"model_type": "gemma3"}, "'gemma3'.*multimodal.*gemma3_text"),
+    "first gemma": ({"model_type": "gemma"}, "'gemma'.*other norms"),
     "no family": ({"model_type": None}, "model_type is None"),
     "no size": ({"hidden_size": None}, "hidden_size missing"),
     "activation": ({"hidden_act": "gelu"}, "hidden_act is 'gelu'.*silu"),
@@ -66,10 +70,74 @@ REFUSED = {
         {"layer_types": ["full_attention", "sliding_attention"]},
         "layer_types.*sliding_attention.*full_attention in every layer",
     ),
-    "attention bias": ({"attention_bias": True}, "attention_bias is True.*False"),
+    "attention bias": (
+        {"model_type": "mistral", "attention_bias": True},
+        "attention_bias is True.*False",
+    ),
     "mlp bias": ({"mlp_bias": True}, "mlp_bias is True"),
-    "yarn": ({"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling.*yarn.*llama3"),
-    "dynamic": ({"rope_parameters": {"rope_type": "dynamic"}}, "rope_parameters"),
+    "yarn without a factor": (
+        {"rope_scaling": {"rope_type": "yarn"}},
+        "rope_scaling.*yarn with factor",
+    ),
+    "dynamic": (
+        {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
+        "rope_parameters.*dynamic.*default, linear, llama3, yarn",
+    ),
+    "longrope": (
+        {"model_type": "phi3", "rope_scaling": {"type": "longrope"}},
+        "rope_scaling.*longrope.*rope_type default",
+    ),
+    # transformers takes these two for longrope in this family.
+    "su": ({"model_type": "phi3", "rope_scaling": {"type": "su"}}, "su.*default"),
+    "yarn of phi": (
+        {"model_type": "phi3", "rope_scaling": {"type": "yarn", "factor": 2.0}},
+        "yarn.*default",
+    ),
+    "sections": (
+        {"rope_scaling": {"type": "default", "mrope_section": [1, 1, 2]}},
+        "rope_scaling.*without mrope_section",
+    ),
+    "more layer types than layers": (
+        {"model_type": "qwen3", "layer_types": ["full_attention"] * 3},
+        "layer_types.*for each layer",
+    ),
+    "other layer types": (
+        {"model_type": "gemma2", "layer_types": ["full_attention", "chunked"]},
+        "layer_types.*chunked.*full_attention or sliding_attention",
+    ),
+    "a window that is switched off": (
+        {"model_type": "qwen2", "layer_types": ["sliding_attention"] * 2},
+        "layer_types.*there is no window",
+    ),
+    "layer types of mistral": (
+        {"model_type": "mistral", "layer_types": ["full_attention"] * 2},
+        "layer_types.*sliding_attention in every layer",
+    ),
+    "activation of gemma": (
+        {"model_type": "gemma2", "hidden_activation": "gelu"},
+        "hidden_activation is 'gelu'.*gelu_pytorch_tanh",
+    ),
+    "looking ahead": (
+        {"model_type": "gemma3_text", "use_bidirectional_attention": True},
+        "use_bidirectional_attention is True.*False",
+    ),
+    "a cap that transformers leaves out": (
+        {"model_type": "gemma3_text", "attn_logit_softcapping": 50.0},
+        "attn_logit_softcapping is 50.0.*None",
+    ),
+    "flat parameters where layers differ": (
+        {"model_type": "gemma3_text", "rope_parameters": {"rope_theta": 1e4}},
+        "rope_parameters.*a part for full_attention and one for sliding_attention",
+    ),
+    "scaling in a window": (
+        {
+            "model_type": "gemma3_text",
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "linear", "factor": 2.0}
+            },
+        },
+        "rope_parameters.*default in sliding_attention",
+    ),
     "partial": ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
     "partial inside": (
         {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
@@ -96,6 +164,145 @@ def test_attention_dropout_is_not_ignored_in_silence():
         warnings.simplefilter("error")
         read(attention_dropout=0.0)
         read(attention_dropout=None)
+
+
+GEMMA = {k: v for k, v in SIZES.items() if k != "num_hidden_layers"}
+
+
+def test_the_first_configs_of_gemma2():
+    """As on the hub: no layer_types, no tie_word_embeddings, v4's words."""
+    raw = {
+        "model_type": "gemma2",
+        **GEMMA,
+        "num_hidden_layers": 5,
+        "head_dim": 4,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": 224,
+        "rope_theta": 10000.0,
+        "sliding_window": 16,
+    }
+    config = config_from_json(raw, "here")
+    assert config.windows == (16, None, 16, None, 16)
+    assert config.tie_word_embeddings and config.sandwich_norms and config.unit_offset
+    assert config.scale_embedding and config.activation == "gelu_tanh"
+    assert (config.attn_logit_softcap, config.final_logit_softcap) == (50.0, 30.0)
+    assert config.score_scale == 224**-0.5
+    uncapped = config_from_json({**raw, "attn_logit_softcapping": None}, "here")
+    assert uncapped.attn_logit_softcap is None  # null is a value; absence is not
+    del raw["attn_logit_softcapping"], raw["query_pre_attn_scalar"]
+    absent = config_from_json(raw, "here")
+    assert absent.attn_logit_softcap == 50.0 and absent.score_scale == 1 / 16
+
+
+def test_the_first_configs_of_gemma3():
+    raw = {
+        "model_type": "gemma3_text",
+        **GEMMA,
+        "num_hidden_layers": 26,
+        "rope_local_base_freq": 10_000,
+        "rope_theta": 1_000_000,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+        "sliding_window": 512,
+        "sliding_window_pattern": 6,
+    }
+    config = config_from_json(raw, "here")
+    assert [n for n, w in enumerate(config.windows) if w is None] == [5, 11, 17, 23]
+    assert config.windows[-2:] == (512, 512)
+    assert config.rope_scaling == LinearScaling(8.0) and config.rope_theta == 1e6
+    assert config.local_rope_theta == 1e4 and config.qk_norm
+    assert config.final_logit_softcap is None and config.head_dim == 256
+    for key in ("rope_theta", "rope_local_base_freq", "sliding_window_pattern"):
+        del raw[key]
+    assert config_from_json(raw, "here") == config
+
+
+def test_windows_of_mistral_phi_and_qwen():
+    def window(**changes):
+        return config_from_json({**SIZES, **changes}, "here").windows
+
+    assert window(model_type="mistral") == (4096, 4096)
+    assert window(model_type="mistral", sliding_window=None) == (None, None)
+    assert window(model_type="phi3") == (None, None)
+    assert window(model_type="phi3", sliding_window=9) == (9, 9)
+    assert window(model_type="qwen2", sliding_window=9) == (None, None)
+    on = {"model_type": "qwen2", "use_sliding_window": True}
+    assert window(**on, sliding_window=9) == (None, None)  # from the 29th layer on
+    assert window(**on, sliding_window=9, max_window_layers=1) == (None, 9)
+
+
+def test_partial_rotary_is_read_in_both_places():
+    def share(**changes):
+        raw = {**SIZES, "model_type": "phi3", "head_dim": 8, **changes}
+        return config_from_json(raw, "here").rotary_dim
+
+    assert share() == 8 and share(partial_rotary_factor=0.75) == 6
+    inside = {"rope_type": "default", "partial_rotary_factor": 0.75}
+    assert share(rope_parameters=inside) == 6
+
+
+ODD = {
+    "llama": dict(rope_scaling=LinearScaling(2.0), o_bias=True, qkv_bias=True),
+    "qwen2": dict(qkv_bias=True, sliding_window=7, sliding_layers=(False, True, True)),
+    "qwen3": dict(qk_norm=True, rope_scaling=YarnScaling(4.0, 64, mscale=0.5)),
+    "mistral": dict(sliding_window=7),
+    "gemma2": dict(
+        query_pre_attn_scalar=5,
+        attn_logit_softcap=2.0,
+        final_logit_softcap=3.0,
+        sliding_window=7,
+        sliding_layers=(True, False, True),
+    ),
+    "gemma3_text": dict(
+        query_pre_attn_scalar=5,
+        rope_scaling=LinearScaling(8.0),
+        sliding_window=7,
+        sliding_layers=(True, True, False),
+        local_rope_theta=77.0,
+    ),
+    "phi3": dict(sliding_window=7, partial_rotary_factor=0.5),
+}
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_every_flag_of_a_family_is_written_and_read_back(model_type):
+    plain = {**PLAIN, **FAMILIES[model_type].flags}
+    config = DecoderConfig(
+        **{"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24},
+        **{"num_layers": 3, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8},
+        model_type=model_type,
+        **plain | ODD[model_type],
+    )
+    written = json.loads(json.dumps(config_to_json(config, "bfloat16")))
+    assert config_from_json(written, "there") == config
+    old = {k: v for k, v in written.items() if k != "rope_parameters"}
+    assert config_from_json(old, "there") == config
+    new = {k: v for k, v in written.items() if k not in ("rope_theta", "rope_scaling")}
+    assert config_from_json(new, "there") == config
+
+
+@pytest.mark.parametrize(
+    "model_type, change, message",
+    [
+        ("llama", {"qk_norm": True}, "qk_norm is True.*'llama' checkpoints.*False"),
+        ("llama", {"sliding_window": 4}, "sliding_window is 4"),
+        ("qwen2", {"qkv_bias": False}, "qkv_bias is False.*True"),
+        ("mistral", {"final_logit_softcap": 3.0}, "final_logit_softcap is 3.0"),
+        ("llama", {"o_bias": True}, "qkv_bias.*o_bias.*one attention_bias"),
+        (
+            "mistral",
+            {"sliding_window": 4, "sliding_layers": (True, False)},
+            "sliding_layers",
+        ),
+    ],
+)
+def test_flags_that_a_family_cannot_say_are_not_written(model_type, change, message):
+    plain = {**PLAIN, **FAMILIES[model_type].flags}
+    config = DecoderConfig(40, 16, 24, 2, 4, 2, model_type=model_type, **plain | change)
+    with pytest.raises(ValueError, match=message):
+        config_to_json(config, "float32")
 
 
 @pytest.mark.parametrize("scaling", [None, RopeScaling(8.0, 1.0, 4.0, 8192)])

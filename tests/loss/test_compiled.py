@@ -122,10 +122,18 @@ def test_memory_is_flat_in_tokens():
     assert large == pytest.approx(small, rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["sft", "eaft", "kl", "gem", "target_sft"])
-def test_no_array_of_tokens_by_vocabulary(name: str):
-    small = _compile(name, N, fused_loss, chunk_size=CHUNK)
-    large = _compile(name, 4 * N, fused_loss, chunk_size=CHUNK)
+CAPS = {"student": 30.0, "teacher": 30.0}
+
+
+@pytest.mark.parametrize(
+    "name, caps",
+    [(name, None) for name in ("sft", "eaft", "kl", "gem", "target_sft")]
+    + [("target_sft", CAPS)],
+)
+def test_no_array_of_tokens_by_vocabulary(name: str, caps):
+    options = {"chunk_size": CHUNK, "logit_caps": caps}
+    small = _compile(name, N, fused_loss, **options)
+    large = _compile(name, 4 * N, fused_loss, **options)
     # The chunk's logits and the head are what is left: no array grows with N·V.
     assert _largest_array(small) <= CHUNK * V
     assert _largest_array(large) <= max(CHUNK * V, 4 * N * D)

@@ -3,11 +3,11 @@
 The files are written by tests/parity/golden.py.
 """
 
-import json
+import dataclasses
+import functools
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -15,25 +15,76 @@ from safetensors.numpy import save_file
 from targetsft_jax.hf.families import FAMILIES
 from targetsft_jax.hf.importer import load_config, load_params
 from targetsft_jax.models.decoder import apply, head
+from targetsft_jax.models.layers import soft_cap
 
 GOLDEN = Path(__file__).parent / "golden"
 
 
+@functools.cache
+def kept(family):
+    return dict(np.load(GOLDEN / f"{family}.npz"))
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """family -> its config and parameters, read as a checkpoint once."""
+
+    @functools.cache
+    def read(family):
+        folder = tmp_path_factory.mktemp(family)
+        named = kept(family)
+        tensors = {n[7:]: named[n] for n in named if n.startswith("tensor:")}
+        save_file(tensors, folder / "model.safetensors")
+        (folder / "config.json").write_text(str(named["config"]))
+        config = load_config(folder)
+        assert config.model_type == family
+        return config, load_params(folder, config)
+
+    return read
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits(config, params, tokens):
+    hidden = apply(config, params, tokens)
+    return soft_cap(hidden @ head(params).T, config.final_logit_softcap)
+
+
+def error(got, want):
+    return np.abs(got - want).max() / np.abs(want).max()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_logits(family, tmp_path):
-    kept = np.load(GOLDEN / f"{family}.npz")
-    tensors = {n[7:]: kept[n] for n in kept.files if n.startswith("tensor:")}
-    save_file(tensors, tmp_path / "model.safetensors")
-    document = json.loads(str(kept["config"]))
-    (tmp_path / "config.json").write_text(json.dumps(document))
-    config = load_config(tmp_path)
-    assert config.model_type == family
-    params = load_params(tmp_path, config)
+def test_logits(family, loaded):
+    config, params = loaded(family)
+    want = kept(family)["logits"]
+    assert np.abs(want).max() > 1
+    assert error(logits(config, params, kept(family)["tokens"]), want) < 2e-5
 
-    @jax.jit
-    def logits(params):
-        hidden = apply(config, params, jnp.asarray(kept["tokens"]))
-        return hidden @ head(params).T
 
-    assert np.abs(kept["logits"]).max() > 1
-    np.testing.assert_allclose(logits(params), kept["logits"], atol=1e-4)
+# What would be wrong without a flag, and must show: in one family that has it.
+FORGOTTEN = {
+    "norms of heads": ("qwen3", {"qk_norm": False}),
+    "biases": ("qwen2", {"qkv_bias": False}),
+    "window": ("mistral", {"sliding_window": None}),
+    "a window of one more": ("mistral", {"sliding_window": 6}),
+    "part of the head": ("phi3", {"partial_rotary_factor": 1.0}),
+    "1 + w": ("gemma2", {"unit_offset": False}),
+    "norms behind": ("gemma2", {"sandwich_norms": False}),
+    "scaled embeddings": ("gemma2", {"scale_embedding": False}),
+    "activation": ("gemma2", {"activation": "silu"}),
+    "scale of scores": ("gemma2", {"query_pre_attn_scalar": None}),
+    "cap of scores": ("gemma2", {"attn_logit_softcap": None}),
+    "cap of logits": ("gemma2", {"final_logit_softcap": None}),
+    "which layers": ("gemma2", {"sliding_layers": (False, True, False)}),
+    "base in windows": ("gemma3_text", {"local_rope_theta": None}),
+    "scaling": ("gemma3_text", {"rope_scaling": None}),
+}
+
+
+@pytest.mark.parametrize("name", FORGOTTEN)
+def test_what_is_left_out_shows(name, loaded):
+    family, changes = FORGOTTEN[name]
+    config, params = loaded(family)
+    other = dataclasses.replace(config, **changes)
+    want = kept(family)["logits"]
+    assert error(logits(other, params, kept(family)["tokens"]), want) > 1e-3

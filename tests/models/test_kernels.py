@@ -37,24 +37,27 @@ def _inputs(heads, kv_heads, dtype):
     return array(heads), array(kv_heads), array(kv_heads), array(heads)
 
 
-def _alone(query, key, value):
+def _alone(query, key, value, window=None, scale=SIZE**-0.5, softcap=None):
     """Causal attention over everything that is given, in plain numbers."""
     repeat = query.shape[1] // key.shape[1]
     key, value = (jnp.repeat(x, repeat, axis=1) for x in (key, value))
-    scores = jnp.einsum("qhd,khd->hqk", query, key) / SIZE**0.5
-    causal = jnp.tril(jnp.ones(scores.shape[1:], bool))
-    weights = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf), axis=-1)
+    scores = jnp.einsum("qhd,khd->hqk", query, key) * scale
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    behind = np.subtract.outer(*[np.arange(len(query))] * 2)
+    seen = (behind >= 0) & (behind < (window or len(query)))
+    weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
     return jnp.einsum("hqk,khd->qhd", weights, value)
 
 
-def _assert_packed_equals_separate(attend, heads, kv_heads, dtype, tolerance):
+def _assert_packed_equals_separate(attend, heads, kv_heads, dtype, tolerance, **how):
     """Output and the gradients of query, key and value, where there are tokens."""
     query, key, value, probe = _inputs(heads, kv_heads, dtype)
     segments = _segments()
     real = (segments > 0)[..., None, None]
 
     def packed(*qkv):
-        out = attend(*qkv, segments).astype(jnp.float32)
+        out = attend(*qkv, segments, **how).astype(jnp.float32)
         return jnp.sum(jnp.where(real, out * probe, 0)), out
 
     def separate(*qkv):
@@ -62,7 +65,7 @@ def _assert_packed_equals_separate(attend, heads, kv_heads, dtype, tolerance):
         rows = []
         for row, ends in enumerate(ENDS):
             parts = [
-                _alone(*(x[row, start:end] for x in wide))
+                _alone(*(x[row, start:end] for x in wide), **how)
                 for start, end in zip((0, *ends), ends)
             ]
             rest = jnp.zeros((LENGTH - ends[-1], heads, SIZE))
@@ -94,10 +97,44 @@ def test_packed_equals_separate(name, heads, kv_heads):
     )
 
 
+# A window over two of the kernel's blocks; a cap that bends scores of size 4; and both
+# at once, with a window that is longer than some segments and shorter than others.
+HOWS = {
+    "window": {"window": 150},
+    "cap": {"softcap": 3.0, "scale": 0.5},
+    "all": {"window": 50, "softcap": 3.0, "scale": 0.5},
+}
+
+
+@pytest.mark.parametrize("how", HOWS.values(), ids=HOWS)
+@pytest.mark.parametrize("name", ["xla", "splash"])
+def test_packed_equals_separate_with_windows_caps_and_scales(name, how):
+    _assert_packed_equals_separate(
+        RUNNABLE[name], 4, 2, jnp.float32, tolerance=2e-5, **how
+    )
+
+
+def test_a_scale_for_the_gpu_kernel():
+    _assert_packed_equals_separate(
+        RUNNABLE["pallas_gpu"], 4, 2, jnp.float32, tolerance=2e-5, scale=0.3
+    )
+
+
 @pytest.mark.parametrize("name", ["xla", "splash"])
 def test_packed_equals_separate_in_bfloat16(name):
     """Inputs are exact in both; the kernel rounds what it multiplies: 2^-8 of it."""
     _assert_packed_equals_separate(RUNNABLE[name], 4, 2, jnp.bfloat16, tolerance=2e-2)
+
+
+@pytest.mark.parametrize("ignored", ["window", "softcap", "scale"])
+def test_a_kernel_that_ignores_what_it_is_given_fails_the_same_test(ignored):
+    def ignores(*arrays, **how):
+        return kernels.xla(*arrays, **{**how, ignored: None})
+
+    with pytest.raises(AssertionError):
+        _assert_packed_equals_separate(
+            ignores, 2, 2, jnp.float32, tolerance=2e-5, **HOWS["all"]
+        )
 
 
 def test_a_kernel_that_ignores_segments_fails_the_same_test():
@@ -138,9 +175,24 @@ def test_auto_takes_what_can_serve():
     assert chosen("tpu") == "splash"
     assert chosen("tpu", length=200) == "xla"
     assert chosen("tpu", head_dim=80) == "xla"
+    assert chosen("tpu", sliding_window=16, attn_logit_softcap=5.0) == "splash"
+    assert chosen("gpu", sliding_window=16) == "xla"
+    assert chosen("gpu", sliding_window=256) == "cudnn"  # as long as a row
+    assert chosen("gpu", attn_logit_softcap=5.0) == "xla"
+    assert chosen("gpu", query_pre_attn_scalar=5.0) == "cudnn"
     assert chosen("gpu") == "cudnn"
     assert chosen("gpu", dtype=jnp.float32) == "pallas_gpu"
     assert chosen("gpu", dtype=jnp.float32, head_dim=80) == "xla"
+
+
+@pytest.mark.parametrize("name", ["cudnn", "pallas_gpu"])
+@pytest.mark.parametrize(
+    "changes, said",
+    [({"sliding_window": 16}, "window.*16"), ({"attn_logit_softcap": 5.0}, "cap.*5.0")],
+)
+def test_windows_and_caps_are_refused_by_name(name, changes, said):
+    with pytest.raises(ValueError, match=f"{name}.*{said}.*'xla'"):
+        kernels.choose(name, "gpu", _config(**changes), 256, jnp.bfloat16)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import tiny
-from transformers import LlamaConfig, Qwen2Config
+from transformers import (
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 FOLDER = Path(__file__).resolve().parents[1] / "models" / "golden"
 SMALL = dict(
@@ -25,6 +31,25 @@ FAMILIES = {
         family=LlamaConfig,
         rope_parameters=tiny.LLAMA3_ROPE,
         max_position_embeddings=512,
+        **SMALL,
+    ),
+    "qwen3": dict(family=Qwen3Config, head_dim=6, **SMALL),
+    "mistral": dict(family=MistralConfig, sliding_window=5, **SMALL),
+    "gemma2": {**tiny.GEMMA2, **SMALL, "head_dim": 6, "num_hidden_layers": 3},
+    "gemma3_text": {
+        **tiny.GEMMA3,
+        **SMALL,
+        "sliding_window_pattern": 3,
+        "num_hidden_layers": 5,
+    },
+    "phi3": dict(
+        family=Phi3Config,
+        sliding_window=5,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 10_000.0,
+            "partial_rotary_factor": 0.5,
+        },
         **SMALL,
     ),
 }

@@ -1,5 +1,8 @@
 """The same checkpoint gives the same logits here and in transformers."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,32 +15,95 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config  # noqa:
 from targetsft_jax.hf.exporter import save_pretrained  # noqa: E402
 from targetsft_jax.hf.importer import load_config, load_params  # noqa: E402
 from targetsft_jax.models.decoder import apply, head  # noqa: E402
+from targetsft_jax.models.layers import soft_cap  # noqa: E402
 
 pytestmark = pytest.mark.parity
 
 
-def our_logits(config, params, ids, dtype=jnp.float32):
-    hidden = apply(config, params, jnp.asarray(ids), dtype=dtype)
-    return np.asarray(hidden @ head(params).astype(dtype).T, np.float32)
+@functools.partial(jax.jit, static_argnums=0, static_argnames="dtype")
+def our_logits(
+    config, params, ids, positions=None, segment_ids=None, *, dtype=jnp.float32
+):
+    given = {"positions": positions, "segment_ids": segment_ids, "dtype": dtype}
+    hidden = apply(config, params, jnp.asarray(ids), **given)
+    logits = hidden @ head(params).astype(dtype).T
+    return soft_cap(logits.astype(jnp.float32), config.final_logit_softcap)
+
+
+def error(got, want):
+    """The largest difference, relative to the scale of the logits."""
+    assert np.abs(want).max() > 1
+    return float(np.abs(np.asarray(got) - want).max() / np.abs(want).max())
 
 
 @pytest.mark.parametrize("case", tiny.CASES)
-def test_both_directions(case, tmp_path):
+def test_both_directions(case, tmp_path, record_property):
     theirs = tiny.build(**tiny.CASES[case])
+    record_property("family", theirs.config.model_type)
     theirs.save_pretrained(tmp_path / "theirs")
     config = load_config(tmp_path / "theirs")
     params = load_params(tmp_path / "theirs", config)
     ids = tiny.tokens()
     want = tiny.logits(theirs, ids)
-    assert np.abs(want).max() > 1  # the bound below means something
-    np.testing.assert_allclose(our_logits(config, params, ids), want, atol=1e-4)
+    found = error(our_logits(config, params, ids), want)
+    record_property("parity error", found)
+    assert found < 2e-5
+    record_property("import", True)
 
     save_pretrained(tmp_path / "ours", config, params)
     back, info = AutoModelForCausalLM.from_pretrained(
-        tmp_path / "ours", output_loading_info=True
+        tmp_path / "ours", output_loading_info=True, attn_implementation="eager"
     )
     assert not any(info.values()), info
     np.testing.assert_array_equal(tiny.logits(back, ids), want)
+    assert load_config(tmp_path / "ours") == config
+    record_property("export", True)
+
+
+# Longer and shorter than the windows of the cases; 40 tokens in all.
+SEGMENTS = (19, 5, 16)
+
+
+@pytest.mark.parametrize("case", tiny.ONE_EACH.values())
+def test_packed_rows_equal_transformers_on_separate_rows(
+    case, tmp_path, record_property
+):
+    theirs = tiny.build(**tiny.CASES[case])
+    theirs.save_pretrained(tmp_path)
+    config = load_config(tmp_path)
+    ids = tiny.tokens(rows=1, length=sum(SEGMENTS))
+    parts = np.split(ids, np.cumsum(SEGMENTS)[:-1], axis=1)
+    want = np.concatenate([tiny.logits(theirs, part) for part in parts], axis=1)
+    segments = np.repeat([[1, 2, 3]], SEGMENTS, axis=1)
+    positions = np.concatenate([np.arange(size) for size in SEGMENTS])[None]
+    params = load_params(tmp_path, config)
+    found = error(our_logits(config, params, ids, positions, segments), want)
+    record_property("family", config.model_type)
+    record_property("packed", found)
+    assert found < 2e-5
+    assert error(our_logits(config, params, ids), want) > 1e-2
+
+
+@pytest.mark.parametrize("case", tiny.ONE_EACH.values())
+def test_bfloat16_rounds_no_more_than_theirs(case, tmp_path, record_property):
+    """Root mean squares over all logits, ours and theirs against their float32."""
+    theirs = tiny.build(**tiny.CASES[case])
+    theirs.save_pretrained(tmp_path)
+    rounded = AutoModelForCausalLM.from_pretrained(
+        tmp_path, dtype=torch.bfloat16, attn_implementation="eager"
+    )
+    config = load_config(tmp_path)
+    params = load_params(tmp_path, config, dtype=jnp.bfloat16)
+    ids = tiny.tokens(rows=4, length=48)
+    exact = tiny.logits(theirs, ids)
+    made = our_logits(config, params, ids, dtype=jnp.bfloat16)
+    ours, other = (
+        float(np.sqrt(np.mean(np.square(np.asarray(x) - exact))))
+        for x in (made, tiny.logits(rounded, ids))
+    )
+    record_property("family", config.model_type)
+    record_property("bf16 error / theirs", ours / other)
+    assert 0 < ours < 1.05 * other
 
 
 def test_llama3_scaling_is_not_a_bystander():
@@ -81,7 +147,9 @@ def test_sharded_both_ways(tmp_path):
 
     save_pretrained(tmp_path / "ours", config, params, max_shard_bytes=20_000)
     assert len(list((tmp_path / "ours").glob("*.safetensors"))) > 2
-    back = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+    back = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "ours", attn_implementation="eager"
+    )
     np.testing.assert_array_equal(tiny.logits(back, ids), want)
 
 

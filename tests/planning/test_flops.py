@@ -1,5 +1,7 @@
 """Model FLOPs: against a count by hand, and against the products of a real step."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -35,6 +37,19 @@ def test_a_layer_by_hand():
     # token sees 3 tokens on average: 8 products for their scores, 8 for the mix.
     assert layers(SMALL, 5) == 3 * 2 * (672 + 3 * 16)
     assert head(SMALL, 90) == 2 * 8 * 90
+
+
+def test_windows_are_counted_token_by_token():
+    """Layers 1 and 3 of three have a window of 4 in rows of 10."""
+    config = replace(SMALL, sliding_window=4, sliding_layers=(True, False, True))
+    everything = sum(range(1, 11))
+    window = sum(min(4, place) for place in range(1, 11))
+    products = 2 * 8 * (2 * window + everything) / 10
+    assert layers(config, 10) == pytest.approx(2 * (3 * 672 + products))
+    # As long as the row it is none; and what is said to be seen is cut by it.
+    assert layers(replace(config, sliding_window=10), 10) == layers(SMALL, 10)
+    assert layers(config, 10, seen=3) == layers(SMALL, 10, seen=3)
+    assert layers(config, 10, seen=5) < layers(SMALL, 10, seen=5)
 
 
 def test_qwen_7b_is_as_large_as_its_name():

@@ -1,5 +1,6 @@
 """One optimizer step against a plain single-device one with dense logits."""
 
+import dataclasses
 from functools import lru_cache
 
 import jax
@@ -330,3 +331,54 @@ def test_moments_are_float32_and_lie_where_their_parameters_lie():
             assert m.dtype == "float32"
     part = state.params["embed"].addressable_shards[0].data
     assert part.size * 8 == state.params["embed"].size
+
+
+def test_each_roles_cap_reaches_the_loss():
+    """Gemma-2's logits are capped: on a mesh, against dense logits on one device."""
+    caps = {"student": 0.8, "teacher": 1.2}  # of the size of the logits
+    student, teacher = (
+        dataclasses.replace(config, final_logit_softcap=cap)
+        for config, cap in zip((rig.STUDENT, rig.OTHER), caps.values())
+    )
+    spec = rig.make_spec("target_sft", frozen={"teacher": teacher})
+    spec = dataclasses.replace(spec, student=student)
+    mesh = make_mesh(2, 2, 2)
+    frozen = rig.frozen_of(spec)
+    rows = rig.batch()
+    mask = rows["loss_mask"].astype(np.float32)
+
+    def stepped(params):
+        given = (params, frozen, rows, jnp.float32(1 / mask.sum()))
+        return step_module.loss_and_metrics(spec, mesh, *given)[0]
+
+    def dense(params, caps):
+        models = []
+        for config, own in ((student, params), (teacher, frozen["teacher"])):
+            hidden = decoder.apply(
+                config,
+                own,
+                rows["tokens"],
+                positions=rows["positions"],
+                segment_ids=rows["segment_ids"],
+            )
+            models.append((hidden, decoder.head(own)[: rig.VOCABULARY]))
+        return reference_loss(
+            "target_sft",
+            *models[0],
+            rows["labels"],
+            weights=mask / mask.sum(),
+            teacher=models[1],
+            logit_caps=caps,
+            **spec.hyper,
+        )
+
+    params = rig.params_of(rig.STUDENT)
+    quick = {"compiler_options": rig.QUICK}
+    loss, gradient = jax.jit(jax.value_and_grad(stepped), **quick)(params)
+    pulled = jax.jit(jax.value_and_grad(dense), **quick)
+    wanted, expected = pulled(params, caps)
+    np.testing.assert_allclose(loss, wanted, rtol=2e-6)
+    rig.assert_close_trees(rig.host(gradient), rig.host(expected), ROUNDINGS)
+    for role in caps:  # a cap far above all logits is none
+        other, _ = pulled(params, {**caps, role: 1e5})
+        assert abs(float(other) - float(wanted)) > 1e-4 * abs(float(wanted))

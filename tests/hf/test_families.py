@@ -1,0 +1,110 @@
+"""Every family's checkpoint: ours to files and back, bit for bit, and what is fused."""
+
+import json
+
+import checkpoints
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from targetsft_jax.hf.exporter import save_pretrained
+from targetsft_jax.hf.families import FAMILIES, PLAIN, places
+from targetsft_jax.hf.importer import load_config, load_params
+from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.decoder import init_params, logical_axes
+
+# Some of the flags that the checkpoint decides.
+READ = {
+    "llama": {"qkv_bias": True, "o_bias": True},
+    "gemma2": {"query_pre_attn_scalar": 5, "final_logit_softcap": 3.0},
+    "gemma3_text": {"query_pre_attn_scalar": 5},
+}
+
+
+def config_of(model_type, **changes):
+    flags = {**PLAIN, **FAMILIES[model_type].flags, **READ.get(model_type, {})}
+    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24}
+    heads = {"num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8}
+    return DecoderConfig(**sizes, **heads, model_type=model_type, **flags | changes)
+
+
+def random_params(config):
+    shapes = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), "f4"), shapes)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_ours_to_files_and_back(model_type, tied, tmp_path):
+    config = config_of(model_type, tie_word_embeddings=tied)
+    params = random_params(config)
+    save_pretrained(tmp_path / "m", config, params)
+    assert load_config(tmp_path / "m") == config
+    back = load_params(tmp_path / "m", config)
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_every_parameter_has_one_place(model_type):
+    """Each layer's part of each leaf is in the files once, and nothing else is."""
+    config = config_of(model_type, tie_word_embeddings=False)
+    shapes = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+    wanted = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        names = tuple(entry.key for entry in path)
+        layers = range(leaf.shape[0]) if names[0] == "layers" else [None]
+        wanted |= {(names, layer): 1 for layer in layers}
+    found = {}
+    for parts in places(config).values():
+        for place in parts:
+            at = (place.path, place.layer)
+            found[at] = found.get(at, 0) + 1
+    assert found == wanted
+
+
+def test_fused_tensors_hold_their_parts_in_order(tmp_path):
+    config = config_of("phi3")
+    params = random_params(config)
+    save_pretrained(tmp_path, config, params)
+    stored = checkpoints.read(tmp_path)
+    for kept, module, names in (
+        ("self_attn.qkv_proj", "attention", "qkv"),
+        ("mlp.gate_up_proj", "mlp", ("gate", "up")),
+    ):
+        parts = [params["layers"][module][name]["kernel"][1].T for name in names]
+        np.testing.assert_array_equal(
+            stored[f"model.layers.1.{kept}.weight"], np.concatenate(parts)
+        )
+
+
+def test_fused_tensors_are_read_in_parts(tmp_path):
+    """Heads and MLP over two devices, the width over two."""
+    config = config_of("phi3")
+    params = random_params(config)
+    save_pretrained(tmp_path, config, params)
+    mesh = jax.make_mesh(
+        (2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4]
+    )
+    where = {"embed": "a", "heads": "b", "kv_heads": "b", "mlp": "b"}
+    shardings = jax.tree.map(
+        lambda names: NamedSharding(mesh, PartitionSpec(*map(where.get, names))),
+        logical_axes(config),
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+    back = load_params(tmp_path, config, shardings=shardings)
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
+def test_a_fused_tensor_of_a_wrong_size_is_named(tmp_path):
+    config = config_of("phi3")
+    save_pretrained(tmp_path, config, random_params(config))
+    raw = json.loads((tmp_path / "config.json").read_text())
+    raw["num_key_value_heads"] = 4
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(
+        ValueError, match=r"qkv_proj.weight is \(64, 16\), expected \(96, 16\)"
+    ):
+        load_params(tmp_path, load_config(tmp_path))

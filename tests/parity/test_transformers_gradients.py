@@ -1,0 +1,66 @@
+"""Gradients of the mean log-likelihood equal torch's, parameter by parameter."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="live parity needs the `parity` extra")
+
+import tiny  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+
+from targetsft_jax import fused_loss  # noqa: E402
+from targetsft_jax.hf.importer import load_config, load_params  # noqa: E402
+from targetsft_jax.models.decoder import apply, head  # noqa: E402
+
+pytestmark = pytest.mark.parity
+CASES = [*tiny.ONE_EACH.values(), "gemma2-biases", "phi3-partial-rotary"]
+
+
+def torch_gradients(model, ids, folder):
+    """Written like a checkpoint, so that they are read into our tree."""
+    rows = torch.tensor(ids).long()
+    logits = model(rows[:, :-1]).logits
+    targets = rows[:, 1:].reshape(-1)
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets).backward()
+    model.config.save_pretrained(folder)
+    gradients = {name: leaf.grad for name, leaf in model.named_parameters()}
+    save_file(gradients, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_parameter(case, tmp_path, record_property):
+    theirs = tiny.build(**tiny.CASES[case])
+    theirs.save_pretrained(tmp_path / "model")
+    ids = tiny.tokens()
+    torch_gradients(theirs, ids, tmp_path / "gradients")
+    config = load_config(tmp_path / "model")
+
+    @jax.jit
+    @jax.grad
+    def ours(params):
+        hidden = apply(config, params, jnp.asarray(ids[:, :-1]))
+        labels = jnp.asarray(ids[:, 1:])
+        loss, _ = fused_loss(
+            "sft",
+            hidden,
+            head(params),
+            labels,
+            weights=jnp.full(labels.shape, 1 / labels.size),
+            logit_caps={"student": config.final_logit_softcap},
+        )
+        return loss
+
+    made = jax.tree_util.tree_leaves_with_path(
+        ours(load_params(tmp_path / "model", config))
+    )
+    wanted = jax.tree.leaves(load_params(tmp_path / "gradients", config))
+    worst = 0.0
+    for (path, got), want in zip(made, wanted, strict=True):
+        scale = np.abs(want).max()
+        assert scale > 1e-4, path  # a gradient that could not be wrong
+        worst = max(worst, float(np.abs(got - want).max() / scale))
+    record_property("family", config.model_type)
+    record_property("gradient error", worst)
+    assert worst < 1e-4
