@@ -37,6 +37,13 @@ def _to_hf(own):
     from targetsft_jax.training.stored import MODEL_FOLDER, find
 
     stored = find(own.source, own.step)
+    params = stored.params()
+    if "embed" not in params:
+        raise ValueError(
+            f"{stored.folder} holds no whole model (found: {', '.join(params)}), such "
+            "as a checkpoint of adapters does not; the merged model of a finished run "
+            f"is in {stored.run_dir / 'hf'}"
+        )
     like = own.like or stored.run_dir / MODEL_FOLDER
     if not (like / "config.json").is_file():
         raise FileNotFoundError(
@@ -51,7 +58,7 @@ def _to_hf(own):
     save_pretrained(
         own.out,
         load_config(like),
-        stored.params(),
+        params,
         like=like,
         card=text,
         dtype=own.dtype,

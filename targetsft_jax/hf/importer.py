@@ -41,6 +41,12 @@ def resolve(path_or_hub_id: str | Path, *, weights: bool = True) -> Path:
             f"{name} is a file; pass the folder that holds config.json and the "
             "safetensors files."
         )
+    old = path.with_name(f".{path.name}.old")
+    if old.is_dir():
+        raise FileNotFoundError(
+            f"{name} does not exist: an export was killed as it took this name. What "
+            f"was there before is whole in {old}; export again, or rename it back."
+        )
     if isinstance(path_or_hub_id, Path) or name[:1] in "/.~" or name.count("/") > 1:
         raise FileNotFoundError(
             f"{name} does not exist; pass an existing model folder, or a hub id "
@@ -121,7 +127,8 @@ def load_params(
         def read(path, leaf, sharding):
             names = tuple(entry.key for entry in path)
             found = sources[names]
-            wanted = dtype or jnp.result_type(*{DTYPES[s.tensor.dtype] for s in found})
+            stored = (DTYPES[source.tensor.dtype] for source in found)
+            wanted = jnp.result_type(*stored) if dtype is None else dtype
             return fill(found, leaf.shape, np.dtype(wanted), sharding, pool, bad)
 
         params = jax.tree_util.tree_map_with_path(read, abstract, shardings)

@@ -13,7 +13,7 @@ import pytest
 
 from targetsft_jax.hf import exporter, whole_folder
 from targetsft_jax.hf.exporter import save_pretrained
-from targetsft_jax.hf.importer import load_config, load_params
+from targetsft_jax.hf.importer import load_config, load_params, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -170,6 +170,8 @@ def test_killed_between_two_renames(theirs, tmp_path, monkeypatch):
     save_pretrained(out, config, params)
     before = (out / "model.safetensors").read_bytes()
     out.rename(out.parent / ".out.old")
+    with pytest.raises(FileNotFoundError, match=r"killed.*whole in .*\.out\.old"):
+        resolve(out)
     monkeypatch.setattr(exporter, "_write_weights", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_pretrained(out, config, params)

@@ -215,6 +215,10 @@ def test_what_cannot_be_converted(theirs, run, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bare/checkpoints/3/params").mkdir(parents=True)
     (tmp_path / "bare/checkpoints/3/params/_METADATA").write_text("{}")
+    with ocp.CheckpointManager(tmp_path / "part/checkpoints") as manager:
+        kept = ocp.args.StandardSave({"layers": {"lora_a": np.ones((2, 4))}})
+        manager.save(1, args=ocp.args.Composite(params=kept))
+    shutil.copytree(run / "checkpoints/4", tmp_path / "older/checkpoints/4")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/thesis.txt").touch()
     cases = [
@@ -223,9 +227,10 @@ def test_what_cannot_be_converted(theirs, run, tmp_path, capsys):
         (("to-hf", tmp_path / "empty"), "found: nothing"),
         (("to-hf", run, "--step", "5"), "no complete checkpoint 5; it has 2, 4"),
         (("to-hf", run / "checkpoints/2", "--step", "4"), "asks for another"),
-        (("to-hf", tmp_path / "bare"), "config.json does not exist.*--like"),
-        (("to-hf", tmp_path / "bare", "--like", theirs), "cannot be read.*Take anoth"),
+        (("to-hf", tmp_path / "bare"), "cannot be read.*Take another"),
+        (("to-hf", tmp_path / "older"), "config.json does not exist.*--like"),
         (("to-hf", run, "--like", theirs), "do not fit the config"),
+        (("to-hf", tmp_path / "part"), "no whole model.*found: layers.*part/hf"),
         (("from-hf", tmp_path / "no"), "does not exist"),
         (("from-hf", tmp_path / "empty"), "config.json does not exist"),
     ]
