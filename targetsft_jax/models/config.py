@@ -2,9 +2,7 @@
 
 import dataclasses
 
-from targetsft_jax.models.rope import RopeScaling, Scaling
-
-__all__ = ["DecoderConfig", "RopeScaling", "num_parameters"]
+from targetsft_jax.models.rope import Scaling
 
 ACTIVATIONS = ("silu", "gelu_tanh")
 

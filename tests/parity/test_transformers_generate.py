@@ -13,7 +13,7 @@ from targetsft_jax.hf.importer import load_config, load_params  # noqa: E402
 pytestmark = pytest.mark.parity
 
 
-@pytest.mark.parametrize("case", [*tiny.ONE_EACH.values(), "gemma3-short-period"])
+@pytest.mark.parametrize("case", tiny.ONE_EACH.values())
 def test_greedy(case, tmp_path, record_property):
     """Prompts shorter and longer than the windows, padded to one length here."""
     # With a tied head and scaled embeddings, a random model repeats its last token.

@@ -139,7 +139,7 @@ ONE_EACH = {
     "llama": "llama3-rope",
     "mistral": "mistral-window",
     "gemma2": "gemma2-left-over",
-    "gemma3_text": "gemma3-left-over",
+    "gemma3_text": "gemma3-short-period",
     "phi3": "phi3-window-tied",
 }
 

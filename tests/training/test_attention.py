@@ -1,5 +1,6 @@
 """A kernel inside the sharded step: the portable path's numbers on every mesh."""
 
+import dataclasses
 import functools
 
 import jax
@@ -57,6 +58,44 @@ def test_a_kernel_on_a_mesh_equals_the_portable_path(sizes, monkeypatch):
     for left, right in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected)):
         scale = float(jnp.abs(right).max())
         np.testing.assert_allclose(left, right, rtol=0, atol=2e-5 * scale)
+
+
+def test_windows_caps_and_scales_reach_a_kernel_on_a_mesh(monkeypatch):
+    """Layers that alternate: each device runs one of two kernels on its own heads."""
+    config = dataclasses.replace(
+        CONFIG,
+        num_layers=3,
+        query_pre_attn_scalar=5,
+        attn_logit_softcap=0.5,
+        sliding_window=3,
+        sliding_layers=(True, False, True),
+    )
+    seen = []
+
+    def kernel(*arrays, **how):
+        seen.append((arrays[0].shape, how))
+        return kernels.xla(*arrays, **how)
+
+    stand_in = kernels.Kernel(kernel, ("cpu",), kernels.KERNELS["splash"].limits)
+    monkeypatch.setattr(kernels, "KERNELS", {**kernels.KERNELS, "splash": stand_in})
+    mesh = make_mesh(2, 2, 2)
+    attend = attention.mesh_attend("splash", config, mesh, 128, jnp.float32)
+    tokens = np.random.default_rng(0).integers(0, 32, (8, 128)).astype(np.int32)
+    params = jax.tree.map(
+        lambda x: 3 * x, decoder.init_params(config, jax.random.key(0))
+    )
+
+    def run(config, attend):
+        apply = functools.partial(decoder.apply, config, attend=attend)
+        return jax.jit(apply)(params, tokens)
+
+    made = run(config, attend)
+    np.testing.assert_allclose(made, run(config, None), atol=1e-4)
+    how = {"scale": 5**-0.5, "softcap": 0.5}
+    expected = [((2, 128, 2, 64), {"window": window, **how}) for window in (3, None)]
+    assert all(x in seen for x in expected) and all(x in expected for x in seen)
+    plain = dataclasses.replace(config, attn_logit_softcap=None)
+    assert np.abs(made - run(plain, None)).max() > 1e-2
 
 
 def test_auto_on_this_mesh_is_the_portable_path():

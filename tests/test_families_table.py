@@ -1,0 +1,39 @@
+"""The table of families says what the tests measured, and nothing of failed ones."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from targetsft_jax.hf.families import FAMILIES
+
+SCRIPT = Path(__file__).parents[1] / "docs" / "make_families_table.py"
+CASE = """<testcase classname="t" name="{name}"><properties>
+<property name="family" value="llama"/><property name="{column}" value="{value}"/>
+</properties>{end}</testcase>"""
+
+
+def report(folder, *cases):
+    texts = [CASE.format(**{"name": n, "end": "", **c}) for n, c in enumerate(cases)]
+    path = folder / "report.xml"
+    path.write_text(f"<testsuites><testsuite>{''.join(texts)}</testsuite></testsuites>")
+    return [path]
+
+
+def test_the_worst_number_and_how_many(tmp_path):
+    made = runpy.run_path(str(SCRIPT))
+    cases = [{"column": "parity error", "value": x} for x in (1e-6, 3e-6, 2e-7)]
+    given = report(tmp_path, *cases, {"column": "export", "value": True})
+    lines = made["table"](made["measured"](given)).splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [row[0] for row in rows[2:]] == [f"`{name}`" for name in FAMILIES]
+    llama = dict(zip(rows[0], rows[2]))
+    assert llama["parity error"] == "3e-06 (3)" and llama["export"] == "yes (1)"
+    assert llama["LoRA"] == "–"
+
+
+def test_no_table_of_a_failed_test(tmp_path):
+    made = runpy.run_path(str(SCRIPT))
+    failed = {"column": "packed", "value": 1e-6, "end": "<failure/>"}
+    with pytest.raises(SystemExit, match="t.0 failed"):
+        made["measured"](report(tmp_path, failed))
