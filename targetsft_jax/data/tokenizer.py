@@ -1,5 +1,6 @@
 """Tokenizers: the built-in one of 264 tokens, loading others, comparing two."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,9 +99,9 @@ def same_tokenizer(
     """What two tokenizers differ in; empty when ids of one mean the same in the other.
 
     Compared are the contents: the vocabulary with all added tokens, which of them
-    are special, and the ids of a sample text. Not compared are folder names, the
-    number of rows of an embedding, and which token serves as eos or pad: a base
-    model and its instruct version differ in those and share every id.
+    are special, the order of merges, and the ids of a sample text. Not compared are
+    folder names, the number of rows of an embedding, and which token serves as eos or
+    pad: a base model and its instruct version differ in those and share every id.
 
     Args:
         a, b: the two.
@@ -112,6 +113,8 @@ def same_tokenizer(
     ours, theirs = a.get_vocab(), b.get_vocab()
     found = _differing("token", ours, theirs, show)
     found += _differing("special token", _special(a), _special(b), show)
+    if not found:
+        found = _differing("rank of merge", _merges(a), _merges(b), show)
     if not found:
         ids_a, ids_b = (
             t(_PROBE, add_special_tokens=False)["input_ids"] for t in (a, b)
@@ -132,10 +135,17 @@ def _special(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
     return {tokenizer.convert_ids_to_tokens(i): i for i in special_ids(tokenizer)}
 
 
+def _merges(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
+    """Pairs that a BPE joins, with their ranks; empty for other models."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    pairs = model.get("merges") or []
+    return {" ".join(pair): rank for rank, pair in enumerate(pairs)}
+
+
 def _differing(what: str, a: dict[str, int], b: dict[str, int], show: int) -> list[str]:
     keys = sorted(
         (key for key in a.keys() | b.keys() if a.get(key) != b.get(key)),
-        key=lambda key: min(d[key] for d in (a, b) if key in d),
+        key=lambda key: (min(d[key] for d in (a, b) if key in d), key),
     )
     lines = [
         f"{what} {key!r}: {a.get(key, 'absent')} and {b.get(key, 'absent')}"

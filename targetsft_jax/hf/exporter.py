@@ -2,10 +2,6 @@
 
 import json
 import math
-import os
-import re
-import shutil
-import tempfile
 from pathlib import Path
 
 import jax
@@ -13,37 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from targetsft_jax.hf.config_json import config_to_json
+from targetsft_jax.hf import whole_folder
+from targetsft_jax.hf.description import write_description
 from targetsft_jax.hf.families import places
-from targetsft_jax.hf.importer import INDEX_FILE, SINGLE_FILE
+from targetsft_jax.hf.filling import cast_into
+from targetsft_jax.hf.tensor_files import INDEX_FILE, SINGLE_FILE
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import init_params
 
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-
-# What an export, its tokenizer included, may consist of: what is not here is somebody
-# else's, and an export that would delete it is refused.
-_OUR_FILES = {
-    "config.json",
-    "generation_config.json",
-    SINGLE_FILE,
-    INDEX_FILE,
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-}
-_OUR_SHARDS = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
-
-# Encoded by the tokenizer and by what AutoTokenizer makes of it. Splitting of digits,
-# spaces and letters, and normalisation (the accent is a character of its own) show.
-_PROBE = "  It costs 12.5 mg/kg;\n\n\tx² = 1 → \\boxed{42} — e\u0301té, 剂量, 🙂🏽"
 
 
 def save_pretrained(
@@ -51,7 +25,9 @@ def save_pretrained(
     config: DecoderConfig,
     params: dict,
     *,
+    like: str | Path | None = None,
     tokenizer=None,
+    card: str | None = None,
     dtype=None,
     max_shard_bytes: int = 5_000_000_000,
     extra_config: dict | None = None,
@@ -59,18 +35,27 @@ def save_pretrained(
     """Write config, weights and tokenizer in the Hugging Face layout.
 
     Tensors go through host memory one at a time. Everything is written into a sibling
-    folder which then takes the target's name, so a target is whole or absent. The
-    tokenizer is read back with AutoTokenizer before that, because transformers makes
-    another one of it for some model types. Every process of a multi-process job must
-    call this; the first one writes.
+    folder which then takes the target's name at one instant, so a target is whole or
+    absent. A `tokenizer` is read back with AutoTokenizer before that, because
+    transformers makes another one of it for some model types. Every process of a
+    multi-process job must call this; the first one writes.
 
     Args:
         folder: the target. An existing one is replaced only when it is empty or an
-            earlier export (it has a config.json and nothing that no export writes).
+            earlier export (it has a config.json and nothing that no export writes; a
+            README.md that was edited is not an export's).
         config: the decoder.
-        params: the tree of `init_params`, sharded or not.
-        tokenizer: a transformers tokenizer, saved with its chat template; its special
-            token ids go into the config. None writes no tokenizer.
+        params: the tree of `init_params`, sharded or not. A leaf may be anything with
+            a shape and a dtype that gives one layer as `leaf[layer]` (under "layers")
+            or itself as `np.asarray(leaf)`: it is asked for one tensor at a time, a
+            leaf's layers in order.
+        like: the model folder that the parameters come from. What its config.json
+            says beyond the decoder's config is kept, its generation_config.json and
+            tokenizer files are copied.
+        tokenizer: a transformers tokenizer, saved with its chat template, in place of
+            the files of `like`. Without `like`, its special token ids go into the
+            config.
+        card: text of the model card, README.md.
         dtype: stored dtype, float32, float16 or bfloat16; the parameters' own when
             None.
         max_shard_bytes: tensor bytes in one safetensors file; more are split over
@@ -88,57 +73,51 @@ def save_pretrained(
     folder = Path(folder).resolve()
     specs = _specs(config, params, dtype)
     widest = jnp.result_type(*(spec["dtype"] for spec in specs.values()))
-    document = config_to_json(config, widest.name)
-    extra_config = extra_config or {}
-    ids = _special_ids(config, tokenizer)
-    ids |= {name: extra_config[name] for name in _IDS if name in extra_config}
-    clash = sorted(key for key in extra_config if key in document)
-    if clash:
-        raise ValueError(
-            f"extra_config may not set {', '.join(clash)}: the decoder's config does."
-        )
-    partial = folder.with_name(f".{folder.name}.partial")
     writes = jax.process_index() == 0
-    refusal = None
+    partial, refusal = None, None
     if writes:
         # All but the weights, which take the time, and which no process begins to
         # gather before all of them know that the first one goes on.
         try:
-            _check_target(folder)
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            known = {name: value for name, value in ids.items() if value is not None}
-            _write_json(partial / "generation_config.json", known)
-            document |= {**ids, **extra_config}
-            _write_description(partial, document, tokenizer)
+            partial = whole_folder.begin(folder)
+            write_description(
+                partial,
+                config,
+                widest.name,
+                like=None if like is None else Path(like),
+                tokenizer=tokenizer,
+                card=card,
+                extra_config=extra_config,
+            )
         except Exception as error:
-            shutil.rmtree(partial, ignore_errors=True)
+            whole_folder.abandon(folder)
             refusal = error
     _agree(refusal, folder)
-    _write_weights(partial if writes else None, params, specs, max_shard_bytes)
-    if writes:
-        _replace(folder, partial)
+    try:
+        _write_weights(partial, params, specs, max_shard_bytes)
+        if writes:
+            whole_folder.finish(folder)
+    except BaseException:
+        if writes:
+            whole_folder.abandon(folder)
+        raise
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"exported {folder}")
 
 
-def prove_exportable(config: DecoderConfig, tokenizer) -> None:
-    """ValueError unless an export's tokenizer would come back as it is.
-
-    `save_pretrained` proves the same; asking first spares a training whose end it
-    would spoil.
-    """
-    document = config_to_json(config, "float32") | _special_ids(config, tokenizer)
-    with tempfile.TemporaryDirectory() as folder:
-        _write_description(Path(folder), document, tokenizer)
-
-
-def _write_description(folder, document, tokenizer):
-    """config.json and the tokenizer's files, proved to give the tokenizer back."""
-    _write_json(folder / "config.json", document)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
-        _prove_tokenizer(folder, tokenizer, document["model_type"])
+def _agree(refusal, folder):
+    """Raise in every process if the first one could not begin; the others would wait
+    for it for ever."""
+    refused = refusal is not None
+    if jax.process_count() > 1:
+        refused = bool(multihost_utils.broadcast_one_to_all(np.asarray(refused)))
+    if refusal is not None:
+        raise refusal
+    if refused:
+        raise RuntimeError(
+            f"process 0 could not begin the export into {folder}; its own error says "
+            "why."
+        )
 
 
 def _specs(config, params, dtype):
@@ -196,9 +175,12 @@ def _to_host(params, spec):
         value = leaf if place.layer is None else leaf[place.layer]
         if isinstance(value, jax.Array) and not value.is_fully_addressable:
             value = multihost_utils.process_allgather(value, tiled=True)
-        value = np.asarray(value).astype(spec["dtype"])
+        value = np.asarray(value)
+        if value.dtype == tensor.dtype and value.shape == tensor.shape:
+            if not place.transposed:
+                return np.ascontiguousarray(value)  # with no second copy
         rows = slice(*(place.rows or (None,)))
-        tensor[rows] = value.T if place.transposed else value
+        cast_into(tensor[rows], value, transposed=place.transposed)
     return tensor
 
 
@@ -227,7 +209,7 @@ def _write_weights(folder, params, specs, max_shard_bytes):
         weight_map = {key: name for name, keys in zip(names, files) for key in keys}
         metadata = {"total_size": sum(map(_bytes, specs.values()))}
         index = {"metadata": metadata, "weight_map": weight_map}
-        _write_json(folder / INDEX_FILE, index)
+        (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
 
 
 def _write_safetensors(path, params, specs):
@@ -261,131 +243,3 @@ def _write_safetensors(path, params, specs):
 
 def _bytes(spec):
     return math.prod(spec["shape"]) * spec["dtype"].itemsize
-
-
-def _special_ids(config, tokenizer):
-    """Ids for config.json; null, not absent, where there is none: an absent one would
-    take the reader's default (Llama's end of text is then token 2)."""
-    if tokenizer is not None and len(tokenizer) > config.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {len(tokenizer)} entries and the model's vocab_size "
-            f"is {config.vocab_size}; they do not belong together."
-        )
-    return {name: getattr(tokenizer, name, None) for name in _IDS}
-
-
-def _agree(refusal, folder):
-    """Raise in every process if the first one could not begin; the others would wait
-    for it for ever."""
-    refused = refusal is not None
-    if jax.process_count() > 1:
-        refused = bool(multihost_utils.broadcast_one_to_all(np.asarray(refused)))
-    if refusal is not None:
-        raise refusal
-    if refused:
-        raise RuntimeError(
-            f"process 0 could not begin the export into {folder}; its own error says "
-            "why."
-        )
-
-
-def _prove_tokenizer(folder, tokenizer, model_type):
-    """ValueError unless AutoTokenizer makes the same tokenizer of the folder.
-
-    transformers chooses the class by model_type, and for some of them (qwen2 is one)
-    it builds that family's tokenizer around the file's vocabulary, whatever class
-    wrote it: another splitting, another normalisation, more tokens.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        back = AutoTokenizer.from_pretrained(
-            str(folder), trust_remote_code=False, local_files_only=True
-        )
-    except Exception as error:  # whatever it trips over, a reader would as well
-        made, different = "nothing", [f"{type(error).__name__}: {error}"]
-    else:
-        made, different = f"a {type(back).__name__}", _different(tokenizer, back)
-    if different:
-        raise ValueError(
-            f"the tokenizer ({type(tokenizer).__name__}) would not survive the export: "
-            f"of its files and model_type {model_type!r}, AutoTokenizer makes {made} "
-            f"that differs from it:\n  " + "\n  ".join(different) + "\n"
-            "Nothing was exported. Use a tokenizer made for this model_type, or a "
-            "model of model_type 'llama' (with qkv_bias False), which keeps any "
-            "tokenizer.json; or export with tokenizer=None and save the tokenizer in "
-            "a folder of its own."
-        )
-
-
-def _different(ours, back, show=3):
-    """What `back` has otherwise than `ours`, as lines to print."""
-    lines = []
-    a, b = ours.get_vocab(), back.get_vocab()
-    tokens = [token for token in {**a, **b} if a.get(token) != b.get(token)]
-    lines += [
-        f"token {token!r}: {a.get(token, 'absent')} before, "
-        f"{b.get(token, 'absent')} after"
-        for token in sorted(tokens)[:show]
-    ]
-    if len(tokens) > show:
-        lines.append(f"and {len(tokens) - show} more tokens")
-    for name in (*_IDS, "chat_template"):
-        before, after = getattr(ours, name, None), getattr(back, name, None)
-        if before != after:
-            lines.append(f"{name}: {before!r} before, {after!r} after")
-    before, after = (_encoded(tokenizer) for tokenizer in (ours, back))
-    at = next((n for n, (x, y) in enumerate(zip(before, after)) if x != y), None)
-    if before != after:
-        at = min(len(before), len(after)) if at is None else at
-        lines.append(
-            f"ids of a sample text: {before[at : at + 6]} before, "
-            f"{after[at : at + 6]} after, from id {at} on"
-        )
-    return lines
-
-
-def _encoded(tokenizer):
-    return list(tokenizer(_PROBE + (tokenizer.eos_token or "") + "a")["input_ids"])
-
-
-def _check_target(folder):
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; name a folder to export into.")
-    inside = sorted(folder.iterdir())
-    if not inside:
-        return
-    foreign = [p.name + "/" * p.is_dir() for p in inside if not _ours(p)]
-    if foreign:
-        more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
-        raise FileExistsError(
-            f"{folder} exists and would be deleted, but holds what no export writes: "
-            f"{', '.join(foreign[:5])}{more}. Move them out, or name another folder."
-        )
-    if not (folder / "config.json").is_file():
-        raise FileExistsError(
-            f"{folder} exists and would be deleted, but is not a model export (no "
-            "config.json). Name another folder, or remove it."
-        )
-
-
-def _ours(path):
-    name = path.name
-    if path.is_dir():
-        return name == "additional_chat_templates"  # of a tokenizer with several
-    return name in _OUR_FILES or _OUR_SHARDS.fullmatch(name) is not None
-
-
-def _replace(folder, partial):
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(partial, folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_json(path, document):
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from targetsft_jax.data.tokenizer import load_tokenizer
-from targetsft_jax.hf.importer import load_config, resolve
+from targetsft_jax.hf.importer import resolve
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel import mesh as meshes
@@ -19,7 +19,7 @@ from targetsft_jax.parallel import rules
 from targetsft_jax.targets.api import find
 from targetsft_jax.training.config import Config, RoleConfig, trainings
 from targetsft_jax.training.optimizer import make_optimizer
-from targetsft_jax.training.roles import abstract_params
+from targetsft_jax.training.roles import abstract_params, open_role
 from targetsft_jax.training.spec import param_dtype, step_spec
 from targetsft_jax.training.start_models import architecture
 from targetsft_jax.training.step import (
@@ -134,8 +134,8 @@ def _roles(
         if given.build:
             shape, origin, folder = architecture(given.build), f"{name}.build", None
         elif given.path:
-            folder = resolve(given.path, weights=False)
-            shape, origin = load_config(folder), str(given.path)
+            role = open_role(name, resolve(given.path, weights=False), dtype)
+            shape, origin, folder = role.config, str(given.path), role.folder
         else:
             # Only a reference may have no path: it is the student at its start.
             shape, origin = roles["student"].config, "the student at its start"

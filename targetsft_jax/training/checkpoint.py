@@ -60,7 +60,9 @@ class Checkpoints:
         self._manager.save(
             position.step,
             args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
+                params=ocp.args.StandardSave(
+                    state.params, save_args=by_layers(state.params)
+                ),
                 optimizer=ocp.args.StandardSave(optimizer),
                 position=ocp.args.JsonSave(
                     {**vars(position), "arrays": fingerprints(kept)}
@@ -156,6 +158,19 @@ class Checkpoints:
         """Wait for saves under way."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def by_layers(params: Any) -> Any:
+    """How to store parameters: in chunks of a layer, or of 256 MiB of what has none,
+    so that an export reads a part at a time."""
+
+    def args(path: Any, leaf: Any) -> ocp.SaveArgs:
+        stacked = any(getattr(entry, "key", None) == "layers" for entry in path)
+        if stacked:
+            return ocp.SaveArgs(shard_axes=(0,))
+        return ocp.SaveArgs(chunk_byte_size=2**28)
+
+    return jax.tree_util.tree_map_with_path(args, params)
 
 
 def _compare(found: dict[str, int], kept: dict[str, int]) -> None:

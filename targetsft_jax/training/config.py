@@ -73,7 +73,7 @@ class RoleConfig:
     """A model: a Hugging Face folder or hub id, or one to build."""
 
     path: str | None = None
-    """Local folder or hub id (safetensors only)."""
+    """Local folder or hub id (safetensors only), or a run directory of this package."""
     build: BuildConfig | None = None
     """Made on first use and cached; not together with `path`."""
     dtype: str | None = None

@@ -13,6 +13,7 @@ from targetsft_jax.hf.importer import load_config, load_params
 from targetsft_jax.models import decoder
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel import rules
+from targetsft_jax.training.stored import MODEL_FOLDER, Stored, find, is_ours
 
 
 @dataclass(frozen=True)
@@ -21,26 +22,52 @@ class Role:
 
     Attributes:
         name: "student", "teacher" or "reference".
-        folder: its Hugging Face folder.
+        folder: its Hugging Face folder, or the one that describes the checkpoint.
         config: its architecture.
         dtype: of its parameters on the devices.
+        checkpoint: of a run of this package, in place of the folder's weights.
     """
 
     name: str
     folder: Path
     config: DecoderConfig
     dtype: Any
+    checkpoint: Stored | None = None
+
+    @property
+    def source(self) -> Path:
+        """Where its weights are."""
+        return self.folder if self.checkpoint is None else self.checkpoint.folder
 
     def load(self, mesh: Mesh) -> dict[str, Any]:
         """Its parameters, straight from the file to their shards."""
         shapes = abstract_params(self.config, self.dtype)
         places = rules.shardings(decoder.logical_axes(self.config), shapes, mesh)
+        if self.checkpoint is not None:
+            return self.checkpoint.load(
+                jax.tree.map(
+                    lambda x, place: jax.ShapeDtypeStruct(
+                        x.shape, x.dtype, sharding=place
+                    ),
+                    shapes,
+                    places,
+                )
+            )
         return load_params(self.folder, self.config, dtype=self.dtype, shardings=places)
 
 
 def open_role(name: str, folder: Path, dtype: Any) -> Role:
-    """A role by its folder; its config.json is read and checked."""
-    return Role(name, folder, load_config(folder), jnp.dtype(dtype))
+    """A role by its folder; its config.json is read and checked.
+
+    Args:
+        name: of the role.
+        folder: a Hugging Face folder, a run directory or one of its checkpoints.
+        dtype: of its parameters.
+    """
+    checkpoint = find(folder) if is_ours(folder) else None
+    if checkpoint is not None:
+        folder = checkpoint.run_dir / MODEL_FOLDER
+    return Role(name, folder, load_config(folder), jnp.dtype(dtype), checkpoint)
 
 
 def shared_tokenizer(roles: list[Role]) -> Any:

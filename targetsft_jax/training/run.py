@@ -15,8 +15,10 @@ from targetsft_jax.data.chat import show
 from targetsft_jax.data.pipeline import Dataset, Problem, prepare, problems
 from targetsft_jax.evaluation.average_at_k import AverageAtK, table
 from targetsft_jax.evaluation.benchmark import benchmark
-from targetsft_jax.hf.exporter import prove_exportable, save_pretrained
+from targetsft_jax.hf.description import prove_exportable
+from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.hf.importer import resolve
+from targetsft_jax.hf.model_card import training_card
 from targetsft_jax.hf.peft import save_adapter
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import num_parameters
@@ -50,6 +52,7 @@ from targetsft_jax.training.spec import (
 )
 from targetsft_jax.training.start_models import start_model
 from targetsft_jax.training.step import BASE, StepSpec
+from targetsft_jax.training.stored import MODEL_FOLDER, keep_model
 
 CONFIG_FILE, EXPORT_FOLDER, ADAPTER_FOLDER = "config.yaml", "hf", "adapter"
 
@@ -165,9 +168,9 @@ def _open(config: Config, mesh: Mesh) -> Session:
     for name in roles_needed(config):
         given: RoleConfig = getattr(config, name)
         if name == "reference" and not (given.path or given.build):
-            student = roles["student"]
             dtype = param_dtype(name, config, mesh)
-            roles[name] = open_role(name, student.folder, dtype)
+            student = roles["student"]
+            roles[name] = dataclasses.replace(student, name=name, dtype=dtype)
         else:
             roles[name] = _role(name, given, config, mesh)
     tokenizer = shared_tokenizer(list(roles.values()))
@@ -228,6 +231,7 @@ def _load(session: Session, name: str) -> Any:
                 params
                 for other, params in session.frozen.items()
                 if session.roles[other].folder == role.folder
+                and session.roles[other].checkpoint == role.checkpoint
                 and session.roles[other].dtype == role.dtype
             ),
             None,
@@ -248,6 +252,8 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
         name: _load(session, "student" if name == BASE else name)
         for name in spec.frozen_arguments
     }
+    card = _card(session, method, hyper)
+    keep_model(run_dir, session.roles["student"].folder, card)
     fitted = fit(
         spec,
         _load(session, "student") if spec.lora is None else _adapters(session),
@@ -272,7 +278,11 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
             base=_name(session),
         )
     save_pretrained(
-        run_dir / EXPORT_FOLDER, spec.student, exported, tokenizer=session.tokenizer
+        run_dir / EXPORT_FOLDER,
+        spec.student,
+        exported,
+        like=run_dir / MODEL_FOLDER,
+        card=f"{card}\nThese weights: optimizer step {steps:,}.\n",
     )
     if session.problems:
         _measure(session, method, trained, run_dir)
@@ -297,6 +307,28 @@ def _name(session: Session) -> str:
     path, folder = session.config.student.path, session.roles["student"].folder
     local = path is None or Path(path).expanduser().exists()
     return str(folder.resolve()) if local else path
+
+
+def _card(session: Session, method: str, hyper: dict[str, Any]) -> str:
+    """What an export says of itself."""
+    config, data = session.config, session.config.data
+    models = {
+        name: getattr(config, name).path or str(role.source)
+        for name, role in session.roles.items()
+        if name in ("student", *_spec(session, method, hyper).frozen)
+    }
+    source = data.path if data.source == "jsonl" else "generated problems"
+    return training_card(
+        method=method,
+        hyper=hyper,
+        models=models,
+        data=[
+            f"source               {source}",
+            f"fingerprint          {session.dataset.fingerprint}",
+            *session.dataset.report.lines(),
+        ],
+        config=to_yaml(config),
+    )
 
 
 def _title(method: str, settings: str) -> str:
@@ -338,7 +370,7 @@ def _say_session(session: Session, run_dir: Path) -> None:
     print(f"attention {', '.join(_attention(session))}")
     for role in session.roles.values():
         size = num_parameters(role.config) / 1e6
-        print(f"{role.name:<8} {size:,.2f}M parameters, {role.dtype}, {role.folder}")
+        print(f"{role.name:<8} {size:,.2f}M parameters, {role.dtype}, {role.source}")
         trained = adapters(session.config) if role.name == "student" else None
         if trained is not None:
             print(f"         {lora.trainable(role.config, trained)}")
@@ -387,6 +419,7 @@ def _say_end(session: Session, run_dir: Path, seconds: float) -> None:
         (METRICS_FILE, "every step's metrics"),
         ("tensorboard", "the same for TensorBoard"),
         (CHECKPOINTS, "Orbax: parameters, optimizer, position"),
+        (MODEL_FOLDER, "what convert needs to export a checkpoint"),
         (EXPORT_FOLDER, "for transformers: AutoModelForCausalLM.from_pretrained"),
         *(adapter if session.config.lora is not None else ()),
         (CONFIG_FILE, "the resolved configuration"),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from targetsft_jax.hf import filling
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.hf.families import FAMILIES, PLAIN, places
 from targetsft_jax.hf.importer import load_config, load_params
@@ -63,6 +64,26 @@ def test_every_parameter_has_one_place(model_type):
             at = (place.path, place.layer)
             found[at] = found.get(at, 0) + 1
     assert found == wanted
+
+
+@pytest.mark.parametrize("model_type", ["phi3", "gemma3_text"])
+def test_pieces_of_fused_tensors(model_type, tmp_path, monkeypatch):
+    """Row by row onto devices that share the heads: each finds its own rows."""
+    config = config_of(model_type)
+    params = random_params(config)
+    save_pretrained(tmp_path / "m", config, params)
+    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+    where = {"heads": "b", "kv_heads": "b", "mlp": "b", "embed": "a"}
+    shardings = jax.tree.map(
+        lambda names: NamedSharding(mesh, PartitionSpec(*map(where.get, names))),
+        logical_axes(config),
+        is_leaf=lambda x: isinstance(x, tuple),
+    )
+    for shard in (filling._StagedShard, filling._PlacedShard):
+        monkeypatch.setattr(filling, "_StagedShard", shard)
+        monkeypatch.setattr(filling, "PIECE_BYTES", 5 * config.hidden_size * 4)
+        back = load_params(tmp_path / "m", config, shardings=shardings)
+        jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
 def test_fused_tensors_hold_their_parts_in_order(tmp_path):

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch", reason="live parity needs the `parity` extr
 import tiny  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
+from targetsft_jax.convert import main as convert  # noqa: E402
 from targetsft_jax.data.tokenizer import byte_tokenizer  # noqa: E402
 from targetsft_jax.hf.exporter import save_pretrained  # noqa: E402
 from targetsft_jax.models.config import DecoderConfig  # noqa: E402
@@ -92,3 +93,26 @@ def test_bfloat16_export_rounds_as_we_do(tmp_path):
     )
     ours = jax.jit(lambda p: apply(config, p, row) @ head(p).T)(rounded)
     np.testing.assert_allclose(ours, tiny.logits(model, row), atol=1e-4)
+
+
+def test_a_checkpoint_of_theirs_there_and_back(tmp_path):
+    """What transformers wrote comes back as the same model with the same config."""
+    theirs = tiny.build(**tiny.CASES["llama3-rope"])
+    theirs.config.update({"note": "kept", "pretraining_tp": 1})
+    theirs.generation_config.temperature = 0.7
+    theirs.generation_config.do_sample = True
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size="20KB")
+    places = [str(tmp_path / name) for name in ("theirs", "ours", "back")]
+    assert convert(["from-hf", *places[:2]]) == convert(["to-hf", *places[1:]]) == 0
+    back, info = AutoModelForCausalLM.from_pretrained(
+        places[2], output_loading_info=True
+    )
+    assert not any(info.values()), info
+    for key, tensor in theirs.state_dict().items():
+        assert torch.equal(back.state_dict()[key], tensor), key
+    own = {"_name_or_path", "transformers_version"}
+    before, after = (m.config.to_dict() for m in (theirs, back))
+    assert {k: after[k] for k in before if k not in own} == {
+        k: v for k, v in before.items() if k not in own
+    }
+    assert back.generation_config.temperature == 0.7

@@ -1,0 +1,167 @@
+"""The tensors of a checkpoint's safetensors files, memory-mapped."""
+
+import json
+import mmap
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+"""Stored types that hold weights, by their names in the files."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a file; nothing of it is read before `rows` is looked into.
+
+    Attributes:
+        shape: as stored.
+        dtype: the file's own name of it, "BF16".
+        start: of its bytes in the file.
+        file: the whole file, mapped.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    start: int
+    file: mmap.mmap
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """A view [stop - start, ...] of the mapped file, for a dtype of `DTYPES`."""
+        dtype, offset = DTYPES[self.dtype], self.start + start * self._row_bytes
+        shape = (stop - start, *self.shape[1:])
+        count = int(np.prod(shape))
+        return np.frombuffer(self.file, dtype, count, offset).reshape(shape)
+
+    def release(self, start: int, stop: int) -> None:
+        """Give the pages of these rows back: they count as this process's memory.
+
+        A later look at them finds them in the system's cache, or reads again.
+        """
+        if not hasattr(mmap, "MADV_DONTNEED"):  # Linux has it
+            return
+        first = self.start + start * self._row_bytes
+        first -= first % mmap.PAGESIZE
+        length = self.start + stop * self._row_bytes - first
+        self.file.madvise(mmap.MADV_DONTNEED, first, length)
+
+    @property
+    def _row_bytes(self) -> int:
+        return int(np.prod(self.shape[1:])) * DTYPES[self.dtype].itemsize
+
+
+def open_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a folder's safetensors files: key -> where it is.
+
+    Only headers are read. Links are followed: a hub snapshot consists of them.
+
+    Raises:
+        FileNotFoundError: no safetensors there, or files that the index names are
+            absent (all of them in one message).
+        ValueError: damaged or truncated files, or index entries that are no
+            safetensors file beside the index (all of them in one message).
+    """
+    weight_map = _weight_map(folder)
+    names = [SINGLE_FILE] if weight_map is None else sorted(set(weight_map.values()))
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent:
+        raise FileNotFoundError(
+            f"{folder}: {', '.join(absent)} does not exist, though {INDEX_FILE} names "
+            "it; download the checkpoint again."
+        )
+    tensors, damaged = {}, []
+    for name in names:
+        try:
+            with safe_open(folder / name, framework="numpy") as file:
+                file.keys()  # the library proves header, offsets and length
+        except SafetensorError as error:
+            damaged.append(f"{folder / name} is damaged or incomplete ({error})")
+            continue
+        for key, tensor in _mapped(folder / name).items():
+            # A tensor that the index does not know counts: it may be unexpected.
+            if weight_map is None or weight_map.get(key, name) == name:
+                tensors[key] = tensor
+    if damaged:
+        raise ValueError("; ".join(damaged) + "; download again.")
+    return tensors
+
+
+def _mapped(path):
+    """Format: header length (u64, little endian), JSON header, raw tensors.
+
+    See https://github.com/huggingface/safetensors#format.
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    header.pop("__metadata__", None)
+    return {
+        key: StoredTensor(
+            tuple(entry["shape"]),
+            entry["dtype"],
+            8 + length + entry["data_offsets"][0],
+            whole,
+        )
+        for key, entry in header.items()
+    }
+
+
+def _weight_map(folder):
+    """The index's tensor -> file, or None for a checkpoint in a single file."""
+    if (folder / SINGLE_FILE).is_file():
+        return None
+    path = folder / INDEX_FILE
+    if not path.is_file():
+        found = sorted(p.name for p in folder.glob("*") if p.is_file())
+        pickles = [name for name in found if name.endswith((".bin", ".pt", ".pth"))]
+        raise FileNotFoundError(
+            f"{folder} holds neither {SINGLE_FILE} nor {INDEX_FILE}"
+            + (
+                f", only pickle files ({', '.join(pickles[:3])}), which can run code "
+                "when opened; load them with transformers and save_pretrained them "
+                "again as safetensors."
+                if pickles
+                else f" (found: {', '.join(found[:8]) or 'nothing'})."
+            )
+        )
+    weight_map = read_json(path).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ValueError(f"{path} has no weight_map; download it again.")
+    problems = []
+    for key, name in weight_map.items():
+        pure = PurePosixPath(str(name))
+        if pure.is_absolute() or ".." in pure.parts or "\\" in str(name):
+            problems.append(
+                f"{key} points to {name!r}, outside the checkpoint's folder"
+            )
+        elif pure.suffix != ".safetensors":
+            problems.append(f"{key} points to {name!r}, no safetensors file")
+    if problems:
+        raise ValueError(
+            f"{path}: refused, an index may only name safetensors files beside it:\n  "
+            + "\n  ".join(problems)
+        )
+    return weight_map
+
+
+def read_json(path: Path) -> dict:
+    """The object that a JSON file holds; ValueError naming the file if none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); download it again.") from None
+    if not isinstance(document, dict):
+        raise ValueError(f"{path} holds no JSON object; download it again.")
+    return document

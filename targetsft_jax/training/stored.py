@@ -1,0 +1,191 @@
+"""A checkpoint outside its run: found by path, described, read layer by layer."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from targetsft_jax.hf.description import copy_tokenizer
+from targetsft_jax.hf.whole_folder import CARD_FILE
+from targetsft_jax.training.checkpoint import FOLDER, by_layers
+
+MODEL_FOLDER = "model"
+"""In a run directory: what its checkpoints lack of a model. The configs and the
+tokenizer are copies of the student's files, the card says what is trained."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A complete checkpoint.
+
+    Attributes:
+        run_dir: the run's.
+        step: optimizer steps taken.
+    """
+
+    run_dir: Path
+    step: int
+
+    @property
+    def folder(self) -> Path:
+        """Of this step."""
+        return self.run_dir / FOLDER / str(self.step)
+
+    def params(self) -> dict[str, Any]:
+        """The tree of `init_params` with a `StoredLeaf` for each parameter.
+
+        Raises:
+            ValueError: it holds no parameters that can be read.
+        """
+        import tensorstore
+
+        folder = self.folder / "params"
+        try:
+            about = json.loads((folder / "_METADATA").read_text("utf-8"))
+            driver = "zarr3" if about.get("use_zarr3") else "zarr"
+            tree: dict[str, Any] = {}
+            for entry in about["tree_metadata"].values():
+                names = [part["key"] for part in entry["key_metadata"]]
+                kept = {
+                    "driver": "ocdbt",
+                    "base": f"file://{folder.absolute()}/",
+                    "path": ".".join(names) + "/",
+                }
+                spec = {"driver": driver, "kvstore": kept}
+                store = tensorstore.open(spec, open=True, read=True).result()
+                inner = tree
+                for name in names[:-1]:
+                    inner = inner.setdefault(name, {})
+                inner[names[-1]] = StoredLeaf(store)
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(
+                f"{folder} cannot be read ({type(error).__name__}: {error}); expected "
+                "parameters that a run saved. Take another step of the run"
+            ) from None
+        return tree
+
+    def load(self, abstract: Any) -> Any:
+        """The parameters on devices, each process reading its part.
+
+        Args:
+            abstract: the tree of `init_params` as ShapeDtypeStructs with shardings.
+        """
+        with ocp.CheckpointManager((self.run_dir / FOLDER).absolute()) as manager:
+            wanted = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
+            return manager.restore(self.step, args=wanted).params
+
+
+class StoredLeaf:
+    """A parameter on disk; what is asked for is read, and not kept.
+
+    Checkpoints hold a chunk for each layer. In one that holds several layers in a
+    chunk, these are kept until the last of them is asked for.
+    """
+
+    def __init__(self, store: Any):
+        self._store = store
+        self.shape: tuple[int, ...] = tuple(store.shape)
+        self.dtype: np.dtype = store.dtype.numpy_dtype
+        self._start, self._layers = 0, np.empty((0,), self.dtype)
+
+    def __getitem__(self, layer: int) -> np.ndarray:
+        if not self._start <= layer < self._start + len(self._layers):
+            step = self._store.chunk_layout.read_chunk.shape[0]
+            self._start = layer - layer % step
+            stop = min(self._start + step, self.shape[0])
+            self._layers = self._store[self._start : stop].read().result()
+        found = self._layers[layer - self._start]
+        if layer == self._start + len(self._layers) - 1:
+            self._layers = self._layers[:0].copy()
+        return found
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.asarray(self._store.read().result(), dtype)
+
+
+def find(path: str | Path, step: int | None = None) -> Stored:
+    """The checkpoint that a path means.
+
+    Args:
+        path: a run directory, for its newest checkpoint or the one of `step`; or one
+            of its checkpoints, `RUN/checkpoints/STEP`.
+        step: of a run directory.
+
+    Raises:
+        FileNotFoundError: neither, or no such complete checkpoint.
+        ValueError: both a checkpoint and a step.
+    """
+    folder = Path(path).expanduser().absolute()
+    if folder.name.isdecimal() and folder.parent.name == FOLDER:
+        if step is not None:
+            raise ValueError(
+                f"{path} is one checkpoint and --step {step} asks for another; give "
+                "the run directory, or no --step"
+            )
+        folder, step = folder.parent.parent, int(folder.name)
+    found = steps(folder)
+    if not found:
+        raise FileNotFoundError(
+            f"{path} holds no complete checkpoint (expected {FOLDER}/STEP/params in "
+            f"it; found: {_inside(folder)}); pass a run directory or RUN/{FOLDER}/STEP"
+        )
+    if step is not None and step not in found:
+        raise FileNotFoundError(
+            f"{folder} has no complete checkpoint {step}; it has "
+            f"{', '.join(map(str, found))}"
+        )
+    return Stored(folder, found[-1] if step is None else step)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a path means a checkpoint of this package, not a Hugging Face folder."""
+    one = path.name.isdecimal() and path.absolute().parent.name == FOLDER
+    return one or (not (path / "config.json").exists() and bool(steps(path)))
+
+
+def steps(run_dir: Path) -> list[int]:
+    """Steps of a run's complete checkpoints, in order; empty for any other folder."""
+    # One under way has another name until it is complete.
+    paths = (run_dir / FOLDER).glob("*/params/_METADATA")
+    names = (path.parents[1].name for path in paths)
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def keep_model(run_dir: Path, source: Path, card: str) -> None:
+    """Write what an export of the run's checkpoints needs beside them.
+
+    In a multi-process job the first process writes.
+
+    Args:
+        run_dir: gets a folder `MODEL_FOLDER`.
+        source: the student's folder.
+        card: the model card's text.
+    """
+    if jax.process_index():
+        return
+    folder = run_dir / MODEL_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "generation_config.json"):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    copy_tokenizer(source, folder)
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+
+
+def save_params(run_dir: Path, params: dict[str, Any]) -> None:
+    """Write parameters as the checkpoint 0 of a run directory, with no optimizer."""
+    with ocp.CheckpointManager((run_dir / FOLDER).absolute()) as manager:
+        kept = ocp.args.StandardSave(params, save_args=by_layers(params))
+        manager.save(0, args=ocp.args.Composite(params=kept))
+
+
+def _inside(folder):
+    if not folder.is_dir():
+        return "no such folder"
+    names = sorted(path.name for path in folder.iterdir())
+    return ", ".join(names[:6]) + ("…" if len(names) > 6 else "") or "nothing"
