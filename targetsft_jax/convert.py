@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -34,15 +35,24 @@ def _to_hf(own):
     from targetsft_jax.hf.exporter import save_pretrained
     from targetsft_jax.hf.importer import load_config
     from targetsft_jax.hf.whole_folder import CARD_FILE
-    from targetsft_jax.training.stored import MODEL_FOLDER, find
+    from targetsft_jax.training.stored import (
+        ADAPTERS_FILE,
+        MODEL_FOLDER,
+        adapted,
+        find,
+    )
 
     stored = find(own.source, own.step)
-    params = stored.params()
-    if "embed" not in params:
+    params, dtype = stored.params(), own.dtype
+    over = adapted(stored.run_dir)
+    if over is not None:
+        dtype = dtype or over.dtype
+        params = replace(over, dtype=dtype).merged(params, own.base)
+    elif own.base is not None or "embed" not in params:
         raise ValueError(
-            f"{stored.folder} holds no whole model (found: {', '.join(params)}), such "
-            "as a checkpoint of adapters does not; the merged model of a finished run "
-            f"is in {stored.run_dir / 'hf'}"
+            f"{stored.folder} holds {', '.join(params)}, and no {MODEL_FOLDER}/"
+            f"{ADAPTERS_FILE} says that these are adapters over a base; expected a "
+            "whole model without --base, or a run that trained adapters"
         )
     like = own.like or stored.run_dir / MODEL_FOLDER
     if not (like / "config.json").is_file():
@@ -61,7 +71,7 @@ def _to_hf(own):
         params,
         like=like,
         card=text,
-        dtype=own.dtype,
+        dtype=dtype,
         max_shard_bytes=own.max_shard_size,
     )
     print(f"{stored.folder} (step {stored.step}) is now\n  {own.out}")
@@ -119,6 +129,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="the Hugging Face folder whose config and tokenizer to take, where the "
         "run directory has no model/",
+    )
+    export.add_argument(
+        "--base",
+        metavar="FOLDER",
+        help="where the model is now that a run's adapters were trained over",
     )
     export.set_defaults(run=_to_hf)
     back = commands.add_parser(

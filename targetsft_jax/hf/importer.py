@@ -109,18 +109,13 @@ def load_params(
         UserWarning: tensors with NaN or infinite values, named and counted. A process
             counts what it reads.
     """
-    folder = Path(folder)
     abstract = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
     if shardings is None:
         shardings = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     if isinstance(shardings, jax.sharding.Sharding):
         shardings = jax.tree.map(lambda _: shardings, abstract)
-    tensors = open_tensors(folder)
-    _check(folder, config, abstract, tensors)
-    sources: dict[tuple, list[Source]] = {}
-    for key, parts in places(config).items():
-        for place in parts:
-            sources.setdefault(place.path, []).append(Source(key, tensors[key], place))
+    folder = Path(folder)
+    sources = _sources(folder, config, abstract)
     bad: dict[str, int] = {}
     with ThreadPoolExecutor(THREADS) as pool:
 
@@ -135,6 +130,52 @@ def load_params(
     if bad:
         _warn(folder, bad)
     return params
+
+
+def mapped_params(folder: str | Path, config: DecoderConfig) -> dict:
+    """The tree of `init_params` with a `MappedLeaf` for each parameter; none is read.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_params`.
+    """
+    abstract = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+    sources = _sources(Path(folder), config, abstract)
+
+    def leaf(path, like):
+        return MappedLeaf(sources[tuple(entry.key for entry in path)], like.shape)
+
+    return jax.tree_util.tree_map_with_path(leaf, abstract)
+
+
+class MappedLeaf:
+    """A parameter in a checkpoint's files; what is asked for is read, and not kept."""
+
+    def __init__(self, sources: list[Source], shape: tuple[int, ...]):
+        self._sources, self.shape = sources, shape
+        stored = (DTYPES[source.tensor.dtype] for source in sources)
+        self.dtype = np.dtype(jnp.result_type(*stored))
+
+    def __getitem__(self, layer: int) -> np.ndarray:
+        return self._read(next(s for s in self._sources if s.place.layer == layer))
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(self._read(self._sources[0]), dtype)
+
+    def _read(self, source: Source) -> np.ndarray:
+        rows = source.place.rows or (0, source.tensor.shape[0])
+        found = source.tensor.rows(*rows)
+        return found.T if source.place.transposed else found
+
+
+def _sources(folder, config, abstract):
+    """The checkpoint's tensors by the parameter that they belong to, all checked."""
+    tensors = open_tensors(folder)
+    _check(folder, config, abstract, tensors)
+    sources: dict[tuple, list[Source]] = {}
+    for key, parts in places(config).items():
+        for place in parts:
+            sources.setdefault(place.path, []).append(Source(key, tensors[key], place))
+    return sources
 
 
 def _warn(folder, bad):

@@ -112,12 +112,21 @@ def attach(params: dict, adapters: dict, lora: Lora) -> dict:
     return _changed(params, adapters, change)
 
 
-def merged(params: dict, adapters: dict, lora: Lora) -> dict:
-    """The base's tree with every adapted kernel as a `Merged`, for an export."""
+def merged(params: dict, adapters: dict, lora: Lora, dtype: Any = None) -> dict:
+    """The base's tree with every adapted kernel as a `Merged`, for an export.
+
+    Args:
+        params: the base; anything that gives a layer of a leaf as `leaf[layer]`.
+        adapters: as trained, likewise.
+        lora: their rank and scale.
+        dtype: of the sums; that of each kernel when None.
+    """
 
     def change(module: dict, pair: dict) -> dict:
-        kernel = Merged(module["kernel"], pair["lora_a"], pair["lora_b"], lora.scale)
-        return {"kernel": kernel}
+        kernel = module["kernel"]
+        wanted = jnp.dtype(kernel.dtype if dtype is None else dtype)
+        a, b = pair["lora_a"], pair["lora_b"]
+        return {"kernel": Merged(kernel, a, b, lora.scale, wanted)}
 
     return _changed(params, adapters, change)
 
@@ -126,35 +135,31 @@ def merged(params: dict, adapters: dict, lora: Lora) -> dict:
 class Merged:
     """Kernels W + scale · A·B [layers, in, out] that are made a layer at a time.
 
-    Summed in float32 and cast once, to the dtype of W: there is never a second model.
+    Summed in float32 and cast once: there is never a second model.
     """
 
-    kernel: jax.Array
-    lora_a: jax.Array
-    lora_b: jax.Array
+    kernel: Any
+    lora_a: Any
+    lora_b: Any
     scale: float
+    dtype: Any
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of W."""
         return self.kernel.shape
 
-    @property
-    def dtype(self) -> Any:
-        """Of W."""
-        return self.kernel.dtype
-
     def __getitem__(self, layer: int) -> jax.Array:
         """The kernel [in, out] of one layer."""
         kernel, a, b = (x[layer] for x in (self.kernel, self.lora_a, self.lora_b))
-        return _sum(kernel, a, b, self.scale)
+        return _sum(kernel, a, b, self.scale).astype(self.dtype)
 
 
 @jax.jit
 def _sum(kernel: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
     # A TPU would multiply float32 in bfloat16 otherwise.
     product = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-    return (kernel.astype(jnp.float32) + scale * product).astype(kernel.dtype)
+    return kernel.astype(jnp.float32) + scale * product
 
 
 def _shapes(config: DecoderConfig, lora: Lora) -> dict[Path, dict]:

@@ -52,7 +52,7 @@ from targetsft_jax.training.spec import (
 )
 from targetsft_jax.training.start_models import start_model
 from targetsft_jax.training.step import BASE, StepSpec
-from targetsft_jax.training.stored import MODEL_FOLDER, keep_model
+from targetsft_jax.training.stored import MODEL_FOLDER, Adapted, keep_model
 
 CONFIG_FILE, EXPORT_FOLDER, ADAPTER_FOLDER = "config.yaml", "hf", "adapter"
 
@@ -253,7 +253,7 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
         for name in spec.frozen_arguments
     }
     card = _card(session, method, hyper)
-    keep_model(run_dir, session.roles["student"].folder, card)
+    keep_model(run_dir, session.roles["student"].folder, card, _adapted(session))
     fitted = fit(
         spec,
         _load(session, "student") if spec.lora is None else _adapters(session),
@@ -302,11 +302,19 @@ def _adapters(session: Session) -> Any:
     return jax.jit(make, out_shardings=places)(key)
 
 
+def _adapted(session: Session) -> Adapted | None:
+    """What a checkpoint of adapters needs to become a model."""
+    trained = adapters(session.config)
+    if trained is None:
+        return None
+    return Adapted(trained, _name(session), session.roles["student"].dtype.name)
+
+
 def _name(session: Session) -> str:
-    """Where others find the student: its folder, or its id on the hub."""
-    path, folder = session.config.student.path, session.roles["student"].folder
+    """Where others find the student: its folder or checkpoint, or its id on the hub."""
+    path, source = session.config.student.path, session.roles["student"].source
     local = path is None or Path(path).expanduser().exists()
-    return str(folder.resolve()) if local else path
+    return str(source.resolve()) if local else path
 
 
 def _card(session: Session, method: str, hyper: dict[str, Any]) -> str:

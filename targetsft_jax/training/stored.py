@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,49 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from targetsft_jax.hf.description import copy_tokenizer
+from targetsft_jax.hf.importer import load_config, mapped_params, resolve
+from targetsft_jax.hf.tensor_files import read_json
 from targetsft_jax.hf.whole_folder import CARD_FILE
+from targetsft_jax.models import lora
+from targetsft_jax.models.lora import Lora
 from targetsft_jax.training.checkpoint import FOLDER, by_layers
 
 MODEL_FOLDER = "model"
 """In a run directory: what its checkpoints lack of a model. The configs and the
 tokenizer are copies of the student's files, the card says what is trained."""
+
+ADAPTERS_FILE = "adapters.json"
+"""In that folder, where adapters are trained: `Adapted` as JSON."""
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What a checkpoint of adapters does not say of itself.
+
+    Attributes:
+        lora: rank, alpha and targets.
+        base: folder, run or hub id of the model that they were trained over.
+        dtype: name of the dtype that the run held it in.
+    """
+
+    lora: Lora
+    base: str
+    dtype: str
+
+    def merged(self, adapters: dict[str, Any], base: str | None = None) -> Any:
+        """The base with these adapters in it, a layer at a time.
+
+        Args:
+            adapters: the tree of `init_adapters`.
+            base: where the base is now, if elsewhere.
+        """
+        path = base or self.base
+        if is_ours(Path(path).expanduser()):
+            params = find(path).params()
+        else:
+            folder = resolve(path)
+            params = mapped_params(folder, load_config(folder))
+        return lora.merged(params, adapters, self.lora, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -156,7 +193,25 @@ def steps(run_dir: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def keep_model(run_dir: Path, source: Path, card: str) -> None:
+def adapted(run_dir: Path) -> Adapted | None:
+    """What a run's checkpoints are adapters of; None where they are whole models."""
+    path = run_dir / MODEL_FOLDER / ADAPTERS_FILE
+    if not path.is_file():
+        return None
+    kept = read_json(path)
+    try:
+        rank, alpha, targets = kept["rank"], kept["alpha"], tuple(kept["targets"])
+        return Adapted(Lora(rank, alpha, targets), kept["base"], kept["dtype"])
+    except KeyError as error:
+        raise ValueError(
+            f"{path} has no {error}; expected what the run wrote. Take the file of "
+            "another run with the same settings, or export RUN/hf"
+        ) from None
+
+
+def keep_model(
+    run_dir: Path, source: Path, card: str, adapters: Adapted | None = None
+) -> None:
     """Write what an export of the run's checkpoints needs beside them.
 
     In a multi-process job the first process writes.
@@ -165,6 +220,7 @@ def keep_model(run_dir: Path, source: Path, card: str) -> None:
         run_dir: gets a folder `MODEL_FOLDER`.
         source: the student's folder.
         card: the model card's text.
+        adapters: what is trained, where it is not the whole model.
     """
     if jax.process_index():
         return
@@ -175,6 +231,10 @@ def keep_model(run_dir: Path, source: Path, card: str) -> None:
             shutil.copyfile(source / name, folder / name)
     copy_tokenizer(source, folder)
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    if adapters is not None:
+        kept = asdict(adapters.lora) | {"base": adapters.base, "dtype": adapters.dtype}
+        text = json.dumps(kept, indent=2) + "\n"
+        (folder / ADAPTERS_FILE).write_text(text, encoding="utf-8")
 
 
 def save_params(run_dir: Path, params: dict[str, Any]) -> None:

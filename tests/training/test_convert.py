@@ -230,7 +230,11 @@ def test_what_cannot_be_converted(theirs, run, tmp_path, capsys):
         (("to-hf", tmp_path / "bare"), "cannot be read.*Take another"),
         (("to-hf", tmp_path / "older"), "config.json does not exist.*--like"),
         (("to-hf", run, "--like", theirs), "do not fit the config"),
-        (("to-hf", tmp_path / "part"), "no whole model.*found: layers.*part/hf"),
+        (
+            ("to-hf", tmp_path / "part"),
+            "part/checkpoints/1 holds layers.*adapters.json",
+        ),
+        (("to-hf", run, "--base", theirs), "expected a whole model without --base"),
         (("from-hf", tmp_path / "no"), "does not exist"),
         (("from-hf", tmp_path / "empty"), "config.json does not exist"),
     ]

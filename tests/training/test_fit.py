@@ -176,8 +176,8 @@ def _flip(folder):
 
 
 def _truncate(folder):
-    path = max((folder / "optimizer").rglob("*"), key=lambda p: p.stat().st_size)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for path in (folder / "optimizer").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def _lose_the_arrays(folder):

@@ -13,6 +13,7 @@ import pytest
 import rig
 from safetensors.numpy import load_file
 
+from targetsft_jax.convert import main as convert
 from targetsft_jax.hf.importer import load_params
 from targetsft_jax.models.lora import Lora, num_adapter_parameters
 from targetsft_jax.train import main
@@ -164,6 +165,30 @@ def test_the_export_is_the_sum(done, folders):
             np.testing.assert_allclose(merged[name], wanted, rtol=1e-6, atol=1e-8)
         else:
             np.testing.assert_array_equal(merged[name], before)
+
+
+def test_a_checkpoint_becomes_the_export_too(done, folders, tmp_path):
+    """From the adapters and the base's files, whatever is left of the run."""
+    assert convert(["to-hf", str(done.run_dir), str(tmp_path / "out")]) == 0
+    for name in ("config.json", "README.md", "tokenizer.json"):
+        written = (done.run_dir / "hf" / name).read_bytes()
+        assert (tmp_path / "out" / name).read_bytes() == written
+    one, other = (
+        load_file(folder / "model.safetensors")
+        for folder in (tmp_path / "out", done.run_dir / "hf")
+    )
+    rig.assert_equal_trees(one, other)
+    # An earlier step, over a base that has moved, in another dtype.
+    moved = shutil.copytree(folders["student"], tmp_path / "moved")
+    step = str(done.run_dir / "checkpoints" / "2")
+    given = ["--base", str(moved), "--dtype", "bfloat16"]
+    assert convert(["to-hf", step, str(tmp_path / "earlier"), *given]) == 0
+    earlier = load_file(tmp_path / "earlier/model.safetensors")
+    key = f"model.layers.0.{HF['q']}.weight"
+    assert earlier[key].dtype == "bfloat16"
+    assert not np.array_equal(earlier[key], one[key].astype("bfloat16"))
+    same = "model.layers.0.self_attn.k_proj.weight"
+    np.testing.assert_array_equal(earlier[same], one[same].astype("bfloat16"))
 
 
 def test_the_adapter_names_its_base_and_targets(done, folders):
