@@ -129,7 +129,12 @@ def test_names_of_topologies():
 
 
 def test_without_the_tpu_compiler_the_remedy_is_said(monkeypatch, capsys):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    real = importlib.util.find_spec
+
+    def without(name, package=None):
+        return None if name == "libtpu" else real(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without)
     assert main([*QUICKSTART, "--topology", "v5e:2x4"]) == 2
     assert 'pip install -e ".[tpu]"' in capsys.readouterr().err
 
