@@ -82,8 +82,10 @@ if __name__ == "__main__":
     if not sys.argv[1:]:
         sys.exit(__doc__)
     made = table(measured(sys.argv[1:]))
-    mark = r"(<!-- table -->\n).*?(\n<!-- end -->)"
+    mark = r"(<!-- table -->\n).*?(<!-- end -->)"
     text = PAGE.read_text(encoding="utf-8")
-    text = re.sub(mark, lambda m: m[1] + made + m[2], text, flags=re.S)
+    text, times = re.subn(mark, lambda m: f"{m[1]}{made}\n{m[2]}", text, flags=re.S)
+    if times != 1:
+        sys.exit(f"{PAGE} has {times} places for the table; expected one")
     PAGE.write_text(text, encoding="utf-8")
     print(made)

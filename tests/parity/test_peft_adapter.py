@@ -92,7 +92,7 @@ def test_peft_over_the_base_is_our_forward_pass(exported, record_property):
     theirs = tiny.logits(model, tiny.tokens())
     _close(exported["ours"], theirs)
     far = np.abs(np.asarray(exported["ours"]) - theirs).max()
-    record_property("LoRA", far / np.abs(theirs).max())
+    record_property("LoRA", float(far / np.abs(theirs).max()))
     # The bound means something: the adapter moves the logits far more.
     moved = np.abs(np.asarray(exported["ours"]) - np.asarray(exported["start"]))
     assert moved.max() > 0.05 * np.abs(theirs).max()

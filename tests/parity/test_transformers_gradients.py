@@ -62,5 +62,5 @@ def test_every_parameter(case, tmp_path, record_property):
         assert scale > 1e-4, path  # a gradient that could not be wrong
         worst = max(worst, float(np.abs(got - want).max() / scale))
     record_property("family", config.model_type)
-    record_property("gradient error", worst)
+    record_property("gradient error", float(worst))
     assert worst < 1e-4

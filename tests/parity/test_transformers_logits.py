@@ -46,7 +46,7 @@ def test_both_directions(case, tmp_path, record_property):
     ids = tiny.tokens()
     want = tiny.logits(theirs, ids)
     found = error(our_logits(config, params, ids), want)
-    record_property("parity error", found)
+    record_property("parity error", float(found))
     assert found < 2e-5
     record_property("import", True)
 
@@ -79,7 +79,7 @@ def test_packed_rows_equal_transformers_on_separate_rows(
     params = load_params(tmp_path, config)
     found = error(our_logits(config, params, ids, positions, segments), want)
     record_property("family", config.model_type)
-    record_property("packed", found)
+    record_property("packed", float(found))
     assert found < 2e-5
     assert error(our_logits(config, params, ids), want) > 1e-2
 
@@ -102,7 +102,7 @@ def test_bfloat16_rounds_no_more_than_theirs(case, tmp_path, record_property):
         for x in (made, tiny.logits(rounded, ids))
     )
     record_property("family", config.model_type)
-    record_property("bf16 error / theirs", ours / other)
+    record_property("bf16 error / theirs", float(ours / other))
     assert 0 < ours < 1.05 * other
 
 
