@@ -162,7 +162,13 @@ def test_forward_and_backward_lower_for_their_platform(name, platform, how):
         return attend(query, key, value, _segments(), **how).astype(jnp.float32).sum()
 
     traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(query, key, value)
-    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    try:
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+    except RuntimeError as error:
+        # From jax 0.12 on, Pallas asks which GPU it lowers for.
+        if "No supported GPU" not in str(error):
+            raise
+        pytest.skip("this jax lowers Pallas kernels for GPUs only beside one")
     assert ("custom_call" in text) == (name != "xla")
 
 
