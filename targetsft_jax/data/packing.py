@@ -140,7 +140,7 @@ def _places(lengths: np.ndarray, row_length: int, packing: bool):
     # empty for a longer example; within them the longest first, as small ones fit into
     # what is left at the end.
     window = (ends - 1) // max(1, _OPEN_ROWS * row_length * 9 // 10)
-    order = np.lexsort((-lengths if packing else lengths * 0, window))
+    order = np.lexsort((-lengths, window)) if packing else np.arange(len(lengths))
     parts = np.split(order, np.flatnonzero(np.diff(window)) + 1)
     rows = [
         row

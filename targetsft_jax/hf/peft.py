@@ -1,8 +1,6 @@
 """Write adapters in PEFT's format, as a folder that is loaded over their base."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import jax
@@ -10,6 +8,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from targetsft_jax.hf.families import places
+from targetsft_jax.hf.whole_folder import whole
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.lora import Lora
 
@@ -114,6 +113,13 @@ def _to_host(x):
 def _write(folder, tensors, document):
     from safetensors.numpy import save_file
 
+    with whole(folder, _check_target) as partial:
+        save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
+        text = json.dumps(document, indent=2) + "\n"
+        (partial / CONFIG_FILE).write_text(text, encoding="utf-8")
+
+
+def _check_target(folder):
     foreign = sorted(
         path.name
         for path in (folder.iterdir() if folder.is_dir() else ())
@@ -125,11 +131,3 @@ def _write(folder, tensors, document):
             f"writes: {', '.join(foreign) or 'it is a file'}. Move it, or name another "
             "folder."
         )
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
-    text = json.dumps(document, indent=2) + "\n"
-    (partial / CONFIG_FILE).write_text(text, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.rename(partial, folder)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from targetsft_jax.hf.tensor_files import INDEX_FILE, SINGLE_FILE
@@ -42,15 +42,41 @@ _OUR_SHARDS = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
+def check_export(folder: Path) -> None:
+    """FileExistsError where a folder is no model export, or holds other files too."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; name a folder to export into.")
+    inside = sorted(folder.iterdir())
+    if not inside:
+        return
+    foreign = [p.name + "/" * p.is_dir() for p in inside if not _ours(p)]
+    if foreign:
+        more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
+        raise FileExistsError(
+            f"{folder} exists and would be deleted, but holds what no export writes: "
+            f"{', '.join(foreign[:5])}{more}. Move them out, or name another folder."
+        )
+    if not (folder / "config.json").is_file():
+        raise FileExistsError(
+            f"{folder} exists and would be deleted, but is not a model export (no "
+            "config.json). Name another folder, or remove it."
+        )
+
+
 @contextlib.contextmanager
-def whole(folder: str | Path) -> Iterator[Path]:
+def whole(
+    folder: str | Path, check: Callable[[Path], None] = check_export
+) -> Iterator[Path]:
     """A new folder to write into, which becomes `folder` at the end of the block.
 
-    Raises:
-        FileExistsError: as for `begin`.
+    Args:
+        folder: the target.
+        check: raises where the target holds what may not be replaced.
     """
     target = Path(folder).resolve()
-    partial = begin(target)
+    partial = begin(target, check)
     try:
         yield partial
         finish(target)
@@ -59,19 +85,16 @@ def whole(folder: str | Path) -> Iterator[Path]:
         raise
 
 
-def begin(folder: Path) -> Path:
+def begin(folder: Path, check: Callable[[Path], None] = check_export) -> Path:
     """An empty sibling to write into, where the folder may be written at all.
 
     What an interrupted export left beside it is cleared away first.
-
-    Raises:
-        FileExistsError: the folder exists and is no export, or holds other files too.
     """
     partial, old = _siblings(folder)
     if old.exists() and not folder.exists():
         # A kill between the two renames of `finish`, where names cannot be exchanged.
         os.rename(old, folder)
-    _check_target(folder)
+    check(folder)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     return partial
@@ -136,28 +159,6 @@ def _to_disk(path):
         os.fsync(file)
     finally:
         os.close(file)
-
-
-def _check_target(folder):
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; name a folder to export into.")
-    inside = sorted(folder.iterdir())
-    if not inside:
-        return
-    foreign = [p.name + "/" * p.is_dir() for p in inside if not _ours(p)]
-    if foreign:
-        more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
-        raise FileExistsError(
-            f"{folder} exists and would be deleted, but holds what no export writes: "
-            f"{', '.join(foreign[:5])}{more}. Move them out, or name another folder."
-        )
-    if not (folder / "config.json").is_file():
-        raise FileExistsError(
-            f"{folder} exists and would be deleted, but is not a model export (no "
-            "config.json). Name another folder, or remove it."
-        )
 
 
 def _ours(path):

@@ -88,14 +88,21 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 position = self._position(step)
-                restored = self._arrays(step, like)
-                _compare(fingerprints(restored), position.pop("arrays"))
+                changed = _changed(position, expected)
+                if not changed:
+                    restored = self._arrays(step, like)
+                    _compare(fingerprints(restored), position["arrays"])
             # Whatever a reader of broken files may raise.
             except Exception as error:  # noqa: BLE001
                 reason = str(error).strip().split("\n")[0][:300]
                 damaged[step] = f"{type(error).__name__}: {reason}"
                 continue
-            self._refuse_other_data(step, position, expected)
+            if changed:
+                raise ValueError(
+                    f"checkpoint {step} in {self._manager.directory} was taken on "
+                    f"other data: {'; '.join(changed)}. Restore the configuration, or "
+                    "choose another run_dir"
+                )
             self._set_aside(damaged)
             optimizer = restored["optimizer"]
             return (
@@ -124,21 +131,6 @@ class Checkpoints:
             ),
         )
         return {"params": restored.params, "optimizer": restored.optimizer}
-
-    def _refuse_other_data(
-        self, step: int, position: dict[str, Any], expected: Position
-    ) -> None:
-        changed = [
-            f"{key} was {position.get(key)!r} and is {value!r}"
-            for key, value in vars(expected).items()
-            if key != "step" and position.get(key) != value
-        ]
-        if changed:
-            raise ValueError(
-                f"checkpoint {step} in {self._manager.directory} was taken on other "
-                f"data: {'; '.join(changed)}. Restore the configuration, or choose "
-                "another run_dir"
-            )
 
     def _set_aside(self, damaged: dict[int, str]) -> None:
         folder = Path(self._manager.directory)
@@ -171,6 +163,15 @@ def by_layers(params: Any) -> Any:
         return ocp.SaveArgs(chunk_byte_size=2**28)
 
     return jax.tree_util.tree_map_with_path(args, params)
+
+
+def _changed(position: dict[str, Any], expected: Position) -> list[str]:
+    """What a checkpoint was taken on otherwise; asked before its arrays are read."""
+    return [
+        f"{key} was {position.get(key)!r} and is {value!r}"
+        for key, value in vars(expected).items()
+        if key != "step" and position.get(key) != value
+    ]
 
 
 def _compare(found: dict[str, int], kept: dict[str, int]) -> None:
