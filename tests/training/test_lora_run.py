@@ -129,7 +129,8 @@ def test_adapters_lie_as_their_kernels_do(done):
 def test_checkpoints_hold_adapters_alone(done):
     """Three float32 of each number: it, and two moments. The model is ten times it."""
     folder = done.run_dir / "checkpoints/4"
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    # The arrays; how many files of Orbax's own lie beside them depends on its threads.
+    size = sum(path.stat().st_size for path in folder.glob("*/d/*"))
     numbers = num_adapter_parameters(rig.STUDENT, LORA)
     assert numbers == 2 * 4 * ((32 + 32) + (32 + 32) + (32 + 48))
     state = done.fits[1][2].state
@@ -139,6 +140,7 @@ def test_checkpoints_hold_adapters_alone(done):
     listed = json.loads((folder / "params/_METADATA").read_text())["tree_metadata"]
     names = {key.split("'")[-2] for key in listed}
     assert len(listed) == 6 and names == {"lora_a", "lora_b"}
+    assert 3 * 4 * numbers * 0.8 < size < 2 * 3 * 4 * numbers
     assert size < 4 * sum(x.size for x in jax.tree.leaves(done.fits[0][1][BASE]))
 
 
