@@ -2,6 +2,7 @@
 
 import string
 from dataclasses import dataclass, field
+from typing import Any
 
 SOURCES = ("embedded", "jsonl")
 KINDS = ("addition", "dosing")
@@ -51,19 +52,39 @@ class EmbeddedConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """Where examples come from and how they become rows of tokens."""
+class SourceConfig:
+    """Where examples come from."""
 
     source: str = "embedded"
-    """`embedded` (generated) or `jsonl`."""
+    """`embedded` (generated), `jsonl`, `parquet`, `hf_dataset` (a folder of the
+    `datasets` library) or `tfds` (a data set of the catalogue)."""
+    name: str | None = None
+    """What reports and metrics call it; null: the data set's or the file's name."""
     path: str | list[str] | None = None
-    """One `.jsonl` or `.jsonl.gz` file, or several, read in order."""
+    """One file or several, read in order; the folder of an `hf_dataset`."""
+    dataset: str | None = None
+    """Name in the catalogue, for `source: tfds`."""
+    split: str | None = None
+    """Of an `hf_dataset` or a data set of the catalogue; null: its training split."""
     fields: FieldMap = field(default_factory=FieldMap)
     """Which parts of a row are the conversation."""
-    where: dict[str, str] = field(default_factory=dict)
+    where: dict[str, Any] = field(default_factory=dict)
     """Keep only rows whose field, as text, equals this value; all must hold."""
     embedded: EmbeddedConfig = field(default_factory=EmbeddedConfig)
     """The generated problems, for `source: embedded`."""
+    limit: int | None = None
+    """Use only the first so many usable rows."""
+    weight: float | None = None
+    """In a mixture: the source's share of the tokens of a step, relative to the
+    others'; null in all of them: every row once an epoch."""
+
+
+@dataclass(frozen=True)
+class DataConfig(SourceConfig):
+    """Where examples come from and how they become rows of tokens."""
+
+    mixture: list[SourceConfig] = field(default_factory=list)
+    """Several sources in place of the one above."""
     max_length: int = 1024
     """Tokens in a row."""
     overlong: str = "truncate"
@@ -74,8 +95,6 @@ class DataConfig:
     """Several examples a row (attention must respect segment ids), or one."""
     shuffle_seed: int = 0
     """Order in which examples are packed, and of the rows in every epoch."""
-    limit: int | None = None
-    """Use only the first so many usable rows."""
 
 
 def validate(config: DataConfig, key: str = "data") -> None:

@@ -3,25 +3,20 @@
 import functools
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from targetsft_jax.data import chat, packing
 from targetsft_jax.data.chat import Example
-from targetsft_jax.data.config import SPLITS, DataConfig, EmbeddedConfig, validate
-from targetsft_jax.data.embedded import generate
-from targetsft_jax.data.record import Record, RowError, matches, to_record
+from targetsft_jax.data.config import DataConfig, validate
+from targetsft_jax.data.record import RowError
+from targetsft_jax.data.records import bad_row, load_records
 from targetsft_jax.data.report import Report
-from targetsft_jax.data.sources import parse_row, read_lines
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-# Duplicates among generated problems are passed over; after this many in a row the
-# split is taken to hold no other.
-_FRUITLESS = 1000
 
 
 @dataclass(frozen=True)
@@ -42,17 +37,6 @@ class Dataset:
         return len(self.arrays["tokens"])
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A question with its gold answer."""
-
-    messages: list[dict[str, str]] = field(repr=False)
-    """The conversation up to and with the user's question."""
-    answer: str
-    id: str
-    """`file:line`, or how the problem was generated."""
-
-
 def prepare(config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> Dataset:
     """Reads, tokenizes and packs the training set.
 
@@ -71,7 +55,7 @@ def prepare(config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> Dataset
         try:
             examples.append(chat.encode(record, tokenizer))
         except RowError as error:
-            _bad_row(error, config, report)
+            bad_row(error, config, report)
     examples = packing.fit(examples, config.max_length, config.overlong, report)
     if not examples:
         raise ValueError(f"no example is left to train on:\n{report}")
@@ -89,66 +73,6 @@ def prepare(config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> Dataset
         else "the prefix property of the chat template, proved for each turn"
     )
     return Dataset(arrays, report, examples[0], fingerprint(arrays))
-
-
-def load_records(config: DataConfig) -> tuple[list[Record], Report]:
-    """Records to train on, in source order, and what became of the others.
-
-    Raises:
-        ValueError: as for `prepare`.
-    """
-    validate(config)
-    report = Report()
-    if config.source == "embedded":
-        limit = config.limit or config.embedded.examples
-        report.rows = min(config.embedded.examples, limit)
-        report.limited = limit < config.embedded.examples
-        return [generate(config.embedded, i) for i in range(report.rows)], report
-    records: list[Record] = []
-    for record in _jsonl_records(config, report, train=True):
-        records.append(record)
-        if len(records) == config.limit:
-            report.limited = True
-            break
-    return records, report
-
-
-def problems(
-    config: DataConfig | EmbeddedConfig,
-    split: str = "heldout",
-    n: int | None = None,
-) -> list[Problem]:
-    """Problems to evaluate on.
-
-    Args:
-        config: generated problems, or a file of rows with `fields.answer`.
-        split: of generated problems, `heldout` or `train`; always without label
-            noise and no two with the same prompt. A file is its own split: use
-            another file, or `where`.
-        n: how many, the first ones of the source. None: all of a file, or
-            `embedded.examples` generated ones.
-
-    Raises:
-        ValueError: the split has fewer than n distinct problems, a file holds none,
-            or a row cannot be used and `on_bad_row` is `error`.
-    """
-    if split not in SPLITS:
-        raise ValueError(f"split is {split!r}; expected one of " + ", ".join(SPLITS))
-    if isinstance(config, EmbeddedConfig):
-        config = DataConfig(embedded=config)
-    validate(config)
-    if config.source == "embedded":
-        return _generated_problems(config.embedded, split, n)
-    report = Report()
-    found: list[Problem] = []
-    for record in _jsonl_records(config, report, train=False):
-        assert record.answer is not None  # to_record has refused it otherwise
-        found.append(Problem(record.messages, record.answer, record.origin))
-        if len(found) in (n, config.limit):
-            break
-    if not found:
-        raise ValueError(f"no problem is left to evaluate on:\n{report}")
-    return found
 
 
 def batch_at(
@@ -224,52 +148,6 @@ def fingerprint(arrays: dict[str, np.ndarray]) -> str:
         digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
         digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()
-
-
-def _jsonl_records(
-    config: DataConfig, report: Report, *, train: bool
-) -> Iterator[Record]:
-    assert config.path is not None  # validate has refused it otherwise
-    for origin, line in read_lines(config.path):
-        report.rows += 1
-        try:
-            row = parse_row(line, origin)
-            if not matches(row, config.where, origin):
-                report.filtered += 1
-                continue
-            record = to_record(row, config.fields, origin, train=train)
-        except RowError as error:
-            _bad_row(error, config, report)
-            continue
-        yield record
-
-
-def _bad_row(error: RowError, config: DataConfig, report: Report) -> None:
-    if config.on_bad_row == "error":
-        raise error
-    report.skip(error)
-
-
-def _generated_problems(
-    config: EmbeddedConfig, split: str, n: int | None
-) -> list[Problem]:
-    wanted = config.examples if n is None else n
-    found: dict[str, Problem] = {}
-    index = last_new = 0
-    while len(found) < wanted and index - last_new < _FRUITLESS:
-        record = generate(config, index, split)
-        index += 1
-        prompt, answer = record.messages[:-1], record.answer
-        text = prompt[-1]["content"]
-        if text not in found:
-            found[text] = Problem(prompt, answer or "", record.origin)
-            last_new = index
-    if len(found) < wanted:
-        raise ValueError(
-            f"the {split} split of these generated problems has {len(found)} distinct"
-            f" ones; expected {wanted}: raise embedded.digits or ask for fewer"
-        )
-    return list(found.values())
 
 
 @functools.lru_cache

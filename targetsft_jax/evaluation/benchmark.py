@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from targetsft_jax.data.chat import encode_prompt, stop_tokens
-from targetsft_jax.data.pipeline import Problem
+from targetsft_jax.data.records import Problem
 from targetsft_jax.evaluation.average_at_k import AverageAtK, average_at_k
 from targetsft_jax.evaluation.generate import generate
 from targetsft_jax.evaluation.grade import extract_answer, is_correct

@@ -12,7 +12,8 @@ import jax
 from jax.sharding import Mesh
 
 from targetsft_jax.data.chat import show
-from targetsft_jax.data.pipeline import Dataset, Problem, prepare, problems
+from targetsft_jax.data.pipeline import Dataset, prepare
+from targetsft_jax.data.records import Problem, problems
 from targetsft_jax.evaluation.average_at_k import AverageAtK, table
 from targetsft_jax.evaluation.benchmark import benchmark
 from targetsft_jax.hf.description import prove_exportable

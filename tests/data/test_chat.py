@@ -260,7 +260,7 @@ def test_show_marks_what_is_trained():
 
 def test_real_rows(shared):
     from targetsft_jax.data.config import DataConfig, FieldMap
-    from targetsft_jax.data.pipeline import load_records
+    from targetsft_jax.data.records import load_records
 
     tokenizer = byte_tokenizer()
     gsm8k = FieldMap(prompt="question", response="answer")

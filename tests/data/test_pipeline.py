@@ -9,7 +9,8 @@ import threading
 import pytest
 
 from targetsft_jax.data.config import DataConfig, EmbeddedConfig, FieldMap
-from targetsft_jax.data.pipeline import batch_at, iterate, prepare, problems
+from targetsft_jax.data.pipeline import batch_at, iterate, prepare
+from targetsft_jax.data.records import problems
 from targetsft_jax.data.tokenizer import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()

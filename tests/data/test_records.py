@@ -8,8 +8,8 @@ import random
 import pytest
 
 from targetsft_jax.data.config import DataConfig, FieldMap
-from targetsft_jax.data.pipeline import load_records
 from targetsft_jax.data.record import RowError, to_record
+from targetsft_jax.data.records import load_records
 from targetsft_jax.data.sources import parse_row, read_lines
 
 QA = FieldMap(prompt="question", response="answer")

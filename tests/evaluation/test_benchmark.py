@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from targetsft_jax.data.config import EmbeddedConfig
-from targetsft_jax.data.pipeline import Problem, problems
+from targetsft_jax.data.records import Problem, problems
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.evaluation import benchmark as benchmark_module
 from targetsft_jax.evaluation.benchmark import benchmark
