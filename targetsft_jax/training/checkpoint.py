@@ -1,18 +1,23 @@
 """Orbax checkpoints of a run: parameters, optimizer, step and data position."""
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
+from targetsft_jax.parallel import processes
 from targetsft_jax.training.fingerprint import fingerprints
+from targetsft_jax.training.provenance import Provenance
+from targetsft_jax.training.retention import Retention
 from targetsft_jax.training.step import TrainState
 
 FOLDER, DAMAGED = "checkpoints", "checkpoints_damaged"
+_ITEMS = ("params", "optimizer", "position", "provenance")
 
 
 @dataclass(frozen=True)
@@ -33,28 +38,46 @@ class Position:
 
 
 class Checkpoints:
-    """The checkpoints of one run directory. Saves in the background; see `close`."""
+    """The checkpoints of one run directory. Saves in the background; see `close`.
 
-    def __init__(self, run_dir: Path, *, keep: int):
+    In a run of several processes all of them call every method.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        retention: Retention,
+        provenance: Provenance | None = None,
+    ):
+        self._folder = (run_dir / FOLDER).absolute()
+        self._retention = retention
+        self._provenance = provenance or Provenance()
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
             create=True,
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
+            **self._retention.options(),
         )
-        self._manager = ocp.CheckpointManager(
-            (run_dir / FOLDER).absolute(),
-            options=options,
-            item_names=("params", "optimizer", "position"),
-        )
+        return ocp.CheckpointManager(self._folder, options=options, item_names=_ITEMS)
 
     @property
     def latest(self) -> int | None:
         """The newest complete checkpoint's step, or None."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, position: Position) -> None:
-        """Save after optimizer step `position.step`; returns before it is written."""
+    def save(
+        self, state: TrainState, position: Position, metrics: Mapping[str, Any]
+    ) -> None:
+        """Save after optimizer step `position.step`; returns before it is written.
+
+        Args:
+            state: what is saved.
+            position: where in the data it was taken.
+            metrics: of the step.
+        """
         optimizer = {"step": state.step, "moments": state.optimizer}
         kept = {"params": state.params, "optimizer": optimizer}
         self._manager.save(
@@ -67,89 +90,138 @@ class Checkpoints:
                 position=ocp.args.JsonSave(
                     {**vars(position), "arrays": fingerprints(kept)}
                 ),
+                provenance=ocp.args.JsonSave(asdict(self._provenance)),
             ),
+            metrics=self._retention.judged(metrics),
+            force=True,
         )
 
     def restore(self, like: TrainState, expected: Position) -> tuple[TrainState, int]:
         """The newest checkpoint that is whole, and its step.
 
         Newer ones that are damaged are named, and set aside in a folder of their own:
-        the run will come by their steps again.
+        the run will come by their steps again. Of several processes, one that cannot
+        read its part of a checkpoint makes all of them take the one before.
 
         Args:
             like: a state or its abstract shape; the restored one is placed as it is.
             expected: what the checkpoint must have been taken on, but for its step.
 
         Raises:
-            ValueError: the data or its order has changed since it was saved, or no
-                checkpoint is whole (then none is moved).
+            ValueError: the data or its order or a frozen model has changed since it
+                was saved, or no checkpoint is whole (then none is moved).
         """
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                position = self._position(step)
-                changed = _changed(position, expected)
-                if not changed:
-                    restored = self._arrays(step, like)
-                    _compare(fingerprints(restored), position["arrays"])
-            # Whatever a reader of broken files may raise.
-            except Exception as error:  # noqa: BLE001
-                reason = str(error).strip().split("\n")[0][:300]
-                damaged[step] = f"{type(error).__name__}: {reason}"
+            about, why = _tried(partial(self._about, step))
+            if not why:
+                self._prove_same(step, about, expected)
+                restored, why = _tried(partial(self._arrays, step, like))
+            if not why:
+                found, kept = fingerprints(restored), about["position"]["arrays"]
+                _, why = _tried(partial(_compare, found, kept))
+            if why:
+                damaged[step] = why
                 continue
-            if changed:
-                raise ValueError(
-                    f"checkpoint {step} in {self._manager.directory} was taken on "
-                    f"other data: {'; '.join(changed)}. Restore the configuration, or "
-                    "choose another run_dir"
-                )
             self._set_aside(damaged)
+            for note in self._provenance.notes(about["provenance"]):
+                print(f"checkpoint {step}: {note}; losses may differ by rounding")
             optimizer = restored["optimizer"]
             return (
                 TrainState(optimizer["step"], restored["params"], optimizer["moments"]),
                 step,
             )
         raise ValueError(
-            f"no checkpoint in {self._manager.directory} can be restored:\n  "
+            f"no checkpoint in {self._folder} can be restored:\n  "
             + "\n  ".join(f"{step}: {why}" for step, why in damaged.items())
             + "\nNothing was deleted. Bring the files back, or choose another run_dir"
         )
 
-    def _position(self, step: int) -> dict[str, Any]:
-        wanted = ocp.args.Composite(position=ocp.args.JsonRestore())
-        return dict(self._manager.restore(step, args=wanted).position)
+    def _about(self, step: int) -> dict[str, dict[str, Any]]:
+        """What stands beside the arrays of a checkpoint."""
+        names = ["position"]
+        # Those of version 0.1.0 have none.
+        if (self._folder / str(step) / "provenance").exists():
+            names.append("provenance")
+        wanted = {name: ocp.args.JsonRestore() for name in names}
+        with self._reader() as reader:
+            found = reader.restore(step, args=ocp.args.Composite(**wanted))
+        return {"provenance": {}} | {name: dict(found[name]) for name in names}
+
+    def _prove_same(
+        self, step: int, about: dict[str, dict[str, Any]], expected: Position
+    ) -> None:
+        changed = _changed(about["position"], expected)
+        if changed:
+            raise ValueError(
+                f"checkpoint {step} in {self._folder} was taken on other data: "
+                f"{'; '.join(changed)}. Restore the configuration, or choose another "
+                "run_dir"
+            )
+        other = self._provenance.refusals(about["provenance"])
+        if other:
+            raise ValueError(
+                f"checkpoint {step} in {self._folder} was trained beside other models: "
+                f"{'; '.join(other)}. Bring back the models of the start (the "
+                "configuration is in the checkpoint's folder provenance), or choose "
+                "another run_dir"
+            )
 
     def _arrays(self, step: int, like: TrainState) -> dict[str, Any]:
         abstract = jax.tree.map(_abstract, like)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(abstract.params),
-                optimizer=ocp.args.StandardRestore(
-                    {"step": abstract.step, "moments": abstract.optimizer}
+        with self._reader() as reader:
+            restored = reader.restore(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardRestore(abstract.params),
+                    optimizer=ocp.args.StandardRestore(
+                        {"step": abstract.step, "moments": abstract.optimizer}
+                    ),
                 ),
-            ),
-        )
+            )
         return {"params": restored.params, "optimizer": restored.optimizer}
 
+    def _reader(self) -> ocp.CheckpointManager:
+        """For this process alone: where its part is damaged, no other waits for it."""
+        own = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"p{own}"
+        )
+        options = ocp.CheckpointManagerOptions(
+            create=False,
+            enable_async_checkpointing=False,
+            multiprocessing_options=alone,
+        )
+        return ocp.CheckpointManager(self._folder, options=options, item_names=_ITEMS)
+
     def _set_aside(self, damaged: dict[int, str]) -> None:
-        folder = Path(self._manager.directory)
         for step, why in damaged.items():
-            target = folder.with_name(DAMAGED) / str(step)
+            target = self._folder.with_name(DAMAGED) / str(step)
             print(f"checkpoint {step} cannot be restored ({why}); moved to {target}")
-            if jax.process_index() == 0:
+            if processes.first():
                 shutil.rmtree(target, ignore_errors=True)
                 target.parent.mkdir(exist_ok=True)
-                (folder / str(step)).rename(target)
+                (self._folder / str(step)).rename(target)
         if damaged:
-            if jax.process_count() > 1:
-                multihost_utils.sync_global_devices("damaged checkpoints set aside")
+            processes.barrier("damaged checkpoints set aside")
             self._manager.reload()
 
     def close(self) -> None:
         """Wait for saves under way."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _tried(read: Callable[[], Any]) -> tuple[Any, str]:
+    """What was read, and why it could not be in any process; all must call it."""
+    found, why = None, ""
+    try:
+        found = read()
+    # Whatever a reader of broken files may raise.
+    except Exception as error:  # noqa: BLE001
+        reason = str(error).strip().split("\n")[0][:300]
+        why = f"{type(error).__name__}: {reason}"
+    return found, next((said for said in processes.said(why) if said), "")
 
 
 def by_layers(params: Any) -> Any:

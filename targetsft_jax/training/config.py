@@ -112,7 +112,18 @@ class MeshConfig:
     """Neighbours on the fsdp axis that share the vocabulary's matrices and exchange
     their tokens for it; a divisor of fsdp. null: what moves and holds the least."""
     cpu_devices: int | None = None
-    """Virtual devices on the CPU, to try a mesh without accelerators."""
+    """Virtual devices of each process on the CPU, to try a mesh without others."""
+    coordinator: str | None = None
+    """HOST:PORT of the first process, where a run has several; "auto" on TPU pods,
+    SLURM and MPI. null: JAX_COORDINATOR_ADDRESS if set, else one process."""
+    processes: int | None = None
+    """How many processes, with a HOST:PORT; null: JAX_NUM_PROCESSES."""
+    process: int | None = None
+    """The number of this one, from 0; null: JAX_PROCESS_ID."""
+    join_seconds: int = 300
+    """How long a process waits for the others at the start."""
+    heartbeat_seconds: int = 10
+    """A process silent for so long counts as dead, and all others end."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +165,14 @@ class TrainConfig:
     """Steps between printed lines; metrics.jsonl has every step."""
     save_every: int = 100
     """Steps between checkpoints; the last step is always saved."""
+    save_minutes: float | None = None
+    """Minutes between checkpoints, as well as `save_every`; null: by steps alone."""
     keep_checkpoints: int = 2
-    """How many checkpoints stay."""
+    """How many of the newest checkpoints stay."""
+    keep_every: int | None = None
+    """Checkpoints of steps that are a multiple of it stay for ever; null: none."""
+    keep_best: str | None = None
+    """A metric such as loss or nll: the checkpoint where it was lowest stays too."""
     max_skipped_steps: int = 10
     """Steps in a row with a loss or gradient that is not finite, which change nothing,
     before the run stops."""
@@ -429,6 +446,9 @@ def _validate_train(train: TrainConfig, mesh: MeshConfig) -> None:
     require(chunk is None or chunk > 0, "loss_chunk", "more than 0, or null")
     for key in (*positive, "keep_checkpoints", "epochs", "learning_rate"):
         require(0 < getattr(train, key) < math.inf, key, "a number more than 0")
+    for key in ("save_minutes", "keep_every"):
+        given = getattr(train, key)
+        require(given is None or 0 < given < math.inf, key, "more than 0, or null")
     for key in ("beta1", "beta2"):
         require(0 <= getattr(train, key) < 1, key, "a number in [0, 1)")
     for key in ("weight_decay", "final_learning_rate_ratio"):
@@ -455,6 +475,26 @@ def _validate_train(train: TrainConfig, mesh: MeshConfig) -> None:
         raise ConfigError(
             f"mesh.vocab_group is {mesh.vocab_group}; expected a divisor of mesh.fsdp, "
             "or null"
+        )
+    _validate_processes(mesh)
+
+
+def _validate_processes(mesh: MeshConfig) -> None:
+    address = mesh.coordinator
+    if address not in (None, "auto") and not re.fullmatch(r".+:\d+", address):
+        raise ConfigError(
+            f"mesh.coordinator is {address!r}; expected HOST:PORT, auto or null"
+        )
+    for key in ("processes", "join_seconds", "heartbeat_seconds"):
+        found = getattr(mesh, key)
+        if found is not None and found < 1:
+            raise ConfigError(f"mesh.{key} is {found}; expected 1 or more")
+    if mesh.process is not None and mesh.process < 0:
+        raise ConfigError(f"mesh.process is {mesh.process}; expected 0 or more")
+    if address == "auto" and (mesh.processes, mesh.process) != (None, None):
+        raise ConfigError(
+            "mesh.coordinator is auto and mesh.processes or mesh.process is given; "
+            "expected null for both, since the job's scheduler says them"
         )
 
 

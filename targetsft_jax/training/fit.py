@@ -1,21 +1,26 @@
 """The loop: restore, then for each batch step, log and save."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from targetsft_jax.data.pipeline import Dataset, iterate
 from targetsft_jax.parallel import mesh as meshes
+from targetsft_jax.parallel import processes
 from targetsft_jax.training.checkpoint import Checkpoints, Position
 from targetsft_jax.training.config import TrainConfig
 from targetsft_jax.training.log import RunLog
 from targetsft_jax.training.optimizer import make_optimizer
 from targetsft_jax.training.preemption import Preempted, StopSignal
+from targetsft_jax.training.provenance import Provenance, identity
+from targetsft_jax.training.retention import Retention, SaveTimer
 from targetsft_jax.training.step import (
     StepSpec,
     TrainState,
@@ -23,6 +28,7 @@ from targetsft_jax.training.step import (
     make_train_step,
     state_shardings,
 )
+from targetsft_jax.training.wishes import Wishes
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ def fit(
     run_dir: Path,
     seed: int,
     resume: bool = True,
+    config_text: str = "",
 ) -> Fitted:
     """Train to the last step, from the newest checkpoint where there is one.
 
@@ -57,22 +64,34 @@ def fit(
         run_dir: for checkpoints and metrics.
         seed: of the order of batches.
         resume: read the newest checkpoint of `run_dir`.
+        config_text: the run's configuration, to be kept with checkpoints.
 
     Raises:
-        ValueError: the checkpoint was taken on other data, none is whole, or too many
-            steps in a row were not finite.
+        ValueError: the checkpoint was taken on other data or with other frozen models,
+            none is whole, or too many steps in a row were not finite.
         Preempted: SIGTERM came; the last step is saved.
     """
     steps = total_steps(config, dataset)
     optimizer = make_optimizer(config, steps)
     places = state_shardings(spec.student, params, optimizer, mesh, spec.lora)
-    state = init_state(params, optimizer, places)
-    checkpoints = Checkpoints(run_dir, keep=config.keep_checkpoints)
+    _prove_same_data(dataset)
+    checkpoints = Checkpoints(
+        run_dir,
+        Retention(config.keep_checkpoints, config.keep_every, config.keep_best),
+        Provenance(config_text, {role: identity(p) for role, p in frozen.items()}),
+    )
     position = Position(0, seed, config.batch_size, dataset.fingerprint)
     start = 0
     if resume and checkpoints.latest is not None:
-        state, start = checkpoints.restore(state, position)
-    log = RunLog(run_dir, steps=steps, start=start, every=config.log_every)
+        like = _abstract_state(params, optimizer, places)
+        # Two states at a time may be more than the devices hold.
+        jax.tree.map(lambda x: x.delete(), params)
+        state, start = checkpoints.restore(like, position)
+    else:
+        state = init_state(params, optimizer, places)
+    log = None
+    if processes.first():
+        log = RunLog(run_dir, steps=steps, start=start, every=config.log_every)
     step_fn = make_train_step(spec, optimizer, mesh, places)
     batches = iterate(
         dataset,
@@ -83,18 +102,21 @@ def fit(
     )
     skipped = 0
 
-    def record(number: int, metrics: Any) -> None:
+    def record(number: int, metrics: Any) -> Mapping[str, Any]:
         nonlocal skipped
         numbers = jax.device_get(metrics)
-        log.write(number, numbers)
+        if log is not None:
+            log.write(number, numbers)
         skipped = skipped + 1 if numbers["skipped"] else 0
         if skipped == config.max_skipped_steps:
             raise ValueError(_diverged(number, skipped))
+        return numbers
 
     # A step's metrics are fetched when the next step is already under way, so that the
     # devices never wait for the host. A checkpoint comes after its step's line: a run
     # that goes on from it has every line before it.
     waiting: tuple[int, Any] | None = None
+    wishes, timer = Wishes(mesh), SaveTimer(config.save_minutes)
     try:
         with StopSignal() as stop:
             for number in range(start + 1, steps + 1):
@@ -102,18 +124,46 @@ def fit(
                 if waiting is not None:
                     record(*waiting)
                 waiting = (number, metrics)
-                told = stop.noted(number)
-                if number % config.save_every == 0 or number == steps or told:
-                    record(number, metrics)
+                # By one clock, that of the first process.
+                due = processes.first() and timer.due()
+                told, due = wishes.shared([stop.noted, due])
+                if number % config.save_every == 0 or number == steps or told or due:
+                    numbers = record(number, metrics)
                     waiting = None
-                    at = Position(number, seed, config.batch_size, dataset.fingerprint)
-                    checkpoints.save(state, at)
+                    checkpoints.save(state, replace(position, step=number), numbers)
+                    timer.restart()
                 if told and number < steps:
                     raise Preempted(number)
     finally:
         checkpoints.close()
-        log.close()
+        if log is not None:
+            log.close()
     return Fitted(state, start)
+
+
+def _prove_same_data(dataset: Dataset) -> None:
+    """ValueError where a process has read other rows than the first one."""
+    found = processes.said(dataset.fingerprint)
+    other = [str(n) for n, fingerprint in enumerate(found) if fingerprint != found[0]]
+    if other:
+        raise ValueError(
+            f"process {', '.join(other)} of {len(found)} packed other rows than "
+            "process 0; expected the same data and tokenizer files on every host. "
+            "Look whether data.path is the same file everywhere"
+        )
+
+
+def _abstract_state(
+    params: Any, optimizer: optax.GradientTransformation, places: TrainState
+) -> TrainState:
+    """Shapes, dtypes and places of the state that `init_state` would make."""
+    step = jax.ShapeDtypeStruct((), jnp.int32)
+    shapes = TrainState(step, params, jax.eval_shape(optimizer.init, params))
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        shapes,
+        places,
+    )
 
 
 def _diverged(number: int, skipped: int) -> str:

@@ -1,6 +1,7 @@
 """A whole run: open the roles, prove the data, train, measure, export."""
 
 import dataclasses
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import num_parameters
 from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel import mesh as meshes
-from targetsft_jax.parallel import rules
+from targetsft_jax.parallel import processes, rules
 from targetsft_jax.training.checkpoint import FOLDER as CHECKPOINTS
 from targetsft_jax.training.config import (
     Config,
@@ -84,10 +85,14 @@ def run(config: Config) -> dict[str, AverageAtK]:
     """
     began = time.perf_counter()
     mesh = make_mesh(config)
+    _prove_same_config(config)
     run_dir = _claim(config)
     session = _open(config, mesh)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
+    # What they have read, the first one writes.
+    processes.barrier("the run directory was read")
+    if processes.first():
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
     _say_session(session, run_dir)
     if session.problems:
         if config.evaluation.include_teacher:
@@ -99,6 +104,19 @@ def run(config: Config) -> dict[str, AverageAtK]:
         _train(session, name, hyper, own_dir)
     _say_end(session, run_dir, time.perf_counter() - began)
     return session.scores
+
+
+def _prove_same_config(config: Config) -> None:
+    """ConfigError where another process has another configuration than the first."""
+    unlike = dataclasses.replace(config.mesh, process=None)
+    text = to_yaml(dataclasses.replace(config, mesh=unlike))
+    found = processes.said(hashlib.sha256(text.encode()).hexdigest())
+    other = [str(number) for number, digest in enumerate(found) if digest != found[0]]
+    if other:
+        raise ConfigError(
+            f"process {', '.join(other)} of {len(found)} has another configuration than "
+            "process 0; expected the same command everywhere but for mesh.process"
+        )
 
 
 def _claim(config: Config) -> Path:
@@ -145,7 +163,8 @@ _FREE = (
     "compare",
     "train.log_every",
     "train.save_every",
-    "train.keep_checkpoints",
+    "train.save_minutes",
+    "train.keep_",
     "train.max_skipped_steps",
     "train.loss_chunk",
     "train.attention",
@@ -245,7 +264,8 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
     """Train the student from its start by one method; measure and export it."""
     config = session.config
     spec = _spec(session, method, hyper)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    if processes.first():
+        run_dir.mkdir(parents=True, exist_ok=True)
     steps = total_steps(config.train, session.dataset)
     settings = ", ".join(f"{k}={v}" for k, v in hyper.items() if v is not None)
     print(f"\n{_title(method, settings)}: {steps} steps")
@@ -265,6 +285,7 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
         run_dir=run_dir,
         seed=config.seed,
         resume=config.resume,
+        config_text=to_yaml(config),
     )
     trained = exported = fitted.state.params
     if spec.lora is not None:
@@ -364,18 +385,23 @@ def _measure(
         row_sharding=meshes.rows_over(session.mesh),
     )
     session.scores[name] = score
+    print(f"  Average@{asked.samples} of {name}: {100 * score.average_at_k:.1f}")
+    if not processes.first():
+        return
     path = run_dir / f"answers_{name}.jsonl"
     with path.open("w", encoding="utf-8") as file:
         for row in answered:
             file.write(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n")
-    print(f"  Average@{asked.samples} of {name}: {100 * score.average_at_k:.1f}")
 
 
 def _say_session(session: Session, run_dir: Path) -> None:
     mesh = dict(session.mesh.shape)
     device = session.mesh.devices.flat[0].device_kind
     print(f"\nrun      {run_dir}")
-    print(f"devices  {session.mesh.size} x {device}, mesh {mesh}, {session.dtype}")
+    many = f" in {jax.process_count()} processes" if processes.several() else ""
+    print(
+        f"devices  {session.mesh.size} x {device}{many}, mesh {mesh}, {session.dtype}"
+    )
     print(f"attention {', '.join(_attention(session))}")
     for role in session.roles.values():
         size = num_parameters(role.config) / 1e6

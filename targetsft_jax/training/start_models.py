@@ -1,9 +1,11 @@
 """Small start models for trials: made once by this trainer, kept as HF folders."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -16,7 +18,7 @@ from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.models import decoder
 from targetsft_jax.models.config import DecoderConfig, num_parameters
-from targetsft_jax.parallel import rules
+from targetsft_jax.parallel import processes, rules
 from targetsft_jax.training.config import BuildConfig, TrainConfig
 from targetsft_jax.training.fit import fit
 from targetsft_jax.training.roles import abstract_params
@@ -35,7 +37,9 @@ def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Pa
     config = architecture(build)
     size = f"{num_parameters(config) / 1e6:.2f}M parameters"
     recipe = f"SFT for {build.steps} steps on generated problems"
-    if (folder / "config.json").is_file():
+    # All build it together, or none: as the first process finds the cache.
+    made = (folder / "config.json").is_file()
+    if processes.said(str(made))[0] == str(True):
         print(f"{name}: start model from the cache ({size}, {recipe})\n  {folder}")
         return folder
     print(f"{name}: no such start model yet; making it ({size}, {recipe})")
@@ -54,7 +58,8 @@ def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Pa
         log_every=max(1, build.steps // 5),
         save_every=build.steps,
     )
-    with tempfile.TemporaryDirectory() as run_dir:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _shared_folder(folder.parent) as run_dir:
         fitted = fit(
             StepSpec(config, vocab_size=len(tokenizer)),
             params,
@@ -62,13 +67,22 @@ def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Pa
             dataset,
             mesh,
             train,
-            run_dir=Path(run_dir),
+            run_dir=run_dir,
             seed=build.seed,
         )
-        folder.parent.mkdir(parents=True, exist_ok=True)
         save_pretrained(folder, config, fitted.state.params, tokenizer=tokenizer)
     print(f"{name}: kept in\n  {folder}")
     return folder
+
+
+@contextlib.contextmanager
+def _shared_folder(parent: Path) -> Iterator[Path]:
+    """A temporary folder that the first process makes, and removes at the end."""
+    if not processes.first():
+        yield Path(processes.said("")[0])
+        return
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=parent) as made:
+        yield Path(processes.said(made)[0])
 
 
 def architecture(build: BuildConfig) -> DecoderConfig:

@@ -1,0 +1,191 @@
+"""A run of several processes against one process with as many devices."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import launched
+import numpy as np
+import pytest
+import rig
+from safetensors.numpy import load_file
+
+from targetsft_jax.parallel import processes
+from targetsft_jax.train import main
+
+STEPS = 24
+MESH = {"mesh__data": 2, "mesh__fsdp": 2}
+
+
+def _arguments(folders, run_dir, **more):
+    settings = {"train__steps": STEPS, "train__save_every": 3, **MESH}
+    return rig.small_run(folders, run_dir, **settings | more)
+
+
+@pytest.fixture(scope="module")
+def area(tmp_path_factory):
+    """Where this module's runs are; those with one program compile it once."""
+    return tmp_path_factory.mktemp("processes")
+
+
+@pytest.fixture(scope="module")
+def alone(folders, area):
+    """The run directory of one process with four devices."""
+    measured = {"evaluation__problems": 3, "evaluation__samples": 2}
+    arguments = _arguments(folders, area / "alone", **measured)
+    job = launched.start([*arguments, *_SHORT], area / "alone_said")
+    assert job.wait(120) == [0], job.said()
+    return area / "alone"
+
+
+_SHORT = ["--evaluation.max_new_tokens", "12"]
+
+
+def _assert_same_losses(run_dir, other):
+    rows, others = rig.metrics_of(run_dir), rig.metrics_of(other)
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    for row, reference in zip(rows, others, strict=True):
+        for key in ("loss", "nll", "strength", "entropy", "grad_norm"):
+            np.testing.assert_allclose(row[key], reference[key], rtol=1e-6)
+
+
+def _assert_same_export(run_dir, other):
+    one, two = (load_file(x / "hf/model.safetensors") for x in (run_dir, other))
+    assert one.keys() == two.keys()
+    for key, found in one.items():
+        # Of AdamW steps of 1e-2: what differs is the last bits.
+        np.testing.assert_allclose(found, two[key], atol=2e-6, rtol=0)
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does(folders, area, alone):
+    """By the script of `launch`; only the first process prints and writes."""
+    measured = {"evaluation__problems": 3, "evaluation__samples": 2}
+    script = [str(launched.ROOT / "launch/local.sh"), "2"]
+    arguments = _arguments(folders, area / "two", mesh__cpu_devices=2, **measured)
+    job = launched.run_all([[*script, *arguments, *_SHORT]], area / "two_said")
+    assert job.wait(120) == [0], job.said()
+    _assert_same_losses(area / "two", alone)
+    _assert_same_export(area / "two", alone)
+    for name in ("answers_start.jsonl", "answers_target_sft.jsonl"):
+        assert (area / "two" / name).read_text() == (alone / name).read_text()
+    names = {path.name for path in alone.iterdir()}
+    assert {path.name for path in (area / "two").iterdir()} == names
+    assert len(list((area / "two/tensorboard").iterdir())) == 1
+    lines = job.printed[0].read_text().splitlines()
+    assert sum(line.startswith(f"step {STEPS}/") for line in lines) == 1
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_all_and_others_go_on(folders, area, alone):
+    """Four processes; one is killed, one's files are damaged, two go on."""
+    run_dir = area / "killed"
+    job = launched.start(
+        _arguments(folders, run_dir), area / "killed_said", processes=4, devices=1
+    )
+    job.until(run_dir / "checkpoints/6")
+    job.processes[2].send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    statuses = job.wait(120)
+    assert time.monotonic() - began < 60
+    assert statuses[2] == -signal.SIGKILL
+    assert all(statuses), "each of them has to end with an error"
+    assert not (run_dir / "hf").exists()
+    saved = sorted(
+        int(path.name)
+        for path in (run_dir / "checkpoints").iterdir()
+        if path.name.isdecimal()
+    )
+    # Only the last process's part of the newest checkpoint: no other can see that.
+    part = run_dir / "checkpoints" / str(saved[-1]) / "optimizer/ocdbt.process_3/d"
+    for path in part.iterdir():
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    job = launched.start(
+        _arguments(folders, run_dir), area / "again_said", processes=2, devices=2
+    )
+    assert job.wait(120) == [0, 0], job.said()
+    said = job.printed[0].read_text()
+    assert f"checkpoint {saved[-1]} cannot be restored" in said
+    assert f"going on from the checkpoint of step {saved[-2]}" in said
+    assert job.printed[1].read_text() == ""
+    _assert_same_losses(run_dir, alone)
+    _assert_same_export(run_dir, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [0, 1])
+def test_sigterm_to_one_process_stops_all_after_the_same_step(told, folders, area):
+    run_dir = area / f"told{told}"
+    arguments = _arguments(folders, run_dir, train__save_every=1000, train__steps=10**6)
+    job = launched.start(arguments, area / f"told{told}_said", processes=2, devices=2)
+    job.until(run_dir / "metrics.jsonl")
+    while not (run_dir / "metrics.jsonl").read_text():
+        time.sleep(0.01)
+    job.processes[told].send_signal(signal.SIGTERM)
+    assert job.wait(30) == [0, 0], job.said()
+    rows = rig.metrics_of(run_dir)
+    (saved,) = (run_dir / "checkpoints").iterdir()
+    assert int(saved.name) == len(rows) == rows[-1]["step"]
+    assert f"stopped after step {saved.name}, which is saved" in job.said()
+
+
+@pytest.mark.slow
+def test_a_process_with_other_settings_is_refused(folders, area):
+    """Before anything is written."""
+    job = launched.start(
+        _arguments(folders, area / "unlike"),
+        area / "unlike_said",
+        processes=2,
+        devices=1,
+        last=["--train.learning_rate", "2e-2"],
+    )
+    assert job.wait(60) == [1, 1]
+    assert "process 1 of 2 has another configuration" in job.errors[1].read_text()
+    assert not (area / "unlike").exists()
+
+
+def test_a_coordinator_that_is_not_there_is_named(capsys):
+    port = launched.free_port()
+    began = time.monotonic()
+    with pytest.raises(ConnectionError, match=f"port {port}: waited 1 s") as refusal:
+        processes.join(f"127.0.0.1:{port}", 2, 1, timeout=1)
+    assert "process 0 runs" in str(refusal.value)
+    assert time.monotonic() - began < 5
+
+
+def test_a_process_that_nobody_joins_gives_up_in_a_sentence():
+    script = (
+        "from targetsft_jax.parallel import processes as p;"
+        f"p.join('127.0.0.1:{launched.free_port()}', 2, 0, timeout=2)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script],
+        env=launched.environment(launched.ROOT),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "process 0 of 2 waited 2 s at 127.0.0.1" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"mesh.coordinator": "here"}, "expected HOST:PORT, auto or null"),
+        ({"mesh.coordinator": "auto", "mesh.processes": 2}, "expected null for both"),
+        ({"mesh.processes": 2}, "no coordinator is known"),
+        ({"mesh.coordinator": "a:1"}, "mesh.processes is null and JAX_NUM_PROCESSES"),
+        (
+            {"mesh.coordinator": "a:1", "mesh.processes": 2, "mesh.process": 2},
+            "expected a number from 0 to 1",
+        ),
+    ],
+)
+def test_what_cannot_join_is_refused(given, said, folders, tmp_path, capsys):
+    arguments = rig.small_run(folders, tmp_path) + rig.command(given)
+    assert main(arguments) in (1, 2)
+    assert said in capsys.readouterr().err
