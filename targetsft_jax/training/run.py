@@ -84,8 +84,8 @@ def run(config: Config) -> dict[str, AverageAtK]:
         ConfigError, ValueError, OSError: naming what cannot be used.
     """
     began = time.perf_counter()
-    mesh = make_mesh(config)
     _prove_same_config(config)
+    mesh = make_mesh(config)
     run_dir = _claim(config)
     session = _open(config, mesh)
     # What they have read, the first one writes.
@@ -114,8 +114,8 @@ def _prove_same_config(config: Config) -> None:
     other = [str(number) for number, digest in enumerate(found) if digest != found[0]]
     if other:
         raise ConfigError(
-            f"process {', '.join(other)} of {len(found)} has another configuration than "
-            "process 0; expected the same command everywhere but for mesh.process"
+            f"process {', '.join(other)} of {len(found)} has another configuration "
+            "than process 0; expected the same command everywhere but for mesh.process"
         )
 
 
