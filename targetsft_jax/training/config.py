@@ -20,6 +20,9 @@ from targetsft_jax.data.config import validate as validate_data
 from targetsft_jax.targets.api import find, hyper_parameters
 from targetsft_jax.targets.methods import METHODS
 
+CONFIG_FILE = "config.yaml"
+"""In a run directory: the resolved configuration."""
+
 REMAT = ("none", "full", "dots")
 ATTENTION = ("auto", "splash", "cudnn", "pallas_gpu", "xla")
 DTYPES = ("float32", "bfloat16")

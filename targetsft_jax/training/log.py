@@ -94,8 +94,8 @@ class RunLog:
             sink.scalars(step, values)
         if row.get("skipped"):
             self.say(f"step {step}: loss or gradient not finite; parameters kept as is")
-        said = step % self._every == 0 or step == self._steps or len(self._pace) == 1
-        if said:
+        due = step % self._every == 0 or step == self._steps or len(self._pace) == 1
+        if due or "validation_loss" in row:
             self._write_histograms(step, histograms)
             # The first step of a session also waits for what the devices do first.
             pace = np.mean(self._pace[1:][-200:]) if self._pace[1:] else None

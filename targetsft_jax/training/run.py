@@ -28,6 +28,7 @@ from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules
 from targetsft_jax.training.checkpoint import FOLDER as CHECKPOINTS
 from targetsft_jax.training.config import (
+    CONFIG_FILE,
     Config,
     ConfigError,
     RoleConfig,
@@ -57,7 +58,7 @@ from targetsft_jax.training.step import BASE, StepSpec
 from targetsft_jax.training.stored import MODEL_FOLDER, Adapted, keep_model
 from targetsft_jax.training.validate import Validation
 
-CONFIG_FILE, EXPORT_FOLDER, ADAPTER_FOLDER = "config.yaml", "hf", "adapter"
+EXPORT_FOLDER, ADAPTER_FOLDER = "hf", "adapter"
 
 
 @dataclass

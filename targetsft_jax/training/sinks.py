@@ -97,7 +97,7 @@ class WandB:
         except ImportError:
             raise ValueError(
                 f"log.wandb is {project!r} and the package wandb is not installed; "
-                "pip install wandb, or set log.wandb to null"
+                'pip install "targetsft-jax[wandb]", or set log.wandb to null'
             ) from None
         self._wandb = wandb
         kept = run_dir / "wandb_id"
