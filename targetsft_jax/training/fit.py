@@ -1,6 +1,7 @@
 """The loop: restore, then for each batch step, log and save."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from targetsft_jax.data.pipeline import Dataset, iterate
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import processes
 from targetsft_jax.training.checkpoint import Checkpoints, Position
-from targetsft_jax.training.config import TrainConfig
-from targetsft_jax.training.log import RunLog
+from targetsft_jax.training.config import LogConfig, TrainConfig
+from targetsft_jax.training.log import NoLog, RunLog
 from targetsft_jax.training.optimizer import make_optimizer
 from targetsft_jax.training.preemption import Preempted, StopSignal
+from targetsft_jax.training.profile import Profile
 from targetsft_jax.training.provenance import Provenance, identity
 from targetsft_jax.training.retention import Retention, SaveTimer
+from targetsft_jax.training.sinks import make_sinks
 from targetsft_jax.training.step import (
     StepSpec,
     TrainState,
@@ -28,6 +31,7 @@ from targetsft_jax.training.step import (
     make_train_step,
     state_shardings,
 )
+from targetsft_jax.training.validate import Validation, make_measure, validate
 from targetsft_jax.training.wishes import Wishes
 
 
@@ -50,7 +54,10 @@ def fit(
     run_dir: Path,
     seed: int,
     resume: bool = True,
-    config_text: str = "",
+    validation: Validation | None = None,
+    log: LogConfig | None = None,
+    began: float | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Fitted:
     """Train to the last step, from the newest checkpoint where there is one.
 
@@ -64,7 +71,10 @@ def fit(
         run_dir: for checkpoints and metrics.
         seed: of the order of batches.
         resume: read the newest checkpoint of `run_dir`.
-        config_text: the run's configuration, to be kept with checkpoints.
+        validation: held-out rows to measure on the way.
+        log: what is written down, and a profile if one is asked for.
+        began: `time.perf_counter()` when the work for this training began.
+        about: what it was asked for, kept with its numbers and checkpoints.
 
     Raises:
         ValueError: the checkpoint was taken on other data or with other frozen models,
@@ -78,7 +88,7 @@ def fit(
     checkpoints = Checkpoints(
         run_dir,
         Retention(config.keep_checkpoints, config.keep_every, config.keep_best),
-        Provenance(config_text, {role: identity(p) for role, p in frozen.items()}),
+        Provenance(about or {}, {role: identity(p) for role, p in frozen.items()}),
     )
     position = Position(0, seed, config.batch_size, dataset.fingerprint)
     start = 0
@@ -89,28 +99,39 @@ def fit(
         state, start = checkpoints.restore(like, position)
     else:
         state = init_state(params, optimizer, places)
-    log = None
-    if processes.first():
-        log = RunLog(run_dir, steps=steps, start=start, every=config.log_every)
+    log = log or LogConfig()
+    written = _open_log(run_dir, steps, start, config.log_every, log, about, began)
+    clock = written.clock
+    profiled = log.profile_from if processes.first() else None
+    profile = Profile(run_dir, profiled, log.profile_steps)
     step_fn = make_train_step(spec, optimizer, mesh, places)
+    measure = make_measure(spec, mesh)
+    rows = config.batch_size // config.micro_batches
     batches = iterate(
         dataset,
         start,
-        batch_size=config.batch_size // config.micro_batches,
+        batch_size=rows,
         accumulation=config.micro_batches,
         seed=seed,
     )
     skipped = 0
 
-    def record(number: int, metrics: Any) -> Mapping[str, Any]:
+    def record(number: int, metrics: Any, **more: float) -> Mapping[str, Any]:
         nonlocal skipped
-        numbers = jax.device_get(metrics)
-        if log is not None:
-            log.write(number, numbers)
+        numbers = jax.device_get(metrics) | more
+        written.write(number, numbers)
         skipped = skipped + 1 if numbers["skipped"] else 0
         if skipped == config.max_skipped_steps:
             raise ValueError(_diverged(number, skipped))
         return numbers
+
+    def measured(number: int) -> dict[str, float]:
+        if validation is None or (number % validation.every and number != steps):
+            return {}
+        # The step itself first, or its time would be taken for the measurement's.
+        jax.block_until_ready(state.step)
+        with clock.lost_to("validation"):
+            return validate(measure, state, frozen, validation.dataset, mesh, rows)
 
     # A step's metrics are fetched when the next step is already under way, so that the
     # devices never wait for the host. A checkpoint comes after its step's line: a run
@@ -120,25 +141,60 @@ def fit(
     try:
         with StopSignal() as stop:
             for number in range(start + 1, steps + 1):
-                state, metrics = step_fn(state, frozen, put(next(batches), mesh))
+                with clock.lost_to("data"):
+                    batch = put(next(batches), mesh)
+                profile.before(number)
+                with clock.lost_to("compile") if number == start + 1 else nullcontext():
+                    state, metrics = step_fn(state, frozen, batch)
                 if waiting is not None:
                     record(*waiting)
                 waiting = (number, metrics)
+                if (folder := profile.after(number, metrics)) is not None:
+                    written.say(f"profile of {log.profile_steps} steps in {folder}")
                 # By one clock, that of the first process.
-                due = processes.first() and timer.due()
-                told, due = wishes.shared([stop.noted, due])
-                if number % config.save_every == 0 or number == steps or told or due:
-                    numbers = record(number, metrics)
+                late = processes.first() and timer.due()
+                told, late = wishes.shared([stop.noted, late])
+                due = number % config.save_every == 0 or number == steps
+                due = due or told or late
+                found = measured(number)
+                if due or found:
+                    numbers = record(number, metrics, **found)
                     waiting = None
-                    checkpoints.save(state, replace(position, step=number), numbers)
+                if due:
+                    at = replace(position, step=number)
+                    with clock.lost_to("save"):
+                        checkpoints.save(state, at, numbers)
                     timer.restart()
                 if told and number < steps:
                     raise Preempted(number)
     finally:
-        checkpoints.close()
-        if log is not None:
-            log.close()
+        profile.close()
+        with clock.lost_to("save"):
+            checkpoints.close()
+        written.close()
     return Fitted(state, start)
+
+
+def _open_log(
+    run_dir: Path,
+    steps: int,
+    start: int,
+    every: int,
+    log: LogConfig,
+    about: Mapping[str, Any] | None,
+    began: float | None,
+) -> RunLog | NoLog:
+    """What the first process writes down, and no other does."""
+    if not processes.first():
+        return NoLog(run_dir, start=start, began=began)
+    return RunLog(
+        run_dir,
+        steps=steps,
+        start=start,
+        every=every,
+        sinks=make_sinks(log, run_dir, start, about or {}),
+        began=began,
+    )
 
 
 def _prove_same_data(dataset: Dataset) -> None:

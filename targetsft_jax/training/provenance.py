@@ -39,12 +39,12 @@ class Provenance:
     """What a checkpoint came from.
 
     Attributes:
-        config: the run's configuration as YAML.
+        config: what the run was asked for.
         frozen: the `identity` of each frozen model, by its role.
         versions: as `versions` has them.
     """
 
-    config: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
     frozen: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=versions)
 

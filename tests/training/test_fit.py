@@ -45,6 +45,8 @@ KEYS = {
     "skipped",
     "seconds",
     "tokens_per_second",
+    "data_wait",
+    "goodput",
 }
 
 

@@ -76,7 +76,7 @@ def test_the_timer_says_so_once():
 
 
 def test_other_versions_are_said_and_other_frozen_models_refused(tmp_path, capsys):
-    before = Provenance("seed: 1\n", {"teacher": "aa"}, {"jax": "0.9"})
+    before = Provenance({"seed": 1}, {"teacher": "aa"}, {"jax": "0.9"})
     checkpoints = Checkpoints(tmp_path, Retention(), before)
     checkpoints.save(_state(1), replace(POSITION, step=1), {})
     checkpoints.close()
