@@ -23,6 +23,7 @@ from targetsft_jax.training.fit import fit, put, total_steps
 from targetsft_jax.training.log import RunLog
 from targetsft_jax.training.preemption import Preempted
 from targetsft_jax.training.step import state_shardings
+from targetsft_jax.training.stored import Stored
 
 STEPS = 6
 CONFIG = TrainConfig(
@@ -170,12 +171,33 @@ def test_a_half_written_checkpoint_is_passed_over(undisturbed, dataset, tmp_path
     rig.assert_equal_trees(rig.host(again.state), rig.host(undisturbed[1].state))
 
 
+def _read(folder):
+    """The parameters of a checkpoint; None where they cannot be read."""
+    stored = Stored(folder.parents[1], int(folder.name))
+    try:
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(stored.params())]
+    except ValueError:
+        return None
+
+
 def _flip(folder):
-    """One bit in the middle of the file that holds most of the arrays."""
-    path = max((folder / "params").rglob("*"), key=lambda p: p.stat().st_size)
-    spoilt = bytearray(path.read_bytes())
-    spoilt[len(spoilt) // 2] ^= 1
-    path.write_bytes(spoilt)
+    """One bit, at the first place tried where it gives other parameters in silence.
+
+    There are others: files have bytes that nobody reads, and some that are checked.
+    """
+    before = _read(folder)
+    files = sorted((folder / "params").rglob("d/*"), key=lambda p: -p.stat().st_size)
+    for path in files:
+        whole = path.read_bytes()
+        for part in range(1, 16):
+            spoilt = bytearray(whole)
+            spoilt[len(spoilt) * part // 16] ^= 1
+            path.write_bytes(spoilt)
+            after = _read(folder)
+            if after and any((one != two).any() for one, two in zip(before, after)):
+                return
+        path.write_bytes(whole)
+    raise AssertionError("no bit of these files is a parameter's")
 
 
 def _truncate(folder):
