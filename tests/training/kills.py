@@ -2,9 +2,9 @@
 
     python tests/training/kills.py --kills 100
 
-Kills are SIGKILL: at a random moment of training, of starting, or while a checkpoint is
-being written. Between sessions the newest checkpoint is damaged now and then. In the end
-losses and weights are held to those of a run that nobody disturbed.
+Kills are SIGKILL: at a random moment of training, of starting, or while a checkpoint
+is being written. Between sessions the newest checkpoint is damaged now and then. In the
+end losses and weights are held to those of a run that nobody disturbed.
 """
 
 import argparse
