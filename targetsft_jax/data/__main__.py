@@ -21,14 +21,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _list(own):
     from targetsft_jax.data.catalogue import CATALOGUE
-    from targetsft_jax.data.catalogue.builder import built_splits
+    from targetsft_jax.data.catalogue.builder import stored
 
     for name, dataset in CATALOGUE.items():
-        built = built_splits(name, own.data_dir)
-        state = ", ".join(f"{split} {n:,}" for split, n in built.items())
-        print(f"{name:<18} {dataset.licence:<22} {dataset.about}")
-        print(f"{'':<18} {'splits ' + ', '.join(dataset.splits)}")
-        print(f"{'':<18} {'built: ' + state if state else 'not built'}")
+        built = stored(name, own.data_dir)
+        print(f"{name:<17} {dataset.about}")
+        print(f"{'':<17} licence {dataset.licence}; {dataset.homepage}")
+        if built is None:
+            print(f"{'':<17} splits {', '.join(dataset.splits)}; not built")
+        else:
+            sizes = ", ".join(f"{split} {n:,}" for split, n in built.splits.items())
+            print(f"{'':<17} built: {sizes}; in {built.folder}")
 
 
 def _build(own):
@@ -36,10 +39,10 @@ def _build(own):
 
     built = build(own.name, own.data_dir, own.manual_dir)
     for split, examples in built.splits.items():
-        print(f"{own.name}/{split}: {examples:,} examples")
-    for line in built.left_out:
-        print(line)
-    print(f"in {built.folder}")
+        without = built.left_out.get(split)
+        left_out = f", {without:,} rows left out by its rule" if without else ""
+        print(f"{own.name}/{split}: {examples:,} examples{left_out}")
+    print(f"from {built.origin}\nin {built.folder}")
 
 
 def _parser() -> argparse.ArgumentParser:
