@@ -48,9 +48,10 @@ class Report:
         if self.bad <= SHOWN:
             self.bad_rows.append(str(error))
 
-    def drop(self, reason: str) -> None:
-        """Counts an example left out."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Counts examples left out."""
+        if count:
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
 
     def lines(self) -> list[str]:
         """The report, a fact a line; what did not happen is not mentioned."""

@@ -213,7 +213,7 @@ def _role(name: str, given: RoleConfig, config: Config, mesh: Mesh) -> Role:
 
 
 def _check_columns(name: str, hyper: dict[str, Any], dataset: Dataset) -> None:
-    missing = [key for key in columns(name, hyper) if key not in dataset.arrays]
+    missing = [key for key in columns(name, hyper) if key not in dataset.columns]
     if missing:
         raise ConfigError(
             f"method {name!r} needs {', '.join(missing)} for every example, and the "
