@@ -13,7 +13,6 @@ from targetsft_jax.data.chat import Example
 from targetsft_jax.data.config import DataConfig, validate
 from targetsft_jax.data.examples import Examples, join
 from targetsft_jax.data.packing import Layout
-from targetsft_jax.data.record import RowError
 from targetsft_jax.data.records import bad_row, load_records
 from targetsft_jax.data.report import Report
 
@@ -71,12 +70,8 @@ def prepare(config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> Dataset
     validate(config)
     marked = chat.marks_assistant(tokenizer)
     records, report = load_records(config)
-    encoded = []
-    for record in records:
-        try:
-            encoded.append(chat.encode(record, tokenizer))
-        except RowError as error:
-            bad_row(error, config, report)
+    refused = functools.partial(bad_row, config=config, report=report)
+    encoded = list(chat.encode_all(records, tokenizer, refused))
     if not encoded:
         raise ValueError(f"no example is left to train on:\n{report}")
     examples = join(encoded)
