@@ -140,8 +140,9 @@ def marks_assistant(tokenizer: "PreTrainedTokenizerBase") -> bool:
     """
     if not tokenizer.chat_template:
         raise ValueError(
-            f"the tokenizer {tokenizer.name_or_path!r} has no chat template; put a"
-            " chat_template.jinja beside its tokenizer.json"
+            f"the tokenizer {tokenizer.name_or_path!r} has no chat template;"
+            " set data.chat_template, or put a chat_template.jinja beside its"
+            " tokenizer.json"
         )
     return _has_generation_block(tokenizer.get_chat_template())
 
@@ -205,7 +206,7 @@ class _Template:
                 return_assistant_tokens_mask=self.marked,
                 **self.tokenizer.special_tokens_map,
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError, OverflowError) as error:
             problem = f"the chat template refuses it: {error}"
             raise RowError(origin, problem) from error
         return texts[0], spans[0] if self.marked else []
@@ -298,8 +299,8 @@ def _prefix_problem(turn: int, shorter: str, longer: str) -> str:
     return (
         f"the chat template has no {{% generation %}} marks and renders turn {turn}"
         f" differently once more follows: {a!r} becomes {b!r}. Which tokens are the"
-        " assistant's cannot be proved; add the marks to chat_template.jinja, or"
-        " train on single-turn conversations"
+        " assistant's cannot be proved; set data.chat_template to one that"
+        " has the marks, or train on single-turn conversations"
     )
 
 

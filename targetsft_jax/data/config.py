@@ -9,6 +9,7 @@ KINDS = ("addition", "dosing")
 SPLITS = ("train", "heldout")
 OVERLONG = ("truncate", "drop", "error")
 ON_BAD_ROW = ("error", "skip")
+THINKING = ("keep", "drop")
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,12 @@ class DataConfig(SourceConfig):
 
     mixture: list[SourceConfig] = field(default_factory=list)
     """Several sources in place of the one above."""
+    chat_template: str | None = None
+    """In place of the tokenizer's own: a name (`qwen_boxed`, … in docs/data.md) or a
+    path that ends in .jinja. Problems are asked with the same one unless
+    `evaluation.data` names another; the export carries the one that was trained."""
+    thinking: str = "keep"
+    """Thoughts in assistant turns, `<think>…</think>`: `keep` or `drop`."""
     max_length: int = 1024
     """Tokens in a row."""
     overlong: str = "truncate"
@@ -115,6 +122,7 @@ def validate(config: DataConfig, key: str = "data") -> None:
     one_of("source", config.source, SOURCES)
     one_of("overlong", config.overlong, OVERLONG)
     one_of("on_bad_row", config.on_bad_row, ON_BAD_ROW)
+    one_of("thinking", config.thinking, THINKING)
     if config.max_length < 2:
         refuse("max_length", config.max_length, "at least 2: a token and its label")
     if config.limit is not None and config.limit < 1:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from targetsft_jax.data import chat, packing
+from targetsft_jax.data import chat, packing, thinking
 from targetsft_jax.data.chat import Example
+from targetsft_jax.data.chat_templates import with_template
 from targetsft_jax.data.config import DataConfig, validate
 from targetsft_jax.data.examples import Examples, join
 from targetsft_jax.data.packing import Layout
+from targetsft_jax.data.record import RowError
 from targetsft_jax.data.records import bad_row, load_records
 from targetsft_jax.data.report import Report
 
@@ -68,10 +70,12 @@ def prepare(config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> Dataset
             `on_bad_row` is `error`; no example is left.
     """
     validate(config)
+    tokenizer = with_template(tokenizer, config.chat_template)
     marked = chat.marks_assistant(tokenizer)
     records, report = load_records(config)
     refused = functools.partial(bad_row, config=config, report=report)
-    encoded = list(chat.encode_all(records, tokenizer, refused))
+    treated = _treated(records, config.thinking, refused)
+    encoded = list(chat.encode_all(treated, tokenizer, refused))
     if not encoded:
         raise ValueError(f"no example is left to train on:\n{report}")
     examples = join(encoded)
@@ -92,6 +96,14 @@ def prepare(config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> Dataset
         else "the prefix property of the chat template, proved for each turn"
     )
     return Dataset(examples, layout, report, _fingerprint(examples, layout))
+
+
+def _treated(records, mode, refused):
+    for record in records:
+        try:
+            yield thinking.treat(record, mode)
+        except RowError as error:
+            refused(error)
 
 
 def rows_at(
