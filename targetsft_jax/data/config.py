@@ -15,6 +15,7 @@ KINDS = ("addition", "dosing")
 SPLITS = ("train", "heldout")
 OVERLONG = ("truncate", "drop", "error")
 ON_BAD_ROW = ("error", "skip")
+THINKING = ("keep", "drop")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class SourceConfig:
     where: dict[str, Any] = field(default_factory=dict)
     """Keep only rows whose fields, as text, are so; all must hold. By field: a text
     (equal), a list (one of), or a mapping of `not`, `matches` (a regular expression),
-    `min`, `max` (of a number), `min_chars`, `max_chars`."""
+    `min`, `max` (of a number), `min_chars`, `max_chars`. A null is empty text."""
     embedded: EmbeddedConfig = field(default_factory=EmbeddedConfig)
     """The generated problems, for `source: embedded`."""
     limit: int | None = None
@@ -97,6 +98,12 @@ class DataConfig(SourceConfig):
 
     mixture: list[SourceConfig] = field(default_factory=list)
     """Several sources in place of the one above, each with its own keys and name."""
+    chat_template: str | None = None
+    """In place of the tokenizer's own: a name (`qwen_boxed`, … in docs/data.md) or a
+    path that ends in .jinja. Problems are asked with the same one unless
+    `evaluation.data` names another; the export carries the one that was trained."""
+    thinking: str = "keep"
+    """Thoughts in assistant turns, `<think>…</think>`: `keep` or `drop`."""
     max_length: int = 1024
     """Tokens in a row."""
     overlong: str = "truncate"
@@ -141,6 +148,7 @@ def validate(config: DataConfig, key: str = "data") -> None:
     refuse = _refuser(key)
     _one_of(refuse, "overlong", config.overlong, OVERLONG)
     _one_of(refuse, "on_bad_row", config.on_bad_row, ON_BAD_ROW)
+    _one_of(refuse, "thinking", config.thinking, THINKING)
     if config.max_length < 2:
         refuse("max_length", config.max_length, "at least 2: a token and its label")
     if not 0 <= config.shuffle_seed < 2**32:

@@ -1,11 +1,80 @@
-"""In which order rows of several sources come, each with its share of every step."""
+"""Several sources: each packed apart, and with its share of every step."""
 
 import math
 from collections.abc import Sequence
 from fractions import Fraction
 
+import numpy as np
+
+from targetsft_jax.data import packing
+from targetsft_jax.data.config import DataConfig, source_name, sources
+from targetsft_jax.data.packing import Layout
+from targetsft_jax.data.report import Report
+
 # Weights are taken as exact fractions; a common denominator up to this is exact.
 _LARGEST_PERIOD = 100_000
+
+
+def arrange(
+    config: DataConfig, report: Report, numbers: np.ndarray, lengths: np.ndarray
+) -> Layout:
+    """Lays examples out in rows: all together, or with weights each source apart.
+
+    Args:
+        config: its mixture and how it packs.
+        report: says how many examples each source has, in order (`encoded`); is told
+            what becomes of them.
+        numbers, lengths: as for `packing.arrange`.
+
+    Returns:
+        The layout; with weights, the rows of one source after those of another.
+
+    Raises:
+        ValueError: a source that has a weight has no example.
+    """
+    own = sources(config)
+    names = [source_name(source) for source in own]
+    ends = np.cumsum([report.by_source.get(n, {}).get("encoded", 0) for n in names])
+    of = np.searchsorted(ends, numbers, side="right")
+    for i, name in enumerate(names):
+        mine = of == i
+        report.note("examples", name, int(mine.sum()))
+        report.note("tokens", name, int(lengths[mine].sum()))
+
+    def rows_of(mine) -> Layout:
+        length = config.max_length
+        return packing.arrange(
+            numbers[mine], lengths[mine], length, packing=config.packing
+        )
+
+    if own[0].weight is None:
+        return rows_of(slice(None))
+    parts = []
+    for i, name in enumerate(names):
+        if not (of == i).any():
+            raise ValueError(
+                f"data.mixture[{i}] ({name}) has no example left to train on, and a"
+                f" weight:\n{report}"
+            )
+        parts.append(rows_of(of == i))
+        report.note("packed_rows", name, parts[-1].rows)
+    weights = [source.weight or 0.0 for source in own]
+    report.weights = dict(zip(names, weights))
+    before = np.cumsum([0, *(len(part.examples) for part in parts)])
+    return Layout(
+        np.concatenate([part.examples for part in parts]),
+        np.concatenate([part.lengths for part in parts]),
+        np.concatenate([part.row_ends + n for part, n in zip(parts, before)]),
+        config.max_length,
+    )
+
+
+def parts(report: Report) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
+    """How many rows of tokens each source has, and its weight, for `order`."""
+    if not report.weights:
+        return (report.packed_rows,), None
+    rows = tuple(report.by_source[name]["packed_rows"] for name in report.weights)
+    return rows, tuple(report.weights.values())
 
 
 def order(rows: Sequence[int], weights: Sequence[float] | None, seed: int):
@@ -24,7 +93,7 @@ def order(rows: Sequence[int], weights: Sequence[float] | None, seed: int):
     """
     import grain
 
-    if weights is None or len(rows) == 1:
+    if weights is None:
         return grain.MapDataset.range(sum(rows)).seed(seed).shuffle().repeat()
     starts = [sum(rows[:i]) for i in range(len(rows))]
     passes = [
@@ -43,11 +112,6 @@ def order(rows: Sequence[int], weights: Sequence[float] | None, seed: int):
             return source, period * in_period + before
 
     return grain.MapDataset.select_from_datasets(passes, Selection())
-
-
-def shares(weights: Sequence[float]) -> list[float]:
-    """Each weight over their sum."""
-    return [weight / sum(weights) for weight in weights]
 
 
 def whole_shares(weights: Sequence[float]) -> list[int]:
@@ -88,6 +152,4 @@ def _turns(counts: Sequence[int]) -> list[tuple[int, int, int]]:
 
 def _own(seed: int, source: int) -> int:
     """A seed for a source's shuffle, so that equal sources differ in order."""
-    import numpy as np
-
     return int(np.random.SeedSequence([seed, source]).generate_state(1)[0])

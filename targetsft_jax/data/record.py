@@ -94,11 +94,14 @@ def unmet(
 ) -> str | None:
     """The first field whose text does not satisfy its condition; None: all do.
 
+    A null counts as empty text.
+
     Raises:
         RowError: the row lacks such a field, or it is no number where one is needed.
     """
     for name, holds in conditions.items():
-        text = _as_text(_get(row, name, origin), name, origin)
+        value = _get(row, name, origin)
+        text = "" if value is None else _as_text(value, name, origin)
         try:
             if not holds(text):
                 return name

@@ -41,7 +41,7 @@ class Report:
     by_source: dict[str, dict[str, int]] = field(default_factory=dict)
     """In a mixture, counts for each source under the names of the fields above."""
     weights: dict[str, float] = field(default_factory=dict)
-    """In a mixture with weights, the share of each source in the rows of a step."""
+    """In a mixture that has them, the weight of each source."""
 
     @property
     def fill(self) -> float:
@@ -69,9 +69,10 @@ class Report:
         if self.bad <= SHOWN:
             self.bad_rows.append(str(error))
 
-    def drop(self, reason: str) -> None:
-        """Counts an example left out."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Counts examples left out."""
+        if count:
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
 
     def lines(self) -> list[str]:
         """The report, a fact a line; what did not happen is not mentioned."""
@@ -99,9 +100,38 @@ class Report:
                 f"trained tokens       {self.trained_tokens:,}"
                 f" ({self.trained_tokens / max(1, self.tokens):.1%})",
             ]
+        if len(self.by_source) > 1:
+            lines += self._sources()
         if self.mask_from:
             lines.append(f"assistant mask from  {self.mask_from}")
         return lines
+
+    def _sources(self) -> list[str]:
+        """A table of the sources: what became of their rows, and how they are mixed."""
+        head = ("rows", "filtered", "bad", "dropped", "examples", "tokens")
+        width = max(8, *map(len, self.by_source))
+        titles = (
+            *(f"{title:>12}" for title in head),
+            f"{'share':>8}",
+            f"{'passes':>8}",
+        )
+        lines = [f"{'source':<{width}}" + "".join(titles)]
+        for name, own in self.by_source.items():
+            dropped = own.get("encoded", 0) - own.get("examples", 0)
+            counts = {**own, "dropped": dropped}
+            share, passes = self._mixed(name)
+            line = f"{name:<{width}}"
+            line += "".join(f"{counts.get(title, 0):>12,}" for title in head)
+            lines.append(f"{line}{share:>8.1%}{passes:>8.2f}")
+        return lines
+
+    def _mixed(self, name: str) -> tuple[float, float]:
+        """A source's share of the tokens of a step, and its passes in an epoch."""
+        own = self.by_source[name]
+        if not self.weights:
+            return own.get("tokens", 0) / max(1, self.tokens), 1.0
+        share = self.weights[name] / sum(self.weights.values())
+        return share, share * self.packed_rows / own["packed_rows"]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())

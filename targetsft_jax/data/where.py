@@ -55,8 +55,8 @@ def _condition(key: str, name: str, of: Any) -> Test:
         if isinstance(of, bool) or not isinstance(of, int | float):
             raise ValueError(f"{key} is {of!r}; expected a number")
         if name == "min":
-            return lambda text: float(text) >= of
-        return lambda text: float(text) <= of
+            return lambda text: text != "" and float(text) >= of
+        return lambda text: text != "" and float(text) <= of
     if name in LENGTHS:
         if isinstance(of, bool) or not isinstance(of, int) or of < 0:
             raise ValueError(f"{key} is {of!r}; expected a whole number, 0 or more")

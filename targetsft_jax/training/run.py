@@ -11,7 +11,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from targetsft_jax.data.chat import show
+from targetsft_jax.data.chat import show, stop_tokens
+from targetsft_jax.data.chat_templates import with_template
 from targetsft_jax.data.pipeline import Dataset, prepare
 from targetsft_jax.data.records import Problem, problems
 from targetsft_jax.evaluation.average_at_k import AverageAtK, table
@@ -175,6 +176,7 @@ def _open(config: Config, mesh: Mesh) -> Session:
         else:
             roles[name] = _role(name, given, config, mesh)
     tokenizer = shared_tokenizer(list(roles.values()))
+    tokenizer = with_template(tokenizer, config.data.chat_template)
     prove_exportable(roles["student"].config, tokenizer)
     dataset = prepare(config.data, tokenizer)
     for name, hyper in trainings(config).items():
@@ -213,7 +215,7 @@ def _role(name: str, given: RoleConfig, config: Config, mesh: Mesh) -> Role:
 
 
 def _check_columns(name: str, hyper: dict[str, Any], dataset: Dataset) -> None:
-    missing = [key for key in columns(name, hyper) if key not in dataset.arrays]
+    missing = [key for key in columns(name, hyper) if key not in dataset.columns]
     if missing:
         raise ConfigError(
             f"method {name!r} needs {', '.join(missing)} for every example, and the "
@@ -254,7 +256,15 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
         for name in spec.frozen_arguments
     }
     card = _card(session, method, hyper)
-    keep_model(run_dir, session.roles["student"].folder, card, _adapted(session))
+    tokenizer = session.tokenizer
+    keep_model(
+        run_dir,
+        session.roles["student"].folder,
+        card,
+        _adapted(session),
+        template=config.data.chat_template and tokenizer.get_chat_template(),
+        stops=stop_tokens(tokenizer),
+    )
     fitted = fit(
         spec,
         _load(session, "student") if spec.lora is None else _adapters(session),
@@ -349,11 +359,12 @@ def _measure(
 ) -> None:
     """Average@k of some parameters, kept in the session and in a file of answers."""
     asked = session.config.evaluation
+    other = asked.data.chat_template if asked.data else None
     score, answered = benchmark(
         session.roles[role].config,
         params,
         session.problems,
-        session.tokenizer,
+        with_template(session.tokenizer, other, "evaluation.data.chat_template"),
         samples=asked.samples,
         max_new_tokens=asked.max_new_tokens,
         temperature=asked.temperature,
