@@ -47,7 +47,13 @@ class Record:
 
 
 def to_record(
-    row: Mapping[str, Any], fields: FieldMap, origin: str, *, train: bool = True
+    row: Mapping[str, Any],
+    fields: FieldMap,
+    origin: str,
+    *,
+    train: bool = True,
+    id: str = "",
+    source: str = "",
 ) -> Record:
     """Turns a row into a record.
 
@@ -57,6 +63,7 @@ def to_record(
         origin: `file:row`, for messages.
         train: whether the record must hold something to train on. Without it the
             messages end before the last assistant turn, and an answer is required.
+        id, source: of the record.
 
     Raises:
         RowError: a field is missing, of the wrong type or empty; roles are not
@@ -86,7 +93,7 @@ def to_record(
         for name in COLUMNS
         if row.get(name) is not None
     }
-    return Record(messages, answer, columns, origin)
+    return Record(messages, answer, columns, origin, id, source)
 
 
 def unmet(

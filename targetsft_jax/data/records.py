@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from targetsft_jax.data.config import (
     SPLITS,
@@ -136,13 +135,13 @@ def _records_of(
             if unmet_by is not None:
                 report.filter(unmet_by, name)
                 continue
-            record = to_record(row, fields, origin, train=train)
+            own = row["id"] if source.source == "tfds" else origin.rpartition("/")[2]
+            record = to_record(row, fields, origin, train=train, id=own, source=name)
         except RowError as error:
             report.note("bad", name)
             bad_row(error, config, report)
             continue
-        own = row["id"] if source.source == "tfds" else Path(origin).name
-        yield dataclasses.replace(record, id=own, source=name)
+        yield record
 
 
 def _open(

@@ -25,7 +25,7 @@ from targetsft_jax.data.sources import parse_row, read_files
 
 DATA_DIR = "~/.cache/targetsft_jax/datasets"
 """Not TFDS's own default folder, where another builder may own a name."""
-_RECORDS_AT_A_TIME = 256
+_RECORDS_AT_A_TIME = 1024
 _SHOWN = 50
 
 

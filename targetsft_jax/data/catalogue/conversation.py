@@ -1,6 +1,5 @@
 """An example of the catalogue as a row that the field map takes apart."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,4 +37,5 @@ def _ends_in(reasoning: str, answer: str) -> bool:
     if last_boxed(reasoning) == answer:
         return True
     last = reasoning.rsplit("\n", 1)[-1].rstrip(" .$)*")
-    return re.search(rf"(?<!\w){re.escape(answer)}$", last) is not None
+    before = last[: -len(answer)]
+    return last.endswith(answer) and not (before and before[-1].isalnum())
