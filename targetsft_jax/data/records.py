@@ -1,5 +1,6 @@
 """From the data section of a config to records and problems, before any tokenizer."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -83,6 +84,15 @@ def problems(
     if not found:
         raise ValueError(f"no problem is left to evaluate on:\n{report}")
     return found
+
+
+def identity(config: DataConfig) -> str:
+    """sha256 of the bytes that the files of the sources have now."""
+    digest = hashlib.sha256()
+    for path in [config.path] if isinstance(config.path, str) else config.path or []:
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def bad_row(error: RowError, config: DataConfig, report: Report) -> None:

@@ -194,7 +194,7 @@ class Config:
     seed: int = 0
     """Of the order of batches and of sampling."""
     cache_dir: str = "~/.cache/targetsft_jax"
-    """Where built models are kept."""
+    """Where built models, tokens and packed rows are kept."""
     student: RoleConfig = field(default_factory=RoleConfig)
     """The model that is trained."""
     teacher: RoleConfig = field(default_factory=RoleConfig)

@@ -141,6 +141,7 @@ _FREE = (
     "run_dir",
     "resume",
     "cache_dir",
+    "data.cache",
     "mesh.",
     "evaluation.",
     "compare",
@@ -178,7 +179,7 @@ def _open(config: Config, mesh: Mesh) -> Session:
     tokenizer = shared_tokenizer(list(roles.values()))
     tokenizer = with_template(tokenizer, config.data.chat_template)
     prove_exportable(roles["student"].config, tokenizer)
-    dataset = prepare(config.data, tokenizer)
+    dataset = prepare(config.data, tokenizer, config.cache_dir)
     for name, hyper in trainings(config).items():
         _check_columns(name, hyper, dataset)
     measured = config.evaluation
@@ -402,6 +403,8 @@ def _say_session(session: Session, run_dir: Path) -> None:
         if whole:
             print(f"         not split by the mesh: {', '.join(whole)}")
     print("data")
+    for line in session.dataset.cached:
+        print(f"  {line}")
     for line in session.dataset.report.lines():
         print(f"  {line}")
     print("one example, trained tokens marked")
