@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from targetsft_jax.data import chat, packing, thinking
+from targetsft_jax.data import chat, mixture, packing, thinking
 from targetsft_jax.data.chat import Example
 from targetsft_jax.data.chat_templates import with_template
-from targetsft_jax.data.config import DataConfig, validate
+from targetsft_jax.data.config import DataConfig, sources, validate
 from targetsft_jax.data.examples import Examples, flat_parts, from_flat, put_together
+from targetsft_jax.data.identity import identity
 from targetsft_jax.data.packing import Layout
 from targetsft_jax.data.record import RowError
-from targetsft_jax.data.records import bad_row, identity, load_records
+from targetsft_jax.data.records import bad_row, load_records
 from targetsft_jax.data.report import Report
 from targetsft_jax.data.token_cache import Cache, kept
 
@@ -89,7 +90,8 @@ def prepare(
     tokenizer = with_template(tokenizer, config.chat_template)
     encode = functools.partial(_encode, config, tokenizer)
     said: list[str] = []
-    if cache_dir is None or not config.cache or config.source == "embedded":
+    generated = all(source.source == "embedded" for source in sources(config))
+    if cache_dir is None or not config.cache or generated:
         parts, about = encode()
         examples = put_together(parts)
         report = Report(**about())
@@ -119,16 +121,7 @@ def _encode(config: DataConfig, tokenizer: "PreTrainedTokenizerBase"):
         if marked
         else "the prefix property of the chat template, proved for each turn"
     )
-    refused = functools.partial(bad_row, config=config, report=report)
-
-    def treated():
-        for record in records:
-            try:
-                yield thinking.treat(record, config.thinking)
-            except RowError as error:
-                refused(error)
-
-    parts = flat_parts(chat.encode_all(treated(), tokenizer, refused))
+    parts = flat_parts(_encoded(config, records, tokenizer, report))
     first = next(parts, None)
     if first is None:
         raise _nothing_left(report)
@@ -143,9 +136,7 @@ def _arrange(
     if not len(numbers):
         raise _nothing_left(report)
     order = np.random.default_rng(config.shuffle_seed).permutation(len(numbers))
-    layout = packing.arrange(
-        numbers[order], lengths[order], config.max_length, packing=config.packing
-    )
+    layout = mixture.arrange(config, report, numbers[order], lengths[order])
     report.examples = len(numbers)
     report.packed_rows, report.row_length = layout.rows, layout.row_length
     report.tokens = int(layout.lengths.sum())
@@ -155,6 +146,28 @@ def _arrange(
 
 def _nothing_left(report: Report) -> ValueError:
     return ValueError(f"no example is left to train on:\n{report}")
+
+
+def _encoded(config, records, tokenizer, report):
+    """Examples, source after source; the report counts how many each has."""
+    for source, own in itertools.groupby(records, lambda record: record.source):
+
+        def refused(error, source=source):
+            report.note("bad", source)
+            bad_row(error, config, report)
+
+        treated = _treated(own, config.thinking, refused)
+        for example in chat.encode_all(treated, tokenizer, refused):
+            report.note("encoded", source)
+            yield example
+
+
+def _treated(records, mode, refused):
+    for record in records:
+        try:
+            yield thinking.treat(record, mode)
+        except RowError as error:
+            refused(error)
 
 
 def rows_at(
@@ -167,8 +180,9 @@ def rows_at(
 ) -> np.ndarray:
     """Which rows a step takes: a pure function of (dataset, seed, step).
 
-    Every epoch visits each row once in a fresh order. A batch may run over into the
-    next epoch; a data set smaller than a batch repeats within it.
+    Every epoch visits each row once in a fresh order, or those of each source in its
+    share where a mixture has weights. A batch may run over into the next epoch; a data
+    set smaller than a batch repeats within it.
 
     Args:
         dataset: of R rows.
@@ -182,7 +196,8 @@ def rows_at(
     """
     if step < 0:
         raise ValueError(f"step is {step}; expected 0 or more")
-    numbers = _order(dataset.rows, batch_size * accumulation, seed)[step]
+    rows, weights = mixture.parts(dataset.report)
+    numbers = _order(rows, weights, batch_size * accumulation, seed)[step]
     return numbers.reshape(accumulation, batch_size)
 
 
@@ -268,8 +283,5 @@ def _fingerprint(examples: Examples, layout: Layout) -> str:
 
 
 @functools.lru_cache
-def _order(rows: int, size: int, seed: int):
-    import grain
-
-    shuffled = grain.MapDataset.range(rows).seed(seed).shuffle().repeat()
-    return shuffled.batch(size)
+def _order(rows, weights, size: int, seed: int):
+    return mixture.order(rows, weights, seed).batch(size)

@@ -57,6 +57,7 @@ class Cache:
         for name in _NEITHER:
             settings.pop(name)
         packing = {name: settings.pop(name) for name in _PACKING}
+        packing["weights"] = [own.pop("weight") for own in settings["mixture"]]
         template = tokenizer.get_chat_template()
         tokens = [
             VERSION,
