@@ -44,6 +44,8 @@ KEYS = {
     "skipped",
     "seconds",
     "tokens_per_second",
+    "data_wait",
+    "goodput",
 }
 
 
