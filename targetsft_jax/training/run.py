@@ -197,7 +197,7 @@ def _open(config: Config, mesh: Mesh) -> Session:
     )
     validation = None
     if config.validation.data is not None:
-        rows = prepare(config.validation.data, tokenizer)
+        rows = prepare(config.validation.data, tokenizer, config.cache_dir)
         validation = Validation(rows, config.validation.every)
     dtype = compute_dtype(config, mesh)
     session = Session(
