@@ -1,4 +1,4 @@
-"""`python -m targetsft_jax.data list | build NAME`: the catalogue of data sets."""
+"""`python -m targetsft_jax.data list | build | preview`: data sets and their rows."""
 
 import argparse
 import sys
@@ -7,7 +7,13 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 where it is done, 1 where it cannot be, 2 for bad usage."""
-    own = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["preview"]:
+        # It takes every key of the train command.
+        from targetsft_jax.preview import main as preview
+
+        return preview(given[1:])
+    own = _parser().parse_args(given)
     try:
         own.run(own)
     except (ValueError, OSError) as error:
@@ -48,9 +54,13 @@ def _build(own):
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m targetsft_jax.data",
-        description="The data sets that a run can name, and making them ready.",
+        description="The data sets that a run can name, making them ready, and what"
+        " a run would train on.",
     )
-    commands = parser.add_subparsers(required=True, metavar="list | build")
+    commands = parser.add_subparsers(required=True, metavar="list | build | preview")
+    commands.add_parser(
+        "preview", help="rows as the model will see them; --config FILE"
+    )
     listing = commands.add_parser("list", help="what there is, and what is built")
     listing.set_defaults(run=_list)
     building = commands.add_parser(

@@ -112,6 +112,9 @@ class DataConfig(SourceConfig):
     """A row that cannot be used: `error` stops, `skip` counts and lists it."""
     packing: bool = True
     """Several examples a row (attention must respect segment ids), or one."""
+    cache: bool = True
+    """Keep tokens and rows under `cache_dir`, to be read from there the next time.
+    Generated problems are not kept."""
     shuffle_seed: int = 0
     """Order in which examples are packed, and of the rows in every epoch."""
 

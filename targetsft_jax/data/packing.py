@@ -30,6 +30,11 @@ class Layout:
         """R."""
         return len(self.row_ends)
 
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it but L, under the names of the fields."""
+        names = ("examples", "lengths", "row_ends")
+        return {name: np.asarray(getattr(self, name), np.int64) for name in names}
+
     def segments(self, row: int) -> slice:
         """Which of the S lie in a row."""
         start = int(self.row_ends[row - 1]) if row else 0

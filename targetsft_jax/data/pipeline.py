@@ -1,10 +1,12 @@
 """From a config to batches: a pure function of (seed, step)."""
 
+import dataclasses
 import functools
 import hashlib
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,12 +14,14 @@ import numpy as np
 from targetsft_jax.data import chat, mixture, packing, thinking
 from targetsft_jax.data.chat import Example
 from targetsft_jax.data.chat_templates import with_template
-from targetsft_jax.data.config import DataConfig, validate
-from targetsft_jax.data.examples import Examples, join
+from targetsft_jax.data.config import DataConfig, sources, validate
+from targetsft_jax.data.examples import Examples, flat_parts, from_flat, put_together
+from targetsft_jax.data.identity import identity
 from targetsft_jax.data.packing import Layout
 from targetsft_jax.data.record import RowError
 from targetsft_jax.data.records import bad_row, load_records
 from targetsft_jax.data.report import Report
+from targetsft_jax.data.token_cache import Cache, kept
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,6 +37,8 @@ class Dataset:
     fingerprint: str
     """sha256 of tokens and layout: the same data, tokenizer and packing give the
     same."""
+    cached: list[str] = field(default_factory=list)
+    """Lines on what came from the cache, and which folder."""
 
     @property
     def rows(self) -> int:
@@ -60,11 +66,21 @@ class Dataset:
         return [self.examples.origins[number] for number in inside.tolist()]
 
 
-def prepare(config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> Dataset:
+def prepare(
+    config: DataConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    cache_dir: str | Path | None = None,
+) -> Dataset:
     """Reads, tokenizes and packs the training set.
 
     Examples are shuffled by `shuffle_seed` before they are packed, so that a row is
     no neighbourhood of the source file.
+
+    Args:
+        config: the data section.
+        tokenizer: whose chat template is used unless the config has another.
+        cache_dir: where tokens and rows are kept, for the next time and out of memory;
+            None, or `cache` false, or generated problems: nothing is kept.
 
     Raises:
         ValueError: the config contradicts itself; a row cannot be used and
@@ -72,27 +88,64 @@ def prepare(config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> Dataset
     """
     validate(config)
     tokenizer = with_template(tokenizer, config.chat_template)
+    encode = functools.partial(_encode, config, tokenizer)
+    said: list[str] = []
+    generated = all(source.source == "embedded" for source in sources(config))
+    if cache_dir is None or not config.cache or generated:
+        parts, about = encode()
+        examples = put_together(parts)
+        report = Report(**about())
+        layout, fingerprint = _arrange(config, examples, report)
+        return Dataset(examples, layout, report, fingerprint, said)
+    cache = Cache.of(config, tokenizer, identity(config), cache_dir)
+    flat, about = kept(cache.tokens, encode, lambda line: said.append("tokens " + line))
+    examples, report = from_flat(flat), Report(**about)
+
+    def make():
+        layout, fingerprint = _arrange(config, examples, report)
+        known = {"report": dataclasses.asdict(report), "fingerprint": fingerprint}
+        return [layout.arrays()], lambda: known
+
+    rows, about = kept(cache.rows, make, lambda line: said.append("rows " + line))
+    layout = Layout(**rows, row_length=config.max_length)
+    report = Report(**about["report"])
+    return Dataset(examples, layout, report, about["fingerprint"], said)
+
+
+def _encode(config: DataConfig, tokenizer: "PreTrainedTokenizerBase"):
+    """Parts of flat arrays, and the report once they are taken."""
     marked = chat.marks_assistant(tokenizer)
     records, report = load_records(config)
-    encoded = list(_encoded(config, records, tokenizer, report))
-    if not encoded:
-        raise ValueError(f"no example is left to train on:\n{report}")
-    examples = join(encoded)
+    report.mask_from = (
+        "the chat template's {% generation %} marks"
+        if marked
+        else "the prefix property of the chat template, proved for each turn"
+    )
+    parts = flat_parts(_encoded(config, records, tokenizer, report))
+    first = next(parts, None)
+    if first is None:
+        raise _nothing_left(report)
+    return itertools.chain([first], parts), lambda: dataclasses.asdict(report)
+
+
+def _arrange(
+    config: DataConfig, examples: Examples, report: Report
+) -> tuple[Layout, str]:
+    """Which example goes where; the report says what became of them."""
     numbers, lengths = packing.fit(examples, config.max_length, config.overlong, report)
     if not len(numbers):
-        raise ValueError(f"no example is left to train on:\n{report}")
+        raise _nothing_left(report)
     order = np.random.default_rng(config.shuffle_seed).permutation(len(numbers))
     layout = mixture.arrange(config, report, numbers[order], lengths[order])
     report.examples = len(numbers)
     report.packed_rows, report.row_length = layout.rows, layout.row_length
     report.tokens = int(layout.lengths.sum())
     report.trained_tokens = packing.trained(examples, layout)
-    report.mask_from = (
-        "the chat template's {% generation %} marks"
-        if marked
-        else "the prefix property of the chat template, proved for each turn"
-    )
-    return Dataset(examples, layout, report, _fingerprint(examples, layout))
+    return layout, _fingerprint(examples, layout)
+
+
+def _nothing_left(report: Report) -> ValueError:
+    return ValueError(f"no example is left to train on:\n{report}")
 
 
 def _encoded(config, records, tokenizer, report):

@@ -20,6 +20,9 @@ from targetsft_jax.data.config import validate as validate_data
 from targetsft_jax.targets.api import find, hyper_parameters
 from targetsft_jax.targets.methods import METHODS
 
+CONFIG_FILE = "config.yaml"
+"""In a run directory: the resolved configuration."""
+
 REMAT = ("none", "full", "dots")
 ATTENTION = ("auto", "splash", "cudnn", "pallas_gpu", "xla")
 DTYPES = ("float32", "bfloat16")
@@ -184,6 +187,30 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class ValidationConfig:
+    """The loss on held-out examples, measured during training."""
+
+    examples: int = 0
+    """Examples of `data` kept out of training for this; 0: none."""
+    data: DataConfig | None = None
+    """Other examples to measure on, in place of those; null: none."""
+    every: int = 100
+    """Optimizer steps between measurements; the last step always has one."""
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What a run writes down beside metrics.jsonl and TensorBoard's files."""
+
+    wandb: str | None = None
+    """Project at Weights & Biases; needs the package `wandb`."""
+    profile_from: int | None = None
+    """First of the steps that are profiled into RUN/profile; null: none."""
+    profile_steps: int = 3
+    """How many steps are profiled."""
+
+
+@dataclass(frozen=True)
 class Config:
     """One run."""
 
@@ -194,7 +221,7 @@ class Config:
     seed: int = 0
     """Of the order of batches and of sampling."""
     cache_dir: str = "~/.cache/targetsft_jax"
-    """Where built models are kept."""
+    """Where built models, tokens and packed rows are kept."""
     student: RoleConfig = field(default_factory=RoleConfig)
     """The model that is trained."""
     teacher: RoleConfig = field(default_factory=RoleConfig)
@@ -213,6 +240,10 @@ class Config:
     """On which devices."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """What is measured."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """What is measured on the way."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """What is written down."""
     compare: list[str] = field(default_factory=list)
     """Other methods trained first on the same data from the same start."""
 
@@ -317,6 +348,8 @@ def validate(config: Config) -> None:
         validate_data(config.data)
         if config.evaluation.data is not None:
             validate_data(config.evaluation.data, "evaluation.data")
+        if config.validation.data is not None:
+            validate_data(config.validation.data, "validation.data")
         needs = _method_needs(config)
     except ValueError as error:
         raise ConfigError(str(error)) from None
@@ -325,6 +358,8 @@ def validate(config: Config) -> None:
         _validate_lora(config.lora)
     _validate_train(config.train, config.mesh)
     _validate_evaluation(config)
+    _validate_validation(config.validation)
+    _validate_log(config.log)
     if config.seed < 0:
         raise ConfigError(f"seed is {config.seed}; expected 0 or more")
 
@@ -482,6 +517,32 @@ def _validate_evaluation(config: Config) -> None:
             f"evaluation.problems is {asked.problems} and evaluation.data is null; "
             f"expected a source of held-out problems, since data.source is "
             f"{config.data.source}"
+        )
+
+
+def _validate_validation(asked: ValidationConfig) -> None:
+    if asked.examples < 0:
+        raise ConfigError(
+            f"validation.examples is {asked.examples}; expected 0 or more"
+        )
+    if asked.every < 1:
+        raise ConfigError(f"validation.every is {asked.every}; expected 1 or more")
+    if asked.examples and asked.data is not None:
+        raise ConfigError(
+            f"validation.examples is {asked.examples} and validation.data is set too; "
+            "give one (validation.data.limit takes the first of its examples)"
+        )
+
+
+def _validate_log(log: LogConfig) -> None:
+    if log.profile_from is not None and log.profile_from < 1:
+        raise ConfigError(
+            f"log.profile_from is {log.profile_from}; expected a step, 1 or more, or "
+            "null"
+        )
+    if log.profile_steps < 1:
+        raise ConfigError(
+            f"log.profile_steps is {log.profile_steps}; expected 1 or more"
         )
 
 

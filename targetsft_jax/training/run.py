@@ -29,6 +29,7 @@ from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules
 from targetsft_jax.training.checkpoint import FOLDER as CHECKPOINTS
 from targetsft_jax.training.config import (
+    CONFIG_FILE,
     Config,
     ConfigError,
     RoleConfig,
@@ -37,7 +38,8 @@ from targetsft_jax.training.config import (
     trainings,
 )
 from targetsft_jax.training.fit import fit, total_steps
-from targetsft_jax.training.log import LEGEND, METRICS_FILE
+from targetsft_jax.training.log import METRICS_FILE
+from targetsft_jax.training.progress import LEGEND
 from targetsft_jax.training.roles import (
     Role,
     abstract_params,
@@ -55,8 +57,9 @@ from targetsft_jax.training.spec import (
 from targetsft_jax.training.start_models import start_model
 from targetsft_jax.training.step import BASE, StepSpec
 from targetsft_jax.training.stored import MODEL_FOLDER, Adapted, keep_model
+from targetsft_jax.training.validate import Validation
 
-CONFIG_FILE, EXPORT_FOLDER, ADAPTER_FOLDER = "config.yaml", "hf", "adapter"
+EXPORT_FOLDER, ADAPTER_FOLDER = "hf", "adapter"
 
 
 @dataclass
@@ -70,6 +73,7 @@ class Session:
     tokenizer: Any
     dataset: Dataset
     problems: Sequence[Problem]
+    validation: Validation | None = None
     frozen: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, AverageAtK] = field(default_factory=dict)
 
@@ -141,8 +145,12 @@ _FREE = (
     "run_dir",
     "resume",
     "cache_dir",
+    "data.cache",
     "mesh.",
     "evaluation.",
+    "validation.data",
+    "validation.every",
+    "log.",
     "compare",
     "train.log_every",
     "train.save_every",
@@ -178,7 +186,7 @@ def _open(config: Config, mesh: Mesh) -> Session:
     tokenizer = shared_tokenizer(list(roles.values()))
     tokenizer = with_template(tokenizer, config.data.chat_template)
     prove_exportable(roles["student"].config, tokenizer)
-    dataset = prepare(config.data, tokenizer)
+    dataset = prepare(config.data, tokenizer, config.cache_dir)
     for name, hyper in trainings(config).items():
         _check_columns(name, hyper, dataset)
     measured = config.evaluation
@@ -187,8 +195,14 @@ def _open(config: Config, mesh: Mesh) -> Session:
         if measured.problems
         else []
     )
+    validation = None
+    if config.validation.data is not None:
+        rows = prepare(config.validation.data, tokenizer, config.cache_dir)
+        validation = Validation(rows, config.validation.every)
     dtype = compute_dtype(config, mesh)
-    session = Session(config, mesh, dtype, roles, tokenizer, dataset, held_out)
+    session = Session(
+        config, mesh, dtype, roles, tokenizer, dataset, held_out, validation
+    )
     for name, hyper in trainings(config).items():
         # Made again when it is trained; what cannot be made is refused now.
         _spec(session, name, hyper)
@@ -245,6 +259,7 @@ def _load(session: Session, name: str) -> Any:
 
 def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) -> None:
     """Train the student from its start by one method; measure and export it."""
+    began = time.perf_counter()
     config = session.config
     spec = _spec(session, method, hyper)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -275,6 +290,10 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
         run_dir=run_dir,
         seed=config.seed,
         resume=config.resume,
+        validation=session.validation,
+        log=config.log,
+        began=began,
+        about=dataclasses.asdict(config) | {"method": method},
     )
     trained = exported = fitted.state.params
     if spec.lora is not None:
@@ -402,6 +421,8 @@ def _say_session(session: Session, run_dir: Path) -> None:
         if whole:
             print(f"         not split by the mesh: {', '.join(whole)}")
     print("data")
+    for line in session.dataset.cached:
+        print(f"  {line}")
     for line in session.dataset.report.lines():
         print(f"  {line}")
     print("one example, trained tokens marked")

@@ -68,6 +68,8 @@ class StepSpec:
         lora: the adapters that are trained over a frozen base; None trains all.
         on_base: frozen roles that are the base itself, without adapters: they read
             its arrays and have none of their own.
+        histograms: whether the metrics have `histogram_NAME` [BINS] too, shares of the
+            target tokens (see `loss.histogram`).
     """
 
     student: DecoderConfig
@@ -83,6 +85,7 @@ class StepSpec:
     vocab_group: int | None = None
     lora: Lora | None = None
     on_base: tuple[str, ...] = ()
+    histograms: bool = False
 
     @property
     def frozen_arguments(self) -> tuple[str, ...]:
@@ -196,6 +199,7 @@ def loss_and_metrics(
         chunk_size=spec.loss_chunk,
         vocab_size=spec.vocab_size,
         head_gradient=spec.lora is None,
+        histograms=spec.histograms,
         logit_caps={
             "student": spec.student.final_logit_softcap,
             **{

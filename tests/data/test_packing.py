@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from targetsft_jax.data import packing
 from targetsft_jax.data.chat import Example
-from targetsft_jax.data.examples import join
+from targetsft_jax.data.examples import flat_parts, put_together
 from targetsft_jax.data.packing import arrange, fit, lay_out
 from targetsft_jax.data.report import Report
 
@@ -21,6 +21,10 @@ def example(start, mask, **columns):
         {k: np.array(v, np.float32) for k, v in columns.items()},
         origin=f"f:{start}",
     )
+
+
+def join(examples):
+    return put_together(flat_parts(examples))
 
 
 def pack(examples, row_length, **options):

@@ -72,8 +72,12 @@ def test_seed_and_step_decide(dataset):
         batch_at(dataset, -1, batch_size=4)
 
 
-def test_a_later_start_gives_the_tail(dataset):
-    options = dict(batch_size=4, accumulation=2, seed=5)
+@pytest.mark.parametrize("length", [64, 256], ids=["an example a row", "packed"])
+def test_a_later_start_gives_the_tail(length):
+    """From the middle of an epoch on, over its end."""
+    dataset = prepare(dataclasses.replace(SMALL, max_length=length), TOKENIZER)
+    assert (dataset.rows < 20) == (length == 256)
+    options = dict(batch_size=2, accumulation=2, seed=5)
     full = [b for _, b in zip(range(20), iterate(dataset, **options))]
     tail = [b for _, b in zip(range(7), iterate(dataset, 13, **options))]
     assert all(equal(a, b) for a, b in zip(full[13:], tail, strict=True))
