@@ -41,7 +41,9 @@ class Problem:
     """The conversation up to and with the user's question."""
     answer: str
     id: str
-    """`file:line`, or how the problem was generated."""
+    """`file:row`, or how the problem was generated."""
+    source: str = ""
+    """Name of the source it is from."""
 
 
 def load_records(config: DataConfig) -> tuple[Iterator[Record], Report]:
@@ -67,16 +69,18 @@ def problems(
     """Problems to evaluate on.
 
     Args:
-        config: generated problems, or a file of rows with `fields.answer`.
+        config: generated problems; a data set of the catalogue, or any other source
+            whose rows have `fields.answer`, or several in a mixture.
         split: of generated problems, `heldout` or `train`; always without label
-            noise and no two with the same prompt. A file is its own split: use
-            another file, or `where`.
+            noise and no two with the same prompt. Other sources have their own:
+            `config.split`, another file, or `where`.
         n: how many, the first ones of the source. None: all of a file, or
             `embedded.examples` generated ones.
 
     Raises:
-        ValueError: the split has fewer than n distinct problems, a file holds none,
-            or a row cannot be used and `on_bad_row` is `error`.
+        ValueError: the split has fewer than n distinct problems, a source holds none,
+            a mixture has generated ones, or a row cannot be used and `on_bad_row` is
+            `error`.
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; expected one of " + ", ".join(SPLITS))
@@ -85,11 +89,19 @@ def problems(
     validate(config)
     if not config.mixture and config.source == "embedded":
         return _generated_problems(config.embedded, split, n)
+    for i, source in enumerate(config.mixture):
+        if source.source == "embedded":
+            raise ValueError(
+                f"mixture[{i}].source of the problems is embedded; expected sources"
+                " with a gold answer in each row, or generated problems alone"
+            )
     report = Report()
     found: list[Problem] = []
     for record in _records(config, report, train=False):
         assert record.answer is not None  # to_record has refused it otherwise
-        found.append(Problem(record.messages, record.answer, record.origin))
+        found.append(
+            Problem(record.messages, record.answer, record.origin, record.source)
+        )
         if len(found) == n:
             break
     if not found:

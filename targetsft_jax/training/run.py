@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from targetsft_jax.data.chat import show, stop_tokens
 from targetsft_jax.data.chat_templates import with_template
+from targetsft_jax.data.config import SourceConfig, source_name, sources
 from targetsft_jax.data.pipeline import Dataset, prepare
 from targetsft_jax.data.records import Problem, problems
 from targetsft_jax.evaluation.average_at_k import AverageAtK, table
@@ -347,6 +348,11 @@ def _name(session: Session) -> str:
     return str(source.resolve()) if local else path
 
 
+def _source(source: SourceConfig) -> str:
+    generated = source.source == "embedded" and source.name is None
+    return "generated problems" if generated else source_name(source)
+
+
 def _card(session: Session, method: str, hyper: dict[str, Any]) -> str:
     """What an export says of itself."""
     config, data = session.config, session.config.data
@@ -355,13 +361,12 @@ def _card(session: Session, method: str, hyper: dict[str, Any]) -> str:
         for name, role in session.roles.items()
         if name in ("student", *_spec(session, method, hyper).frozen)
     }
-    source = data.path if data.source == "jsonl" else "generated problems"
     return training_card(
         method=method,
         hyper=hyper,
         models=models,
         data=[
-            f"source               {source}",
+            f"source               {', '.join(map(_source, sources(data)))}",
             f"fingerprint          {session.dataset.fingerprint}",
             *session.dataset.report.lines(),
         ],
