@@ -179,6 +179,11 @@ class TrainConfig:
     max_skipped_steps: int = 10
     """Steps in a row with a loss or gradient that is not finite, which change nothing,
     before the run stops."""
+    spike_deviations: float = 8.0
+    """A loss so many deviations above the median of those before is said, with its
+    records; 0: none is."""
+    spike_window: int = 64
+    """How many losses before a step that is taken over."""
 
 
 @dataclass(frozen=True)
@@ -476,7 +481,7 @@ def _validate_train(train: TrainConfig, mesh: MeshConfig) -> None:
             raise ConfigError(f"train.{key} is {found!r}; expected {expected}")
 
     positive = ("batch_size", "micro_batches", "log_every", "save_every")
-    positive += ("max_skipped_steps",)
+    positive += ("max_skipped_steps", "spike_window")
     chunk = train.loss_chunk
     require(chunk is None or chunk > 0, "loss_chunk", "more than 0, or null")
     for key in (*positive, "keep_checkpoints", "epochs", "learning_rate"):
@@ -486,7 +491,7 @@ def _validate_train(train: TrainConfig, mesh: MeshConfig) -> None:
         require(given is None or 0 < given < math.inf, key, "more than 0, or null")
     for key in ("beta1", "beta2"):
         require(0 <= getattr(train, key) < 1, key, "a number in [0, 1)")
-    for key in ("weight_decay", "final_learning_rate_ratio"):
+    for key in ("weight_decay", "final_learning_rate_ratio", "spike_deviations"):
         require(0 <= getattr(train, key) < math.inf, key, "0 or more")
     require(train.steps is None or train.steps > 0, "steps", "more than 0, or null")
     require(train.remat in REMAT, "remat", f"one of {', '.join(REMAT)}")

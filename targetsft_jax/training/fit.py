@@ -12,12 +12,18 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from targetsft_jax.data.pipeline import Dataset, iterate
+from targetsft_jax.data.pipeline import Dataset, iterate, rows_at
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import processes
 from targetsft_jax.training.checkpoint import Checkpoints, Position
 from targetsft_jax.training.config import LogConfig, TrainConfig
-from targetsft_jax.training.log import NoLog, RunLog
+from targetsft_jax.training.log import (
+    METRICS_FILE,
+    NoLog,
+    RunLog,
+    keep_until,
+    read_rows,
+)
 from targetsft_jax.training.optimizer import make_optimizer
 from targetsft_jax.training.preemption import Preempted, StopSignal
 from targetsft_jax.training.profile import Profile
@@ -32,6 +38,8 @@ from targetsft_jax.training.step import (
     state_shardings,
 )
 from targetsft_jax.training.validate import Validation, make_measure, validate
+from targetsft_jax.training.watch import FILE as SKIPPED_FILE
+from targetsft_jax.training.watch import Watch
 from targetsft_jax.training.wishes import Wishes
 
 
@@ -102,6 +110,7 @@ def fit(
     log = log or LogConfig()
     written = _open_log(run_dir, steps, start, config.log_every, log, about, began)
     clock = written.clock
+    watch = _open_watch(run_dir, start, config, dataset, seed, written)
     profiled = log.profile_from if processes.first() else None
     profile = Profile(run_dir, profiled, log.profile_steps)
     step_fn = make_train_step(spec, optimizer, mesh, places)
@@ -122,6 +131,8 @@ def fit(
     def record(number: int, metrics: Any, **more: float) -> Mapping[str, Any]:
         nonlocal skipped
         numbers = jax.device_get(metrics) | more
+        if watch is not None:
+            numbers |= watch.seen(number, numbers)
         written.write(number, numbers)
         skipped = skipped + 1 if numbers["skipped"] else 0
         if skipped == config.max_skipped_steps:
@@ -172,6 +183,8 @@ def fit(
                     raise Preempted(number)
     finally:
         profile.close()
+        if watch is not None:
+            watch.close()
         with clock.lost_to("save"):
             checkpoints.close()
         written.close()
@@ -197,6 +210,40 @@ def _open_log(
         every=every,
         sinks=make_sinks(log, run_dir, start, about or {}),
         began=began,
+    )
+
+
+def _open_watch(
+    run_dir: Path,
+    start: int,
+    config: TrainConfig,
+    dataset: Dataset,
+    seed: int,
+    written: RunLog | NoLog,
+) -> Watch | None:
+    """The first process's; after `written`, which drops what comes after `start`."""
+    if not processes.first():
+        return None
+    keep_until(run_dir / SKIPPED_FILE, start)
+
+    def records(step: int) -> list[str]:
+        rows = rows_at(
+            dataset,
+            step - 1,
+            batch_size=config.batch_size // config.micro_batches,
+            accumulation=config.micro_batches,
+            seed=seed,
+        )
+        found = (dataset.origins(row) for row in rows.reshape(-1).tolist())
+        return [record for inside in found for record in inside]
+
+    return Watch(
+        run_dir,
+        read_rows(run_dir / METRICS_FILE),
+        window=config.spike_window,
+        deviations=config.spike_deviations,
+        records=records,
+        say=written.say,
     )
 
 
@@ -229,8 +276,9 @@ def _diverged(number: int, skipped: int) -> str:
     return (
         f"loss or gradient were not finite in {skipped} steps in a row, "
         f"{number - skipped + 1} to {number}, which changed nothing; see metrics.jsonl "
-        "for the steps before. Lower train.learning_rate or train.clip_norm, look at "
-        "the data of these steps, or raise train.max_skipped_steps"
+        f"for the steps before. Lower train.learning_rate or train.clip_norm, look at "
+        f"the records of these steps in {SKIPPED_FILE}, or raise "
+        "train.max_skipped_steps"
     )
 
 

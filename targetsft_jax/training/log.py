@@ -42,8 +42,8 @@ class RunLog:
         began: float | None = None,
     ):
         self._steps, self._every = steps, every
-        dropped = [_keep_until(run_dir / METRICS_FILE, start)]
-        _keep_until(run_dir / HISTOGRAMS_FILE, start)
+        dropped = [keep_until(run_dir / METRICS_FILE, start)]
+        keep_until(run_dir / HISTOGRAMS_FILE, start)
         redone = sum(row.get("seconds") or 0.0 for row in dropped[0])
         self.clock = Clock(run_dir, resumed=start > 0, redone=redone, began=began)
         self._file = (run_dir / METRICS_FILE).open("a", encoding="utf-8")
@@ -92,8 +92,6 @@ class RunLog:
         values = {name: value for name, value in row.items() if name != "step"}
         for sink in self._sinks:
             sink.scalars(step, values)
-        if row.get("skipped"):
-            self.say(f"step {step}: loss or gradient not finite; parameters kept as is")
         due = step % self._every == 0 or step == self._steps or len(self._pace) == 1
         if due or "validation_loss" in row:
             self._write_histograms(step, histograms)
@@ -163,7 +161,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _keep_until(path: Path, step: int) -> list[dict[str, Any]]:
+def keep_until(path: Path, step: int) -> list[dict[str, Any]]:
     """Drop lines of steps that a resumed run will take again, and a torn last one.
 
     Returns:

@@ -176,6 +176,7 @@ _FREE = (
     "train.save_minutes",
     "train.keep_",
     "train.max_skipped_steps",
+    "train.spike_",
     "train.loss_chunk",
     "train.attention",
     "train.remat",

@@ -13,7 +13,7 @@ import pytest
 import rig
 
 from targetsft_jax.data.config import DataConfig, EmbeddedConfig
-from targetsft_jax.data.pipeline import batch_at, prepare
+from targetsft_jax.data.pipeline import batch_at, prepare, rows_at
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.train import main
@@ -45,6 +45,7 @@ KEYS = {
     "target_tokens",
     "tokens",
     "skipped",
+    "spike",
     "seconds",
     "tokens_per_second",
     "data_wait",
@@ -297,7 +298,9 @@ def test_the_command_takes_being_stopped_for_success(monkeypatch, capsys, tmp_pa
     assert "stopped after step 7, which is saved" in capsys.readouterr().out
 
 
-def test_too_many_steps_that_are_not_finite_end_the_run(dataset, tmp_path, monkeypatch):
+def test_too_many_steps_that_are_not_finite_end_the_run(
+    dataset, tmp_path, monkeypatch, capsys
+):
     real = rig.params_of
 
     def broken(config, seed=0):
@@ -310,6 +313,23 @@ def test_too_many_steps_that_are_not_finite_end_the_run(dataset, tmp_path, monke
         _fit(dataset, tmp_path, config=config)
     assert "train.learning_rate" in str(refusal.value)
     assert [row["skipped"] for row in rig.metrics_of(tmp_path)] == [1, 1, 1]
+    lines = (tmp_path / "skipped.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    assert [(row["step"], row["why"]) for row in found] == [
+        (1, "skipped"),
+        (2, "skipped"),
+        (3, "skipped"),
+    ]
+    for row in found:
+        rows = rows_at(dataset, row["step"] - 1, batch_size=8, seed=3).ravel()
+        assert row["records"] == [x for r in rows.tolist() for x in dataset.origins(r)]
+    said = capsys.readouterr().out
+    first = ", ".join(found[0]["records"][:20])
+    assert (
+        f"step 1: loss or gradient not finite; parameters kept as is; {len(found[0]['records'])} records: {first}"
+        in said
+    )
+    assert "3 steps were skipped and 0 losses leapt" in said
 
 
 def test_a_finished_run_is_left_as_it_is(undisturbed, dataset, tmp_path):
