@@ -1,5 +1,6 @@
 """Orbax checkpoints of a run: parameters, optimizer, step and data position."""
 
+import contextlib
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from targetsft_jax.parallel import processes
+from targetsft_jax.training import disk
 from targetsft_jax.training.fingerprint import fingerprints
 from targetsft_jax.training.provenance import Provenance
 from targetsft_jax.training.retention import Retention
@@ -53,6 +55,8 @@ class Checkpoints:
         self._retention = retention
         self._provenance = provenance or Provenance()
         self._manager = self._open()
+        # The step that is being saved, and its bytes.
+        self._under_way = (0, 0)
 
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
@@ -70,14 +74,39 @@ class Checkpoints:
 
     def save(
         self, state: TrainState, position: Position, metrics: Mapping[str, Any]
-    ) -> None:
+    ) -> list[str]:
         """Save after optimizer step `position.step`; returns before it is written.
 
         Args:
             state: what is saved.
             position: where in the data it was taken.
             metrics: of the step.
+
+        Returns:
+            What to say of saves that found the disk full: this one, or the one before.
         """
+        lost = self.settled()
+        self._under_way = position.step, disk.needed(state)
+        if processes.several():
+            # Were one process to find no room in the middle, the others would wait.
+            step, wanted = self._under_way
+            lacking = disk.free(self._folder) < wanted
+            why = self._shortage(step, wanted) if lacking else ""
+            if (why := processes.said(why)[0]) != "":
+                return [*lost, why]
+        return lost + self._unless_full(partial(self._begin, state, position, metrics))
+
+    def failed(self) -> list[str]:
+        """As `save`, of the save under way; asked between saves, it waits for none."""
+        return self._unless_full(self._manager.check_for_errors)
+
+    def settled(self) -> list[str]:
+        """As `save`, of the save under way, for whose end it waits."""
+        return self._unless_full(self._manager.wait_until_finished)
+
+    def _begin(
+        self, state: TrainState, position: Position, metrics: Mapping[str, Any]
+    ) -> None:
         optimizer = {"step": state.step, "moments": state.optimizer}
         kept = {"params": state.params, "optimizer": optimizer}
         self._manager.save(
@@ -95,6 +124,26 @@ class Checkpoints:
             metrics=self._retention.judged(metrics),
             force=True,
         )
+
+    def _unless_full(self, act: Callable[[], Any]) -> list[str]:
+        """Nothing, or what to say where the disk is full. Whole checkpoints stay."""
+        try:
+            act()
+        except Exception as error:
+            if not disk.lacks_space(error):
+                raise
+            # What is half written holds the space that is lacking. The manager counts
+            # it among its checkpoints: a new one knows only those that are there.
+            with contextlib.suppress(Exception):
+                self._manager.close()
+            for path in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(path, ignore_errors=True)
+            self._manager = self._open()
+            return [self._shortage(*self._under_way)]
+        return []
+
+    def _shortage(self, step: int, wanted: int) -> str:
+        return disk.shortage(step, self._folder, wanted, self.latest)
 
     def restore(self, like: TrainState, expected: Position) -> tuple[TrainState, int]:
         """The newest checkpoint that is whole, and its step.

@@ -1,8 +1,10 @@
 """The loop: restore, then for each batch step, log and save."""
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from jax.sharding import Mesh
 from targetsft_jax.data.pipeline import Dataset, iterate, rows_at
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import processes
+from targetsft_jax.training import disk
 from targetsft_jax.training.checkpoint import Checkpoints, Position
 from targetsft_jax.training.config import LogConfig, TrainConfig
 from targetsft_jax.training.log import (
@@ -131,9 +134,15 @@ def fit(
     def record(number: int, metrics: Any, **more: float) -> Mapping[str, Any]:
         nonlocal skipped
         numbers = jax.device_get(metrics) | more
-        if watch is not None:
-            numbers |= watch.seen(number, numbers)
-        written.write(number, numbers)
+        try:
+            if watch is not None:
+                numbers |= watch.seen(number, numbers)
+            written.write(number, numbers)
+        except OSError as error:
+            if not disk.lacks_space(error):
+                raise
+            # The file keeps what it could not write, for the next time.
+            written.say(f"step {number}: its numbers wait for space on the disk")
         skipped = skipped + 1 if numbers["skipped"] else 0
         if skipped == config.max_skipped_steps:
             raise ValueError(_diverged(number, skipped))
@@ -174,11 +183,19 @@ def fit(
                 if due or found:
                     numbers = record(number, metrics, **found)
                     waiting = None
+                lost = checkpoints.failed()
                 if due:
                     at = replace(position, step=number)
-                    with clock.lost_to("save"):
-                        checkpoints.save(state, at, numbers)
+                    save = partial(checkpoints.save, state, at, numbers)
                     timer.restart()
+                    with clock.lost_to("save"):
+                        if number == steps or told:
+                            _save_at_last(save, checkpoints, number, written.say)
+                        else:
+                            lost += save()
+                for line in lost:
+                    written.say(line)
+                    timer.again(disk.RETRY_SECONDS)
                 if told and number < steps:
                     raise Preempted(number)
     finally:
@@ -189,6 +206,34 @@ def fit(
             checkpoints.close()
         written.close()
     return Fitted(state, start)
+
+
+def _save_at_last(
+    save: Callable[[], list[str]],
+    checkpoints: Checkpoints,
+    step: int,
+    say: Callable[[str], None],
+) -> None:
+    """Save and see it through; where the disk is full, wait some time for room.
+
+    Raises:
+        OSError: there was none to the end.
+    """
+    until = time.monotonic() + disk.LAST_SECONDS
+    while True:
+        for line in save() + checkpoints.settled():
+            say(line)
+        late = processes.said(str(time.monotonic() > until))[0] == str(True)
+        if checkpoints.latest == step:
+            return
+        if late:
+            raise OSError(
+                f"the last checkpoint, of step {step}, was not saved: "
+                f"{disk.LAST_SECONDS} s went by and the disk is still full. The "
+                f"checkpoint before ({checkpoints.latest}) is whole and nothing was "
+                "deleted; free some space, and the same command goes on from there"
+            )
+        time.sleep(disk.LAST_EVERY)
 
 
 def _open_log(

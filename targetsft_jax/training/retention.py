@@ -74,14 +74,20 @@ class SaveTimer:
         self._seconds = math.inf if minutes is None else 60 * minutes
         self._clock = clock
         self._since = clock()
+        self._again = math.inf
 
     def due(self) -> bool:
         """Asked once a step."""
-        if self._clock() - self._since < self._seconds:
+        now = self._clock()
+        if now - self._since < self._seconds and now < self._again:
             return False
         self.restart()
         return True
 
     def restart(self) -> None:
         """At a save for any other reason."""
-        self._since = self._clock()
+        self._since, self._again = self._clock(), math.inf
+
+    def again(self, seconds: float) -> None:
+        """Due after so long at the latest: a save has failed."""
+        self._again = self._clock() + seconds

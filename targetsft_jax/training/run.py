@@ -60,6 +60,7 @@ from targetsft_jax.training.start_models import start_model
 from targetsft_jax.training.step import BASE, StepSpec
 from targetsft_jax.training.stored import MODEL_FOLDER, Adapted, keep_model
 from targetsft_jax.training.validate import Validation
+from targetsft_jax.training.whole_file import write_whole
 
 EXPORT_FOLDER, ADAPTER_FOLDER = "hf", "adapter"
 
@@ -98,7 +99,7 @@ def run(config: Config) -> dict[str, AverageAtK]:
     processes.barrier("the run directory was read")
     if processes.first():
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
+        write_whole(run_dir / CONFIG_FILE, to_yaml(config))
     _say_session(session, run_dir)
     if session.problems:
         if config.evaluation.include_teacher:

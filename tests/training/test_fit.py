@@ -324,10 +324,10 @@ def test_too_many_steps_that_are_not_finite_end_the_run(
         rows = rows_at(dataset, row["step"] - 1, batch_size=8, seed=3).ravel()
         assert row["records"] == [x for r in rows.tolist() for x in dataset.origins(r)]
     said = capsys.readouterr().out
-    first = ", ".join(found[0]["records"][:20])
-    assert (
-        f"step 1: loss or gradient not finite; parameters kept as is; {len(found[0]['records'])} records: {first}"
-        in said
+    records = found[0]["records"]
+    listed = f"{len(records)} records: {', '.join(records[:20])}"
+    assert f"step 1: loss or gradient not finite; parameters kept as is; {listed}" in (
+        said
     )
     assert "3 steps were skipped and 0 losses leapt" in said
 

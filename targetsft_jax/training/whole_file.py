@@ -1,0 +1,10 @@
+"""A small file that is there whole, as it was or as it will be, whenever it is killed."""
+
+from pathlib import Path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file of UTF-8 text under another name, which it then exchanges."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
