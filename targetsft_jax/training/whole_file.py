@@ -1,4 +1,4 @@
-"""A small file that is there whole, as it was or as it will be, whenever it is killed."""
+"""A small text file that is whole whenever it is read: as it was, or as it will be."""
 
 from pathlib import Path
 
