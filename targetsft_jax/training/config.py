@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from typing import Any, get_args, get_type_hints
 
-from targetsft_jax.data.config import DataConfig, EmbeddedConfig
+from targetsft_jax.data.config import DataConfig, EmbeddedConfig, source_name, sources
 from targetsft_jax.data.config import validate as validate_data
 from targetsft_jax.targets.api import find, hyper_parameters
 from targetsft_jax.targets.methods import METHODS
@@ -222,7 +222,7 @@ class Config:
     seed: int = 0
     """Of the order of batches and of sampling."""
     cache_dir: str = "~/.cache/targetsft_jax"
-    """Where built models are kept."""
+    """Where built models, tokens and packed rows are kept."""
     student: RoleConfig = field(default_factory=RoleConfig)
     """The model that is trained."""
     teacher: RoleConfig = field(default_factory=RoleConfig)
@@ -526,12 +526,13 @@ def _validate_evaluation(config: Config) -> None:
             "evaluation.include_teacher is true and teacher.path is null; expected a "
             "teacher, or false"
         )
-    if asked.problems and asked.data is None and config.data.source != "embedded":
+    generated = config.data.source == "embedded" and not config.data.mixture
+    if asked.problems and asked.data is None and not generated:
         # The file that is trained on would pass for held-out problems.
         raise ConfigError(
             f"evaluation.problems is {asked.problems} and evaluation.data is null; "
-            f"expected a source of held-out problems, since data.source is "
-            f"{config.data.source}"
+            "expected a source of held-out problems, since data is "
+            f"{', '.join(map(source_name, sources(config.data)))}"
         )
 
 

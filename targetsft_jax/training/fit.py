@@ -1,6 +1,6 @@
 """The loop: restore, then for each batch step, log and save."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,12 +98,15 @@ def fit(
     step_fn = make_train_step(spec, optimizer, mesh, places)
     measure = make_measure(spec, mesh)
     rows = config.batch_size // config.micro_batches
-    batches = iterate(
-        dataset,
-        start,
-        batch_size=rows,
-        accumulation=config.micro_batches,
-        seed=seed,
+    batches = placed_ahead(
+        iterate(
+            dataset,
+            start,
+            batch_size=rows,
+            accumulation=config.micro_batches,
+            seed=seed,
+        ),
+        mesh,
     )
     skipped = 0
 
@@ -131,7 +134,7 @@ def fit(
         with StopSignal() as stop:
             for number in range(start + 1, steps + 1):
                 with clock.lost_to("data"):
-                    batch = put(next(batches), mesh)
+                    batch = next(batches)
                 profile.before(number)
                 with clock.lost_to("compile") if number == start + 1 else nullcontext():
                     state, metrics = step_fn(state, frozen, batch)
@@ -174,6 +177,19 @@ def total_steps(config: TrainConfig, dataset: Dataset) -> int:
     if config.steps is not None:
         return config.steps
     return max(1, round(config.epochs * dataset.rows / config.batch_size))
+
+
+def placed_ahead(
+    batches: Iterator[Mapping[str, np.ndarray]], mesh: Mesh
+) -> Iterator[dict[str, jax.Array]]:
+    """Batches on the mesh, each on its way there a step before it is asked for.
+
+    The next one is put while the devices are at work on the step before.
+    """
+    following = put(next(batches), mesh)
+    while True:
+        batch, following = following, put(next(batches), mesh)
+        yield batch
 
 
 def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -11,7 +11,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from targetsft_jax.data.chat import show
+from targetsft_jax.data.chat import show, stop_tokens
+from targetsft_jax.data.chat_templates import with_template
+from targetsft_jax.data.config import SourceConfig, source_name, sources
 from targetsft_jax.data.pipeline import Dataset, prepare
 from targetsft_jax.data.records import Problem, problems
 from targetsft_jax.evaluation.average_at_k import AverageAtK, table
@@ -144,6 +146,7 @@ _FREE = (
     "run_dir",
     "resume",
     "cache_dir",
+    "data.cache",
     "mesh.",
     "evaluation.",
     "validation.data",
@@ -182,8 +185,9 @@ def _open(config: Config, mesh: Mesh) -> Session:
         else:
             roles[name] = _role(name, given, config, mesh)
     tokenizer = shared_tokenizer(list(roles.values()))
+    tokenizer = with_template(tokenizer, config.data.chat_template)
     prove_exportable(roles["student"].config, tokenizer)
-    dataset = prepare(config.data, tokenizer)
+    dataset = prepare(config.data, tokenizer, config.cache_dir)
     for name, hyper in trainings(config).items():
         _check_columns(name, hyper, dataset)
     measured = config.evaluation
@@ -194,7 +198,7 @@ def _open(config: Config, mesh: Mesh) -> Session:
     )
     validation = None
     if config.validation.data is not None:
-        rows = prepare(config.validation.data, tokenizer)
+        rows = prepare(config.validation.data, tokenizer, config.cache_dir)
         validation = Validation(rows, config.validation.every)
     dtype = compute_dtype(config, mesh)
     session = Session(
@@ -226,7 +230,7 @@ def _role(name: str, given: RoleConfig, config: Config, mesh: Mesh) -> Role:
 
 
 def _check_columns(name: str, hyper: dict[str, Any], dataset: Dataset) -> None:
-    missing = [key for key in columns(name, hyper) if key not in dataset.arrays]
+    missing = [key for key in columns(name, hyper) if key not in dataset.columns]
     if missing:
         raise ConfigError(
             f"method {name!r} needs {', '.join(missing)} for every example, and the "
@@ -268,7 +272,15 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
         for name in spec.frozen_arguments
     }
     card = _card(session, method, hyper)
-    keep_model(run_dir, session.roles["student"].folder, card, _adapted(session))
+    tokenizer = session.tokenizer
+    keep_model(
+        run_dir,
+        session.roles["student"].folder,
+        card,
+        _adapted(session),
+        template=config.data.chat_template and tokenizer.get_chat_template(),
+        stops=stop_tokens(tokenizer),
+    )
     fitted = fit(
         spec,
         _load(session, "student") if spec.lora is None else _adapters(session),
@@ -336,6 +348,11 @@ def _name(session: Session) -> str:
     return str(source.resolve()) if local else path
 
 
+def _source(source: SourceConfig) -> str:
+    generated = source.source == "embedded" and source.name is None
+    return "generated problems" if generated else source_name(source)
+
+
 def _card(session: Session, method: str, hyper: dict[str, Any]) -> str:
     """What an export says of itself."""
     config, data = session.config, session.config.data
@@ -344,13 +361,12 @@ def _card(session: Session, method: str, hyper: dict[str, Any]) -> str:
         for name, role in session.roles.items()
         if name in ("student", *_spec(session, method, hyper).frozen)
     }
-    source = data.path if data.source == "jsonl" else "generated problems"
     return training_card(
         method=method,
         hyper=hyper,
         models=models,
         data=[
-            f"source               {source}",
+            f"source               {', '.join(map(_source, sources(data)))}",
             f"fingerprint          {session.dataset.fingerprint}",
             *session.dataset.report.lines(),
         ],
@@ -367,11 +383,12 @@ def _measure(
 ) -> None:
     """Average@k of some parameters, kept in the session and in a file of answers."""
     asked = session.config.evaluation
+    other = asked.data.chat_template if asked.data else None
     score, answered = benchmark(
         session.roles[role].config,
         params,
         session.problems,
-        session.tokenizer,
+        with_template(session.tokenizer, other, "evaluation.data.chat_template"),
         samples=asked.samples,
         max_new_tokens=asked.max_new_tokens,
         temperature=asked.temperature,
@@ -409,6 +426,8 @@ def _say_session(session: Session, run_dir: Path) -> None:
         if whole:
             print(f"         not split by the mesh: {', '.join(whole)}")
     print("data")
+    for line in session.dataset.cached:
+        print(f"  {line}")
     for line in session.dataset.report.lines():
         print(f"  {line}")
     print("one example, trained tokens marked")

@@ -77,9 +77,7 @@ def validate(
 
 def _batches(dataset: Dataset, rows: int) -> Iterator[dict[str, np.ndarray]]:
     for first in range(0, dataset.rows, rows):
-        part = {
-            k: np.asarray(x[first : first + rows]) for k, x in dataset.arrays.items()
-        }
+        part = dataset.take(np.arange(first, min(first + rows, dataset.rows)))
         lacking = rows - len(part["tokens"])
         yield {k: np.pad(x, [(0, lacking), (0, 0)]) for k, x in part.items()}
 
