@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -95,6 +96,34 @@ class Checkpoints:
             if (why := processes.said(why)[0]) != "":
                 return [*lost, why]
         return lost + self._unless_full(partial(self._begin, state, position, metrics))
+
+    def save_at_last(
+        self,
+        state: TrainState,
+        position: Position,
+        metrics: Mapping[str, Any],
+        say: Callable[[str], None],
+    ) -> None:
+        """Save and see it through; where the disk is full, wait some time for room.
+
+        Raises:
+            OSError: there was none to the end.
+        """
+        until = time.monotonic() + disk.LAST_SECONDS
+        while True:
+            for line in self.save(state, position, metrics) + self.settled():
+                say(line)
+            if self.latest == position.step:
+                return
+            late = processes.said(str(time.monotonic() > until))[0]
+            if late == str(True):
+                raise OSError(
+                    f"the last checkpoint, of step {position.step}, was not saved: "
+                    f"{disk.LAST_SECONDS} s went by and the disk is still full. The "
+                    f"checkpoint before ({self.latest}) is whole and nothing was "
+                    "deleted; free some space, and the same command goes on from there"
+                )
+            time.sleep(disk.LAST_EVERY)
 
     def failed(self) -> list[str]:
         """As `save`, of the save under way; asked between saves, it waits for none."""

@@ -1,7 +1,6 @@
 """The loop: restore, then for each batch step, log and save."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,19 +13,13 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from targetsft_jax.data.pipeline import Dataset, iterate, rows_at
+from targetsft_jax.data.pipeline import Dataset, iterate
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import processes
 from targetsft_jax.training import disk
 from targetsft_jax.training.checkpoint import Checkpoints, Position
 from targetsft_jax.training.config import LogConfig, TrainConfig
-from targetsft_jax.training.log import (
-    METRICS_FILE,
-    NoLog,
-    RunLog,
-    keep_until,
-    read_rows,
-)
+from targetsft_jax.training.log import NoLog, RunLog
 from targetsft_jax.training.optimizer import make_optimizer
 from targetsft_jax.training.preemption import Preempted, StopSignal
 from targetsft_jax.training.profile import Profile
@@ -42,7 +35,7 @@ from targetsft_jax.training.step import (
 )
 from targetsft_jax.training.validate import Validation, make_measure, validate
 from targetsft_jax.training.watch import FILE as SKIPPED_FILE
-from targetsft_jax.training.watch import Watch
+from targetsft_jax.training.watch import Watch, records_of
 from targetsft_jax.training.wishes import Wishes
 
 
@@ -113,7 +106,10 @@ def fit(
     log = log or LogConfig()
     written = _open_log(run_dir, steps, start, config.log_every, log, about, began)
     clock = written.clock
-    watch = _open_watch(run_dir, start, config, dataset, seed, written)
+    watch = None
+    if processes.first():
+        taken = partial(records_of, dataset, config, seed)
+        watch = Watch(run_dir, start, config, records=taken, say=written.say)
     profiled = log.profile_from if processes.first() else None
     profile = Profile(run_dir, profiled, log.profile_steps)
     step_fn = make_train_step(spec, optimizer, mesh, places)
@@ -186,13 +182,12 @@ def fit(
                 lost = checkpoints.failed()
                 if due:
                     at = replace(position, step=number)
-                    save = partial(checkpoints.save, state, at, numbers)
                     timer.restart()
                     with clock.lost_to("save"):
                         if number == steps or told:
-                            _save_at_last(save, checkpoints, number, written.say)
+                            checkpoints.save_at_last(state, at, numbers, written.say)
                         else:
-                            lost += save()
+                            lost += checkpoints.save(state, at, numbers)
                 for line in lost:
                     written.say(line)
                     timer.again(disk.RETRY_SECONDS)
@@ -206,34 +201,6 @@ def fit(
             checkpoints.close()
         written.close()
     return Fitted(state, start)
-
-
-def _save_at_last(
-    save: Callable[[], list[str]],
-    checkpoints: Checkpoints,
-    step: int,
-    say: Callable[[str], None],
-) -> None:
-    """Save and see it through; where the disk is full, wait some time for room.
-
-    Raises:
-        OSError: there was none to the end.
-    """
-    until = time.monotonic() + disk.LAST_SECONDS
-    while True:
-        for line in save() + checkpoints.settled():
-            say(line)
-        late = processes.said(str(time.monotonic() > until))[0] == str(True)
-        if checkpoints.latest == step:
-            return
-        if late:
-            raise OSError(
-                f"the last checkpoint, of step {step}, was not saved: "
-                f"{disk.LAST_SECONDS} s went by and the disk is still full. The "
-                f"checkpoint before ({checkpoints.latest}) is whole and nothing was "
-                "deleted; free some space, and the same command goes on from there"
-            )
-        time.sleep(disk.LAST_EVERY)
 
 
 def _open_log(
@@ -255,40 +222,6 @@ def _open_log(
         every=every,
         sinks=make_sinks(log, run_dir, start, about or {}),
         began=began,
-    )
-
-
-def _open_watch(
-    run_dir: Path,
-    start: int,
-    config: TrainConfig,
-    dataset: Dataset,
-    seed: int,
-    written: RunLog | NoLog,
-) -> Watch | None:
-    """The first process's; after `written`, which drops what comes after `start`."""
-    if not processes.first():
-        return None
-    keep_until(run_dir / SKIPPED_FILE, start)
-
-    def records(step: int) -> list[str]:
-        rows = rows_at(
-            dataset,
-            step - 1,
-            batch_size=config.batch_size // config.micro_batches,
-            accumulation=config.micro_batches,
-            seed=seed,
-        )
-        found = (dataset.origins(row) for row in rows.reshape(-1).tolist())
-        return [record for inside in found for record in inside]
-
-    return Watch(
-        run_dir,
-        read_rows(run_dir / METRICS_FILE),
-        window=config.spike_window,
-        deviations=config.spike_deviations,
-        records=records,
-        say=written.say,
     )
 
 

@@ -9,6 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from targetsft_jax.data.pipeline import Dataset, rows_at
+from targetsft_jax.training.config import TrainConfig
+from targetsft_jax.training.log import METRICS_FILE, keep_until, read_rows
+
 FILE = "skipped.jsonl"
 """In a run directory: an object for each step that was skipped or whose loss leapt,
 with all records of its rows."""
@@ -43,13 +47,28 @@ def leaps(loss: float, before: Sequence[float], deviations: float) -> bool:
     return loss > middle + deviations * max(spread, 0.01 * abs(middle))
 
 
+def records_of(
+    dataset: Dataset, config: TrainConfig, seed: int, step: int
+) -> list[str]:
+    """The records that lie in the rows of a step (1-based), as `file:line`."""
+    rows = rows_at(
+        dataset,
+        step - 1,
+        batch_size=config.batch_size // config.micro_batches,
+        accumulation=config.micro_batches,
+        seed=seed,
+    )
+    found = (dataset.origins(row) for row in rows.reshape(-1).tolist())
+    return [record for inside in found for record in inside]
+
+
 class Watch:
     """Says which records a step was taken from that was skipped or whose loss leapt.
 
     Args:
-        run_dir: FILE in it gets a line for each.
-        before: the metrics of the steps done, in their order.
-        window, deviations: as `leaps` wants them; the newest `window` losses are kept.
+        run_dir: FILE in it gets a line for each; its metrics have the losses before.
+        start: steps done before; later lines are dropped.
+        config: how many losses are kept, and how far one is a leap.
         records: a step's number -> the records of its rows.
         say: prints a line.
     """
@@ -57,19 +76,23 @@ class Watch:
     def __init__(
         self,
         run_dir: Path,
-        before: Sequence[Mapping[str, Any]],
+        start: int,
+        config: TrainConfig,
         *,
-        window: int,
-        deviations: float,
         records: Callable[[int], list[str]],
         say: Callable[[str], None],
     ):
-        self._deviations, self._records, self._say = deviations, records, say
-        losses = (row.get("loss") for row in before)
-        finite = (x for x in losses if x is not None and math.isfinite(x))
-        self._losses = deque(finite, maxlen=window)
+        self._deviations, self._records = config.spike_deviations, records
+        self._say = say
+        metrics = run_dir / METRICS_FILE
+        rows = read_rows(metrics) if metrics.exists() else []
+        losses = (row.get("loss") for row in rows if row["step"] <= start)
+        # One that is not finite is null there.
+        finite = (loss for loss in losses if loss is not None)
+        self._losses = deque(finite, maxlen=config.spike_window)
         self._counts = dict.fromkeys(_WHAT, 0)
         self._path = run_dir / FILE
+        keep_until(self._path, start)
 
     def seen(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
         """`spike`, 1 where the loss leapt, of a step's finished metrics."""

@@ -7,6 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from targetsft_jax.training.config import TrainConfig
 from targetsft_jax.training.watch import FEWEST, FILE, Watch, leaps
 
 losses = st.floats(0.01, 100)
@@ -48,12 +49,14 @@ def test_nothing_is_a_leap_at_first_or_where_it_is_not_asked_for():
     assert not leaps(float("nan"), [1.0] * FEWEST, 8)
 
 
-def _watch(folder, before, said):
+def _watch(folder, said, before=()):
+    """After the steps `before`, in a folder that has their metrics."""
+    rows = [json.dumps(row | {"step": n}) for n, row in enumerate(before, 1)]
+    (folder / "metrics.jsonl").write_text("\n".join(rows))
     return Watch(
         folder,
-        before,
-        window=32,
-        deviations=8,
+        len(before),
+        TrainConfig(spike_window=32, spike_deviations=8),
         records=lambda step: [f"d.jsonl:{step}{n:02d}" for n in range(22)],
         say=said.append,
     )
@@ -61,7 +64,7 @@ def _watch(folder, before, said):
 
 def test_what_went_wrong_is_said_with_its_records(tmp_path):
     said = []
-    watch = _watch(tmp_path, [], said)
+    watch = _watch(tmp_path, said)
     row = {"loss": np.float32(2.0), "skipped": 0}
     for step in range(1, 20):
         assert watch.seen(step, row) == {"spike": 0}
@@ -85,8 +88,8 @@ def test_a_resumed_run_finds_the_same_leaps(tmp_path):
     rng = np.random.default_rng(0)
     rows = [{"loss": float(x), "skipped": 0} for x in rng.normal(2, 0.1, 60)]
     rows[50]["loss"] = 9.0
-    whole = _watch(tmp_path, [], [])
+    whole = _watch(tmp_path, [])
     flags = [whole.seen(n, row) for n, row in enumerate(rows)]
     assert sum(flag["spike"] for flag in flags) == 1
-    again = _watch(tmp_path, rows[:45], [])
+    again = _watch(tmp_path, [], rows[:45])
     assert [again.seen(n, row) for n, row in enumerate(rows[45:], 45)] == flags[45:]
