@@ -28,9 +28,11 @@ from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules
 from targetsft_jax.training.checkpoint import FOLDER as CHECKPOINTS
 from targetsft_jax.training.config import (
+    POLICY_SOURCES,
     Config,
     ConfigError,
     RoleConfig,
+    made_in_step,
     roles_needed,
     to_yaml,
     trainings,
@@ -178,7 +180,7 @@ def _open(config: Config, mesh: Mesh) -> Session:
     prove_exportable(roles["student"].config, tokenizer)
     dataset = prepare(config.data, tokenizer)
     for name, hyper in trainings(config).items():
-        _check_columns(name, hyper, dataset)
+        _check_columns(config, name, hyper, dataset)
     measured = config.evaluation
     held_out = (
         problems(measured.data or config.data, "heldout", measured.problems)
@@ -212,8 +214,18 @@ def _role(name: str, given: RoleConfig, config: Config, mesh: Mesh) -> Role:
     return open_role(name, folder, param_dtype(name, config, mesh))
 
 
-def _check_columns(name: str, hyper: dict[str, Any], dataset: Dataset) -> None:
-    missing = [key for key in columns(name, hyper) if key not in dataset.arrays]
+def _check_columns(
+    config: Config, name: str, hyper: dict[str, Any], dataset: Dataset
+) -> None:
+    for key in made_in_step(config, name, hyper):
+        if key in dataset.arrays and getattr(config.policy, key) is None:
+            other = next(s for s in POLICY_SOURCES[key] if s != "data")
+            raise ConfigError(
+                f"method {name!r} reads {key}, which the data has, and policy.{key} is "
+                f"null; set it to data to use the data's, or to {other} to make it "
+                "in the run"
+            )
+    missing = [key for key in columns(config, name, hyper) if key not in dataset.arrays]
     if missing:
         raise ConfigError(
             f"method {name!r} needs {', '.join(missing)} for every example, and the "

@@ -15,6 +15,7 @@ from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel.mesh import make_mesh, rows_over
+from targetsft_jax.training.policies import GIVEN
 from targetsft_jax.training.step import (
     BASE,
     StepSpec,
@@ -169,8 +170,8 @@ def build(spec: StepSpec, optimizer, mesh=None, parts: int = 1) -> Built:
     """The step for the batch in `parts`; on a mesh of one device unless given."""
     mesh = mesh or one_device()
     params = start_of(spec)
-    places = state_shardings(STUDENT, params, optimizer, mesh, spec.lora)
-    start = host(init_state(params, optimizer, places))
+    places = state_shardings(STUDENT, params, optimizer, mesh, spec.lora, spec.policy)
+    start = host(init_state(params, optimizer, places, spec.policy))
     frozen = frozen_of(spec, mesh)
 
     def fresh() -> TrainState:
@@ -194,7 +195,7 @@ def lower(
             places,
         )
 
-    def model(config: DecoderConfig, adapted=None, dtype="float32"):
+    def model(config: DecoderConfig, adapted=None, dtype="float32", policy=GIVEN):
         def made():
             key = jax.random.key(0)
             if adapted is None:
@@ -202,14 +203,15 @@ def lower(
             return lora.init_adapters(config, adapted, key)
 
         params = jax.eval_shape(made)
-        places = state_shardings(config, params, optimizer, mesh, adapted)
+        places = state_shardings(config, params, optimizer, mesh, adapted, policy)
         return placed(params, places.params), places
 
-    params, places = model(spec.student, spec.lora)
+    params, places = model(spec.student, spec.lora, policy=spec.policy)
     state = TrainState(
         jax.ShapeDtypeStruct((), jnp.int32, sharding=places.step),
         params,
         placed(jax.eval_shape(optimizer.init, params), places.optimizer),
+        placed(jax.eval_shape(spec.policy.start, params), places.held),
     )
     models = {BASE: spec.student, **spec.frozen}
     frozen = {
