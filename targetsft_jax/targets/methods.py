@@ -136,8 +136,9 @@ def asft(rows: Rows, *, kl_weight: float) -> QTarget:
 def psft(rows: Rows, *, old_logprob: Array, clip_epsilon: float) -> QTarget:
     """PSFT: weight r = p_y / π_old(y) while r ≤ 1 + ε, then nothing."""
     log_ratio = _log_ratio(rows, old_logprob)
-    kept = log_ratio <= math.log1p(clip_epsilon)
-    return QTarget(jnp.where(kept, jnp.exp(jnp.where(kept, log_ratio, 0)), 0))
+    # Not as "kept": a NaN is no ratio that is too large, and must be seen.
+    clipped = log_ratio > math.log1p(clip_epsilon)
+    return QTarget(jnp.where(clipped, 0, jnp.exp(jnp.where(clipped, 0, log_ratio))))
 
 
 def gem(rows: Rows, *, beta: float, variant: str) -> QTarget:
@@ -212,7 +213,7 @@ def _psft_value(target: QTarget, *, old_logprob: Array, clip_epsilon: float) -> 
     log_ratio = _log_ratio(target.rows, old_logprob)  # type: ignore[arg-type]
     # Not jnp.minimum: at a tie it halves the derivative, and r = 1 + ε is kept whole.
     largest = math.log1p(clip_epsilon)
-    return -jnp.exp(jnp.where(log_ratio <= largest, log_ratio, largest))
+    return -jnp.exp(jnp.where(log_ratio > largest, largest, log_ratio))
 
 
 _GEM_SLOPE = 0.01

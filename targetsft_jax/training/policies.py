@@ -94,6 +94,9 @@ class Snapshot(Policy):
     def reads(self) -> tuple[str, ...]:
         return (OLD,)
 
+    def __str__(self) -> str:
+        return f"π_old refreshed every {self.refresh_every} steps"
+
     def start(self, params: Params) -> Held:
         return {OLD: jax.tree.map(jnp.copy, params)}
 
@@ -132,6 +135,13 @@ class Trajectory(Policy):
     @property
     def reads(self) -> tuple[str, ...]:
         return (AVERAGE if self.average else STUDENT, REFERENCE)
+
+    def __str__(self) -> str:
+        q = f"q = average of decay {self.decay:g}" if self.average else "q = π"
+        return (
+            f"{q}, mode={self.mode}, temperature={self.temperature:g}, "
+            f"clip={list(self.clip)}"
+        )
 
     def start(self, params: Params) -> Held:
         # In bfloat16 an average stands still where the student moves by a rounding.

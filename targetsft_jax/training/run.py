@@ -260,6 +260,8 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
     run_dir.mkdir(parents=True, exist_ok=True)
     steps = total_steps(config.train, session.dataset)
     settings = ", ".join(f"{k}={v}" for k, v in hyper.items() if v is not None)
+    if spec.policy.makes is not None:
+        settings = "; ".join(filter(None, (settings, str(spec.policy))))
     print(f"\n{_title(method, settings)}: {steps} steps")
     frozen = {
         name: _load(session, "student" if name == BASE else name)
