@@ -426,6 +426,9 @@ def _check_types(name: str, hyper: dict[str, Any]) -> None:
             raise ValueError(f"target.{key} is {value!r}; expected a whole number")
         if default is None and value is not None and not number:
             raise ValueError(f"target.{key} is {value!r}; expected a number or null")
+    refusal = find(name).refusal(**hyper)
+    if refusal is not None:
+        raise ValueError(f"target.{refusal}")
 
 
 def _validate_roles(config: Config, needs: set[str]) -> None:

@@ -216,7 +216,7 @@ def test_a_refresh_goes_by_the_number_of_the_step_and_not_by_updates():
 
 def test_weights_against_the_current_policy_follow_a_loop_by_hand():
     """Packed rows: each of their segments has a weight of its own."""
-    policy = Trajectory(temperature=2.0, clip=(0.5, 1.5))
+    policy = Trajectory(temperature=0.25, clip=(0.5, 1.5))
     reference = []
 
     def column(step, params, logprob, segments=SEGMENTS):
@@ -243,7 +243,7 @@ def test_weights_against_the_current_policy_follow_a_loop_by_hand():
 
 
 def test_weights_against_an_average_of_the_policy():
-    policy = Trajectory(average=True, decay=0.6)
+    policy = Trajectory(average=True, decay=0.6, temperature=0.25)
     average, reference = [], []
 
     def column(step, params, logprob):
@@ -254,7 +254,8 @@ def test_weights_against_an_average_of_the_policy():
             average[:] = [
                 jax.tree.map(lambda a, p: 0.6 * a + 0.4 * p, average[0], params)
             ]
-        return _weights(logprob(average[0]) - reference[0])
+        ratio = logprob(average[0]) - reference[0]
+        return _weights(ratio, temperature=policy.temperature)
 
     wanted = _by_hand("iw_sft", column)
     built = _built("iw_sft", policy, (2, 2, 2), 2)

@@ -228,6 +228,28 @@ def test_a_column_that_the_step_would_make_itself(refused, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "method, key, value",
+    [
+        ("gem", "variant", "cubic"),
+        ("gem", "beta", "0"),
+        ("eaft", "top_k", "1"),
+        ("eaft", "entropy_norm", "0"),
+        ("eaft", "power", "-1"),
+        ("profit", "tau", "1.5"),
+        ("psft", "clip_epsilon", "-0.1"),
+        ("asft", "kl_weight", "-1"),
+        ("label_smoothing", "smoothing", ".nan"),
+        ("target_sft", "eta", ".inf"),
+    ],
+)
+def test_a_hyper_parameter_without_a_meaning(method, key, value):
+    """While the configuration is read: not at tracing, after weights are loaded."""
+    arguments = ["--student.path", "x", "--teacher.path", "y", "--target.name", method]
+    with pytest.raises(ConfigError, match=f"target.{key} is .*; expected"):
+        load([*arguments, f"--target.{key}", value])
+
+
+@pytest.mark.parametrize(
     "given, words",
     [
         (["old_logprob", "column"], "policy.old_logprob is 'column'; expected one of"),
