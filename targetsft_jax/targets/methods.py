@@ -237,7 +237,7 @@ def _psft_value(target: QTarget, *, old_logprob: Array, clip_epsilon: float) -> 
 
 
 _GEM_SLOPE = 0.01
-_GEM
+_GEM_VARIANTS = ("linear", "logsigmoid")
 
 
 def _gap(rows: Rows) -> Array:

@@ -67,7 +67,7 @@ def _built(case, sizes=None, shape=(PARTS, ROWS, LENGTH)):
     given = rig.laid_out(ONE_A_ROW, *shape)
     # The trace is the gradient itself.
     mesh = sizes and make_mesh(*sizes)
-    return rig.build(spec, optax.trace(0.0), mesh, given=given)
+    return rig.build(spec, optax.trace(0.0), mesh, given=given, options=rig.QUICKER)
 
 
 def _pulled(case, layout, sizes=None, shape=(PARTS, ROWS, LENGTH)):
