@@ -9,6 +9,9 @@ from it would be wrong without a sign.
 """
 
 import functools
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,6 +22,13 @@ from targetsft_jax.data.tokenizer import special_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+# Records that are tokenized at a time.
+_BATCH = 1024
+
+# Characters from, and up to without.
+Spans = list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -43,18 +53,65 @@ def encode(record: Record, tokenizer: "PreTrainedTokenizerBase") -> Example:
             assistant turn is not closed by a special token; the mask is empty; the
             text contains a special token; a column has the wrong number of entries.
     """
-    _refuse_special_text(record, tokenizer)
-    locate = _marked if marks_assistant(tokenizer) else _proved
-    tokens, mask = locate(record, tokenizer)
-    mask = _close_turns(tokens, mask, record, tokenizer)
-    return Example(tokens, mask, _columns(record, mask), record.origin)
+
+    def refuse(error: RowError) -> None:
+        raise error
+
+    return next(encode_all([record], tokenizer, refuse))
+
+
+def encode_all(
+    records: Iterable[Record],
+    tokenizer: "PreTrainedTokenizerBase",
+    refused: Callable[[RowError], None],
+) -> Iterator[Example]:
+    """Tokenizes records as `encode` does, many at a time on all cores.
+
+    Args:
+        records: in any number; a batch of them is held at a time.
+        tokenizer: its chat template makes the text.
+        refused: is told why a record cannot be used; it raises, or the next is taken.
+
+    Yields:
+        An example for each record that was not refused, in order.
+    """
+    template = _Template.of(tokenizer)
+    left = iter(records)
+    while batch := list(itertools.islice(left, _BATCH)):
+        found: list[tuple[Record, str, Spans]] = []
+        for record in batch:
+            try:
+                template.refuse_special(record)
+                found.append((record, *template.locate(record)))
+            except RowError as error:
+                refused(error)
+        if not found:
+            continue
+        encoded = tokenizer(
+            [text for _, text, _ in found],
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            verbose=False,
+        )
+        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
+        for i, (record, _, spans) in enumerate(found):
+            tokens = np.asarray(ids[i], np.int32)
+            mask = _overlapping(np.asarray(offsets[i], np.int32), spans)
+            try:
+                mask = template.close_turns(tokens, mask, record)
+                example = Example(tokens, mask, _columns(record, mask), record.origin)
+            except RowError as error:
+                refused(error)
+                continue
+            yield example
 
 
 def encode_prompt(
     messages: list[dict[str, str]], tokenizer: "PreTrainedTokenizerBase"
 ) -> np.ndarray:
     """Tokens of a conversation after which the assistant speaks: [n] int32."""
-    text = _render(messages, tokenizer, "prompt", add_generation_prompt=True)
+    text, _ = _Template.of(tokenizer).render(messages, "prompt", prompt=True)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return np.asarray(ids, np.int32)
 
@@ -83,8 +140,9 @@ def marks_assistant(tokenizer: "PreTrainedTokenizerBase") -> bool:
     """
     if not tokenizer.chat_template:
         raise ValueError(
-            f"the tokenizer {tokenizer.name_or_path!r} has no chat template; put a"
-            " chat_template.jinja beside its tokenizer.json"
+            f"the tokenizer {tokenizer.name_or_path!r} has no chat template;"
+            " set data.chat_template, or put a chat_template.jinja beside its"
+            " tokenizer.json"
         )
     return _has_generation_block(tokenizer.get_chat_template())
 
@@ -102,80 +160,136 @@ def show(example: Example, tokenizer: "PreTrainedTokenizerBase") -> str:
     )
 
 
+@dataclass(frozen=True)
+class _Template:
+    """A chat template with the special tokens of its tokenizer."""
+
+    text: str
+    marked: bool
+    tokenizer: "PreTrainedTokenizerBase"
+    special: np.ndarray
+    """Ids of the special tokens."""
+    typed: re.Pattern[str]
+    """Finds a special token in a text."""
+
+    @classmethod
+    def of(cls, tokenizer: "PreTrainedTokenizerBase") -> "_Template":
+        marked = marks_assistant(tokenizer)  # refuses a tokenizer without a template
+        ids = sorted(special_ids(tokenizer))
+        tokens = sorted(tokenizer.convert_ids_to_tokens(ids), key=len, reverse=True)
+        typed = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
+        text = tokenizer.get_chat_template()
+        return cls(text, marked, tokenizer, np.asarray(ids), typed)
+
+    def refuse_special(self, record: Record) -> None:
+        for i, message in enumerate(record.messages):
+            typed = self.typed.search(message["content"])
+            if typed:
+                raise RowError(
+                    record.origin,
+                    f"turn {i} contains {typed.group()!r}, which would be read as the"
+                    " special token itself; take it out of the text",
+                )
+
+    def render(
+        self, messages: list[dict[str, str]], origin: str, *, prompt: bool = False
+    ) -> tuple[str, Spans]:
+        """The text, and from where to where the template itself marks it."""
+        from jinja2 import TemplateError
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        try:
+            texts, spans = render_jinja_template(
+                [messages],
+                chat_template=self.text,
+                add_generation_prompt=prompt,
+                return_assistant_tokens_mask=self.marked,
+                **self.tokenizer.special_tokens_map,
+            )
+        except (TemplateError, TypeError, OverflowError) as error:
+            problem = f"the chat template refuses it: {error}"
+            raise RowError(origin, problem) from error
+        return texts[0], spans[0] if self.marked else []
+
+    def locate(self, record: Record) -> tuple[str, Spans]:
+        """The text, and from where to where the assistant's words go."""
+        messages, origin = record.messages, record.origin
+        whole, spans = self.render(messages, origin)
+        if self.marked:
+            return whole, spans
+        for i, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            before, _ = self.render(messages[:i], origin, prompt=True)
+            last = i + 1 == len(messages)
+            after = whole if last else self.render(messages[: i + 1], origin)[0]
+            for shorter, longer in ((before, after), (after, whole)):
+                if not longer.startswith(shorter):
+                    raise RowError(origin, _prefix_problem(i, shorter, longer))
+            spans.append((len(before), len(after)))
+        return whole, spans
+
+    def close_turns(
+        self, tokens: np.ndarray, mask: np.ndarray, record: Record
+    ) -> np.ndarray:
+        """Makes every trained stretch end with the token that ends the turn.
+
+        A stretch that stops short of it is extended by it; white space that a template
+        puts behind it is left out, since the model has stopped by then.
+
+        Raises:
+            RowError: nothing is trained, fewer turns than the assistant has are, or a
+                turn ends without a special token, so that nothing would teach to stop.
+        """
+        special = np.isin(tokens, self.special)
+        mask = mask.copy()
+        stretches = _stretches(mask)
+        turns = sum(message["role"] == "assistant" for message in record.messages)
+        if len(stretches) == 0:
+            raise RowError(
+                record.origin,
+                "no token is trained: the chat template marks nothing as the"
+                " assistant's",
+            )
+        if len(stretches) != turns:
+            raise RowError(
+                record.origin,
+                f"{len(stretches)} stretches are trained for {turns} assistant turns;"
+                " check the {% generation %} marks of the chat template",
+            )
+        for start, end in stretches:
+            inside = start + np.flatnonzero(special[start:end])
+            close = inside[-1] if len(inside) else end
+            behind = tokens[close + 1 : end]
+            if close < end and not self.tokenizer.decode(behind).strip():
+                mask[close + 1 : end] = False
+            elif end < len(tokens) and special[end]:
+                mask[end] = True
+            else:
+                text = self.tokenizer.decode(tokens[max(start, end - 8) : end])
+                raise RowError(
+                    record.origin,
+                    f"an assistant turn ends in {text!r} and no special token closes"
+                    " it: the model would not learn to stop; add the eos token to the"
+                    " chat template",
+                )
+        return mask
+
+
 @functools.lru_cache
 def _has_generation_block(template: str) -> bool:
-    import re
-
     return re.search(r"\{%-?\s*generation\s*-?%\}", template) is not None
 
 
-def _render(
-    messages: list[dict[str, str]],
-    tokenizer: "PreTrainedTokenizerBase",
-    origin: str,
-    add_generation_prompt: bool = False,
-) -> str:
-    from jinja2 import TemplateError
-
-    marks_assistant(tokenizer)  # refuses a tokenizer without a template
-    try:
-        return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
-    except TemplateError as error:
-        raise RowError(origin, f"the chat template refuses it: {error}") from error
-
-
-def _marked(record: Record, tokenizer: "PreTrainedTokenizerBase"):
-    """Tokens and mask by the template's own `{% generation %}` marks."""
-    from jinja2 import TemplateError
-
-    try:
-        encoded = tokenizer.apply_chat_template(
-            record.messages,
-            return_dict=True,
-            return_assistant_tokens_mask=True,
-            tokenizer_kwargs={"return_offsets_mapping": True},
-        )
-    except TemplateError as error:
-        raise RowError(record.origin, f"the chat template refuses it: {error}") from (
-            error
-        )
-    tokens = np.asarray(encoded["input_ids"], np.int32)
-    offsets = encoded["offset_mapping"]
-    mask = np.asarray(encoded["assistant_masks"], bool)
-    # A character of several byte tokens at the end of a marked stretch: transformers
-    # marks its first token only.
-    for end in _stretches(mask)[:, 1]:
-        while end < len(mask) and tuple(offsets[end]) == tuple(offsets[end - 1]):
-            mask[end] = True
-            end += 1
-    return tokens, mask
-
-
-def _proved(record: Record, tokenizer: "PreTrainedTokenizerBase"):
-    """Tokens and mask by the prefix property of the rendered text."""
-    messages, origin = record.messages, record.origin
-    whole = _render(messages, tokenizer, origin)
-    spans = []
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before = _render(messages[:i], tokenizer, origin, add_generation_prompt=True)
-        after = _render(messages[: i + 1], tokenizer, origin)
-        for shorter, longer in ((before, after), (after, whole)):
-            if not longer.startswith(shorter):
-                raise RowError(origin, _prefix_problem(i, shorter, longer))
-        spans.append((len(before), len(after)))
-    encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
-    tokens = np.asarray(encoded["input_ids"], np.int32)
-    offsets = np.asarray(encoded["offset_mapping"], np.int32).reshape(-1, 2)
-    mask = np.zeros(len(tokens), bool)
+def _overlapping(offsets: np.ndarray, spans: Spans) -> np.ndarray:
+    """Which tokens [n] have a character in a span, by their offsets [n, 2]."""
+    offsets = offsets.reshape(-1, 2)
+    mask = np.zeros(len(offsets), bool)
     for start, end in spans:
         # A token that joins the template's last character with the turn's first
         # one is trained: leaving it out would lose the turn's beginning.
         mask |= (offsets[:, 1] > start) & (offsets[:, 0] < end)
-    return tokens, mask
+    return mask
 
 
 def _prefix_problem(turn: int, shorter: str, longer: str) -> str:
@@ -185,74 +299,15 @@ def _prefix_problem(turn: int, shorter: str, longer: str) -> str:
     return (
         f"the chat template has no {{% generation %}} marks and renders turn {turn}"
         f" differently once more follows: {a!r} becomes {b!r}. Which tokens are the"
-        " assistant's cannot be proved; add the marks to chat_template.jinja, or"
-        " train on single-turn conversations"
+        " assistant's cannot be proved; set data.chat_template to one that"
+        " has the marks, or train on single-turn conversations"
     )
-
-
-def _close_turns(
-    tokens: np.ndarray,
-    mask: np.ndarray,
-    record: Record,
-    tokenizer: "PreTrainedTokenizerBase",
-) -> np.ndarray:
-    """Makes every trained stretch end with the token that ends the turn.
-
-    A stretch that stops short of it is extended by it; white space that a template
-    puts behind it is left out, since the model has stopped by then.
-
-    Raises:
-        RowError: nothing is trained, fewer turns than the assistant has are, or a
-            turn ends without a special token, so that nothing would teach to stop.
-    """
-    special = np.isin(tokens, list(special_ids(tokenizer)))
-    mask = mask.copy()
-    stretches = _stretches(mask)
-    turns = sum(message["role"] == "assistant" for message in record.messages)
-    if len(stretches) == 0:
-        raise RowError(
-            record.origin,
-            "no token is trained: the chat template marks nothing as the assistant's",
-        )
-    if len(stretches) != turns:
-        raise RowError(
-            record.origin,
-            f"{len(stretches)} stretches are trained for {turns} assistant turns;"
-            " check the {% generation %} marks of the chat template",
-        )
-    for start, end in stretches:
-        inside = start + np.flatnonzero(special[start:end])
-        close = inside[-1] if len(inside) else end
-        if close < end and not tokenizer.decode(tokens[close + 1 : end]).strip():
-            mask[close + 1 : end] = False
-        elif end < len(tokens) and special[end]:
-            mask[end] = True
-        else:
-            text = tokenizer.decode(tokens[max(start, end - 8) : end])
-            raise RowError(
-                record.origin,
-                f"an assistant turn ends in {text!r} and no special token closes it:"
-                " the model would not learn to stop; add the eos token to the chat"
-                " template",
-            )
-    return mask
 
 
 def _stretches(mask: np.ndarray) -> np.ndarray:
     """[runs, 2]: start and end of each run of True."""
     padded = np.concatenate([[False], mask, [False]])
     return np.flatnonzero(padded[1:] != padded[:-1]).reshape(-1, 2)
-
-
-def _refuse_special_text(record: Record, tokenizer: "PreTrainedTokenizerBase") -> None:
-    for i, message in enumerate(record.messages):
-        for token in tokenizer.all_special_tokens:
-            if token in message["content"]:
-                raise RowError(
-                    record.origin,
-                    f"turn {i} contains {token!r}, which would be read as the special"
-                    " token itself; take it out of the text",
-                )
 
 
 def _columns(record: Record, mask: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,10 +1,10 @@
 """Examples of any length as rows of one length."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from targetsft_jax.data.chat import Example
+from targetsft_jax.data.examples import MASK, TOKENS, Examples
 from targetsft_jax.data.report import Report
 
 # Rows that are filled at a time, by the longest examples first. More fill rows better,
@@ -12,10 +12,39 @@ from targetsft_jax.data.report import Report
 _OPEN_ROWS = 1024
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Which examples lie in which of R rows, and how much of each."""
+
+    examples: np.ndarray
+    """[S] int64, numbers of the examples, row after row as they stand there."""
+    lengths: np.ndarray
+    """[S] int64, the first so many tokens of each."""
+    row_ends: np.ndarray
+    """[R] int64: how many of the S lie up to the end of each row."""
+    row_length: int
+    """L, the places in a row."""
+
+    @property
+    def rows(self) -> int:
+        """R."""
+        return len(self.row_ends)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it but L, under the names of the fields."""
+        names = ("examples", "lengths", "row_ends")
+        return {name: np.asarray(getattr(self, name), np.int64) for name in names}
+
+    def segments(self, row: int) -> slice:
+        """Which of the S lie in a row."""
+        start = int(self.row_ends[row - 1]) if row else 0
+        return slice(start, int(self.row_ends[row]))
+
+
 def fit(
-    examples: Sequence[Example], max_length: int, overlong: str, report: Report
-) -> list[Example]:
-    """The examples, none longer than a row and each with something to train.
+    examples: Examples, max_length: int, overlong: str, report: Report
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which examples are used, and how much of each, so that it fits a row.
 
     Args:
         examples: as encoded.
@@ -24,149 +53,141 @@ def fit(
             `error` raises.
         report: counts what was truncated or dropped.
 
+    Returns:
+        Numbers of the examples [K] int64, and their lengths [K] int64, 2 to L.
+
     Raises:
         ValueError: an example is longer than a row and `overlong` is `error`.
     """
-    kept = []
-    for example in examples:
-        n = len(example.tokens)
-        cut = n > max_length
-        if cut and overlong == "error":
-            raise ValueError(
-                f"{example.origin}: {n} tokens, data.max_length is {max_length}; raise"
-                " it, or set data.overlong to truncate or drop"
-            )
-        if cut and overlong == "drop":
-            report.drop("longer than a row")
-            continue
-        if cut:
-            example = _first(example, max_length)
-        # The first token has nothing before it to be predicted from.
-        if not example.loss_mask[1:].any():
-            report.drop(
-                "nothing trained is left after truncation"
-                if cut
-                else "nothing is trained after the first token"
-            )
-            continue
-        report.truncated += cut
-        kept.append(example)
-    return kept
+    lengths = examples.lengths
+    cut = lengths > max_length
+    if overlong == "error" and cut.any():
+        first = int(np.argmax(cut))
+        raise ValueError(
+            f"{examples.origins[first]}: {lengths[first]} tokens, data.max_length is"
+            f" {max_length}; raise it, or set data.overlong to truncate or drop"
+        )
+    # The first token has nothing before it to be predicted from.
+    trained = examples.first_trained < np.minimum(lengths, max_length)
+    kept = trained & ~cut if overlong == "drop" else trained
+    untrained = ~trained & ~cut
+    report.drop("nothing is trained after the first token", int(untrained.sum()))
+    if overlong == "drop":
+        report.drop("longer than a row", int(cut.sum()))
+    else:
+        lost = cut & ~trained
+        report.drop("nothing trained is left after truncation", int(lost.sum()))
+        report.truncated += int((cut & kept).sum())
+    numbers = np.flatnonzero(kept)
+    return numbers, np.minimum(lengths[numbers], max_length)
 
 
-def pack(
-    examples: Sequence[Example], max_length: int, *, packing: bool = True
-) -> dict[str, np.ndarray]:
-    """Lays examples out in R rows of L = `max_length` places.
+def arrange(
+    numbers: np.ndarray,
+    lengths: np.ndarray,
+    max_length: int,
+    *,
+    packing: bool = True,
+) -> Layout:
+    """Lays examples out in rows, from their lengths alone.
 
     Args:
-        examples: none longer than L; at least one.
+        numbers: [K] int64, which examples, in the order in which they are packed.
+        lengths: [K] int64, none longer than `max_length`; at least one.
+        max_length: L.
         packing: several examples a row, the longest first, or one example a row.
-
-    Returns:
-        tokens [R, L] int32, 0 in padding;
-        labels [R, L] int32, the next token of the same segment, 0 at its last place;
-        loss_mask [R, L] bool, whether the label is trained;
-        segment_ids [R, L] int32, 1, 2, … within a row and 0 in padding;
-        positions [R, L] int32, from 0 in each segment;
-        every column [R, L] float32, beside the label it belongs to, 0 elsewhere.
-
-    Raises:
-        ValueError: no examples; a column that only some examples have.
     """
-    names = _column_names(examples)
-    lengths = np.array([len(example.tokens) for example in examples], np.int64)
-    index, segment_ids, positions = _places(lengths, max_length, packing)
-    real = segment_ids > 0
-
-    def laid_out(values: Sequence[np.ndarray]) -> np.ndarray:
-        flat = np.concatenate(values)
-        return np.where(real, flat[index], np.zeros((), flat.dtype))
-
-    has_next = np.zeros_like(real)
-    has_next[:, :-1] = real[:, 1:] & (segment_ids[:, 1:] == segment_ids[:, :-1])
-
-    def beside_label(rows: np.ndarray, where: np.ndarray) -> np.ndarray:
-        shifted = np.zeros_like(rows)
-        shifted[:, :-1] = rows[:, 1:]
-        return np.where(where, shifted, np.zeros((), rows.dtype))
-
-    tokens = laid_out([example.tokens for example in examples])
-    trained = laid_out([example.loss_mask for example in examples])
-    loss_mask = beside_label(trained, has_next)
-    arrays = {
-        "tokens": tokens,
-        "labels": beside_label(tokens, has_next),
-        "loss_mask": loss_mask,
-        "segment_ids": segment_ids,
-        "positions": positions,
-    }
-    for name in names:
-        column = laid_out([example.columns[name] for example in examples])
-        arrays[name] = beside_label(column, loss_mask)
-    return arrays
-
-
-def _first(example: Example, n: int) -> Example:
-    columns = {name: column[:n] for name, column in example.columns.items()}
-    return Example(example.tokens[:n], example.loss_mask[:n], columns, example.origin)
-
-
-def _column_names(examples: Sequence[Example]) -> list[str]:
-    if not examples:
-        raise ValueError("no examples are left to pack; see the report of the data")
-    first = examples[0]
-    for example in examples:
-        for name in sorted(example.columns.keys() ^ first.columns.keys()):
-            has, lacks = (
-                (example, first) if name in example.columns else (first, example)
-            )
-            raise ValueError(
-                f"{lacks.origin} has no {name}, {has.origin} has; give it to all rows"
-                " or to none"
-            )
-    return sorted(first.columns)
-
-
-def _places(lengths: np.ndarray, row_length: int, packing: bool):
-    """Which token of all tokens in a line stands where.
-
-    Returns:
-        index [R, L] int64 into the concatenated tokens (0 in padding), segment_ids
-        and positions [R, L] int32.
-    """
+    if not packing:
+        ends = np.arange(1, len(numbers) + 1)
+        return Layout(numbers, lengths, ends, max_length)
     ends = np.cumsum(lengths)
     # As many examples at a time as fill the open rows, so that none is given up half
     # empty for a longer example; within them the longest first, as small ones fit into
     # what is left at the end.
-    window = (ends - 1) // max(1, _OPEN_ROWS * row_length * 9 // 10)
-    order = np.lexsort((-lengths, window)) if packing else np.arange(len(lengths))
+    window = (ends - 1) // max(1, _OPEN_ROWS * max_length * 9 // 10)
+    order = np.lexsort((-lengths, window))
     parts = np.split(order, np.flatnonzero(np.diff(window)) + 1)
-    rows = [
-        row
-        for part in parts
-        for row in _packed(part, lengths, ends, row_length, packing)
-    ]
-    index, segment_ids, positions = (
-        np.stack([row[key] for row in rows])
-        for key in ("index", "index_segment_ids", "index_positions")
+    rows = [row for part in parts for row in _packed(part, lengths, max_length)]
+    placed = np.concatenate(rows)
+    row_ends = np.cumsum([len(row) for row in rows])
+    return Layout(numbers[placed], lengths[placed], row_ends, max_length)
+
+
+def lay_out(
+    examples: Examples, layout: Layout, rows: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The tokens of some rows.
+
+    Args:
+        examples: that the layout is of.
+        layout: of R rows of L places.
+        rows: [n] int, 0 to R - 1, in any order.
+
+    Returns:
+        tokens [n, L] int32, 0 in padding;
+        labels [n, L] int32, the next token of the same segment, 0 at its last place;
+        loss_mask [n, L] bool, whether the label is trained;
+        segment_ids [n, L] int32, 1, 2, … within a row and 0 in padding;
+        positions [n, L] int32, from 0 in each segment;
+        every column [n, L] float32, beside the label it belongs to, 0 elsewhere.
+    """
+    shape = (len(rows), layout.row_length)
+    found = {
+        name: np.zeros(shape, values.dtype) for name, values in examples.columns.items()
+    }
+    labels = np.zeros(shape, np.int32)
+    segment_ids = np.zeros(shape, np.int32)
+    positions = np.zeros(shape, np.int32)
+    counting = np.arange(layout.row_length, dtype=np.int32)
+    tokens = examples.columns[TOKENS]
+    # What stands beside its label moves one place to the front.
+    beside = [(found[name], examples.columns[name]) for name in found if name != TOKENS]
+    beside.append((labels, tokens))
+    for i, row in enumerate(rows):
+        at = 0
+        part = layout.segments(int(row))
+        chosen, lengths = layout.examples[part], layout.lengths[part].tolist()
+        starts = examples.starts[chosen].tolist()
+        for segment, (start, n) in enumerate(zip(starts, lengths), 1):
+            found[TOKENS][i, at : at + n] = tokens[start : start + n]
+            for target, source in beside:
+                target[i, at : at + n - 1] = source[start + 1 : start + n]
+            segment_ids[i, at : at + n] = segment
+            positions[i, at : at + n] = counting[:n]
+            at += n
+    arrays = {
+        TOKENS: found.pop(TOKENS),
+        "labels": labels,
+        MASK: found.pop(MASK),
+        "segment_ids": segment_ids,
+        "positions": positions,
+    }
+    return arrays | found
+
+
+def trained(examples: Examples, layout: Layout) -> int:
+    """How many labels of all rows have a loss."""
+    mask, starts = examples.columns[MASK], examples.starts[layout.examples]
+    return sum(
+        int(np.count_nonzero(mask[start + 1 : start + n]))
+        for start, n in zip(starts.tolist(), layout.lengths.tolist())
     )
-    return index, segment_ids.astype(np.int32), positions.astype(np.int32)
 
 
-def _packed(order, lengths, ends, row_length, packing):
-    """Rows of the examples that are named, by first-fit in this order."""
+def _packed(order: np.ndarray, lengths: np.ndarray, row_length: int):
+    """Places in `order` of the examples of each row, by first-fit in this order."""
     import grain
 
-    # Only the places are packed: whatever else there is per token follows by one
-    # gather, and grain need not copy it.
     source = grain.MapDataset.source(order).map(
-        lambda i: {"index": np.arange(ends[i] - lengths[i], ends[i])}
+        lambda i: {"example": np.full(lengths[i], i)}
     )
-    return grain.experimental.FirstFitPackIterDataset(
+    rows = grain.experimental.FirstFitPackIterDataset(
         source.to_iter_dataset(grain.ReadOptions(num_threads=0)),
-        length_struct={"index": row_length},
+        length_struct={"example": row_length},
         num_packing_bins=_OPEN_ROWS,
         shuffle_bins=False,
-        max_sequences_per_bin=None if packing else 1,
     )
+    for row in rows:
+        segment_ids = row["example_segment_ids"]
+        first = np.flatnonzero(np.diff(segment_ids, prepend=0) > 0)
+        yield row["example"][first]

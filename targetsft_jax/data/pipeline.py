@@ -1,19 +1,27 @@
 """From a config to batches: a pure function of (seed, step)."""
 
+import dataclasses
 import functools
 import hashlib
+import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from targetsft_jax.data import chat, packing
+from targetsft_jax.data import chat, mixture, packing, thinking
 from targetsft_jax.data.chat import Example
-from targetsft_jax.data.config import DataConfig, validate
+from targetsft_jax.data.chat_templates import with_template
+from targetsft_jax.data.config import DataConfig, sources, validate
+from targetsft_jax.data.examples import Examples, flat_parts, from_flat, put_together
+from targetsft_jax.data.identity import identity
+from targetsft_jax.data.packing import Layout
 from targetsft_jax.data.record import RowError
 from targetsft_jax.data.records import bad_row, load_records
 from targetsft_jax.data.report import Report
+from targetsft_jax.data.token_cache import Cache, kept
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,58 +29,176 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The training set, tokenized and packed, in memory."""
+    """The training set: tokenized examples, and which of them lie in which row."""
 
-    arrays: dict[str, np.ndarray]
-    """[R, L] each: tokens, labels, loss_mask, segment_ids, positions and columns."""
+    examples: Examples
+    layout: Layout
     report: Report
-    example: Example
-    """The first example packed, to be shown."""
     fingerprint: str
-    """sha256 of the arrays: the same data, tokenizer and packing give the same."""
+    """sha256 of tokens and layout: the same data, tokenizer and packing give the
+    same."""
+    cached: list[str] = field(default_factory=list)
+    """Lines on what came from the cache, and which folder."""
 
     @property
     def rows(self) -> int:
         """R, the number of rows of tokens."""
-        return len(self.arrays["tokens"])
+        return self.layout.rows
+
+    @property
+    def columns(self) -> list[str]:
+        """What a batch holds: tokens, labels, loss_mask, … and further columns."""
+        return list(self.take(np.arange(0)))
+
+    @property
+    def example(self) -> Example:
+        """The first example of the first row, to be shown."""
+        layout = self.layout
+        return self.examples.take(int(layout.examples[0]), int(layout.lengths[0]))
+
+    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows by their numbers [n]: every column as [n, L]; see `packing.lay_out`."""
+        return packing.lay_out(self.examples, self.layout, rows)
+
+    def origins(self, row: int) -> list[str]:
+        """The records that lie in a row, `file:line` each, in their order there."""
+        inside = self.layout.examples[self.layout.segments(row)]
+        return [self.examples.origins[number] for number in inside.tolist()]
 
 
-def prepare(config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> Dataset:
+def prepare(
+    config: DataConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    cache_dir: str | Path | None = None,
+) -> Dataset:
     """Reads, tokenizes and packs the training set.
 
     Examples are shuffled by `shuffle_seed` before they are packed, so that a row is
     no neighbourhood of the source file.
+
+    Args:
+        config: the data section.
+        tokenizer: whose chat template is used unless the config has another.
+        cache_dir: where tokens and rows are kept, for the next time and out of memory;
+            None, or `cache` false, or generated problems: nothing is kept.
 
     Raises:
         ValueError: the config contradicts itself; a row cannot be used and
             `on_bad_row` is `error`; no example is left.
     """
     validate(config)
+    tokenizer = with_template(tokenizer, config.chat_template)
+    encode = functools.partial(_encode, config, tokenizer)
+    said: list[str] = []
+    generated = all(source.source == "embedded" for source in sources(config))
+    if cache_dir is None or not config.cache or generated:
+        parts, about = encode()
+        examples = put_together(parts)
+        report = Report(**about())
+        layout, fingerprint = _arrange(config, examples, report)
+        return Dataset(examples, layout, report, fingerprint, said)
+    cache = Cache.of(config, tokenizer, identity(config), cache_dir)
+    flat, about = kept(cache.tokens, encode, lambda line: said.append("tokens " + line))
+    examples, report = from_flat(flat), Report(**about)
+
+    def make():
+        layout, fingerprint = _arrange(config, examples, report)
+        known = {"report": dataclasses.asdict(report), "fingerprint": fingerprint}
+        return [layout.arrays()], lambda: known
+
+    rows, about = kept(cache.rows, make, lambda line: said.append("rows " + line))
+    layout = Layout(**rows, row_length=config.max_length)
+    report = Report(**about["report"])
+    return Dataset(examples, layout, report, about["fingerprint"], said)
+
+
+def _encode(config: DataConfig, tokenizer: "PreTrainedTokenizerBase"):
+    """Parts of flat arrays, and the report once they are taken."""
     marked = chat.marks_assistant(tokenizer)
     records, report = load_records(config)
-    examples = []
-    for record in records:
-        try:
-            examples.append(chat.encode(record, tokenizer))
-        except RowError as error:
-            bad_row(error, config, report)
-    examples = packing.fit(examples, config.max_length, config.overlong, report)
-    if not examples:
-        raise ValueError(f"no example is left to train on:\n{report}")
-    order = np.random.default_rng(config.shuffle_seed).permutation(len(examples))
-    examples = [examples[i] for i in order]
-    arrays = packing.pack(examples, config.max_length, packing=config.packing)
-
-    report.examples = len(examples)
-    report.packed_rows, report.row_length = arrays["tokens"].shape
-    report.tokens = int((arrays["segment_ids"] > 0).sum())
-    report.trained_tokens = int(arrays["loss_mask"].sum())
     report.mask_from = (
         "the chat template's {% generation %} marks"
         if marked
         else "the prefix property of the chat template, proved for each turn"
     )
-    return Dataset(arrays, report, examples[0], fingerprint(arrays))
+    parts = flat_parts(_encoded(config, records, tokenizer, report))
+    first = next(parts, None)
+    if first is None:
+        raise _nothing_left(report)
+    return itertools.chain([first], parts), lambda: dataclasses.asdict(report)
+
+
+def _arrange(
+    config: DataConfig, examples: Examples, report: Report
+) -> tuple[Layout, str]:
+    """Which example goes where; the report says what became of them."""
+    numbers, lengths = packing.fit(examples, config.max_length, config.overlong, report)
+    if not len(numbers):
+        raise _nothing_left(report)
+    order = np.random.default_rng(config.shuffle_seed).permutation(len(numbers))
+    layout = mixture.arrange(config, report, numbers[order], lengths[order])
+    report.examples = len(numbers)
+    report.packed_rows, report.row_length = layout.rows, layout.row_length
+    report.tokens = int(layout.lengths.sum())
+    report.trained_tokens = packing.trained(examples, layout)
+    return layout, _fingerprint(examples, layout)
+
+
+def _nothing_left(report: Report) -> ValueError:
+    return ValueError(f"no example is left to train on:\n{report}")
+
+
+def _encoded(config, records, tokenizer, report):
+    """Examples, source after source; the report counts how many each has."""
+    for source, own in itertools.groupby(records, lambda record: record.source):
+
+        def refused(error, source=source):
+            report.note("bad", source)
+            bad_row(error, config, report)
+
+        treated = _treated(own, config.thinking, refused)
+        for example in chat.encode_all(treated, tokenizer, refused):
+            report.note("encoded", source)
+            yield example
+
+
+def _treated(records, mode, refused):
+    for record in records:
+        try:
+            yield thinking.treat(record, mode)
+        except RowError as error:
+            refused(error)
+
+
+def rows_at(
+    dataset: Dataset,
+    step: int,
+    *,
+    batch_size: int,
+    accumulation: int = 1,
+    seed: int = 0,
+) -> np.ndarray:
+    """Which rows a step takes: a pure function of (dataset, seed, step).
+
+    Every epoch visits each row once in a fresh order, or those of each source in its
+    share where a mixture has weights. A batch may run over into the next epoch; a data
+    set smaller than a batch repeats within it.
+
+    Args:
+        dataset: of R rows.
+        step: 0, 1, …
+        batch_size: B, rows in a micro-batch, over all processes.
+        accumulation: A, micro-batches in a step.
+        seed: of the order of rows.
+
+    Returns:
+        [A, B] int, 0 to R - 1.
+    """
+    if step < 0:
+        raise ValueError(f"step is {step}; expected 0 or more")
+    rows, weights = mixture.parts(dataset.report)
+    numbers = _order(rows, weights, batch_size * accumulation, seed)[step]
+    return numbers.reshape(accumulation, batch_size)
 
 
 def batch_at(
@@ -85,25 +211,19 @@ def batch_at(
 ) -> dict[str, np.ndarray]:
     """The batch of an optimizer step: a pure function of (dataset, seed, step).
 
-    Every epoch visits each row once in a fresh order. A batch may run over into the
-    next epoch; a data set smaller than a batch repeats within it.
-
     Args:
         dataset: of R rows of L places.
-        step: 0, 1, …
-        batch_size: B, rows in a micro-batch, over all processes.
-        accumulation: A, micro-batches in a step.
-        seed: of the order of rows.
+        step, batch_size, accumulation, seed: as for `rows_at`, which chooses the rows.
 
     Returns:
-        Every array of the data set as [A, B, L].
+        Every column of the data set as [A, B, L].
     """
-    if step < 0:
-        raise ValueError(f"step is {step}; expected 0 or more")
-    rows = _order(dataset.rows, batch_size * accumulation, seed)[step]
+    chosen = rows_at(
+        dataset, step, batch_size=batch_size, accumulation=accumulation, seed=seed
+    )
     return {
-        name: values[rows].reshape(accumulation, batch_size, -1)
-        for name, values in dataset.arrays.items()
+        name: values.reshape(*chosen.shape, -1)
+        for name, values in dataset.take(chosen.reshape(-1)).items()
     }
 
 
@@ -150,9 +270,18 @@ def fingerprint(arrays: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-@functools.lru_cache
-def _order(rows: int, size: int, seed: int):
-    import grain
+def _fingerprint(examples: Examples, layout: Layout) -> str:
+    return fingerprint(
+        examples.columns
+        | {
+            "starts": examples.starts[layout.examples],
+            "lengths": layout.lengths,
+            "row_ends": layout.row_ends,
+            "row_length": np.array(layout.row_length),
+        }
+    )
 
-    shuffled = grain.MapDataset.range(rows).seed(seed).shuffle().repeat()
-    return shuffled.batch(size)
+
+@functools.lru_cache
+def _order(rows, weights, size: int, seed: int):
+    return mixture.order(rows, weights, seed).batch(size)

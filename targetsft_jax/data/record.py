@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from targetsft_jax.data.config import FieldMap
+from targetsft_jax.data.where import Test
 
 # Columns that a method may ask for. They are read from the row under these names.
 COLUMNS = {
@@ -37,20 +38,32 @@ class Record:
     columns: dict[str, float | list[float]] = field(default_factory=dict)
     """By name from COLUMNS: a number, or one number for each trained token."""
     origin: str = ""
-    """`file:line`, or how the record was generated."""
+    """`file:row`, or how the record was generated."""
+    id: str = ""
+    """The same wherever the files lie: the row's own in its data set, else its file's
+    name and row."""
+    source: str = ""
+    """Name of the source it is from."""
 
 
 def to_record(
-    row: Mapping[str, Any], fields: FieldMap, origin: str, *, train: bool = True
+    row: Mapping[str, Any],
+    fields: FieldMap,
+    origin: str,
+    *,
+    train: bool = True,
+    id: str = "",
+    source: str = "",
 ) -> Record:
     """Turns a row into a record.
 
     Args:
         row: the row as read.
         fields: which parts of the row are the conversation.
-        origin: `file:line`, for messages.
+        origin: `file:row`, for messages.
         train: whether the record must hold something to train on. Without it the
             messages end before the last assistant turn, and an answer is required.
+        id, source: of the record.
 
     Raises:
         RowError: a field is missing, of the wrong type or empty; roles are not
@@ -80,16 +93,32 @@ def to_record(
         for name in COLUMNS
         if row.get(name) is not None
     }
-    return Record(messages, answer, columns, origin)
+    return Record(messages, answer, columns, origin, id, source)
 
 
-def matches(row: Mapping[str, Any], where: Mapping[str, str], origin: str) -> bool:
-    """Whether every field named in `where`, as text, has the value given there.
+def unmet(
+    row: Mapping[str, Any], conditions: Mapping[str, Test], origin: str
+) -> str | None:
+    """The first field whose text does not satisfy its condition; None: all do.
+
+    A null counts as empty text.
 
     Raises:
-        RowError: the row lacks such a field.
+        RowError: the row lacks such a field, or it is no number where one is needed.
     """
-    return all(_as_text(_get(row, k, origin), k, origin) == v for k, v in where.items())
+    for name, holds in conditions.items():
+        value = _get(row, name, origin)
+        text = "" if value is None else _as_text(value, name, origin)
+        try:
+            if not holds(text):
+                return name
+        except ValueError:
+            raise RowError(
+                origin,
+                f"field {name!r} is {text!r}; expected a number, since data.where"
+                " compares it with one",
+            ) from None
+    return None
 
 
 def _get(row: Mapping[str, Any], name: str, origin: str) -> Any:
@@ -165,6 +194,12 @@ def _check_roles(messages: list[dict[str, str]], origin: str, train: bool) -> No
                 origin,
                 f"turn {i} has role {role!r}; expected system, user or assistant",
             )
+        if not _is_unicode(messages[i]["content"]):
+            raise RowError(
+                origin,
+                f"turn {i} has half of a surrogate pair, such as \\ud800, which is no"
+                " character; mend the text",
+            )
         if role == "system" and i > 0:
             raise RowError(origin, f"turn {i} has role system; expected it first only")
     speakers = [role for role in roles if role != "system"]
@@ -175,6 +210,14 @@ def _check_roles(messages: list[dict[str, str]], origin: str, train: bool) -> No
         raise RowError(origin, "no assistant turn: there is nothing to train on")
     if not train and speakers[-1] != "user":
         raise RowError(origin, "the prompt does not end in a user turn")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _column(name: str, value: Any, origin: str) -> float | list[float]:

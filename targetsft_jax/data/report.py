@@ -14,6 +14,8 @@ class Report:
     """Rows read."""
     filtered: int = 0
     """Rows that `where` left out."""
+    filtered_by: dict[str, int] = field(default_factory=dict)
+    """Of them, by the first field that did not satisfy it."""
     limited: bool = False
     """Whether `limit` ended the reading."""
     bad: int = 0
@@ -36,11 +38,30 @@ class Report:
     """Of them, the ones that are labels with a loss."""
     mask_from: str = ""
     """How the assistant's tokens were found."""
+    by_source: dict[str, dict[str, int]] = field(default_factory=dict)
+    """In a mixture, counts for each source under the names of the fields above."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """In a mixture that has them, the weight of each source."""
 
     @property
     def fill(self) -> float:
         """Share of all places that holds a token."""
         return self.tokens / max(1, self.packed_rows * self.row_length)
+
+    def count(self, what: str, source: str, n: int = 1) -> None:
+        """Adds to one of the counts above, and to the same of a source."""
+        setattr(self, what, getattr(self, what) + n)
+        self.note(what, source, n)
+
+    def note(self, what: str, source: str, n: int = 1) -> None:
+        """Adds to a count of a source alone."""
+        own = self.by_source.setdefault(source, {})
+        own[what] = own.get(what, 0) + n
+
+    def filter(self, by: str, source: str) -> None:
+        """Counts a row that `where` left out, by the field that decided."""
+        self.count("filtered", source)
+        self.filtered_by[by] = self.filtered_by.get(by, 0) + 1
 
     def skip(self, error: ValueError) -> None:
         """Counts a row that could not be used."""
@@ -48,9 +69,10 @@ class Report:
         if self.bad <= SHOWN:
             self.bad_rows.append(str(error))
 
-    def drop(self, reason: str) -> None:
-        """Counts an example left out."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Counts examples left out."""
+        if count:
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
 
     def lines(self) -> list[str]:
         """The report, a fact a line; what did not happen is not mentioned."""
@@ -58,7 +80,8 @@ class Report:
         if self.limited:
             lines[0] += " (stopped by data.limit)"
         if self.filtered:
-            lines.append(f"filtered by where    {self.filtered:,}")
+            by = ", ".join(f"{k} {n:,}" for k, n in sorted(self.filtered_by.items()))
+            lines.append(f"filtered by where    {self.filtered:,} ({by})")
         if self.bad:
             lines.append(f"bad rows skipped     {self.bad:,}")
             lines += [f"  {row}" for row in self.bad_rows]
@@ -77,9 +100,38 @@ class Report:
                 f"trained tokens       {self.trained_tokens:,}"
                 f" ({self.trained_tokens / max(1, self.tokens):.1%})",
             ]
+        if len(self.by_source) > 1:
+            lines += self._sources()
         if self.mask_from:
             lines.append(f"assistant mask from  {self.mask_from}")
         return lines
+
+    def _sources(self) -> list[str]:
+        """A table of the sources: what became of their rows, and how they are mixed."""
+        head = ("rows", "filtered", "bad", "dropped", "examples", "tokens")
+        width = max(8, *map(len, self.by_source))
+        titles = (
+            *(f"{title:>12}" for title in head),
+            f"{'share':>8}",
+            f"{'passes':>8}",
+        )
+        lines = [f"{'source':<{width}}" + "".join(titles)]
+        for name, own in self.by_source.items():
+            dropped = own.get("encoded", 0) - own.get("examples", 0)
+            counts = {**own, "dropped": dropped}
+            share, passes = self._mixed(name)
+            line = f"{name:<{width}}"
+            line += "".join(f"{counts.get(title, 0):>12,}" for title in head)
+            lines.append(f"{line}{share:>8.1%}{passes:>8.2f}")
+        return lines
+
+    def _mixed(self, name: str) -> tuple[float, float]:
+        """A source's share of the tokens of a step, and its passes in an epoch."""
+        own = self.by_source[name]
+        if not self.weights:
+            return own.get("tokens", 0) / max(1, self.tokens), 1.0
+        share = self.weights[name] / sum(self.weights.values())
+        return share, share * self.packed_rows / own["packed_rows"]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())

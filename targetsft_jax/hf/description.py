@@ -87,6 +87,32 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
         shutil.copytree(source / TOKENIZER_FOLDER, copied, dirs_exist_ok=True)
 
 
+def speak_as_trained(folder: Path, template: str | None, stops: list[int]) -> None:
+    """Makes a model folder answer with the chat template that was trained.
+
+    Args:
+        folder: with config.json and the tokenizer's files.
+        template: what `chat_template.jinja` becomes; None leaves the tokenizer's own.
+        stops: ids that end an answer. Those that generation_config.json lacks are
+            added: a base model's eos need not be what a turn was trained to end with.
+    """
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+        path = folder / "tokenizer_config.json"
+        said = read_json(path) if path.is_file() else {}
+        if said.pop("chat_template", None) is not None:
+            _write_json(path, said)
+    path = folder / "generation_config.json"
+    config = read_json(folder / "config.json")
+    known = {key: config[key] for key in _IDS if config.get(key) is not None}
+    generation = read_json(path) if path.is_file() else known
+    ends = generation.get("eos_token_id", [])
+    ends = [ends] if isinstance(ends, int) else list(ends or [])
+    lacking = [stop for stop in stops if stop not in ends]
+    if lacking:
+        _write_json(path, generation | {"eos_token_id": ends + lacking})
+
+
 def prove_exportable(config: DecoderConfig, tokenizer) -> None:
     """ValueError unless an export's tokenizer would come back as it is.
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from targetsft_jax.loss.histogram import EDGES, histogram
 from targetsft_jax.loss.tile import Columns, TileRows
 from targetsft_jax.targets.methods import Method
 from targetsft_jax.targets.rows import Mix, Rows, compute_dtype, times
@@ -32,12 +33,14 @@ class Spec:
 
     Attributes:
         caps: soft caps by the name of their logits; "logits" are the student's.
+        histograms: whether metrics tell how statistics are spread over tokens.
     """
 
     method: Method | None
     function: TokenLoss | None
     hyper: Mapping[str, Any]
     caps: Mapping[str, float] = field(default_factory=dict)
+    histograms: bool = False
 
 
 @jax.tree_util.register_dataclass
@@ -64,7 +67,7 @@ class Pulled:
     """What the loop has made; sums are over this device's tokens.
 
     Attributes:
-        sums: the loss and metrics [], the same wherever these tokens' columns lie.
+        sums: the loss and metrics, the same wherever these tokens' columns lie.
         shares: metrics [] of which this device has the share of its columns.
         d_hidden: this device's columns' part of ∂hidden [N, D], or None.
         d_head: ∂head [v, D] float32 of its columns from its tokens, or None.
@@ -262,6 +265,12 @@ def _chunk(
         name = "kl_" + key.removesuffix("_logits")
         statistics[name] = plain.cross_entropy - plain.entropy
     sums = {name: jnp.sum(times(weights, x)) for name, x in statistics.items()}
+    if spec.histograms:
+        sums |= {
+            f"histogram_{name}": histogram(statistics[name], weights, edges)
+            for name, edges in EDGES.items()
+            if name in statistics
+        }
     return sums, shares, g
 
 

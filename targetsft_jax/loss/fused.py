@@ -41,6 +41,7 @@ def fused_loss(
     logit_caps: Mapping[str, float | None] | None = None,
     layout: "Layout | None" = None,
     head_gradient: bool = True,
+    histograms: bool = False,
     **inputs: Any,
 ) -> tuple[Array, Metrics]:
     """Σ weights · value over all tokens, differentiable in hidden and head.
@@ -67,6 +68,8 @@ def fused_loss(
         layout: how tokens and heads lie on devices (see `sharded_fused_loss`).
         head_gradient: False where the head is frozen: constant in θ, so that its
             gradient is neither made nor held, and one product of a chunk fewer.
+        histograms: add Σ weights of the tokens in each bin of `histogram.EDGES`,
+            [BINS], as `histogram_gamma`, `histogram_label_prob`, `histogram_entropy`.
         **inputs: the method's per-token inputs [...] and hyper-parameters.
 
     Returns:
@@ -83,7 +86,7 @@ def fused_loss(
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; expected at least 1")
     spec, second, columns = _plan(name, teacher, reference, inputs, labels.shape)
-    spec = replace(spec, caps=named_caps(logit_caps))
+    spec = replace(spec, caps=named_caps(logit_caps), histograms=histograms)
     vocabulary = _vocabulary(head, second, vocab_size)
     _check(hidden, head, labels, weights, second, columns)
     states = {key: model[0] for key, model in second.items()}

@@ -8,6 +8,7 @@ a device or a model is touched.
 
 import dataclasses
 import difflib
+import functools
 import math
 import re
 import sys
@@ -15,11 +16,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from typing import Any, get_args, get_type_hints
 
-from targetsft_jax.data.config import DataConfig, EmbeddedConfig
+from targetsft_jax.data.config import DataConfig, EmbeddedConfig, source_name, sources
 from targetsft_jax.data.config import validate as validate_data
 from targetsft_jax.targets.api import find, hyper_parameters
 from targetsft_jax.targets.methods import METHODS
 from targetsft_jax.targets.trajectory import MODES
+
+CONFIG_FILE = "config.yaml"
+"""In a run directory: the resolved configuration."""
 
 REMAT = ("none", "full", "dots")
 ATTENTION = ("auto", "splash", "cudnn", "pallas_gpu", "xla")
@@ -213,6 +217,30 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class ValidationConfig:
+    """The loss on held-out examples, measured during training."""
+
+    examples: int = 0
+    """Examples of `data` kept out of training for this; 0: none."""
+    data: DataConfig | None = None
+    """Other examples to measure on, in place of those; null: none."""
+    every: int = 100
+    """Optimizer steps between measurements; the last step always has one."""
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What a run writes down beside metrics.jsonl and TensorBoard's files."""
+
+    wandb: str | None = None
+    """Project at Weights & Biases; needs the package `wandb`."""
+    profile_from: int | None = None
+    """First of the steps that are profiled into RUN/profile; null: none."""
+    profile_steps: int = 3
+    """How many steps are profiled."""
+
+
+@dataclass(frozen=True)
 class Config:
     """One run."""
 
@@ -223,7 +251,7 @@ class Config:
     seed: int = 0
     """Of the order of batches and of sampling."""
     cache_dir: str = "~/.cache/targetsft_jax"
-    """Where built models are kept."""
+    """Where built models, tokens and packed rows are kept."""
     student: RoleConfig = field(default_factory=RoleConfig)
     """The model that is trained."""
     teacher: RoleConfig = field(default_factory=RoleConfig)
@@ -244,6 +272,10 @@ class Config:
     """On which devices."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """What is measured."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """What is measured on the way."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """What is written down."""
     compare: list[str] = field(default_factory=list)
     """Other methods trained first on the same data from the same start."""
 
@@ -264,14 +296,7 @@ def load(arguments: Sequence[str]) -> Config:
     """
     import jsonargparse
 
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(
-        prog="python -m targetsft_jax.train",
-        description="Train a student by an explicit target distribution.",
-        exit_on_error=False,
-    )
-    parser.add_argument("--config", action="config", help="a YAML file")
-    parser.add_class_arguments(Config, None)
+    parser = _parser()
     show = "--print-config" in arguments
     # `--resume` alone is the flag that people type; the parser wants its value.
     given = ["--resume=true" if a == "--resume" else a for a in _joined(arguments)]
@@ -288,6 +313,27 @@ def load(arguments: Sequence[str]) -> Config:
         sys.stdout.write(to_yaml(config))
         raise SystemExit(0)
     return config
+
+
+@functools.cache
+def _parser() -> Any:
+    import jsonargparse
+
+    class Parser(jsonargparse.ArgumentParser):
+        """Takes no beginning of a key for the key, in no section either."""
+
+        def __init__(self, *args: Any, **options: Any):
+            super().__init__(*args, **{"allow_abbrev": False} | options)
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = Parser(
+        prog="python -m targetsft_jax.train",
+        description="Train a student by an explicit target distribution.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="a YAML file")
+    parser.add_class_arguments(Config, None)
+    return parser
 
 
 def _check_sections(parsed: Any) -> None:
@@ -348,6 +394,8 @@ def validate(config: Config) -> None:
         validate_data(config.data)
         if config.evaluation.data is not None:
             validate_data(config.evaluation.data, "evaluation.data")
+        if config.validation.data is not None:
+            validate_data(config.validation.data, "validation.data")
         needs = _method_needs(config)
     except ValueError as error:
         raise ConfigError(str(error)) from None
@@ -357,6 +405,8 @@ def validate(config: Config) -> None:
     _validate_policy(config)
     _validate_train(config.train, config.mesh)
     _validate_evaluation(config)
+    _validate_validation(config.validation)
+    _validate_log(config.log)
     if config.seed < 0:
         raise ConfigError(f"seed is {config.seed}; expected 0 or more")
 
@@ -486,11 +536,9 @@ def _validate_policy(config: Config) -> None:
             found = getattr(policy, key)
             raise ConfigError(f"policy.{key} is {found!r}; expected {expected}")
 
-    for key, sources in POLICY_SOURCES.items():
+    for key, known in POLICY_SOURCES.items():
         source = getattr(policy, key)
-        require(
-            source in (None, *sources), key, f"one of {', '.join(sources)}, or null"
-        )
+        require(source in (None, *known), key, f"one of {', '.join(known)}, or null")
         if source is not None and key not in needs:
             raise ConfigError(
                 f"policy.{key} is {source!r} and no method of the run reads "
@@ -565,12 +613,39 @@ def _validate_evaluation(config: Config) -> None:
             "evaluation.include_teacher is true and teacher.path is null; expected a "
             "teacher, or false"
         )
-    if asked.problems and asked.data is None and config.data.source != "embedded":
+    generated = config.data.source == "embedded" and not config.data.mixture
+    if asked.problems and asked.data is None and not generated:
         # The file that is trained on would pass for held-out problems.
         raise ConfigError(
             f"evaluation.problems is {asked.problems} and evaluation.data is null; "
-            f"expected a source of held-out problems, since data.source is "
-            f"{config.data.source}"
+            "expected a source of held-out problems, since data is "
+            f"{', '.join(map(source_name, sources(config.data)))}"
+        )
+
+
+def _validate_validation(asked: ValidationConfig) -> None:
+    if asked.examples < 0:
+        raise ConfigError(
+            f"validation.examples is {asked.examples}; expected 0 or more"
+        )
+    if asked.every < 1:
+        raise ConfigError(f"validation.every is {asked.every}; expected 1 or more")
+    if asked.examples and asked.data is not None:
+        raise ConfigError(
+            f"validation.examples is {asked.examples} and validation.data is set too; "
+            "give one (validation.data.limit takes the first of its examples)"
+        )
+
+
+def _validate_log(log: LogConfig) -> None:
+    if log.profile_from is not None and log.profile_from < 1:
+        raise ConfigError(
+            f"log.profile_from is {log.profile_from}; expected a step, 1 or more, or "
+            "null"
+        )
+    if log.profile_steps < 1:
+        raise ConfigError(
+            f"log.profile_steps is {log.profile_steps}; expected 1 or more"
         )
 
 

@@ -1,119 +1,164 @@
-"""What a run says: a live line, metrics.jsonl and TensorBoard."""
+"""What a run writes down: metrics.jsonl, histograms.jsonl, and its sinks."""
 
 import json
 import math
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-METRICS_FILE = "metrics.jsonl"
+import numpy as np
 
-# Printed name, metric, format. A metric that a method does not have is left out.
-_LINE = (
-    ("loss", "loss", "{:.4f}"),
-    ("nll", "nll", "{:.4f}"),
-    ("γ", "gamma", "{:.3f}"),
-    ("A", "strength", "{:.3f}"),
-    ("neg", "negative_mass", "{:.1e}"),
-    ("H", "entropy", "{:.3f}"),
-    ("KL_T", "kl_teacher", "{:.3f}"),
-    ("KL_ref", "kl_reference", "{:.3f}"),
-    ("|g|", "grad_norm", "{:.3f}"),
-)
+from targetsft_jax.loss.histogram import EDGES
+from targetsft_jax.training.goodput import Clock
+from targetsft_jax.training.progress import Progress
+from targetsft_jax.training.sinks import Sink
 
-LEGEND = (
-    "γ: mean trust in the label · A: strength a + b · neg: negative mass of Q · "
-    "H: student entropy (nats) · KL_T: KL(teacher ‖ student) · |g|: gradient norm"
-)
+METRICS_FILE, HISTOGRAMS_FILE = "metrics.jsonl", "histograms.jsonl"
+
+_HISTOGRAM = "histogram_"
 
 
 class RunLog:
     """Writes one object a step and prints a line now and then.
 
     Args:
-        run_dir: where metrics.jsonl and the TensorBoard files go.
+        run_dir: where metrics.jsonl and histograms.jsonl go.
         steps: of the whole run.
         start: steps done before; later lines of an interrupted run are dropped.
-        every: steps between printed lines.
+        every: steps between printed lines, and between histograms.
+        sinks: where the numbers go beside the files.
+        began: `time.perf_counter()` when the session began; now, unless given.
     """
 
-    def __init__(self, run_dir: Path, *, steps: int, start: int, every: int):
-        # Not at the top: it would load protobuf into every import of the package.
-        from tensorboardX import SummaryWriter
-
-        self._steps, self._every, self._start = steps, every, start
-        path = run_dir / METRICS_FILE
-        _keep_until(path, start)
-        self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=start + 1)
-        self._began = self._last = time.perf_counter()
-        self._timed = 0
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        steps: int,
+        start: int,
+        every: int,
+        sinks: Sequence[Sink] = (),
+        began: float | None = None,
+    ):
+        self._steps, self._every = steps, every
+        dropped = [_keep_until(run_dir / METRICS_FILE, start)]
+        _keep_until(run_dir / HISTOGRAMS_FILE, start)
+        redone = sum(row.get("seconds") or 0.0 for row in dropped[0])
+        self.clock = Clock(run_dir, resumed=start > 0, redone=redone, began=began)
+        self._file = (run_dir / METRICS_FILE).open("a", encoding="utf-8")
+        self._histograms = (run_dir / HISTOGRAMS_FILE).open("a", encoding="utf-8")
+        self._sinks = sinks
+        self._progress = Progress(steps=steps, start=start)
+        self._last, self._lost = time.perf_counter(), self.clock.lost()
+        self._waited = self.clock.lost("data")
+        self._pace: list[float] = []
         if start:
-            _say(f"going on from the checkpoint of step {start}")
+            self.say(f"going on from the checkpoint of step {start}")
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Record step `step` (1-based) with its metrics, which are finished."""
-        now = time.perf_counter()
-        row = {"step": step} | {k: float(v) for k, v in metrics.items()}
-        seconds = now - self._last
+        """Record step `step` (1-based) with its metrics, which are finished.
+
+        Its seconds are those since the step before, without what was lost meanwhile to
+        anything but waiting for data; `data_wait` is the share of that.
+        """
+        histograms = {
+            name.removeprefix(_HISTOGRAM): np.asarray(shares, np.float64)
+            for name, shares in metrics.items()
+            if name.startswith(_HISTOGRAM)
+        }
+        row = {"step": step} | {
+            name: float(value)
+            for name, value in metrics.items()
+            if not name.startswith(_HISTOGRAM)
+        }
+        now, lost, waited = (
+            time.perf_counter(),
+            self.clock.lost(),
+            self.clock.lost("data"),
+        )
+        wait = waited - self._waited
+        seconds = max(now - self._last - (lost - self._lost) + wait, 1e-9)
+        self._last, self._lost, self._waited = now, lost, waited
         row["seconds"] = seconds
+        row["data_wait"] = min(1.0, wait / seconds)
         row["tokens_per_second"] = row["tokens"] / seconds
-        self._last = now
-        self._timed += 1
-        if self._timed == 1:  # the first step compiles: it says nothing of the pace
-            self._began = now
+        goodput = row["goodput"] = self.clock.goodput
+        self._pace.append(seconds)
         # JSON has no NaN: a reader must not choke on the step that shows one.
         safe = {k: v if math.isfinite(v) else None for k, v in row.items()}
         self._file.write(json.dumps(safe) + "\n")
         self._file.flush()
-        for name, value in row.items():
-            if name != "step":
-                self._board.add_scalar(name, value, step)
+        values = {name: value for name, value in row.items() if name != "step"}
+        for sink in self._sinks:
+            sink.scalars(step, values)
         if row.get("skipped"):
-            _say(f"step {step}: loss or gradient not finite; parameters kept as is")
-        if step % self._every == 0 or step == self._steps or self._timed == 1:
-            _say(self._line(row, now))
+            self.say(f"step {step}: loss or gradient not finite; parameters kept as is")
+        due = step % self._every == 0 or step == self._steps or len(self._pace) == 1
+        if due or "validation_loss" in row:
+            self._write_histograms(step, histograms)
+            # The first step of a session also waits for what the devices do first.
+            pace = np.mean(self._pace[1:][-200:]) if self._pace[1:] else None
+            left = None if pace is None else float(pace) * (self._steps - step)
+            self._progress.line(row, goodput=goodput, left=left)
+        self._progress.advance(row, goodput=goodput)
+        self.clock.write(now=step == self._steps)
+
+    def say(self, text: str) -> None:
+        """A line on standard output, above the bar where there is one."""
+        self._progress.say(text)
 
     def close(self) -> None:
-        """Flush everything."""
+        """Flush everything, and say where the time went."""
         self._file.close()
-        self._board.close()
+        self._histograms.close()
+        self.clock.write(now=True)
+        self._progress.close()
+        if self._pace:
+            self.say(self.clock.line())
+        for sink in self._sinks:
+            sink.close()
 
-    def _line(self, row: Mapping[str, float], now: float) -> str:
-        parts = [
-            f"{name} {template.format(row[key])}"
-            for name, key, template in _LINE
-            if key in row
-        ]
-        pace = (now - self._began) / max(1, self._timed - 1)
-        left = pace * (self._steps - row["step"]) if self._timed > 1 else None
-        eta = "–" if left is None else f"{int(left) // 60}:{int(left) % 60:02d}"
-        return (
-            f"step {int(row['step']):>{len(str(self._steps))}}/{self._steps}  "
-            + "  ".join(parts)
-            + f"  {row['tokens_per_second'] / 1000:.1f}k tok/s  ETA {eta}"
-        )
+    def _write_histograms(self, step: int, found: Mapping[str, np.ndarray]) -> None:
+        if not found:
+            return
+        shares = {name: [round(x, 6) for x in v.tolist()] for name, v in found.items()}
+        safe = {
+            k: [x if math.isfinite(x) else None for x in v] for k, v in shares.items()
+        }
+        self._histograms.write(json.dumps({"step": step} | safe) + "\n")
+        self._histograms.flush()
+        for name, values in found.items():
+            if np.isfinite(values).all():
+                for sink in self._sinks:
+                    sink.histogram(step, name, values, EDGES[name])
 
 
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-def _keep_until(path: Path, step: int) -> None:
-    """Drop lines of steps that a resumed run will take again, and a torn last one."""
-    if not path.exists():
-        return
-    kept = []
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The objects of metrics.jsonl or histograms.jsonl; torn lines are passed over."""
+    rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):
+            row = json.loads(line)
+            row["step"] = int(row["step"])
+        except (ValueError, KeyError, TypeError):
             continue
+        rows.append(row)
+    return rows
+
+
+def _keep_until(path: Path, step: int) -> list[dict[str, Any]]:
+    """Drop lines of steps that a resumed run will take again, and a torn last one.
+
+    Returns:
+        The objects dropped.
+    """
+    if not path.exists():
+        return []
+    rows = read_rows(path)
+    kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
     # Beside it first: a kill in between must not cost the lines that are kept.
     partial = path.with_suffix(".partial")
     partial.write_text("".join(kept), encoding="utf-8")
     partial.replace(path)
+    return [row for row in rows if row["step"] > step]

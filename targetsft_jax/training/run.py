@@ -11,7 +11,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from targetsft_jax.data.chat import show
+from targetsft_jax.data.chat import show, stop_tokens
+from targetsft_jax.data.chat_templates import with_template
+from targetsft_jax.data.config import SourceConfig, source_name, sources
 from targetsft_jax.data.pipeline import Dataset, prepare
 from targetsft_jax.data.records import Problem, problems
 from targetsft_jax.evaluation.average_at_k import AverageAtK, table
@@ -28,6 +30,7 @@ from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules
 from targetsft_jax.training.checkpoint import FOLDER as CHECKPOINTS
 from targetsft_jax.training.config import (
+    CONFIG_FILE,
     POLICY_SOURCES,
     Config,
     ConfigError,
@@ -38,7 +41,8 @@ from targetsft_jax.training.config import (
     trainings,
 )
 from targetsft_jax.training.fit import fit, total_steps
-from targetsft_jax.training.log import LEGEND, METRICS_FILE
+from targetsft_jax.training.log import METRICS_FILE
+from targetsft_jax.training.progress import LEGEND
 from targetsft_jax.training.roles import (
     Role,
     abstract_params,
@@ -56,8 +60,9 @@ from targetsft_jax.training.spec import (
 from targetsft_jax.training.start_models import start_model
 from targetsft_jax.training.step import BASE, StepSpec
 from targetsft_jax.training.stored import MODEL_FOLDER, Adapted, keep_model
+from targetsft_jax.training.validate import Validation
 
-CONFIG_FILE, EXPORT_FOLDER, ADAPTER_FOLDER = "config.yaml", "hf", "adapter"
+EXPORT_FOLDER, ADAPTER_FOLDER = "hf", "adapter"
 
 
 @dataclass
@@ -71,6 +76,7 @@ class Session:
     tokenizer: Any
     dataset: Dataset
     problems: Sequence[Problem]
+    validation: Validation | None = None
     frozen: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, AverageAtK] = field(default_factory=dict)
 
@@ -142,8 +148,12 @@ _FREE = (
     "run_dir",
     "resume",
     "cache_dir",
+    "data.cache",
     "mesh.",
     "evaluation.",
+    "validation.data",
+    "validation.every",
+    "log.",
     "compare",
     "train.log_every",
     "train.save_every",
@@ -177,8 +187,9 @@ def _open(config: Config, mesh: Mesh) -> Session:
         else:
             roles[name] = _role(name, given, config, mesh)
     tokenizer = shared_tokenizer(list(roles.values()))
+    tokenizer = with_template(tokenizer, config.data.chat_template)
     prove_exportable(roles["student"].config, tokenizer)
-    dataset = prepare(config.data, tokenizer)
+    dataset = prepare(config.data, tokenizer, config.cache_dir)
     for name, hyper in trainings(config).items():
         _check_columns(config, name, hyper, dataset)
     measured = config.evaluation
@@ -187,8 +198,14 @@ def _open(config: Config, mesh: Mesh) -> Session:
         if measured.problems
         else []
     )
+    validation = None
+    if config.validation.data is not None:
+        rows = prepare(config.validation.data, tokenizer, config.cache_dir)
+        validation = Validation(rows, config.validation.every)
     dtype = compute_dtype(config, mesh)
-    session = Session(config, mesh, dtype, roles, tokenizer, dataset, held_out)
+    session = Session(
+        config, mesh, dtype, roles, tokenizer, dataset, held_out, validation
+    )
     for name, hyper in trainings(config).items():
         # Made again when it is trained; what cannot be made is refused now.
         _spec(session, name, hyper)
@@ -218,14 +235,16 @@ def _check_columns(
     config: Config, name: str, hyper: dict[str, Any], dataset: Dataset
 ) -> None:
     for key in made_in_step(config, name, hyper):
-        if key in dataset.arrays and getattr(config.policy, key) is None:
+        if key in dataset.columns and getattr(config.policy, key) is None:
             other = next(s for s in POLICY_SOURCES[key] if s != "data")
             raise ConfigError(
                 f"method {name!r} reads {key}, which the data has, and policy.{key} is "
                 f"null; set it to data to use the data's, or to {other} to make it "
                 "in the run"
             )
-    missing = [key for key in columns(config, name, hyper) if key not in dataset.arrays]
+    missing = [
+        key for key in columns(config, name, hyper) if key not in dataset.columns
+    ]
     if missing:
         raise ConfigError(
             f"method {name!r} needs {', '.join(missing)} for every example, and the "
@@ -255,6 +274,7 @@ def _load(session: Session, name: str) -> Any:
 
 def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) -> None:
     """Train the student from its start by one method; measure and export it."""
+    began = time.perf_counter()
     config = session.config
     spec = _spec(session, method, hyper)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -268,7 +288,15 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
         for name in spec.frozen_arguments
     }
     card = _card(session, method, hyper)
-    keep_model(run_dir, session.roles["student"].folder, card, _adapted(session))
+    tokenizer = session.tokenizer
+    keep_model(
+        run_dir,
+        session.roles["student"].folder,
+        card,
+        _adapted(session),
+        template=config.data.chat_template and tokenizer.get_chat_template(),
+        stops=stop_tokens(tokenizer),
+    )
     fitted = fit(
         spec,
         _load(session, "student") if spec.lora is None else _adapters(session),
@@ -279,6 +307,10 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
         run_dir=run_dir,
         seed=config.seed,
         resume=config.resume,
+        validation=session.validation,
+        log=config.log,
+        began=began,
+        about=dataclasses.asdict(config) | {"method": method},
     )
     trained = exported = fitted.state.params
     if spec.lora is not None:
@@ -332,6 +364,11 @@ def _name(session: Session) -> str:
     return str(source.resolve()) if local else path
 
 
+def _source(source: SourceConfig) -> str:
+    generated = source.source == "embedded" and source.name is None
+    return "generated problems" if generated else source_name(source)
+
+
 def _card(session: Session, method: str, hyper: dict[str, Any]) -> str:
     """What an export says of itself."""
     config, data = session.config, session.config.data
@@ -340,13 +377,12 @@ def _card(session: Session, method: str, hyper: dict[str, Any]) -> str:
         for name, role in session.roles.items()
         if name in ("student", *_spec(session, method, hyper).frozen)
     }
-    source = data.path if data.source == "jsonl" else "generated problems"
     return training_card(
         method=method,
         hyper=hyper,
         models=models,
         data=[
-            f"source               {source}",
+            f"source               {', '.join(map(_source, sources(data)))}",
             f"fingerprint          {session.dataset.fingerprint}",
             *session.dataset.report.lines(),
         ],
@@ -363,11 +399,12 @@ def _measure(
 ) -> None:
     """Average@k of some parameters, kept in the session and in a file of answers."""
     asked = session.config.evaluation
+    other = asked.data.chat_template if asked.data else None
     score, answered = benchmark(
         session.roles[role].config,
         params,
         session.problems,
-        session.tokenizer,
+        with_template(session.tokenizer, other, "evaluation.data.chat_template"),
         samples=asked.samples,
         max_new_tokens=asked.max_new_tokens,
         temperature=asked.temperature,
@@ -405,6 +442,8 @@ def _say_session(session: Session, run_dir: Path) -> None:
         if whole:
             print(f"         not split by the mesh: {', '.join(whole)}")
     print("data")
+    for line in session.dataset.cached:
+        print(f"  {line}")
     for line in session.dataset.report.lines():
         print(f"  {line}")
     print("one example, trained tokens marked")

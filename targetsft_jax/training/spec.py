@@ -114,6 +114,7 @@ def step_spec(
         or (512 if meshes.platform(mesh) == "cpu" else 2048),
         vocab_group=config.mesh.vocab_group,
         lora=adapters(config),
+        histograms=True,
         on_base=tuple(role for role in roles if _on_base(role, config, mesh)),
         policy=policy(config, method, hyper),
     )

@@ -77,6 +77,8 @@ class StepSpec:
         on_base: frozen roles that are the base itself, without adapters: they read
             its arrays and have none of their own.
         policy: what makes the per-token inputs that do not come with the batch.
+        histograms: whether the metrics have `histogram_NAME` [BINS] too, shares of the
+            target tokens (see `loss.histogram`).
     """
 
     student: DecoderConfig
@@ -93,6 +95,7 @@ class StepSpec:
     lora: Lora | None = None
     on_base: tuple[str, ...] = ()
     policy: Policy = GIVEN
+    histograms: bool = False
 
     @property
     def frozen_arguments(self) -> tuple[str, ...]:
@@ -240,6 +243,7 @@ def loss_and_metrics(
         chunk_size=spec.loss_chunk,
         vocab_size=spec.vocab_size,
         head_gradient=spec.lora is None,
+        histograms=spec.histograms,
         logit_caps={
             "student": spec.student.final_logit_softcap,
             **{

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from targetsft_jax.hf.description import copy_tokenizer
+from targetsft_jax.hf.description import copy_tokenizer, speak_as_trained
 from targetsft_jax.hf.importer import load_config, mapped_params, resolve
 from targetsft_jax.hf.tensor_files import read_json
 from targetsft_jax.hf.whole_folder import CARD_FILE
@@ -210,7 +211,13 @@ def adapted(run_dir: Path) -> Adapted | None:
 
 
 def keep_model(
-    run_dir: Path, source: Path, card: str, adapters: Adapted | None = None
+    run_dir: Path,
+    source: Path,
+    card: str,
+    adapters: Adapted | None = None,
+    *,
+    template: str | None = None,
+    stops: Sequence[int] = (),
 ) -> None:
     """Write what an export of the run's checkpoints needs beside them.
 
@@ -221,6 +228,8 @@ def keep_model(
         source: the student's folder.
         card: the model card's text.
         adapters: what is trained, where it is not the whole model.
+        template: the chat template that is trained, where it is not the student's own.
+        stops: ids that end an answer.
     """
     if jax.process_index():
         return
@@ -230,6 +239,7 @@ def keep_model(
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     copy_tokenizer(source, folder)
+    speak_as_trained(folder, template, list(stops))
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
     if adapters is not None:
         kept = asdict(adapters.lora) | {"base": adapters.base, "dtype": adapters.dtype}

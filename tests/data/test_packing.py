@@ -1,5 +1,9 @@
 """Rows of tokens: nothing lost, nothing doubled, nothing across a segment."""
 
+import importlib.util
+import itertools
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +11,10 @@ from hypothesis import strategies as st
 
 from targetsft_jax.data import packing
 from targetsft_jax.data.chat import Example
-from targetsft_jax.data.packing import fit, pack
+from targetsft_jax.data.config import DataConfig
+from targetsft_jax.data.examples import flat_parts, put_together
+from targetsft_jax.data.packing import arrange, fit, lay_out
+from targetsft_jax.data.pipeline import prepare
 from targetsft_jax.data.report import Report
 
 
@@ -20,6 +27,18 @@ def example(start, mask, **columns):
         {k: np.array(v, np.float32) for k, v in columns.items()},
         origin=f"f:{start}",
     )
+
+
+def join(examples):
+    return put_together(flat_parts(examples))
+
+
+def pack(examples, row_length, **options):
+    """All rows of some examples, in the order given."""
+    joined = join(examples)
+    numbers = np.arange(len(examples))
+    layout = arrange(numbers, joined.lengths, row_length, **options)
+    return lay_out(joined, layout, np.arange(layout.rows))
 
 
 def test_two_examples_in_a_row_worked_by_hand():
@@ -106,6 +125,24 @@ def test_rows_are_full(open_rows, monkeypatch):
     assert len(arrays["tokens"]) <= 1.01 * needed + needed / (0.9 * open_rows) + 1
 
 
+@pytest.mark.slow
+def test_rows_of_published_sets_are_full(shared):
+    """At 2,048 places, with tokens that are made of the same text."""
+    path = Path(__file__).parents[2] / "benchmarks" / "data_cpu.py"
+    spec = importlib.util.spec_from_file_location("data_cpu", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    files = {own: shared / "data" / own / "train.jsonl.gz" for own in ("gsm8k", "math")}
+    both = benchmark.sources(**files)
+    some = itertools.islice(benchmark.texts(both), 0, None, 3)
+    tokenizer = benchmark.bpe_tokenizer(some)
+    for source, rows in zip(both.mixture, (7473, 7500)):
+        config = DataConfig(**vars(source), max_length=2048, shuffle_seed=1)
+        report = prepare(config, tokenizer).report
+        assert report.examples == report.rows == rows
+        assert report.fill >= 0.98, report
+
+
 def test_columns_must_be_had_by_all():
     with pytest.raises(ValueError, match="f:20 has no old_logprob, f:10 has"):
         pack([example(10, [0, 1], old_logprob=[0, -1]), example(20, [0, 1])], 4)
@@ -116,14 +153,20 @@ def test_columns_must_be_had_by_all():
 def test_truncation_is_counted_and_keeps_the_beginning():
     report = Report()
     examples = [
-        example(10, [0, 1, 1]),
+        example(10, [0, 1, 1], old_logprob=[0, -1, -1]),
         example(20, [0, 1, 1, 1, 1], old_logprob=[0, -1, -2, -3, -4]),
-        example(30, [0, 0, 0, 0, 1]),
-        example(40, [1, 0]),
+        example(30, [0, 0, 0, 0, 1], old_logprob=[0, 0, 0, 0, -1]),
+        example(40, [1, 0], old_logprob=[-1, 0]),
     ]
-    kept = fit(examples, 4, "truncate", report)
-    assert [list(item.tokens) for item in kept] == [[10, 11, 12], [20, 21, 22, 23]]
-    np.testing.assert_array_equal(kept[1].columns["old_logprob"], [0, -1, -2, -3])
+    numbers, lengths = fit(join(examples), 4, "truncate", report)
+    assert (numbers.tolist(), lengths.tolist()) == ([0, 1], [3, 4])
+    rows = lay_out(
+        join(examples[1:2]), arrange(numbers[:1], lengths[1:], 4), np.array([0])
+    )
+    np.testing.assert_array_equal(rows["tokens"], [[20, 21, 22, 23]])
+    np.testing.assert_array_equal(rows["labels"], [[21, 22, 23, 0]])
+    np.testing.assert_array_equal(rows["loss_mask"], [[1, 1, 1, 0]])
+    np.testing.assert_array_equal(rows["old_logprob"], [[-1, -2, -3, 0]])
     assert report.truncated == 1
     assert report.dropped == {
         "nothing trained is left after truncation": 1,
@@ -134,7 +177,8 @@ def test_truncation_is_counted_and_keeps_the_beginning():
 def test_overlong_examples_are_dropped_or_refused():
     report = Report()
     examples = [example(10, [0, 1, 1]), example(20, [0, 1, 1, 1, 1])]
-    assert len(fit(examples, 4, "drop", report)) == 1
+    numbers, lengths = fit(join(examples), 4, "drop", report)
+    assert (numbers.tolist(), lengths.tolist()) == ([0], [3])
     assert report.dropped == {"longer than a row": 1} and report.truncated == 0
     with pytest.raises(ValueError, match="f:20: 5 tokens, data.max_length is 4"):
-        fit(examples, 4, "error", Report())
+        fit(join(examples), 4, "error", Report())

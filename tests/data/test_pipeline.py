@@ -6,11 +6,12 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 
 from targetsft_jax.data.config import DataConfig, EmbeddedConfig, FieldMap
-from targetsft_jax.data.pipeline import batch_at, iterate, prepare
-from targetsft_jax.data.records import problems
+from targetsft_jax.data.pipeline import batch_at, iterate, prepare, rows_at
+from targetsft_jax.data.records import load_records, problems
 from targetsft_jax.data.tokenizer import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -34,9 +35,8 @@ def equal(a, b):
 
 def test_shapes_are_accumulation_batch_length(dataset):
     batch = batch_at(dataset, 3, batch_size=4, accumulation=2, seed=1)
-    for name, values in dataset.arrays.items():
-        assert batch[name].shape == (2, 4, 64)
-        assert batch[name].dtype == values.dtype
+    assert list(batch) == dataset.columns
+    assert {values.shape for values in batch.values()} == {(2, 4, 64)}
 
 
 def test_an_epoch_visits_every_row_once_and_each_in_another_order(dataset):
@@ -48,7 +48,7 @@ def test_an_epoch_visits_every_row_once_and_each_in_another_order(dataset):
         )
         for e in range(2)
     ]
-    everything = sorted(row.tobytes() for row in dataset.arrays["tokens"])
+    everything = sorted(row.tobytes() for row in dataset.take(np.arange(50))["tokens"])
     assert sorted(epochs[0]) == sorted(epochs[1]) == everything
     assert epochs[0] != epochs[1]
 
@@ -72,8 +72,12 @@ def test_seed_and_step_decide(dataset):
         batch_at(dataset, -1, batch_size=4)
 
 
-def test_a_later_start_gives_the_tail(dataset):
-    options = dict(batch_size=4, accumulation=2, seed=5)
+@pytest.mark.parametrize("length", [64, 256], ids=["an example a row", "packed"])
+def test_a_later_start_gives_the_tail(length):
+    """From the middle of an epoch on, over its end."""
+    dataset = prepare(dataclasses.replace(SMALL, max_length=length), TOKENIZER)
+    assert (dataset.rows < 20) == (length == 256)
+    options = dict(batch_size=2, accumulation=2, seed=5)
     full = [b for _, b in zip(range(20), iterate(dataset, **options))]
     tail = [b for _, b in zip(range(7), iterate(dataset, 13, **options))]
     assert all(equal(a, b) for a, b in zip(full[13:], tail, strict=True))
@@ -97,6 +101,29 @@ def test_another_process_gives_the_same(dataset):
     ).stdout.split()
     here = fingerprint(batch_at(dataset, 33, batch_size=4, seed=1))
     assert said == [dataset.fingerprint, here]
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_a_step_names_the_records_in_its_rows(packing):
+    """What a row says it holds is what its tokens spell, in that order."""
+    config = dataclasses.replace(SMALL, max_length=256, packing=packing)
+    packed = prepare(config, TOKENIZER)
+    records, _ = load_records(config)
+    said = {record.origin: record.messages[-1]["content"] for record in records}
+    options = dict(batch_size=2, accumulation=2, seed=4)
+    rows = rows_at(packed, 3, **options)
+    batch = batch_at(packed, 3, **options)
+    assert rows.shape == (2, 2)
+    for place in np.ndindex(2, 2):
+        text = TOKENIZER.decode(batch["tokens"][place])
+        spoken = [turn.split("<|end|>")[0] for turn in text.split("<|assistant|>")[1:]]
+        origins = packed.origins(int(rows[place]))
+        assert [said[origin] for origin in origins] == spoken
+        assert len(origins) == batch["segment_ids"][place].max()
+    everything = [
+        origin for row in range(packed.rows) for origin in packed.origins(row)
+    ]
+    assert sorted(everything) == sorted(said)
 
 
 def test_a_set_smaller_than_a_batch_repeats():

@@ -8,9 +8,10 @@ import random
 import pytest
 
 from targetsft_jax.data.config import DataConfig, FieldMap
-from targetsft_jax.data.record import RowError, to_record
+from targetsft_jax.data.record import RowError, to_record, unmet
 from targetsft_jax.data.records import load_records
 from targetsft_jax.data.sources import parse_row, read_lines
+from targetsft_jax.data.where import conditions
 
 QA = FieldMap(prompt="question", response="answer")
 GOOD = {"question": "1+1=?", "answer": "2"}
@@ -19,6 +20,11 @@ TURNS = [
     {"role": "user", "content": "1+1=?"},
     {"role": "assistant", "content": "2"},
 ]
+
+
+def loaded(config):
+    records, report = load_records(config)
+    return list(records), report
 
 
 def test_prompt_and_response_become_turns():
@@ -175,22 +181,60 @@ def test_skipping_counts_all_and_lists_the_first(mixed):
     config = dataclasses.replace(
         mixed, on_bad_row="skip", where={"split": "train", "n": "5"}
     )
-    records, report = load_records(config)
+    records, report = loaded(config)
     assert [record.origin[-2:] for record in records] == [":1", ":3"]
     assert (report.rows, report.filtered, report.bad) == (15, 1, 12)
+    assert "filtered by where    1 (split 1)" in str(report)
+    assert {record.source for record in records} == {"mixed.jsonl"}
+    assert [record.id for record in records] == ["mixed.jsonl:1", "mixed.jsonl:3"]
     assert len(report.bad_rows) == 10
     assert report.bad_rows[0].startswith(f"{config.path}:4: field 'answer' is missing")
     assert "… and 2 more" in str(report)
     with pytest.raises(RowError, match=":4: field 'answer' is missing"):
-        load_records(mixed)
+        loaded(mixed)
 
 
 def test_limit_stops_reading_and_says_so(mixed):
-    records, report = load_records(dataclasses.replace(mixed, limit=2))
+    records, report = loaded(dataclasses.replace(mixed, limit=2))
     assert len(records) == 2 and report.rows == 2
     assert "stopped by data.limit" in str(report)
 
 
 def test_a_missing_filter_field_is_a_bad_row(mixed):
     with pytest.raises(RowError, match=":1: field 'spilt' is missing"):
-        load_records(dataclasses.replace(mixed, where={"spilt": "train"}))
+        loaded(dataclasses.replace(mixed, where={"spilt": "train"}))
+
+
+@pytest.mark.parametrize(
+    "condition, kept",
+    [
+        ("b", "b"),
+        (["a", "c"], "ac"),
+        ({"not": "a"}, "bcd"),
+        ({"not": ["a", "b"]}, "cd"),
+        ({"matches": "^[bd]$"}, "b"),
+        ({"max_chars": 0}, "d"),
+        ({"min_chars": 1, "not": "c"}, "ab"),
+    ],
+)
+def test_conditions_on_text(condition, kept):
+    tests = conditions({"x": condition})
+    rows = {"a": "a", "b": "b", "c": "c", "d": None}
+    held = [k for k, v in rows.items() if unmet({"x": v}, tests, "f:1") is None]
+    assert "".join(held) == kept  # the null d is empty text
+
+
+def test_conditions_on_numbers():
+    tests = conditions({"meta.year": {"min": 2000, "max": 2010.5}})
+    years = [1999, 2000, "2010", 2010.5, 2011, None]
+    kept = [y for y in years if unmet({"meta": {"year": y}}, tests, "f:1") is None]
+    assert kept == [2000, "2010", 2010.5]
+    with pytest.raises(RowError, match="f:1: field 'meta.year' is 'x'; expected a num"):
+        unmet({"meta": {"year": "x"}}, tests, "f:1")
+
+
+def test_a_field_must_satisfy_all_and_the_first_that_does_not_is_named():
+    tests = conditions({"a": {"min": 1, "max": 3}, "b": True})
+    assert unmet({"a": 2, "b": True}, tests, "f:1") is None
+    assert unmet({"a": 4, "b": False}, tests, "f:1") == "a"
+    assert unmet({"a": 3, "b": False}, tests, "f:1") == "b"

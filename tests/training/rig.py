@@ -383,7 +383,7 @@ def metrics_of(run_dir) -> list[dict]:
 
 def untimed(rows: list[dict]) -> list[dict]:
     """Metrics without what the clock says."""
-    clock = ("seconds", "tokens_per_second")
+    clock = ("seconds", "tokens_per_second", "data_wait", "goodput")
     return [{k: v for k, v in row.items() if k not in clock} for row in rows]
 
 

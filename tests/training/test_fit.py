@@ -1,5 +1,6 @@
 """The loop: killed and resumed runs against one that nobody disturbed."""
 
+import itertools
 import json
 import shutil
 import signal
@@ -18,7 +19,7 @@ from targetsft_jax.train import main
 from targetsft_jax.training import checkpoint, run
 from targetsft_jax.training import fit as fit_module
 from targetsft_jax.training.config import TrainConfig
-from targetsft_jax.training.fit import fit, put, total_steps
+from targetsft_jax.training.fit import fit, placed_ahead, put, total_steps
 from targetsft_jax.training.log import RunLog
 from targetsft_jax.training.preemption import Preempted
 from targetsft_jax.training.step import state_shardings
@@ -44,13 +45,18 @@ KEYS = {
     "skipped",
     "seconds",
     "tokens_per_second",
+    "data_wait",
+    "goodput",
 }
 
 
 @pytest.fixture(scope="module")
 def dataset():
-    config = DataConfig(embedded=EmbeddedConfig(examples=64), max_length=64)
-    return prepare(config, byte_tokenizer())
+    # Two or more problems in most of 32 rows: the run ends in the second epoch.
+    embedded = EmbeddedConfig(examples=64, digits=1)
+    packed = prepare(DataConfig(embedded=embedded, max_length=64), byte_tokenizer())
+    assert packed.rows < 40
+    return packed
 
 
 def _fit(dataset, run_dir, mesh=None, seed=3, **options):
@@ -379,3 +385,38 @@ def test_a_batch_is_laid_out_as_it_is():
     placed = put(rows, mesh)
     rig.assert_equal_trees(rig.host(placed), rows)
     assert placed["tokens"].addressable_shards[0].data.shape == (2, 1, rig.LENGTH)
+
+
+def test_the_next_batch_is_on_its_way_before_it_is_asked_for(dataset):
+    mesh, asked = make_mesh(4, 2, 1), []
+
+    def batches():
+        for step in itertools.count():
+            asked.append(step)
+            yield batch_at(dataset, step, batch_size=8)
+
+    ahead = placed_ahead(batches(), mesh)
+    for step in range(5):
+        placed = next(ahead)
+        assert asked[-1] == step + 1
+        rig.assert_equal_trees(rig.host(placed), batch_at(dataset, step, batch_size=8))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_devices_get_the_same_rows_however_many_processes_there_are(processes):
+    """Each process packs for itself and reads what its own devices are to hold."""
+    embedded = EmbeddedConfig(examples=64)
+    mesh, config = make_mesh(4, 2, 1), DataConfig(embedded=embedded, max_length=128)
+    options = dict(batch_size=8, accumulation=2, seed=3)
+    placed = put(batch_at(prepare(config, byte_tokenizer()), 5, **options), mesh)
+    devices = mesh.devices.flatten().tolist()
+    own = len(devices) // processes
+    for process in range(processes):
+        batch = batch_at(prepare(config, byte_tokenizer()), 5, **options)
+        mine = devices[process * own : (process + 1) * own]
+        for name, whole in placed.items():
+            shards = [x for x in whole.addressable_shards if x.device in mine]
+            assert len(shards) == own
+            for shard in shards:
+                assert shard.data.shape == (2, 1, 128)
+                np.testing.assert_array_equal(shard.data, batch[name][shard.index])

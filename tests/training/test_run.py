@@ -125,6 +125,34 @@ def test_the_export_is_the_trained_model(done):
     assert np.abs(np.asarray(ends[1]) - np.asarray(start["embed"])).max() > 1e-3
 
 
+def test_the_export_answers_with_the_template_that_was_trained(folders, tmp_path):
+    """Its template, and the token that it ends a turn with, which is not eos here."""
+    from transformers import AutoTokenizer
+
+    template = tmp_path / "mine.jinja"
+    template.write_text(
+        "{%- for m in messages -%}{{- 'Q' if m.role == 'user' else 'A' -}}"
+        "{{- m.content + '<|reserved_0|>' -}}{%- endfor -%}"
+        "{%- if add_generation_prompt -%}A{%- endif -%}"
+    )
+    options = {"data.chat_template": template, "evaluation.problems": 0}
+    said = _run(
+        tmp_path / "run",
+        [*_small(folders, tmp_path / "run"), *rig.command(options)],
+    ).said
+    assert "<|reserved_0|>⟧" in said and "<|user|>" not in said
+    for folder in ("hf", "model"):
+        back = AutoTokenizer.from_pretrained(tmp_path / "run" / folder)
+        asked = [{"role": "user", "content": "1+1=?"}]
+        assert (
+            back.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+            == "Q1+1=?<|reserved_0|>A"
+        )
+        generation = tmp_path / "run" / folder / "generation_config.json"
+        stop = back.convert_tokens_to_ids("<|reserved_0|>")
+        assert json.loads(generation.read_text())["eos_token_id"] == [257, stop]
+
+
 def test_autotokenizer_reads_the_export(done):
     from transformers import AutoTokenizer
 

@@ -1,0 +1,41 @@
+"""An example of the catalogue as a row that the field map takes apart."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from targetsft_jax.data.catalogue.entry import LETTERS, Example, last_boxed
+from targetsft_jax.data.config import FieldMap
+
+TRAIN = FieldMap(messages=None, prompt="prompt", response="response")
+EVALUATE = FieldMap(messages=None, prompt="prompt", answer="answer")
+
+
+def as_row(example: Example) -> Mapping[str, Any]:
+    r"""The example's own fields, and a prompt and a response made of them.
+
+    `options` become lines "A. …". `prompt` is the question with these lines below it.
+    `response` is the reasoning; where that does not end in the answer, a line
+    "The answer is \boxed{…}." follows it.
+    """
+    options = [f"{a}. {text}" for a, text in zip(LETTERS, example["options"])]
+    return example | {
+        "options": options,
+        "prompt": "\n".join([example["question"], *options]),
+        "response": _response(example["reasoning"], example["answer"]),
+    }
+
+
+def _response(reasoning: str, answer: str) -> str:
+    if not answer or (reasoning and _ends_in(reasoning, answer)):
+        return reasoning
+    final = f"The answer is \\boxed{{{answer}}}."
+    return f"{reasoning}\n\n{final}" if reasoning else final
+
+
+def _ends_in(reasoning: str, answer: str) -> bool:
+    """Whether the last box holds the answer, or the last line ends in it."""
+    if last_boxed(reasoning) == answer:
+        return True
+    last = reasoning.rsplit("\n", 1)[-1].rstrip(" .$)*")
+    before = last[: -len(answer)]
+    return last.endswith(answer) and not (before and before[-1].isalnum())

@@ -1,0 +1,242 @@
+"""Data sets of mathematics: one entry each."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from targetsft_jax.data.catalogue.entry import (
+    DataSet,
+    Example,
+    Layout,
+    example,
+    last_boxed,
+)
+
+
+def _numina(row: Mapping[str, Any]) -> Example:
+    """source, problem, solution: proofs have no box, and so no answer."""
+    solution = row["solution"]
+    return example(
+        row["problem"],
+        last_boxed(solution),
+        reasoning=solution,
+        source=row["source"],
+    )
+
+
+def _openr1(row: Mapping[str, Any]) -> Example | None:
+    """problem, answer, source, uuid, and generations, each complete or not and correct
+    or not by math-verify and, of those it could not judge, by a Llama model. The first
+    complete and correct one is taken, with its <think> block."""
+    complete = row["is_reasoning_complete"]
+    for name in ("correctness_math_verify", "correctness_llama"):
+        for whole, right, text in zip(complete, row[name] or (), row["generations"]):
+            if whole and right:
+                return example(
+                    row["problem"],
+                    row["answer"],
+                    reasoning=text,
+                    source=row["source"],
+                    id=row["uuid"],
+                )
+    return None
+
+
+def _gsm8k(row: Mapping[str, Any]) -> Example:
+    """question, answer: the solution with its calculator marks, "####", the answer."""
+    reasoning, mark, answer = row["answer"].rpartition("####")
+    if not mark or not answer.strip():
+        raise ValueError("answer has no '#### …' at its end")
+    return example(row["question"], answer, reasoning=reasoning)
+
+
+def _math(row: Mapping[str, Any]) -> Example | None:
+    """problem, level, type, solution: the answer is in the solution's last box. Two
+    published solutions end in an empty one; they are left out."""
+    if "\\boxed{}" in row["solution"]:
+        return None
+    return _boxed(row["problem"], row["solution"], source=row.get("type"))
+
+
+def _math500(row: Mapping[str, Any]) -> Example:
+    """problem, solution, answer, subject, level, unique_id."""
+    return example(
+        row["problem"],
+        row["answer"],
+        reasoning=row["solution"],
+        source=row["subject"],
+        id=row["unique_id"],
+    )
+
+
+def _minerva(row: Mapping[str, Any]) -> Example:
+    """question, answer."""
+    return example(row["question"], row["answer"])
+
+
+def _minerva_official(row: Mapping[str, Any]) -> Example:
+    """problem, solution, type, idx, as the Qwen2.5-Math evaluation has it."""
+    return _boxed(row["problem"], row["solution"], source=row.get("type"))
+
+
+def _olympiadbench(row: Mapping[str, Any]) -> Example:
+    """id, question, context, solution (a list), final_answer (a list), subfield, ….
+    The gold answer is the first one, without its dollar signs, as graders take it."""
+    answers, solutions = row["final_answer"], row["solution"]
+    if not answers:
+        raise ValueError("final_answer is empty")
+    context = row.get("context")
+    return example(
+        f"{context}\n{row['question']}" if context else row["question"],
+        answers[0].strip("$"),
+        reasoning=solutions[0] if solutions else None,
+        source=row["subfield"],
+        id=row["id"],
+    )
+
+
+def _aime24(row: Mapping[str, Any]) -> Example:
+    r"""id, problem, solution (the answer in a box), url."""
+    return example(
+        row["problem"], _answer(row), source=row.get("url"), id=row.get("id")
+    )
+
+
+def _amc23(row: Mapping[str, Any]) -> Example:
+    """id, question, answer, url."""
+    return example(
+        row["question"], str(row["answer"]), source=row.get("url"), id=row.get("id")
+    )
+
+
+def _answer(row: Mapping[str, Any]) -> str:
+    if row.get("answer") is not None:
+        return str(row["answer"])
+    answer = last_boxed(row["solution"])
+    if not answer:
+        raise ValueError("solution has no box, and there is no answer")
+    return answer
+
+
+def _boxed(problem: str, solution: str, source: str | None) -> Example:
+    answer = last_boxed(solution)
+    if not answer:
+        raise ValueError(r"solution has no \boxed{…}: there is no gold answer")
+    return example(problem, answer, reasoning=solution, source=source)
+
+
+MATHS = {
+    "numina_math_cot": DataSet(
+        about="860 k competition and school problems with worked solutions",
+        licence="Apache-2.0",
+        homepage="https://huggingface.co/datasets/AI-MO/NuminaMath-CoT",
+        hub="AI-MO/NuminaMath-CoT",
+        layouts=[
+            Layout(
+                {
+                    "train": ["data/train-*.parquet"],
+                    "test": ["data/test-*.parquet"],
+                },
+                _numina,
+            )
+        ],
+    ),
+    "openr1_math": DataSet(
+        about="94 k NuminaMath problems with verified reasoning of DeepSeek-R1",
+        licence="Apache-2.0",
+        homepage="https://huggingface.co/datasets/open-r1/OpenR1-Math-220k",
+        hub="open-r1/OpenR1-Math-220k",
+        # The folder data/ holds its configuration `default`.
+        layouts=[Layout({"train": ["data/train-*.parquet"]}, _openr1)],
+    ),
+    "gsm8k": DataSet(
+        about="8.8 k grade-school word problems with solutions",
+        licence="MIT",
+        homepage="https://github.com/openai/grade-school-math",
+        hub="openai/gsm8k",
+        layouts=[
+            Layout(
+                {
+                    split: [
+                        f"main/{split}-*.parquet",
+                        f"grade_school_math/data/{split}.jsonl",
+                    ]
+                    for split in ("train", "test")
+                },
+                _gsm8k,
+            )
+        ],
+    ),
+    "math": DataSet(
+        about="12.5 k competition problems with solutions (Hendrycks et al.)",
+        licence="MIT",
+        homepage="https://github.com/hendrycks/math",
+        hub="EleutherAI/hendrycks_math",
+        layouts=[
+            # A folder a subject; the official archive has a file a problem.
+            Layout(
+                {
+                    split: [
+                        f"*/{split}-*.parquet",
+                        f"{split}/*/*.json",
+                        f"MATH/{split}/*/*.json",
+                    ]
+                    for split in ("train", "test")
+                },
+                _math,
+            )
+        ],
+    ),
+    "math500": DataSet(
+        about="500 problems of MATH's test split, for evaluation",
+        licence="MIT",
+        homepage="https://huggingface.co/datasets/HuggingFaceH4/MATH-500",
+        hub="HuggingFaceH4/MATH-500",
+        layouts=[Layout({"test": ["test.jsonl"]}, _math500)],
+    ),
+    "minerva_math": DataSet(
+        about="272 undergraduate problems of science, for evaluation",
+        licence="not stated",
+        homepage="https://huggingface.co/datasets/math-ai/minervamath",
+        hub="math-ai/minervamath",
+        layouts=[
+            Layout({"test": ["data/test-*.parquet", "test-*.parquet"]}, _minerva),
+            Layout({"test": ["minerva_math/test.jsonl"]}, _minerva_official),
+        ],
+    ),
+    "olympiadbench": DataSet(
+        about="674 olympiad problems in English without pictures, for evaluation",
+        licence="Apache-2.0",
+        homepage="https://huggingface.co/datasets/Hothan/OlympiadBench",
+        hub="Hothan/OlympiadBench",
+        layouts=[
+            Layout(
+                {
+                    "test": [
+                        "OE_TO_maths_en_COMP/*.parquet",
+                        "OE_TO_maths_en_COMP/*.json",
+                        "OE_TO_maths_en_COMP.json",
+                    ]
+                },
+                _olympiadbench,
+            )
+        ],
+    ),
+    "aime24": DataSet(
+        about="30 problems of AIME 2024, for evaluation",
+        licence="not stated",
+        homepage="https://huggingface.co/datasets/math-ai/aime24",
+        hub="math-ai/aime24",
+        layouts=[
+            Layout({"test": ["data/test-*.parquet", "test-*.parquet"]}, _aime24),
+        ],
+    ),
+    "amc23": DataSet(
+        about="40 problems of AMC 12 2023, for evaluation",
+        licence="not stated",
+        homepage="https://huggingface.co/datasets/math-ai/amc23",
+        hub="math-ai/amc23",
+        layouts=[
+            Layout({"test": ["data/test-*.parquet", "test-*.parquet"]}, _amc23),
+        ],
+    ),
+}

@@ -1,0 +1,90 @@
+"""Folders of the `datasets` library and of the hub: which files hold a split."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from targetsft_jax.data.sources import refuse_half
+
+_SPLIT_FILE = re.compile(
+    r"(?P<split>\w+?)(-\d{5}-of-\d{5})?\.(parquet|jsonl|jsonl\.gz|json|json\.gz)"
+)
+
+
+def split_files(folder: str, split: str | None) -> list[str]:
+    """The files of a split, in order, for `sources.read_files`.
+
+    Args:
+        folder: what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote, or
+            files in the hub's layout such as `data/train-00000-of-00002.parquet`.
+        split: its name; None: `train`, or the only one.
+
+    Raises:
+        ValueError: the folder holds neither, has no such split, or lacks a file.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ValueError(f"{folder}: no such folder; check data.path")
+    if (root / "dataset_dict.json").is_file():
+        names = _read(root / "dataset_dict.json").get("splits", [])
+        return _arrow_files(root / _choose(names, split, folder))
+    if (root / "state.json").is_file():
+        name = _read(root / "state.json").get("_split") or "train"
+        _choose([name], split, folder)
+        return _arrow_files(root)
+    return _hub_files(root, split)
+
+
+def _choose(names: Sequence[str], split: str | None, folder: str) -> str:
+    wanted = split or ("train" if len(names) != 1 else names[0])
+    if wanted not in names:
+        have = ", ".join(sorted(names)) or "none"
+        raise ValueError(
+            f"{folder}: no split {wanted!r}; it has {have}: set data.split to one"
+        )
+    return wanted
+
+
+def _arrow_files(folder: Path) -> list[str]:
+    if not (folder / "state.json").is_file():
+        raise ValueError(f"{folder / 'state.json'} is missing: the folder is not whole")
+    files = [
+        folder / entry["filename"]
+        for entry in _read(folder / "state.json").get("_data_files", [])
+    ]
+    missing = [file for file in files if not file.is_file()]
+    if missing or not files:
+        which = missing[0] if missing else folder / "*.arrow"
+        raise ValueError(f"{which} is missing, of {len(files)} files in state.json")
+    return [str(file) for file in files]
+
+
+def _hub_files(root: Path, split: str | None) -> list[str]:
+    found: dict[str, list[Path]] = {}
+    for path in sorted(root.rglob("*")):
+        name = _SPLIT_FILE.fullmatch(path.name)
+        inside = path.relative_to(root).parts[:-1]
+        if name and path.is_file() and not any(p.startswith(".") for p in inside):
+            found.setdefault(name["split"], []).append(path)
+    if not found:
+        raise ValueError(
+            f"{root}: expected a folder written by save_to_disk (dataset_dict.json or"
+            " state.json), or files such as data/train-00000-of-00001.parquet"
+        )
+    files = found[_choose(list(found), split, str(root))]
+    folders = sorted({str(path.parent) for path in files})
+    if len(folders) > 1:
+        raise ValueError(
+            f"{root}: the split lies in several folders, {', '.join(folders)}; set"
+            " data.path to one of them"
+        )
+    refuse_half(map(str, files))
+    return [str(path) for path in files]
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); the folder is damaged") from None

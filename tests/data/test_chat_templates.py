@@ -1,0 +1,151 @@
+"""Named templates: the published prompts letter by letter, and who may use them."""
+
+import pytest
+from test_chat import record, trained
+
+from targetsft_jax.data.chat import (
+    encode,
+    encode_prompt,
+    marks_assistant,
+    stop_tokens,
+)
+from targetsft_jax.data.chat_templates import names, with_template
+from targetsft_jax.data.config import DataConfig, EmbeddedConfig
+from targetsft_jax.data.pipeline import prepare
+from targetsft_jax.data.tokenizer import byte_tokenizer
+
+BOXED = r"Please reason step by step, and put your final answer within \boxed{}."
+QWEN = ("<|im_start|>", "<|im_end|>")
+LLAMA = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+DEEPSEEK = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>")
+# What stands before the answer to a bare question, and what ends an answer.
+PROMPTS = {
+    "qwen_boxed": (
+        QWEN,
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        f"<|im_start|>user\nWhat is 1+1?\n{BOXED}<|im_end|>\n<|im_start|>assistant\n",
+        "<|im_end|>",
+    ),
+    "qwen_plain": (
+        QWEN,
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\nWhat is 1+1?<|im_end|>\n<|im_start|>assistant\n",
+        "<|im_end|>",
+    ),
+    "llama_boxed": (
+        LLAMA,
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
+        "You are a helpful assistant.<|eot_id|>\n"
+        "<|start_header_id|>user<|end_header_id|>\n\n"
+        f"What is 1+1?\n{BOXED}<|eot_id|>\n"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "<|eot_id|>",
+    ),
+    "llama_medical": (
+        LLAMA,
+        "<|begin_of_text|><|begin_of_text|>"
+        "<|start_header_id|>system<|end_header_id|>\n\n"
+        "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\n"
+        f"What is 1+1?\n{BOXED}<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "<|eot_id|>",
+    ),
+    "deepseek_math": (
+        DEEPSEEK,
+        f"<｜begin▁of▁sentence｜>User: What is 1+1?\n{BOXED}\n\nAssistant:",
+        "<｜end▁of▁sentence｜>",
+    ),
+}
+
+
+def tokenizer_of(tokens, template=None):
+    """The built-in one with a family's special tokens."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"extra_special_tokens": list(tokens)})
+    return with_template(tokenizer, template)
+
+
+@pytest.fixture(params=PROMPTS)
+def named(request):
+    tokens, prompt, end = PROMPTS[request.param]
+    return request.param, tokenizer_of(tokens, request.param), prompt, end
+
+
+def test_every_template_is_tried_here():
+    assert names() == sorted(PROMPTS)
+
+
+def test_the_prompt_is_the_published_one(named):
+    _, tokenizer, prompt, end = named
+    tokens = encode_prompt(record("What is 1+1?").messages, tokenizer)
+    assert tokenizer.decode(tokens) == prompt
+    ends = {tokenizer.convert_tokens_to_ids(end), tokenizer.eos_token_id}
+    assert stop_tokens(tokenizer) == sorted(ends)
+
+
+@pytest.mark.parametrize("system", [None, "Be brief."])
+def test_trained_are_the_answers_and_their_ends(named, system):
+    name, tokenizer, prompt, end = named
+    assert marks_assistant(tokenizer)
+    conversation = record("What is 1+1?", "2 🙂", "And 1+2?", "3", system=system)
+    example = encode(conversation, tokenizer)
+    assert trained(example, tokenizer) == ["2 🙂" + end, "3" + end]
+    text = tokenizer.decode(example.tokens)
+    if system is None:
+        assert text.startswith(prompt + "2 🙂" + end)
+    else:
+        assert system in text and "helpful" not in text and "Cutting" not in text
+    # Later answers follow the prompt that generation would be given.
+    asked = encode_prompt(conversation.messages[:-1], tokenizer)
+    assert text.startswith(tokenizer.decode(asked) + "3" + end)
+
+
+def test_a_template_of_another_family_is_refused():
+    with pytest.raises(
+        ValueError, match=r"chat_template is 'qwen_boxed', which writes <\|im_end\|>"
+    ):
+        tokenizer_of(LLAMA, "qwen_boxed")
+    # The text alone is not enough: it must be the special token.
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(list(QWEN))
+    with pytest.raises(ValueError, match="no such special tokens"):
+        with_template(tokenizer, "qwen_boxed")
+
+
+@pytest.mark.parametrize(
+    "name, text, says",
+    [
+        ("no_such", None, "expected one of deepseek_math, llama_boxed"),
+        ("missing.jinja", None, "a file that ends in .jinja"),
+        ("open.jinja", "{% for m in messages %}{{ m.content }}{% endfor %}", "closes"),
+        ("broken.jinja", "{% for m in %}", "the chat template refuses it"),
+        ("unsafe.jinja", "{{ messages.__class__.__mro__[1]() }}", "refuses it"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_refused(name, text, says, tmp_path):
+    path = tmp_path / name
+    if text:
+        path.write_text(text)
+    given = name if says.startswith("expected") else str(path)
+    with pytest.raises(ValueError, match=f"data.chat_template is .*{says}"):
+        with_template(byte_tokenizer(), given)
+
+
+def test_a_template_from_a_file_is_trained(tmp_path):
+    path = tmp_path / "shouted.jinja"
+    path.write_text(
+        "{%- for m in messages -%}{{- m.content | upper + '<|end|>' -}}{%- endfor -%}"
+    )
+    tokenizer = byte_tokenizer()
+    config = DataConfig(
+        embedded=EmbeddedConfig(examples=2), chat_template=str(path), max_length=128
+    )
+    dataset = prepare(config, tokenizer)
+    assert tokenizer.decode(dataset.example.tokens).count("<|end|>") == 2
+    assert (
+        dataset.fingerprint
+        != prepare(
+            DataConfig(embedded=EmbeddedConfig(examples=2), max_length=128), tokenizer
+        ).fingerprint
+    )

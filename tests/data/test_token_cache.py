@@ -1,0 +1,231 @@
+"""Tokens and rows from the cache are those that would be made, or are made again."""
+
+import dataclasses
+import datetime
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from targetsft_jax.data import examples, packing, pipeline, token_cache
+from targetsft_jax.data.config import DataConfig, FieldMap
+from targetsft_jax.data.pipeline import batch_at, prepare
+from targetsft_jax.data.token_cache import Cache
+from targetsft_jax.data.tokenizer import byte_tokenizer
+
+TOKENIZER = byte_tokenizer()
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    """Forty examples of 6 to 45 tokens in three parts, and one bad row."""
+    monkeypatch.setattr(examples, "_PART", 16)
+    path = tmp_path / "rows.jsonl"
+    rows = [{"q": "é", "a": "x" * n, "trajectory_weight": n + 1} for n in range(1, 41)]
+    path.write_text("\n".join(map(json.dumps, [*rows, {"q": "no answer"}])))
+    return DataConfig(
+        source="jsonl",
+        path=str(path),
+        fields=FieldMap(prompt="q", response="a"),
+        on_bad_row="skip",
+        max_length=32,
+    )
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """What is done: `tokens` and `rows` as they are made."""
+    done = []
+
+    def counted(module, name, what):
+        real = getattr(module, name)
+
+        def run(*a, **k):
+            done.append(what)
+            return real(*a, **k)
+
+        monkeypatch.setattr(module, name, run)
+
+    counted(pipeline, "load_records", "tokens")
+    counted(packing, "arrange", "rows")
+    return done
+
+
+def assert_same(a, b):
+    assert a.fingerprint == b.fingerprint and a.report == b.report
+    assert a.columns == b.columns and "trajectory_weight" in a.columns
+    for step in (0, 5):
+        one, two = (batch_at(x, step, batch_size=3) for x in (a, b))
+        for name in one:
+            np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+    assert [a.origins(row) for row in range(a.rows)] == [
+        b.origins(row) for row in range(b.rows)
+    ]
+
+
+def test_the_second_time_nothing_is_made(config, tmp_path, work):
+    plain = prepare(config, TOKENIZER)
+    first = prepare(config, TOKENIZER, tmp_path / "cache")
+    assert work == ["tokens", "rows"] * 2
+    second = prepare(config, TOKENIZER, tmp_path / "cache")
+    assert work == ["tokens", "rows"] * 2
+    for other in (first, second):
+        assert_same(plain, other)
+        assert "rows.jsonl:41" in str(other.report)
+    assert plain.cached == []
+    assert not any("from the cache" in line for line in first.cached)
+    folders = sorted((tmp_path / "cache/data").iterdir())
+    said = sorted(second.cached, reverse=True)
+    assert said == [
+        f"{f.name.split('-')[0]} from the cache: {f}" for f in folders[::-1]
+    ]
+    # Out of memory: what a batch does not touch stays on the disk.
+    assert isinstance(second.examples.columns["tokens"], np.memmap)
+
+
+def test_off_means_off(config, tmp_path):
+    prepare(dataclasses.replace(config, cache=False), TOKENIZER, tmp_path / "cache")
+    prepare(DataConfig(max_length=64, limit=20), TOKENIZER, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_packing_anew_uses_the_tokens_that_are_there(config, tmp_path, work):
+    prepare(config, TOKENIZER, tmp_path)
+    for change in (
+        {"max_length": 40},
+        {"packing": False},
+        {"shuffle_seed": 1},
+        {"overlong": "drop"},
+    ):
+        work.clear()
+        changed = dataclasses.replace(config, **change)
+        again = prepare(changed, TOKENIZER, tmp_path)
+        assert work == ["rows"], change
+        assert_same(again, prepare(changed, TOKENIZER))
+
+
+def test_whatever_changes_the_tokens_makes_them_anew(config, tmp_path, work):
+    prepare(config, TOKENIZER, tmp_path / "cache")
+    path = Path(config.path)
+
+    def made(config=config, tokenizer=TOKENIZER):
+        work.clear()
+        prepare(config, tokenizer, tmp_path / "cache")
+        return "tokens" in work
+
+    assert not made()
+    assert made(dataclasses.replace(config, thinking="drop"))
+    assert made(dataclasses.replace(config, where={"trajectory_weight": "7"}))
+    assert made(
+        dataclasses.replace(config, fields=FieldMap(prompt="{q}!", response="a"))
+    )
+    other = byte_tokenizer()
+    other.chat_template += " "
+    assert made(tokenizer=other)
+    other = byte_tokenizer()
+    other.add_tokens(["xx"])
+    assert made(tokenizer=other)
+    template = tmp_path / "mine.jinja"
+    template.write_text(TOKENIZER.chat_template + "\n")
+    named = dataclasses.replace(config, chat_template=str(template))
+    assert made(named) and not made(named)
+    template.write_text(TOKENIZER.chat_template + "\n\n")
+    assert made(named)
+    # Other bytes under the same name, of the same size and time.
+    before = path.stat()
+    path.write_text(path.read_text().replace("xx", "xy", 1))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert made()
+
+
+def test_a_template_that_reads_the_clock_is_kept_for_a_day(config, monkeypatch):
+    today = datetime.date.today()
+
+    class Tomorrow(datetime.date):
+        @classmethod
+        def today(cls):
+            return today + datetime.timedelta(1)
+
+    def folders(tokenizer):
+        return Cache.of(config, tokenizer, "identity", "cache")
+
+    dated = byte_tokenizer()
+    dated.chat_template = "{{- strftime_now('%d') -}}" + dated.chat_template
+    before = {name: folders(t) for name, t in (("plain", TOKENIZER), ("dated", dated))}
+    monkeypatch.setattr(token_cache.datetime, "date", Tomorrow)
+    assert folders(TOKENIZER) == before["plain"]
+    assert folders(dated).tokens != before["dated"].tokens
+
+
+def damage(path, how):
+    content = bytearray(path.read_bytes())
+    if how == "cut":
+        path.write_bytes(content[:-1])
+    elif how == "flipped":
+        content[-1] ^= 1
+        path.write_bytes(content)
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "missing"])
+@pytest.mark.parametrize(
+    "kind, file",
+    [
+        ("tokens", "tokens.npy"),
+        ("tokens", "origins.npy"),
+        ("tokens", "manifest.json"),
+        ("rows", "examples.npy"),
+    ],
+)
+def test_damage_is_found_said_and_mended(config, tmp_path, how, kind, file):
+    prepare(config, TOKENIZER, tmp_path)
+    (folder,) = (tmp_path / "data").glob(f"{kind}-*")
+    damage(folder / file, how)
+    again = prepare(config, TOKENIZER, tmp_path)
+    (line,) = (line for line in again.cached if "damaged" in line)
+    assert line.startswith(f"{kind} damaged, made again: {folder}")
+    assert_same(prepare(config, TOKENIZER), again)
+    assert not any("damaged" in x for x in prepare(config, TOKENIZER, tmp_path).cached)
+    assert len(list((tmp_path / "data").iterdir())) == 2
+
+
+def test_a_failure_keeps_nothing(config, tmp_path):
+    strict = dataclasses.replace(config, on_bad_row="error")
+    with pytest.raises(ValueError, match="rows.jsonl:41"):
+        prepare(strict, TOKENIZER, tmp_path / "cache")
+    assert list((tmp_path / "cache/data").glob("*")) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(config, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(ValueError, match="cannot be written .*data.cache to false"):
+        prepare(config, TOKENIZER, tmp_path / "cache")
+
+
+def test_processes_may_make_and_read_it_at_once(config, tmp_path):
+    script = (
+        "import sys\n"
+        "from targetsft_jax.data.config import *\n"
+        "from targetsft_jax.data.pipeline import prepare\n"
+        "from targetsft_jax.data.tokenizer import byte_tokenizer\n"
+        f"config = DataConfig(**{dataclasses.asdict(config)!r})\n"
+        "for name, kind in (('fields', FieldMap), ('embedded', EmbeddedConfig)):\n"
+        "    object.__setattr__(config, name, kind(**getattr(config, name)))\n"
+        "tokenizer = byte_tokenizer()\n"
+        "sys.stdin.readline()\n"
+        f"print(prepare(config, tokenizer, {str(tmp_path)!r}).fingerprint)\n"
+    )
+    command = [sys.executable, "-c", script]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    running = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    for process in running:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    said = {process.communicate(timeout=120)[0].strip() for process in running}
+    assert said == {prepare(config, TOKENIZER).fingerprint}
+    assert len(list((tmp_path / "data").iterdir())) == 2

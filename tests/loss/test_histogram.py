@@ -1,0 +1,72 @@
+"""Histograms of the loss against numpy on dense per-token values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import problems
+import pytest
+import zoo
+from test_sharded import _layout
+
+from targetsft_jax import target
+from targetsft_jax.loss import fused_loss, sharded_fused_loss
+from targetsft_jax.loss.histogram import BINS, EDGES, histogram
+
+
+def _expected(values, weights, edges):
+    """numpy's own, the outermost bins open."""
+    inside = np.clip(values, edges[0], np.nextafter(edges[-1], -np.inf))
+    return np.histogram(inside, edges, weights=weights)[0]
+
+
+def test_counts_with_weights_and_open_ends():
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        for edges in EDGES.values():
+            assert len(edges) == BINS + 1
+            values = np.concatenate([rng.uniform(-3, 9, 500), edges])
+            weights = rng.uniform(0, 2, values.size)
+            made = histogram(jnp.asarray(values), jnp.asarray(weights), edges)
+            np.testing.assert_allclose(
+                made, _expected(values, weights, edges), rtol=1e-12
+            )
+
+
+def test_a_token_without_weight_is_not_counted_whatever_it_is():
+    values = jnp.array([jnp.nan, jnp.inf, 0.52])
+    made = histogram(values, jnp.array([0.0, 0.0, 1.0]), EDGES["gamma"])
+    np.testing.assert_array_equal(made, np.eye(BINS)[10])
+
+
+@pytest.mark.parametrize("layout", [None, "all met"])
+def test_the_loss_counts_its_tokens_on_one_device_and_on_many(layout):
+    """p_y, γ and entropy of every token from dense logits, with their weights."""
+    case = zoo.Case("target_sft")
+    with jax.enable_x64(True):
+        hidden, head, labels, arguments = problems.problem("float64", "holes", 3)
+        logits = hidden @ head.T
+        weights = arguments["weights"]
+        states, rows = arguments["teacher"]
+        teacher = states @ rows[: problems.V].T
+        safe = jnp.where(weights == 0, 0, labels)
+        q = target("target_sft", logits, safe, teacher_logits=teacher, **case.hyper)
+        log_p = jax.nn.log_softmax(logits)
+        own = jnp.take_along_axis(log_p, safe[..., None], -1)[..., 0]
+        wanted = {
+            "gamma": q.gamma,
+            "label_prob": jnp.exp(own),
+            "entropy": -(jnp.exp(log_p) * log_p).sum(-1),
+        }
+        options = {"histograms": True, "chunk_size": 4, **arguments, **case.hyper}
+        given = ("target_sft", hidden, head, labels)
+        if layout is None:
+            _, metrics = fused_loss(*given, **options)
+        else:
+            _, metrics = sharded_fused_loss(*given, **options, layout=_layout(layout))
+    for name, values in wanted.items():
+        flat, own_weights = (np.asarray(x).ravel() for x in (values, weights))
+        expected = _expected(flat, own_weights, EDGES[name])
+        assert (expected > 0).sum() > 1, name
+        np.testing.assert_allclose(
+            metrics[f"histogram_{name}"], expected, rtol=1e-9, atol=1e-15
+        )
