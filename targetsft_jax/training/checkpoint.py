@@ -136,7 +136,7 @@ class Checkpoints:
     def _begin(
         self, state: TrainState, position: Position, metrics: Mapping[str, Any]
     ) -> None:
-        optimizer = {"step": state.step, "moments": state.optimizer}
+        optimizer = _optimizer(state)
         kept = {"params": state.params, "optimizer": optimizer}
         self._manager.save(
             position.step,
@@ -205,10 +205,13 @@ class Checkpoints:
             for note in self._provenance.notes(about["provenance"]):
                 print(f"checkpoint {step}: {note}; losses may differ by rounding")
             optimizer = restored["optimizer"]
-            return (
-                TrainState(optimizer["step"], restored["params"], optimizer["moments"]),
-                step,
+            state = TrainState(
+                optimizer["step"],
+                restored["params"],
+                optimizer["moments"],
+                optimizer.get("held", {}),
             )
+            return state, step
         raise ValueError(
             f"no checkpoint in {self._folder} can be restored:\n  "
             + "\n  ".join(f"{step}: {why}" for step, why in damaged.items())
@@ -252,9 +255,7 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     params=ocp.args.StandardRestore(abstract.params),
-                    optimizer=ocp.args.StandardRestore(
-                        {"step": abstract.step, "moments": abstract.optimizer}
-                    ),
+                    optimizer=ocp.args.StandardRestore(_optimizer(abstract)),
                 ),
             )
         return {"params": restored.params, "optimizer": restored.optimizer}
@@ -300,6 +301,12 @@ def _tried(read: Callable[[], Any]) -> tuple[Any, str]:
         reason = str(error).strip().split("\n")[0][:300]
         why = f"{type(error).__name__}: {reason}"
     return found, next((said for said in processes.said(why) if said), "")
+
+
+def _optimizer(state: TrainState) -> dict[str, Any]:
+    """All of a state but its parameters; most have no policy to hold."""
+    kept = {"step": state.step, "moments": state.optimizer}
+    return kept | ({"held": state.held} if state.held else {})
 
 
 def by_layers(params: Any) -> Any:

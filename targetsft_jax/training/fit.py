@@ -21,6 +21,7 @@ from targetsft_jax.training.checkpoint import Checkpoints, Position
 from targetsft_jax.training.config import LogConfig, TrainConfig
 from targetsft_jax.training.log import NoLog, RunLog
 from targetsft_jax.training.optimizer import make_optimizer
+from targetsft_jax.training.policies import Policy
 from targetsft_jax.training.preemption import Preempted, StopSignal
 from targetsft_jax.training.profile import Profile
 from targetsft_jax.training.provenance import Provenance, identity
@@ -87,7 +88,9 @@ def fit(
     """
     steps = total_steps(config, dataset)
     optimizer = make_optimizer(config, steps)
-    places = state_shardings(spec.student, params, optimizer, mesh, spec.lora)
+    places = state_shardings(
+        spec.student, params, optimizer, mesh, spec.lora, spec.policy
+    )
     _prove_same_data(dataset)
     checkpoints = Checkpoints(
         run_dir,
@@ -97,12 +100,12 @@ def fit(
     position = Position(0, seed, config.batch_size, dataset.fingerprint)
     start = 0
     if resume and checkpoints.latest is not None:
-        like = _abstract_state(params, optimizer, places)
+        like = _abstract_state(params, optimizer, places, spec.policy)
         # Two states at a time may be more than the devices hold.
         jax.tree.map(lambda x: x.delete(), params)
         state, start = checkpoints.restore(like, position)
     else:
-        state = init_state(params, optimizer, places)
+        state = init_state(params, optimizer, places, spec.policy)
     log = log or LogConfig()
     written = _open_log(run_dir, steps, start, config.log_every, log, about, began)
     clock = written.clock
@@ -238,11 +241,18 @@ def _prove_same_data(dataset: Dataset) -> None:
 
 
 def _abstract_state(
-    params: Any, optimizer: optax.GradientTransformation, places: TrainState
+    params: Any,
+    optimizer: optax.GradientTransformation,
+    places: TrainState,
+    policy: Policy,
 ) -> TrainState:
     """Shapes, dtypes and places of the state that `init_state` would make."""
-    step = jax.ShapeDtypeStruct((), jnp.int32)
-    shapes = TrainState(step, params, jax.eval_shape(optimizer.init, params))
+    shapes = TrainState(
+        jax.ShapeDtypeStruct((), jnp.int32),
+        params,
+        jax.eval_shape(optimizer.init, params),
+        jax.eval_shape(policy.start, params),
+    )
     return jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         shapes,
