@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from targetsft_jax.data import chat
 from targetsft_jax.data.chat import (
     Example,
     encode,
+    encode_all,
     encode_prompt,
     marks_assistant,
     show,
@@ -31,6 +33,19 @@ LLAMA = """\
 {{- '<|im_start|>' + m['role'] + '\\n\\n' + m['content'] | trim + '<|im_end|>' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n\\n' -}}{%- endif -%}
+"""
+# As Gemma 3: another name for the assistant, trimmed contents, and a system turn that
+# goes into the user's first one.
+GEMMA = """\
+{{- bos_token -}}
+{%- set first = messages[0]['content'] + '\n\n' if messages[0]['role'] == 'system' -%}
+{%- set turns = messages[1:] if messages[0]['role'] == 'system' else messages -%}
+{%- for m in turns -%}
+{{- '<|im_start|>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' -}}
+{%- if loop.first -%}{{- first -}}{%- endif -%}
+{{- m['content'] | trim + '<|im_end|>\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>model\n' -}}{%- endif -%}
 """
 # As Qwen3: the last turn alone gets an (empty) thought.
 REWRITING = """\
@@ -95,6 +110,7 @@ TEMPLATES = {
         "<|im_end|>",
     ),
     "llama": (tokenizer_with(LLAMA, bos="<|bos|>"), "<|im_end|>"),
+    "gemma": (tokenizer_with(GEMMA, bos="<|bos|>"), "<|im_end|>"),
     "marks with the end": (
         tokenizer_with(marked("m['content'] + '<|im_end|>'", "\\n")),
         "<|im_end|>",
@@ -217,6 +233,40 @@ def test_a_tokenizer_without_a_template_is_refused():
 def test_a_special_token_typed_in_a_text_is_refused():
     with pytest.raises(RowError, match=r"turn 0 contains '<\|end\|>'"):
         encode(record("stop<|end|>", "b"), byte_tokenizer())
+
+
+def test_special_tokens_without_a_role_are_refused_too():
+    """Llama 3 has hundreds that neither eos nor any other name points to."""
+    from tokenizers import AddedToken
+
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.add_special_tokens([AddedToken("<|eot|>")])
+    assert "<|eot|>" not in tokenizer.all_special_tokens
+    with pytest.raises(RowError, match=r"turn 1 contains '<\|eot\|>'"):
+        encode(record("a", "b<|eot|>"), tokenizer)
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_many_at_a_time_are_as_one_by_one(template, size, monkeypatch):
+    monkeypatch.setattr(chat, "_BATCH", size)
+    tokenizer, end = template
+    good = [record("a" * n, "é" * n, "b", "🙂", system="s") for n in (1, 9, 2)]
+    typed = record("a", f"b{end}", "c", "d")
+    columns = record("a", "b", "c", "d", old_logprob=[-1.0])
+    refused = []
+    found = list(
+        encode_all(
+            [good[0], typed, good[1], columns, good[2]], tokenizer, refused.append
+        )
+    )
+    assert ["contains" in str(error) for error in refused] == [True, False]
+    for one, item in zip(found, good, strict=True):
+        alone = encode(item, tokenizer)
+        np.testing.assert_array_equal(one.tokens, alone.tokens)
+        np.testing.assert_array_equal(one.loss_mask, alone.loss_mask)
+        assert trained(one, tokenizer) == [
+            m + end for m in (item.messages[2]["content"], "🙂")
+        ]
 
 
 def test_stop_tokens_hold_the_end_of_turn_and_eos():

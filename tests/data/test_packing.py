@@ -1,5 +1,9 @@
 """Rows of tokens: nothing lost, nothing doubled, nothing across a segment."""
 
+import importlib.util
+import itertools
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,8 +11,10 @@ from hypothesis import strategies as st
 
 from targetsft_jax.data import packing
 from targetsft_jax.data.chat import Example
+from targetsft_jax.data.config import DataConfig
 from targetsft_jax.data.examples import flat_parts, put_together
 from targetsft_jax.data.packing import arrange, fit, lay_out
+from targetsft_jax.data.pipeline import prepare
 from targetsft_jax.data.report import Report
 
 
@@ -117,6 +123,24 @@ def test_rows_are_full(open_rows, monkeypatch):
     assert (arrays["segment_ids"] > 0).sum() == lengths.sum()
     needed = lengths.sum() / 1024
     assert len(arrays["tokens"]) <= 1.01 * needed + needed / (0.9 * open_rows) + 1
+
+
+@pytest.mark.slow
+def test_rows_of_published_sets_are_full(shared):
+    """At 2,048 places, with tokens that are made of the same text."""
+    path = Path(__file__).parents[2] / "benchmarks" / "data_cpu.py"
+    spec = importlib.util.spec_from_file_location("data_cpu", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    files = {own: shared / "data" / own / "train.jsonl.gz" for own in ("gsm8k", "math")}
+    both = benchmark.sources(**files)
+    some = itertools.islice(benchmark.texts(both), 0, None, 3)
+    tokenizer = benchmark.bpe_tokenizer(some)
+    for source, rows in zip(both.mixture, (7473, 7500)):
+        config = DataConfig(**vars(source), max_length=2048, shuffle_seed=1)
+        report = prepare(config, tokenizer).report
+        assert report.examples == report.rows == rows
+        assert report.fill >= 0.98, report
 
 
 def test_columns_must_be_had_by_all():

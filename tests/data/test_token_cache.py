@@ -1,6 +1,7 @@
 """Tokens and rows from the cache are those that would be made, or are made again."""
 
 import dataclasses
+import datetime
 import json
 import os
 import subprocess
@@ -10,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from targetsft_jax.data import examples, packing, pipeline
+from targetsft_jax.data import examples, packing, pipeline, token_cache
 from targetsft_jax.data.config import DataConfig, FieldMap
 from targetsft_jax.data.pipeline import batch_at, prepare
+from targetsft_jax.data.token_cache import Cache
 from targetsft_jax.data.tokenizer import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -138,6 +140,25 @@ def test_whatever_changes_the_tokens_makes_them_anew(config, tmp_path, work):
     path.write_text(path.read_text().replace("xx", "xy", 1))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert made()
+
+
+def test_a_template_that_reads_the_clock_is_kept_for_a_day(config, monkeypatch):
+    today = datetime.date.today()
+
+    class Tomorrow(datetime.date):
+        @classmethod
+        def today(cls):
+            return today + datetime.timedelta(1)
+
+    def folders(tokenizer):
+        return Cache.of(config, tokenizer, "identity", "cache")
+
+    dated = byte_tokenizer()
+    dated.chat_template = "{{- strftime_now('%d') -}}" + dated.chat_template
+    before = {name: folders(t) for name, t in (("plain", TOKENIZER), ("dated", dated))}
+    monkeypatch.setattr(token_cache.datetime, "date", Tomorrow)
+    assert folders(TOKENIZER) == before["plain"]
+    assert folders(dated).tokens != before["dated"].tokens
 
 
 def damage(path, how):
