@@ -70,7 +70,7 @@ def test_unknown_keys(refused, tmp_path):
         ("target.name", "tsft", ("no method 'tsft'", "target_sft")),
         ("target.tau", "0.5", ("'target_sft' has no hyper-parameter tau", "eta")),
         ("compare", "[tsft]", ("compare", "no method 'tsft'", "target_sft")),
-        ("data.source", "tfds", ("data.source is 'tfds'", "jsonl")),
+        ("data.source", "csv", ("data.source is 'csv'", "jsonl")),
         ("data.path", "x.jsonl", ("data.path is 'x.jsonl'", "jsonl")),
         ("mesh.cpu_devices", "0", ("mesh.cpu_devices is 0", "1 or more")),
         ("seed", "-1", ("seed is -1", "0 or more")),
@@ -91,6 +91,17 @@ def test_unknown_keys(refused, tmp_path):
 )
 def test_wrong_types_and_values(refused, key, value, parts):
     _has(refused(f"--{key}", value, status=2), *parts)
+
+
+def test_chat_templates_that_cannot_be_used(refused):
+    said = refused("--data.chat_template", "qwen_boxed")
+    _has(said, "data.chat_template is 'qwen_boxed'", "<|im_start|>", "null")
+    said = refused("--data.chat_template", "chatml")
+    _has(said, "data.chat_template is 'chatml'", "qwen_boxed", ".jinja")
+    said = refused("--evaluation.data.chat_template", "llama_boxed")
+    _has(said, "evaluation.data.chat_template is 'llama_boxed'", "<|eot_id|>")
+    said = refused("--data.thinking", "hide", status=2)
+    _has(said, "data.thinking is 'hide'", "keep, drop")
 
 
 def test_adapters_wider_than_what_they_adapt(refused):
