@@ -194,6 +194,12 @@ def _check_roles(messages: list[dict[str, str]], origin: str, train: bool) -> No
                 origin,
                 f"turn {i} has role {role!r}; expected system, user or assistant",
             )
+        if not _is_unicode(messages[i]["content"]):
+            raise RowError(
+                origin,
+                f"turn {i} has half of a surrogate pair, such as \\ud800, which is no"
+                " character; mend the text",
+            )
         if role == "system" and i > 0:
             raise RowError(origin, f"turn {i} has role system; expected it first only")
     speakers = [role for role in roles if role != "system"]
@@ -204,6 +210,14 @@ def _check_roles(messages: list[dict[str, str]], origin: str, train: bool) -> No
         raise RowError(origin, "no assistant turn: there is nothing to train on")
     if not train and speakers[-1] != "user":
         raise RowError(origin, "the prompt does not end in a user turn")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _column(name: str, value: Any, origin: str) -> float | list[float]:

@@ -48,6 +48,7 @@ def config_from_json(raw: dict, where: str) -> DecoderConfig:
     missing = [key for key in _SIZES if raw.get(key) is None]
     if missing:
         raise ValueError(f"{where}: {', '.join(missing)} missing; is it a model's?")
+    _check_kinds(raw, where)
     # null is absence, but where it is a value of its own.
     values = {"sliding_window", *known.reads.values()}
     said = {k: v for k, v in raw.items() if v is not None or k in values}
@@ -80,6 +81,20 @@ def config_from_json(raw: dict, where: str) -> DecoderConfig:
         model_type=raw["model_type"],
         **flags | rope,
     )
+
+
+def _check_kinds(raw: dict, where: str) -> None:
+    """Sizes are whole numbers, factors numbers; both more than 0."""
+    whole = (*_SIZES, "num_key_value_heads", "head_dim", "max_position_embeddings")
+    for key in (*whole, "rms_norm_eps", "rope_theta"):
+        value = raw.get(key)
+        kinds = int if key in whole else int | float
+        number = isinstance(value, kinds) and not isinstance(value, bool)
+        if value is not None and not (number and 0 < value < 2**63):
+            expected = "a whole number" if key in whole else "a number"
+            raise ValueError(
+                f"{where}: {key} is {value!r}; expected {expected}, more than 0"
+            )
 
 
 def config_to_json(config: DecoderConfig, dtype: str) -> dict:

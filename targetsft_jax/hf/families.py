@@ -321,12 +321,12 @@ _INSTEAD = {
 
 def family(model_type: str, where: str) -> Family:
     """The family of a `model_type`; ValueError naming `where` it came from if none."""
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ValueError(
             f"{where}: model_type is {model_type!r}; supported are "
             f"{', '.join(sorted(FAMILIES))}. "
             + _INSTEAD.get(
-                model_type,
+                str(model_type),
                 "Another family with the same layers is one entry in "
                 "targetsft_jax/hf/families.py.",
             )

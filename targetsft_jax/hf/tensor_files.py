@@ -142,7 +142,9 @@ def _weight_map(folder):
     problems = []
     for key, name in weight_map.items():
         pure = PurePosixPath(str(name))
-        if pure.is_absolute() or ".." in pure.parts or "\\" in str(name):
+        if not isinstance(name, str) or len(name) > 255 or "\0" in name:
+            problems.append(f"{key} points to {str(name)[:40]!r}, which names no file")
+        elif pure.is_absolute() or ".." in pure.parts or "\\" in str(name):
             problems.append(
                 f"{key} points to {name!r}, outside the checkpoint's folder"
             )

@@ -8,6 +8,7 @@ a device or a model is touched.
 
 import dataclasses
 import difflib
+import functools
 import math
 import re
 import sys
@@ -264,14 +265,7 @@ def load(arguments: Sequence[str]) -> Config:
     """
     import jsonargparse
 
-    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = jsonargparse.ArgumentParser(
-        prog="python -m targetsft_jax.train",
-        description="Train a student by an explicit target distribution.",
-        exit_on_error=False,
-    )
-    parser.add_argument("--config", action="config", help="a YAML file")
-    parser.add_class_arguments(Config, None)
+    parser = _parser()
     show = "--print-config" in arguments
     # `--resume` alone is the flag that people type; the parser wants its value.
     given = ["--resume=true" if a == "--resume" else a for a in _joined(arguments)]
@@ -288,6 +282,27 @@ def load(arguments: Sequence[str]) -> Config:
         sys.stdout.write(to_yaml(config))
         raise SystemExit(0)
     return config
+
+
+@functools.cache
+def _parser() -> Any:
+    import jsonargparse
+
+    class Parser(jsonargparse.ArgumentParser):
+        """Takes no beginning of a key for the key, in no section either."""
+
+        def __init__(self, *args: Any, **options: Any):
+            super().__init__(*args, **{"allow_abbrev": False} | options)
+
+    jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = Parser(
+        prog="python -m targetsft_jax.train",
+        description="Train a student by an explicit target distribution.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="a YAML file")
+    parser.add_class_arguments(Config, None)
+    return parser
 
 
 def _check_sections(parsed: Any) -> None:
