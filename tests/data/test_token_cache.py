@@ -13,7 +13,7 @@ import pytest
 
 from targetsft_jax.data import examples, packing, pipeline, token_cache
 from targetsft_jax.data.array_folder import read, writing
-from targetsft_jax.data.config import DataConfig, FieldMap
+from targetsft_jax.data.config import DataConfig, FieldMap, SourceConfig
 from targetsft_jax.data.pipeline import batch_at, prepare
 from targetsft_jax.data.token_cache import Cache
 from targetsft_jax.data.tokenizer import byte_tokenizer
@@ -107,6 +107,34 @@ def test_packing_anew_uses_the_tokens_that_are_there(config, tmp_path, work):
         again = prepare(changed, TOKENIZER, tmp_path)
         assert work == ["rows"], change
         assert_same(again, prepare(changed, TOKENIZER))
+
+
+def test_a_mixture_is_kept_whole_and_weighed_anew(config, tmp_path, work):
+    kept = {f.name: getattr(config, f.name) for f in dataclasses.fields(SourceConfig)}
+
+    def mixed(*weights):
+        parts = [
+            SourceConfig(**kept | {"name": name, "where": where, "weight": weight})
+            for name, where, weight in zip(
+                ("short", "long"),
+                (
+                    {"trajectory_weight": {"max": 20}},
+                    {"trajectory_weight": {"min": 21}},
+                ),
+                weights,
+            )
+        ]
+        return DataConfig(mixture=parts, max_length=48, on_bad_row="skip")
+
+    for weights, made in (((1, 3), ["tokens", "rows"]), ((1, 1), ["rows"])):
+        work.clear()
+        for again in (made, []):
+            whole = prepare(mixed(*weights), TOKENIZER, tmp_path / "cache")
+            assert list(dict.fromkeys(work)) == again
+            work.clear()
+            assert_same(whole, prepare(mixed(*weights), TOKENIZER))
+            assert whole.report.weights == dict(zip(("short", "long"), weights))
+            work.clear()
 
 
 def test_whatever_changes_the_tokens_makes_them_anew(config, tmp_path, work):
