@@ -71,16 +71,31 @@ def prepare(
     tokenizer: "PreTrainedTokenizerBase",
     cache_dir: str | Path | None = None,
 ) -> Dataset:
-    """Reads, tokenizes and packs the training set.
+    """Reads, tokenizes and packs the training set; see `prepare_parts`."""
+    return prepare_parts(config, tokenizer, cache_dir)[0]
+
+
+def prepare_parts(
+    config: DataConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    cache_dir: str | Path | None = None,
+    *,
+    held_out: int = 0,
+) -> tuple[Dataset, Dataset | None]:
+    """Reads and tokenizes examples, and packs them: to train on, and held out.
 
     Examples are shuffled by `shuffle_seed` before they are packed, so that a row is
-    no neighbourhood of the source file.
+    no neighbourhood of the source file. The first ones of that order are held out.
 
     Args:
         config: the data section.
         tokenizer: whose chat template is used unless the config has another.
         cache_dir: where tokens and rows are kept, for the next time and out of memory;
             None, or `cache` false, or generated problems: nothing is kept.
+        held_out: how many examples are kept out of training.
+
+    Returns:
+        The training set, and the examples held out, None where there are none.
 
     Raises:
         ValueError: the config contradicts itself; a row cannot be used and
@@ -95,21 +110,23 @@ def prepare(
         parts, about = encode()
         examples = put_together(parts)
         report = Report(**about())
-        layout, fingerprint = _arrange(config, examples, report)
-        return Dataset(examples, layout, report, fingerprint, said)
-    cache = Cache.of(config, tokenizer, identity(config), cache_dir)
+        layout, fingerprint = _arrange(config, examples, report, held_out)
+        whole = Dataset(examples, layout, report, fingerprint, said)
+        return whole, _held_out(config, examples, held_out)
+    cache = Cache.of(config, tokenizer, identity(config), cache_dir, held_out)
     flat, about = kept(cache.tokens, encode, lambda line: said.append("tokens " + line))
     examples, report = from_flat(flat), Report(**about)
 
     def make():
-        layout, fingerprint = _arrange(config, examples, report)
+        layout, fingerprint = _arrange(config, examples, report, held_out)
         known = {"report": dataclasses.asdict(report), "fingerprint": fingerprint}
         return [layout.arrays()], lambda: known
 
     rows, about = kept(cache.rows, make, lambda line: said.append("rows " + line))
     layout = Layout(**rows, row_length=config.max_length)
     report = Report(**about["report"])
-    return Dataset(examples, layout, report, about["fingerprint"], said)
+    whole = Dataset(examples, layout, report, about["fingerprint"], said)
+    return whole, _held_out(config, examples, held_out)
 
 
 def _encode(config: DataConfig, tokenizer: "PreTrainedTokenizerBase"):
@@ -129,19 +146,49 @@ def _encode(config: DataConfig, tokenizer: "PreTrainedTokenizerBase"):
 
 
 def _arrange(
-    config: DataConfig, examples: Examples, report: Report
+    config: DataConfig, examples: Examples, report: Report, held_out: int
 ) -> tuple[Layout, str]:
     """Which example goes where; the report says what became of them."""
-    numbers, lengths = packing.fit(examples, config.max_length, config.overlong, report)
+    numbers, lengths = _shuffled(config, examples, report)
     if not len(numbers):
         raise _nothing_left(report)
+    if held_out >= len(numbers):
+        raise ValueError(
+            f"validation.examples is {held_out:,} and the data has {len(numbers):,}"
+            f" examples; expected fewer, since the others are trained on:\n{report}"
+        )
+    report.held_out = held_out
+    layout = mixture.arrange(config, report, numbers[held_out:], lengths[held_out:])
+    _count(examples, layout, report)
+    return layout, _fingerprint(examples, layout)
+
+
+def _held_out(config: DataConfig, examples: Examples, number: int) -> Dataset | None:
+    if not number:
+        return None
+    report = Report()
+    numbers, lengths = _shuffled(config, examples, Report())
+    layout = packing.arrange(
+        numbers[:number], lengths[:number], config.max_length, packing=config.packing
+    )
+    _count(examples, layout, report)
+    return Dataset(examples, layout, report, _fingerprint(examples, layout))
+
+
+def _shuffled(
+    config: DataConfig, examples: Examples, report: Report
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers and lengths of the examples that are used, in `shuffle_seed`'s order."""
+    numbers, lengths = packing.fit(examples, config.max_length, config.overlong, report)
     order = np.random.default_rng(config.shuffle_seed).permutation(len(numbers))
-    layout = mixture.arrange(config, report, numbers[order], lengths[order])
-    report.examples = len(numbers)
+    return numbers[order], lengths[order]
+
+
+def _count(examples: Examples, layout: Layout, report: Report) -> None:
+    report.examples = len(layout.examples)
     report.packed_rows, report.row_length = layout.rows, layout.row_length
     report.tokens = int(layout.lengths.sum())
     report.trained_tokens = packing.trained(examples, layout)
-    return layout, _fingerprint(examples, layout)
 
 
 def _nothing_left(report: Report) -> ValueError:

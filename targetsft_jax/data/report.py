@@ -22,6 +22,8 @@ class Report:
     """Rows skipped because they could not be used."""
     bad_rows: list[str] = field(default_factory=list)
     """The first few of them: `file:line: what is wrong`."""
+    held_out: int = 0
+    """Examples kept out of training, to be measured."""
     examples: int = 0
     """Examples that reached the rows of tokens."""
     truncated: int = 0
@@ -91,6 +93,8 @@ class Report:
             lines.append(f"truncated            {self.truncated:,}")
         for reason, count in sorted(self.dropped.items()):
             lines.append(f"dropped              {count:,} ({reason})")
+        if self.held_out:
+            lines.append(f"held out             {self.held_out:,} (not trained on)")
         lines.append(f"examples             {self.examples:,}")
         if self.packed_rows:
             lines += [
@@ -108,7 +112,7 @@ class Report:
 
     def _sources(self) -> list[str]:
         """A table of the sources: what became of their rows, and how they are mixed."""
-        head = ("rows", "filtered", "bad", "dropped", "examples", "tokens")
+        head = ("rows", "filtered", "bad", "left out", "examples", "tokens")
         width = max(8, *map(len, self.by_source))
         titles = (
             *(f"{title:>12}" for title in head),
@@ -117,8 +121,9 @@ class Report:
         )
         lines = [f"{'source':<{width}}" + "".join(titles)]
         for name, own in self.by_source.items():
-            dropped = own.get("encoded", 0) - own.get("examples", 0)
-            counts = {**own, "dropped": dropped}
+            # Dropped, or held out.
+            left_out = own.get("encoded", 0) - own.get("examples", 0)
+            counts = {**own, "left out": left_out}
             share, passes = self._mixed(name)
             line = f"{name:<{width}}"
             line += "".join(f"{counts.get(title, 0):>12,}" for title in head)

@@ -41,6 +41,7 @@ class Cache:
         tokenizer: "PreTrainedTokenizerBase",
         identity: str,
         cache_dir: str | Path,
+        held_out: int = 0,
     ) -> "Cache":
         """The folders of a data section.
 
@@ -49,6 +50,7 @@ class Cache:
             tokenizer: as it is used, with the chat template that is trained.
             identity: of the content that the config's sources have now.
             cache_dir: that all are in.
+            held_out: examples that are not among the rows.
         """
         import tokenizers
         import transformers
@@ -58,6 +60,7 @@ class Cache:
             settings.pop(name)
         packing = {name: settings.pop(name) for name in _PACKING}
         packing["weights"] = [own.pop("weight") for own in settings["mixture"]]
+        packing["held_out"] = held_out
         template = tokenizer.get_chat_template()
         tokens = [
             VERSION,

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from targetsft_jax.data.chat import show, stop_tokens
 from targetsft_jax.data.chat_templates import with_template
 from targetsft_jax.data.config import SourceConfig, source_name, sources
-from targetsft_jax.data.pipeline import Dataset, prepare
+from targetsft_jax.data.pipeline import Dataset, prepare, prepare_parts
 from targetsft_jax.data.records import Problem, problems
 from targetsft_jax.evaluation.average_at_k import AverageAtK, table
 from targetsft_jax.evaluation.benchmark import benchmark
@@ -189,9 +189,15 @@ def _open(config: Config, mesh: Mesh) -> Session:
     tokenizer = shared_tokenizer(list(roles.values()))
     tokenizer = with_template(tokenizer, config.data.chat_template)
     prove_exportable(roles["student"].config, tokenizer)
-    dataset = prepare(config.data, tokenizer, config.cache_dir)
+    dataset, kept_out = prepare_parts(
+        config.data, tokenizer, config.cache_dir, held_out=config.validation.examples
+    )
+    if config.validation.data is not None:
+        kept_out = prepare(config.validation.data, tokenizer, config.cache_dir)
     for name, hyper in trainings(config).items():
         _check_columns(name, hyper, dataset)
+        if kept_out is not None:
+            _check_columns(name, hyper, kept_out)
     measured = config.evaluation
     other = measured.data.chat_template if measured.data else None
     asking = with_template(tokenizer, other, "evaluation.data.chat_template")
@@ -201,9 +207,8 @@ def _open(config: Config, mesh: Mesh) -> Session:
         else []
     )
     validation = None
-    if config.validation.data is not None:
-        rows = prepare(config.validation.data, tokenizer, config.cache_dir)
-        validation = Validation(rows, config.validation.every)
+    if kept_out is not None:
+        validation = Validation(kept_out, config.validation.every)
     dtype = compute_dtype(config, mesh)
     session = Session(
         config, mesh, dtype, roles, tokenizer, asking, dataset, held_out, validation

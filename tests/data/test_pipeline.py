@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from targetsft_jax.data.config import DataConfig, EmbeddedConfig, FieldMap
-from targetsft_jax.data.pipeline import batch_at, iterate, prepare, rows_at
+from targetsft_jax.data.pipeline import (
+    batch_at,
+    iterate,
+    prepare,
+    prepare_parts,
+    rows_at,
+)
 from targetsft_jax.data.records import load_records, problems
 from targetsft_jax.data.tokenizer import byte_tokenizer
 
@@ -263,3 +269,33 @@ def test_importing_is_cheap():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout
     assert said.strip() == "[]"
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_what_is_held_out_is_not_trained_on_and_nothing_is_lost(cached, tmp_path):
+    """The same examples are held out whatever rows are made of them."""
+    config = SMALL
+    if cached:
+        path = tmp_path / "rows.jsonl"
+        rows = [{"q": f"{i} + {i}?", "a": f"{2 * i}"} for i in range(50)]
+        path.write_text("\n".join(map(json.dumps, rows)))
+        fields = FieldMap(prompt="q", response="a")
+        config = DataConfig(
+            source="jsonl", path=str(path), fields=fields, max_length=64
+        )
+
+    def origins(dataset):
+        return [name for row in range(dataset.rows) for name in dataset.origins(row)]
+
+    everything = origins(prepare(config, TOKENIZER, tmp_path))
+    found = []
+    for packing in (True, False):
+        changed = dataclasses.replace(config, packing=packing)
+        trained, measured = prepare_parts(changed, TOKENIZER, tmp_path, held_out=9)
+        assert trained.report.held_out == len(origins(measured)) == 9
+        assert sorted(origins(trained) + origins(measured)) == sorted(everything)
+        assert trained.fingerprint != measured.fingerprint
+        found.append(sorted(origins(measured)))
+    assert found[0] == found[1]
+    with pytest.raises(ValueError, match=r"validation\.examples is 50 .* has 50"):
+        prepare_parts(config, TOKENIZER, tmp_path, held_out=50)
