@@ -162,6 +162,23 @@ def test_problems_of_a_trained_file_need_their_own(refused, tmp_path):
     _has(said, "evaluation.data is null", "expected")
 
 
+def test_a_mixture_by_the_key_of_its_source(tmp_path):
+    """Sections of a list are read from YAML with their types, and refused by place."""
+    path = tmp_path / "mixture.yaml"
+    source = "{source: parquet, path: a.parquet, weight: 2, fields: {prompt: q}}"
+    for second, problems, parts in (
+        ("{weihgt: 1}", 0, ("weihgt",)),
+        ("{name: made}", 0, ("data.mixture[1].weight is None",)),
+        ("{weight: 1, where: {a: b}}", 0, ("data.mixture[1].where is",)),
+        ("{weight: 1}", 1, ("evaluation.data is null", "a.parquet, embedded")),
+    ):
+        text = f"data:\n  mixture:\n    - {source}\n    - {second}\n"
+        path.write_text(text + f"evaluation: {{problems: {problems}}}\n")
+        with pytest.raises(ConfigError) as error:
+            load(["--config", str(path), "--student.path=s", "--target.name=sft"])
+        _has(str(error.value), *parts)
+
+
 @pytest.mark.parametrize(
     "changes, parts",
     [
