@@ -27,10 +27,11 @@ def split_files(folder: str, split: str | None) -> list[str]:
     if not root.is_dir():
         raise ValueError(f"{folder}: no such folder; check data.path")
     if (root / "dataset_dict.json").is_file():
-        names = _read(root / "dataset_dict.json").get("splits", [])
+        path = root / "dataset_dict.json"
+        names = _beside(path, _read(path).get("splits"))
         return _arrow_files(root / _choose(names, split, folder))
     if (root / "state.json").is_file():
-        name = _read(root / "state.json").get("_split") or "train"
+        name = str(_read(root / "state.json").get("_split") or "train")
         _choose([name], split, folder)
         return _arrow_files(root)
     return _hub_files(root, split)
@@ -49,10 +50,12 @@ def _choose(names: Sequence[str], split: str | None, folder: str) -> str:
 def _arrow_files(folder: Path) -> list[str]:
     if not (folder / "state.json").is_file():
         raise ValueError(f"{folder / 'state.json'} is missing: the folder is not whole")
-    files = [
-        folder / entry["filename"]
-        for entry in _read(folder / "state.json").get("_data_files", [])
-    ]
+    path = folder / "state.json"
+    entries = _read(path).get("_data_files")
+    if not isinstance(entries, list):
+        entries = []
+    names = [e.get("filename") if isinstance(e, dict) else e for e in entries]
+    files = [folder / name for name in _beside(path, names)]
     missing = [file for file in files if not file.is_file()]
     if missing or not files:
         which = missing[0] if missing else folder / "*.arrow"
@@ -83,8 +86,28 @@ def _hub_files(root: Path, split: str | None) -> list[str]:
     return [str(path) for path in files]
 
 
+def _beside(path: Path, names: object) -> list[str]:
+    """Names that a description gives, each of something that lies beside it."""
+    if not isinstance(names, list):
+        names = [names]
+    for name in names:
+        if (
+            not isinstance(name, str)
+            or name in ("", ".", "..")
+            or Path(name).name != name
+        ):
+            raise ValueError(
+                f"{path} names {name!r}; expected something that lies beside it: the"
+                " folder is damaged"
+            )
+    return names
+
+
 def _read(path: Path) -> dict:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error}); the folder is damaged") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no JSON object; the folder is damaged")
+    return found

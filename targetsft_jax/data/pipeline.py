@@ -14,7 +14,13 @@ import numpy as np
 from targetsft_jax.data import chat, mixture, packing, thinking
 from targetsft_jax.data.chat import Example
 from targetsft_jax.data.chat_templates import with_template
-from targetsft_jax.data.config import DataConfig, sources, validate
+from targetsft_jax.data.config import (
+    DataConfig,
+    paths,
+    source_name,
+    sources,
+    validate,
+)
 from targetsft_jax.data.examples import Examples, flat_parts, from_flat, put_together
 from targetsft_jax.data.identity import identity
 from targetsft_jax.data.packing import Layout
@@ -141,7 +147,7 @@ def _encode(config: DataConfig, tokenizer: "PreTrainedTokenizerBase"):
     parts = flat_parts(_encoded(config, records, tokenizer, report))
     first = next(parts, None)
     if first is None:
-        raise _nothing_left(report)
+        raise _nothing_left(config, report)
     return itertools.chain([first], parts), lambda: dataclasses.asdict(report)
 
 
@@ -151,7 +157,7 @@ def _arrange(
     """Which example goes where; the report says what became of them."""
     numbers, lengths = _shuffled(config, examples, report)
     if not len(numbers):
-        raise _nothing_left(report)
+        raise _nothing_left(config, report)
     if held_out >= len(numbers):
         raise ValueError(
             f"validation.examples is {held_out:,} and the data has {len(numbers):,}"
@@ -191,8 +197,11 @@ def _count(examples: Examples, layout: Layout, report: Report) -> None:
     report.trained_tokens = packing.trained(examples, layout)
 
 
-def _nothing_left(report: Report) -> ValueError:
-    return ValueError(f"no example is left to train on:\n{report}")
+def _nothing_left(config: DataConfig, report: Report) -> ValueError:
+    read = ", ".join(
+        name for own in sources(config) for name in paths(own) or [source_name(own)]
+    )
+    return ValueError(f"no example is left to train on, of {read}:\n{report}")
 
 
 def _encoded(config, records, tokenizer, report):

@@ -84,10 +84,13 @@ def read_parquet(paths: str | Iterable[str]) -> Iterator[tuple[str, dict[str, An
 
     for path in present(paths):
         try:
-            # Groups of rows are read as they are needed, not the file.
-            with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
+            # Groups of rows are read as they are needed, not the file. Checksums are
+            # there if the writer has put them there, and cost next to nothing.
+            with pyarrow.parquet.ParquetFile(
+                path, pre_buffer=False, page_checksum_verification=True
+            ) as file:
                 yield from _rows(path, file.iter_batches(_ROWS_AT_A_TIME))
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise _damaged(path, "Parquet", error) from error
 
 
@@ -105,7 +108,7 @@ def read_arrow(paths: str | Iterable[str]) -> Iterator[tuple[str, dict[str, Any]
                 pyarrow.ipc.open_stream(file) as rows,
             ):
                 yield from _rows(path, rows)
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise _damaged(path, "Arrow", error) from error
 
 

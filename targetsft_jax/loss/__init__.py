@@ -1,7 +1,14 @@
 """From hidden states and heads to a loss; imports `targets` only."""
 
 from targetsft_jax.loss.fused import fused_loss
+from targetsft_jax.loss.logprob import label_logprob
 from targetsft_jax.loss.reference import reference_loss
 from targetsft_jax.loss.sharded import MeshLayout, sharded_fused_loss
 
-__all__ = ["MeshLayout", "fused_loss", "reference_loss", "sharded_fused_loss"]
+__all__ = [
+    "MeshLayout",
+    "fused_loss",
+    "label_logprob",
+    "reference_loss",
+    "sharded_fused_loss",
+]

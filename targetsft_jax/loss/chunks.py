@@ -104,31 +104,12 @@ def pull(
             of them F_s + F_t is all.
         trips: this device's number of chunks -> how many to run.
     """
-    tokens = batch.labels.size
-    size = max(1, min(chunk_size, tokens))
-    order, live = _live_first(batch.weights, size)
+    live = LiveTokens.of(batch.weights, chunk_size)
     mixes = _mixes(spec, batch)
-    positions = jnp.arange(size, dtype=jnp.int32)
-
-    def at(number: Array) -> tuple[Array, Array, Batch]:
-        """Indices, hidden states and constants of a chunk."""
-        first = number * size
-        rows = jax.lax.dynamic_slice(order, (first,), (size,))
-        kept = first + positions < live
-        x, part = jax.tree.map(
-            lambda leaf: jnp.take(leaf, rows, axis=0, mode="clip"), (hidden, batch)
-        )
-
-        def or_zero(leaf: Array) -> Array:
-            # Not even a NaN of a token that has no weight may reach ∂head.
-            return jnp.where(kept.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, 0)
-
-        return rows, or_zero(x), jax.tree.map(or_zero, part)
 
     def made(key: str, states: Array, head: Array) -> Array:
         """Logits [C, v], under their cap."""
-        raw, cap = _product("cd,vd->cv", states, head), spec.caps.get(key)
-        return raw if cap is None else cap * jnp.tanh(raw / cap)
+        return logits_of(states, head, spec.caps.get(key))
 
     def chunk(x: Array, part: Batch) -> tuple[Sums, Sums, Array]:
         logits = made("logits", x, head)
@@ -141,7 +122,7 @@ def pull(
         return sums, shares, g
 
     def step(number: Array, carry: Pulled) -> Pulled:
-        rows, x, part = at(number)
+        rows, (x, part) = live.take(number, (hidden, batch))
         sums, shares, g = chunk(x, part)
         sums = jax.tree.map(jnp.add, carry.sums, sums)
         shares = jax.tree.map(jnp.add, carry.shares, shares)
@@ -155,7 +136,9 @@ def pull(
         return Pulled(sums, shares, d_hidden, d_head)
 
     zero = jnp.zeros((), jnp.int32)
-    sums, shares, _ = jax.eval_shape(lambda: chunk(*at(zero)[1:]))
+    sums, shares, _ = jax.eval_shape(
+        lambda: chunk(*live.take(zero, (hidden, batch))[1])
+    )
     sums, shares = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (sums, shares)
     )
@@ -165,19 +148,57 @@ def pull(
         jnp.zeros_like(hidden) if "hidden" in gradients else None,
         jnp.zeros(head.shape, _wide(head)) if "head" in gradients else None,
     )
-    return jax.lax.fori_loop(0, trips(-(-live // size)), step, start)
+    return jax.lax.fori_loop(0, trips(live.chunks), step, start)
 
 
-def _live_first(weights: Array, size: int) -> tuple[Array, Array]:
-    """Indices of tokens, those with a weight first in their order, and their number.
+@dataclass(frozen=True)
+class LiveTokens:
+    """The tokens that have a weight, in chunks.
 
-    The indices are filled to a multiple of `size` by indices past the end.
+    Attributes:
+        order: indices of tokens, those with a weight first in their order, filled to a
+            multiple of `size` by indices past the end.
+        count: [] int32, tokens with a weight.
+        size: tokens in a chunk.
     """
-    tokens = weights.size
-    order = jnp.argsort(weights == 0, stable=True).astype(jnp.int32)
-    filling = jnp.arange(tokens, -(-tokens // size) * size, dtype=jnp.int32)
-    live = jnp.sum(weights != 0, dtype=jnp.int32)
-    return jnp.concatenate([order, filling]), live
+
+    order: Array
+    count: Array
+    size: int
+
+    @classmethod
+    def of(cls, weights: Array, chunk_size: int) -> "LiveTokens":
+        """Those of weights [N], in chunks of at most so many."""
+        tokens = weights.size
+        size = max(1, min(chunk_size, tokens))
+        order = jnp.argsort(weights == 0, stable=True).astype(jnp.int32)
+        filling = jnp.arange(tokens, -(-tokens // size) * size, dtype=jnp.int32)
+        count = jnp.sum(weights != 0, dtype=jnp.int32)
+        return cls(jnp.concatenate([order, filling]), count, size)
+
+    @property
+    def chunks(self) -> Array:
+        """How many chunks hold them all, [] int32."""
+        return -(-self.count // self.size)
+
+    def take(self, number: Array, tree: Any) -> tuple[Array, Any]:
+        """Indices [C] of a chunk, and its part of arrays [N, ...]."""
+        first = number * self.size
+        rows = jax.lax.dynamic_slice(self.order, (first,), (self.size,))
+        kept = first + jnp.arange(self.size, dtype=jnp.int32) < self.count
+
+        def part(leaf: Array) -> Array:
+            taken = jnp.take(leaf, rows, axis=0, mode="clip")
+            # Not even a NaN of a token that has no weight may reach ∂head.
+            return jnp.where(kept.reshape(-1, *[1] * (leaf.ndim - 1)), taken, 0)
+
+        return rows, jax.tree.map(part, tree)
+
+
+def logits_of(states: Array, head: Array, cap: float | None) -> Array:
+    """[C, v] of states [C, D] and rows [v, D] of a head, under its cap."""
+    raw = _product("cd,vd->cv", states, head)
+    return raw if cap is None else cap * jnp.tanh(raw / cap)
 
 
 def _mixes(spec: Spec, batch: Batch) -> tuple[Mix, ...]:

@@ -127,11 +127,12 @@ class Layout:
     """
 
     def run(
-        self, local: Callable[..., Any], gradients: tuple[str, ...], *arguments: Any
+        self, local: Callable[..., Any], results: tuple[str, ...], *arguments: Any
     ) -> Any:
         """Calls `local` on what each device holds of hidden, head, batch, heads.
 
-        It returns loss, metrics and the named gradients.
+        It returns a tuple; `results` says where each entry lies: "everywhere", on its
+        "tokens" or as the "head" is stored.
         """
         return local(*arguments)
 
@@ -152,6 +153,10 @@ class Layout:
     def tokens_out(self, d_hidden: Array) -> Array:
         """∂hidden of this device's columns -> of all columns, its own tokens."""
         return d_hidden
+
+    def own_tokens(self, x: Array) -> Array:
+        """What all devices know of all tokens that met -> of this device's own."""
+        return x
 
     def rows_out(self, d_head: Array, like: Array) -> Array:
         """∂head of this device's rows and tokens -> of all tokens, as it is stored."""
@@ -280,7 +285,9 @@ def _evaluate(
             pulls.append(layout.rows_out(made.d_head, head).astype(head.dtype))
         return loss, metrics, *pulls
 
-    return layout.run(local, gradients, hidden, head, batch, heads)
+    places = {"hidden": "tokens", "head": "head"}
+    results = ("everywhere", "everywhere", *(places[name] for name in gradients))
+    return layout.run(local, results, hidden, head, batch, heads)
 
 
 def _vocabulary(head: Array, second: Mapping[str, Model], real: int | None) -> int:

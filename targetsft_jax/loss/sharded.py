@@ -81,7 +81,7 @@ class MeshLayout(Layout):
         return prefix_that_divides(width, self.width, self.mesh.shape)
 
     def run(
-        self, local: Callable[..., Any], gradients: tuple[str, ...], *arguments: Any
+        self, local: Callable[..., Any], results: tuple[str, ...], *arguments: Any
     ) -> Any:
         def spread(tree: Any) -> Any:
             return jax.tree.map(lambda _: P(self.tokens), tree)
@@ -90,13 +90,16 @@ class MeshLayout(Layout):
             return jax.tree.map(lambda x: P(None, self.stored(x.shape[1])), tree)
 
         hidden, head, batch, heads = arguments
-        places = {"hidden": spread(hidden), "head": stored(head)}
-        pulls = [places[name] for name in gradients]
+        places = {
+            "everywhere": P(),
+            "tokens": P(self.tokens),
+            "head": stored(head),
+        }
         return jax.shard_map(
             local,
             mesh=self.mesh,
             in_specs=(spread(hidden), stored(head), spread(batch), stored(heads)),
-            out_specs=(P(), P(), *pulls),
+            out_specs=tuple(places[name] for name in results),
             check_vma=False,
         )(*arguments)
 
@@ -124,6 +127,11 @@ class MeshLayout(Layout):
         if self._met:
             d_hidden = lax.psum_scatter(d_hidden, self._met, tiled=True)
         return self._sum(d_hidden, set(self.vocabulary) - set(self._met))
+
+    def own_tokens(self, x: Array) -> Array:
+        for axis in self._met:
+            x = self._part(x, axis, 0)
+        return x
 
     def rows_in(self, head: Array, size: int, width: int) -> Array:
         head = _to_rows(head, size * self._size(self.vocabulary))

@@ -28,6 +28,7 @@ def arguments(step: AbstractStep) -> list[Part]:
     held = {
         trained: step.state.params,
         "AdamW moments": step.state.optimizer,
+        **{f"{name} policy": tree for name, tree in step.state.held.items()},
         **{f"{name} parameters": tree for name, tree in step.frozen.items()},
         "batch": step.batch,
     }

@@ -60,7 +60,7 @@ class StepFlops:
 
     Attributes:
         student: its layers, forward and backward.
-        frozen: the layers of the frozen roles, forward.
+        frozen: the layers of the frozen roles and of held policies, forward.
         heads: the loss: the student's head forward and backward, the others' forward.
         again: what rematerialisation adds, beyond the model FLOPs.
     """
@@ -90,6 +90,8 @@ def step_flops(
     remat: str = "none",
     seen: float | None = None,
     lora: Lora | None = None,
+    policies: int = 0,
+    labels: int = 0,
 ) -> StepFlops:
     """Of one token: 3 student forward passes, one of each frozen role, and the heads.
 
@@ -104,6 +106,9 @@ def step_flops(
             attention kernels compute again is left out.
         seen: as in `layers`.
         lora: the adapters that are trained, if they are.
+        policies: forward passes of the student under parameters that the state holds.
+        labels: passes through the student's head for label log-probabilities of its
+            own.
     """
     others = list(frozen)
     added = 0 if lora is None else 2 * num_adapter_parameters(student, lora)
@@ -112,8 +117,9 @@ def step_flops(
     return StepFlops(
         student=passes * _weights(student)
         + 3 * (_attention(student, length, seen) + added),
-        frozen=sum(layers(config, length, seen) for config in others),
-        heads=passes * head(student, vocabulary)
+        frozen=sum(layers(config, length, seen) for config in others)
+        + policies * forward,
+        heads=(passes + policies + labels) * head(student, vocabulary)
         + sum(head(config, vocabulary) for config in others),
         again=forward if remat == "full" else 0.0,
     )

@@ -14,6 +14,7 @@ from targetsft_jax.planning.program import KINDS, Program, read
 from targetsft_jax.planning.step import AbstractStep, abstract_step
 from targetsft_jax.planning.topology import Topology
 from targetsft_jax.training.config import Config
+from targetsft_jax.training.policies import STUDENT
 from targetsft_jax.training.spec import make_mesh
 from targetsft_jax.training.step import vocabulary_groups
 
@@ -138,6 +139,8 @@ def make_plan(config: Config, topology: Topology, capacity: float | None) -> Pla
         vocabulary=spec.vocab_size or spec.student.vocab_size,
         remat=spec.remat,
         lora=spec.lora,
+        policies=len(spec.policy.held),
+        labels=spec.policy.reads.count(STUDENT),
     )
     program, traffic, hbm_bytes, roofline = None, {}, None, None
     if compiled is None:

@@ -16,8 +16,12 @@ from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules
-from targetsft_jax.targets.api import find
-from targetsft_jax.training.config import Config, RoleConfig, trainings
+from targetsft_jax.training.config import (
+    Config,
+    RoleConfig,
+    frozen_roles,
+    trainings,
+)
 from targetsft_jax.training.optimizer import make_optimizer
 from targetsft_jax.training.roles import abstract_params, open_role
 from targetsft_jax.training.spec import param_dtype, step_spec
@@ -80,7 +84,7 @@ def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
     """
     method = config.target.name
     hyper = trainings(config)[method]
-    roles, folders = _roles(config, method, hyper, mesh)
+    roles, folders = _roles(config, frozen_roles(config, method, hyper), mesh)
     vocabulary, origin = _vocabulary(roles, folders)
     spec = step_spec(
         config,
@@ -96,11 +100,14 @@ def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
         params = abstract_params(student.config, student.dtype)
     else:
         params = _abstract_adapters(student.config, spec.lora)
-    places = state_shardings(student.config, params, optimizer, mesh, spec.lora)
+    places = state_shardings(
+        student.config, params, optimizer, mesh, spec.lora, spec.policy
+    )
     state = TrainState(
         _placed(jax.ShapeDtypeStruct((), jnp.int32), places.step),
         _placed(params, places.params),
         _placed(jax.eval_shape(optimizer.init, params), places.optimizer),
+        _placed(jax.eval_shape(spec.policy.start, params), places.held),
     )
     frozen = {
         name: _on_mesh(roles["student" if name == BASE else name], mesh)
@@ -121,11 +128,9 @@ def bytes_per_device(tree: Any) -> int:
 
 
 def _roles(
-    config: Config, method: str, hyper: Mapping[str, Any], mesh: Mesh
+    config: Config, names: tuple[str, ...], mesh: Mesh
 ) -> tuple[dict[str, AbstractRole], dict[str, Path | None]]:
-    """The student and the frozen models that the method reads."""
-    needs = find(method).inputs(**hyper)
-    names = [n for n in ("teacher", "reference") if f"{n}_logits" in needs]
+    """The student and the frozen models of these names."""
     roles: dict[str, AbstractRole] = {}
     folders: dict[str, Path | None] = {}
     for name in ("student", *names):

@@ -37,6 +37,8 @@ class Method:
         needs: names of the inputs beyond logits and labels, or a function of the
             hyper-parameters that returns them.
         defaults: hyper-parameters and their default values.
+        domain: for some of them what is expected, and whether a value is that; numbers
+            must be finite in any case, and null is accepted where it is the default.
         value: (target, **inputs, **hyper) -> the published per-token loss [...], where
             it is not the weighted cross-entropy.
         proper: whether Q is a distribution for every input, so that negative mass need
@@ -50,8 +52,26 @@ class Method:
     mix: str = "–"
     needs: tuple[str, ...] | Callable[..., tuple[str, ...]] = ()
     defaults: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    domain: Mapping[str, tuple[str, Callable[[Any], bool]]] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
     value: Value | None = None
     proper: bool | Callable[..., bool] = False
+
+    def refusal(self, **hyper: Any) -> str | None:
+        """What is wrong with the first hyper-parameter for which the method has no
+        meaning, if one is: to be said before anything is computed. Arrays pass."""
+        for key, default in self.defaults.items():
+            value = hyper[key]
+            if hasattr(value, "shape") or (value is None and default is None):
+                continue
+            expected, accepts = self.domain.get(
+                key, ("a finite number", lambda _: True)
+            )
+            finite = not isinstance(value, float) or math.isfinite(value)
+            if not (finite and accepts(value)):
+                return f"{key} is {value!r}; expected {expected}"
+        return None
 
     def inputs(self, **hyper: Any) -> tuple[str, ...]:
         """Names of the inputs that this method needs under these hyper-parameters."""
@@ -136,8 +156,9 @@ def asft(rows: Rows, *, kl_weight: float) -> QTarget:
 def psft(rows: Rows, *, old_logprob: Array, clip_epsilon: float) -> QTarget:
     """PSFT: weight r = p_y / π_old(y) while r ≤ 1 + ε, then nothing."""
     log_ratio = _log_ratio(rows, old_logprob)
-    kept = log_ratio <= math.log1p(clip_epsilon)
-    return QTarget(jnp.where(kept, jnp.exp(jnp.where(kept, log_ratio, 0)), 0))
+    # Not as "kept": a NaN is no ratio that is too large, and must be seen.
+    clipped = log_ratio > math.log1p(clip_epsilon)
+    return QTarget(jnp.where(clipped, 0, jnp.exp(jnp.where(clipped, 0, log_ratio))))
 
 
 def gem(rows: Rows, *, beta: float, variant: str) -> QTarget:
@@ -148,9 +169,9 @@ def gem(rows: Rows, *, beta: float, variant: str) -> QTarget:
     """
     if variant == "linear":
         return QTarget(_constant(rows, 1), _constant(rows, -1), (1 / beta, 0))
-    if variant != "logsigmoid":
+    if variant not in _GEM_VARIANTS:
         raise ValueError(
-            f"gem: variant is {variant!r}; expected 'linear' or 'logsigmoid'"
+            f"gem: variant is {variant!r}; expected one of {', '.join(_GEM_VARIANTS)}"
         )
     sharpened = rows.shifted / beta
     scores = sharpened - _softplus(-_GEM_SLOPE * _gap(rows))
@@ -212,10 +233,11 @@ def _psft_value(target: QTarget, *, old_logprob: Array, clip_epsilon: float) -> 
     log_ratio = _log_ratio(target.rows, old_logprob)  # type: ignore[arg-type]
     # Not jnp.minimum: at a tie it halves the derivative, and r = 1 + ε is kept whole.
     largest = math.log1p(clip_epsilon)
-    return -jnp.exp(jnp.where(log_ratio <= largest, log_ratio, largest))
+    return -jnp.exp(jnp.where(log_ratio > largest, largest, log_ratio))
 
 
 _GEM_SLOPE = 0.01
+_GEM_VARIANTS = ("linear", "logsigmoid")
 
 
 def _gap(rows: Rows) -> Array:
@@ -250,6 +272,10 @@ def _hyper(**defaults: Any) -> Mapping[str, Any]:
     return MappingProxyType(defaults)
 
 
+_NOT_NEGATIVE = ("a number, 0 or more", lambda value: value >= 0)
+_POSITIVE = ("a number more than 0", lambda value: value > 0)
+_VARIANTS = ("linear", "logsigmoid")
+
 _TEACHER, _REFERENCE = ("teacher_logits",), ("reference_logits",)
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -268,6 +294,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "arXiv 2601.09195",
             "1[p_y > τ]",
             defaults=_hyper(tau=0.1),
+            domain={"tau": ("a probability in [0, 1)", lambda tau: 0 <= tau < 1)},
             proper=True,
         ),
         "eaft": Method(
@@ -275,6 +302,12 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "arXiv 2601.02151",
             "H̃",
             defaults=_hyper(top_k=20, entropy_norm=None, power=1.0),
+            # The entropy of one token is 0, and so is ln 1.
+            domain={
+                "top_k": ("2 tokens or more", lambda k: k >= 2),
+                "entropy_norm": ("a number more than 0, or null", lambda n: n > 0),
+                "power": _NOT_NEGATIVE,
+            },
         ),
         "iw_sft": Method(iw_sft, "arXiv 2507.12856", "w", needs=("trajectory_weight",)),
         "cft": Method(cft, "arXiv 2510.10974", "c", needs=("critical_mask",)),
@@ -295,6 +328,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "(0, 1) reference",
             needs=_REFERENCE,
             defaults=_hyper(kl_weight=0.05),
+            domain={"kl_weight": _NOT_NEGATIVE},
             value=_kl_value,
         ),
         "asft": Method(
@@ -305,6 +339,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "(0, 1) reference",
             needs=_REFERENCE,
             defaults=_hyper(kl_weight=0.05),
+            domain={"kl_weight": _NOT_NEGATIVE},
             value=_kl_value,
         ),
         "psft": Method(
@@ -313,6 +348,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "r·1[r ≤ 1+ε]",
             needs=("old_logprob",),
             defaults=_hyper(clip_epsilon=0.28),
+            domain={"clip_epsilon": _NOT_NEGATIVE},
             value=_psft_value,
         ),
         "gem": Method(
@@ -322,6 +358,13 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "−1",
             "(1/β, 0)",
             defaults=_hyper(beta=0.7, variant="linear"),
+            domain={
+                "beta": _POSITIVE,
+                "variant": (
+                    f"one of {', '.join(_GEM_VARIANTS)}",
+                    lambda variant: variant in _GEM_VARIANTS,
+                ),
+            },
         ),
         "kd": Method(
             kd,

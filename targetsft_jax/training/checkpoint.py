@@ -55,7 +55,7 @@ class Checkpoints:
 
     def save(self, state: TrainState, position: Position) -> None:
         """Save after optimizer step `position.step`; returns before it is written."""
-        optimizer = {"step": state.step, "moments": state.optimizer}
+        optimizer = _optimizer(state)
         kept = {"params": state.params, "optimizer": optimizer}
         self._manager.save(
             position.step,
@@ -105,10 +105,13 @@ class Checkpoints:
                 )
             self._set_aside(damaged)
             optimizer = restored["optimizer"]
-            return (
-                TrainState(optimizer["step"], restored["params"], optimizer["moments"]),
-                step,
+            state = TrainState(
+                optimizer["step"],
+                restored["params"],
+                optimizer["moments"],
+                optimizer.get("held", {}),
             )
+            return state, step
         raise ValueError(
             f"no checkpoint in {self._manager.directory} can be restored:\n  "
             + "\n  ".join(f"{step}: {why}" for step, why in damaged.items())
@@ -125,9 +128,7 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardRestore(abstract.params),
-                optimizer=ocp.args.StandardRestore(
-                    {"step": abstract.step, "moments": abstract.optimizer}
-                ),
+                optimizer=ocp.args.StandardRestore(_optimizer(abstract)),
             ),
         )
         return {"params": restored.params, "optimizer": restored.optimizer}
@@ -150,6 +151,12 @@ class Checkpoints:
         """Wait for saves under way."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _optimizer(state: TrainState) -> dict[str, Any]:
+    """All of a state but its parameters; most have no policy to hold."""
+    kept = {"step": state.step, "moments": state.optimizer}
+    return kept | ({"held": state.held} if state.held else {})
 
 
 def by_layers(params: Any) -> Any:

@@ -12,7 +12,7 @@ import functools
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from typing import Any, get_args, get_type_hints
 
@@ -20,6 +20,7 @@ from targetsft_jax.data.config import DataConfig, EmbeddedConfig, source_name, s
 from targetsft_jax.data.config import validate as validate_data
 from targetsft_jax.targets.api import find, hyper_parameters
 from targetsft_jax.targets.methods import METHODS
+from targetsft_jax.targets.trajectory import MODES
 
 CONFIG_FILE = "config.yaml"
 """In a run directory: the resolved configuration."""
@@ -27,6 +28,11 @@ CONFIG_FILE = "config.yaml"
 REMAT = ("none", "full", "dots")
 ATTENTION = ("auto", "splash", "cudnn", "pallas_gpu", "xla")
 DTYPES = ("float32", "bfloat16")
+FROZEN_ROLES = ("teacher", "reference")
+POLICY_SOURCES = {
+    "old_logprob": ("snapshot", "data"),
+    "trajectory_weight": ("current", "ema", "data"),
+}
 LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
@@ -100,6 +106,29 @@ class LoraConfig:
     """The projections of every layer that have adapters."""
     dropout: float = 0.0
     """Of the adapters' input; only 0."""
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Where PSFT's old policy and iw-SFT's trajectory weights come from."""
+
+    old_logprob: str | None = None
+    """PSFT: `snapshot` of the student, refreshed in the run, or `data`, the column of
+    that name. null: snapshot, unless the data has the column, which is refused."""
+    refresh_every: int = 8
+    """PSFT: optimizer steps from one snapshot to the next."""
+    trajectory_weight: str | None = None
+    """iw-SFT: of the `current` policy or its `ema` against the reference, or `data`,
+    the column of that name. null: current, unless the data has the column, which is
+    refused."""
+    ema_decay: float = 0.9
+    """iw-SFT: of the average of the student, in each optimizer step."""
+    mode: str = "mean"
+    """iw-SFT: of a trajectory's log-ratios: mean, sum, or token (each its own)."""
+    temperature: float = 1.0
+    """iw-SFT: factor on that mean or sum."""
+    clip: list[float] = field(default_factory=lambda: [0.0, 16.0])
+    """iw-SFT: smallest and largest weight."""
 
 
 @dataclass(frozen=True)
@@ -233,6 +262,8 @@ class Config:
     """Train adapters over the student; null: train all of it."""
     target: TargetConfig = field(default_factory=TargetConfig)
     """The method and its hyper-parameters (null: the method's default)."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    """What PSFT and iw-SFT weigh the student against."""
     data: DataConfig = field(default_factory=DataConfig)
     """What is trained on."""
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -371,6 +402,7 @@ def validate(config: Config) -> None:
     _validate_roles(config, needs)
     if config.lora is not None:
         _validate_lora(config.lora)
+    _validate_policy(config)
     _validate_train(config.train, config.mesh)
     _validate_evaluation(config)
     _validate_validation(config.validation)
@@ -381,10 +413,36 @@ def validate(config: Config) -> None:
 
 def roles_needed(config: Config) -> tuple[str, ...]:
     """The frozen models that a method of the run, or its evaluation, reads."""
-    needs = _method_needs(config)
+    needed = {
+        role
+        for name, hyper in trainings(config).items()
+        for role in frozen_roles(config, name, hyper)
+    }
     if config.evaluation.problems and config.evaluation.include_teacher:
-        needs |= {"teacher_logits"}
-    return tuple(r for r in ("teacher", "reference") if f"{r}_logits" in needs)
+        needed |= {"teacher"}
+    return tuple(role for role in FROZEN_ROLES if role in needed)
+
+
+def frozen_roles(
+    config: Config, method: str, hyper: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """The frozen models that a training reads, for its loss or its weights."""
+    needs = set(find(method).inputs(**hyper))
+    if "trajectory_weight" in made_in_step(config, method, hyper):
+        needs |= {"reference_logits"}
+    return tuple(role for role in FROZEN_ROLES if f"{role}_logits" in needs)
+
+
+def made_in_step(
+    config: Config, method: str, hyper: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """A method's per-token inputs that the step makes from policies, not the data."""
+    needs = find(method).inputs(**hyper)
+    return tuple(
+        key
+        for key in POLICY_SOURCES
+        if key in needs and getattr(config.policy, key) != "data"
+    )
 
 
 def _method_needs(config: Config) -> set[str]:
@@ -418,6 +476,9 @@ def _check_types(name: str, hyper: dict[str, Any]) -> None:
             raise ValueError(f"target.{key} is {value!r}; expected a whole number")
         if default is None and value is not None and not number:
             raise ValueError(f"target.{key} is {value!r}; expected a number or null")
+    refusal = find(name).refusal(**hyper)
+    if refusal is not None:
+        raise ValueError(f"target.{refusal}")
 
 
 def _validate_roles(config: Config, needs: set[str]) -> None:
@@ -465,6 +526,32 @@ def _validate_lora(lora: LoraConfig) -> None:
         raise ConfigError(
             f"lora.dropout is {lora.dropout}; expected 0, since no model here has any"
         )
+
+
+def _validate_policy(config: Config) -> None:
+    policy, needs = config.policy, _method_needs(config)
+
+    def require(good: bool, key: str, expected: str) -> None:
+        if not good:
+            found = getattr(policy, key)
+            raise ConfigError(f"policy.{key} is {found!r}; expected {expected}")
+
+    for key, known in POLICY_SOURCES.items():
+        source = getattr(policy, key)
+        require(source in (None, *known), key, f"one of {', '.join(known)}, or null")
+        if source is not None and key not in needs:
+            raise ConfigError(
+                f"policy.{key} is {source!r} and no method of the run reads "
+                f"{key}; expected null, or a target.name that does"
+            )
+    require(policy.refresh_every >= 1, "refresh_every", "1 or more")
+    require(0 <= policy.ema_decay < 1, "ema_decay", "a number in [0, 1)")
+    require(policy.mode in MODES, "mode", f"one of {', '.join(MODES)}")
+    require(
+        0 <= policy.temperature < math.inf, "temperature", "a finite number, 0 or more"
+    )
+    pair = len(policy.clip) == 2 and 0 <= policy.clip[0] <= policy.clip[1] < math.inf
+    require(pair, "clip", "two finite numbers, 0 <= smallest <= largest")
 
 
 def _validate_train(train: TrainConfig, mesh: MeshConfig) -> None:

@@ -77,8 +77,10 @@ def fit(
     """
     steps = total_steps(config, dataset)
     optimizer = make_optimizer(config, steps)
-    places = state_shardings(spec.student, params, optimizer, mesh, spec.lora)
-    state = init_state(params, optimizer, places)
+    places = state_shardings(
+        spec.student, params, optimizer, mesh, spec.lora, spec.policy
+    )
+    state = init_state(params, optimizer, places, spec.policy)
     checkpoints = Checkpoints(run_dir, keep=config.keep_checkpoints)
     position = Position(0, seed, config.batch_size, dataset.fingerprint)
     start = 0

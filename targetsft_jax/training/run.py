@@ -31,9 +31,11 @@ from targetsft_jax.parallel import rules
 from targetsft_jax.training.checkpoint import FOLDER as CHECKPOINTS
 from targetsft_jax.training.config import (
     CONFIG_FILE,
+    POLICY_SOURCES,
     Config,
     ConfigError,
     RoleConfig,
+    made_in_step,
     roles_needed,
     to_yaml,
     trainings,
@@ -195,9 +197,9 @@ def _open(config: Config, mesh: Mesh) -> Session:
     if config.validation.data is not None:
         kept_out = prepare(config.validation.data, tokenizer, config.cache_dir)
     for name, hyper in trainings(config).items():
-        _check_columns(name, hyper, dataset)
+        _check_columns(config, name, hyper, dataset)
         if kept_out is not None:
-            _check_columns(name, hyper, kept_out)
+            _check_columns(config, name, hyper, kept_out)
     measured = config.evaluation
     other = measured.data.chat_template if measured.data else None
     asking = with_template(tokenizer, other, "evaluation.data.chat_template")
@@ -238,8 +240,20 @@ def _role(name: str, given: RoleConfig, config: Config, mesh: Mesh) -> Role:
     return open_role(name, folder, param_dtype(name, config, mesh))
 
 
-def _check_columns(name: str, hyper: dict[str, Any], dataset: Dataset) -> None:
-    missing = [key for key in columns(name, hyper) if key not in dataset.columns]
+def _check_columns(
+    config: Config, name: str, hyper: dict[str, Any], dataset: Dataset
+) -> None:
+    for key in made_in_step(config, name, hyper):
+        if key in dataset.columns and getattr(config.policy, key) is None:
+            other = next(s for s in POLICY_SOURCES[key] if s != "data")
+            raise ConfigError(
+                f"method {name!r} reads {key}, which the data has, and policy.{key} is "
+                f"null; set it to data to use the data's, or to {other} to make it "
+                "in the run"
+            )
+    missing = [
+        key for key in columns(config, name, hyper) if key not in dataset.columns
+    ]
     if missing:
         raise ConfigError(
             f"method {name!r} needs {', '.join(missing)} for every example, and the "
@@ -275,6 +289,8 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
     run_dir.mkdir(parents=True, exist_ok=True)
     steps = total_steps(config.train, session.dataset)
     settings = ", ".join(f"{k}={v}" for k, v in hyper.items() if v is not None)
+    if spec.policy.makes is not None:
+        settings = "; ".join(filter(None, (settings, str(spec.policy))))
     print(f"\n{_title(method, settings)}: {steps} steps")
     frozen = {
         name: _load(session, "student" if name == BASE else name)

@@ -12,7 +12,13 @@ from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import vocabulary
 from targetsft_jax.targets.api import SECOND_MODELS, find
 from targetsft_jax.training.attention import mesh_attend
-from targetsft_jax.training.config import Config, ConfigError
+from targetsft_jax.training.config import (
+    Config,
+    ConfigError,
+    frozen_roles,
+    made_in_step,
+)
+from targetsft_jax.training.policies import GIVEN, Policy, Snapshot, Trajectory
 from targetsft_jax.training.step import StepSpec
 
 
@@ -91,8 +97,7 @@ def step_spec(
         ConfigError: the attention kernel cannot serve these models, or the student
             cannot have these adapters.
     """
-    needs = find(method).inputs(**hyper)
-    roles = [key.removesuffix("_logits") for key in SECOND_MODELS if key in needs]
+    roles = frozen_roles(config, method, hyper)
     train = config.train
     dtype = compute_dtype(config, mesh)
     spec = StepSpec(
@@ -100,7 +105,7 @@ def step_spec(
         frozen={role: architectures[role] for role in roles},
         method=method,
         hyper=hyper,
-        columns=columns(method, hyper),
+        columns=columns(config, method, hyper),
         vocab_size=vocab_size,
         dtype=dtype,
         remat=train.remat,
@@ -111,6 +116,7 @@ def step_spec(
         lora=adapters(config),
         histograms=True,
         on_base=tuple(role for role in roles if _on_base(role, config, mesh)),
+        policy=policy(config, method, hyper),
     )
     if spec.lora is not None:
         try:
@@ -139,7 +145,23 @@ def _starts_as_student(name: str, config: Config) -> bool:
     return name == "reference" and not (role.path or role.build)
 
 
-def columns(method: str, hyper: Mapping[str, Any]) -> tuple[str, ...]:
+def policy(config: Config, method: str, hyper: Mapping[str, Any]) -> Policy:
+    """What makes a method's per-token inputs in the step, where something does."""
+    asked, made = config.policy, made_in_step(config, method, hyper)
+    if "old_logprob" in made:
+        return Snapshot(asked.refresh_every)
+    if "trajectory_weight" in made:
+        return Trajectory(
+            average=asked.trajectory_weight == "ema",
+            decay=asked.ema_decay,
+            mode=asked.mode,
+            temperature=asked.temperature,
+            clip=tuple(asked.clip),
+        )
+    return GIVEN
+
+
+def columns(config: Config, method: str, hyper: Mapping[str, Any]) -> tuple[str, ...]:
     """The per-token inputs of a method that come with the data."""
-    needs = find(method).inputs(**hyper)
-    return tuple(key for key in needs if key not in SECOND_MODELS)
+    made = (*SECOND_MODELS, *made_in_step(config, method, hyper))
+    return tuple(key for key in find(method).inputs(**hyper) if key not in made)

@@ -7,6 +7,9 @@ stop-gradient and only their hidden states meet the student's, in the fused loss
 loss is a sum over target tokens divided once by the global number of them, so that
 micro-batches, devices and packing do not change it beyond rounding.
 
+Policies that training changes itself, such as PSFT's old one, are part of the state
+(`training.policies`): they run as frozen models do, in the same pass over the data.
+
 With low-rank adapters (`StepSpec.lora`) the state has only them, and the student's
 base is one more frozen argument, `frozen[BASE]`.
 """
@@ -22,13 +25,14 @@ from jax import Array
 from jax.lax import stop_gradient
 from jax.sharding import Mesh, NamedSharding
 
-from targetsft_jax.loss import MeshLayout, sharded_fused_loss
+from targetsft_jax.loss import MeshLayout, label_logprob, sharded_fused_loss
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.lora import Lora
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules, vocabulary
 from targetsft_jax.training.attention import mesh_attend
+from targetsft_jax.training.policies import GIVEN, STUDENT, Held, Policy
 
 Params = dict[str, Any]
 Metrics = dict[str, Array]
@@ -40,11 +44,15 @@ BASE = "base"
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """What training changes: the optimizer step [] int32, parameters, moments."""
+    """What training changes: the optimizer step [] int32, parameters, moments.
+
+    `held` has further parameters by name, those of its policy; most methods have none.
+    """
 
     step: Array
     params: Params
     optimizer: Any
+    held: Held = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ class StepSpec:
         lora: the adapters that are trained over a frozen base; None trains all.
         on_base: frozen roles that are the base itself, without adapters: they read
             its arrays and have none of their own.
+        policy: what makes the per-token inputs that do not come with the batch.
         histograms: whether the metrics have `histogram_NAME` [BINS] too, shares of the
             target tokens (see `loss.histogram`).
     """
@@ -85,6 +94,7 @@ class StepSpec:
     vocab_group: int | None = None
     lora: Lora | None = None
     on_base: tuple[str, ...] = ()
+    policy: Policy = GIVEN
     histograms: bool = False
 
     @property
@@ -121,17 +131,25 @@ def make_train_step(
         state: TrainState, frozen: Mapping[str, Params], batch: Mapping[str, Array]
     ) -> tuple[TrainState, Metrics]:
         targets = jnp.sum(batch["loss_mask"].astype(jnp.float32))
+        held = spec.policy.before(state.step, state.params, state.held)
         gradients, metrics = _accumulate(
-            spec, mesh, state.params, frozen, batch, 1 / jnp.maximum(targets, 1)
+            spec,
+            mesh,
+            state.params,
+            {**frozen, **held},
+            batch,
+            1 / jnp.maximum(targets, 1),
         )
         norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
         updates, moments = optimizer.update(gradients, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
         after = TrainState(
-            state.step + 1, optax.apply_updates(state.params, updates), moments
+            state.step + 1, params, moments, spec.policy.after(params, held)
         )
-        # A step that is not finite changes nothing but the count.
-        before = TrainState(state.step + 1, state.params, state.optimizer)
+        # A step that is not finite changes nothing but the count, and what follows
+        # from the count.
+        before = TrainState(state.step + 1, state.params, state.optimizer, held)
         chosen = jax.tree.map(lambda a, b: jnp.where(finite, a, b), after, before)
         return chosen, metrics | {
             "grad_norm": norm,
@@ -153,7 +171,10 @@ def loss_and_metrics(
     batch: Mapping[str, Array],
     scale: Array,
 ) -> tuple[Array, Metrics]:
-    """Loss and metrics of one micro-batch [B, L], each a sum over tokens · scale."""
+    """Loss and metrics of one micro-batch [B, L], each a sum over tokens · scale.
+
+    `frozen` has what the policy holds too.
+    """
     place = NamedSharding(mesh, meshes.ROWS)
     groups = vocabulary_groups(spec, mesh, batch["tokens"].size)
 
@@ -179,23 +200,46 @@ def loss_and_metrics(
         )
         return hidden, decoder.head(params)
 
-    if spec.lora is not None:
-        params = lora.attach(frozen[BASE], params, spec.lora)
-    hidden, head = forward(spec.student, params, spec.remat)
-    held = {role: BASE if role in spec.on_base else role for role in spec.frozen}
+    def whole(params: Params) -> Params:
+        if spec.lora is None:
+            return params
+        return lora.attach(frozen[BASE], params, spec.lora)
+
+    hidden, head = forward(spec.student, whole(params), spec.remat)
+    given = {role: BASE if role in spec.on_base else role for role in spec.frozen}
     second = {
-        role: stop_gradient(forward(config, frozen[held[role]], "none"))
+        role: stop_gradient(forward(config, frozen[given[role]], "none"))
         for role, config in spec.frozen.items()
     }
+    layout = MeshLayout(
+        groups, vocabulary.TOKENS, vocabulary.VOCABULARY, vocabulary.WIDTH
+    )
+
+    def logprob(name: str) -> Array:
+        if name in second:
+            config, states = spec.frozen[name], second[name]
+        elif name == STUDENT:
+            config, states = spec.student, (hidden, head)
+        else:
+            config = spec.student
+            states = forward(config, stop_gradient(whole(frozen[name])), "none")
+        return label_logprob(
+            *states,
+            batch["labels"],
+            mask=batch["loss_mask"],
+            vocab_size=spec.vocab_size,
+            logit_cap=config.final_logit_softcap,
+            chunk_size=spec.loss_chunk,
+            layout=layout,
+        )
+
     loss, metrics = sharded_fused_loss(
         spec.method,
         hidden,
         head,
         batch["labels"],
         weights=batch["loss_mask"].astype(jnp.float32) * scale,
-        layout=MeshLayout(
-            groups, vocabulary.TOKENS, vocabulary.VOCABULARY, vocabulary.WIDTH
-        ),
+        layout=layout,
         chunk_size=spec.loss_chunk,
         vocab_size=spec.vocab_size,
         head_gradient=spec.lora is None,
@@ -208,6 +252,7 @@ def loss_and_metrics(
         },
         **second,
         **{name: batch[name] for name in spec.columns},
+        **spec.policy.columns(logprob, batch),
         **spec.hyper,
     )
     return loss, {"loss": loss, **metrics}
@@ -230,13 +275,20 @@ def vocabulary_groups(spec: StepSpec, mesh: Mesh, tokens: int) -> Mesh:
 
 
 def init_state(
-    params: Params, optimizer: optax.GradientTransformation, places: TrainState
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    places: TrainState,
+    policy: Policy = GIVEN,
 ) -> TrainState:
-    """The state at step 0, placed; moments lie where their parameters lie."""
+    """The state at step 0, placed; moments lie where their parameters lie.
+
+    With a policy the state holds what that starts from.
+    """
     params = jax.device_put(params, places.params)
     moments = jax.jit(optimizer.init, out_shardings=places.optimizer)(params)
     step = jax.device_put(jnp.zeros((), jnp.int32), places.step)
-    return TrainState(step, params, moments)
+    held = jax.jit(policy.start, out_shardings=places.held)(params)
+    return TrainState(step, params, moments, held)
 
 
 def state_shardings(
@@ -245,10 +297,12 @@ def state_shardings(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     adapters: Lora | None = None,
+    policy: Policy = GIVEN,
 ) -> TrainState:
     """A sharding for every array of the state; `params` may be abstract.
 
-    They are the model's, or its adapters' where these are what is trained.
+    They are the model's, or its adapters' where these are what is trained. What a
+    policy holds lies as they do.
     """
     axes = (
         decoder.logical_axes(config)
@@ -264,7 +318,8 @@ def state_shardings(
         of_params,
         transform_non_params=lambda _: whole,
     )
-    return TrainState(whole, of_params, of_moments)  # type: ignore[arg-type]
+    held = dict.fromkeys(policy.held, of_params)
+    return TrainState(whole, of_params, of_moments, held)  # type: ignore[arg-type]
 
 
 def _accumulate(

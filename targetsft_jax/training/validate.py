@@ -42,7 +42,8 @@ def make_measure(
         state: TrainState, frozen: Mapping[str, Any], batch: Mapping[str, Array]
     ) -> Metrics:
         one = jnp.ones((), jnp.float32)
-        _, sums = loss_and_metrics(quiet, mesh, state.params, frozen, batch, one)
+        models = {**frozen, **state.held}
+        _, sums = loss_and_metrics(quiet, mesh, state.params, models, batch, one)
         targets = jnp.sum(batch["loss_mask"].astype(jnp.float32))
         return sums | {"target_tokens": targets}
 

@@ -43,7 +43,12 @@ def confined():
         for given in arguments[: _EVENTS[event]]:
             if not isinstance(given, str | bytes | os.PathLike):
                 continue
-            path = Path(os.fsdecode(given)).absolute()
+            path = Path(os.fsdecode(given))
+            if not path.is_absolute() and event in _RELATIVE:
+                # `rmtree` walks with open folders, and names what is in them.
+                opened = arguments[_RELATIVE[event]]
+                path = Path(os.readlink(f"/proc/self/fd/{opened}"), path)
+            path = path.absolute()
             # Not resolved: a link inside that points out would pass as outside, and
             # following it is what must not happen. Its parents are resolved.
             path = path.parent.resolve() / path.name
@@ -79,6 +84,10 @@ _EVENTS = {
     "shutil.rmtree": 1,
     "shutil.move": 2,
 }
+
+
+# Event -> which argument is the folder that a relative path begins in.
+_RELATIVE = {"os.remove": 1, "os.rmdir": 1}
 
 
 @pytest.hookimpl(trylast=True)

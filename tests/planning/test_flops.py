@@ -65,7 +65,10 @@ def test_a_step_is_three_students_a_teacher_and_the_heads():
     assert found.executed == found.model + student
 
 
-def test_the_products_of_a_compiled_step(tmp_path):
+@pytest.mark.parametrize(
+    "method, policies, labels", [("target_sft", 0, 0), ("psft", 1, 0), ("iw_sft", 0, 1)]
+)
+def test_the_products_of_a_compiled_step(method, policies, labels):
     """One device, no rematerialisation, attention not cut to its causal half."""
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_layers": 2}
     arguments = {
@@ -74,6 +77,7 @@ def test_the_products_of_a_compiled_step(tmp_path):
         for key, value in sizes.items()
     }
     arguments |= {
+        "target.name": method,
         "data.max_length": 32,
         "train.batch_size": 4,
         # One chunk, since its loop ends where no target is left.
@@ -81,13 +85,16 @@ def test_the_products_of_a_compiled_step(tmp_path):
     }
     config = load([text for k, v in arguments.items() for text in (f"--{k}", str(v))])
     step = abstract_step(config, make_mesh(devices=jax.devices()[:1]))
-    program = read(step.lowered.compile().as_text())
+    quick = {"xla_backend_optimization_level": 0}
+    program = read(step.lowered.compile(compiler_options=quick).as_text())
     expected = step_flops(
         step.spec.student,
         step.spec.frozen.values(),
         length=32,
         vocabulary=step.spec.vocab_size,
         seen=32,
+        policies=policies,
+        labels=labels,
     )
     assert program.flops == pytest.approx(128 * expected.model, rel=0.03)
     assert step.spec.dtype == jnp.float32

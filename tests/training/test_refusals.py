@@ -230,12 +230,71 @@ def test_a_model_with_fewer_rows_than_the_tokenizer_has_tokens(refused, folders)
 
 
 def test_a_missing_column(refused):
-    said = refused(target__name="iw_sft")
+    said = refused(target__name="iw_sft", policy__trajectory_weight="data")
     _has(
         said, "'iw_sft' needs trajectory_weight", "expected the field", "data has none"
     )
     said = refused(target__name="sft", compare="[cft]")
     _has(said, "'cft' needs critical_mask")
+
+
+def test_a_column_that_the_step_would_make_itself(refused, tmp_path):
+    """Either could be meant, and a column that is passed over would not be missed."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"q": "1", "a": "2", "old_logprob": -0.5}) + "\n")
+    changes = {
+        "data__source": "jsonl",
+        "data__path": path,
+        "data__fields__prompt": "q",
+        "data__fields__response": "a",
+        "target__name": "psft",
+    }
+    said = refused(**changes)
+    _has(said, "'psft' reads old_logprob, which the data has", "to data", "to snapshot")
+    with pytest.raises(AssertionError, match="weights were loaded"):
+        refused(**changes, policy__old_logprob="snapshot")
+
+
+@pytest.mark.parametrize(
+    "method, key, value",
+    [
+        ("gem", "variant", "cubic"),
+        ("gem", "beta", "0"),
+        ("eaft", "top_k", "1"),
+        ("eaft", "entropy_norm", "0"),
+        ("eaft", "power", "-1"),
+        ("profit", "tau", "1.5"),
+        ("psft", "clip_epsilon", "-0.1"),
+        ("asft", "kl_weight", "-1"),
+        ("label_smoothing", "smoothing", ".nan"),
+        ("target_sft", "eta", ".inf"),
+    ],
+)
+def test_a_hyper_parameter_without_a_meaning(method, key, value):
+    """While the configuration is read: not at tracing, after weights are loaded."""
+    arguments = ["--student.path", "x", "--teacher.path", "y", "--target.name", method]
+    with pytest.raises(ConfigError, match=f"target.{key} is .*; expected"):
+        load([*arguments, f"--target.{key}", value])
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (["old_logprob", "column"], "policy.old_logprob is 'column'; expected one of"),
+        (["trajectory_weight", "data"], "no method of the run reads trajectory_weight"),
+        (["refresh_every", "0"], "policy.refresh_every is 0; expected 1 or more"),
+        (["ema_decay", "1"], "policy.ema_decay is 1.0; expected a number in [0, 1)"),
+        (["mode", "median"], "policy.mode is 'median'; expected one of mean, sum"),
+        (["temperature", "-1"], "policy.temperature is -1.0; expected"),
+        (["clip", "[2, 1]"], "policy.clip is [2.0, 1.0]; expected two finite numbers"),
+    ],
+)
+def test_a_policy_that_cannot_be(given, words):
+    key, value = given
+    arguments = ["--student.path", "x", "--target.name", "psft"]
+    with pytest.raises(ConfigError) as error:
+        load([*arguments, f"--policy.{key}", value])
+    assert words in str(error.value)
 
 
 def test_paths_that_do_not_exist(refused, tmp_path):

@@ -236,7 +236,11 @@ def _from_file(folders, tmp_path, rows, **more) -> list[str]:
 
 def test_a_file_with_trajectory_weights_trains_iw_sft(folders, tmp_path):
     """And the teacher, which it does not read, need not even exist."""
-    more = {"target__name": "iw_sft", "teacher__path": "/nowhere/at/all"}
+    more = {
+        "target__name": "iw_sft",
+        "policy__trajectory_weight": "data",
+        "teacher__path": "/nowhere/at/all",
+    }
     done = _run(tmp_path / "run", _from_file(folders, tmp_path, _rows(), **more))
     first = rig.metrics_of(done.run_dir)[0]
     assert "kl_teacher" not in first

@@ -106,12 +106,13 @@ def stored(name: str, data_dir: str | None = None) -> Built | None:
         missing = [path for own in files.values() for path in own if not path.is_file()]
         if missing:
             raise ValueError(f"{missing[0].name} is missing")
-    except (ValueError, KeyError, OSError) as error:
+        left_out, origin = dict(notes["left_out"]), str(notes["origin"])
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ValueError(
             f"{folder} is damaged ({error}); build it again: `python -m"
             f" targetsft_jax.data build {name}`"
         ) from error
-    return Built(folder, splits, notes["left_out"], notes["origin"], files)
+    return Built(folder, splits, left_out, origin, files)
 
 
 def ready(

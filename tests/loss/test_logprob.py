@@ -1,0 +1,73 @@
+"""Label log-probabilities by chunks, against log-softmax of dense logits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import problems
+import pytest
+from test_sharded import _layout
+
+from targetsft_jax.loss import label_logprob
+
+REAL = problems.V - 3
+
+
+def _dense(hidden, head, labels, mask, cap=None):
+    """In numpy: [B, L], 0 outside the mask."""
+    logits = np.asarray(hidden) @ np.asarray(head)[:REAL].T
+    logits = logits if cap is None else cap * np.tanh(logits / cap)
+    top = logits.max(-1, keepdims=True)
+    total = top[..., 0] + np.log(np.exp(logits - top).sum(-1))
+    safe = np.where(mask, labels, 0)
+    own = np.take_along_axis(logits, safe[..., None], -1)[..., 0]
+    return np.where(mask, own - total, 0)
+
+
+def _problem(mask):
+    hidden, head, labels, arguments = problems.problem("float64", mask)
+    kept = arguments["weights"] > 0
+    # Real labels only: rows of a head past the vocabulary are no tokens.
+    return hidden, head, jnp.minimum(labels, REAL - 1), kept
+
+
+@pytest.mark.parametrize("mask", problems.MASKS)
+@pytest.mark.parametrize("chunk, cap", [(7, None), (1000, 3.0)])
+def test_equals_dense_logits(mask: str, chunk: int, cap: float | None):
+    with jax.enable_x64(True):
+        *given, kept = _problem(mask)
+        found = label_logprob(
+            *given, mask=kept, vocab_size=REAL, logit_cap=cap, chunk_size=chunk
+        )
+    np.testing.assert_allclose(found, _dense(*given, kept, cap), rtol=1e-13, atol=0)
+
+
+# Tokens that meet over one axis and over two, heads whole and split.
+@pytest.mark.parametrize(
+    "layout",
+    ["8 data", "8 tensor", "all met", "every axis meets", "whole heads"]
+    + ["step (1, 8, 1), groups of 4", "step (2, 2, 2), groups of 2"],
+)
+def test_every_mesh_gives_each_token_its_own(layout: str):
+    with jax.enable_x64(True):
+        *given, kept = _problem("holes")
+
+        def run(*given):
+            options = {"layout": _layout(layout), "vocab_size": REAL, "chunk_size": 4}
+            return label_logprob(*given, mask=kept, **options)
+
+        found = jax.jit(run, compiler_options=problems.QUICK)(*given)
+    np.testing.assert_allclose(found, _dense(*given, kept), rtol=1e-13, atol=0)
+
+
+def test_no_array_of_tokens_by_vocabulary_and_nothing_to_differentiate():
+    hidden, head, labels, arguments = problems.problem("float32", "all")
+    kept = arguments["weights"] > 0
+
+    def total(hidden, head):
+        return jnp.sum(label_logprob(hidden, head, labels, mask=kept, chunk_size=4))
+
+    pulled = jax.grad(total, (0, 1))
+    assert not any(np.any(g) for g in pulled(hidden, head))
+    shapes = str(jax.make_jaxpr(pulled)(hidden, head))
+    assert f"f32[4,{problems.V}]" in shapes
+    assert f"f32[{problems.B * problems.L},{problems.V}]" not in shapes
