@@ -93,6 +93,17 @@ def test_wrong_types_and_values(refused, key, value, parts):
     _has(refused(f"--{key}", value, status=2), *parts)
 
 
+def test_chat_templates_that_cannot_be_used(refused):
+    said = refused("--data.chat_template", "qwen_boxed")
+    _has(said, "data.chat_template is 'qwen_boxed'", "<|im_start|>", "null")
+    said = refused("--data.chat_template", "chatml")
+    _has(said, "data.chat_template is 'chatml'", "qwen_boxed", ".jinja")
+    said = refused("--evaluation.data.chat_template", "llama_boxed")
+    _has(said, "evaluation.data.chat_template is 'llama_boxed'", "<|eot_id|>")
+    said = refused("--data.thinking", "hide", status=2)
+    _has(said, "data.thinking is 'hide'", "keep, drop")
+
+
 def test_adapters_wider_than_what_they_adapt(refused):
     """Known once the model's shape is, before any weight."""
     said = refused("--lora.rank", "17")
