@@ -11,7 +11,7 @@ from targetsft_jax.data import chat
 from targetsft_jax.data.chat_templates import with_template
 from targetsft_jax.data.config import DataConfig
 from targetsft_jax.data.overlap import WORDS, Cases, Duplicates, Overlap
-from targetsft_jax.data.pipeline import Dataset, prepare, rows_at
+from targetsft_jax.data.pipeline import Dataset, prepare_parts, rows_at
 from targetsft_jax.data.records import load_records, problems
 from targetsft_jax.data.tokenizer import byte_tokenizer, load_tokenizer
 from targetsft_jax.training.config import Config, ConfigError, load
@@ -54,7 +54,10 @@ def _preview(config: Config, rows: int) -> None:
     # Colour on a terminal; no wrapping, since lines are those of the data.
     console = Console(soft_wrap=True, highlight=False)
     tokenizer = with_template(_tokenizer(config), config.data.chat_template)
-    dataset = prepare(config.data, tokenizer, config.cache_dir)
+    held_out = config.validation.examples
+    dataset, _ = prepare_parts(
+        config.data, tokenizer, config.cache_dir, held_out=held_out
+    )
     for line in shown(dataset, tokenizer, rows, config.seed):
         text = Text(line)
         text.highlight_regex(r"⟦[^⟧]*⟧", "green")

@@ -106,7 +106,7 @@ def speak_as_trained(folder: Path, template: str | None, stops: list[int]) -> No
     config = read_json(folder / "config.json")
     known = {key: config[key] for key in _IDS if config.get(key) is not None}
     generation = read_json(path) if path.is_file() else known
-    ends = generation.get("eos_token_id", [])
+    ends = generation.get("eos_token_id", known.get("eos_token_id"))
     ends = [ends] if isinstance(ends, int) else list(ends or [])
     lacking = [stop for stop in stops if stop not in ends]
     if lacking:

@@ -76,6 +76,8 @@ class Session:
     dtype: Any
     roles: dict[str, Role]
     tokenizer: Any
+    asking: Any
+    """The tokenizer with the chat template that problems are asked with."""
     dataset: Dataset
     problems: Sequence[Problem]
     validation: Validation | None = None
@@ -220,6 +222,8 @@ def _open(config: Config, mesh: Mesh) -> Session:
         if kept_out is not None:
             _check_columns(config, name, hyper, kept_out)
     measured = config.evaluation
+    other = measured.data.chat_template if measured.data else None
+    asking = with_template(tokenizer, other, "evaluation.data.chat_template")
     held_out = (
         problems(measured.data or config.data, "heldout", measured.problems)
         if measured.problems
@@ -230,7 +234,7 @@ def _open(config: Config, mesh: Mesh) -> Session:
         validation = Validation(kept_out, config.validation.every)
     dtype = compute_dtype(config, mesh)
     session = Session(
-        config, mesh, dtype, roles, tokenizer, dataset, held_out, validation
+        config, mesh, dtype, roles, tokenizer, asking, dataset, held_out, validation
     )
     for name, hyper in trainings(config).items():
         # Made again when it is trained; what cannot be made is refused now.
@@ -426,12 +430,11 @@ def _measure(
 ) -> None:
     """Average@k of some parameters, kept in the session and in a file of answers."""
     asked = session.config.evaluation
-    other = asked.data.chat_template if asked.data else None
     score, answered = benchmark(
         session.roles[role].config,
         params,
         session.problems,
-        with_template(session.tokenizer, other, "evaluation.data.chat_template"),
+        session.asking,
         samples=asked.samples,
         max_new_tokens=asked.max_new_tokens,
         temperature=asked.temperature,

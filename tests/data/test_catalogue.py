@@ -4,6 +4,7 @@ The rows are written for these tests; tests that take `shared` read published fi
 """
 
 import dataclasses
+import gzip
 import json
 import shutil
 import subprocess
@@ -312,6 +313,23 @@ def test_bad_rows_are_all_named_and_nothing_is_built(gsm8k):
     assert builder.build("gsm8k", gsm8k.data_dir, gsm8k.path).splits == {"train": 6}
 
 
+def test_processes_may_build_it_at_once(gsm8k):
+    script = (
+        "from targetsft_jax.data.config import *\n"
+        "from targetsft_jax.data.records import load_records\n"
+        f"records, _ = load_records({gsm8k!r})\n"
+        "print(len(list(records)))\n"
+    )
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    assert [process.communicate()[0] for process in running] == ["3\n"] * 2
+    assert [p.name for p in Path(gsm8k.data_dir).iterdir()] == ["gsm8k"]
+
+
 def test_half_files_are_refused(tmp_path):
     row = {"source": "amc", "problem": "?", "solution": BOXED}
     write(tmp_path / "data/train-00001-of-00003.parquet", [row])
@@ -412,27 +430,38 @@ def test_tfds_itself_reads_what_is_built(gsm8k):
     ]
 
 
+def test_published_pubmedqa_is_read_whole(shared, tmp_path):
+    """By pmid, as its repository has it."""
+    with gzip.open(shared / "data/pubmedqa/pqal.jsonl.gz") as file:
+        rows = {row["pmid"]: row for row in map(json.loads, file)}
+    (tmp_path / "ori_pqal.json").write_text(json.dumps(rows))
+    built = builder.build("pubmedqa", str(tmp_path / "built"), str(tmp_path))
+    found = [example for _, example in builder.read(built, "test")]
+    answers = [row["final_decision"] for row in rows.values()]
+    assert [e["options"][ord(e["answer"]) - ord("A")] for e in found] == answers
+    assert [e["id"] for e in found] == list(rows)
+
+
 @pytest.mark.parametrize(
-    "name, files, split, rows, first",
+    "name, file, split, rows, first",
     [
-        ("gsm8k", ["gsm8k/train.jsonl.gz"], "train", 7473, "72"),
-        ("gsm8k", ["gsm8k/test.jsonl"], "test", 1319, "18"),
-        ("math", ["math/train.jsonl.gz"], "train", 7498, "0"),
-        ("math", ["math/test.jsonl.gz"], "test", 5000, "2"),
-        ("math500", ["math500/test.jsonl"], "test", 500, None),
-        ("olympiadbench", ["olympiadbench/test.jsonl.gz"], "test", 675, "2"),
-        ("medqa", ["medqa_us_4opt/test.jsonl.gz"], "test", 1273, "B"),
-        ("medmcqa", ["medmcqa/dev.jsonl.gz"], "validation", 4183, "A"),
-        ("mmlu_pro_medical", ["mmlu_pro_medical/test.jsonl.gz"], "test", 1535, "E"),
-        ("medxpertqa", ["medxpertqa_text/test_subset.jsonl.gz"], "test", 1449, "B"),
+        ("gsm8k", "gsm8k/train.jsonl.gz", "train", 7473, "72"),
+        ("gsm8k", "gsm8k/test.jsonl", "test", 1319, "18"),
+        ("math", "math/train.jsonl.gz", "train", 7498, "0"),
+        ("math", "math/test.jsonl.gz", "test", 5000, "2"),
+        ("math500", "math500/test.jsonl", "test", 500, None),
+        ("olympiadbench", "olympiadbench/test.jsonl.gz", "test", 675, "2"),
+        ("medqa", "medqa_us_4opt/test.jsonl.gz", "test", 1273, "B"),
+        ("medmcqa", "medmcqa/dev.jsonl.gz", "validation", 4183, "A"),
+        ("mmlu_pro_medical", "mmlu_pro_medical/test.jsonl.gz", "test", 1535, "E"),
+        ("medxpertqa", "medxpertqa_text/test_subset.jsonl.gz", "test", 1449, "B"),
     ],
 )
 def test_published_files_are_read_whole(
-    shared, tmp_path, name, files, split, rows, first
+    shared, tmp_path, name, file, split, rows, first
 ):
-    for file in files:
-        plain = Path(file).name.replace("test_subset", "test")
-        (tmp_path / plain).symlink_to(shared / "data" / file)
+    plain = Path(file).name.replace("test_subset", "test")
+    (tmp_path / plain).symlink_to(shared / "data" / file)
     config = DataConfig(
         source="tfds",
         dataset=name,

@@ -37,7 +37,7 @@ def mixed(weights=(0.7, 0.3), max_length=64):
     )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(SOURCES, st.integers(0, 2**32 - 1))
 def test_shares_hold_to_within_a_row_and_passes_are_whole(sources, seed):
     sizes, weights = zip(*sources)

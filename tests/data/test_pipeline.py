@@ -256,12 +256,13 @@ def test_real_files_are_prepared_whole(shared):
 
 
 def test_importing_is_cheap():
-    """Neither jax nor grain nor transformers until they are needed."""
+    """Nothing heavy until it is needed, such as readers of formats not asked for."""
     script = (
         "import sys, targetsft_jax.data.config, targetsft_jax.data.record,"
         " targetsft_jax.data.sources, targetsft_jax.data.embedded\n"
         "import importlib.util as u, pathlib\n"
-        "heavy = {'grain', 'transformers', 'flax'}\n"
+        "heavy = {'grain', 'transformers', 'flax', 'pyarrow', 'tensorflow_datasets'}\n"
+        "import targetsft_jax.data.catalogue.builder, targetsft_jax.data.identity\n"
         "import targetsft_jax.data.pipeline, targetsft_jax.data.tokenizer\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

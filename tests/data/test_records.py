@@ -229,6 +229,8 @@ def test_conditions_on_numbers():
     years = [1999, 2000, "2010", 2010.5, 2011, None]
     kept = [y for y in years if unmet({"meta": {"year": y}}, tests, "f:1") is None]
     assert kept == [2000, "2010", 2010.5]
+    for name in ("min", "max"):
+        assert unmet({"x": None}, conditions({"x": {name: 5}}), "f:1") == "x"
     with pytest.raises(RowError, match="f:1: field 'meta.year' is 'x'; expected a num"):
         unmet({"meta": {"year": "x"}}, tests, "f:1")
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from targetsft_jax.data import examples, packing, pipeline, token_cache
-from targetsft_jax.data.config import DataConfig, FieldMap
+from targetsft_jax.data.array_folder import read, writing
+from targetsft_jax.data.config import DataConfig, FieldMap, SourceConfig
 from targetsft_jax.data.pipeline import batch_at, prepare
 from targetsft_jax.data.token_cache import Cache
 from targetsft_jax.data.tokenizer import byte_tokenizer
@@ -108,6 +109,34 @@ def test_packing_anew_uses_the_tokens_that_are_there(config, tmp_path, work):
         assert_same(again, prepare(changed, TOKENIZER))
 
 
+def test_a_mixture_is_kept_whole_and_weighed_anew(config, tmp_path, work):
+    kept = {f.name: getattr(config, f.name) for f in dataclasses.fields(SourceConfig)}
+
+    def mixed(*weights):
+        parts = [
+            SourceConfig(**kept | {"name": name, "where": where, "weight": weight})
+            for name, where, weight in zip(
+                ("short", "long"),
+                (
+                    {"trajectory_weight": {"max": 20}},
+                    {"trajectory_weight": {"min": 21}},
+                ),
+                weights,
+            )
+        ]
+        return DataConfig(mixture=parts, max_length=48, on_bad_row="skip")
+
+    for weights, made in (((1, 3), ["tokens", "rows"]), ((1, 1), ["rows"])):
+        work.clear()
+        for again in (made, []):
+            whole = prepare(mixed(*weights), TOKENIZER, tmp_path / "cache")
+            assert list(dict.fromkeys(work)) == again
+            work.clear()
+            assert_same(whole, prepare(mixed(*weights), TOKENIZER))
+            assert whole.report.weights == dict(zip(("short", "long"), weights))
+            work.clear()
+
+
 def test_whatever_changes_the_tokens_makes_them_anew(config, tmp_path, work):
     prepare(config, TOKENIZER, tmp_path / "cache")
     path = Path(config.path)
@@ -199,6 +228,32 @@ def test_a_failure_keeps_nothing(config, tmp_path):
     with pytest.raises(ValueError, match="rows.jsonl:41"):
         prepare(strict, TOKENIZER, tmp_path / "cache")
     assert list((tmp_path / "cache/data").glob("*")) == []
+
+
+def test_a_folder_is_seen_whole_or_not_at_all(tmp_path):
+    """Two write it at once; a third fails; a reader looks at every moment."""
+    folder, numbers = tmp_path / "kept", np.arange(5)
+
+    def write(writer):
+        for part in (numbers[:2], numbers[2:]):
+            writer.append({"numbers": part})
+            assert read(folder) is None
+        writer.close({"about": "é"})
+
+    with pytest.raises(OSError, match="full"), writing(folder) as failing:
+        failing.append({"numbers": numbers})
+        raise OSError("the disk is full")
+    assert list(tmp_path.iterdir()) == []
+    with writing(folder) as late:
+        with writing(folder) as early:
+            write(early)
+            assert read(folder) is None
+        found, about = read(folder)
+        late.append({"numbers": numbers})
+        late.close({})
+    np.testing.assert_array_equal(read(folder)[0]["numbers"], numbers)
+    np.testing.assert_array_equal(found["numbers"], numbers)
+    assert about == {"about": "é"} and list(tmp_path.iterdir()) == [folder]
 
 
 def test_a_folder_that_cannot_be_written_is_named(config, tmp_path):

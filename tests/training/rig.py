@@ -396,6 +396,7 @@ def small_run(folders: dict, run_dir, **more) -> list[str]:
     """The command of a run of a few steps on generated problems, with overrides."""
     arguments = {
         "run_dir": run_dir,
+        "cache_dir": folders["student"].parent / "cache",
         "student.path": folders["student"],
         "teacher.path": folders["teacher"],
         "data.embedded.examples": 64,

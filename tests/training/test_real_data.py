@@ -33,6 +33,7 @@ def _train(name: str, shared, run_dir, student, teacher, **more) -> list[dict]:
     arguments = {
         "config": CONFIGS / f"{name}.yaml",
         "run_dir": run_dir,
+        "cache_dir": run_dir / "cache",
         "data.path": path,
         "student.path": student,
         "teacher.path": teacher,

@@ -70,7 +70,7 @@ def test_unknown_keys(refused, tmp_path):
         ("target.name", "tsft", ("no method 'tsft'", "target_sft")),
         ("target.tau", "0.5", ("'target_sft' has no hyper-parameter tau", "eta")),
         ("compare", "[tsft]", ("compare", "no method 'tsft'", "target_sft")),
-        ("data.source", "tfds", ("data.source is 'tfds'", "jsonl")),
+        ("data.source", "csv", ("data.source is 'csv'", "jsonl")),
         ("data.path", "x.jsonl", ("data.path is 'x.jsonl'", "jsonl")),
         ("mesh.cpu_devices", "0", ("mesh.cpu_devices is 0", "1 or more")),
         ("seed", "-1", ("seed is -1", "0 or more")),
@@ -91,6 +91,17 @@ def test_unknown_keys(refused, tmp_path):
 )
 def test_wrong_types_and_values(refused, key, value, parts):
     _has(refused(f"--{key}", value, status=2), *parts)
+
+
+def test_chat_templates_that_cannot_be_used(refused):
+    said = refused("--data.chat_template", "qwen_boxed")
+    _has(said, "data.chat_template is 'qwen_boxed'", "<|im_start|>", "null")
+    said = refused("--data.chat_template", "chatml")
+    _has(said, "data.chat_template is 'chatml'", "qwen_boxed", ".jinja")
+    said = refused("--evaluation.data.chat_template", "llama_boxed")
+    _has(said, "evaluation.data.chat_template is 'llama_boxed'", "<|eot_id|>")
+    said = refused("--data.thinking", "hide", status=2)
+    _has(said, "data.thinking is 'hide'", "keep, drop")
 
 
 def test_adapters_wider_than_what_they_adapt(refused):
@@ -149,6 +160,23 @@ def test_problems_of_a_trained_file_need_their_own(refused, tmp_path):
         status=2,
     )
     _has(said, "evaluation.data is null", "expected")
+
+
+def test_a_mixture_by_the_key_of_its_source(tmp_path):
+    """Sections of a list are read from YAML with their types, and refused by place."""
+    path = tmp_path / "mixture.yaml"
+    source = "{source: parquet, path: a.parquet, weight: 2, fields: {prompt: q}}"
+    for second, problems, parts in (
+        ("{weihgt: 1}", 0, ("weihgt",)),
+        ("{name: made}", 0, ("data.mixture[1].weight is None",)),
+        ("{weight: 1, where: {a: b}}", 0, ("data.mixture[1].where is",)),
+        ("{weight: 1}", 1, ("evaluation.data is null", "a.parquet, embedded")),
+    ):
+        text = f"data:\n  mixture:\n    - {source}\n    - {second}\n"
+        path.write_text(text + f"evaluation: {{problems: {problems}}}\n")
+        with pytest.raises(ConfigError) as error:
+            load(["--config", str(path), "--student.path=s", "--target.name=sft"])
+        _has(str(error.value), *parts)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,11 @@ class Built:
 
 
 def build(
-    name: str, data_dir: str | None = None, manual_dir: str | None = None
+    name: str,
+    data_dir: str | None = None,
+    manual_dir: str | None = None,
+    *,
+    replace: bool = True,
 ) -> Built:
     """Builds a data set anew, whole or not at all.
 
@@ -53,6 +57,8 @@ def build(
         name: in the catalogue.
         data_dir: where built sets lie; None: DATA_DIR.
         manual_dir: the folder of its published files; None: the hub.
+        replace: one that is there; False: where another process has been quicker,
+            its work stays.
 
     Raises:
         ValueError: no such data set; its files cannot be had or are not whole; rows
@@ -69,7 +75,7 @@ def build(
         else in_folder(name, dataset, manual_dir)
     )
     folder = _folder(name, data_dir)
-    with _partial(folder) as partial:
+    with _partial(folder, replace) as partial:
         _write(name, files, str(partial))
     built = stored(name, data_dir)
     assert built is not None
@@ -125,7 +131,7 @@ def ready(
     """
     splits = CATALOGUE[name].splits
     split = split or ("train" if "train" in splits else splits[0])
-    built = stored(name, data_dir) or build(name, data_dir, manual_dir)
+    built = stored(name, data_dir) or build(name, data_dir, manual_dir, replace=False)
     if split not in built.splits:
         have = ", ".join(built.splits)
         raise ValueError(
@@ -184,7 +190,7 @@ def _example(message: Any) -> Example:
 
 
 @contextlib.contextmanager
-def _partial(folder: Path) -> Iterator[Path]:
+def _partial(folder: Path, replace: bool) -> Iterator[Path]:
     """A data_dir to build in; what is in it takes the folder's place if all goes well.
 
     TFDS too completes a folder before it names it, but deletes the one before first.
@@ -194,10 +200,14 @@ def _partial(folder: Path) -> Iterator[Path]:
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.parent.name}-", dir=root))
     try:
         yield partial
-        if folder.exists():
-            folder.rename(partial / "replaced")
         folder.parent.mkdir(exist_ok=True)
-        (partial / folder.relative_to(root)).rename(folder)
+        if replace and folder.exists():
+            folder.rename(partial / "replaced")
+        try:
+            (partial / folder.relative_to(root)).rename(folder)
+        except OSError:
+            if replace or not folder.exists():
+                raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -6,6 +6,7 @@ from typing import Any
 from targetsft_jax.data.catalogue.entry import LETTERS, Example, last_boxed
 from targetsft_jax.data.config import FieldMap
 
+# Other text here is another training set: raise `token_cache.VERSION` with it.
 TRAIN = FieldMap(messages=None, prompt="prompt", response="response")
 EVALUATE = FieldMap(messages=None, prompt="prompt", answer="answer")
 

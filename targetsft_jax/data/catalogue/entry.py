@@ -31,7 +31,7 @@ class DataSet:
 
     about: str
     licence: str
-    """As its publisher states it."""
+    """As its publisher states it, and where that is not known, where to look."""
     homepage: str
     hub: str
     """Id of the data set's repository on the hub, in its first layout."""

@@ -1,6 +1,7 @@
 """The published files of a data set: in a folder, or fetched from the hub."""
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -59,14 +60,14 @@ def from_hub(name: str, dataset: DataSet) -> Files:
         ValueError: they cannot be fetched, or are laid out in another way.
     """
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     layout = dataset.layouts[0]
-    try:
+    with _fetching(name, dataset):
         # The commit is asked for once, so that files of two never meet.
         known = huggingface_hub.HfApi().dataset_info(dataset.hub)
-        paths = [sibling.rfilename for sibling in known.siblings or []]
-        found = _by_split(layout, paths)
+    paths = [sibling.rfilename for sibling in known.siblings or []]
+    found = _by_split(layout, paths)
+    with _fetching(name, dataset):
         splits = {
             split: [
                 huggingface_hub.hf_hub_download(
@@ -76,7 +77,20 @@ def from_hub(name: str, dataset: DataSet) -> Files:
             ]
             for split, own in found.items()
         }
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError) as error:
+    if not splits:
+        raise ValueError(
+            f"{dataset.hub} on the hub has none of the files that {name} was written"
+            f" for ({layout.splits}); it has {', '.join(sorted(paths)[:20])}"
+        )
+    return Files(layout, splits, f"{dataset.hub}@{known.sha}")
+
+
+@contextlib.contextmanager
+def _fetching(name: str, dataset: DataSet) -> Iterator[None]:
+    """Says what to do where the hub cannot be reached, or refuses."""
+    try:
+        yield
+    except Exception as error:  # The hub's client lets those of others through.
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
             f"{name} cannot be fetched from {dataset.hub} on the hub"
@@ -84,12 +98,6 @@ def from_hub(name: str, dataset: DataSet) -> Files:
             " and name its folder: data.path, or --manual_dir of"
             f" `python -m targetsft_jax.data build {name}`"
         ) from error
-    if not splits:
-        raise ValueError(
-            f"{dataset.hub} on the hub has none of the files that {name} was written"
-            f" for ({layout.splits}); it has {', '.join(sorted(paths)[:20])}"
-        )
-    return Files(layout, splits, f"{dataset.hub}@{known.sha}")
 
 
 def _by_split(layout: Layout, paths: Iterable[str]) -> dict[str, list[str]]:

@@ -195,7 +195,7 @@ MATHS = {
     ),
     "minerva_math": DataSet(
         about="272 undergraduate problems of science, for evaluation",
-        licence="not stated",
+        licence="see its homepage",
         homepage="https://huggingface.co/datasets/math-ai/minervamath",
         hub="math-ai/minervamath",
         layouts=[
@@ -205,7 +205,7 @@ MATHS = {
     ),
     "olympiadbench": DataSet(
         about="674 olympiad problems in English without pictures, for evaluation",
-        licence="Apache-2.0",
+        licence="Apache-2.0 (hub), MIT (official)",
         homepage="https://huggingface.co/datasets/Hothan/OlympiadBench",
         hub="Hothan/OlympiadBench",
         layouts=[
@@ -223,7 +223,7 @@ MATHS = {
     ),
     "aime24": DataSet(
         about="30 problems of AIME 2024, for evaluation",
-        licence="not stated",
+        licence="see its homepage",
         homepage="https://huggingface.co/datasets/math-ai/aime24",
         hub="math-ai/aime24",
         layouts=[
@@ -232,7 +232,7 @@ MATHS = {
     ),
     "amc23": DataSet(
         about="40 problems of AMC 12 2023, for evaluation",
-        licence="not stated",
+        licence="see its homepage",
         homepage="https://huggingface.co/datasets/math-ai/amc23",
         hub="math-ai/amc23",
         layouts=[

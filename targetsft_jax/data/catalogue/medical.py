@@ -137,14 +137,14 @@ def _by_letter(options: Mapping[str, str | None]) -> list[str]:
 MEDICAL = {
     "m23k": DataSet(
         about="23 k medical questions with distilled thinking (m1)",
-        licence="not stated",
+        licence="see its homepage",
         homepage="https://huggingface.co/datasets/UCSC-VLAA/m23k-tokenized",
         hub="UCSC-VLAA/m23k-tokenized",
         layouts=[Layout({"train": ["data/train-*.parquet"]}, _m23k)],
     ),
     "medqa": DataSet(
         about="11 k questions of the USMLE with four options",
-        licence="MIT",
+        licence="CC BY 4.0 (hub), MIT (official)",
         homepage="https://github.com/jind11/MedQA",
         hub="GBaker/MedQA-USMLE-4-options",
         layouts=[
@@ -208,7 +208,7 @@ MEDICAL = {
     ),
     "mmlu_pro_medical": DataSet(
         about="1,535 questions of MMLU-Pro on health and biology, for evaluation",
-        licence="MIT",
+        licence="MIT (hub), Apache-2.0 (official)",
         homepage="https://github.com/TIGER-AI-Lab/MMLU-Pro",
         hub="TIGER-Lab/MMLU-Pro",
         layouts=[
