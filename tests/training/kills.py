@@ -25,7 +25,6 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
 
 import launched
-import rig
 
 STEPS_A_KILL, SAVE_EVERY = 4, 3
 _IMPORTED = [
@@ -63,6 +62,9 @@ class Outcome:
 
 def disturb(folder: Path, kills: int, seed: int = 0) -> Outcome:
     """Train once in peace and once with so many kills, in a folder."""
+    # Not at the top: sessions import this module, and may not touch a device so early.
+    import rig
+
     began = time.monotonic()
     rng, outcome = random.Random(seed), Outcome()
     models = rig.write_folders(folder / "models")
