@@ -227,7 +227,11 @@ class Checkpoints:
         wanted = {name: ocp.args.JsonRestore() for name in names}
         with self._reader() as reader:
             found = reader.restore(step, args=ocp.args.Composite(**wanted))
-        return {"provenance": {}} | {name: dict(found[name]) for name in names}
+        about = {"provenance": {}} | {name: dict(found[name]) for name in names}
+        lacking = {*Position.__dataclass_fields__, "arrays"} - about["position"].keys()
+        if lacking:
+            raise ValueError(f"its position has no {', '.join(sorted(lacking))}")
+        return about
 
     def _prove_same(
         self, step: int, about: dict[str, dict[str, Any]], expected: Position

@@ -25,6 +25,9 @@ from targetsft_jax.targets.trajectory import MODES
 CONFIG_FILE = "config.yaml"
 """In a run directory: the resolved configuration."""
 
+HELD_OUT = "validation_"
+"""How the names of metrics of held-out data begin."""
+
 REMAT = ("none", "full", "dots")
 ATTENTION = ("auto", "splash", "cudnn", "pallas_gpu", "xla")
 DTYPES = ("float32", "bfloat16")
@@ -205,7 +208,8 @@ class TrainConfig:
     keep_every: int | None = None
     """Checkpoints of steps that are a multiple of it stay for ever; null: none."""
     keep_best: str | None = None
-    """A metric such as loss or nll: the checkpoint where it was lowest stays too."""
+    """A metric such as nll: the checkpoint where it was lowest stays too. With one of
+    held-out data, such as validation_nll, each step where that is measured is saved."""
     max_skipped_steps: int = 10
     """Steps in a row with a loss or gradient that is not finite, which change nothing,
     before the run stops."""
@@ -427,7 +431,7 @@ def validate(config: Config) -> None:
     _validate_policy(config)
     _validate_train(config.train, config.mesh)
     _validate_evaluation(config)
-    _validate_validation(config.validation)
+    _validate_validation(config.validation, config.train.keep_best)
     _validate_log(config.log)
     if config.seed < 0:
         raise ConfigError(f"seed is {config.seed}; expected 0 or more")
@@ -668,7 +672,13 @@ def _validate_evaluation(config: Config) -> None:
         )
 
 
-def _validate_validation(asked: ValidationConfig) -> None:
+def _validate_validation(asked: ValidationConfig, keep_best: str | None) -> None:
+    measured = asked.examples or asked.data is not None
+    if keep_best is not None and keep_best.startswith(HELD_OUT) and not measured:
+        raise ConfigError(
+            f"train.keep_best is {keep_best!r} and nothing is held out; expected "
+            "validation.examples or validation.data, or another metric"
+        )
     if asked.examples < 0:
         raise ConfigError(
             f"validation.examples is {asked.examples}; expected 0 or more"

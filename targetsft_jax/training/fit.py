@@ -92,9 +92,10 @@ def fit(
         spec.student, params, optimizer, mesh, spec.lora, spec.policy
     )
     _prove_same_data(dataset)
+    retention = Retention(config.keep_checkpoints, config.keep_every, config.keep_best)
     checkpoints = Checkpoints(
         run_dir,
-        Retention(config.keep_checkpoints, config.keep_every, config.keep_best),
+        retention,
         Provenance(about or {}, {role: identity(p) for role, p in frozen.items()}),
     )
     position = Position(0, seed, config.batch_size, dataset.fingerprint)
@@ -133,6 +134,8 @@ def fit(
     def record(number: int, metrics: Any, **more: float) -> Mapping[str, Any]:
         nonlocal skipped
         numbers = jax.device_get(metrics) | more
+        # Refuses a metric that no step has before a long training, not at its end.
+        retention.judged(numbers)
         try:
             if watch is not None:
                 numbers |= watch.seen(number, numbers)
@@ -177,8 +180,9 @@ def fit(
                 late = processes.first() and timer.due()
                 told, late = wishes.shared([stop.noted, late])
                 due = number % config.save_every == 0 or number == steps
-                due = due or told or late
                 found = measured(number)
+                # What may be the best must be there to be kept.
+                due = due or told or late or config.keep_best in found
                 if due or found:
                     numbers = record(number, metrics, **found)
                     waiting = None

@@ -8,6 +8,8 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
+from targetsft_jax.training.config import HELD_OUT
+
 
 @dataclass(frozen=True)
 class Retention:
@@ -47,9 +49,12 @@ class Retention:
         """What is kept of a step's metrics to find the best; None where it has none.
 
         Raises:
-            ValueError: no step has such a metric.
+            ValueError: no step has such a metric. Those of held-out data are not
+                measured in every step.
         """
         if self.best is None:
+            return None
+        if self.best.startswith(HELD_OUT) and self.best not in metrics:
             return None
         if self.best not in metrics:
             raise ValueError(

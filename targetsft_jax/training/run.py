@@ -153,10 +153,14 @@ def _claim(config: Config) -> Path:
 
 
 def _changes(before: str, after: str) -> list[str]:
-    """What differs in two configurations among the keys that make the model."""
+    """What differs in two configurations among the keys that make the model.
+
+    A key that is younger than the run means what it does when nobody sets it.
+    """
     import yaml
 
-    old, new = (_flat(yaml.safe_load(text)) for text in (before, after))
+    usual = _flat(dataclasses.asdict(Config()))
+    old, new = (usual | _flat(yaml.safe_load(text)) for text in (before, after))
     return [
         f"{key}: was {old.get(key)!r}, is {new.get(key)!r}"
         for key in dict.fromkeys([*old, *new])

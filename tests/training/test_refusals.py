@@ -9,7 +9,13 @@ import rig
 from targetsft_jax.train import main
 from targetsft_jax.training import roles
 from targetsft_jax.training import run as run_module
-from targetsft_jax.training.config import ConfigError, load
+from targetsft_jax.training.config import (
+    Config,
+    ConfigError,
+    TrainConfig,
+    load,
+    to_yaml,
+)
 
 
 @pytest.fixture
@@ -347,3 +353,21 @@ def test_a_teacher_to_measure_is_a_teacher_to_give():
 @pytest.mark.parametrize("tail", [["--resume"], ["--resume", "true"], []])
 def test_resume_may_stand_alone(tail):
     assert load(["--student.path", "x", "--target.name", "sft", *tail]).resume
+
+
+def test_a_key_that_is_younger_than_a_run_is_no_change():
+    """A run of before the key was there goes on if nobody has set it since."""
+    now = to_yaml(Config())
+    before = "\n".join(line for line in now.splitlines() if "keep_every" not in line)
+    assert "keep_every" in now and run_module._changes(before, now) == []
+    before = "\n".join(
+        line for line in now.splitlines() if "final_learning" not in line
+    )
+    changed = to_yaml(Config(train=TrainConfig(final_learning_rate_ratio=0.5)))
+    (line,) = run_module._changes(before, changed)
+    assert line == "train.final_learning_rate_ratio: was 0.0, is 0.5"
+
+
+def test_the_best_by_held_out_data_needs_some(refused):
+    said = refused("--train.keep_best", "validation_nll", status=2)
+    _has(said, "train.keep_best is 'validation_nll'", "validation.examples")

@@ -55,6 +55,12 @@ def test_the_best_is_known_after_a_restart(tmp_path):
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"3", "5"}
 
 
+def test_what_is_not_measured_in_a_step_is_not_its_best():
+    rule = Retention(1, best="validation_nll")
+    assert rule.judged({"loss": 1.0}) is None
+    assert rule.judged({"loss": 1.0, "validation_nll": 0.5}) == {"value": 0.5}
+
+
 def test_a_metric_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match="train.keep_best is 'acc'.*loss, nll"):
         _saved(tmp_path, Retention(1, best="acc"), [1.0])

@@ -52,6 +52,9 @@ def test_a_run_measures_on_the_way_and_is_not_changed_by_it(folders, tmp_path, c
         "validation__every": 3,
         "log__profile_from": 2,
         "log__profile_steps": 1,
+        # Each measured step is saved; the best and the newest stay.
+        "train__keep_best": "validation_nll",
+        "train__keep_checkpoints": 1,
     }
     assert main(rig.small_run(folders, tmp_path / "with", **held_out)) == 0
     said = capsys.readouterr().out
@@ -61,6 +64,9 @@ def test_a_run_measures_on_the_way_and_is_not_changed_by_it(folders, tmp_path, c
     rows = rig.metrics_of(tmp_path / "with")
     measured = [row["step"] for row in rows if "validation_loss" in row]
     assert measured == [3, 4]
+    best = min(rows[2:], key=lambda row: row["validation_nll"])["step"]
+    kept = {int(path.name) for path in (tmp_path / "with/checkpoints").iterdir()}
+    assert kept == {best, 4}
     plain = [
         {k: v for k, v in row.items() if not k.startswith("validation_")}
         for row in rig.untimed(rows)
