@@ -103,7 +103,9 @@ def fit(
     if resume and checkpoints.latest is not None:
         like = _abstract_state(params, optimizer, places, spec.policy)
         # Two states at a time may be more than the devices hold.
-        jax.tree.map(lambda x: x.delete(), params)
+        for leaf in jax.tree.leaves(params):
+            if isinstance(leaf, jax.Array):
+                leaf.delete()
         state, start = checkpoints.restore(like, position)
     else:
         state = init_state(params, optimizer, places, spec.policy)

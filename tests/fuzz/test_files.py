@@ -16,7 +16,7 @@ from targetsft_jax.data.tokenizer import byte_tokenizer
 
 ROWS = [{"question": f"What is {i}+1?", "answer": f"#### {i + 1}"} for i in range(300)]
 FIELDS = FieldMap(prompt="question", response="answer")
-CUTS = 40
+CUTS = 20
 
 
 def _cuts(whole, rng):

@@ -18,7 +18,7 @@ from targetsft_jax.hf.importer import load_config, load_params  # noqa: E402
 
 INDEX = "model.safetensors.index.json"
 FIRST = "model-00001-of-00002.safetensors"
-TRUNCATIONS = 60
+TRUNCATIONS = 40
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_tensors_that_are_cut_or_whose_header_lies(model, count, confined):
     for stated in (0, 1, length - 1, length + 1, 2**31, 2**63 - 1, 2**64 - 1):
         path.write_bytes(stated.to_bytes(8, "little") + whole[8:])
         _refused(model, count, "tensor files")
-    for key in [name for name in header if name != "__metadata__"]:
+    for key in [name for name in header if name != "__metadata__"][:5]:
         entry = header[key]
         begin, end = entry["data_offsets"]
         lies = [

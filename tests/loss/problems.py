@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import zoo
+from quick import quicker
 
 from targetsft_jax import METHODS, fused_loss
 
 B, L, D, D_OTHER, V = 8, 6, 16, 24, 53  # 48 tokens; 53 is prime
 GARBAGE = -100
-# The same XLA program with plainer machine code, in two thirds of the time.
-QUICK = {"xla_backend_optimization_level": 0}
 MASKS = ("all", "none", "prefix", "holes")
 
 
@@ -68,7 +67,7 @@ def cut(arguments: dict[str, Any], rows: int) -> dict[str, Any]:
 def compiled(case: zoo.Case, chunk: int = 7, real: int | None = None) -> Any:
     """(hidden, head, labels, arguments) -> (loss, metrics), (∂hidden, ∂head).
 
-    One jit for all tests, and `QUICK`: a compilation is most of what a test costs.
+    One jit for all tests, and `quicker`: a compilation is most of what a test costs.
     """
 
     def loss(hidden: Any, head: Any, labels: Any, arguments: Any) -> Any:
@@ -76,4 +75,4 @@ def compiled(case: zoo.Case, chunk: int = 7, real: int | None = None) -> Any:
         return fused_loss(case.name, hidden, head, labels, **arguments, **options)
 
     pulled = jax.value_and_grad(loss, (0, 1), has_aux=True)
-    return jax.jit(pulled, compiler_options=QUICK)
+    return jax.jit(pulled, compiler_options=quicker())

@@ -6,6 +6,7 @@ import numpy as np
 import problems
 import pytest
 from jax.sharding import AxisType
+from quick import quicker
 
 from targetsft_jax import METHODS, fused_loss
 from targetsft_jax.loss import MeshLayout, reference_loss, sharded_fused_loss
@@ -17,7 +18,7 @@ KINDS = ("sft", "eaft", "kl", "target_sft", "gem")
 
 def _pulled(loss, hidden, head):
     run = jax.value_and_grad(loss, (0, 1), has_aux=True)
-    return jax.jit(run, compiler_options=problems.QUICK)(hidden, head)
+    return jax.jit(run, compiler_options=quicker())(hidden, head)
 
 
 def _fused(name, hidden, head, labels, arguments, caps, **options):

@@ -11,6 +11,7 @@ import pytest
 import zoo
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from quick import quicker
 
 from targetsft_jax import METHODS, fused_loss
 from targetsft_jax.loss import MeshLayout, sharded_fused_loss
@@ -67,7 +68,7 @@ def _sharded(name, layout, **hyper):
         return sharded_fused_loss(name, hidden, head, labels, **arguments, **options)
 
     pulled = jax.value_and_grad(loss, (0, 1), has_aux=True)
-    return jax.jit(pulled, compiler_options=problems.QUICK)
+    return jax.jit(pulled, compiler_options=quicker())
 
 
 def _assert_same(made, wanted):

@@ -22,7 +22,7 @@ from pathlib import Path
 
 if __name__ == "__main__":
     os.environ["JAX_PLATFORMS"] = "cpu"
-    sys.path.insert(0, str(Path(__file__).parent))
+    sys.path[:0] = [str(folder) for folder in Path(__file__).parents[:2]]
 
 import launched
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from quick import QUICK, quicker
 
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.hf.exporter import save_pretrained
@@ -26,26 +27,6 @@ from targetsft_jax.training.step import (
 )
 
 ROWS, LENGTH, VOCABULARY = 8, 16, 264
-
-
-def _taken(options: dict) -> dict:
-    """Those of the compiler options that this XLA has."""
-
-    def has(name: str) -> bool:
-        lowered = jax.jit(lambda x: x).lower(0.0)
-        try:
-            lowered.compile(compiler_options={name: options[name]})
-        except jax.errors.JaxRuntimeError:
-            return False
-        return True
-
-    return {name: value for name, value in options.items() if has(name)}
-
-
-# The same XLA program with plainer machine code: compiling is most of what tests cost.
-QUICK = {"xla_backend_optimization_level": 0}
-# In a third of the time, and with a little more rounding.
-QUICKER = QUICK | _taken({"xla_cpu_use_fusion_emitters": False})
 
 # As in real checkpoints, both heads have rows that are no tokens, and not as many.
 STUDENT = DecoderConfig(
@@ -321,7 +302,7 @@ def compile_once(make):
                 # Inputs that are not read leave no trace in the text.
                 key = lowered.as_text(), jax.tree.structure(given)
                 if key not in compiled:
-                    compiled[key] = lowered.compile(compiler_options=QUICK)
+                    compiled[key] = lowered.compile(compiler_options=quicker())
                 own.append(compiled[key])
             return own[0](*given)
 

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 import pytest
 import rig
+from quick import quicker
 
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.targets.methods import METHODS
@@ -67,7 +68,7 @@ def _built(case, sizes=None, shape=(PARTS, ROWS, LENGTH)):
     given = rig.laid_out(ONE_A_ROW, *shape)
     # The trace is the gradient itself.
     mesh = sizes and make_mesh(*sizes)
-    return rig.build(spec, optax.trace(0.0), mesh, given=given, options=rig.QUICKER)
+    return rig.build(spec, optax.trace(0.0), mesh, given=given, options=quicker())
 
 
 def _pulled(case, layout, sizes=None, shape=(PARTS, ROWS, LENGTH)):

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 import rig
+from quick import quicker
 
 from targetsft_jax.data.config import DataConfig, EmbeddedConfig
 from targetsft_jax.data.pipeline import prepare
@@ -42,7 +43,7 @@ def _built(method, policy, sizes=None, parts=1, lora=None):
     spec = _spec(method, policy, lora=lora) if policy else rig.make_spec(method)
     spec = replace(spec, on_base=tuple(spec.frozen) if lora else ())
     return rig.build(
-        spec, LINEAR, sizes and make_mesh(*sizes), parts, options=rig.QUICKER
+        spec, LINEAR, sizes and make_mesh(*sizes), parts, options=quicker()
     )
 
 
@@ -98,9 +99,7 @@ def _dense(method):
         )
         return loss, own
 
-    return jax.jit(
-        jax.value_and_grad(value, has_aux=True), compiler_options=rig.QUICKER
-    )
+    return jax.jit(jax.value_and_grad(value, has_aux=True), compiler_options=quicker())
 
 
 def _by_hand(method, column_of):
@@ -173,7 +172,7 @@ def test_a_snapshot_of_every_step_is_sft():
     """r = 1, so that the gradient is SFT's; -1 is the published value."""
     lora = Lora(4, 8.0, ("q", "down"))
     states, metrics = _run(_built("psft", Snapshot(1), lora=lora), steps=3)
-    sft = rig.build(rig.make_spec("sft", lora=lora), LINEAR, options=rig.QUICKER)
+    sft = rig.build(rig.make_spec("sft", lora=lora), LINEAR, options=quicker())
     state = sft.fresh()
     for after, found in zip(states, metrics):
         state, plain = sft.step(state, sft.frozen, rig.micro(1))
@@ -291,7 +290,7 @@ def test_a_snapshot_costs_its_own_size_and_no_copy_where_it_stays():
     """Beside SFT's program: a copy of the parameters, written at a refresh only."""
     one = rig.one_device()
     programs = [
-        rig.lower(spec, LINEAR, one, 8, 16).compile(compiler_options=rig.QUICKER)
+        rig.lower(spec, LINEAR, one, 8, 16).compile(compiler_options=quicker())
         for spec in (rig.make_spec("sft"), _spec("psft", Snapshot(8)))
     ]
     plain, psft = (p.memory_analysis() for p in programs)

@@ -36,9 +36,8 @@ def text() -> str:
     prepare("v5e:2x4")
     mesh = make_mesh(data=1, fsdp=8, devices=topology("v5e:2x4").devices)
     spec = rig.make_spec("target_sft", dtype=jnp.bfloat16, remat="full", loss_chunk=256)
-    spec = replace(
-        spec, student=STUDENT, frozen={"teacher": TEACHER}, vocab_size=VOCABULARY
-    )
+    models = {"student": STUDENT, "frozen": {"teacher": TEACHER}}
+    spec = replace(spec, vocab_size=VOCABULARY, histograms=True, **models)
     lowered = rig.lower(spec, optax.adamw(1e-3), mesh, ROWS, LENGTH)
     return lowered.compile().as_text()
 

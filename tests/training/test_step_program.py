@@ -31,6 +31,7 @@ def _compiled_large(dtype):
         vocab_size=WIDE,
         loss_chunk=CHUNK,
         dtype=dtype,
+        histograms=True,
     )
     return rig.lower(spec, LINEAR, rig.one_device(), LARGE, LONG).compile()
 
@@ -54,7 +55,7 @@ def test_the_dense_loss_would_be_seen_there(monkeypatch):
     """The control: the same two measures, with the dense loss in the same step."""
 
     def dense(name, hidden, head, labels, *, layout, chunk_size, **arguments):
-        assert arguments.pop("head_gradient")
+        assert arguments.pop("head_gradient") and arguments.pop("histograms")
         real = arguments.pop("vocab_size")
         assert head.shape[0] == real
         return reference_loss(name, hidden, head, labels, **arguments), {}
@@ -75,7 +76,8 @@ MATRICES = 7  # of a layer: q, k, v, o, gate, up, down
 def _small(**changes):
     """The spec of these two models, at the accelerators' settings."""
     spec = rig.make_spec("target_sft", dtype=jnp.bfloat16, remat="full", loss_chunk=8)
-    return replace(spec, student=STUDENT, frozen={"teacher": TEACHER}, **changes)
+    models = {"student": STUDENT, "frozen": {"teacher": TEACHER}}
+    return replace(spec, histograms=True, **models, **changes)
 
 
 def test_no_product_of_two_wide_arrays():
