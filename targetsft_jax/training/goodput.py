@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from targetsft_jax.training.whole_file import write_whole
+
 FILE = "goodput.json"
 
 LOSSES = ("start", "restart", "compile", "data", "save", "validation")
@@ -83,9 +85,7 @@ class Clock:
         self._written = moment
         rounded = {cause: round(s, 3) for cause, s in self.seconds.items()}
         text = json.dumps({"sessions": self.sessions, "seconds": rounded}) + "\n"
-        partial = self._path.with_suffix(".partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(self._path)
+        write_whole(self._path, text)
 
     def line(self) -> str:
         """`goodput 93.1 % of 120 s (compile 4.0 %, data 1.2 %)`."""

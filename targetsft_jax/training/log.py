@@ -13,6 +13,7 @@ from targetsft_jax.loss.histogram import EDGES
 from targetsft_jax.training.goodput import Clock
 from targetsft_jax.training.progress import Progress
 from targetsft_jax.training.sinks import Sink
+from targetsft_jax.training.whole_file import write_whole
 
 METRICS_FILE, HISTOGRAMS_FILE = "metrics.jsonl", "histograms.jsonl"
 
@@ -171,8 +172,6 @@ def keep_until(path: Path, step: int) -> list[dict[str, Any]]:
         return []
     rows = read_rows(path)
     kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
-    # Beside it first: a kill in between must not cost the lines that are kept.
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(path)
+    # Whole at any moment: a kill must not cost the lines that are kept.
+    write_whole(path, "".join(kept))
     return [row for row in rows if row["step"] > step]
