@@ -21,3 +21,8 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the shared folder of vectors and data is not beside the checkout")
     return SHARED
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow ones first: short ones fill the time of two processes to its end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 import rig
+from quick import quicker
 
 from targetsft_jax.loss import reference_loss
 from targetsft_jax.models import decoder
@@ -70,7 +71,7 @@ def _pull(method, lora):
             **spec.hyper,
         )
 
-    return jax.jit(jax.value_and_grad(value), compiler_options=rig.QUICK)
+    return jax.jit(jax.value_and_grad(value), compiler_options=quicker())
 
 
 def _reference(method, lora=LORA, wrong=1.0):
@@ -82,7 +83,8 @@ def _reference(method, lora=LORA, wrong=1.0):
 def _assert_follows(method, lora=LORA, sizes=None, parts=1, remat="none"):
     loss, gradient = _reference(method, lora)
     spec = _spec(method, lora, remat=remat)
-    built = rig.build(spec, LINEAR, sizes and make_mesh(*sizes), parts)
+    mesh = sizes and make_mesh(*sizes)
+    built = rig.build(spec, LINEAR, mesh, parts, options=quicker())
     state, metrics = built.step(built.fresh(), built.frozen, rig.micro(parts))
     np.testing.assert_allclose(metrics["loss"], loss, rtol=2e-6)
     start = rig.start_of(spec)

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import rig
+from quick import quicker
 
 from targetsft_jax.loss import reference_loss
 from targetsft_jax.models import decoder
@@ -34,7 +35,8 @@ ROUNDINGS = 200
 def _built(method="target_sft", sizes=None, parts=1, remat="none"):
     mesh = sizes and make_mesh(*sizes)
     optimizer = ADAMW if method == "iw_sft" else LINEAR
-    return rig.build(rig.make_spec(method, remat=remat), optimizer, mesh, parts)
+    spec = rig.make_spec(method, remat=remat)
+    return rig.build(spec, optimizer, mesh, parts, options=quicker())
 
 
 @lru_cache

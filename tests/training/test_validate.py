@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import rig
+from quick import quicker
 
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.train import main
@@ -24,7 +25,7 @@ def test_means_are_those_of_the_training_step_whatever_the_batch():
     state = init_state(params, still, places)
     frozen = rig.frozen_of(spec, mesh)
     measure = make_measure(dataclasses.replace(spec, histograms=True), mesh)
-    built = rig.build(spec, still)
+    built = rig.build(spec, still, options=quicker())
     for rows in (8, 6):
         part = {name: x[:rows] for name, x in rig.batch().items()}
         empty = {name: np.zeros_like(x[rows:]) for name, x in rig.batch().items()}
