@@ -11,6 +11,7 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest  # noqa: E402
+from counted import COUNTED  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -26,3 +27,19 @@ def shared() -> Path:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slow ones first: short ones fill the time of two processes to its end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter):
+    """The counts of all tests, also of those that other processes ran."""
+    total = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, number in getattr(report, "user_properties", ()):
+                if str(name).startswith(COUNTED):
+                    kind = name.removeprefix(COUNTED)
+                    total[kind] = total.get(kind, 0) + int(number)
+    if total:
+        terminalreporter.section(f"{sum(total.values()):,} malformed inputs")
+        for kind, number in sorted(total.items()):
+            terminalreporter.write_line(f"{number:>6,}  {kind}")

@@ -1,4 +1,4 @@
-"""What every fuzz test counts, and where it may reach; the sum ends pytest's output."""
+"""What every fuzz test counts, and where it may reach."""
 
 import os
 import sys
@@ -6,8 +6,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-
-COUNTED = "malformed inputs: "
+from counted import COUNTED
 
 
 @pytest.fixture
@@ -88,19 +87,3 @@ _EVENTS = {
 
 # Event -> which argument is the folder that a relative path begins in.
 _RELATIVE = {"os.remove": 1, "os.rmdir": 1}
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_terminal_summary(terminalreporter):
-    """The counts of all tests, also of those that other processes ran."""
-    total = {}
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            for name, number in getattr(report, "user_properties", ()):
-                if str(name).startswith(COUNTED):
-                    kind = name.removeprefix(COUNTED)
-                    total[kind] = total.get(kind, 0) + int(number)
-    if total:
-        terminalreporter.section(f"{sum(total.values()):,} malformed inputs")
-        for kind, number in sorted(total.items()):
-            terminalreporter.write_line(f"{number:>6,}  {kind}")
