@@ -1,6 +1,6 @@
 """The device mesh: three named axes, and how a batch lies on them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -97,3 +97,20 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def rows_over(mesh: Mesh, lead: int = 0) -> NamedSharding:
     """The sharding of [..., B, L] with `lead` axes before the rows."""
     return NamedSharding(mesh, P(*[None] * lead, *ROWS))
+
+
+def put_rows(
+    batch: Mapping[str, np.ndarray], mesh: Mesh, lead: int = 0
+) -> dict[str, jax.Array]:
+    """A batch of [..., B, L] arrays on the mesh; each device gets only its rows.
+
+    Args:
+        batch: the whole of it, in every process.
+        mesh: the device mesh.
+        lead: axes before the rows.
+    """
+    place = rows_over(mesh, lead)
+    return {
+        name: jax.make_array_from_callback(x.shape, place, lambda part, x=x: x[part])
+        for name, x in batch.items()
+    }

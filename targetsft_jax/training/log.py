@@ -43,9 +43,9 @@ class RunLog:
         began: float | None = None,
     ):
         self._steps, self._every = steps, every
-        dropped = [keep_until(run_dir / METRICS_FILE, start)]
+        dropped = keep_until(run_dir / METRICS_FILE, start)
         keep_until(run_dir / HISTOGRAMS_FILE, start)
-        redone = sum(row.get("seconds") or 0.0 for row in dropped[0])
+        redone = sum(row.get("seconds") or 0.0 for row in dropped)
         self.clock = Clock(run_dir, resumed=start > 0, redone=redone, began=began)
         self._file = (run_dir / METRICS_FILE).open("a", encoding="utf-8")
         self._histograms = (run_dir / HISTOGRAMS_FILE).open("a", encoding="utf-8")

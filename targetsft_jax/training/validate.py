@@ -70,7 +70,7 @@ def validate(
     """
     sums: dict[str, float] = {}
     for batch in _batches(dataset, rows):
-        made = jax.device_get(measure(state, frozen, _put(batch, mesh)))
+        made = jax.device_get(measure(state, frozen, meshes.put_rows(batch, mesh)))
         for name, value in made.items():
             sums[name] = sums.get(name, 0.0) + float(value)
     targets = max(sums.pop("target_tokens"), 1.0)
@@ -82,11 +82,3 @@ def _batches(dataset: Dataset, rows: int) -> Iterator[dict[str, np.ndarray]]:
         part = dataset.take(np.arange(first, min(first + rows, dataset.rows)))
         lacking = rows - len(part["tokens"])
         yield {k: np.pad(x, [(0, lacking), (0, 0)]) for k, x in part.items()}
-
-
-def _put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Array]:
-    place = meshes.rows_over(mesh)
-    return {
-        name: jax.make_array_from_callback(x.shape, place, lambda part, x=x: x[part])
-        for name, x in batch.items()
-    }
