@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-FOLDERS = ("targetsft_jax", "configs", "benchmarks", "examples", "launch", ".ci")
+FOLDERS = ("targetsft_jax", "configs", "perf", "launch", ".ci")
 KINDS = (".py", ".yaml", ".sh")
 INPUTS_OF_CUSTOM = "those of its residual"
 

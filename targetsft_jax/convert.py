@@ -32,15 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _to_hf(own):
-    from targetsft_jax.hf.exporter import save_pretrained
-    from targetsft_jax.hf.importer import load_config
-    from targetsft_jax.hf.whole_folder import CARD_FILE
-    from targetsft_jax.training.stored import (
+    from targetsft_jax.checkpoints.reader import (
         ADAPTERS_FILE,
         MODEL_FOLDER,
         adapted,
         find,
     )
+    from targetsft_jax.hf.export_folder import CARD_FILE
+    from targetsft_jax.hf.exporter import save_pretrained
+    from targetsft_jax.hf.importer import load_config
 
     stored = find(own.source, own.step)
     params, dtype = stored.params(), own.dtype
@@ -80,10 +80,10 @@ def _to_hf(own):
 def _from_hf(own):
     import jax
 
+    from targetsft_jax.checkpoints.reader import keep_model, save_params
+    from targetsft_jax.hf.export_folder import whole
     from targetsft_jax.hf.importer import load_config, load_params, resolve
     from targetsft_jax.hf.model_card import converted_card
-    from targetsft_jax.hf.whole_folder import whole
-    from targetsft_jax.training.stored import keep_model, save_params
 
     if own.out.exists() and (not own.out.is_dir() or any(own.out.iterdir())):
         raise FileExistsError(f"{own.out} exists already; name a new folder")

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from targetsft_jax.training.config import ConfigError, load
+from targetsft_jax.config.schema import ConfigError, load
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     prepare(own.topology)
     from targetsft_jax.planning.plan import make_plan
-    from targetsft_jax.planning.report import as_json, lines
+    from targetsft_jax.planning.rendering import as_json, lines
 
     try:
         devices = topology(own.topology, own.num_slices)

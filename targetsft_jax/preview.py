@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from targetsft_jax.config.schema import Config, ConfigError, load
 from targetsft_jax.data import chat
 from targetsft_jax.data.chat_templates import with_template
 from targetsft_jax.data.config import DataConfig
@@ -14,7 +15,6 @@ from targetsft_jax.data.overlap import WORDS, Cases, Duplicates, Overlap
 from targetsft_jax.data.pipeline import Dataset, prepare_parts, rows_at
 from targetsft_jax.data.records import load_records, problems
 from targetsft_jax.data.tokenizer import byte_tokenizer, load_tokenizer
-from targetsft_jax.training.config import Config, ConfigError, load
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -136,8 +136,8 @@ def _tokenizer(config: Config) -> "PreTrainedTokenizerBase":
     """The student's tokenizer alone."""
     if config.student.build:
         return byte_tokenizer()
+    from targetsft_jax.checkpoints.reader import MODEL_FOLDER, find, is_ours
     from targetsft_jax.hf.importer import resolve
-    from targetsft_jax.training.stored import MODEL_FOLDER, find, is_ours
 
     folder = resolve(config.student.path, weights=False)
     if is_ours(folder):

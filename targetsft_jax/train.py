@@ -5,7 +5,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from targetsft_jax.training.config import Config, ConfigError, MeshConfig, load
+from targetsft_jax.config.schema import Config, ConfigError, MeshConfig, load
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,10 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest  # noqa: E402
-from counted import COUNTED  # noqa: E402
+from support import rig  # noqa: E402
+from support.counted import COUNTED  # noqa: E402
+
+from targetsft_jax.training import fit as fit_module  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -22,6 +25,21 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the shared folder of vectors and data is not beside the checkout")
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_make_train_step():
+    """The trainer's own one; all runs but those that ask for it share compilations."""
+    real = fit_module.make_train_step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_module, "make_train_step", rig.compile_once(real))
+        yield real
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """Hugging Face folders of an untrained student and teacher, by our exporter."""
+    return rig.write_folders(tmp_path_factory.mktemp("models"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -46,7 +46,7 @@ def test_readme_has_the_two_commands() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")))
 def test_configs_are_valid_and_say_their_command(path: Path) -> None:
-    from targetsft_jax.training.config import load
+    from targetsft_jax.config.schema import load
 
     text = path.read_text(encoding="utf-8")
     assert f"python -m targetsft_jax.train --config configs/{path.name}" in text

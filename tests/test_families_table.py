@@ -7,7 +7,7 @@ import pytest
 
 from targetsft_jax.hf.families import FAMILIES
 
-SCRIPT = Path(__file__).parents[1] / "docs" / "make_families_table.py"
+SCRIPT = Path(__file__).parents[1] / ".ci" / "families_table.py"
 CASE = """<testcase classname="t" name="{name}"><properties>
 <property name="family" value="llama"/><property name="{column}" value="{value}"/>
 </properties>{end}</testcase>"""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from targetsft_jax.data.where import conditions
+from targetsft_jax.data.filters import conditions
 
 FILES = ("jsonl", "parquet")
 SOURCES = ("embedded", *FILES, "hf_dataset", "tfds")

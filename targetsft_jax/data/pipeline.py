@@ -21,8 +21,8 @@ from targetsft_jax.data.config import (
     sources,
     validate,
 )
+from targetsft_jax.data.content_hash import identity
 from targetsft_jax.data.examples import Examples, flat_parts, from_flat, put_together
-from targetsft_jax.data.identity import identity
 from targetsft_jax.data.packing import Layout
 from targetsft_jax.data.record import RowError
 from targetsft_jax.data.records import bad_row, load_records

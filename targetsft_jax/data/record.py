@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from targetsft_jax.data.config import FieldMap
-from targetsft_jax.data.where import Test
+from targetsft_jax.data.filters import Test
 
 # Columns that a method may ask for. They are read from the row under these names.
 COLUMNS = {

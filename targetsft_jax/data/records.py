@@ -15,7 +15,7 @@ from targetsft_jax.data.config import (
     sources,
     validate,
 )
-from targetsft_jax.data.embedded import generate
+from targetsft_jax.data.filters import conditions
 from targetsft_jax.data.hf_folder import split_files
 from targetsft_jax.data.record import Record, RowError, to_record, unmet
 from targetsft_jax.data.report import Report
@@ -26,7 +26,7 @@ from targetsft_jax.data.sources import (
     read_lines,
     read_parquet,
 )
-from targetsft_jax.data.where import conditions
+from targetsft_jax.data.synthetic import generate
 
 # Duplicates among generated problems are passed over; after this many in a row the
 # split is taken to hold no other.

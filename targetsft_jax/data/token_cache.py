@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from targetsft_jax.data import array_folder
 from targetsft_jax.data.config import DataConfig
+from targetsft_jax.storage import array_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,7 +8,7 @@ import numpy as np
 
 from targetsft_jax.experiments.runs import Run
 from targetsft_jax.loss.histogram import EDGES
-from targetsft_jax.training.goodput import LOSSES
+from targetsft_jax.telemetry.goodput import LOSSES
 
 # Metric, title. Those that no run has, or that never change, are left out.
 _CURVES = (

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from targetsft_jax.training import goodput
-from targetsft_jax.training.config import CONFIG_FILE
-from targetsft_jax.training.log import HISTOGRAMS_FILE, METRICS_FILE, read_rows
+from targetsft_jax.config.schema import CONFIG_FILE
+from targetsft_jax.telemetry import goodput
+from targetsft_jax.telemetry.log import HISTOGRAMS_FILE, METRICS_FILE, read_rows
 
 
 @dataclass(frozen=True)

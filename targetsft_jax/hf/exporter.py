@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from targetsft_jax.hf import whole_folder
-from targetsft_jax.hf.description import write_description
+from targetsft_jax.hf.export_folder import check_export
 from targetsft_jax.hf.families import places
-from targetsft_jax.hf.filling import cast_into
+from targetsft_jax.hf.shard_reader import cast_into
+from targetsft_jax.hf.sidecar_files import write_description
 from targetsft_jax.hf.tensor_files import INDEX_FILE, SINGLE_FILE
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import init_params
+from targetsft_jax.storage import atomic_folder
 
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
@@ -79,7 +80,7 @@ def save_pretrained(
         # All but the weights, which take the time, and which no process begins to
         # gather before all of them know that the first one goes on.
         try:
-            partial = whole_folder.begin(folder)
+            partial = atomic_folder.begin(folder, check_export)
             write_description(
                 partial,
                 config,
@@ -90,16 +91,16 @@ def save_pretrained(
                 extra_config=extra_config,
             )
         except Exception as error:
-            whole_folder.abandon(folder)
+            atomic_folder.abandon(folder)
             refusal = error
     _agree(refusal, folder)
     try:
         _write_weights(partial, params, specs, max_shard_bytes)
         if writes:
-            whole_folder.finish(folder)
+            atomic_folder.finish(folder)
     except BaseException:
         if writes:
-            whole_folder.abandon(folder)
+            atomic_folder.abandon(folder)
         raise
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"exported {folder}")

@@ -11,7 +11,7 @@ import numpy as np
 
 from targetsft_jax.hf.config_json import config_from_json
 from targetsft_jax.hf.families import places
-from targetsft_jax.hf.filling import THREADS, Source, fill
+from targetsft_jax.hf.shard_reader import THREADS, Source, fill
 from targetsft_jax.hf.tensor_files import DTYPES, open_tensors, read_json
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import init_params

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from targetsft_jax.hf.export_folder import whole
 from targetsft_jax.hf.families import places
-from targetsft_jax.hf.whole_folder import whole
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.lora import Lora
 

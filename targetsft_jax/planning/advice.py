@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import jax
 
+from targetsft_jax.config.schema import Config
 from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel.mesh import platform
+from targetsft_jax.planning.abstract_step import AbstractStep, bytes_per_device
 from targetsft_jax.planning.chips import GIB
-from targetsft_jax.planning.program import Program
-from targetsft_jax.planning.step import AbstractStep, bytes_per_device
-from targetsft_jax.training.config import Config
+from targetsft_jax.planning.hlo.program import Program
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,16 @@ from typing import Any
 
 import jax
 
+from targetsft_jax.config.schema import Config
+from targetsft_jax.planning.abstract_step import AbstractStep, abstract_step
 from targetsft_jax.planning.advice import Part, advice, arguments, temporaries
 from targetsft_jax.planning.chips import GIB
 from targetsft_jax.planning.flops import StepFlops, step_flops
-from targetsft_jax.planning.program import KINDS, Program, read
-from targetsft_jax.planning.step import AbstractStep, abstract_step
+from targetsft_jax.planning.hlo.program import KINDS, Program, read
 from targetsft_jax.planning.topology import Topology
-from targetsft_jax.training.config import Config
 from targetsft_jax.training.policies import STUDENT
-from targetsft_jax.training.spec import make_mesh
 from targetsft_jax.training.step import vocabulary_groups
+from targetsft_jax.training.step_spec import make_mesh
 
 
 @dataclass(frozen=True)

@@ -13,20 +13,23 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from targetsft_jax.checkpoints.manager import Checkpoints, Position
+from targetsft_jax.checkpoints.provenance import Provenance, identity
+from targetsft_jax.checkpoints.retention import Retention, SaveTimer
+from targetsft_jax.config.schema import LogConfig, TrainConfig
 from targetsft_jax.data.pipeline import Dataset, iterate
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import processes
-from targetsft_jax.training import disk
-from targetsft_jax.training.checkpoint import Checkpoints, Position
-from targetsft_jax.training.config import LogConfig, TrainConfig
-from targetsft_jax.training.log import NoLog, RunLog
+from targetsft_jax.storage import disk_full as disk
+from targetsft_jax.telemetry.anomalies import FILE as SKIPPED_FILE
+from targetsft_jax.telemetry.anomalies import Watch, records_of
+from targetsft_jax.telemetry.log import NoLog, RunLog
+from targetsft_jax.telemetry.profiler import Profile
+from targetsft_jax.telemetry.sinks import make_sinks
+from targetsft_jax.training.agreement import Wishes
 from targetsft_jax.training.optimizer import make_optimizer
 from targetsft_jax.training.policies import Policy
 from targetsft_jax.training.preemption import Preempted, StopSignal
-from targetsft_jax.training.profile import Profile
-from targetsft_jax.training.provenance import Provenance, identity
-from targetsft_jax.training.retention import Retention, SaveTimer
-from targetsft_jax.training.sinks import make_sinks
 from targetsft_jax.training.step import (
     StepSpec,
     TrainState,
@@ -35,9 +38,6 @@ from targetsft_jax.training.step import (
     state_shardings,
 )
 from targetsft_jax.training.validate import Validation, make_measure, validate
-from targetsft_jax.training.watch import FILE as SKIPPED_FILE
-from targetsft_jax.training.watch import Watch, records_of
-from targetsft_jax.training.wishes import Wishes
 
 
 @dataclass(frozen=True)

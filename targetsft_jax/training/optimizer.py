@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from targetsft_jax.training.config import TrainConfig
+from targetsft_jax.config.schema import TrainConfig
 
 
 def learning_rate(config: TrainConfig, steps: int) -> optax.Schedule:

@@ -12,25 +12,15 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from targetsft_jax.data.chat import show, stop_tokens
-from targetsft_jax.data.chat_templates import with_template
-from targetsft_jax.data.config import SourceConfig, source_name, sources
-from targetsft_jax.data.pipeline import Dataset, prepare, prepare_parts
-from targetsft_jax.data.records import Problem, problems
-from targetsft_jax.evaluation.average_at_k import AverageAtK, table
-from targetsft_jax.evaluation.benchmark import benchmark
-from targetsft_jax.hf.description import prove_exportable
-from targetsft_jax.hf.exporter import save_pretrained
-from targetsft_jax.hf.importer import resolve
-from targetsft_jax.hf.model_card import training_card
-from targetsft_jax.hf.peft import save_adapter
-from targetsft_jax.models import decoder, lora
-from targetsft_jax.models.config import num_parameters
-from targetsft_jax.models.kernels import choose
-from targetsft_jax.parallel import mesh as meshes
-from targetsft_jax.parallel import processes, rules
-from targetsft_jax.training.checkpoint import FOLDER as CHECKPOINTS
-from targetsft_jax.training.config import (
+from targetsft_jax.checkpoints.manager import FOLDER as CHECKPOINTS
+from targetsft_jax.checkpoints.open import (
+    Role,
+    abstract_params,
+    open_role,
+    shared_tokenizer,
+)
+from targetsft_jax.checkpoints.reader import MODEL_FOLDER, Adapted, keep_model
+from targetsft_jax.config.schema import (
     CONFIG_FILE,
     POLICY_SOURCES,
     Config,
@@ -41,16 +31,29 @@ from targetsft_jax.training.config import (
     to_yaml,
     trainings,
 )
+from targetsft_jax.data.chat import show, stop_tokens
+from targetsft_jax.data.chat_templates import with_template
+from targetsft_jax.data.config import SourceConfig, source_name, sources
+from targetsft_jax.data.pipeline import Dataset, prepare, prepare_parts
+from targetsft_jax.data.records import Problem, problems
+from targetsft_jax.evaluation.evaluate import benchmark
+from targetsft_jax.evaluation.statistics import AverageAtK, table
+from targetsft_jax.hf.exporter import save_pretrained
+from targetsft_jax.hf.importer import resolve
+from targetsft_jax.hf.model_card import training_card
+from targetsft_jax.hf.peft import save_adapter
+from targetsft_jax.hf.sidecar_files import prove_exportable
+from targetsft_jax.models import decoder, lora
+from targetsft_jax.models.config import num_parameters
+from targetsft_jax.models.kernels import choose
+from targetsft_jax.parallel import mesh as meshes
+from targetsft_jax.parallel import processes, rules
+from targetsft_jax.storage.atomic import write_whole
+from targetsft_jax.telemetry.log import METRICS_FILE
+from targetsft_jax.telemetry.progress import LEGEND
 from targetsft_jax.training.fit import fit, total_steps
-from targetsft_jax.training.log import METRICS_FILE
-from targetsft_jax.training.progress import LEGEND
-from targetsft_jax.training.roles import (
-    Role,
-    abstract_params,
-    open_role,
-    shared_tokenizer,
-)
-from targetsft_jax.training.spec import (
+from targetsft_jax.training.step import BASE, StepSpec
+from targetsft_jax.training.step_spec import (
     adapters,
     columns,
     compute_dtype,
@@ -58,11 +61,8 @@ from targetsft_jax.training.spec import (
     param_dtype,
     step_spec,
 )
-from targetsft_jax.training.start_models import start_model
-from targetsft_jax.training.step import BASE, StepSpec
-from targetsft_jax.training.stored import MODEL_FOLDER, Adapted, keep_model
+from targetsft_jax.training.tiny_models import start_model
 from targetsft_jax.training.validate import Validation
-from targetsft_jax.training.whole_file import write_whole
 
 EXPORT_FOLDER, ADAPTER_FOLDER = "hf", "adapter"
 

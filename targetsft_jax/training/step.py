@@ -29,9 +29,9 @@ from targetsft_jax.loss import MeshLayout, label_logprob, sharded_fused_loss
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.lora import Lora
+from targetsft_jax.models.sharded_attention import mesh_attend
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules, vocabulary
-from targetsft_jax.training.attention import mesh_attend
 from targetsft_jax.training.policies import GIVEN, STUDENT, Held, Policy
 
 Params = dict[str, Any]

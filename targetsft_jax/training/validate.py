@@ -10,9 +10,9 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from targetsft_jax.config.schema import HELD_OUT
 from targetsft_jax.data.pipeline import Dataset
 from targetsft_jax.parallel import mesh as meshes
-from targetsft_jax.training.config import HELD_OUT
 from targetsft_jax.training.step import Metrics, StepSpec, TrainState, loss_and_metrics
 
 

@@ -19,7 +19,7 @@ from targetsft_jax.data.__main__ import main
 from targetsft_jax.data.catalogue import CATALOGUE, builder, conversation
 from targetsft_jax.data.catalogue.entry import FIELDS, example, last_boxed
 from targetsft_jax.data.config import DataConfig, FieldMap
-from targetsft_jax.data.identity import identity
+from targetsft_jax.data.content_hash import identity
 from targetsft_jax.data.records import load_records, problems
 
 BOXED = r"So it is $\boxed{\frac{1}{2}}$."

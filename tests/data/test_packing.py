@@ -128,7 +128,7 @@ def test_rows_are_full(open_rows, monkeypatch):
 @pytest.mark.slow
 def test_rows_of_published_sets_are_full(shared):
     """At 2,048 places, with tokens that are made of the same text."""
-    path = Path(__file__).parents[2] / "benchmarks" / "data_cpu.py"
+    path = Path(__file__).parents[2] / "perf" / "data_cpu.py"
     spec = importlib.util.spec_from_file_location("data_cpu", path)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)

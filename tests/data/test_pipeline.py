@@ -259,10 +259,10 @@ def test_importing_is_cheap():
     """Nothing heavy until it is needed, such as readers of formats not asked for."""
     script = (
         "import sys, targetsft_jax.data.config, targetsft_jax.data.record,"
-        " targetsft_jax.data.sources, targetsft_jax.data.embedded\n"
+        " targetsft_jax.data.sources, targetsft_jax.data.synthetic\n"
         "import importlib.util as u, pathlib\n"
         "heavy = {'grain', 'transformers', 'flax', 'pyarrow', 'tensorflow_datasets'}\n"
-        "import targetsft_jax.data.catalogue.builder, targetsft_jax.data.identity\n"
+        "import targetsft_jax.data.catalogue.builder, targetsft_jax.data.content_hash\n"
         "import targetsft_jax.data.pipeline, targetsft_jax.data.tokenizer\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

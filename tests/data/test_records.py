@@ -8,10 +8,10 @@ import random
 import pytest
 
 from targetsft_jax.data.config import DataConfig, FieldMap
+from targetsft_jax.data.filters import conditions
 from targetsft_jax.data.record import RowError, to_record, unmet
 from targetsft_jax.data.records import load_records
 from targetsft_jax.data.sources import parse_row, read_lines
-from targetsft_jax.data.where import conditions
 
 QA = FieldMap(prompt="question", response="answer")
 GOOD = {"question": "1+1=?", "answer": "2"}

@@ -16,7 +16,7 @@ from targetsft_jax.data.config import (
     FieldMap,
     SourceConfig,
 )
-from targetsft_jax.data.identity import identity
+from targetsft_jax.data.content_hash import identity
 from targetsft_jax.data.records import load_records, problems
 from targetsft_jax.data.sources import read_arrow, read_files, read_parquet
 

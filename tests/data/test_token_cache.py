@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from targetsft_jax.data import examples, packing, pipeline, token_cache
-from targetsft_jax.data.array_folder import read, writing
 from targetsft_jax.data.config import DataConfig, FieldMap, SourceConfig
 from targetsft_jax.data.pipeline import batch_at, prepare
 from targetsft_jax.data.token_cache import Cache
 from targetsft_jax.data.tokenizer import byte_tokenizer
+from targetsft_jax.storage.array_folder import read, writing
 
 TOKENIZER = byte_tokenizer()
 

@@ -6,7 +6,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from counted import COUNTED
+from support.counted import COUNTED
 
 
 @pytest.fixture

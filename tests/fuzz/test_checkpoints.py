@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from targetsft_jax.training.checkpoint import DAMAGED, Checkpoints, Position
-from targetsft_jax.training.retention import Retention
+from targetsft_jax.checkpoints.manager import DAMAGED, Checkpoints, Position
+from targetsft_jax.checkpoints.retention import Retention
 from targetsft_jax.training.step import TrainState
 
 CASES = 70

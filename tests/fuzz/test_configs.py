@@ -6,8 +6,8 @@ import typing
 import pytest
 import yaml
 
+from targetsft_jax.config.schema import Config, keys
 from targetsft_jax.train import main
-from targetsft_jax.training.config import Config, keys
 
 WRONG = {
     int: ("many", "1.5", "[1]", "{a: 1}", "1e999", "nan", "''"),

@@ -2,19 +2,14 @@
 
 import json
 import shutil
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
+from support import hf_folders as checkpoints
 
-sys.path.append(str(Path(__file__).parents[1] / "hf"))
-
-import checkpoints  # noqa: E402
-
-from targetsft_jax.data.tokenizer import byte_tokenizer, load_tokenizer  # noqa: E402
-from targetsft_jax.hf.importer import load_config, load_params  # noqa: E402
+from targetsft_jax.data.tokenizer import byte_tokenizer, load_tokenizer
+from targetsft_jax.hf.importer import load_config, load_params
 
 INDEX = "model.safetensors.index.json"
 FIRST = "model-00001-of-00002.safetensors"

@@ -2,11 +2,11 @@
 
 import json
 
-import checkpoints
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import hf_folders as checkpoints
 from tokenizers.normalizers import Lowercase
 
 from targetsft_jax.data.tokenizer import byte_tokenizer

@@ -2,14 +2,14 @@
 
 import json
 
-import checkpoints
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from support import hf_folders as checkpoints
 
-from targetsft_jax.hf import filling
+from targetsft_jax.hf import shard_reader as filling
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.hf.families import FAMILIES, PLAIN, places
 from targetsft_jax.hf.importer import load_config, load_params

@@ -4,15 +4,16 @@ import json
 import time
 import warnings
 
-import checkpoints
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from support import hf_folders as checkpoints
 
-from targetsft_jax.hf import filling, importer
+from targetsft_jax.hf import importer
+from targetsft_jax.hf import shard_reader as filling
 from targetsft_jax.hf.importer import load_config, load_params, resolve
 from targetsft_jax.models.decoder import init_params, logical_axes
 

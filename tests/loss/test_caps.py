@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import problems
 import pytest
 from jax.sharding import AxisType
-from quick import quicker
+from support import problems
+from support.quick import quicker
 
 from targetsft_jax import METHODS, fused_loss
 from targetsft_jax.loss import MeshLayout, reference_loss, sharded_fused_loss

@@ -3,9 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import problems
 import pytest
-import zoo
+from support import problems, zoo
 
 from targetsft_jax import METHODS, fused_loss, objective, target
 from targetsft_jax.loss import reference_loss

@@ -3,9 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import problems
 import pytest
-import zoo
+from support import problems, zoo
 from test_sharded import _layout
 
 from targetsft_jax import target

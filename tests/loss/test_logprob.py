@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import problems
 import pytest
-from quick import quicker
+from support import problems
+from support.quick import quicker
 from test_sharded import _layout
 
 from targetsft_jax.loss import label_logprob

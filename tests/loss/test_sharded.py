@@ -6,12 +6,11 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-import problems
 import pytest
-import zoo
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from quick import quicker
+from support import problems, zoo
+from support.quick import quicker
 
 from targetsft_jax import METHODS, fused_loss
 from targetsft_jax.loss import MeshLayout, sharded_fused_loss

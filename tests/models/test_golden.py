@@ -1,6 +1,6 @@
 """Logits equal those that transformers computed, from files, with no torch.
 
-The files are written by tests/parity/golden.py.
+The files are written by tests/support/golden_logits.py.
 """
 
 import dataclasses

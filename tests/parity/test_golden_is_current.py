@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("torch", reason="live parity needs the `parity` extra")
 
-import golden  # noqa: E402
+from support import golden_logits as golden  # noqa: E402
 
 pytestmark = pytest.mark.parity
 

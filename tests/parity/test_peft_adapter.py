@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="live parity needs the `parity` extra")
 peft = pytest.importorskip("peft", reason="live parity needs the `parity` extra")
 
-import tiny  # noqa: E402
+from support import tiny  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
 from targetsft_jax.hf.config_json import config_from_json  # noqa: E402

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="live parity needs the `parity` extra")
 
-import tiny  # noqa: E402
+from support import tiny  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 from targetsft_jax.convert import main as convert  # noqa: E402

@@ -5,9 +5,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="live parity needs the `parity` extra")
 
-import tiny  # noqa: E402
+from support import tiny  # noqa: E402
 
-from targetsft_jax.evaluation.generate import generate  # noqa: E402
+from targetsft_jax.generation.generate import generate  # noqa: E402
 from targetsft_jax.hf.importer import load_config, load_params  # noqa: E402
 
 pytestmark = pytest.mark.parity

@@ -7,8 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="live parity needs the `parity` extra")
 
-import tiny  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
+from support import tiny  # noqa: E402
 
 from targetsft_jax import fused_loss  # noqa: E402
 from targetsft_jax.hf.importer import load_config, load_params  # noqa: E402

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="live parity needs the `parity` extra")
 
-import tiny  # noqa: E402
+from support import tiny  # noqa: E402
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config  # noqa: E402
 
 from targetsft_jax.hf.exporter import save_pretrained  # noqa: E402

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from targetsft_jax.config.schema import load
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.planning.abstract_step import abstract_step
 from targetsft_jax.planning.flops import head, layers, step_flops
-from targetsft_jax.planning.program import read
-from targetsft_jax.planning.step import abstract_step
-from targetsft_jax.training.config import load
+from targetsft_jax.planning.hlo.program import read
 
 SMALL = DecoderConfig(
     vocab_size=100,

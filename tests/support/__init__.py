@@ -1,1 +1,1 @@
-"""What tests share: models, batches, comparisons, runs, and the makers of golden files."""
+"""Support code of the tests: models, batches, comparisons, runs, golden makers."""

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import zoo
+from support import zoo
 
 from targetsft_jax import objective, target, trajectory_weight
 

@@ -7,7 +7,7 @@ and the vectors.
 import jax
 import numpy as np
 import pytest
-import zoo
+from support import zoo
 
 from targetsft_jax import METHODS, objective, target
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import zoo
+from support import zoo
 
 from targetsft_jax import METHODS, induced_target, objective, target
 from targetsft_jax.targets import api

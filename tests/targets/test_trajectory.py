@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import zoo
+from support import zoo
 
 from targetsft_jax import trajectory_weight
 

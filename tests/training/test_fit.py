@@ -10,21 +10,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import rig
+from support import rig
 
+from targetsft_jax.checkpoints import manager as checkpoint
+from targetsft_jax.checkpoints.reader import Stored
+from targetsft_jax.config.schema import TrainConfig
 from targetsft_jax.data.config import DataConfig, EmbeddedConfig
 from targetsft_jax.data.pipeline import batch_at, prepare, rows_at
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.telemetry.log import RunLog
 from targetsft_jax.train import main
-from targetsft_jax.training import checkpoint, run
 from targetsft_jax.training import fit as fit_module
-from targetsft_jax.training.config import TrainConfig
+from targetsft_jax.training import run
 from targetsft_jax.training.fit import fit, placed_ahead, put, total_steps
-from targetsft_jax.training.log import RunLog
 from targetsft_jax.training.preemption import Preempted
 from targetsft_jax.training.step import state_shardings
-from targetsft_jax.training.stored import Stored
 
 STEPS = 6
 CONFIG = TrainConfig(

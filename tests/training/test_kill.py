@@ -1,7 +1,7 @@
 """A run killed without warning, twenty times, and damaged between."""
 
-import kills
 import pytest
+from support import kills
 
 KILLS = 20
 

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-import rig
+from support import rig
 
 from targetsft_jax.models.lora import Lora
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.planning.flops import StepFlops, step_flops
-from targetsft_jax.planning.program import read
+from targetsft_jax.planning.hlo.program import read
 
 LINEAR = optax.sgd(1e-2)
 ROWS, LENGTH = 8, 16

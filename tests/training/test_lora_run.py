@@ -10,17 +10,17 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
-import rig
 from safetensors.numpy import load_file
+from support import rig
 
+from targetsft_jax.checkpoints import open as roles
+from targetsft_jax.config import schema as config_module
 from targetsft_jax.convert import main as convert
 from targetsft_jax.hf.importer import load_params
 from targetsft_jax.models.lora import Lora, num_adapter_parameters
 from targetsft_jax.train import main
-from targetsft_jax.training import config as config_module
-from targetsft_jax.training import roles
 from targetsft_jax.training import run as run_module
-from targetsft_jax.training import spec as spec_module
+from targetsft_jax.training import step_spec as spec_module
 from targetsft_jax.training.step import BASE
 
 LORA = Lora(4, 6.0, ("q", "o", "up"))

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import rig
-from quick import quicker
+from support import rig
+from support.quick import quicker
 
 from targetsft_jax.loss import reference_loss
 from targetsft_jax.models import decoder

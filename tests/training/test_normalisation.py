@@ -16,8 +16,8 @@ import jax
 import numpy as np
 import optax
 import pytest
-import rig
-from quick import quicker
+from support import rig
+from support.quick import quicker
 
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.targets.methods import METHODS

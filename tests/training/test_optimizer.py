@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import rig
+from support import rig
 
-from targetsft_jax.training.config import TrainConfig
+from targetsft_jax.config.schema import TrainConfig
 from targetsft_jax.training.optimizer import learning_rate, make_optimizer
 
 

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import rig
-from quick import quicker
+from support import rig
+from support.quick import quicker
 
+from targetsft_jax.config.schema import TrainConfig
 from targetsft_jax.data.config import DataConfig, EmbeddedConfig
 from targetsft_jax.data.pipeline import prepare
 from targetsft_jax.data.tokenizer import byte_tokenizer
@@ -20,7 +21,6 @@ from targetsft_jax.loss import reference_loss
 from targetsft_jax.models import decoder
 from targetsft_jax.models.lora import Lora
 from targetsft_jax.parallel.mesh import make_mesh
-from targetsft_jax.training.config import TrainConfig
 from targetsft_jax.training.fit import fit
 from targetsft_jax.training.policies import AVERAGE, OLD, Snapshot, Trajectory
 

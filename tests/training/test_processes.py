@@ -5,11 +5,10 @@ import subprocess
 import sys
 import time
 
-import launched
 import numpy as np
 import pytest
-import rig
 from safetensors.numpy import load_file
+from support import launched, rig
 
 from targetsft_jax.parallel import processes
 from targetsft_jax.train import main

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-import rig
+from support import rig
 
 from targetsft_jax.train import main
 

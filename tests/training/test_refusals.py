@@ -4,18 +4,18 @@ import json
 import shutil
 
 import pytest
-import rig
+from support import rig
 
-from targetsft_jax.train import main
-from targetsft_jax.training import roles
-from targetsft_jax.training import run as run_module
-from targetsft_jax.training.config import (
+from targetsft_jax.checkpoints import open as roles
+from targetsft_jax.config.schema import (
     Config,
     ConfigError,
     TrainConfig,
     load,
     to_yaml,
 )
+from targetsft_jax.train import main
+from targetsft_jax.training import run as run_module
 
 
 @pytest.fixture

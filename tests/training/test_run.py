@@ -9,15 +9,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import rig
 import yaml
+from support import rig
 
+from targetsft_jax.checkpoints import open as roles
+from targetsft_jax.config.schema import load
 from targetsft_jax.data.tokenizer import byte_tokenizer, load_tokenizer, same_tokenizer
 from targetsft_jax.hf.importer import load_config, load_params
 from targetsft_jax.train import main
-from targetsft_jax.training import roles, start_models
 from targetsft_jax.training import run as run_module
-from targetsft_jax.training.config import load
+from targetsft_jax.training import tiny_models as start_models
 from targetsft_jax.training.fit import Fitted
 from targetsft_jax.training.step import TrainState
 

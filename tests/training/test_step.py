@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import rig
-from quick import quicker
+from support import rig
+from support.quick import quicker
 
+from targetsft_jax.config.schema import TrainConfig
 from targetsft_jax.loss import reference_loss
 from targetsft_jax.models import decoder
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.training import step as step_module
-from targetsft_jax.training.config import TrainConfig
 from targetsft_jax.training.optimizer import make_optimizer
 from targetsft_jax.training.step import init_state, make_train_step, state_shardings
 

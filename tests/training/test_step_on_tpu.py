@@ -5,10 +5,10 @@ from dataclasses import replace
 import jax.numpy as jnp
 import optax
 import pytest
-import rig
+from support import rig
 
 from targetsft_jax.parallel.mesh import make_mesh
-from targetsft_jax.planning.program import read
+from targetsft_jax.planning.hlo.program import read
 from targetsft_jax.planning.topology import prepare, topology
 
 pytest.importorskip("libtpu", reason="the TPU compiler (extra `tpu`) is not installed")

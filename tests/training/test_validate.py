@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import rig
-from quick import quicker
+from support import rig
+from support.quick import quicker
 
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.train import main

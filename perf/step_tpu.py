@@ -1,0 +1,79 @@
+"""What a training step of the 7B and 1.5B configurations takes on TPU slices.
+
+    pip install "targetsft-jax[tpu]"
+    python perf/step_tpu.py [--cases 1 2 …]
+
+Compiled by the TPU's own compiler with no TPU, as `python -m targetsft_jax.plan` does:
+rows of 4,096 tokens, float32 parameters and AdamW, a bfloat16 teacher, remat full.
+GB are what a device sends in a step.
+"""
+
+import argparse
+from pathlib import Path
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SEVEN = ("qwen2.5_7b_from_7b.yaml", "qwen2.5-7b", "qwen2.5-7b")
+SMALL = ("qwen2.5_math_1.5b_from_7b.yaml", "qwen2.5-math-1.5b", "qwen2.5-math-7b")
+# Configuration and architectures, topology, rows in a step, micro-batches.
+CASES = (
+    (SEVEN, "v5e:4x4", 16, 1),
+    (SEVEN, "v5e:4x4", 256, 16),
+    (SEVEN, "v5e:8x8", 64, 1),
+    (SEVEN, "v5e:16x16", 256, 1),
+    (SEVEN, "v6e:4x8", 32, 1),
+    (SMALL, "v5e:2x4", 16, 1),
+)
+KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all")
+KINDS += ("collective-permute",)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    numbers = range(1, len(CASES) + 1)
+    parser.add_argument(
+        "--cases", type=int, nargs="+", default=list(numbers), choices=numbers
+    )
+    asked = parser.parse_args()
+
+    from targetsft_jax.planning.topology import prepare
+
+    prepare("v5e:4x4")
+    print(
+        f"{'step':<12}{'topology':<11}{'rows':>5}{'micro':>6}{'args':>7}{'peak':>7}"
+        f"{'spare':>7}{'compile s':>10}{'MFU <=':>8}  GB sent: total, "
+        + ", ".join(KINDS)
+    )
+    for number in asked.cases:
+        print(_line(*CASES[number - 1]), flush=True)
+
+
+def _line(pair, name: str, rows: int, micro: int) -> str:
+    from targetsft_jax.config.schema import load
+    from targetsft_jax.planning.plan import make_plan
+    from targetsft_jax.planning.topology import topology
+
+    file, student, teacher = pair
+    config = load(
+        [
+            *("--config", str(CONFIGS / file)),
+            *("--student.path", str(CONFIGS / "architectures" / student)),
+            *("--teacher.path", str(CONFIGS / "architectures" / teacher)),
+            *("--train.batch_size", str(rows)),
+            *("--train.micro_batches", str(micro)),
+        ]
+    )
+    plan = make_plan(config, topology(name), None)
+    memory = plan.memory
+    sent = {kind: traffic.bytes / 1e9 for kind, traffic in plan.traffic.items()}
+    spare = (memory.capacity or 0) - memory.needed
+    return (
+        f"{'7B<-7B' if pair is SEVEN else '1.5B<-7B':<12}{name:<11}{rows:>5}{micro:>6}"
+        f"{memory.arguments:>7.2f}{memory.needed:>7.2f}{spare:>7.2f}"
+        f"{plan.compiling:>10.0f}{plan.mfu or 0:>8.0%}  {sum(sent.values()):.1f}: "
+        + ", ".join(f"{sent.get(kind, 0):.1f}" for kind in KINDS)
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Models and training states on disk: saved, found, opened and restored."""

@@ -1,0 +1,1 @@
+"""Graders: what a completion states, and whether it is right."""

@@ -1,0 +1,1 @@
+"""A reader of compiled programs in XLA's HLO text."""

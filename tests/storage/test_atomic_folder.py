@@ -1,0 +1,214 @@
+"""An export is the old one or the new one, whatever interrupts it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from support import hf_folders as checkpoints
+
+from targetsft_jax.hf import exporter
+from targetsft_jax.hf.exporter import save_pretrained
+from targetsft_jax.hf.importer import load_config, load_params, resolve
+from targetsft_jax.storage import atomic_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Exports one number after the other. Each export is a process of its own that kills
+# itself as it is about to do its n-th thing to a file; n grows until one gets through.
+KILLED = """
+import os, signal, sys, warnings
+from pathlib import Path
+import numpy as np, jax
+from targetsft_jax.hf import exporter
+from targetsft_jax.storage import atomic_folder
+from targetsft_jax.hf.exporter import save_pretrained
+from targetsft_jax.hf.importer import load_config, load_params
+from targetsft_jax.hf.tensor_files import open_tensors
+
+warnings.simplefilter("ignore")  # a fork of a process with threads
+theirs, out, way = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+config = load_config(theirs)
+params = load_params(theirs, config)
+if way == "two renames":
+    atomic_folder._exchange = lambda one, other: False
+os.fsync = lambda file: None  # a killed process takes no written page with it
+exchange, to_host = atomic_folder._exchange, exporter._to_host
+events = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
+left = None
+
+def step(event, arguments=()):
+    global left
+    inside = event != "open" or str(arguments[0]).startswith(str(out.parent))
+    if left is not None and event in (*events, "tensor", "exchanged") and inside:
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+def to_host_with_step(*arguments):
+    step("tensor")
+    return to_host(*arguments)
+
+def exchange_with_step(*arguments):
+    done = exchange(*arguments)
+    step("exchanged")
+    return done
+
+sys.addaudithook(step)
+exporter._to_host, atomic_folder._exchange = to_host_with_step, exchange_with_step
+
+def export(number):
+    same = jax.tree.map(lambda x: np.full(x.shape, number, np.float32), params)
+    save_pretrained(out, config, same, max_shard_bytes=6000)
+
+def content(folder):
+    load_config(folder)
+    tensors = open_tensors(folder).values()
+    (number,) = {float(x) for t in tensors for x in np.unique(t.rows(0, t.shape[0]))}
+    return number
+
+export(0)
+number = kills = 0
+while True:
+    child = os.fork()
+    if child == 0:
+        left = kills + 1
+        export(number + 1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if status == 0:
+        break
+    assert os.WIFSIGNALED(status), status
+    kills += 1
+    for folder in out.parent.iterdir():
+        try:
+            found = content(folder)
+        except (ValueError, OSError):
+            # Not complete yet, or being cleared away: it does not load.
+            assert folder.name in (".out.partial", ".out.old"), (kills, folder)
+        else:
+            assert found in (number, number + 1), (kills, folder, found)
+    if out.exists():
+        number = content(out)
+    else:
+        assert way == "two renames" and content(out.parent / ".out.old") == number
+assert content(out) == number + 1
+assert [path.name for path in out.parent.iterdir()] == ["out"]
+print(kills)
+"""
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    return checkpoints.write(tmp_path / "theirs", checkpoints.tensors())
+
+
+def content(folder):
+    """The one number that an export consists of."""
+    params = load_params(folder, load_config(folder))
+    (number,) = {float(x) for leaf in jax.tree.leaves(params) for x in np.ravel(leaf)}
+    return number
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["exchange", "two renames"])
+def test_killed_at_every_moment(theirs, tmp_path, way):
+    """No folder, hidden or not, loads as half of one export and half of another."""
+    out = tmp_path / "place" / "out"
+    out.parent.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, theirs, out, way],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    # Tensors, files, their way to the disk, names, and what is cleared away.
+    assert int(done.stdout) > 40
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+@pytest.mark.parametrize("fails", [1, 2])
+def test_a_rename_that_fails(theirs, tmp_path, monkeypatch, exchange, fails):
+    config = load_config(theirs)
+    params = load_params(theirs, config)
+    old = jax.tree.map(np.ones_like, params)
+    new = jax.tree.map(lambda x: 2 * x, old)
+    out = tmp_path / "place" / "out"
+    save_pretrained(out, config, old)
+    if not exchange:
+        monkeypatch.setattr(atomic_folder, "_exchange", lambda one, other: False)
+    calls, rename = [], os.rename
+
+    def faulty(one, other):
+        calls.append(other)
+        if len(calls) == fails:
+            raise OSError("no such luck")
+        rename(one, other)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", faulty)
+        if exchange and fails == 2:
+            save_pretrained(out, config, new)  # there is no second one
+        else:
+            with pytest.raises(OSError, match="no such luck"):
+                save_pretrained(out, config, new)
+    # Exchanged, the new one is there whatever becomes of the old.
+    assert content(out) == (2 if exchange else 1)
+    save_pretrained(out, config, new)
+    assert content(out) == 2
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_killed_between_two_renames(theirs, tmp_path, monkeypatch):
+    """The only moment without the folder: the next export puts it back first."""
+    config = load_config(theirs)
+    params = load_params(theirs, config)
+    out = tmp_path / "place" / "out"
+    save_pretrained(out, config, params)
+    before = (out / "model.safetensors").read_bytes()
+    out.rename(out.parent / ".out.old")
+    with pytest.raises(FileNotFoundError, match=r"killed.*whole in .*\.out\.old"):
+        resolve(out)
+    monkeypatch.setattr(exporter, "_write_weights", lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save_pretrained(out, config, params)
+    assert (out / "model.safetensors").read_bytes() == before
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_an_edited_card_is_not_ours(theirs, tmp_path):
+    config = load_config(theirs)
+    params = load_params(theirs, config)
+    out = tmp_path / "out"
+    for card in ("# One\n\nA card.", "# Two\n<!-- with a comment -->\n"):
+        save_pretrained(out, config, params, card=card)
+        assert (out / "README.md").read_text().startswith(card.strip())
+    save_pretrained(out, config, params)
+    assert not (out / "README.md").exists()
+    save_pretrained(out, config, params, card="# One")
+    text = (out / "README.md").read_text()
+    for edited in (text.replace("One", "Mine"), text + "More.\n", "# Mine\n"):
+        (out / "README.md").write_text(edited)
+        with pytest.raises(FileExistsError, match="README.md. Move"):
+            save_pretrained(out, config, params)
+        assert (out / "README.md").read_text() == edited
+
+
+def test_like_keeps_what_we_do_not_know(theirs, tmp_path):
+    path = theirs / "config.json"
+    source = json.loads(path.read_text()) | {"max_window_layers": 21, "eos_token_id": 3}
+    path.write_text(json.dumps(source | {"dtype": "float32"}))
+    config = load_config(theirs)
+    params = load_params(theirs, config, dtype=None)
+    save_pretrained(tmp_path / "out", config, params, like=theirs)
+    document = json.loads((tmp_path / "out/config.json").read_text())
+    assert {key: document[key] for key in source} == source
+    assert document["dtype"] == "bfloat16"  # what is written now
+    assert "bos_token_id" not in document  # its reader's default, as before
+    generation = json.loads((tmp_path / "out/generation_config.json").read_text())
+    assert generation == {"eos_token_id": 3}

@@ -1,0 +1,390 @@
+"""Tiny models, one hand-made batch, and what the training tests have in common."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from targetsft_jax.data.tokenizer import byte_tokenizer
+from targetsft_jax.hf.exporter import save_pretrained
+from targetsft_jax.models import decoder, lora
+from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.parallel.mesh import make_mesh, rows_over
+from targetsft_jax.training.policies import GIVEN
+from targetsft_jax.training.step import (
+    BASE,
+    StepSpec,
+    TrainState,
+    init_state,
+    make_train_step,
+    state_shardings,
+)
+
+from .quick import QUICK, quicker
+
+ROWS, LENGTH, VOCABULARY = 8, 16, 264
+
+# As in real checkpoints, both heads have rows that are no tokens, and not as many.
+STUDENT = DecoderConfig(
+    vocab_size=VOCABULARY + 8,
+    hidden_size=32,
+    intermediate_size=48,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    max_position_embeddings=512,
+    rope_theta=10_000.0,
+    qkv_bias=False,
+    model_type="llama",
+)
+# Another width, an untied head and biases.
+OTHER = DecoderConfig(
+    vocab_size=VOCABULARY + 16,
+    hidden_size=48,
+    intermediate_size=64,
+    num_layers=1,
+    num_heads=6,
+    num_kv_heads=2,
+    rope_theta=10_000.0,
+    tie_word_embeddings=False,
+)
+
+
+@lru_cache
+def params_of(config: DecoderConfig, seed: int = 0) -> dict:
+    """Parameters on the host, large enough that predictions are not uniform."""
+    made = decoder.init_params(config, jax.random.key(seed))
+    return jax.tree.map(lambda x: np.asarray(x) * 4, made)
+
+
+@lru_cache
+def adapters_of(config: DecoderConfig, adapted: lora.Lora, seed: int = 0) -> dict:
+    """Adapters on the host, B as large as A: a fresh one is zero."""
+    made = lora.init_adapters(config, adapted, jax.random.key(seed))
+    rng = np.random.default_rng(seed)
+
+    def filled(path, x):
+        b = path[-1].key == "lora_b"
+        return (rng.normal(size=x.shape) / 8 if b else np.asarray(x)).astype("float32")
+
+    return jax.tree_util.tree_map_with_path(filled, made)
+
+
+def start_of(spec: StepSpec) -> dict:
+    """What the step trains, as it is before: the student, or its adapters."""
+    if spec.lora is None:
+        return params_of(spec.student)
+    return adapters_of(spec.student, spec.lora)
+
+
+@lru_cache
+def batch() -> dict:
+    """[8, 16] packed rows: segments of any length, and very uneven masks.
+
+    Rows 0 and 1 have one target each, rows 6 and 7 all of theirs: parts of the batch
+    that were averaged one by one would weigh the lone targets tenfold.
+    """
+    rng = np.random.default_rng(5)
+    tokens = rng.integers(0, 256, (ROWS, LENGTH))
+    segment_ids = np.zeros((ROWS, LENGTH), np.int32)
+    positions = np.zeros((ROWS, LENGTH), np.int32)
+    mask = np.zeros((ROWS, LENGTH), bool)
+    for row in range(ROWS):
+        ends = np.sort(rng.choice(np.arange(3, LENGTH - 1), 2, replace=False))
+        # Uneven rows end in padding, even ones are full.
+        bounds = [0, *ends.tolist()] + ([] if row % 2 else [LENGTH])
+        for number, (start, end) in enumerate(zip(bounds, bounds[1:]), 1):
+            segment_ids[row, start:end] = number
+            positions[row, start:end] = np.arange(end - start)
+            mask[row, start : end - 1] = rng.uniform(size=end - 1 - start) < row / 7
+        if row < 2:
+            mask[row] = False
+            mask[row, 0] = True
+    labels = np.where(mask, np.roll(tokens, -1, axis=1), 0)
+    weights = rng.uniform(0.2, 2, (ROWS, LENGTH)) * mask
+    return {
+        "tokens": np.where(segment_ids > 0, tokens, 0).astype(np.int32),
+        "labels": labels.astype(np.int32),
+        "loss_mask": mask,
+        "segment_ids": segment_ids,
+        "positions": positions,
+        "trajectory_weight": weights.astype(np.float32),
+    }
+
+
+def micro(parts: int, rows: dict | None = None) -> dict:
+    """The batch as [A, B, L] arrays: `parts` micro-batches."""
+    rows = batch() if rows is None else rows
+    return {k: x.reshape(parts, -1, x.shape[-1]) for k, x in rows.items()}
+
+
+@lru_cache
+def examples() -> list[dict]:
+    """Eight examples of 5 to 12 tokens with 1 to 9 targets: arrays by name, [length].
+
+    With a value of every per-token input that a method may read.
+    """
+    rng = np.random.default_rng(6)
+    made = []
+    for number in range(8):
+        length, targets = 5 + number, [1, 4, 2, 7, 3, 6, 1, 9][number]
+        tokens = rng.integers(0, 256, length)
+        mask = np.arange(length) >= length - 1 - targets
+        mask[-1] = False
+        made.append(
+            {
+                "tokens": tokens,
+                "labels": np.where(mask, np.roll(tokens, -1), 0),
+                "loss_mask": mask,
+                "segment_ids": np.ones(length),
+                "positions": np.arange(length),
+                "trajectory_weight": np.full(length, rng.uniform(0.2, 2)),
+                "critical_mask": rng.uniform(size=length) < 0.5,
+                "old_logprob": -rng.exponential(4, length),
+            }
+        )
+    return made
+
+
+def laid_out(layout: list, parts: int, rows: int, length: int) -> dict:
+    """The examples as a batch [parts, rows, length], the rest of it padding.
+
+    Args:
+        layout: for each micro-batch a list of rows, each the numbers of its examples.
+    """
+    dtypes = dict.fromkeys(examples()[0], np.float32)
+    dtypes |= dict.fromkeys(("tokens", "labels", "segment_ids", "positions"), np.int32)
+    dtypes["loss_mask"] = bool
+    shape = (parts, rows, length)
+    batch = {name: np.zeros(shape, dtype) for name, dtype in dtypes.items()}
+    for part, its_rows in enumerate(layout):
+        for row, numbers in enumerate(its_rows):
+            start = 0
+            for segment, number in enumerate(numbers, 1):
+                example = examples()[number]
+                end = start + len(example["tokens"])
+                for name, x in batch.items():
+                    x[part, row, start:end] = example[name]
+                batch["segment_ids"][part, row, start:end] = segment
+                start = end
+    return batch
+
+
+def make_spec(method: str = "target_sft", **changes) -> StepSpec:
+    """A StepSpec in float32 with the models that the method reads."""
+    roles = {"target_sft": ("teacher",), "asft": ("reference",)}.get(method, ())
+    settings = {
+        "frozen": {role: OTHER if role == "teacher" else STUDENT for role in roles},
+        "vocab_size": VOCABULARY,
+        # 128 tokens: several chunks, and the last one ragged.
+        "loss_chunk": 24,
+        # Not the default, so that a hyper-parameter that is lost is noticed.
+        "hyper": {"eta": 0.3} if method == "target_sft" else {},
+        "columns": ("trajectory_weight",) if method == "iw_sft" else (),
+    }
+    return StepSpec(STUDENT, method=method, **settings | changes)
+
+
+def frozen_of(spec: StepSpec, mesh=None) -> dict:
+    """Parameters of the step's frozen arguments, placed on the mesh."""
+    made = {}
+    for number, role in enumerate(spec.frozen_arguments, 7):
+        config = spec.student if role == BASE else spec.frozen[role]
+        seed = 0 if role == BASE else number
+        params = jax.tree.map(jnp.array, params_of(config, seed))
+        if mesh is not None:
+            places = state_shardings(config, params, optax.sgd(1), mesh).params
+            params = jax.device_put(params, places)
+        made[role] = params
+    return made
+
+
+def one_device():
+    """A mesh of a single device."""
+    return make_mesh(devices=jax.devices()[:1])
+
+
+@dataclass(frozen=True)
+class Built:
+    """A compiled step, with fresh states to feed it: it consumes them."""
+
+    step: Callable
+    frozen: dict
+    fresh: Callable[[], TrainState]
+
+
+def build(
+    spec: StepSpec,
+    optimizer,
+    mesh=None,
+    parts: int = 1,
+    given: dict | None = None,
+    options: dict = QUICK,
+) -> Built:
+    """The step for the batch in `parts`; on a mesh of one device unless given.
+
+    `given` is a batch [A, B, L] of other sizes, in place of the hand-made one, and
+    `options` are the compiler's.
+    """
+    mesh = mesh or one_device()
+    params = start_of(spec)
+    places = state_shardings(STUDENT, params, optimizer, mesh, spec.lora, spec.policy)
+    start = host(init_state(params, optimizer, places, spec.policy))
+    frozen = frozen_of(spec, mesh)
+
+    def fresh() -> TrainState:
+        # A copy: what is given away on a CPU may be the caller's own memory.
+        return jax.device_put(jax.tree.map(np.copy, start), places)
+
+    step = make_train_step(spec, optimizer, mesh, places)
+    lowered = step.lower(fresh(), frozen, given or micro(parts))
+    return Built(lowered.compile(compiler_options=options), frozen, fresh)
+
+
+def lower(
+    spec: StepSpec, optimizer, mesh, rows: int, length: int, frozen_dtype="float32"
+):
+    """The step from shapes alone, for one micro-batch [rows, length]; not compiled."""
+
+    def placed(shapes, places):
+        return jax.tree.map(
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+            shapes,
+            places,
+        )
+
+    def model(config: DecoderConfig, adapted=None, dtype="float32", policy=GIVEN):
+        def made():
+            key = jax.random.key(0)
+            if adapted is None:
+                return decoder.init_params(config, key, dtype)
+            return lora.init_adapters(config, adapted, key)
+
+        params = jax.eval_shape(made)
+        places = state_shardings(config, params, optimizer, mesh, adapted, policy)
+        return placed(params, places.params), places
+
+    params, places = model(spec.student, spec.lora, policy=spec.policy)
+    state = TrainState(
+        jax.ShapeDtypeStruct((), jnp.int32, sharding=places.step),
+        params,
+        placed(jax.eval_shape(optimizer.init, params), places.optimizer),
+        placed(jax.eval_shape(spec.policy.start, params), places.held),
+    )
+    models = {BASE: spec.student, **spec.frozen}
+    frozen = {
+        role: model(models[role], dtype=frozen_dtype)[0]
+        for role in spec.frozen_arguments
+    }
+    place = rows_over(mesh, lead=1)
+    given = {
+        name: jax.ShapeDtypeStruct((1, rows, length), x.dtype, sharding=place)
+        for name, x in batch().items()
+    }
+    return make_train_step(spec, optimizer, mesh, places).lower(state, frozen, given)
+
+
+def compile_once(make):
+    """`make_train_step` whose programs are compiled quickly, and each only once."""
+    compiled = {}
+
+    def make_step(*arguments):
+        step = make(*arguments)
+        own = []
+
+        def run(*given):
+            if not own:
+                lowered = step.lower(*given)
+                # Inputs that are not read leave no trace in the text.
+                key = lowered.as_text(), jax.tree.structure(given)
+                if key not in compiled:
+                    compiled[key] = lowered.compile(compiler_options=quicker())
+                own.append(compiled[key])
+            return own[0](*given)
+
+        return run
+
+    return make_step
+
+
+def host(tree):
+    """A tree of numpy copies, that outlive a donated state."""
+    return jax.tree.map(lambda x: np.array(x), jax.device_get(tree))
+
+
+def assert_equal_trees(left, right):
+    """Bit for bit, with the path of what differs."""
+    paths = jax.tree_util.tree_leaves_with_path(left)
+    others = jax.tree.leaves(right)
+    assert len(paths) == len(others) and paths
+    for (path, a), b in zip(paths, others):
+        a, b = np.asarray(a), np.asarray(b)
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+
+
+def assert_close_trees(left, right, roundings: float, floor=None):
+    """Every leaf within so many float32 roundings of its largest element.
+
+    `floor` is a tree of arrays whose own size adds roundings: what it was subtracted
+    from, say.
+    """
+    floor = right if floor is None else floor
+    eps = float(jnp.finfo("float32").eps)
+    leaves = jax.tree_util.tree_leaves_with_path(left)
+    for (path, a), b, f in zip(
+        leaves, jax.tree.leaves(right), jax.tree.leaves(floor), strict=True
+    ):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        allowed = eps * (roundings * np.abs(b).max() + 3 * np.abs(f).max())
+        np.testing.assert_allclose(
+            a, b, rtol=0, atol=allowed, err_msg=jax.tree_util.keystr(path)
+        )
+
+
+def write_folders(folder) -> dict:
+    """role -> path of an exported, untrained model with the byte tokenizer."""
+    found = {}
+    for number, role in enumerate(("student", "teacher"), 1):
+        params = decoder.init_params(STUDENT, jax.random.key(number))
+        found[role] = folder / role
+        save_pretrained(found[role], STUDENT, params, tokenizer=byte_tokenizer())
+    return found
+
+
+def metrics_of(run_dir) -> list[dict]:
+    """The objects of a run's metrics.jsonl."""
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def untimed(rows: list[dict]) -> list[dict]:
+    """Metrics without what the clock says."""
+    clock = ("seconds", "tokens_per_second", "data_wait", "goodput")
+    return [{k: v for k, v in row.items() if k not in clock} for row in rows]
+
+
+def command(arguments: dict) -> list[str]:
+    """{"train.steps": 3} -> ["--train.steps", "3"]."""
+    return [text for k, v in arguments.items() for text in (f"--{k}", str(v))]
+
+
+def small_run(folders: dict, run_dir, **more) -> list[str]:
+    """The command of a run of a few steps on generated problems, with overrides."""
+    arguments = {
+        "run_dir": run_dir,
+        "cache_dir": folders["student"].parent / "cache",
+        "student.path": folders["student"],
+        "teacher.path": folders["teacher"],
+        "data.embedded.examples": 64,
+        "data.max_length": 64,
+        "train.steps": 4,
+        "train.batch_size": 8,
+        "train.learning_rate": 1e-2,
+    }
+    return command(arguments | {k.replace("__", "."): v for k, v in more.items()})

@@ -1,0 +1,265 @@
+"""Checkpoints become Hugging Face folders and back, bit for bit, or are refused."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from support import hf_folders as checkpoints
+from support import rig
+
+from targetsft_jax.checkpoints.open import open_role
+from targetsft_jax.checkpoints.reader import StoredLeaf, find
+from targetsft_jax.convert import main
+from targetsft_jax.data.tokenizer import byte_tokenizer, load_tokenizer
+from targetsft_jax.hf.importer import load_config, load_params
+from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.train import main as train
+
+UNKNOWN = {
+    "max_window_layers": 28,
+    "_name_or_path": "somewhere/model",
+    "eos_token_id": [3, 4],
+    "bos_token_id": None,
+    "note": {"nested": [1, 2]},
+}
+GENERATION = '{"temperature": 0.7, "eos_token_id": [3, 4],\n "top_k": 20}'
+TOKENIZER = {
+    "tokenizer.json": '{"any": "bytes"}',
+    "tokenizer_config.json": "{ }",
+    "chat_template.jinja": "{{ messages }}",
+    "merges.txt": "a b\n",
+}
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """A checkpoint in two files, with all that our config does not know."""
+    content = checkpoints.tensors()
+    # As some checkpoints do, one tensor is in another dtype than the rest.
+    content["model.norm.weight"] = content["model.norm.weight"].astype(np.float32)
+    folder = checkpoints.write(tmp_path / "theirs", content, shards=2)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | UNKNOWN))
+    (folder / "generation_config.json").write_text(GENERATION)
+    for name, text in TOKENIZER.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def convert(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def test_there_and_back_is_the_same(theirs, tmp_path):
+    ours, back = tmp_path / "ours", tmp_path / "back"
+    assert convert("from-hf", theirs, ours) == 0
+    assert convert("to-hf", ours, back) == 0
+    before, after = (checkpoints.read(folder) for folder in (theirs, back))
+    assert before.keys() == after.keys()
+    for key, tensor in before.items():
+        assert after[key].dtype == tensor.dtype, key
+        assert after[key].tobytes() == tensor.tobytes(), key
+    old, new = (json.loads((f / "config.json").read_text()) for f in (theirs, back))
+    assert {key: new[key] for key in old} == old
+    assert (back / "generation_config.json").read_text() == GENERATION
+    for name, text in TOKENIZER.items():
+        assert (back / name).read_text() == text
+    card = (back / "README.md").read_text()
+    assert f"Converted from `{theirs}`" in card and "optimizer step" not in card
+    # Once more over what is there, from the checkpoint itself, in smaller files.
+    step = ours / "checkpoints/0"
+    assert convert("to-hf", step, back, "--max-shard-size", "1.5kB") == 0
+    assert len(list(back.glob("model-*.safetensors"))) > 5
+    assert checkpoints.read(back).keys() == before.keys()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_dtype_is_asked_for(theirs, tmp_path):
+    ours, back = tmp_path / "ours", tmp_path / "back"
+    assert convert("from-hf", theirs, ours, "--dtype", "float32") == 0
+    assert convert("to-hf", ours, back, "--dtype", "float16") == 0
+    document = json.loads((back / "config.json").read_text())
+    assert document["dtype"] == document["torch_dtype"] == "float16"
+    before, after = (checkpoints.read(folder) for folder in (theirs, back))
+    for key, tensor in before.items():
+        np.testing.assert_array_equal(after[key], tensor.astype(np.float16))
+
+
+@pytest.fixture(scope="module")
+def run(folders, tmp_path_factory):
+    """A finished run with two checkpoints, on the mesh that other tests compile for."""
+    folder = tmp_path_factory.mktemp("run")
+    student = shutil.copytree(folders["student"], folder / "student")
+    path = student / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"note": "kept"}))
+    own = {"train__save_every": 2, "target__eta": 0.5, "student__path": student}
+    where = {"mesh__fsdp": 2, "mesh__tensor": 2}
+    assert train(rig.small_run(folders, folder / "run", **own, **where)) == 0
+    return folder / "run"
+
+
+def test_a_run_exports_what_it_exported_itself(run, tmp_path):
+    out = tmp_path / "out"
+    assert convert("to-hf", run, out) == 0
+    names = {path.name for path in out.iterdir()}
+    assert names == {path.name for path in (run / "hf").iterdir()}
+    assert {"README.md", "tokenizer.json", "chat_template.jinja"} <= names
+    for name in names:
+        assert (out / name).read_bytes() == (run / "hf" / name).read_bytes(), name
+    assert json.loads((out / "config.json").read_text())["note"] == "kept"
+    assert load_tokenizer(out).get_vocab() == byte_tokenizer().get_vocab()
+    assert convert("to-hf", run / "checkpoints/2", tmp_path / "first") == 0
+    assert convert("to-hf", run, tmp_path / "again", "--step", "2") == 0
+    first, again = (tmp_path / n / "model.safetensors" for n in ("first", "again"))
+    assert first.read_bytes() == again.read_bytes()
+    assert first.read_bytes() != (out / "model.safetensors").read_bytes()
+    assert "optimizer step 2" in (tmp_path / "first/README.md").read_text()
+
+
+def test_the_card_says_what_was_done(run):
+    card = (run / "hf/README.md").read_text()
+    for text in (
+        "γ = p_y",
+        "π̃ = T",
+        "(α, β) = (1−η, η) teacher",
+        "eta = 0.5",
+        "arXiv 2606.11189",
+        "teacher: `",
+        "generated problems",
+        "rows read            64",
+        "trained tokens",
+        "save_every: 2",
+        "jax ",
+        "optimizer step 4",
+    ):
+        assert text in card, text
+    position = json.loads((run / "checkpoints/4/position/metadata").read_text())
+    assert position["fingerprint"] in card
+    assert "base_model" not in card  # a local path is no model of the hub's
+
+
+def test_a_run_takes_checkpoints_for_models(run, tmp_path):
+    """A run directory as student, one of its checkpoints as teacher."""
+    mesh = make_mesh(2, 2, 2)
+    for path, step in ((run, 4), (run / "checkpoints/2", 2)):
+        role = open_role("student", path, "float32")
+        assert role.config == load_config(run / "hf")
+        assert role.source == run / "checkpoints" / str(step)
+        assert convert("to-hf", path, tmp_path / str(step)) == 0
+        want = load_params(tmp_path / str(step), role.config)
+        params = role.load(mesh)
+        rig.assert_equal_trees(params, want)
+        assert len(params["embed"].sharding.device_set) == 8
+        narrow = open_role("teacher", path, "bfloat16").load(mesh)
+        np.testing.assert_array_equal(narrow["embed"], want["embed"].astype("bfloat16"))
+    assert open_role("student", run / "hf", "float32").checkpoint is None
+    given = {"student": run, "teacher": run / "checkpoints/2"}
+    where = {"mesh__fsdp": 2, "mesh__tensor": 2}
+    assert train(rig.small_run(given, tmp_path / "next", **where)) == 0
+    card = (tmp_path / "next/hf/README.md").read_text()
+    assert f"- teacher: `{run / 'checkpoints/2'}`" in card
+    document = json.loads((tmp_path / "next/hf/config.json").read_text())
+    assert document["note"] == "kept"
+
+
+def test_no_optimizer_is_read_and_no_accelerator_asked(run, tmp_path):
+    """In a process of its own, with a platform that is not there."""
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    for step in (copy / "checkpoints").iterdir():
+        shutil.rmtree(step / "optimizer")
+        shutil.rmtree(step / "position")
+    done = subprocess.run(
+        [sys.executable, "-m", "targetsft_jax.convert", "to-hf", copy, tmp_path / "o"],
+        env={"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cuda"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "step 4" in done.stdout
+
+
+def test_layers_are_read_one_at_a_time(run, tmp_path):
+    """Also from checkpoints whose chunks hold all layers, as earlier ones do."""
+    config = load_config(run / "hf")
+    want = load_params(run / "hf", config)
+    with ocp.CheckpointManager(tmp_path / "old/checkpoints") as manager:
+        kept = ocp.args.StandardSave(want)
+        manager.save(7, args=ocp.args.Composite(params=kept))
+    for folder, chunk in ((run, 1), (tmp_path / "old", 2)):
+        found = find(folder).params()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(want):
+            stored = found
+            for entry in path:
+                stored = stored[entry.key]
+            assert isinstance(stored, StoredLeaf)
+            assert (stored.shape, stored.dtype) == (leaf.shape, leaf.dtype)
+            np.testing.assert_array_equal(np.asarray(stored), leaf)
+            if path[0].key == "layers":
+                assert stored._store.chunk_layout.read_chunk.shape[0] == chunk
+                for layer in range(2):
+                    np.testing.assert_array_equal(stored[layer], leaf[layer])
+                assert not len(stored._layers)  # nothing is held on to
+
+
+def test_what_cannot_be_converted(theirs, run, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bare/checkpoints/3/params").mkdir(parents=True)
+    (tmp_path / "bare/checkpoints/3/params/_METADATA").write_text("{}")
+    with ocp.CheckpointManager(tmp_path / "part/checkpoints") as manager:
+        kept = ocp.args.StandardSave({"layers": {"lora_a": np.ones((2, 4))}})
+        manager.save(1, args=ocp.args.Composite(params=kept))
+    shutil.copytree(run / "checkpoints/4", tmp_path / "older/checkpoints/4")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/thesis.txt").touch()
+    cases = [
+        (("to-hf", tmp_path / "no"), "no complete checkpoint.*no such folder"),
+        (("to-hf", theirs), "no complete checkpoint.*found: .*config.json"),
+        (("to-hf", tmp_path / "empty"), "found: nothing"),
+        (("to-hf", run, "--step", "5"), "no complete checkpoint 5; it has 2, 4"),
+        (("to-hf", run / "checkpoints/2", "--step", "4"), "asks for another"),
+        (("to-hf", tmp_path / "bare"), "cannot be read.*Take another"),
+        (("to-hf", tmp_path / "older"), "config.json does not exist.*--like"),
+        (("to-hf", run, "--like", theirs), "do not fit the config"),
+        (
+            ("to-hf", tmp_path / "part"),
+            "part/checkpoints/1 holds layers.*adapters.json",
+        ),
+        (("to-hf", run, "--base", theirs), "expected a whole model without --base"),
+        (("from-hf", tmp_path / "no"), "does not exist"),
+        (("from-hf", tmp_path / "empty"), "config.json does not exist"),
+    ]
+    for (command, source, *options), message in cases:
+        assert convert(command, source, tmp_path / "out", *options) == 1
+        said = capsys.readouterr().err
+        assert re.search(message, said, re.S) and said.startswith("error: "), said
+        assert not (tmp_path / "out").exists()
+    for command, source in (("to-hf", run), ("from-hf", theirs)):
+        assert convert(command, source, tmp_path / "notes") == 1
+        assert "notes exists" in capsys.readouterr().err
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["to-hf", "a"],
+        ["to-hf", "a", "b", "--dtype", "int8"],
+        ["to-hf", "a", "b", "--max-shard-size", "5 apples"],
+        ["to-hf", "a", "b", "--max-shard-size", "0GB"],
+        ["sideways", "a", "b"],
+    ],
+)
+def test_bad_usage_is_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert "usage: python -m targetsft_jax.convert" in capsys.readouterr().err
