@@ -60,7 +60,7 @@ def _line(pair, name: str, rows: int, micro: int) -> str:
             *("--student.path", str(CONFIGS / "architectures" / student)),
             *("--teacher.path", str(CONFIGS / "architectures" / teacher)),
             *("--train.batch_size", str(rows)),
-            *("--train.micro_batches", str(micro)),
+            *("--train.accumulation_steps", str(micro)),
         ]
     )
     plan = make_plan(config, topology(name), None)

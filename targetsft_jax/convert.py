@@ -36,13 +36,13 @@ def _to_hf(own):
         ADAPTERS_FILE,
         MODEL_FOLDER,
         adapted,
-        find,
+        find_checkpoint,
     )
     from targetsft_jax.hf.export_folder import CARD_FILE
     from targetsft_jax.hf.exporter import save_pretrained
     from targetsft_jax.hf.importer import load_config
 
-    stored = find(own.source, own.step)
+    stored = find_checkpoint(own.source, own.step)
     params, dtype = stored.params(), own.dtype
     over = adapted(stored.run_dir)
     if over is not None:

@@ -136,10 +136,14 @@ def _tokenizer(config: Config) -> "PreTrainedTokenizerBase":
     """The student's tokenizer alone."""
     if config.student.build:
         return byte_tokenizer()
-    from targetsft_jax.checkpoints.reader import MODEL_FOLDER, find, is_ours
+    from targetsft_jax.checkpoints.reader import (
+        MODEL_FOLDER,
+        find_checkpoint,
+        is_run_path,
+    )
     from targetsft_jax.hf.importer import resolve
 
     folder = resolve(config.student.path, weights=False)
-    if is_ours(folder):
-        folder = find(folder).run_dir / MODEL_FOLDER
+    if is_run_path(folder):
+        folder = find_checkpoint(folder).run_dir / MODEL_FOLDER
     return load_tokenizer(folder)

@@ -47,14 +47,14 @@ def _join(mesh: MeshConfig) -> bool:
     """Whether this is one of several processes; only the first one prints."""
     from targetsft_jax.parallel import processes
 
-    several = processes.join(
+    several = processes.initialize(
         mesh.coordinator,
         mesh.processes,
         mesh.process,
         timeout=mesh.join_seconds,
         heartbeat=mesh.heartbeat_seconds,
     )
-    if several and not processes.first():
+    if several and not processes.is_primary():
         # The file, not sys.stdout: compiled libraries print as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return several

@@ -15,7 +15,7 @@ from support import hf_folders as checkpoints
 from support import rig
 
 from targetsft_jax.checkpoints.open import open_role
-from targetsft_jax.checkpoints.reader import StoredLeaf, find
+from targetsft_jax.checkpoints.reader import StoredLeaf, find_checkpoint
 from targetsft_jax.convert import main
 from targetsft_jax.data.tokenizer import byte_tokenizer, load_tokenizer
 from targetsft_jax.hf.importer import load_config, load_params
@@ -194,7 +194,7 @@ def test_layers_are_read_one_at_a_time(run, tmp_path):
         kept = ocp.args.StandardSave(want)
         manager.save(7, args=ocp.args.Composite(params=kept))
     for folder, chunk in ((run, 1), (tmp_path / "old", 2)):
-        found = find(folder).params()
+        found = find_checkpoint(folder).params()
         for path, leaf in jax.tree_util.tree_leaves_with_path(want):
             stored = found
             for entry in path:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 _UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
-def fingerprints(tree: Any) -> dict[str, int]:
+def array_checksums(tree: Any) -> dict[str, int]:
     """Of each array by its path: Σ bits · (2 · place + 1) modulo 2³².
 
     A single changed element always changes it, since odd factors have inverses; an

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from targetsft_jax.checkpoints.checksums import fingerprints
+from targetsft_jax.checkpoints.checksums import array_checksums
 from targetsft_jax.checkpoints.provenance import Provenance
 from targetsft_jax.checkpoints.retention import Retention
 from targetsft_jax.parallel import processes
@@ -88,12 +88,12 @@ class Checkpoints:
         """
         lost = self.settled()
         self._under_way = position.step, disk.needed(state)
-        if processes.several():
+        if processes.is_multiprocess():
             # Were one process to find no room in the middle, the others would wait.
             step, wanted = self._under_way
             lacking = disk.free(self._folder) < wanted
             why = self._shortage(step, wanted) if lacking else ""
-            if (why := processes.said(why)[0]) != "":
+            if (why := processes.gather_text(why)[0]) != "":
                 return [*lost, why]
         return lost + self._unless_full(partial(self._begin, state, position, metrics))
 
@@ -115,7 +115,7 @@ class Checkpoints:
                 say(line)
             if self.latest == position.step:
                 return
-            late = processes.said(str(time.monotonic() > until))[0]
+            late = processes.gather_text(str(time.monotonic() > until))[0]
             if late == str(True):
                 raise OSError(
                     f"the last checkpoint, of step {position.step}, was not saved: "
@@ -146,7 +146,7 @@ class Checkpoints:
                 ),
                 optimizer=ocp.args.StandardSave(optimizer),
                 position=ocp.args.JsonSave(
-                    {**vars(position), "arrays": fingerprints(kept)}
+                    {**vars(position), "arrays": array_checksums(kept)}
                 ),
                 provenance=ocp.args.JsonSave(asdict(self._provenance)),
             ),
@@ -196,7 +196,7 @@ class Checkpoints:
                 self._prove_same(step, about, expected)
                 restored, why = _tried(partial(self._arrays, step, like))
             if not why:
-                found, kept = fingerprints(restored), about["position"]["arrays"]
+                found, kept = array_checksums(restored), about["position"]["arrays"]
                 _, why = _tried(partial(_compare, found, kept))
             if why:
                 damaged[step] = why
@@ -281,7 +281,7 @@ class Checkpoints:
         for step, why in damaged.items():
             target = self._folder.with_name(DAMAGED) / str(step)
             print(f"checkpoint {step} cannot be restored ({why}); moved to {target}")
-            if processes.first():
+            if processes.is_primary():
                 shutil.rmtree(target, ignore_errors=True)
                 target.parent.mkdir(exist_ok=True)
                 (self._folder / str(step)).rename(target)
@@ -304,7 +304,7 @@ def _tried(read: Callable[[], Any]) -> tuple[Any, str]:
     except Exception as error:  # noqa: BLE001
         reason = str(error).strip().split("\n")[0][:300]
         why = f"{type(error).__name__}: {reason}"
-    return found, next((said for said in processes.said(why) if said), "")
+    return found, next((said for said in processes.gather_text(why) if said), "")
 
 
 def _optimizer(state: TrainState) -> dict[str, Any]:

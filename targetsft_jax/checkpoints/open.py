@@ -8,7 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from targetsft_jax.checkpoints.reader import MODEL_FOLDER, Stored, find, is_ours
+from targetsft_jax.checkpoints.reader import (
+    MODEL_FOLDER,
+    Stored,
+    find_checkpoint,
+    is_run_path,
+)
 from targetsft_jax.data.tokenizer import load_tokenizer, same_tokenizer
 from targetsft_jax.hf.importer import load_config, load_params
 from targetsft_jax.models import decoder
@@ -64,7 +69,7 @@ def open_role(name: str, folder: Path, dtype: Any) -> Role:
         folder: a Hugging Face folder, a run directory or one of its checkpoints.
         dtype: of its parameters.
     """
-    checkpoint = find(folder) if is_ours(folder) else None
+    checkpoint = find_checkpoint(folder) if is_run_path(folder) else None
     if checkpoint is not None:
         folder = checkpoint.run_dir / MODEL_FOLDER
     return Role(name, folder, load_config(folder), jnp.dtype(dtype), checkpoint)

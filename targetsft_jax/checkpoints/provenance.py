@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from targetsft_jax.checkpoints.checksums import fingerprints
+from targetsft_jax.checkpoints.checksums import array_checksums
 
 PACKAGES = ("targetsft-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 
@@ -30,7 +30,7 @@ def identity(params: Any) -> str:
     It is taken of what is on the devices, so that a file that was replaced under the
     same name is another model. The mesh does not matter; the dtype does.
     """
-    text = json.dumps(fingerprints(params), sort_keys=True)
+    text = json.dumps(array_checksums(params), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

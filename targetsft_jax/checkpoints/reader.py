@@ -49,8 +49,8 @@ class Adapted:
             base: where the base is now, if elsewhere.
         """
         path = base or self.base
-        if is_ours(Path(path).expanduser()):
-            params = find(path).params()
+        if is_run_path(Path(path).expanduser()):
+            params = find_checkpoint(path).params()
         else:
             folder = resolve(path)
             params = mapped_params(folder, load_config(folder))
@@ -146,7 +146,7 @@ class StoredLeaf:
         return np.asarray(self._store.read().result(), dtype)
 
 
-def find(path: str | Path, step: int | None = None) -> Stored:
+def find_checkpoint(path: str | Path, step: int | None = None) -> Stored:
     """The checkpoint that a path means.
 
     Args:
@@ -166,7 +166,7 @@ def find(path: str | Path, step: int | None = None) -> Stored:
                 "the run directory, or no --step"
             )
         folder, step = folder.parent.parent, int(folder.name)
-    found = steps(folder)
+    found = checkpoint_steps(folder)
     if not found:
         raise FileNotFoundError(
             f"{path} holds no complete checkpoint (expected {FOLDER}/STEP/params in "
@@ -180,13 +180,13 @@ def find(path: str | Path, step: int | None = None) -> Stored:
     return Stored(folder, found[-1] if step is None else step)
 
 
-def is_ours(path: Path) -> bool:
+def is_run_path(path: Path) -> bool:
     """Whether a path means a checkpoint of this package, not a Hugging Face folder."""
     one = path.name.isdecimal() and path.absolute().parent.name == FOLDER
-    return one or (not (path / "config.json").exists() and bool(steps(path)))
+    return one or (not (path / "config.json").exists() and bool(checkpoint_steps(path)))
 
 
-def steps(run_dir: Path) -> list[int]:
+def checkpoint_steps(run_dir: Path) -> list[int]:
     """Steps of a run's complete checkpoints, in order; empty for any other folder."""
     # One under way has another name until it is complete.
     paths = (run_dir / FOLDER).glob("*/params/_METADATA")

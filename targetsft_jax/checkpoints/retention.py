@@ -8,7 +8,7 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
-from targetsft_jax.config.schema import HELD_OUT
+from targetsft_jax.config.schema import VALIDATION_PREFIX
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Retention:
         """
         if self.best is None:
             return None
-        if self.best.startswith(HELD_OUT) and self.best not in metrics:
+        if self.best.startswith(VALIDATION_PREFIX) and self.best not in metrics:
             return None
         if self.best not in metrics:
             raise ValueError(

@@ -16,16 +16,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from typing import Any, get_args, get_type_hints
 
-from targetsft_jax.data.config import DataConfig, EmbeddedConfig, source_name, sources
+from targetsft_jax.command import UsageError
+from targetsft_jax.data.config import DataConfig, SyntheticConfig, source_name, sources
 from targetsft_jax.data.config import validate as validate_data
-from targetsft_jax.targets.api import find, hyper_parameters
+from targetsft_jax.targets.api import get_method, hyper_parameters
 from targetsft_jax.targets.methods import METHODS
 from targetsft_jax.targets.trajectory import MODES
 
 CONFIG_FILE = "config.yaml"
 """In a run directory: the resolved configuration."""
 
-HELD_OUT = "validation_"
+VALIDATION_PREFIX = "validation_"
 """How the names of metrics of held-out data begin."""
 
 REMAT = ("none", "full", "dots")
@@ -67,7 +68,7 @@ class BuildConfig:
     """Query heads."""
     num_kv_heads: int = 4
     """Key/value heads."""
-    data: EmbeddedConfig = field(default_factory=EmbeddedConfig)
+    data: SyntheticConfig = field(default_factory=SyntheticConfig)
     """The problems that it learns from."""
     max_length: int = 256
     """Tokens in a row."""
@@ -172,7 +173,7 @@ class TrainConfig:
     """Passes over the data, where `steps` is null."""
     batch_size: int = 32
     """Rows of `data.max_length` tokens in an optimizer step, over all devices."""
-    micro_batches: int = 1
+    accumulation_steps: int = 1
     """Parts that a step's rows are taken in, to save memory."""
     learning_rate: float = 5e-5
     """Peak of the cosine schedule."""
@@ -203,7 +204,7 @@ class TrainConfig:
     """Steps between checkpoints; the last step is always saved."""
     save_minutes: float | None = None
     """Minutes between checkpoints, as well as `save_every`; null: by steps alone."""
-    keep_checkpoints: int = 2
+    max_to_keep: int = 2
     """How many of the newest checkpoints stay."""
     keep_every: int | None = None
     """Checkpoints of steps that are a multiple of it stay for ever; null: none."""
@@ -239,7 +240,7 @@ class EvaluationConfig:
     include_teacher: bool = False
     """Measure the teacher too: what the student could learn from it."""
     data: DataConfig | None = None
-    """Problems with answers from a file; null: the held-out embedded problems."""
+    """Problems with answers from a file; null: the held-out synthetic problems."""
 
 
 @dataclass(frozen=True)
@@ -306,7 +307,7 @@ class Config:
     """Other methods trained first on the same data from the same start."""
 
 
-class ConfigError(ValueError):
+class ConfigError(UsageError):
     """A configuration that cannot be run, in one readable message."""
 
 
@@ -453,7 +454,7 @@ def frozen_roles(
     config: Config, method: str, hyper: Mapping[str, Any]
 ) -> tuple[str, ...]:
     """The frozen models that a training reads, for its loss or its weights."""
-    needs = set(find(method).inputs(**hyper))
+    needs = set(get_method(method).inputs(**hyper))
     if "trajectory_weight" in made_in_step(config, method, hyper):
         needs |= {"reference_logits"}
     return tuple(role for role in FROZEN_ROLES if f"{role}_logits" in needs)
@@ -463,7 +464,7 @@ def made_in_step(
     config: Config, method: str, hyper: Mapping[str, Any]
 ) -> tuple[str, ...]:
     """A method's per-token inputs that the step makes from policies, not the data."""
-    needs = find(method).inputs(**hyper)
+    needs = get_method(method).inputs(**hyper)
     return tuple(
         key
         for key in POLICY_SOURCES
@@ -475,7 +476,7 @@ def _method_needs(config: Config) -> set[str]:
     return {
         key
         for name, hyper in trainings(config).items()
-        for key in find(name).inputs(**hyper)
+        for key in get_method(name).inputs(**hyper)
     }
 
 
@@ -485,12 +486,12 @@ def _reader(model: str, config: Config) -> str:
     return next(
         name
         for name in (config.target.name, *config.compare)
-        if model in find(name).inputs(**hyper[name])
+        if model in get_method(name).inputs(**hyper[name])
     )
 
 
 def _check_types(name: str, hyper: dict[str, Any]) -> None:
-    for key, default in find(name).defaults.items():
+    for key, default in get_method(name).defaults.items():
         value = hyper[key]
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if isinstance(default, int | float) and not number:
@@ -502,7 +503,7 @@ def _check_types(name: str, hyper: dict[str, Any]) -> None:
             raise ValueError(f"target.{key} is {value!r}; expected a whole number")
         if default is None and value is not None and not number:
             raise ValueError(f"target.{key} is {value!r}; expected a number or null")
-    refusal = find(name).refusal(**hyper)
+    refusal = get_method(name).refusal(**hyper)
     if refusal is not None:
         raise ValueError(f"target.{refusal}")
 
@@ -586,11 +587,11 @@ def _validate_train(train: TrainConfig, mesh: MeshConfig) -> None:
             found = getattr(train, key)
             raise ConfigError(f"train.{key} is {found!r}; expected {expected}")
 
-    positive = ("batch_size", "micro_batches", "log_every", "save_every")
+    positive = ("batch_size", "accumulation_steps", "log_every", "save_every")
     positive += ("max_skipped_steps", "spike_window")
     chunk = train.loss_chunk
     require(chunk is None or chunk > 0, "loss_chunk", "more than 0, or null")
-    for key in (*positive, "keep_checkpoints", "epochs", "learning_rate"):
+    for key in (*positive, "max_to_keep", "epochs", "learning_rate"):
         require(0 < getattr(train, key) < math.inf, key, "a number more than 0")
     for key in ("save_minutes", "keep_every"):
         given = getattr(train, key)
@@ -611,9 +612,9 @@ def _validate_train(train: TrainConfig, mesh: MeshConfig) -> None:
     require(0 <= train.warmup_ratio < 1, "warmup_ratio", "a share in [0, 1)")
     require(train.clip_norm >= 0, "clip_norm", "0 or more")
     require(
-        train.batch_size % train.micro_batches == 0,
+        train.batch_size % train.accumulation_steps == 0,
         "batch_size",
-        f"a multiple of train.micro_batches = {train.micro_batches}",
+        f"a multiple of train.accumulation_steps = {train.accumulation_steps}",
     )
     if mesh.cpu_devices is not None and mesh.cpu_devices < 1:
         raise ConfigError(f"mesh.cpu_devices is {mesh.cpu_devices}; expected 1 or more")
@@ -662,7 +663,7 @@ def _validate_evaluation(config: Config) -> None:
             "evaluation.include_teacher is true and teacher.path is null; expected a "
             "teacher, or false"
         )
-    generated = config.data.source == "embedded" and not config.data.mixture
+    generated = config.data.source == "synthetic" and not config.data.mixture
     if asked.problems and asked.data is None and not generated:
         # The file that is trained on would pass for held-out problems.
         raise ConfigError(
@@ -674,7 +675,11 @@ def _validate_evaluation(config: Config) -> None:
 
 def _validate_validation(asked: ValidationConfig, keep_best: str | None) -> None:
     measured = asked.examples or asked.data is not None
-    if keep_best is not None and keep_best.startswith(HELD_OUT) and not measured:
+    if (
+        keep_best is not None
+        and keep_best.startswith(VALIDATION_PREFIX)
+        and not measured
+    ):
         raise ConfigError(
             f"train.keep_best is {keep_best!r} and nothing is held out; expected "
             "validation.examples or validation.data, or another metric"

@@ -10,7 +10,7 @@ from typing import Any
 from targetsft_jax.data.filters import conditions
 
 FILES = ("jsonl", "parquet")
-SOURCES = ("embedded", *FILES, "hf_dataset", "tfds")
+SOURCES = ("synthetic", *FILES, "hf_dataset", "tfds")
 KINDS = ("addition", "dosing")
 SPLITS = ("train", "heldout")
 OVERLONG = ("truncate", "drop", "error")
@@ -41,7 +41,7 @@ class FieldMap:
 
 
 @dataclass(frozen=True)
-class EmbeddedConfig:
+class SyntheticConfig:
     """Generated problems: no file, no download, as many as asked for."""
 
     kinds: dict[str, float] = field(default_factory=lambda: {"addition": 1.0})
@@ -62,8 +62,8 @@ class EmbeddedConfig:
 class SourceConfig:
     """Where examples come from."""
 
-    source: str = "embedded"
-    """`embedded` (generated), `jsonl`, `parquet`, `hf_dataset` (a folder of the
+    source: str = "synthetic"
+    """`synthetic` (generated), `jsonl`, `parquet`, `hf_dataset` (a folder of the
     `datasets` library) or `tfds` (a data set of the catalogue)."""
     name: str | None = None
     """What reports and metrics call it; null: the data set's or the file's name."""
@@ -83,8 +83,8 @@ class SourceConfig:
     """Keep only rows whose fields, as text, are so; all must hold. By field: a text
     (equal), a list (one of), or a mapping of `not`, `matches` (a regular expression),
     `min`, `max` (of a number), `min_chars`, `max_chars`. A null is empty text."""
-    embedded: EmbeddedConfig = field(default_factory=EmbeddedConfig)
-    """The generated problems, for `source: embedded`."""
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+    """The generated problems, for `source: synthetic`."""
     limit: int | None = None
     """Use only the first so many usable rows."""
     weight: float | None = None
@@ -200,14 +200,14 @@ def _validate_source(config: SourceConfig, key: str) -> None:
         if getattr(config, name) is not None and kind not in kinds:
             expected = f"null, or {key}.source: {' or '.join(kinds)}"
             refuse(name, getattr(config, name), expected)
-    if kind == "embedded":
+    if kind == "synthetic":
         # A path without its source would train on generated problems unnoticed.
         files = f"{key}.source: {', '.join(SOURCES[1:-1])} or {SOURCES[-1]}"
         if config.path:
             refuse("path", config.path, f"null, or {files}")
         if config.where:
             refuse("where", config.where, f"nothing, or {files}")
-        _validate_embedded(config.embedded, refuse)
+        _validate_synthetic(config.synthetic, refuse)
         return
     if kind in FILES and not config.path:
         refuse("path", config.path, f"one file or several, since source is {kind}")
@@ -269,22 +269,22 @@ def _template_problem(template: str) -> str | None:
     return None
 
 
-def _validate_embedded(embedded: EmbeddedConfig, refuse) -> None:
-    weights = embedded.kinds
+def _validate_synthetic(synthetic: SyntheticConfig, refuse) -> None:
+    weights = synthetic.kinds
     for kind, weight in weights.items():
         if kind not in KINDS:
-            refuse("embedded.kinds", kind, "kinds from " + ", ".join(KINDS))
+            refuse("synthetic.kinds", kind, "kinds from " + ", ".join(KINDS))
         if not 0 <= weight < float("inf"):
-            refuse(f"embedded.kinds.{kind}", weight, "a weight of 0 or more")
+            refuse(f"synthetic.kinds.{kind}", weight, "a weight of 0 or more")
     if sum(weights.values()) <= 0:
-        refuse("embedded.kinds", weights, "at least one kind of positive weight")
-    if not 1 <= embedded.digits <= 9:
-        refuse("embedded.digits", embedded.digits, "1 to 9")
-    if embedded.examples < 1:
-        refuse("embedded.examples", embedded.examples, "at least 1")
-    if not 0.0 <= embedded.label_noise <= 1.0:
-        refuse("embedded.label_noise", embedded.label_noise, "a share, 0 to 1")
-    if embedded.seed < 0:
-        refuse("embedded.seed", embedded.seed, "0 or more")
-    if embedded.split not in SPLITS:
-        refuse("embedded.split", embedded.split, "one of " + ", ".join(SPLITS))
+        refuse("synthetic.kinds", weights, "at least one kind of positive weight")
+    if not 1 <= synthetic.digits <= 9:
+        refuse("synthetic.digits", synthetic.digits, "1 to 9")
+    if synthetic.examples < 1:
+        refuse("synthetic.examples", synthetic.examples, "at least 1")
+    if not 0.0 <= synthetic.label_noise <= 1.0:
+        refuse("synthetic.label_noise", synthetic.label_noise, "a share, 0 to 1")
+    if synthetic.seed < 0:
+        refuse("synthetic.seed", synthetic.seed, "0 or more")
+    if synthetic.split not in SPLITS:
+        refuse("synthetic.split", synthetic.split, "one of " + ", ".join(SPLITS))

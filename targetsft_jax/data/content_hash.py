@@ -26,8 +26,8 @@ def identity(config: SourceConfig) -> str:
     if isinstance(config, DataConfig) and config.mixture:
         for source in config.mixture:
             digest.update(identity(source).encode())
-    elif config.source == "embedded":
-        settings = dataclasses.asdict(config.embedded)
+    elif config.source == "synthetic":
+        settings = dataclasses.asdict(config.synthetic)
         digest.update(json.dumps(settings, sort_keys=True).encode())
     else:
         for path in _files(config):

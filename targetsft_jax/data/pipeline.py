@@ -111,7 +111,7 @@ def prepare_parts(
     tokenizer = with_template(tokenizer, config.chat_template)
     encode = functools.partial(_encode, config, tokenizer)
     said: list[str] = []
-    generated = all(source.source == "embedded" for source in sources(config))
+    generated = all(source.source == "synthetic" for source in sources(config))
     if cache_dir is None or not config.cache or generated:
         parts, about = encode()
         examples = put_together(parts)

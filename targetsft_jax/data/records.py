@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from targetsft_jax.data.config import (
     SPLITS,
     DataConfig,
-    EmbeddedConfig,
     FieldMap,
     SourceConfig,
+    SyntheticConfig,
     paths,
     source_name,
     sources,
@@ -62,7 +62,7 @@ def load_records(config: DataConfig) -> tuple[Iterator[Record], Report]:
 
 
 def problems(
-    config: DataConfig | EmbeddedConfig,
+    config: DataConfig | SyntheticConfig,
     split: str = "heldout",
     n: int | None = None,
 ) -> list[Problem]:
@@ -75,7 +75,7 @@ def problems(
             noise and no two with the same prompt. Other sources have their own:
             `config.split`, another file, or `where`.
         n: how many, the first ones of the source. None: all of a file, or
-            `embedded.examples` generated ones.
+            `synthetic.examples` generated ones.
 
     Raises:
         ValueError: the split has fewer than n distinct problems, a source holds none,
@@ -84,15 +84,15 @@ def problems(
     """
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}; expected one of " + ", ".join(SPLITS))
-    if isinstance(config, EmbeddedConfig):
-        config = DataConfig(embedded=config)
+    if isinstance(config, SyntheticConfig):
+        config = DataConfig(synthetic=config)
     validate(config)
-    if not config.mixture and config.source == "embedded":
-        return _generated_problems(config.embedded, split, n)
+    if not config.mixture and config.source == "synthetic":
+        return _generated_problems(config.synthetic, split, n)
     for i, source in enumerate(config.mixture):
-        if source.source == "embedded":
+        if source.source == "synthetic":
             raise ValueError(
-                f"mixture[{i}].source of the problems is embedded; expected sources"
+                f"mixture[{i}].source of the problems is synthetic; expected sources"
                 " with a gold answer in each row, or generated problems alone"
             )
     report = Report()
@@ -131,10 +131,10 @@ def _records_of(
     source: SourceConfig, config: DataConfig, report: Report, train: bool
 ) -> Iterator[Record]:
     name = source_name(source)
-    if source.source == "embedded":
-        for i in range(source.embedded.examples):
+    if source.source == "synthetic":
+        for i in range(source.synthetic.examples):
             report.count("rows", name)
-            record = generate(source.embedded, i)
+            record = generate(source.synthetic, i)
             yield dataclasses.replace(record, id=record.origin, source=name)
         return
     rows, fields = _open(source, train)
@@ -184,7 +184,7 @@ def _open(
 
 
 def _generated_problems(
-    config: EmbeddedConfig, split: str, n: int | None
+    config: SyntheticConfig, split: str, n: int | None
 ) -> list[Problem]:
     wanted = config.examples if n is None else n
     found: dict[str, Problem] = {}
@@ -200,6 +200,6 @@ def _generated_problems(
     if len(found) < wanted:
         raise ValueError(
             f"the {split} split of these generated problems has {len(found)} distinct"
-            f" ones; expected {wanted}: raise embedded.digits or ask for fewer"
+            f" ones; expected {wanted}: raise synthetic.digits or ask for fewer"
         )
     return list(found.values())

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from targetsft_jax.data.config import EmbeddedConfig
+from targetsft_jax.data.config import SyntheticConfig
 from targetsft_jax.data.record import Record
 
 LETTERS = "ABCD"
@@ -44,7 +44,7 @@ class Generated:
     answer: str
 
 
-def generate(config: EmbeddedConfig, index: int, split: str | None = None) -> Record:
+def generate(config: SyntheticConfig, index: int, split: str | None = None) -> Record:
     """The record number `index`: a pure function of the config and the index.
 
     Args:
@@ -73,7 +73,9 @@ def generate(config: EmbeddedConfig, index: int, split: str | None = None) -> Re
     )
 
 
-def problem_at(config: EmbeddedConfig, index: int, split: str) -> tuple[str, Generated]:
+def problem_at(
+    config: SyntheticConfig, index: int, split: str
+) -> tuple[str, Generated]:
     """The kind and the problem behind record `index` of a split.
 
     Raises:
@@ -88,8 +90,8 @@ def problem_at(config: EmbeddedConfig, index: int, split: str) -> tuple[str, Gen
         if split_of(problem.key) == split:
             return kind, problem
     raise ValueError(
-        f"embedded.kinds: no {kind} problem with digits={config.digits} belongs to"
-        f" the {split} split; raise embedded.digits"
+        f"synthetic.kinds: no {kind} problem with digits={config.digits} belongs to"
+        f" the {split} split; raise synthetic.digits"
     )
 
 
@@ -123,7 +125,7 @@ def _noisy(character: str, share: float, rng: np.random.Generator) -> str:
     return alphabet[(alphabet.index(character) + step) % len(alphabet)]
 
 
-def _addition(config: EmbeddedConfig, rng: np.random.Generator) -> Generated:
+def _addition(config: SyntheticConfig, rng: np.random.Generator) -> Generated:
     low, high = 10 ** (config.digits - 1), 10**config.digits
     a, b = (int(n) for n in rng.integers(low, high, size=2))
     lines, carry = [], 0
@@ -140,7 +142,7 @@ def _addition(config: EmbeddedConfig, rng: np.random.Generator) -> Generated:
     )
 
 
-def _dosing(config: EmbeddedConfig, rng: np.random.Generator) -> Generated:
+def _dosing(config: SyntheticConfig, rng: np.random.Generator) -> Generated:
     weight, dose = int(rng.integers(11, 100)), int(rng.integers(2, 10))
     tens, units = weight // 10 * 10, weight % 10
     milligrams = weight * dose

@@ -5,7 +5,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from targetsft_jax.targets.api import find
+from targetsft_jax.targets.api import get_method
 
 _LIBRARIES = (
     "targetsft-jax",
@@ -87,7 +87,7 @@ def converted_card(source: str) -> str:
 
 
 def _method(name, hyper):
-    method = find(name)
+    method = get_method(name)
     gamma, rest = method.label, method.alternative
     given = ", ".join(f"{key} = {value}" for key, value in hyper.items())
     lines = [

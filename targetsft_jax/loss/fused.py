@@ -65,7 +65,7 @@ def fused_loss(
             Default: the smaller number of rows.
         logit_caps: for models whose logits are c · tanh(hidden @ headᵀ / c): the c of
             "student", "teacher" and "reference"; no cap where absent or None.
-        layout: how tokens and heads lie on devices (see `sharded_fused_loss`).
+        layout: how tokens and heads lie on devices (see `sharded.MeshLayout`).
         head_gradient: False where the head is frozen: constant in θ, so that its
             gradient is neither made nor held, and one product of a chunk fewer.
         histograms: add Σ weights of the tokens in each bin of `histogram.EDGES`,

@@ -19,40 +19,12 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import Mesh, PartitionSpec
 
-from targetsft_jax.loss.chunks import TokenLoss
-from targetsft_jax.loss.fused import Layout, Metrics, fused_loss, round_up
+from targetsft_jax.loss.fused import Layout, round_up
 from targetsft_jax.loss.tile import Columns
 from targetsft_jax.parallel.rules import prefix_that_divides
 
 P = PartitionSpec
 Axes = tuple[str, ...]
-
-
-def sharded_fused_loss(
-    name: str | TokenLoss,
-    hidden: Array,
-    head: Array,
-    labels: Array,
-    *,
-    weights: Array,
-    layout: "MeshLayout",
-    **arguments: Any,
-) -> tuple[Array, Metrics]:
-    """`fused_loss` on tokens and heads spread over a mesh; same values to rounding.
-
-    Args:
-        name, hidden, head, labels, weights: as in `fused_loss`; the first axis of
-            hidden [B, ..., D], labels and weights [B, ...] is spread over the token
-            axes, and must divide by them.
-        layout: where they lie.
-        **arguments: everything else that `fused_loss` takes.
-
-    Returns:
-        The global loss and metrics, the same on all devices.
-    """
-    return fused_loss(
-        name, hidden, head, labels, weights=weights, layout=layout, **arguments
-    )
 
 
 @dataclass(frozen=True)

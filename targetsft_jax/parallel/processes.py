@@ -25,7 +25,7 @@ AUTO = "auto"
 _TEXT_BYTES = 512
 
 
-def join(
+def initialize(
     coordinator: str | None,
     processes: int | None = None,
     process: int | None = None,
@@ -117,28 +117,28 @@ def join(
     return processes > 1
 
 
-def several() -> bool:
+def is_multiprocess() -> bool:
     """Whether the run has more than one process."""
     return jax.process_count() > 1
 
 
-def first() -> bool:
+def is_primary() -> bool:
     """Whether this process is the one that prints and writes."""
     return jax.process_index() == 0
 
 
 def barrier(name: str) -> None:
     """Wait for all processes; `name` is in the error of one that waits in vain."""
-    if several():
+    if is_multiprocess():
         multihost_utils.sync_global_devices(name)
 
 
-def said(text: str) -> list[str]:
+def gather_text(text: str) -> list[str]:
     """A short text of every process, by its number. All must call it.
 
     Longer ones are cut to 512 bytes.
     """
-    if not several():
+    if not is_multiprocess():
         return [text]
     mine = np.zeros(_TEXT_BYTES, np.uint8)
     encoded = np.frombuffer(text.encode()[:_TEXT_BYTES], np.uint8)

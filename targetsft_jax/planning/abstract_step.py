@@ -188,8 +188,8 @@ def _placed(shapes: Any, places: Any) -> Any:
 def _batch(config: Config, spec: StepSpec, mesh: Mesh) -> dict[str, Any]:
     """The arrays [A, B, L] that the pipeline would give."""
     train = config.train
-    rows = train.batch_size // train.micro_batches
-    shape = (train.micro_batches, rows, config.data.max_length)
+    rows = train.batch_size // train.accumulation_steps
+    shape = (train.accumulation_steps, rows, config.data.max_length)
     place = meshes.rows_over(mesh, lead=1)
     dtypes: dict[str, Any] = {
         "tokens": jnp.int32,

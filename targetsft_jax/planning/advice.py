@@ -58,8 +58,10 @@ def advice(
     if train.remat != "full":
         yield "train.remat full: keep nothing of a layer but its input"
     if rows > 1:
-        fewer = train.micro_batches * 2
-        yield (f"train.micro_batches {fewer}: each device has {rows} rows at a time")
+        fewer = train.accumulation_steps * 2
+        yield (
+            f"train.accumulation_steps {fewer}: each device has {rows} rows at a time"
+        )
     if sizes["data"] > 1:
         both = sizes["data"] * sizes["fsdp"]
         yield f"mesh.data 1, mesh.fsdp {both}: split parameters over all devices"

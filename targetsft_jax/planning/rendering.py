@@ -92,10 +92,11 @@ def _what(plan: Plan) -> Iterator[str]:
         if name == "student" and spec.lora is not None:
             yield f"{'':<9} {lora.trainable(role.config, spec.lora)}"
     yield f"tokens    {spec.vocab_size:,} in the vocabulary: {step.vocabulary_from}"
-    parts = "micro-batch" if train.micro_batches == 1 else "micro-batches"
+    parts = "micro-batch" if train.accumulation_steps == 1 else "micro-batches"
     yield (
         f"batch     {train.batch_size} rows of {length:,} tokens in "
-        f"{train.micro_batches} {parts}, computed in {spec.dtype}, remat {spec.remat}"
+        f"{train.accumulation_steps} {parts}, computed in "
+        f"{spec.dtype}, remat {spec.remat}"
     )
     yield f"compiled  in {plan.compiling:.0f} s, lowered in {plan.lowering:.0f} s"
 

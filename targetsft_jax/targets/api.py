@@ -75,7 +75,7 @@ def resolve(
     Raises:
         ValueError: naming the method and what is unknown or missing.
     """
-    method = find(name)
+    method = get_method(name)
     given = {key: value for key, value in inputs.items() if key not in INPUTS}
     hyper = hyper_parameters(name, given)
     needs = method.inputs(**hyper)
@@ -85,7 +85,7 @@ def resolve(
     return method, {key: inputs[key] for key in needs}, hyper
 
 
-def find(name: str) -> Method:
+def get_method(name: str) -> Method:
     """The method of that name or alias; ValueError listing the names otherwise."""
     method = METHODS.get(ALIASES.get(name, name))
     if method is None:
@@ -99,7 +99,7 @@ def hyper_parameters(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: a name that the method does not have.
     """
-    defaults = find(name).defaults
+    defaults = get_method(name).defaults
     unknown = [key for key in given if key not in defaults]
     if unknown:
         raise ValueError(

@@ -33,7 +33,7 @@ class Wishes:
         Args:
             flags: this process's own.
         """
-        if not processes.several():
+        if not processes.is_multiprocess():
             return tuple(flags)
         row = np.asarray(flags, np.uint8)[None]
         everyones = jax.make_array_from_callback(

@@ -21,6 +21,7 @@ from targetsft_jax.data.pipeline import Dataset, iterate
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import processes
 from targetsft_jax.storage import disk_full as disk
+from targetsft_jax.targets.policies import Policy
 from targetsft_jax.telemetry.anomalies import FILE as SKIPPED_FILE
 from targetsft_jax.telemetry.anomalies import Watch, records_of
 from targetsft_jax.telemetry.log import NoLog, RunLog
@@ -28,7 +29,6 @@ from targetsft_jax.telemetry.profiler import Profile
 from targetsft_jax.telemetry.sinks import make_sinks
 from targetsft_jax.training.agreement import Wishes
 from targetsft_jax.training.optimizer import make_optimizer
-from targetsft_jax.training.policies import Policy
 from targetsft_jax.training.preemption import Preempted, StopSignal
 from targetsft_jax.training.step import (
     StepSpec,
@@ -92,7 +92,7 @@ def fit(
         spec.student, params, optimizer, mesh, spec.lora, spec.policy
     )
     _prove_same_data(dataset)
-    retention = Retention(config.keep_checkpoints, config.keep_every, config.keep_best)
+    retention = Retention(config.max_to_keep, config.keep_every, config.keep_best)
     checkpoints = Checkpoints(
         run_dir,
         retention,
@@ -113,20 +113,20 @@ def fit(
     written = _open_log(run_dir, steps, start, config.log_every, log, about, began)
     clock = written.clock
     watch = None
-    if processes.first():
+    if processes.is_primary():
         taken = partial(records_of, dataset, config, seed)
         watch = Watch(run_dir, start, config, records=taken, say=written.say)
-    profiled = log.profile_from if processes.first() else None
+    profiled = log.profile_from if processes.is_primary() else None
     profile = Profile(run_dir, profiled, log.profile_steps)
     step_fn = make_train_step(spec, optimizer, mesh, places)
     measure = make_measure(spec, mesh)
-    rows = config.batch_size // config.micro_batches
+    rows = config.batch_size // config.accumulation_steps
     batches = placed_ahead(
         iterate(
             dataset,
             start,
             batch_size=rows,
-            accumulation=config.micro_batches,
+            accumulation=config.accumulation_steps,
             seed=seed,
         ),
         mesh,
@@ -179,7 +179,7 @@ def fit(
                 if (folder := profile.after(number, metrics)) is not None:
                     written.say(f"profile of {log.profile_steps} steps in {folder}")
                 # By one clock, that of the first process.
-                late = processes.first() and timer.due()
+                late = processes.is_primary() and timer.due()
                 told, late = wishes.shared([stop.noted, late])
                 due = number % config.save_every == 0 or number == steps
                 found = measured(number)
@@ -222,7 +222,7 @@ def _open_log(
     began: float | None,
 ) -> RunLog | NoLog:
     """What the first process writes down, and no other does."""
-    if not processes.first():
+    if not processes.is_primary():
         return NoLog(run_dir, start=start, began=began)
     return RunLog(
         run_dir,
@@ -236,7 +236,7 @@ def _open_log(
 
 def _prove_same_data(dataset: Dataset) -> None:
     """ValueError where a process has read other rows than the first one."""
-    found = processes.said(dataset.fingerprint)
+    found = processes.gather_text(dataset.fingerprint)
     other = [str(n) for n, fingerprint in enumerate(found) if fingerprint != found[0]]
     if other:
         raise ValueError(

@@ -101,7 +101,7 @@ def run(config: Config) -> dict[str, AverageAtK]:
     session = _open(config, mesh)
     # What they have read, the first one writes.
     processes.barrier("the run directory was read")
-    if processes.first():
+    if processes.is_primary():
         run_dir.mkdir(parents=True, exist_ok=True)
         write_whole(run_dir / CONFIG_FILE, to_yaml(config))
     _say_session(session, run_dir)
@@ -121,7 +121,7 @@ def _prove_same_config(config: Config) -> None:
     """ConfigError where another process has another configuration than the first."""
     unlike = dataclasses.replace(config.mesh, process=None)
     text = to_yaml(dataclasses.replace(config, mesh=unlike))
-    found = processes.said(hashlib.sha256(text.encode()).hexdigest())
+    found = processes.gather_text(hashlib.sha256(text.encode()).hexdigest())
     other = [str(number) for number, digest in enumerate(found) if digest != found[0]]
     if other:
         raise ConfigError(
@@ -311,7 +311,7 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
     began = time.perf_counter()
     config = session.config
     spec = _spec(session, method, hyper)
-    if processes.first():
+    if processes.is_primary():
         run_dir.mkdir(parents=True, exist_ok=True)
     steps = total_steps(config.train, session.dataset)
     settings = ", ".join(f"{k}={v}" for k, v in hyper.items() if v is not None)
@@ -400,7 +400,7 @@ def _name(session: Session) -> str:
 
 
 def _source(source: SourceConfig) -> str:
-    generated = source.source == "embedded" and source.name is None
+    generated = source.source == "synthetic" and source.name is None
     return "generated problems" if generated else source_name(source)
 
 
@@ -450,7 +450,7 @@ def _measure(
     )
     session.scores[name] = score
     print(f"  Average@{asked.samples} of {name}: {100 * score.average_at_k:.1f}")
-    if not processes.first():
+    if not processes.is_primary():
         return
     path = run_dir / f"answers_{name}.jsonl"
     with path.open("w", encoding="utf-8") as file:
@@ -462,7 +462,7 @@ def _say_session(session: Session, run_dir: Path) -> None:
     mesh = dict(session.mesh.shape)
     device = session.mesh.devices.flat[0].device_kind
     print(f"\nrun      {run_dir}")
-    many = f" in {jax.process_count()} processes" if processes.several() else ""
+    many = f" in {jax.process_count()} processes" if processes.is_multiprocess() else ""
     print(
         f"devices  {session.mesh.size} x {device}{many}, mesh {mesh}, {session.dtype}"
     )

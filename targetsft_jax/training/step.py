@@ -8,7 +8,7 @@ loss is a sum over target tokens divided once by the global number of them, so t
 micro-batches, devices and packing do not change it beyond rounding.
 
 Policies that training changes itself, such as PSFT's old one, are part of the state
-(`training.policies`): they run as frozen models do, in the same pass over the data.
+(`targets.policies`): they run as frozen models do, in the same pass over the data.
 
 With low-rank adapters (`StepSpec.lora`) the state has only them, and the student's
 base is one more frozen argument, `frozen[BASE]`.
@@ -25,14 +25,14 @@ from jax import Array
 from jax.lax import stop_gradient
 from jax.sharding import Mesh, NamedSharding
 
-from targetsft_jax.loss import MeshLayout, label_logprob, sharded_fused_loss
+from targetsft_jax.loss import MeshLayout, fused_loss, label_logprob
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.lora import Lora
 from targetsft_jax.models.sharded_attention import mesh_attend
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules, vocabulary
-from targetsft_jax.training.policies import GIVEN, STUDENT, Held, Policy
+from targetsft_jax.targets.policies import FROM_DATA, STUDENT, Held, Policy
 
 Params = dict[str, Any]
 Metrics = dict[str, Array]
@@ -94,7 +94,7 @@ class StepSpec:
     vocab_group: int | None = None
     lora: Lora | None = None
     on_base: tuple[str, ...] = ()
-    policy: Policy = GIVEN
+    policy: Policy = FROM_DATA
     histograms: bool = False
 
     @property
@@ -233,7 +233,7 @@ def loss_and_metrics(
             layout=layout,
         )
 
-    loss, metrics = sharded_fused_loss(
+    loss, metrics = fused_loss(
         spec.method,
         hidden,
         head,
@@ -278,7 +278,7 @@ def init_state(
     params: Params,
     optimizer: optax.GradientTransformation,
     places: TrainState,
-    policy: Policy = GIVEN,
+    policy: Policy = FROM_DATA,
 ) -> TrainState:
     """The state at step 0, placed; moments lie where their parameters lie.
 
@@ -297,7 +297,7 @@ def state_shardings(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     adapters: Lora | None = None,
-    policy: Policy = GIVEN,
+    policy: Policy = FROM_DATA,
 ) -> TrainState:
     """A sharding for every array of the state; `params` may be abstract.
 

@@ -17,8 +17,8 @@ from targetsft_jax.models.lora import Lora, num_adapter_parameters
 from targetsft_jax.models.sharded_attention import mesh_attend
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import vocabulary
-from targetsft_jax.targets.api import SECOND_MODELS, find
-from targetsft_jax.training.policies import GIVEN, Policy, Snapshot, Trajectory
+from targetsft_jax.targets.api import SECOND_MODELS, get_method
+from targetsft_jax.targets.policies import FROM_DATA, Policy, Snapshot, Trajectory
 from targetsft_jax.training.step import StepSpec
 
 
@@ -39,11 +39,11 @@ def make_mesh(config: Config, devices: Any = None) -> Mesh:
             vocabulary.with_groups(mesh, asked.vocab_group)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    rows = config.train.batch_size // config.train.micro_batches
+    rows = config.train.batch_size // config.train.accumulation_steps
     groups = mesh.shape["data"] * mesh.shape["fsdp"]
     if rows % groups:
         raise ConfigError(
-            f"train.batch_size / train.micro_batches is {rows} rows, which "
+            f"train.batch_size / train.accumulation_steps is {rows} rows, which "
             f"mesh.data x mesh.fsdp = {groups} does not divide; expected a multiple"
         )
     return mesh
@@ -158,10 +158,10 @@ def policy(config: Config, method: str, hyper: Mapping[str, Any]) -> Policy:
             temperature=asked.temperature,
             clip=tuple(asked.clip),
         )
-    return GIVEN
+    return FROM_DATA
 
 
 def columns(config: Config, method: str, hyper: Mapping[str, Any]) -> tuple[str, ...]:
     """The per-token inputs of a method that come with the data."""
     made = (*SECOND_MODELS, *made_in_step(config, method, hyper))
-    return tuple(key for key in find(method).inputs(**hyper) if key not in made)
+    return tuple(key for key in get_method(method).inputs(**hyper) if key not in made)

@@ -39,12 +39,12 @@ def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Pa
     recipe = f"SFT for {build.steps} steps on generated problems"
     # All build it together, or none: as the first process finds the cache.
     made = (folder / "config.json").is_file()
-    if processes.said(str(made))[0] == str(True):
+    if processes.gather_text(str(made))[0] == str(True):
         print(f"{name}: start model from the cache ({size}, {recipe})\n  {folder}")
         return folder
     print(f"{name}: no such start model yet; making it ({size}, {recipe})")
     dataset = prepare(
-        DataConfig(embedded=build.data, max_length=build.max_length), tokenizer
+        DataConfig(synthetic=build.data, max_length=build.max_length), tokenizer
     )
     shapes = abstract_params(config, jnp.float32)
     places = rules.shardings(decoder.logical_axes(config), shapes, mesh)
@@ -78,11 +78,11 @@ def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Pa
 @contextlib.contextmanager
 def _shared_folder(parent: Path) -> Iterator[Path]:
     """A temporary folder that the first process makes, and removes at the end."""
-    if not processes.first():
-        yield Path(processes.said("")[0])
+    if not processes.is_primary():
+        yield Path(processes.gather_text("")[0])
         return
     with tempfile.TemporaryDirectory(prefix=".making-", dir=parent) as made:
-        yield Path(processes.said(made)[0])
+        yield Path(processes.gather_text(made)[0])
 
 
 def architecture(build: BuildConfig) -> DecoderConfig:

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from targetsft_jax.config.schema import HELD_OUT
+from targetsft_jax.config.schema import VALIDATION_PREFIX
 from targetsft_jax.data.pipeline import Dataset
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.training.step import Metrics, StepSpec, TrainState, loss_and_metrics
@@ -74,7 +74,9 @@ def validate(
         for name, value in made.items():
             sums[name] = sums.get(name, 0.0) + float(value)
     targets = max(sums.pop("target_tokens"), 1.0)
-    return {f"{HELD_OUT}{name}": value / targets for name, value in sums.items()}
+    return {
+        f"{VALIDATION_PREFIX}{name}": value / targets for name, value in sums.items()
+    }
 
 
 def _batches(dataset: Dataset, rows: int) -> Iterator[dict[str, np.ndarray]]:

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from targetsft_jax.checkpoints.checksums import fingerprints
+from targetsft_jax.checkpoints.checksums import array_checksums
 from targetsft_jax.parallel.mesh import make_mesh
 
 DTYPES = ("float32", "bfloat16", "int32", "bool")
@@ -24,31 +24,31 @@ def test_is_the_sum_that_it_says(dtype: str):
     host = np.asarray(x)
     bits = host.view(f"u{host.dtype.itemsize}").ravel().tolist()
     want = sum(b * (2 * place + 1) for place, b in enumerate(bits)) % 2**32
-    assert fingerprints({"a": {"b": x}}) == {"a.b": want}
+    assert array_checksums({"a": {"b": x}}) == {"a.b": want}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_flipped_bit_is_noticed(dtype: str):
     x = _array(dtype, (3, 4))
     host = np.asarray(x)
-    whole = fingerprints(x)
+    whole = array_checksums(x)
     for place in range(host.size):
         for bit in range(8 * host.dtype.itemsize):
             changed = host.copy()
             changed.view(f"u{host.dtype.itemsize}").reshape(-1)[place] ^= 1 << bit
-            assert fingerprints(jnp.asarray(changed)) != whole
+            assert array_checksums(jnp.asarray(changed)) != whole
 
 
 def test_exchanged_elements_are_noticed():
     x = _array("float32")
-    assert fingerprints(x) != fingerprints(x[::-1])
-    assert fingerprints(x) != fingerprints(jnp.swapaxes(x, 0, 1))
+    assert array_checksums(x) != array_checksums(x[::-1])
+    assert array_checksums(x) != array_checksums(jnp.swapaxes(x, 0, 1))
 
 
 def test_any_mesh_gives_the_same():
     x = _array("bfloat16", (8, 6, 4))
     mesh = make_mesh(2, 2, 2)
     for spec in (P("fsdp"), P(("data", "tensor"), None, "fsdp"), P(None, "data")):
-        assert fingerprints(jax.device_put(x, NamedSharding(mesh, spec))) == (
-            fingerprints(x)
+        assert array_checksums(jax.device_put(x, NamedSharding(mesh, spec))) == (
+            array_checksums(x)
         )

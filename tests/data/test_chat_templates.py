@@ -10,7 +10,7 @@ from targetsft_jax.data.chat import (
     stop_tokens,
 )
 from targetsft_jax.data.chat_templates import names, with_template
-from targetsft_jax.data.config import DataConfig, EmbeddedConfig
+from targetsft_jax.data.config import DataConfig, SyntheticConfig
 from targetsft_jax.data.pipeline import prepare
 from targetsft_jax.data.tokenizer import byte_tokenizer
 
@@ -139,13 +139,13 @@ def test_a_template_from_a_file_is_trained(tmp_path):
     )
     tokenizer = byte_tokenizer()
     config = DataConfig(
-        embedded=EmbeddedConfig(examples=2), chat_template=str(path), max_length=128
+        synthetic=SyntheticConfig(examples=2), chat_template=str(path), max_length=128
     )
     dataset = prepare(config, tokenizer)
     assert tokenizer.decode(dataset.example.tokens).count("<|end|>") == 2
     assert (
         dataset.fingerprint
         != prepare(
-            DataConfig(embedded=EmbeddedConfig(examples=2), max_length=128), tokenizer
+            DataConfig(synthetic=SyntheticConfig(examples=2), max_length=128), tokenizer
         ).fingerprint
     )

@@ -6,9 +6,9 @@ import pytest
 
 from targetsft_jax.data.config import (
     DataConfig,
-    EmbeddedConfig,
     FieldMap,
     SourceConfig,
+    SyntheticConfig,
     validate,
 )
 
@@ -41,17 +41,17 @@ def test_defaults_are_valid():
         ("shuffle_seed", dict(shuffle_seed=-1)),
         ("path", dict(path="rows.jsonl")),
         ("where", dict(where={"split": "train"})),
-        ("embedded.kinds", dict(embedded=EmbeddedConfig(kinds={"division": 1.0}))),
-        ("embedded.kinds", dict(embedded=EmbeddedConfig(kinds={}))),
+        ("synthetic.kinds", dict(synthetic=SyntheticConfig(kinds={"division": 1.0}))),
+        ("synthetic.kinds", dict(synthetic=SyntheticConfig(kinds={}))),
         (
-            "embedded.kinds.dosing",
-            dict(embedded=EmbeddedConfig(kinds={"dosing": -1.0})),
+            "synthetic.kinds.dosing",
+            dict(synthetic=SyntheticConfig(kinds={"dosing": -1.0})),
         ),
-        ("embedded.digits", dict(embedded=EmbeddedConfig(digits=0))),
-        ("embedded.examples", dict(embedded=EmbeddedConfig(examples=0))),
-        ("embedded.label_noise", dict(embedded=EmbeddedConfig(label_noise=1.5))),
-        ("embedded.seed", dict(embedded=EmbeddedConfig(seed=-1))),
-        ("embedded.split", dict(embedded=EmbeddedConfig(split="test"))),
+        ("synthetic.digits", dict(synthetic=SyntheticConfig(digits=0))),
+        ("synthetic.examples", dict(synthetic=SyntheticConfig(examples=0))),
+        ("synthetic.label_noise", dict(synthetic=SyntheticConfig(label_noise=1.5))),
+        ("synthetic.seed", dict(synthetic=SyntheticConfig(seed=-1))),
+        ("synthetic.split", dict(synthetic=SyntheticConfig(split="test"))),
     ],
 )
 def test_names_the_key(key, changes):

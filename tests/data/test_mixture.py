@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from targetsft_jax.data.config import (
     DataConfig,
-    EmbeddedConfig,
     FieldMap,
     SourceConfig,
+    SyntheticConfig,
 )
 from targetsft_jax.data.mixture import order, whole_shares
 from targetsft_jax.data.pipeline import batch_at, iterate, prepare, rows_at
@@ -29,7 +29,7 @@ def mixed(weights=(0.7, 0.3), max_length=64):
     return DataConfig(
         mixture=[
             SourceConfig(
-                name=name, embedded=EmbeddedConfig(examples=n, seed=n), weight=w
+                name=name, synthetic=SyntheticConfig(examples=n, seed=n), weight=w
             )
             for name, n, w in zip(("few", "many"), (20, 50), weights)
         ],
@@ -125,7 +125,7 @@ def test_bad_and_dropped_rows_are_counted_for_their_source(tmp_path):
         source="jsonl", path=str(path), fields=FieldMap(prompt="q", response="a")
     )
     config = DataConfig(
-        mixture=[SourceConfig(embedded=EmbeddedConfig(examples=5)), file],
+        mixture=[SourceConfig(synthetic=SyntheticConfig(examples=5)), file],
         max_length=64,
         on_bad_row="skip",
     )

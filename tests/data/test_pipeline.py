@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from targetsft_jax.data.config import DataConfig, EmbeddedConfig, FieldMap
+from targetsft_jax.data.config import DataConfig, FieldMap, SyntheticConfig
 from targetsft_jax.data.pipeline import (
     batch_at,
     iterate,
@@ -21,7 +21,7 @@ from targetsft_jax.data.records import load_records, problems
 from targetsft_jax.data.tokenizer import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
-SMALL = DataConfig(embedded=EmbeddedConfig(examples=50), max_length=64)
+SMALL = DataConfig(synthetic=SyntheticConfig(examples=50), max_length=64)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_another_process_gives_the_same(dataset):
         "from targetsft_jax.data.config import *\n"
         "from targetsft_jax.data.pipeline import *\n"
         "from targetsft_jax.data.tokenizer import byte_tokenizer\n"
-        "c = DataConfig(embedded=EmbeddedConfig(examples=50), max_length=64)\n"
+        "c = DataConfig(synthetic=SyntheticConfig(examples=50), max_length=64)\n"
         "d = prepare(c, byte_tokenizer())\n"
         "print(d.fingerprint, fingerprint(batch_at(d, 33, batch_size=4, seed=1)))\n"
     )
@@ -134,7 +134,7 @@ def test_a_step_names_the_records_in_its_rows(packing):
 
 def test_a_set_smaller_than_a_batch_repeats():
     tiny = prepare(
-        dataclasses.replace(SMALL, embedded=EmbeddedConfig(examples=3)), TOKENIZER
+        dataclasses.replace(SMALL, synthetic=SyntheticConfig(examples=3)), TOKENIZER
     )
     names = row_names(batch_at(tiny, 0, batch_size=7))
     assert len(names) == 7 and len(set(names)) == 3
@@ -153,8 +153,8 @@ def test_the_fingerprint_follows_the_data(dataset):
     same = prepare(SMALL, TOKENIZER)
     assert same.fingerprint == dataset.fingerprint
     for change in (
-        dict(embedded=EmbeddedConfig(examples=50, label_noise=0.1)),
-        dict(embedded=EmbeddedConfig(examples=50, seed=1)),
+        dict(synthetic=SyntheticConfig(examples=50, label_noise=0.1)),
+        dict(synthetic=SyntheticConfig(examples=50, seed=1)),
         dict(shuffle_seed=1),
         dict(max_length=65),
     ):
@@ -194,7 +194,7 @@ def test_the_report_adds_up(tmp_path):
 
 @pytest.mark.parametrize("kinds", [{"addition": 1.0}, {"addition": 1.0, "dosing": 1.0}])
 def test_held_out_problems_are_clean_distinct_and_not_trained_on(kinds):
-    config = EmbeddedConfig(kinds=kinds, examples=3000, digits=2, label_noise=0.5)
+    config = SyntheticConfig(kinds=kinds, examples=3000, digits=2, label_noise=0.5)
     found = problems(config, "heldout", 60)
     prompts = [problem.messages[-1]["content"] for problem in found]
     assert len(set(prompts)) == 60
@@ -211,9 +211,9 @@ def test_held_out_problems_are_clean_distinct_and_not_trained_on(kinds):
 
 def test_too_few_problems_are_an_error():
     with pytest.raises(ValueError, match="distinct ones; expected 5000"):
-        problems(EmbeddedConfig(digits=1), "heldout", 5000)
+        problems(SyntheticConfig(digits=1), "heldout", 5000)
     with pytest.raises(ValueError, match="split is 'test'"):
-        problems(EmbeddedConfig(), "test", 1)
+        problems(SyntheticConfig(), "test", 1)
 
 
 def test_problems_of_a_file(tmp_path):

@@ -12,9 +12,9 @@ import pytest
 
 from targetsft_jax.data.config import (
     DataConfig,
-    EmbeddedConfig,
     FieldMap,
     SourceConfig,
+    SyntheticConfig,
 )
 from targetsft_jax.data.content_hash import identity
 from targetsft_jax.data.records import load_records, problems
@@ -183,7 +183,7 @@ def test_a_mixture_streams_its_sources_one_after_another(tmp_path):
     path = write_parquet(tmp_path / "a.parquet", ROWS[:5])
     config = DataConfig(
         mixture=[
-            SourceConfig(name="sums", embedded=EmbeddedConfig(examples=9), limit=4),
+            SourceConfig(name="sums", synthetic=SyntheticConfig(examples=9), limit=4),
             SourceConfig(source="parquet", path=path, fields=QA, where={"n": [1, 2]}),
         ]
     )
@@ -211,7 +211,7 @@ def test_identity_follows_every_byte_and_nothing_else(tmp_path):
     path.write_bytes(b'{"a": 2}\n')
     assert identity(config) != first
     made = SourceConfig()
-    seeds = SourceConfig(embedded=EmbeddedConfig(seed=1))
+    seeds = SourceConfig(synthetic=SyntheticConfig(seed=1))
     assert identity(made) == identity(made) != identity(seeds)
     assert identity(DataConfig(mixture=[made, config])) != identity(
         DataConfig(mixture=[config, made])

@@ -6,11 +6,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from targetsft_jax.data.config import EmbeddedConfig
+from targetsft_jax.data.config import SyntheticConfig
 from targetsft_jax.data.synthetic import generate, problem_at, split_of
 
-ADDITION = EmbeddedConfig()
-DOSING = EmbeddedConfig(kinds={"dosing": 1.0})
+ADDITION = SyntheticConfig()
+DOSING = SyntheticConfig(kinds={"dosing": 1.0})
 
 
 def parts(record):
@@ -20,7 +20,7 @@ def parts(record):
 
 @pytest.mark.parametrize("digits", [1, 2, 3, 6, 9])
 def test_addition_is_right_in_every_line(digits):
-    config = EmbeddedConfig(digits=digits)
+    config = SyntheticConfig(digits=digits)
     for index in range(300):
         record = generate(config, index)
         prompt, response = parts(record)
@@ -63,22 +63,22 @@ def test_the_right_letter_is_uniform():
 
 
 def test_a_record_depends_on_seed_and_index_alone():
-    assert generate(ADDITION, 7) == generate(EmbeddedConfig(examples=1), 7)
+    assert generate(ADDITION, 7) == generate(SyntheticConfig(examples=1), 7)
     assert generate(ADDITION, 7) != generate(ADDITION, 8)
-    assert generate(ADDITION, 7) != generate(EmbeddedConfig(seed=1), 7)
+    assert generate(ADDITION, 7) != generate(SyntheticConfig(seed=1), 7)
 
 
 def test_kinds_come_in_their_shares():
-    config = EmbeddedConfig(kinds={"addition": 3.0, "dosing": 1.0})
+    config = SyntheticConfig(kinds={"addition": 3.0, "dosing": 1.0})
     kinds = Counter(problem_at(config, i, "train")[0] for i in range(2000))
     # 1500 with a standard deviation of 19.4.
     assert abs(kinds["addition"] - 1500) < 97
 
 
-@pytest.mark.parametrize("config", [EmbeddedConfig(digits=2), DOSING])
+@pytest.mark.parametrize("config", [SyntheticConfig(digits=2), DOSING])
 def test_splits_share_no_problem_under_different_seeds(config):
     def asked(split, seed):
-        config_ = EmbeddedConfig(kinds=config.kinds, digits=config.digits, seed=seed)
+        config_ = SyntheticConfig(kinds=config.kinds, digits=config.digits, seed=seed)
         prompts = [parts(generate(config_, i, split))[0] for i in range(1500)]
         # The numbers in either order; the options offered do not make it new.
         return {tuple(sorted(re.findall(r"\d+", p.split("\n")[0]))) for p in prompts}
@@ -101,7 +101,7 @@ def computed(response):
 @pytest.mark.parametrize("clean", [ADDITION, DOSING])
 @pytest.mark.parametrize("share", [0.1, 0.4])
 def test_noise_has_the_asked_share_and_touches_nothing_else(clean, share):
-    noisy = EmbeddedConfig(kinds=clean.kinds, label_noise=share)
+    noisy = SyntheticConfig(kinds=clean.kinds, label_noise=share)
     wrong, total, shifts = 0, 0, Counter()
     for index in range(1500):
         a, b = generate(clean, index), generate(noisy, index)

@@ -269,7 +269,7 @@ def test_processes_may_make_and_read_it_at_once(config, tmp_path):
         "from targetsft_jax.data.pipeline import prepare\n"
         "from targetsft_jax.data.tokenizer import byte_tokenizer\n"
         f"config = DataConfig(**{dataclasses.asdict(config)!r})\n"
-        "for name, kind in (('fields', FieldMap), ('embedded', EmbeddedConfig)):\n"
+        "for name, kind in (('fields', FieldMap), ('synthetic', SyntheticConfig)):\n"
         "    object.__setattr__(config, name, kind(**getattr(config, name)))\n"
         "tokenizer = byte_tokenizer()\n"
         "sys.stdin.readline()\n"

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from targetsft_jax.data.config import EmbeddedConfig
+from targetsft_jax.data.config import SyntheticConfig
 from targetsft_jax.data.records import Problem, problems
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.evaluation import evaluate as benchmark_module
@@ -101,7 +101,7 @@ def test_prompts_are_the_chat_templates_and_end_where_the_assistant_speaks(answe
 def test_equal_seeds_sample_equally_and_others_do_not():
     """With a real, untrained model and generated problems."""
     params = decoder.init_params(CONFIG, jax.random.key(0))
-    asked = problems(EmbeddedConfig(digits=2), "heldout", 2)
+    asked = problems(SyntheticConfig(digits=2), "heldout", 2)
 
     def run(seed):
         return benchmark(CONFIG, params, asked, byte_tokenizer(), seed=seed, **SETTINGS)

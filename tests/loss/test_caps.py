@@ -9,7 +9,7 @@ from support import problems
 from support.quick import quicker
 
 from targetsft_jax import METHODS, fused_loss
-from targetsft_jax.loss import MeshLayout, reference_loss, sharded_fused_loss
+from targetsft_jax.loss import MeshLayout, reference_loss
 
 # Logits of the problem are of size 2: each cap bends most of them, each otherwise.
 CAPS = {"student": 2.0, "teacher": 3.0, "reference": 1.5}
@@ -25,9 +25,7 @@ def _fused(name, hidden, head, labels, arguments, caps, **options):
     def loss(hidden, head):
         given = {"chunk_size": 7, **options, **arguments}
         if "layout" in given:
-            return sharded_fused_loss(
-                name, hidden, head, labels, logit_caps=caps, **given
-            )
+            return fused_loss(name, hidden, head, labels, logit_caps=caps, **given)
         return fused_loss(name, hidden, head, labels, logit_caps=caps, **given)
 
     return _pulled(loss, hidden, head)

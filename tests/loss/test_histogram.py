@@ -8,7 +8,7 @@ from support import problems, zoo
 from test_sharded import _layout
 
 from targetsft_jax import target
-from targetsft_jax.loss import fused_loss, sharded_fused_loss
+from targetsft_jax.loss import fused_loss
 from targetsft_jax.loss.histogram import BINS, EDGES, histogram
 
 
@@ -61,7 +61,7 @@ def test_the_loss_counts_its_tokens_on_one_device_and_on_many(layout):
         if layout is None:
             _, metrics = fused_loss(*given, **options)
         else:
-            _, metrics = sharded_fused_loss(*given, **options, layout=_layout(layout))
+            _, metrics = fused_loss(*given, **options, layout=_layout(layout))
     for name, values in wanted.items():
         flat, own_weights = (np.asarray(x).ravel() for x in (values, weights))
         expected = _expected(flat, own_weights, EDGES[name])

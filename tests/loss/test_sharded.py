@@ -13,7 +13,7 @@ from support import problems, zoo
 from support.quick import quicker
 
 from targetsft_jax import METHODS, fused_loss
-from targetsft_jax.loss import MeshLayout, sharded_fused_loss
+from targetsft_jax.loss import MeshLayout
 from targetsft_jax.parallel import vocabulary
 
 AXES = ("data", "fsdp", "tensor")
@@ -64,7 +64,7 @@ def _sharded(name, layout, **hyper):
     options = {"layout": _layout(layout), "chunk_size": 4, **hyper}
 
     def loss(hidden, head, labels, arguments):
-        return sharded_fused_loss(name, hidden, head, labels, **arguments, **options)
+        return fused_loss(name, hidden, head, labels, **arguments, **options)
 
     pulled = jax.value_and_grad(loss, (0, 1), has_aux=True)
     return jax.jit(pulled, compiler_options=quicker())
@@ -118,7 +118,7 @@ def test_value_alone_and_weights_of_zero():
     for mask in ("holes", "none"):
         hidden, head, labels, arguments = problems.problem("float32", mask)
         given = ("target_sft", hidden, head, labels)
-        loss, metrics = sharded_fused_loss(*given, **arguments, **options)
+        loss, metrics = fused_loss(*given, **arguments, **options)
         wanted, statistics = fused_loss(*given, **arguments)
         np.testing.assert_allclose(loss, wanted, rtol=1e-5)
         for key, value in statistics.items():

@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_said_with_a_remedy(capsys):
     said = capsys.readouterr().out
     assert "does not fit" in said and "GiB too much; the three largest" in said
     assert said.split("three largest\n")[1].split("what to change")[0].count("GiB") == 3
-    for key in ("train.remat full", "train.micro_batches 2", "mesh.fsdp 8"):
+    for key in ("train.remat full", "train.accumulation_steps 2", "mesh.fsdp 8"):
         assert key in said
 
 

@@ -15,7 +15,7 @@ from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel.mesh import make_mesh, rows_over
-from targetsft_jax.training.policies import GIVEN
+from targetsft_jax.targets.policies import FROM_DATA
 from targetsft_jax.training.step import (
     BASE,
     StepSpec,
@@ -258,7 +258,7 @@ def lower(
             places,
         )
 
-    def model(config: DecoderConfig, adapted=None, dtype="float32", policy=GIVEN):
+    def model(config: DecoderConfig, adapted=None, dtype="float32", policy=FROM_DATA):
         def made():
             key = jax.random.key(0)
             if adapted is None:
@@ -381,7 +381,7 @@ def small_run(folders: dict, run_dir, **more) -> list[str]:
         "cache_dir": folders["student"].parent / "cache",
         "student.path": folders["student"],
         "teacher.path": folders["teacher"],
-        "data.embedded.examples": 64,
+        "data.synthetic.examples": 64,
         "data.max_length": 64,
         "train.steps": 4,
         "train.batch_size": 8,

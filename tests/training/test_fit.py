@@ -15,7 +15,7 @@ from support import rig
 from targetsft_jax.checkpoints import manager as checkpoint
 from targetsft_jax.checkpoints.reader import Stored
 from targetsft_jax.config.schema import TrainConfig
-from targetsft_jax.data.config import DataConfig, EmbeddedConfig
+from targetsft_jax.data.config import DataConfig, SyntheticConfig
 from targetsft_jax.data.pipeline import batch_at, prepare, rows_at
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.parallel.mesh import make_mesh
@@ -57,8 +57,8 @@ KEYS = {
 @pytest.fixture(scope="module")
 def dataset():
     # Two or more problems in most of 32 rows: the run ends in the second epoch.
-    embedded = EmbeddedConfig(examples=64, digits=1)
-    packed = prepare(DataConfig(embedded=embedded, max_length=64), byte_tokenizer())
+    synthetic = SyntheticConfig(examples=64, digits=1)
+    packed = prepare(DataConfig(synthetic=synthetic, max_length=64), byte_tokenizer())
     assert packed.rows < 40
     return packed
 
@@ -242,7 +242,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
 def test_a_flipped_bit_would_pass_for_a_parameter(
     undisturbed, dataset, tmp_path, monkeypatch
 ):
-    """The control: without the fingerprints the wrong number comes back in silence."""
+    """The control: without the checksums the wrong number comes back in silence."""
     run_dir = tmp_path / "run"
     shutil.copytree(undisturbed[0], run_dir)
     _flip(run_dir / "checkpoints" / str(STEPS))
@@ -368,7 +368,7 @@ def test_other_data_is_refused(undisturbed, dataset, tmp_path):
     with pytest.raises(ValueError, match="seed was 3 and is 4") as refusal:
         _fit(dataset, run_dir, seed=4)
     assert "choose another run_dir" in str(refusal.value)
-    config = DataConfig(embedded=EmbeddedConfig(examples=65), max_length=64)
+    config = DataConfig(synthetic=SyntheticConfig(examples=65), max_length=64)
     other = prepare(config, byte_tokenizer())
     with pytest.raises(ValueError, match=f"is {other.fingerprint!r}"):
         _fit(other, run_dir)
@@ -471,8 +471,8 @@ def test_the_next_batch_is_on_its_way_before_it_is_asked_for(dataset):
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_devices_get_the_same_rows_however_many_processes_there_are(processes):
     """Each process packs for itself and reads what its own devices are to hold."""
-    embedded = EmbeddedConfig(examples=64)
-    mesh, config = make_mesh(4, 2, 1), DataConfig(embedded=embedded, max_length=128)
+    synthetic = SyntheticConfig(examples=64)
+    mesh, config = make_mesh(4, 2, 1), DataConfig(synthetic=synthetic, max_length=128)
     options = dict(batch_size=8, accumulation=2, seed=3)
     placed = put(batch_at(prepare(config, byte_tokenizer()), 5, **options), mesh)
     devices = mesh.devices.flatten().tolist()

@@ -21,15 +21,15 @@ from support.quick import quicker
 
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.targets.methods import METHODS
-from targetsft_jax.training.policies import AVERAGE, GIVEN, OLD, Snapshot, Trajectory
+from targetsft_jax.targets.policies import AVERAGE, FROM_DATA, OLD, Snapshot, Trajectory
 
 PARTS, ROWS, LENGTH = 8, 8, 32
 # (method, hyper-parameters, policy)
-CASES = {name: (name, {}, GIVEN) for name in METHODS} | {
+CASES = {name: (name, {}, FROM_DATA) for name in METHODS} | {
     # Between the probabilities of these labels: some tokens are kept, and some not.
-    "profit": ("profit", {"tau": 1e-3}, GIVEN),
-    "gem, logsigmoid": ("gem", {"variant": "logsigmoid"}, GIVEN),
-    "custom": ("custom", {"gamma": "entropy", "residual": {"guided": 0.3}}, GIVEN),
+    "profit": ("profit", {"tau": 1e-3}, FROM_DATA),
+    "gem, logsigmoid": ("gem", {"variant": "logsigmoid"}, FROM_DATA),
+    "custom": ("custom", {"gamma": "entropy", "residual": {"guided": 0.3}}, FROM_DATA),
     "psft, snapshot": ("psft", {}, Snapshot(2)),
     "iw_sft, current": ("iw_sft", {}, Trajectory(temperature=0.2)),
     "iw_sft, average": ("iw_sft", {}, Trajectory(average=True, temperature=0.2)),

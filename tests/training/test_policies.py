@@ -14,15 +14,15 @@ from support import rig
 from support.quick import quicker
 
 from targetsft_jax.config.schema import TrainConfig
-from targetsft_jax.data.config import DataConfig, EmbeddedConfig
+from targetsft_jax.data.config import DataConfig, SyntheticConfig
 from targetsft_jax.data.pipeline import prepare
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.loss import reference_loss
 from targetsft_jax.models import decoder
 from targetsft_jax.models.lora import Lora
 from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.targets.policies import AVERAGE, OLD, Snapshot, Trajectory
 from targetsft_jax.training.fit import fit
-from targetsft_jax.training.policies import AVERAGE, OLD, Snapshot, Trajectory
 
 # Small enough for ratios on both sides of 1 + ε.
 RATE, STEPS = 2e-3, 4
@@ -314,7 +314,7 @@ CONFIG = TrainConfig(
 
 @pytest.fixture(scope="module")
 def dataset():
-    config = DataConfig(embedded=EmbeddedConfig(examples=64), max_length=64)
+    config = DataConfig(synthetic=SyntheticConfig(examples=64), max_length=64)
     return prepare(config, byte_tokenizer())
 
 

@@ -147,7 +147,7 @@ def test_a_coordinator_that_is_not_there_is_named(capsys):
     port = launched.free_port()
     began = time.monotonic()
     with pytest.raises(ConnectionError, match=f"port {port}: waited 1 s") as refusal:
-        processes.join(f"127.0.0.1:{port}", 2, 1, timeout=1)
+        processes.initialize(f"127.0.0.1:{port}", 2, 1, timeout=1)
     assert "process 0 runs" in str(refusal.value)
     assert time.monotonic() - began < 5
 

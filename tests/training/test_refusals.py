@@ -176,7 +176,7 @@ def test_a_mixture_by_the_key_of_its_source(tmp_path):
         ("{weihgt: 1}", 0, ("weihgt",)),
         ("{name: made}", 0, ("data.mixture[1].weight is None",)),
         ("{weight: 1, where: {a: b}}", 0, ("data.mixture[1].where is",)),
-        ("{weight: 1}", 1, ("evaluation.data is null", "a.parquet, embedded")),
+        ("{weight: 1}", 1, ("evaluation.data is null", "a.parquet, synthetic")),
     ):
         text = f"data:\n  mixture:\n    - {source}\n    - {second}\n"
         path.write_text(text + f"evaluation: {{problems: {problems}}}\n")
@@ -205,7 +205,7 @@ def test_a_mesh_that_does_not_divide(refused, changes, parts):
 
 def test_micro_batches_that_do_not_divide(refused):
     said = refused(train__micro_batches=3, status=2)
-    _has(said, "train.batch_size is 8", "train.micro_batches = 3")
+    _has(said, "train.batch_size is 8", "train.accumulation_steps = 3")
 
 
 def test_tokenizers_that_differ(refused, folders, tmp_path):

@@ -329,7 +329,7 @@ def test_a_start_model_is_built_once(tmp_path, monkeypatch):
         "student.build.data.examples": 64,
         "cache_dir": tmp_path / "cache",
         "target.name": "sft",
-        "data.embedded.examples": 64,
+        "data.synthetic.examples": 64,
         "data.max_length": 64,
         "train.steps": 4,
         "train.batch_size": 8,

@@ -60,7 +60,7 @@ def test_the_dense_loss_would_be_seen_there(monkeypatch):
         assert head.shape[0] == real
         return reference_loss(name, hidden, head, labels, **arguments), {}
 
-    monkeypatch.setattr(step_module, "sharded_fused_loss", dense)
+    monkeypatch.setattr(step_module, "fused_loss", dense)
     compiled = _compiled_large(jnp.float32)
     size = LARGE * LONG * WIDE
     assert _largest(compiled) >= size

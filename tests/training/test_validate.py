@@ -46,9 +46,9 @@ def test_means_are_those_of_the_training_step_whatever_the_batch():
 
 def test_a_run_measures_on_the_way_and_is_not_changed_by_it(folders, tmp_path, capsys):
     held_out = {
-        "validation__data__source": "embedded",
-        "validation__data__embedded__split": "heldout",
-        "validation__data__embedded__examples": 20,
+        "validation__data__source": "synthetic",
+        "validation__data__synthetic__split": "heldout",
+        "validation__data__synthetic__examples": 20,
         "validation__data__max_length": 64,
         "validation__every": 3,
         "log__profile_from": 2,

@@ -68,7 +68,7 @@ class Policy:
         return {}
 
 
-GIVEN = Policy()
+FROM_DATA = Policy()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,52 @@
+"""One shell for every command: exit codes, errors, and the environment they run in.
+
+0    done
+1    failed: the error is on standard error in one sentence
+2    the arguments or the configuration cannot be used
+3    `plan` only: the step does not fit
+130  interrupted
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+DONE, FAILED, BAD_ARGUMENTS, DOES_NOT_FIT, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class UsageError(ValueError):
+    """Arguments or a configuration that cannot be used."""
+
+
+def run_command(
+    action: Callable[[list[str]], int | None],
+    arguments: Sequence[str] | None = None,
+    *,
+    interrupted: str = "interrupted; nothing was written",
+) -> int:
+    """Run a command's action and turn its errors into sentences and exit codes.
+
+    Args:
+        action: the command; it takes the arguments and returns an exit code, None for
+            DONE.
+        arguments: those of the process unless given.
+        interrupted: printed after Ctrl-C.
+
+    Returns:
+        The exit code. `UsageError`, `ValueError` and `OSError` become one line on
+        standard error; other exceptions are defects and pass through.
+    """
+    # Transformers is used for configs and tokenizers: torch is not missing.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    try:
+        status = action(list(sys.argv[1:] if arguments is None else arguments))
+    except UsageError as error:
+        sys.stderr.write(f"configuration: {error}\n")
+        return BAD_ARGUMENTS
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return FAILED
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{interrupted}\n")
+        return INTERRUPTED
+    return DONE if status is None else status

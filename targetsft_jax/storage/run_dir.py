@@ -1,0 +1,99 @@
+"""The run directory: the name of every file and folder that a run writes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths inside one run directory.
+
+    Attributes:
+        path: the directory.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Its last part, which names the run beside others."""
+        return self.path.absolute().name
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object per optimizer step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def histograms(self) -> Path:
+        """Distributions of γ, p_y and entropy over tokens, now and then."""
+        return self.path / "histograms.jsonl"
+
+    @property
+    def anomalies(self) -> Path:
+        """Skipped steps and loss spikes with the examples behind them."""
+        return self.path / "anomalies.jsonl"
+
+    @property
+    def goodput(self) -> Path:
+        """Wall time by cause."""
+        return self.path / "goodput.json"
+
+    @property
+    def results(self) -> Path:
+        """Scores of the models measured, and which step was exported."""
+        return self.path / "results.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files for TensorBoard."""
+        return self.path / "tensorboard"
+
+    @property
+    def wandb_id(self) -> Path:
+        """The run's id at Weights & Biases."""
+        return self.path / "wandb_id"
+
+    @property
+    def profile(self) -> Path:
+        """Traces for TensorBoard's profiler."""
+        return self.path / "profile"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Orbax checkpoints, one folder per step."""
+        return self.path / "checkpoints"
+
+    @property
+    def damaged_checkpoints(self) -> Path:
+        """Checkpoints that could not be restored, set aside."""
+        return self.path / "checkpoints_damaged"
+
+    @property
+    def model(self) -> Path:
+        """Config, tokenizer and card that make a checkpoint a model."""
+        return self.path / "model"
+
+    @property
+    def adapters(self) -> Path:
+        """In `model`: rank, alpha, targets and base of the adapters trained."""
+        return self.model / "adapters.json"
+
+    @property
+    def export(self) -> Path:
+        """The trained model as a Hugging Face folder."""
+        return self.path / "hf"
+
+    @property
+    def adapter_export(self) -> Path:
+        """The trained adapters in PEFT's format."""
+        return self.path / "adapter"
+
+    def completions(self, model: str) -> Path:
+        """Every sampled completion of a model measured, with its verdict."""
+        return self.path / f"completions_{model}.jsonl"
