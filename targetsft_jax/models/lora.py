@@ -19,6 +19,9 @@ from targetsft_jax.models.config import DecoderConfig, num_parameters
 
 Path = tuple[str, ...]
 
+PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
+"""Names of the decoder's projections that may have adapters."""
+
 
 @dataclass(frozen=True)
 class Lora:

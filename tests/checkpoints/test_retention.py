@@ -8,7 +8,7 @@ import pytest
 from targetsft_jax.checkpoints.manager import Checkpoints, Position
 from targetsft_jax.checkpoints.provenance import Provenance
 from targetsft_jax.checkpoints.retention import Retention, SaveTimer
-from targetsft_jax.training.step import TrainState
+from targetsft_jax.training.state import TrainState
 
 POSITION = Position(0, 3, 8, "data")
 

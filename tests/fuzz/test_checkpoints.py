@@ -11,7 +11,7 @@ import pytest
 
 from targetsft_jax.checkpoints.manager import DAMAGED, Checkpoints, Position
 from targetsft_jax.checkpoints.retention import Retention
-from targetsft_jax.training.step import TrainState
+from targetsft_jax.training.state import TrainState
 
 CASES = 70
 POSITION = Position(0, 3, 8, "data")

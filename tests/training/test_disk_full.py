@@ -14,7 +14,7 @@ from targetsft_jax.checkpoints.manager import Checkpoints, Position
 from targetsft_jax.checkpoints.retention import Retention
 from targetsft_jax.storage import disk_full as disk
 from targetsft_jax.telemetry.log import RunLog
-from targetsft_jax.training.step import TrainState
+from targetsft_jax.training.state import TrainState
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from targetsft_jax.train import main
 from targetsft_jax.training import fit as fit_module
 from targetsft_jax.training import run
 from targetsft_jax.training.fit import fit, placed_ahead, put, total_steps
-from targetsft_jax.training.preemption import Preempted
-from targetsft_jax.training.step import state_shardings
+from targetsft_jax.parallel.preemption import Preempted
+from targetsft_jax.training.state import state_shardings
 
 STEPS = 6
 CONFIG = TrainConfig(

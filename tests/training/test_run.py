@@ -20,7 +20,7 @@ from targetsft_jax.train import main
 from targetsft_jax.training import run as run_module
 from targetsft_jax.training import tiny_models as start_models
 from targetsft_jax.training.fit import Fitted
-from targetsft_jax.training.step import TrainState
+from targetsft_jax.training.state import TrainState
 
 
 def _small(folders, run_dir, **more) -> list[str]:
