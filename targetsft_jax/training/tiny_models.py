@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.models import decoder
 from targetsft_jax.models.config import DecoderConfig, num_parameters
 from targetsft_jax.parallel import processes, rules
+from targetsft_jax.storage import atomic
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.training.fit import Start, TrainingData, fit
 from targetsft_jax.training.micro_batch import StepSpec
@@ -93,8 +93,7 @@ def _build(
         save_every=build.steps,
     )
     sft = resolve({"name": "sft"}, PolicyConfig())
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _shared_folder(folder.parent) as scratch:
+    with _scratch_folder(folder) as scratch:
         fitted = fit(
             StepSpec(config, sft, vocab_size=len(tokenizer)),
             Start(shapes, lambda: initialize(jax.random.key(build.seed))),
@@ -108,10 +107,13 @@ def _build(
 
 
 @contextlib.contextmanager
-def _shared_folder(parent: Path) -> Iterator[Path]:
-    """A temporary folder of the primary process, known to all and removed at the end."""
+def _scratch_folder(beside: Path) -> Iterator[Path]:
+    """One temporary folder for all processes; the primary one makes and removes it."""
     if not processes.is_primary():
         yield Path(processes.gather_text("")[0])
         return
-    with tempfile.TemporaryDirectory(prefix=".making-", dir=parent) as folder:
-        yield Path(processes.gather_text(folder)[0])
+    scratch = atomic.begin(beside)
+    try:
+        yield Path(processes.gather_text(str(scratch))[0])
+    finally:
+        atomic.abandon(scratch)
