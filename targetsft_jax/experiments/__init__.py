@@ -1,1 +1,4 @@
-"""Runs side by side: what they measured, as pictures."""
+"""Runs side by side: their metrics read back, tabulated and drawn.
+
+Works on run directories only, never on a model. Behind `report` and `compare`.
+"""

@@ -1,1 +1,5 @@
-"""Hugging Face checkpoints: read straight to device shards, written bit for bit."""
+"""Hugging Face checkpoints: reading straight into device shards, bit-exact writing.
+
+`families` is one table per model family that drives import, export, adapters and shape
+checks. Tensors are memory-mapped and move in bounded pieces.
+"""

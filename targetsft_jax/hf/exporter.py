@@ -19,7 +19,8 @@ from targetsft_jax.models.decoder import abstract_params
 from targetsft_jax.parallel.processes import to_host
 from targetsft_jax.storage import atomic
 
-_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+STORED_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""Stored dtypes by name, with their names in safetensors."""
 
 
 def save_pretrained(
@@ -151,10 +152,10 @@ def _specs(config, params, dtype):
         leaf = _leaf(params, place.path)
         shape = leaf.shape if place.layer is None else leaf.shape[1:]
         stored = np.dtype(leaf.dtype if dtype is None else dtype)
-        if stored.name not in _DTYPES:
+        if stored.name not in STORED_DTYPES:
             raise ValueError(
                 f"{key} would be stored as {stored.name}; choose dtype from "
-                f"{', '.join(_DTYPES)}."
+                f"{', '.join(STORED_DTYPES)}."
             )
         shape = shape[::-1] if place.transposed else shape
         if place.rows is not None:
@@ -224,7 +225,7 @@ def _write_safetensors(path, params, specs):
     for key, spec in specs.items():
         end = offset + _bytes(spec)
         header[key] = {
-            "dtype": _DTYPES[spec["dtype"].name],
+            "dtype": STORED_DTYPES[spec["dtype"].name],
             "shape": spec["shape"],
             "data_offsets": [offset, end],
         }

@@ -1,4 +1,8 @@
-"""From hidden states and heads to a loss; imports `targets` only."""
+"""Fused losses: hidden states and heads in, a loss and its metrics out.
+
+Logits exist one chunk of tokens at a time, forward and backward; the vocabulary may be
+sharded over a mesh. Knows no method by name: `targets` supplies the normal form.
+"""
 
 from targetsft_jax.loss.fused import fused_loss
 from targetsft_jax.loss.logprob import label_logprob

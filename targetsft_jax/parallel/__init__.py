@@ -1,1 +1,4 @@
-"""Devices: the mesh, and where parameters lie on it. Imports jax only."""
+"""Devices and processes: the mesh, and the sharding of parameters and batches.
+
+One table maps logical axes of parameters to mesh axes. Imports jax only.
+"""

@@ -1,1 +1,5 @@
-"""What a training step will hold, compute and move, from its compiled program alone."""
+"""Cost of a training step on devices that need not be here.
+
+The step of a configuration is compiled for a topology from shapes alone; its HLO text
+(`hlo/`) gives memory, FLOPs and collective traffic. Behind `plan`.
+"""

@@ -1,4 +1,8 @@
-"""Targets: what a loss teaches. Pure functions of arrays; imports jax only."""
+"""Targets: the distributions that losses teach. Pure functions of arrays.
+
+Every method is one function that returns the normal form g = a(p − δ_y) + b(p − T).
+Imports jax and nothing else.
+"""
 
 from targetsft_jax.targets.api import induced_target, objective, target
 from targetsft_jax.targets.methods import METHODS, Method
