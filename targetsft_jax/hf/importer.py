@@ -14,7 +14,7 @@ from targetsft_jax.hf.families import places
 from targetsft_jax.hf.shard_reader import THREADS, Source, fill
 from targetsft_jax.hf.tensor_files import DTYPES, open_tensors, read_json
 from targetsft_jax.models.config import DecoderConfig
-from targetsft_jax.models.decoder import init_params
+from targetsft_jax.models.decoder import abstract_params
 
 _HUB_FILES = ["*.json", "*.jinja", "*.txt", "tokenizer*", "*.model"]
 
@@ -109,7 +109,7 @@ def load_params(
         UserWarning: tensors with NaN or infinite values, named and counted. A process
             counts what it reads.
     """
-    abstract = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+    abstract = abstract_params(config)
     if shardings is None:
         shardings = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     if isinstance(shardings, jax.sharding.Sharding):
@@ -138,7 +138,7 @@ def mapped_params(folder: str | Path, config: DecoderConfig) -> dict:
     Raises:
         FileNotFoundError, ValueError: as `load_params`.
     """
-    abstract = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+    abstract = abstract_params(config)
     sources = _sources(Path(folder), config, abstract)
 
     def leaf(path, like):

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from targetsft_jax.checkpoints.open import abstract_params
 from targetsft_jax.config.schema import BuildConfig, TrainConfig
 from targetsft_jax.data.config import DataConfig
 from targetsft_jax.data.pipeline import prepare
@@ -46,7 +45,7 @@ def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Pa
     dataset = prepare(
         DataConfig(synthetic=build.data, max_length=build.max_length), tokenizer
     )
-    shapes = abstract_params(config, jnp.float32)
+    shapes = decoder.abstract_params(config, jnp.float32)
     places = rules.shardings(decoder.logical_axes(config), shapes, mesh)
     params = jax.jit(
         lambda key: decoder.init_params(config, key), out_shardings=places

@@ -37,7 +37,7 @@ params = load_params(theirs, config)
 if way == "two renames":
     atomic_folder._exchange = lambda one, other: False
 os.fsync = lambda file: None  # a killed process takes no written page with it
-exchange, to_host = atomic_folder._exchange, exporter._to_host
+exchange, to_host = atomic_folder._exchange, exporter._host_tensor
 events = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
 left = None
 
@@ -59,7 +59,7 @@ def exchange_with_step(*arguments):
     return done
 
 sys.addaudithook(step)
-exporter._to_host, atomic_folder._exchange = to_host_with_step, exchange_with_step
+exporter._host_tensor, atomic_folder._exchange = to_host_with_step, exchange_with_step
 
 def export(number):
     same = jax.tree.map(lambda x: np.full(x.shape, number, np.float32), params)
