@@ -11,7 +11,7 @@ from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel.mesh import platform, row_shards
 from targetsft_jax.planning.abstract_step import AbstractStep, bytes_per_device
 from targetsft_jax.planning.chips import GIB
-from targetsft_jax.planning.hlo.program import Program
+from targetsft_jax.planning.hlo import Program
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from targetsft_jax.planning.abstract_step import AbstractStep, abstract_step
 from targetsft_jax.planning.advice import Part, advice, arguments, temporaries
 from targetsft_jax.planning.chips import GIB
 from targetsft_jax.planning.flops import StepFlops, step_flops
-from targetsft_jax.planning.hlo.program import KINDS, Program, read
+from targetsft_jax.planning.hlo import KINDS, Program, read
 from targetsft_jax.planning.topology import Topology
 from targetsft_jax.targets.policies import STUDENT
 from targetsft_jax.training.step import vocabulary_groups

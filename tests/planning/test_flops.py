@@ -11,7 +11,7 @@ from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.planning.abstract_step import abstract_step
 from targetsft_jax.planning.flops import head, layers, step_flops
-from targetsft_jax.planning.hlo.program import read
+from targetsft_jax.planning.hlo import read
 
 SMALL = DecoderConfig(
     vocab_size=100,

@@ -12,7 +12,7 @@ from support import rig
 from targetsft_jax.models.lora import Lora
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.planning.flops import StepFlops, step_flops
-from targetsft_jax.planning.hlo.program import read
+from targetsft_jax.planning.hlo import read
 
 LINEAR = optax.sgd(1e-2)
 ROWS, LENGTH = 8, 16

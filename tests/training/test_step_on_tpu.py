@@ -8,7 +8,7 @@ import pytest
 from support import rig
 
 from targetsft_jax.parallel.mesh import make_mesh
-from targetsft_jax.planning.hlo.program import read
+from targetsft_jax.planning.hlo import read
 from targetsft_jax.planning.topology import prepare, topology
 
 pytest.importorskip("libtpu", reason="the TPU compiler (extra `tpu`) is not installed")
