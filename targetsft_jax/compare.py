@@ -56,10 +56,12 @@ def _parser() -> argparse.ArgumentParser:
         "the base configuration of all cells.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, help="YAML: base, run_dir, methods, seeds")
-    parser.add_argument("--methods", help="in place of the file's, such as '[sft, dft]'")
-    parser.add_argument("--seeds", help="in place of the file's, such as '[0, 1, 2]'")
-    parser.add_argument("--run_dir", help="in place of the file's")
+    parser.add_argument(
+        "--config", required=True, help="YAML: base, run_dir, methods, seeds"
+    )
+    parser.add_argument("--methods", help="replaces the file's: '[sft, dft]'")
+    parser.add_argument("--seeds", help="replaces the file's: '[0, 1]'")
+    parser.add_argument("--run_dir", help="replaces the file's")
     parser.add_argument("--dry-run", action="store_true", help="list the cells only")
     return parser
 

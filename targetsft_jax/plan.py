@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from targetsft_jax.config.schema import ConfigError, load
+from targetsft_jax.config.load import load
+from targetsft_jax.config.schema import ConfigError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from targetsft_jax.config.schema import Config, ConfigError, load
+from targetsft_jax.config.load import load
+from targetsft_jax.config.schema import Config, ConfigError
 from targetsft_jax.data import chat
 from targetsft_jax.data.chat_templates import with_template
 from targetsft_jax.data.config import DataConfig

@@ -61,11 +61,23 @@ def test_help_is_one_line_per_key():
         (Outer(), []),
         (Outer(count=0), ["count is 0; expected 1 or more"]),
         (Outer(limit=0.0), ["limit is 0.0; expected a number more than 0, or null"]),
-        (Outer(limit=math.inf), ["limit is inf; expected a number more than 0, or null"]),
+        (
+            Outer(limit=math.inf),
+            ["limit is inf; expected a number more than 0, or null"],
+        ),
         (Outer(count=None), ["count is None; expected 1 or more"]),  # type: ignore[arg-type]
-        (Outer(inner=Inner(rate=1.0)), ["inner.rate is 1.0; expected a number in [0, 1)"]),
-        (Outer(inner=Inner(rate=math.nan)), ["inner.rate is nan; expected a number in [0, 1)"]),
-        (Outer(optional=Inner(mode="c")), ["optional.mode is 'c'; expected one of a, b"]),
+        (
+            Outer(inner=Inner(rate=1.0)),
+            ["inner.rate is 1.0; expected a number in [0, 1)"],
+        ),
+        (
+            Outer(inner=Inner(rate=math.nan)),
+            ["inner.rate is nan; expected a number in [0, 1)"],
+        ),
+        (
+            Outer(optional=Inner(mode="c")),
+            ["optional.mode is 'c'; expected one of a, b"],
+        ),
         (
             Outer(several=[Inner(), Inner(mode="c")]),
             ["several[1].mode is 'c'; expected one of a, b"],
@@ -91,7 +103,9 @@ def test_a_value_outside_its_domain_is_refused_by_path(config, expected):
 def test_domains_at_their_ends(domain, inside, outside):
     assert [domain.refusal("k", value) for value in inside] == [None] * len(inside)
     for value in outside:
-        assert domain.refusal("k", value) == f"k is {value!r}; expected {domain.expected}"
+        assert (
+            domain.refusal("k", value) == f"k is {value!r}; expected {domain.expected}"
+        )
 
 
 def test_resumable_keys_are_paths_and_a_section_covers_its_keys():

@@ -62,8 +62,8 @@ def _roles(config: Config, method: ResolvedMethod) -> Iterator[str]:
         yield "student.path is null; expected a Hugging Face folder or hub id"
     if "teacher" in method.roles and not (config.teacher.path or config.teacher.build):
         yield (
-            f"method {method.name!r} needs a teacher and teacher.path is null; expected "
-            "a Hugging Face folder or hub id with the student's tokenizer"
+            f"method {method.name!r} needs a teacher and teacher.path is null; "
+            "expected a Hugging Face folder or hub id with the student's tokenizer"
         )
 
 
@@ -121,8 +121,8 @@ def _evaluation(evaluation: EvaluationConfig, config: Config) -> Iterator[str]:
         # Training rows would pass for held-out problems.
         names = ", ".join(map(source_name, sources(config.data)))
         yield (
-            f"evaluation.problems is {evaluation.problems} and evaluation.data is null; "
-            f"expected a source of held-out problems, since data is {names}"
+            f"evaluation.problems is {evaluation.problems} and evaluation.data is "
+            f"null; expected a source of held-out problems, since data is {names}"
         )
 
 

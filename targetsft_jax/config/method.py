@@ -70,7 +70,9 @@ def resolve(target: Mapping[str, Any], policy: "PolicyConfig") -> ResolvedMethod
         for key in inputs
         if INPUTS[key].policy_sources and getattr(policy, key) != "data"
     }
-    models = {key.removesuffix("_logits") for key in inputs if INPUTS[key].per == "model"}
+    models = {
+        key.removesuffix("_logits") for key in inputs if INPUTS[key].per == "model"
+    }
     if "trajectory_weight" in from_policy:
         models.add("reference")
     return ResolvedMethod(
@@ -79,15 +81,15 @@ def resolve(target: Mapping[str, Any], policy: "PolicyConfig") -> ResolvedMethod
         hyper,
         roles=tuple(role for role in FROZEN_ROLES if role in models),
         columns=tuple(
-            key for key in inputs if INPUTS[key].per != "model" and key not in from_policy
+            key
+            for key in inputs
+            if INPUTS[key].per != "model" and key not in from_policy
         ),
         policy=_policy(from_policy, policy),
     )
 
 
-def _check_sources(
-    name: str, inputs: tuple[str, ...], policy: "PolicyConfig"
-) -> None:
+def _check_sources(name: str, inputs: tuple[str, ...], policy: "PolicyConfig") -> None:
     """Refuse a source of a per-token input that is unknown, or that nothing reads."""
     for key, entry in INPUTS.items():
         if not entry.policy_sources:

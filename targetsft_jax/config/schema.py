@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from dataclasses import make_dataclass
 from typing import Any
 
 from targetsft_jax.command import UsageError
@@ -37,17 +36,14 @@ def _target_config() -> Any:
             helps.setdefault(name, []).append(text)
             kinds[name] = kinds.get(name, type(None)) | _kind(hyper)
     name_help = f"The method that is trained: one of {', '.join(METHODS)}."
-    fields: list[Any] = [("name", str, key("target_sft", name_help))]
-    fields += [
-        (name, kinds[name], key(None, "; ".join(texts)))
-        for name, texts in helps.items()
-    ]
-    cls = make_dataclass("TargetConfig", fields, frozen=True)
-    cls.__doc__ = (
-        "The method and its hyper-parameters; null is the default of the method, in "
-        "brackets."
-    )
-    return section(cls)
+    keys = {name: key(None, "; ".join(texts)) for name, texts in helps.items()}
+    body = {
+        "__doc__": "Method and hyper-parameters; null: the default [in brackets].",
+        "__module__": __name__,
+        "__annotations__": {"name": str, **kinds},
+        "name": key("target_sft", name_help),
+    }
+    return section(type("TargetConfig", (), body | keys))
 
 
 def _kind(hyper: Hyper) -> Any:
@@ -150,9 +146,7 @@ class PolicyConfig:
     temperature: float = key(
         1.0, "iw-SFT: factor on the aggregated log-ratio.", at_least(0)
     )
-    clip: list[float] = key(
-        lambda: [0.0, 16.0], "iw-SFT: smallest and largest weight."
-    )
+    clip: list[float] = key(lambda: [0.0, 16.0], "iw-SFT: smallest and largest weight.")
 
 
 @section
@@ -208,9 +202,7 @@ class TrainConfig:
     steps: int | None = key(
         None, "Optimizer steps; null: `epochs` passes over the rows.", at_least(1)
     )
-    epochs: float = key(
-        1.0, "Passes over the data if `steps` is null.", more_than(0)
-    )
+    epochs: float = key(1.0, "Passes over the data if `steps` is null.", more_than(0))
     batch_size: int = key(
         32,
         "Rows of `data.max_length` tokens per optimizer step, over all devices.",
@@ -294,7 +286,8 @@ class TrainConfig:
     keep_best: str | None = key(
         None,
         "Metric, such as nll, whose lowest checkpoint is retained too. With a metric "
-        "of held-out data, such as validation_nll, each step that measures it is saved.",
+        "of held-out data, such as validation_nll, each step that measures it is "
+        "saved.",
         resumable=True,
     )
     max_skipped_steps: int = key(

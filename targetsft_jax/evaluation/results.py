@@ -9,7 +9,6 @@ from targetsft_jax.parallel import processes
 from targetsft_jax.storage import atomic
 from targetsft_jax.storage.run_dir import RunDir
 
-
 _EMPTY: dict[str, Any] = {"finished": False, "export": None}
 
 

@@ -71,7 +71,12 @@ def tables(cells: Sequence[Cell], scores: Mapping[str, AverageAtK]) -> list[str]
     lines = [table(scores)]
     seeds = sorted({cell.seed for cell in cells})
     if len(seeds) > 1:
-        lines += ["", f"over seeds {', '.join(map(str, seeds))}", "", _over_seeds(cells, scores)]
+        lines += [
+            "",
+            f"over seeds {', '.join(map(str, seeds))}",
+            "",
+            _over_seeds(cells, scores),
+        ]
     return lines
 
 
@@ -83,7 +88,6 @@ def _over_seeds(cells: Sequence[Cell], scores: Mapping[str, AverageAtK]) -> str:
             for cell in cells
             if cell.name == name
         ]
-        rows.append(
-            f"| {name} | {np.mean(values):.2f} | {min(values):.2f} | {max(values):.2f} |"
-        )
+        numbers = (float(np.mean(values)), min(values), max(values))
+        rows.append(f"| {name} | " + " | ".join(f"{x:.2f}" for x in numbers) + " |")
     return "\n".join(rows)

@@ -98,7 +98,9 @@ def cells(comparison: Comparison, arguments: Sequence[str] = ()) -> list[Cell]:
     """
     base = parse(["--config", comparison.base, *arguments])
     result: dict[str, Cell] = {}
-    for (name, hyper), seed in itertools.product(_methods(comparison), comparison.seeds):
+    for (name, hyper), seed in itertools.product(
+        _methods(comparison), comparison.seeds
+    ):
         varied = "".join(f" {key}={value}" for key, value in hyper.items())
         cell = _cell(base, comparison.run_dir, name, varied, hyper, seed)
         if cell.config.run_dir in result:
@@ -125,7 +127,12 @@ def _methods(comparison: Comparison) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _cell(
-    base: Config, run_dir: str, name: str, varied: str, hyper: Mapping[str, Any], seed: int
+    base: Config,
+    run_dir: str,
+    name: str,
+    varied: str,
+    hyper: Mapping[str, Any],
+    seed: int,
 ) -> Cell:
     """One run: the base with another target, seed and directory.
 

@@ -11,12 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from targetsft_jax.checkpoints.open import open_role
-from targetsft_jax.config.schema import (
-    Config,
-    RoleConfig,
-    frozen_roles,
-    trainings,
-)
+from targetsft_jax.config.schema import Config, RoleConfig
 from targetsft_jax.data.tokenizer import load_tokenizer
 from targetsft_jax.hf.importer import resolve
 from targetsft_jax.models import decoder, lora

@@ -10,7 +10,7 @@ from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import num_parameters
 from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel import mesh as meshes
-from targetsft_jax.parallel import processes, rules
+from targetsft_jax.parallel import rules
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.telemetry.progress import LEGEND
 from targetsft_jax.training.session import Role, Session
@@ -20,10 +20,11 @@ def print_session(session: Session, run_dir: RunDir) -> None:
     """Print devices, models, data and one example with its trained tokens marked."""
     mesh, numerics = session.mesh, session.spec.numerics
     device = mesh.devices.flat[0].device_kind
-    count = f" in {jax.process_count()} processes" if processes.is_multiprocess() else ""
+    count = jax.process_count()
+    processes_text = f" in {count} processes" if count > 1 else ""
     print(f"\nrun      {run_dir.path}")
     print(
-        f"devices  {mesh.size} x {device}{count}, mesh {dict(mesh.shape)}, "
+        f"devices  {mesh.size} x {device}{processes_text}, mesh {dict(mesh.shape)}, "
         f"{numerics.dtype}"
     )
     kernels = [f"{name} {_kernel(session, role)}" for name, role in _items(session)]

@@ -1,6 +1,7 @@
 """The training loop: restore, then step, measure, save and stop."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +13,15 @@ from targetsft_jax.checkpoints.manager import Checkpoints, Position
 from targetsft_jax.checkpoints.provenance import Provenance, identity
 from targetsft_jax.checkpoints.retention import Retention
 from targetsft_jax.config.schema import LogConfig, TrainConfig
-from targetsft_jax.data.pipeline import Dataset, examples_of_step, iterate
+from targetsft_jax.data.pipeline import Dataset, iterate, rows_at
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import processes
+from targetsft_jax.parallel.preemption import Preempted, StopSignal
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.telemetry.telemetry import Telemetry
 from targetsft_jax.training.agreement import StepAgreement
 from targetsft_jax.training.micro_batch import StepSpec
 from targetsft_jax.training.optimizer import make_optimizer
-from targetsft_jax.parallel.preemption import Preempted, StopSignal
 from targetsft_jax.training.saving import Saver
 from targetsft_jax.training.state import (
     Params,
@@ -61,6 +62,24 @@ class TrainingData:
     dataset: Dataset
     seed: int
     validation: Validation | None = None
+
+    def examples_of(self, step: int, batch_size: int) -> list[str]:
+        """The examples in the rows of a 1-based step, as `file:line`."""
+        rows = rows_at(self.dataset, step - 1, batch_size=batch_size, seed=self.seed)
+        per_row = (self.dataset.origins(row) for row in rows.reshape(-1).tolist())
+        return [example for examples in per_row for example in examples]
+
+    def batches(
+        self, steps_taken: int, config: TrainConfig
+    ) -> Iterator[Mapping[str, np.ndarray]]:
+        """Batches of [A, B, L] arrays from a step on, without end."""
+        return iterate(
+            self.dataset,
+            steps_taken,
+            batch_size=config.batch_size,
+            accumulation_steps=config.accumulation_steps,
+            seed=self.seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -105,26 +124,23 @@ def fit(
             no checkpoint is complete, or too many consecutive steps were not finite.
         Preempted: after SIGTERM; the last step is saved.
     """
-    dataset = data.dataset
-    steps = total_steps(config, dataset)
+    steps = total_steps(config, data.dataset)
     optimizer = make_optimizer(config, steps)
-    policy = spec.method.policy
     shardings = state_shardings(
-        spec.student, start.shapes, optimizer, mesh, spec.lora, policy
+        spec.student, start.shapes, optimizer, mesh, spec.lora, spec.method.policy
     )
-    _check_same_data(dataset)
+    _check_same_data(data.dataset)
     retention = Retention(config.max_to_keep, config.keep_every, config.keep_best)
     provenance = Provenance(about or {}, {r: identity(p) for r, p in frozen.items()})
     checkpoints = Checkpoints(run_dir, retention, provenance)
-    position = Position(0, data.seed, config.batch_size, dataset.fingerprint)
-    first = 0
+    position = Position(0, data.seed, config.batch_size, data.dataset.fingerprint)
+    policy = spec.method.policy
     if resume and checkpoints.latest is not None:
         like = abstract_state(start.shapes, optimizer, shardings, policy)
         arrays, first = checkpoints.restore(arrays_of(like), position)
         state = state_of(arrays)
     else:
-        state = init_state(start.load(), optimizer, shardings, policy)
-    step_fn = make_train_step(spec, optimizer, mesh, shardings)
+        state, first = init_state(start.load(), optimizer, shardings, policy), 0
     telemetry = Telemetry(
         run_dir,
         steps=steps,
@@ -133,50 +149,37 @@ def fit(
         log=log or LogConfig(),
         about=about or {},
         began=began,
-        examples_of=lambda number: examples_of_step(
-            dataset, number - 1, batch_size=config.batch_size, seed=data.seed
-        ),
+        examples_of=lambda step: data.examples_of(step, config.batch_size),
     )
     saver = Saver(checkpoints, retention, position, config, steps, telemetry)
+    step_fn = make_train_step(spec, optimizer, mesh, shardings)
     validator = Validator(spec, mesh, data.validation, config, steps)
-    batches = prefetch_to_mesh(
-        iterate(
-            dataset,
-            first,
-            batch_size=config.batch_size,
-            accumulation_steps=config.accumulation_steps,
-            seed=data.seed,
-        ),
-        mesh,
-    )
+    batches = prefetch_to_mesh(data.batches(first, config), mesh)
     agreement = StepAgreement(mesh)
-    with telemetry, saver, StopSignal() as stop:
-        for number in range(first + 1, steps + 1):
-            with telemetry.lost_to("data"):
-                batch = next(batches)
-            with telemetry.dispatch(number):
+    with closing(telemetry), saver, StopSignal() as stop:
+        for step in range(first + 1, steps + 1):
+            batch = telemetry.next_batch(batches)
+            with telemetry.dispatch(step):
                 state, metrics = step_fn(state, frozen, batch)
-            previous = telemetry.step(number, metrics)
-            if previous is not None:
-                saver.check_metrics(previous)
+            saver.check_metrics(telemetry.step(step, metrics))
             stop_requested, interval_elapsed = agreement.any_host(
                 [stop.requested, saver.interval_elapsed()]
             )
-            validation_metrics = validator.measure(number, state, frozen, telemetry)
+            validation_metrics = validator.measure(step, state, frozen, telemetry)
             should_save = (
                 stop_requested
                 or interval_elapsed
-                or saver.scheduled(number)
+                or saver.scheduled(step)
                 or saver.may_be_best(validation_metrics)
             )
             if should_save or validation_metrics:
                 # A checkpoint follows its step's row: a resumed run has every row.
-                metrics = telemetry.flush(validation_metrics)
+                step_metrics = telemetry.flush(validation_metrics)
             if should_save:
-                saver.save(state, number, metrics, final=stop_requested)
+                saver.save(state, step, step_metrics, final=stop_requested)
             saver.report_errors()
-            if stop_requested and number < steps:
-                raise Preempted(number)
+            if stop_requested and step < steps:
+                raise Preempted(step)
     return Fitted(state, first)
 
 

@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable
 
 from targetsft_jax.evaluation.evaluate import evaluate_model
+from targetsft_jax.evaluation.results import Results
 from targetsft_jax.evaluation.statistics import AverageAtK
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import processes
 from targetsft_jax.storage.run_dir import RunDir
-from targetsft_jax.evaluation.results import Results
 from targetsft_jax.training.session import Session
 from targetsft_jax.training.state import Params
 from targetsft_jax.training.step_spec import compute_dtype

@@ -1,4 +1,4 @@
-"""Loss and metrics of one micro-batch: the models' forward passes and the fused loss."""
+"""Loss and metrics of one micro-batch: forward passes and the fused loss."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -244,9 +244,7 @@ def policy_columns(
     return spec.method.policy.columns(label_logprobs, batch)
 
 
-def with_base(
-    spec: StepSpec, params: Params, frozen: Mapping[str, Params]
-) -> Params:
+def with_base(spec: StepSpec, params: Params, frozen: Mapping[str, Params]) -> Params:
     """A complete model of what is trained: adapters attached to their base."""
     if spec.lora is None:
         return params

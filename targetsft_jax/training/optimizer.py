@@ -36,10 +36,14 @@ def make_optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformat
     )
     if not config.clip_norm:
         return _with_f32_moments(adamw)
-    return _with_f32_moments(optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw))
+    return _with_f32_moments(
+        optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+    )
 
 
-def _with_f32_moments(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+def _with_f32_moments(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformation:
     """The optimizer with all moments in f32; optax derives them from the parameters.
 
     In bf16 a second moment stops moving where 1 − β₂ is below its rounding.

@@ -50,9 +50,7 @@ def run(config: Config, shared: Shared | None = None) -> dict[str, AverageAtK]:
     measurements.measure_frozen("start", "student")
     _train(session, run_dir, measurements, began)
     measurements.results.set_finished(True)
-    banner.print_end(
-        session, run_dir, measurements.scores, time.perf_counter() - began
-    )
+    banner.print_end(session, run_dir, measurements.scores, time.perf_counter() - began)
     return measurements.scores
 
 

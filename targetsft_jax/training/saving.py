@@ -1,4 +1,4 @@
-"""Checkpoint cadence of a training: by steps, by minutes, of the best, and at the end."""
+"""Checkpoint cadence: by steps, by minutes, of the best metric, and at the end."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -53,13 +53,14 @@ class Saver:
         """Whether the metric of `train.keep_best` was measured on held-out data."""
         return self._config.keep_best in validation_metrics
 
-    def check_metrics(self, metrics: Mapping[str, Any]) -> None:
+    def check_metrics(self, metrics: Mapping[str, Any] | None) -> None:
         """ValueError if steps have no metric of the name `train.keep_best`.
 
-        Called with the metrics of every step, so that a wrong name ends the run at its
-        beginning.
+        Called with the metrics of every recorded step, so that a wrong name ends the
+        run at its beginning; None: no step was recorded.
         """
-        self._retention.judged(metrics)
+        if metrics is not None:
+            self._retention.judged(metrics)
 
     def save(
         self, state: TrainState, step: int, metrics: Mapping[str, Any], *, final: bool

@@ -1,4 +1,4 @@
-"""A run before its first weight is read: models, tokenizer, data, problems, all proved."""
+"""An opened run: models, tokenizer, data and problems, proved before any weight."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -157,9 +157,7 @@ def open_session(config: Config, shared: Shared | None = None) -> Session:
         dataset=prepared.train,
         problems=held_out_problems,
         validation=(
-            None
-            if held_out is None
-            else Validation(held_out, config.validation.every)
+            None if held_out is None else Validation(held_out, config.validation.every)
         ),
         shared=shared or Shared(),
     )

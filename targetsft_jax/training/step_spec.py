@@ -1,4 +1,4 @@
-"""The static step of a configuration: mesh, dtypes, adapters. `train` and `plan` share it."""
+"""The static step that a configuration specifies; `train` and `plan` share it."""
 
 from collections.abc import Mapping
 from typing import Any

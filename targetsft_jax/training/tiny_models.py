@@ -74,9 +74,7 @@ def architecture(build: BuildConfig) -> DecoderConfig:
     )
 
 
-def _build(
-    build: BuildConfig, config: DecoderConfig, folder: Path, mesh: Mesh
-) -> None:
+def _build(build: BuildConfig, config: DecoderConfig, folder: Path, mesh: Mesh) -> None:
     tokenizer = byte_tokenizer()
     data = DataConfig(synthetic=build.data, max_length=build.max_length)
     dataset = prepare(data, tokenizer).train

@@ -52,8 +52,16 @@ def test_a_policy_makes_the_inputs_that_the_data_does_not_have():
         ({"name": "sft", "eta": 0.5}, {}, ("no hyper-parameter eta", "null")),
         ({"name": "profit", "tau": 1.0}, {}, ("target.tau is 1.0", "expected")),
         ({"name": "eaft", "top_k": 2.5}, {}, ("target.top_k is 2.5", "whole")),
-        ({"name": "sft"}, {"old_logprob": "data"}, ("policy.old_logprob", "does not read")),
-        ({"name": "psft"}, {"old_logprob": "old"}, ("policy.old_logprob is 'old'", "snapshot")),
+        (
+            {"name": "sft"},
+            {"old_logprob": "data"},
+            ("policy.old_logprob", "does not read"),
+        ),
+        (
+            {"name": "psft"},
+            {"old_logprob": "old"},
+            ("policy.old_logprob is 'old'", "snapshot"),
+        ),
     ],
 )
 def test_refusals_name_the_key(target, policy, parts):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from targetsft_jax.config.schema import load
+from targetsft_jax.config.load import load
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.planning.abstract_step import abstract_step

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from targetsft_jax.config.method import ResolvedMethod
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel.mesh import make_mesh, rows_over
-from targetsft_jax.config.method import ResolvedMethod
 from targetsft_jax.targets.api import get_method, hyper_parameters
 from targetsft_jax.targets.policies import FROM_DATA
 from targetsft_jax.training.micro_batch import BASE, Numerics, StepSpec
@@ -249,7 +249,9 @@ def build(
     """
     mesh = mesh or one_device()
     params = start_of(spec)
-    places = state_shardings(STUDENT, params, optimizer, mesh, spec.lora, spec.method.policy)
+    places = state_shardings(
+        STUDENT, params, optimizer, mesh, spec.lora, spec.method.policy
+    )
     start = host(init_state(params, optimizer, places, spec.method.policy))
     frozen = frozen_of(spec, mesh)
 

@@ -19,12 +19,12 @@ from targetsft_jax.data.config import DataConfig, SyntheticConfig
 from targetsft_jax.data.pipeline import batch_at, prepare, rows_at
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.parallel.preemption import Preempted
 from targetsft_jax.telemetry.log import RunLog
 from targetsft_jax.train import main
 from targetsft_jax.training import fit as fit_module
 from targetsft_jax.training import run
 from targetsft_jax.training.fit import fit, placed_ahead, put, total_steps
-from targetsft_jax.parallel.preemption import Preempted
 from targetsft_jax.training.state import state_shardings
 
 STEPS = 6

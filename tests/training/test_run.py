@@ -13,7 +13,7 @@ import yaml
 from support import rig
 
 from targetsft_jax.checkpoints import open as roles
-from targetsft_jax.config.schema import load
+from targetsft_jax.config.load import load
 from targetsft_jax.data.tokenizer import byte_tokenizer, load_tokenizer, same_tokenizer
 from targetsft_jax.hf.importer import load_config, load_params
 from targetsft_jax.train import main
