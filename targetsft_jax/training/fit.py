@@ -1,7 +1,6 @@
 """The loop: restore, then for each batch step, log and save."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,16 +16,13 @@ from targetsft_jax.checkpoints.manager import Checkpoints, Position
 from targetsft_jax.checkpoints.provenance import Provenance, identity
 from targetsft_jax.checkpoints.retention import Retention, SaveTimer
 from targetsft_jax.config.schema import LogConfig, TrainConfig
-from targetsft_jax.data.pipeline import Dataset, iterate
+from targetsft_jax.data.pipeline import Dataset, iterate, rows_at
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import processes
 from targetsft_jax.storage import disk_full as disk
+from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.targets.policies import Policy
-from targetsft_jax.telemetry.anomalies import FILE as SKIPPED_FILE
-from targetsft_jax.telemetry.anomalies import Watch, records_of
-from targetsft_jax.telemetry.log import NoLog, RunLog
-from targetsft_jax.telemetry.profiler import Profile
-from targetsft_jax.telemetry.sinks import make_sinks
+from targetsft_jax.telemetry.telemetry import Telemetry
 from targetsft_jax.training.agreement import Wishes
 from targetsft_jax.training.optimizer import make_optimizer
 from targetsft_jax.training.preemption import Preempted, StopSignal
@@ -109,15 +105,16 @@ def fit(
         state, start = checkpoints.restore(like, position)
     else:
         state = init_state(params, optimizer, places, spec.policy)
-    log = log or LogConfig()
-    written = _open_log(run_dir, steps, start, config.log_every, log, about, began)
-    clock = written.clock
-    watch = None
-    if processes.is_primary():
-        taken = partial(records_of, dataset, config, seed)
-        watch = Watch(run_dir, start, config, records=taken, say=written.say)
-    profiled = log.profile_from if processes.is_primary() else None
-    profile = Profile(run_dir, profiled, log.profile_steps)
+    telemetry = Telemetry(
+        RunDir(run_dir),
+        steps=steps,
+        start=start,
+        train=config,
+        log=log or LogConfig(),
+        examples_of=partial(examples_of_step, dataset, config, seed),
+        about=about,
+        began=began,
+    )
     step_fn = make_train_step(spec, optimizer, mesh, places)
     measure = make_measure(spec, mesh)
     rows = config.batch_size // config.accumulation_steps
@@ -131,53 +128,26 @@ def fit(
         ),
         mesh,
     )
-    skipped = 0
-
-    def record(number: int, metrics: Any, **more: float) -> Mapping[str, Any]:
-        nonlocal skipped
-        numbers = jax.device_get(metrics) | more
-        # Refuses a metric that no step has before a long training, not at its end.
-        retention.judged(numbers)
-        try:
-            if watch is not None:
-                numbers |= watch.seen(number, numbers)
-            written.write(number, numbers)
-        except OSError as error:
-            if not disk.lacks_space(error):
-                raise
-            # The file keeps what it could not write, for the next time.
-            written.say(f"step {number}: its numbers wait for space on the disk")
-        skipped = skipped + 1 if numbers["skipped"] else 0
-        if skipped == config.max_skipped_steps:
-            raise ValueError(_diverged(number, skipped))
-        return numbers
 
     def measured(number: int) -> dict[str, float]:
         if validation is None or (number % validation.every and number != steps):
             return {}
         # The step itself first, or its time would be taken for the measurement's.
         jax.block_until_ready(state.step)
-        with clock.lost_to("validation"):
+        with telemetry.lost_to("validation"):
             return validate(measure, state, frozen, validation.dataset, mesh, rows)
 
-    # A step's metrics are fetched when the next step is already under way, so that the
-    # devices never wait for the host. A checkpoint comes after its step's line: a run
-    # that goes on from it has every line before it.
-    waiting: tuple[int, Any] | None = None
+    # A checkpoint follows its step's line: a run resumed from it has every line before.
     wishes, timer = Wishes(mesh), SaveTimer(config.save_minutes)
     try:
         with StopSignal() as stop:
             for number in range(start + 1, steps + 1):
-                with clock.lost_to("data"):
-                    batch = next(batches)
-                profile.before(number)
-                with clock.lost_to("compile") if number == start + 1 else nullcontext():
+                batch = telemetry.next_batch(batches)
+                with telemetry.dispatch(number):
                     state, metrics = step_fn(state, frozen, batch)
-                if waiting is not None:
-                    record(*waiting)
-                waiting = (number, metrics)
-                if (folder := profile.after(number, metrics)) is not None:
-                    written.say(f"profile of {log.profile_steps} steps in {folder}")
+                if (recorded := telemetry.step(number, metrics)) is not None:
+                    # Refuses a metric that no step has before a long training.
+                    retention.judged(recorded)
                 # By one clock, that of the first process.
                 late = processes.is_primary() and timer.due()
                 told, late = wishes.shared([stop.noted, late])
@@ -186,52 +156,44 @@ def fit(
                 # What may be the best must be there to be kept.
                 due = due or told or late or config.keep_best in found
                 if due or found:
-                    numbers = record(number, metrics, **found)
-                    waiting = None
+                    numbers = telemetry.flush(found)
+                    retention.judged(numbers)
                 lost = checkpoints.failed()
                 if due:
                     at = replace(position, step=number)
                     timer.restart()
-                    with clock.lost_to("save"):
+                    with telemetry.lost_to("save"):
                         if number == steps or told:
-                            checkpoints.save_at_last(state, at, numbers, written.say)
+                            checkpoints.save_at_last(
+                                state, at, numbers, telemetry.message
+                            )
                         else:
                             lost += checkpoints.save(state, at, numbers)
                 for line in lost:
-                    written.say(line)
+                    telemetry.message(line)
                     timer.again(disk.RETRY_SECONDS)
                 if told and number < steps:
                     raise Preempted(number)
     finally:
-        profile.close()
-        if watch is not None:
-            watch.close()
-        with clock.lost_to("save"):
+        with telemetry.lost_to("save"):
             checkpoints.close()
-        written.close()
+        telemetry.close()
     return Fitted(state, start)
 
 
-def _open_log(
-    run_dir: Path,
-    steps: int,
-    start: int,
-    every: int,
-    log: LogConfig,
-    about: Mapping[str, Any] | None,
-    began: float | None,
-) -> RunLog | NoLog:
-    """What the first process writes down, and no other does."""
-    if not processes.is_primary():
-        return NoLog(run_dir, start=start, began=began)
-    return RunLog(
-        run_dir,
-        steps=steps,
-        start=start,
-        every=every,
-        sinks=make_sinks(log, run_dir, start, about or {}),
-        began=began,
+def examples_of_step(
+    dataset: Dataset, config: TrainConfig, seed: int, step: int
+) -> list[str]:
+    """The examples in the rows of a step (1-based), as `file:line`."""
+    rows = rows_at(
+        dataset,
+        step - 1,
+        batch_size=config.batch_size // config.accumulation_steps,
+        accumulation=config.accumulation_steps,
+        seed=seed,
     )
+    origins = (dataset.origins(row) for row in rows.reshape(-1).tolist())
+    return [example for examples in origins for example in examples]
 
 
 def _prove_same_data(dataset: Dataset) -> None:
@@ -263,16 +225,6 @@ def _abstract_state(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         shapes,
         places,
-    )
-
-
-def _diverged(number: int, skipped: int) -> str:
-    return (
-        f"loss or gradient were not finite in {skipped} steps in a row, "
-        f"{number - skipped + 1} to {number}, which changed nothing; see metrics.jsonl "
-        f"for the steps before. Lower train.learning_rate or train.clip_norm, look at "
-        f"the records of these steps in {SKIPPED_FILE}, or raise "
-        "train.max_skipped_steps"
     )
 
 

@@ -49,7 +49,6 @@ from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import processes, rules
 from targetsft_jax.storage.atomic import write_text
-from targetsft_jax.telemetry.log import METRICS_FILE
 from targetsft_jax.telemetry.progress import LEGEND
 from targetsft_jax.training.fit import fit, total_steps
 from targetsft_jax.training.step import BASE, StepSpec
@@ -517,7 +516,7 @@ def _say_end(session: Session, run_dir: Path, seconds: float) -> None:
     answers = (("answers_*.jsonl", "every sampled answer with its verdict"),)
     for name, what in (
         *(answers if session.scores else ()),
-        (METRICS_FILE, "every step's metrics"),
+        ("metrics.jsonl", "every step's metrics"),
         ("tensorboard", "the same for TensorBoard"),
         (CHECKPOINTS, "Orbax: parameters, optimizer, position"),
         (MODEL_FOLDER, "what convert needs to export a checkpoint"),
