@@ -46,7 +46,7 @@ class Role:
 
     def load(self, mesh: Mesh) -> dict[str, Any]:
         """Its parameters, straight from the file to their shards."""
-        shapes = abstract_params(self.config, self.dtype)
+        shapes = decoder.abstract_params(self.config, self.dtype)
         places = rules.shardings(decoder.logical_axes(self.config), shapes, mesh)
         if self.checkpoint is not None:
             return self.checkpoint.load(
@@ -102,10 +102,3 @@ def shared_tokenizer(roles: list[Role]) -> Any:
                 "rows in its embedding"
             )
     return tokenizer
-
-
-def abstract_params(config: DecoderConfig, dtype: Any) -> Any:
-    """Shapes and dtypes of a model's parameters."""
-    return jax.eval_shape(
-        lambda: decoder.init_params(config, jax.random.key(0), dtype=dtype)
-    )

@@ -11,6 +11,7 @@ from targetsft_jax.hf.export_folder import whole
 from targetsft_jax.hf.families import places
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.lora import Lora
+from targetsft_jax.parallel.processes import to_host
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -83,7 +84,10 @@ def _stacked(adapted, last):
     rows of all of them, and what one does not reach of B is zero.
     """
     a, b = (
-        [_to_host(pair[name][place.layer]).T for place, pair in adapted]
+        [
+            to_host(pair[name][place.layer]).astype(np.float32).T
+            for place, pair in adapted
+        ]
         for name in ("lora_a", "lora_b")
     )
     if last.rows is None:
@@ -102,12 +106,6 @@ def _at(adapters, path):
     for name in path:
         adapters = adapters.get(name) if adapters else None
     return adapters if leaf == "kernel" else None
-
-
-def _to_host(x):
-    if isinstance(x, jax.Array) and not x.is_fully_addressable:
-        x = multihost_utils.process_allgather(x, tiled=True)
-    return np.asarray(x, np.float32)
 
 
 def _write(folder, tensors, document):

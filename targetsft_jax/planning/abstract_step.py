@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from targetsft_jax.checkpoints.open import abstract_params, open_role
+from targetsft_jax.checkpoints.open import open_role
 from targetsft_jax.config.schema import (
     Config,
     RoleConfig,
@@ -97,7 +97,7 @@ def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
     optimizer = make_optimizer(config.train, config.train.steps or STEPS)
     student = roles["student"]
     if spec.lora is None:
-        params = abstract_params(student.config, student.dtype)
+        params = decoder.abstract_params(student.config, student.dtype)
     else:
         params = _abstract_adapters(student.config, spec.lora)
     places = state_shardings(
@@ -170,7 +170,7 @@ def _abstract_adapters(config: DecoderConfig, adapted: lora.Lora) -> Any:
 
 
 def _on_mesh(role: AbstractRole, mesh: Mesh) -> Any:
-    shapes = abstract_params(role.config, role.dtype)
+    shapes = decoder.abstract_params(role.config, role.dtype)
     places = rules.shardings(decoder.logical_axes(role.config), shapes, mesh)
     return _placed(shapes, places)
 

@@ -111,6 +111,7 @@ def finish(complete: Path, target: Path, *, replace: bool = True) -> None:
             break
     _sync(target.parent)
     abandon(complete)
+    restore(target)
 
 
 def abandon(partial: Path) -> None:
@@ -120,10 +121,7 @@ def abandon(partial: Path) -> None:
 
 def discard(target: Path) -> None:
     """Remove a folder so that no reader sees half of it; others may do so too."""
-    removed = _sibling(target, "partial")
-    with contextlib.suppress(OSError):
-        os.rename(target, removed)
-    abandon(removed)
+    _remove(target, target)
 
 
 def former(target: Path) -> Path | None:
@@ -132,7 +130,10 @@ def former(target: Path) -> Path | None:
 
 
 def restore(target: Path) -> None:
-    """Give a target its name back after a kill between the two renames of `finish`."""
+    """Give a target its name back after a kill between the two renames of `finish`.
+
+    What such kills left beside an existing target is removed.
+    """
     olds = _olds(target)
     if (newest := former(target)) is not None:
         # Harmless if their maker is alive after all: it starts another round.
@@ -141,7 +142,7 @@ def restore(target: Path) -> None:
     elif target.exists():
         # Listed before the target was seen, so each of them is superseded.
         for old in olds:
-            discard(old)
+            _remove(old, target)
 
 
 def _rename_to_free(complete: Path, target: Path) -> bool:
@@ -168,9 +169,17 @@ def _replace_in_two(complete: Path, target: Path) -> bool:
         with contextlib.suppress(OSError):
             os.rename(old, target)
         raise
-    # Renamed first: a half-removed folder must not pass for a former one.
-    discard(old)
+    _remove(old, target)
     return done
+
+
+def _remove(folder: Path, target: Path) -> None:
+    """Remove a folder under a temporary name of the target: half of one is no `former`
+    one, and after a kill another maker clears the rest."""
+    removed = _sibling(target, "partial")
+    with contextlib.suppress(OSError):
+        os.rename(folder, removed)
+    abandon(removed)
 
 
 def _exchange(one: Path, other: Path) -> bool:

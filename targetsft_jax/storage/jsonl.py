@@ -1,7 +1,7 @@
 """JSON Lines: one JSON object per line, appended as a run goes.
 
-Damage costs a line only: one that is truncated, since its writer was killed, or one with
-a byte that does not decode.
+Damage costs one line only: one that its writer was killed in, or one with a byte that
+does not decode.
 """
 
 import json

@@ -15,7 +15,6 @@ from jax.sharding import Mesh
 from targetsft_jax.checkpoints.manager import FOLDER as CHECKPOINTS
 from targetsft_jax.checkpoints.open import (
     Role,
-    abstract_params,
     open_role,
     shared_tokenizer,
 )
@@ -474,7 +473,7 @@ def _say_session(session: Session, run_dir: Path) -> None:
             print(f"         {lora.trainable(role.config, trained)}")
         whole = rules.undivided(
             decoder.logical_axes(role.config),
-            abstract_params(role.config, role.dtype),
+            decoder.abstract_params(role.config, role.dtype),
             session.mesh,
         )
         if whole:

@@ -265,7 +265,7 @@ def vocabulary_groups(spec: StepSpec, mesh: Mesh, tokens: int) -> Mesh:
     """
     group = spec.vocab_group or vocabulary.best_group(
         mesh,
-        tokens // (mesh.shape["data"] * mesh.shape["fsdp"]),
+        tokens // meshes.row_shards(mesh),
         spec.student.vocab_size,
         spec.student.hidden_size,
         sum(config.hidden_size for config in spec.frozen.values()),
