@@ -136,7 +136,7 @@ def test_numbers_wait_for_space_too(
 
     monkeypatch.setattr(RunLog, "write", write)
     finished = _fit(dataset, tmp_path)
-    assert "step 3: its numbers wait" in capsys.readouterr().out
+    assert "step 3: disk full; its metrics" in capsys.readouterr().out
     rig.assert_equal_trees(rig.host(finished.state), rig.host(undisturbed[1].state))
 
 

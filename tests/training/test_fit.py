@@ -20,6 +20,7 @@ from targetsft_jax.data.pipeline import batch_at, prepare, rows_at
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.parallel.preemption import Preempted
+from targetsft_jax.storage import jsonl
 from targetsft_jax.telemetry.log import RunLog
 from targetsft_jax.train import main
 from targetsft_jax.training import fit as fit_module
@@ -310,27 +311,24 @@ def test_too_many_steps_that_are_not_finite_end_the_run(
 
     monkeypatch.setattr(rig, "params_of", broken)
     config = replace(CONFIG, max_skipped_steps=3)
-    with pytest.raises(ValueError, match="3 steps in a row, 1 to 3") as refusal:
+    with pytest.raises(ValueError, match="3 consecutive steps, 1 to 3") as refusal:
         _fit(dataset, tmp_path, config=config)
     assert "train.learning_rate" in str(refusal.value)
     assert [row["skipped"] for row in rig.metrics_of(tmp_path)] == [1, 1, 1]
-    lines = (tmp_path / "skipped.jsonl").read_text().splitlines()
-    found = [json.loads(line) for line in lines]
-    assert [(row["step"], row["why"]) for row in found] == [
+    found = jsonl.read(tmp_path / "anomalies.jsonl")
+    assert [(row["step"], row["kind"]) for row in found] == [
         (1, "skipped"),
         (2, "skipped"),
         (3, "skipped"),
     ]
     for row in found:
         rows = rows_at(dataset, row["step"] - 1, batch_size=8, seed=3).ravel()
-        assert row["records"] == [x for r in rows.tolist() for x in dataset.origins(r)]
+        assert row["examples"] == [x for r in rows.tolist() for x in dataset.origins(r)]
     said = capsys.readouterr().out
-    records = found[0]["records"]
-    listed = f"{len(records)} records: {', '.join(records[:20])}"
-    assert f"step 1: loss or gradient not finite; parameters kept as is; {listed}" in (
-        said
-    )
-    assert "3 steps were skipped and 0 losses leapt" in said
+    examples = found[0]["examples"]
+    listed = f"{len(examples)} examples: {', '.join(examples[:20])}"
+    assert f"step 1: loss or gradient not finite, step skipped; {listed}" in said
+    assert "skipped steps: 3, loss spikes: 0" in said
 
 
 def test_a_finished_run_is_left_as_it_is(undisturbed, dataset, tmp_path):
