@@ -43,7 +43,6 @@ from targetsft_jax.hf.model_card import training_card
 from targetsft_jax.hf.peft import save_adapter
 from targetsft_jax.hf.sidecar_files import prove_exportable
 from targetsft_jax.models import decoder, lora
-from targetsft_jax.models.config import num_parameters
 from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import processes, rules
@@ -467,7 +466,7 @@ def _say_session(session: Session, run_dir: Path) -> None:
     )
     print(f"attention {', '.join(_attention(session))}")
     for role in session.roles.values():
-        size = num_parameters(role.config) / 1e6
+        size = decoder.num_parameters(role.config) / 1e6
         print(f"{role.name:<8} {size:,.2f}M parameters, {role.dtype}, {role.source}")
         trained = adapters(session.config) if role.name == "student" else None
         if trained is not None:

@@ -18,7 +18,7 @@ from targetsft_jax.data.pipeline import prepare
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.models import decoder
-from targetsft_jax.models.config import DecoderConfig, num_parameters
+from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel import processes, rules
 from targetsft_jax.training.fit import fit
 from targetsft_jax.training.step import StepSpec
@@ -34,7 +34,7 @@ def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Pa
     folder = Path(cache_dir).expanduser() / f"{name}-{digest}"
     tokenizer = byte_tokenizer()
     config = architecture(build)
-    size = f"{num_parameters(config) / 1e6:.2f}M parameters"
+    size = f"{decoder.num_parameters(config) / 1e6:.2f}M parameters"
     recipe = f"SFT for {build.steps} steps on generated problems"
     # All build it together, or none: as the first process finds the cache.
     made = (folder / "config.json").is_file()
