@@ -46,7 +46,7 @@ from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import processes, rules
-from targetsft_jax.storage.atomic import write_whole
+from targetsft_jax.storage.atomic import write_text
 from targetsft_jax.telemetry.log import METRICS_FILE
 from targetsft_jax.telemetry.progress import LEGEND
 from targetsft_jax.training.fit import fit, total_steps
@@ -101,7 +101,7 @@ def run(config: Config) -> dict[str, AverageAtK]:
     processes.barrier("the run directory was read")
     if processes.is_primary():
         run_dir.mkdir(parents=True, exist_ok=True)
-        write_whole(run_dir / CONFIG_FILE, to_yaml(config))
+        write_text(run_dir / CONFIG_FILE, to_yaml(config))
     _say_session(session, run_dir)
     if session.problems:
         if config.evaluation.include_teacher:
