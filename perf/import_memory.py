@@ -43,7 +43,7 @@ def write(folder: Path, gib: float) -> None:
 
     from targetsft_jax.hf.config_json import config_from_json
     from targetsft_jax.hf.families import places
-    from targetsft_jax.models.config import num_parameters
+    from targetsft_jax.models.decoder import num_parameters
 
     def size(layers: int) -> int:
         raw = CONFIG | {"num_hidden_layers": layers}

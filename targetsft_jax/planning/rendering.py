@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from targetsft_jax.models import lora
-from targetsft_jax.models.config import num_parameters
+from targetsft_jax.models.decoder import num_parameters
 from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel.mesh import platform
 from targetsft_jax.planning.plan import Plan

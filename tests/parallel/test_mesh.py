@@ -38,11 +38,11 @@ def test_minus_one_takes_what_is_left(devices, sizes, expected):
         (8, (4, 1, 1), "needs 4 devices; found 8"),
         (8, (-1, 3, 1), "needs a multiple of 3 devices; found 8"),
         (8, (-1, 4, 4), "needs a multiple of 16 devices; found 8"),
-        (8, (-1, -1, 1), "at most one is -1"),
-        (8, (0, 1, 1), "sizes are positive"),
-        (8, (8, -2, 1), "sizes are positive"),
+        (8, (-1, -1, 1), "at most once"),
+        (8, (0, 1, 1), "expected positive sizes"),
+        (8, (8, -2, 1), "expected positive sizes"),
         # Two wrongs that multiply to a right number of devices.
-        (8, (-2, -4, 1), "sizes are positive"),
+        (8, (-2, -4, 1), "expected positive sizes"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(devices, sizes, said):
