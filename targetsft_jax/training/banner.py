@@ -7,7 +7,6 @@ import jax
 from targetsft_jax.data.chat import show
 from targetsft_jax.evaluation.statistics import AverageAtK, table
 from targetsft_jax.models import decoder, lora
-from targetsft_jax.models.config import num_parameters
 from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules
@@ -75,7 +74,7 @@ def print_end(
 
 def _print_role(session: Session, role: Role) -> None:
     config = role.model.config
-    size = num_parameters(config) / 1e6
+    size = decoder.num_parameters(config) / 1e6
     print(f"{role.name:<8} {size:,.2f}M parameters, {role.dtype}, {role.model.source}")
     if role.name == "student" and session.spec.lora is not None:
         print(f"         {lora.trainable(config, session.spec.lora)}")

@@ -18,7 +18,7 @@ from targetsft_jax.data.pipeline import prepare
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.models import decoder
-from targetsft_jax.models.config import DecoderConfig, num_parameters
+from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel import processes, rules
 from targetsft_jax.storage import atomic
 from targetsft_jax.storage.run_dir import RunDir
@@ -42,7 +42,7 @@ def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Pa
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
     folder = Path(cache_dir).expanduser() / f"{name}-{digest}"
     config = architecture(build)
-    size = f"{num_parameters(config) / 1e6:.2f}M parameters"
+    size = f"{decoder.num_parameters(config) / 1e6:.2f}M parameters"
     summary = f"{size}, SFT for {build.steps} steps on synthetic problems"
     # All processes build it together, or none: as the primary one sees the cache.
     cached = (folder / "config.json").is_file()
