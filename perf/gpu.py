@@ -171,7 +171,7 @@ def _step(student, frozen, method, attention, asked) -> tuple[float, float]:
         frozen.values(),
         length=asked.length,
         vocabulary=spec.vocab_size,
-        seen=(asked.length // SEGMENTS + 1) / 2,
+        mean_context=(asked.length // SEGMENTS + 1) / 2,
     )
     return took, flops.model * asked.rows * asked.length
 

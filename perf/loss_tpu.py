@@ -9,7 +9,7 @@ bfloat16, chunks of 2,048 tokens, one chip.
 
 import argparse
 
-from targetsft_jax.planning.topology import prepare, topology
+from targetsft_jax.planning.topology import get_topology, prepare_jax
 
 V, D, D_TEACHER, CHUNK = 151_936, 1536, 3584, 2048
 ALONE = {"v5e": "v5e:1x1", "v5p": "v5p:1x1x1", "v6e": "v6e:1x1"}
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[8192, 32768, 131072])
     parser.add_argument("--chips", nargs="+", default=list(ALONE), choices=list(ALONE))
     asked = parser.parse_args()
-    prepare("v5e:1x1")
+    prepare_jax("v5e:1x1")
     print(f"{'chip':<6}{'tokens':>8}{'temporaries GiB':>17}")
     for chip in asked.chips:
         for tokens in asked.tokens:
@@ -34,7 +34,7 @@ def _temporaries(chip: str, tokens: int) -> float:
 
     from targetsft_jax import fused_loss
 
-    mesh = jax.sharding.Mesh(np.array(topology(ALONE[chip]).devices), ("x",))
+    mesh = jax.sharding.Mesh(np.array(get_topology(ALONE[chip]).devices), ("x",))
     place = jax.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
     def array(*shape, dtype="bfloat16"):

@@ -36,9 +36,9 @@ def main() -> None:
     )
     asked = parser.parse_args()
 
-    from targetsft_jax.planning.topology import prepare
+    from targetsft_jax.planning.topology import prepare_jax
 
-    prepare("v5e:4x4")
+    prepare_jax("v5e:4x4")
     print(
         f"{'step':<12}{'topology':<11}{'rows':>5}{'micro':>6}{'args':>7}{'peak':>7}"
         f"{'spare':>7}{'compile s':>10}{'MFU <=':>8}  GB sent: total, "
@@ -51,7 +51,7 @@ def main() -> None:
 def _line(pair, name: str, rows: int, micro: int) -> str:
     from targetsft_jax.config.schema import load
     from targetsft_jax.planning.plan import make_plan
-    from targetsft_jax.planning.topology import topology
+    from targetsft_jax.planning.topology import get_topology
 
     file, student, teacher = pair
     config = load(
@@ -63,14 +63,16 @@ def _line(pair, name: str, rows: int, micro: int) -> str:
             *("--train.accumulation_steps", str(micro)),
         ]
     )
-    plan = make_plan(config, topology(name), None)
+    plan = make_plan(config, get_topology(name), None)
     memory = plan.memory
-    sent = {kind: traffic.bytes / 1e9 for kind, traffic in plan.traffic.items()}
+    traffic = {} if plan.cost is None else plan.cost.traffic
+    sent = {kind: each.bytes / 1e9 for kind, each in traffic.items()}
     spare = (memory.capacity or 0) - memory.needed
     return (
         f"{'7B<-7B' if pair is SEVEN else '1.5B<-7B':<12}{name:<11}{rows:>5}{micro:>6}"
         f"{memory.arguments:>7.2f}{memory.needed:>7.2f}{spare:>7.2f}"
-        f"{plan.compiling:>10.0f}{plan.mfu or 0:>8.0%}  {sum(sent.values()):.1f}: "
+        f"{plan.compile_seconds:>10.0f}{plan.mfu_bound or 0:>8.0%}"
+        f"  {sum(sent.values()):.1f}: "
         + ", ".join(f"{sent.get(kind, 0):.1f}" for kind in KINDS)
     )
 

@@ -70,7 +70,7 @@ def _expected(lora) -> StepFlops:
         [TEACHER],
         length=LENGTH,
         vocabulary=rig.VOCABULARY,
-        seen=LENGTH,
+        mean_context=LENGTH,
         lora=lora,
     )
 
