@@ -114,7 +114,7 @@ def bytes_per_device(tree: Any) -> int:
 def _roles(
     config: Config, mesh: Mesh
 ) -> tuple[dict[str, AbstractRole], dict[str, Path | None]]:
-    """The student and the frozen roles of the method; and the folder of each, if any."""
+    """The student and the method's frozen roles; and the folder of each, if any."""
     roles: dict[str, AbstractRole] = {}
     folders: dict[str, Path | None] = {}
     for name in ("student", *config.method.roles):

@@ -48,8 +48,9 @@ def advice(config: Config, step: AbstractStep, capacity: float | None) -> Iterat
         )
     if rows == 1 and mesh.shape["tensor"] == 1:
         yield "mesh.tensor 2: two devices share the heads and the MLP of a row"
-    if step.spec.numerics.loss_chunk > 512:
-        yield f"train.loss_chunk {step.spec.numerics.loss_chunk // 2}: fewer logits at a time"
+    chunk = step.spec.numerics.loss_chunk
+    if chunk > 512:
+        yield f"train.loss_chunk {chunk // 2}: fewer logits at a time"
     if step.roles["student"].dtype.itemsize == 4:
         cost = "" if step.spec.lora else ", and less exact updates"
         yield f"student.dtype bfloat16: half the bytes of the parameters{cost}"

@@ -29,7 +29,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "topology": plan.topology.name,
         "devices": len(plan.topology.devices),
         "mesh": dict(plan.step.mesh.shape),
-        "method": plan.step.spec.method,
+        "method": plan.step.spec.method.name,
         "trained_parameters": sum(
             leaf.size for leaf in jax.tree.leaves(plan.step.state.params)
         ),
@@ -76,7 +76,7 @@ def _setup(plan: Plan) -> Iterator[str]:
     sizes = ", ".join(f"{name} {size}" for name, size in step.mesh.shape.items())
     slices = f", {plan.topology.slices} slices" if plan.topology.slices > 1 else ""
     kind = getattr(devices[0], "device_kind", "device")
-    yield f"method    {spec.method}"
+    yield f"method    {spec.method.name}"
     yield (
         f"topology  {plan.topology.name}{slices}: {len(devices)} x {kind}, mesh {sizes}"
     )
