@@ -31,7 +31,7 @@ def print_session(session: Session, run_dir: RunDir) -> None:
     for role in session.roles.values():
         _print_role(session, role)
     print("data")
-    for line in (*session.dataset.cached, *session.dataset.report.lines()):
+    for line in (*session.dataset.cache_log, *session.dataset.report.lines()):
         print(f"  {line}")
     print("one example, trained tokens marked")
     print(show(session.dataset.example, session.tokenizer))

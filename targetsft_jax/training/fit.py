@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from targetsft_jax.checkpoints.manager import Checkpoints, Position
+from targetsft_jax.checkpoints.manager import Checkpoints
+from targetsft_jax.checkpoints.position import Position
 from targetsft_jax.checkpoints.provenance import Provenance, identity
 from targetsft_jax.checkpoints.retention import Retention
 from targetsft_jax.config.schema import LogConfig, TrainConfig

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Callable
 
-from targetsft_jax.evaluation.evaluate import evaluate_model
+from targetsft_jax.evaluation.evaluate import benchmark as evaluate_model
 from targetsft_jax.evaluation.results import Results
 from targetsft_jax.evaluation.statistics import AverageAtK
 from targetsft_jax.parallel import mesh as meshes

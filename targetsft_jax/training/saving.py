@@ -5,7 +5,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from targetsft_jax.checkpoints.manager import Checkpoints, Position
+from targetsft_jax.checkpoints.manager import Checkpoints
+from targetsft_jax.checkpoints.position import Position
 from targetsft_jax.checkpoints.retention import Retention, SaveTimer
 from targetsft_jax.config.schema import TrainConfig
 from targetsft_jax.parallel import processes
