@@ -15,12 +15,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from targetsft_jax.data.__main__ import main
 from targetsft_jax.data.catalogue import CATALOGUE, builder, conversation
-from targetsft_jax.data.catalogue.entry import FIELDS, example, last_boxed
+from targetsft_jax.data.catalogue.entry import FIELDS, boxed_answer, example
 from targetsft_jax.data.config import DataConfig, FieldMap
-from targetsft_jax.data.content_hash import identity
+from targetsft_jax.data.content_hash import content_hash
 from targetsft_jax.data.records import load_records, problems
+from targetsft_jax.datasets import main
 
 BOXED = r"So it is $\boxed{\frac{1}{2}}$."
 FOUR = {"A": "iron", "B": "zinc", "C": "lead", "D": "tin"}
@@ -284,9 +284,9 @@ def test_the_answer_follows_where_the_reasoning_does_not_end_in_it(
 
 
 def test_the_last_box_that_closes_is_the_answer():
-    assert last_boxed(r"\boxed{1} then \boxed{\{2\}} and \boxed{3") == r"\{2\}"
-    assert last_boxed(r"$\boxed 9$.") == "9"
-    assert last_boxed("none") == ""
+    assert boxed_answer(r"\boxed{1} then \boxed{\{2\}} and \boxed{3") == r"\{2\}"
+    assert boxed_answer(r"$\boxed 9$.") == "9"
+    assert boxed_answer("none") == ""
 
 
 def test_bad_rows_are_all_named_and_nothing_is_built(gsm8k):
@@ -300,7 +300,7 @@ def test_bad_rows_are_all_named_and_nothing_is_built(gsm8k):
     assert f"{file}:4: answer has no '#### …' at its end" in message
     assert f"{file}:5: field 'answer' is missing; it has question" in message
     assert f"{file}:6: a JSON list; expected an object" in message
-    assert builder.stored("gsm8k", gsm8k.data_dir) is None
+    assert builder.find_built("gsm8k", gsm8k.data_dir) is None
     assert not list(Path(gsm8k.data_dir).iterdir())
     # One that is built stays as it is where the next one fails.
     file.write_text(good)
@@ -335,9 +335,7 @@ def test_half_files_are_refused(tmp_path):
     write(tmp_path / "data/train-00001-of-00003.parquet", [row])
     with pytest.raises(ValueError, match="train-00000-of-00003.parquet is missing: 1"):
         builder.build("numina_math_cot", str(tmp_path), str(tmp_path))
-    with pytest.raises(
-        ValueError, match="holds no file of gsm8k; expected some of gra"
-    ):
+    with pytest.raises(ValueError, match="has no file of gsm8k; expected some of gra"):
         builder.build("gsm8k", str(tmp_path), str(tmp_path))
     with pytest.raises(ValueError, match="no such folder; expected the files of gsm8k"):
         builder.build("gsm8k", str(tmp_path), str(tmp_path / "none"))
@@ -346,12 +344,12 @@ def test_half_files_are_refused(tmp_path):
 
 
 def test_a_damaged_set_is_named(gsm8k):
-    first = identity(gsm8k)
-    built = builder.stored("gsm8k", gsm8k.data_dir)
+    first = content_hash(gsm8k)
+    built = builder.find_built("gsm8k", gsm8k.data_dir)
     (file,) = built.files["train"]
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    assert identity(gsm8k) != first
+    assert content_hash(gsm8k) != first
     with pytest.raises(ValueError, match="0 examples of train, not 3; build it again"):
         loaded(gsm8k)
     file.unlink()
@@ -391,16 +389,18 @@ def test_files_come_from_one_commit_of_the_hub(tmp_path, monkeypatch):
 
 
 def test_offline_a_sentence_says_what_to_do(tmp_path, capsys):
-    code = main(["build", "gsm8k", "--data_dir", str(tmp_path)])
+    code = main(["build", "gsm8k", "--data-dir", str(tmp_path)])
     said = capsys.readouterr().err
     assert code == 1
-    assert "gsm8k cannot be fetched from openai/gsm8k on the hub (OfflineMode" in said
-    assert "--manual_dir" in said and len(said.splitlines()) == 1
+    assert (
+        "gsm8k cannot be downloaded from openai/gsm8k on the hub (OfflineMode" in said
+    )
+    assert "--manual-dir" in said and len(said.splitlines()) == 1
 
 
 def test_the_command_builds_and_lists(gsm8k, capsys):
-    where = ["--data_dir", gsm8k.data_dir]
-    assert main(["build", "gsm8k", "--manual_dir", gsm8k.path, *where]) == 0
+    where = ["--data-dir", gsm8k.data_dir]
+    assert main(["build", "gsm8k", "--manual-dir", gsm8k.path, *where]) == 0
     said = capsys.readouterr().out
     assert "gsm8k/train: 3 examples\n" in said and f"from {gsm8k.path}" in said
     assert main(["list", *where]) == 0

@@ -43,10 +43,7 @@ def test_defaults_are_valid():
         ("where", dict(where={"split": "train"})),
         ("synthetic.kinds", dict(synthetic=SyntheticConfig(kinds={"division": 1.0}))),
         ("synthetic.kinds", dict(synthetic=SyntheticConfig(kinds={}))),
-        (
-            "synthetic.kinds.dosing",
-            dict(synthetic=SyntheticConfig(kinds={"dosing": -1.0})),
-        ),
+        ("synthetic.kinds", dict(synthetic=SyntheticConfig(kinds={"dosing": -1.0}))),
         ("synthetic.digits", dict(synthetic=SyntheticConfig(digits=0))),
         ("synthetic.examples", dict(synthetic=SyntheticConfig(examples=0))),
         ("synthetic.label_noise", dict(synthetic=SyntheticConfig(label_noise=1.5))),

@@ -14,7 +14,6 @@ from targetsft_jax.data.pipeline import (
     batch_at,
     iterate,
     prepare,
-    prepare_parts,
     rows_at,
 )
 from targetsft_jax.data.records import load_records, problems
@@ -27,7 +26,7 @@ SMALL = DataConfig(synthetic=SyntheticConfig(examples=50), max_length=64)
 @pytest.fixture(scope="module")
 def dataset():
     """50 rows, one problem each (two do not fit in 64 tokens)."""
-    return prepare(SMALL, TOKENIZER)
+    return prepare(SMALL, TOKENIZER).train
 
 
 def row_names(batch):
@@ -40,7 +39,7 @@ def equal(a, b):
 
 
 def test_shapes_are_accumulation_batch_length(dataset):
-    batch = batch_at(dataset, 3, batch_size=4, accumulation=2, seed=1)
+    batch = batch_at(dataset, 3, batch_size=8, accumulation_steps=2, seed=1)
     assert list(batch) == dataset.columns
     assert {values.shape for values in batch.values()} == {(2, 4, 64)}
 
@@ -61,7 +60,7 @@ def test_an_epoch_visits_every_row_once_and_each_in_another_order(dataset):
 
 def test_accumulation_splits_the_same_rows(dataset):
     whole = batch_at(dataset, 7, batch_size=8, seed=3)
-    split = batch_at(dataset, 7, batch_size=2, accumulation=4, seed=3)
+    split = batch_at(dataset, 7, batch_size=8, accumulation_steps=4, seed=3)
     assert row_names(whole) == row_names(split)
 
 
@@ -81,9 +80,10 @@ def test_seed_and_step_decide(dataset):
 @pytest.mark.parametrize("length", [64, 256], ids=["an example a row", "packed"])
 def test_a_later_start_gives_the_tail(length):
     """From the middle of an epoch on, over its end."""
-    dataset = prepare(dataclasses.replace(SMALL, max_length=length), TOKENIZER)
+    config = dataclasses.replace(SMALL, max_length=length)
+    dataset = prepare(config, TOKENIZER).train
     assert (dataset.rows < 20) == (length == 256)
-    options = dict(batch_size=2, accumulation=2, seed=5)
+    options = dict(batch_size=4, accumulation_steps=2, seed=5)
     full = [b for _, b in zip(range(20), iterate(dataset, **options))]
     tail = [b for _, b in zip(range(7), iterate(dataset, 13, **options))]
     assert all(equal(a, b) for a, b in zip(full[13:], tail, strict=True))
@@ -97,7 +97,7 @@ def test_another_process_gives_the_same(dataset):
         "from targetsft_jax.data.pipeline import *\n"
         "from targetsft_jax.data.tokenizer import byte_tokenizer\n"
         "c = DataConfig(synthetic=SyntheticConfig(examples=50), max_length=64)\n"
-        "d = prepare(c, byte_tokenizer())\n"
+        "d = prepare(c, byte_tokenizer()).train\n"
         "print(d.fingerprint, fingerprint(batch_at(d, 33, batch_size=4, seed=1)))\n"
     )
     from targetsft_jax.data.pipeline import fingerprint
@@ -113,10 +113,10 @@ def test_another_process_gives_the_same(dataset):
 def test_a_step_names_the_records_in_its_rows(packing):
     """What a row says it holds is what its tokens spell, in that order."""
     config = dataclasses.replace(SMALL, max_length=256, packing=packing)
-    packed = prepare(config, TOKENIZER)
+    packed = prepare(config, TOKENIZER).train
     records, _ = load_records(config)
     said = {record.origin: record.messages[-1]["content"] for record in records}
-    options = dict(batch_size=2, accumulation=2, seed=4)
+    options = dict(batch_size=4, accumulation_steps=2, seed=4)
     rows = rows_at(packed, 3, **options)
     batch = batch_at(packed, 3, **options)
     assert rows.shape == (2, 2)
@@ -133,9 +133,8 @@ def test_a_step_names_the_records_in_its_rows(packing):
 
 
 def test_a_set_smaller_than_a_batch_repeats():
-    tiny = prepare(
-        dataclasses.replace(SMALL, synthetic=SyntheticConfig(examples=3)), TOKENIZER
-    )
+    config = dataclasses.replace(SMALL, synthetic=SyntheticConfig(examples=3))
+    tiny = prepare(config, TOKENIZER).train
     names = row_names(batch_at(tiny, 0, batch_size=7))
     assert len(names) == 7 and len(set(names)) == 3
     assert len(set(names[:3])) == len(set(names[3:6])) == 3
@@ -150,7 +149,7 @@ def test_iterate_leaves_no_thread_behind(dataset):
 
 
 def test_the_fingerprint_follows_the_data(dataset):
-    same = prepare(SMALL, TOKENIZER)
+    same = prepare(SMALL, TOKENIZER).train
     assert same.fingerprint == dataset.fingerprint
     for change in (
         dict(synthetic=SyntheticConfig(examples=50, label_noise=0.1)),
@@ -158,7 +157,7 @@ def test_the_fingerprint_follows_the_data(dataset):
         dict(shuffle_seed=1),
         dict(max_length=65),
     ):
-        other = prepare(dataclasses.replace(SMALL, **change), TOKENIZER)
+        other = prepare(dataclasses.replace(SMALL, **change), TOKENIZER).train
         assert other.fingerprint != dataset.fingerprint, change
 
 
@@ -174,7 +173,7 @@ def test_the_report_adds_up(tmp_path):
         max_length=32,
         on_bad_row="skip",
     )
-    report = prepare(config, TOKENIZER).report
+    report = prepare(config, TOKENIZER).train.report
     assert (report.rows, report.bad, report.truncated, report.examples) == (7, 2, 1, 4)
     assert sum(report.dropped.values()) == 1
     assert report.rows == report.bad + report.examples + sum(report.dropped.values())
@@ -250,7 +249,7 @@ def test_real_files_are_prepared_whole(shared):
         where={"split": "train"},
         max_length=2048,
     )
-    report = prepare(config, TOKENIZER).report
+    report = prepare(config, TOKENIZER).train.report
     assert (report.rows, report.filtered, report.bad) == (1000, 500, 0)
     assert report.examples + sum(report.dropped.values()) == 500
 
@@ -288,15 +287,16 @@ def test_what_is_held_out_is_not_trained_on_and_nothing_is_lost(cached, tmp_path
     def origins(dataset):
         return [name for row in range(dataset.rows) for name in dataset.origins(row)]
 
-    everything = origins(prepare(config, TOKENIZER, tmp_path))
+    everything = origins(prepare(config, TOKENIZER, tmp_path).train)
     found = []
     for packing in (True, False):
         changed = dataclasses.replace(config, packing=packing)
-        trained, measured = prepare_parts(changed, TOKENIZER, tmp_path, held_out=9)
+        prepared = prepare(changed, TOKENIZER, tmp_path, held_out=9)
+        trained, measured = prepared.train, prepared.held_out
         assert trained.report.held_out == len(origins(measured)) == 9
         assert sorted(origins(trained) + origins(measured)) == sorted(everything)
         assert trained.fingerprint != measured.fingerprint
         found.append(sorted(origins(measured)))
     assert found[0] == found[1]
     with pytest.raises(ValueError, match=r"validation\.examples is 50 .* has 50"):
-        prepare_parts(config, TOKENIZER, tmp_path, held_out=50)
+        prepare(config, TOKENIZER, tmp_path, held_out=50)

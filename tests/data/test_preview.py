@@ -4,7 +4,7 @@ import json
 
 from support import rig
 
-from targetsft_jax.data.__main__ import main
+from targetsft_jax.datasets import main
 
 
 def _preview(folders, path, capsys, *more, **options):
@@ -68,7 +68,7 @@ def test_rows_are_shown_and_all_is_counted(folders, tmp_path, capsys):
         "same conversation": "1",
         "same prompt, another response": "1",
         "same question": "1",
-        "30 words in a row in common": "0",
+        "30 consecutive words": "0",
     }
     for name, count in expected.items():
         (line,) = (line for line in lines if line.strip().startswith(name))

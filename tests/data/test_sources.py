@@ -16,7 +16,7 @@ from targetsft_jax.data.config import (
     SourceConfig,
     SyntheticConfig,
 )
-from targetsft_jax.data.content_hash import identity
+from targetsft_jax.data.content_hash import content_hash
 from targetsft_jax.data.records import load_records, problems
 from targetsft_jax.data.sources import read_arrow, read_files, read_parquet
 
@@ -81,7 +81,9 @@ def test_tables_give_nested_rows_and_their_numbers(tmp_path, write, read, name):
     assert [origin for origin, _ in found[-2:]] == [f"{path}:2499", f"{path}:2500"]
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=rf"{name}: not a whole .* file .*fetch it ag"):
+    with pytest.raises(
+        ValueError, match=rf"{name}: not a complete .* file .*download it"
+    ):
         list(read(path))
     with pytest.raises(ValueError, match="no such file; check data.path"):
         list(read(str(tmp_path / "none")))
@@ -152,7 +154,7 @@ def test_a_folder_in_the_hubs_layout(tmp_path):
     with pytest.raises(ValueError, match="no split 'dev'; it has test, train"):
         loaded(dataclasses.replace(config, split="dev"))
     write_parquet(tmp_path / "more/train-00000-of-00001.parquet", ROWS[:4])
-    with pytest.raises(ValueError, match="the split lies in several folders"):
+    with pytest.raises(ValueError, match="the split is in several folders"):
         loaded(config)
     (tmp_path / "more/train-00000-of-00001.parquet").unlink()
     (tmp_path / "data/train-00000-of-00002.parquet").unlink()
@@ -200,23 +202,25 @@ def test_identity_follows_every_byte_and_nothing_else(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"a": 1}\n')
     config = SourceConfig(source="jsonl", path=str(path))
-    first = identity(config)
+    first = content_hash(config)
     moved = tmp_path / "moved" / "b.jsonl"
     moved.parent.mkdir()
     moved.write_bytes(path.read_bytes())
-    assert identity(dataclasses.replace(config, path=str(moved))) == first
-    assert identity(dataclasses.replace(config, where={"a": "1"}, limit=3)) == first
+    assert content_hash(dataclasses.replace(config, path=str(moved))) == first
+    assert content_hash(dataclasses.replace(config, where={"a": "1"}, limit=3)) == first
     both = dataclasses.replace(config, path=[str(path), str(moved)])
-    assert identity(both) != first
+    assert content_hash(both) != first
     path.write_bytes(b'{"a": 2}\n')
-    assert identity(config) != first
+    assert content_hash(config) != first
     made = SourceConfig()
     seeds = SourceConfig(synthetic=SyntheticConfig(seed=1))
-    assert identity(made) == identity(made) != identity(seeds)
-    assert identity(DataConfig(mixture=[made, config])) != identity(
+    assert content_hash(made) == content_hash(made) != content_hash(seeds)
+    assert content_hash(DataConfig(mixture=[made, config])) != content_hash(
         DataConfig(mixture=[config, made])
     )
     with pytest.raises(ValueError, match="no such file"):
-        identity(dataclasses.replace(config, path=str(tmp_path / "none.jsonl")))
+        content_hash(dataclasses.replace(config, path=str(tmp_path / "none.jsonl")))
     folder = saved(tmp_path / "hf", {"train": [ROWS[:2]], "test": [ROWS[2:4]]})
-    assert identity(folder) != identity(dataclasses.replace(folder, split="test"))
+    assert content_hash(folder) != content_hash(
+        dataclasses.replace(folder, split="test")
+    )
