@@ -1,8 +1,9 @@
-"""The parts of README.md that follow from the code: method table and file tree.
+"""Generate the parts of README.md and docs/ that follow from the code.
 
     python .ci/readme_parts.py --write
 
-writes them anew between their markers; a test checks that they are current.
+replaces what is between `<!-- NAME -->` and `<!-- end -->` in each of FILES, for each
+NAME in PARTS; a test checks that all of them are current.
 """
 
 import ast
@@ -11,7 +12,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
+FILES = (ROOT / "README.md", ROOT / "docs" / "observability.md")
 FOLDERS = ("targetsft_jax", "configs", "perf", "launch", ".ci")
 KINDS = (".py", ".yaml", ".sh")
 INPUTS_OF_CUSTOM = "those of its residual"
@@ -36,7 +37,7 @@ def method_table() -> str:
 
 
 def tree() -> str:
-    """Every file of the package and beside it with what it says of itself first."""
+    """Every source file with the first line of its docstring or comment."""
     lines = []
     for folder in FOLDERS:
         paths = [p for p in (ROOT / folder).rglob("*") if p.suffix in KINDS]
@@ -51,14 +52,36 @@ def tree() -> str:
     return "```\n" + "\n".join(lines) + "\n```"
 
 
-PARTS = {"methods": method_table, "tree": tree}
+def metric_table() -> str:
+    """One row for each entry of METRICS."""
+    from targetsft_jax.telemetry.metrics import markdown_table
+
+    return markdown_table()
+
+
+def goodput_table() -> str:
+    """One row for each cause of time outside of steps."""
+    from targetsft_jax.telemetry.goodput import CAUSES
+
+    rows = [f"| {cause} | {text} |" for cause, text in CAUSES.items()]
+    return "\n".join(["| cause | time |", "|---|---|", *rows])
+
+
+PARTS = {
+    "methods": method_table,
+    "tree": tree,
+    "metrics": metric_table,
+    "goodput": goodput_table,
+}
 
 
 def current(text: str) -> str:
-    """README's text with every part made anew."""
-    for name, make in PARTS.items():
-        mark = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
-        text = re.sub(mark, lambda m, make=make: m[1] + make() + m[2], text, flags=re.S)
+    """The text of a file with its parts generated from the code."""
+    for name, generate in PARTS.items():
+        part = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.S)
+        if part.search(text):
+            content = generate()
+            text = part.sub(lambda m, content=content: m[1] + content + m[2], text)
     return text
 
 
@@ -75,8 +98,9 @@ def _first_line(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    made = current(README.read_text(encoding="utf-8"))
-    if "--write" in sys.argv:
-        README.write_text(made, encoding="utf-8")
-    else:
-        print(method_table() + "\n\n" + tree())
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        if "--write" in sys.argv:
+            path.write_text(current(text), encoding="utf-8")
+        elif current(text) != text:
+            print(f"{path.relative_to(ROOT)} is not current; run with --write")
