@@ -93,6 +93,22 @@ def methods() -> str:
 
 
 @part
+def metrics() -> str:
+    """One row for each entry of the table of metrics."""
+    from targetsft_jax.telemetry.metrics import markdown_table
+
+    return markdown_table()
+
+
+@part
+def goodput() -> str:
+    """One row for each cause of time outside of steps."""
+    from targetsft_jax.telemetry.goodput import CAUSES
+
+    return table(("cause", "time"), *CAUSES.items())
+
+
+@part
 def layers() -> str:
     """The layers of the import contract, top to bottom."""
     return "```\n" + "\n".join(["commands", *map(" | ".join, _layers())]) + "\n```"

@@ -52,7 +52,7 @@ class Run:
     def summary(self, metric: Metric) -> float | None:
         """Newest value of a metric, or its sum over steps; None if never measured.
 
-        Goodput is that of the whole run: its file also has what followed the last step.
+        Goodput is read from its own file, which also has the time after the last step.
         """
         total = sum(self.seconds.values())
         if metric.name == "goodput" and total:

@@ -7,7 +7,7 @@ from jax import Array
 BINS = 20
 
 PREFIX = "histogram_"
-"""Of the metric `histogram_NAME` [BINS] beside the mean NAME."""
+"""Metric `histogram_NAME` [BINS] is the distribution whose mean is NAME."""
 
 EDGES = {
     "gamma": np.linspace(0, 1, BINS + 1),

@@ -82,12 +82,8 @@ class Anomalies:
         """Print and log a step that was skipped or whose `spike` is 1."""
         loss = float(metrics["loss"])
         if metrics["skipped"]:
-            self._record(
-                "skipped",
-                step,
-                loss,
-                "loss or gradient not finite, step skipped",
-            )
+            text = "loss or gradient not finite, step skipped"
+            self._record("skipped", step, loss, text)
         elif metrics["spike"]:
             self._record("spike", step, loss, f"loss spike ({loss:.4g})")
 
@@ -109,12 +105,7 @@ class Anomalies:
         more = len(examples) - _LISTED
         rest = f" and {more} more" if more > 0 else ""
         self._message(f"step {step}: {text}; {len(examples)} examples: {listed}{rest}")
-        row = {
-            "step": step,
-            "kind": kind,
-            "loss": loss,
-            "examples": examples,
-        }
+        row = {"step": step, "kind": kind, "loss": loss, "examples": examples}
         if self._writer is None:
             self._writer = jsonl.Writer(self._path)
         self._writer.append(row)

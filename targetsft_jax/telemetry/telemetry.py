@@ -11,7 +11,7 @@ telemetry.close()
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import jax
@@ -88,7 +88,7 @@ class Telemetry:
         )
         self._profiler = ProfilerWindow(run_dir, profile_from, log.profile_steps)
 
-    def lost_to(self, cause: str) -> Any:
+    def lost_to(self, cause: str) -> AbstractContextManager[None]:
         """Context manager: count the time inside under one of `goodput.CAUSES`."""
         return self._clock.lost_to(cause)
 
