@@ -35,17 +35,17 @@ class Measurements:
 
     def measure_frozen(self, name: str, role: str) -> None:
         """Measure a role as it is before training."""
-        model, session = self._session.roles[role].model, self._session
-        stored = f"{model.source} as {session.roles[role].dtype}"
+        session = self._session
+        if not session.problems:
+            return
+        model, dtype = session.roles[role].model, session.roles[role].dtype
 
         def load() -> Params:
-            if role == "student" and session.spec.lora is None:
-                return session.roles[role].model.load(
-                    session.mesh, session.roles[role].dtype
-                )
+            if role == "student":
+                return session.student_at_start()
             return session.frozen_parameters(role)
 
-        self.measure(name, stored, load, role)
+        self.measure(name, f"{model.source} as {dtype}", load, role)
 
     def recall(self, name: str, model: str) -> bool:
         """Whether nothing is left to measure of a model; its score is then known."""

@@ -67,6 +67,7 @@ class Session:
         problems: held-out problems; empty without evaluation.
         validation: held-out rows; None without validation.
         shared: what is shared with other runs of the process.
+        start_parameters: the student at its start, while it is on the devices.
     """
 
     config: Config
@@ -79,6 +80,16 @@ class Session:
     problems: Sequence[Problem]
     validation: Validation | None
     shared: Shared
+    start_parameters: Params | None = None
+
+    def student_at_start(self) -> Params:
+        """The parameters of the student before training; read once."""
+        if self.spec.lora is not None:
+            return self.frozen_parameters("student")
+        if self.start_parameters is None:
+            student = self.roles["student"]
+            self.start_parameters = student.model.load(self.mesh, student.dtype)
+        return self.start_parameters
 
     def frozen_parameters(self, role: str) -> Params:
         """Parameters that training does not change; equal models share arrays."""
@@ -101,7 +112,7 @@ class Session:
         config, adapters = student.model.config, self.spec.lora
         if adapters is None:
             shapes = decoder.abstract_params(config, student.dtype)
-            return Start(shapes, lambda: student.model.load(self.mesh, student.dtype))
+            return Start(shapes, self._take_student)
 
         def make(key: Any) -> Params:
             return lora.init_adapters(config, adapters, key)
@@ -111,6 +122,11 @@ class Session:
         axes = lora.logical_axes(config, adapters)
         shardings = rules.shardings(axes, shapes, self.mesh)
         return Start(shapes, lambda: jax.jit(make, out_shardings=shardings)(key))
+
+    def _take_student(self) -> Params:
+        """The student at its start, for a training that consumes it."""
+        params, self.start_parameters = self.student_at_start(), None
+        return params
 
 
 def open_session(config: Config, shared: Shared | None = None) -> Session:
