@@ -256,7 +256,7 @@ def test_another_configuration_is_refused_by_key_and_value(done, capsys):
     assert "target.eta: was None, is 0.25" in said
     assert "seed: was 0, is 9" in said
     assert "choose another run_dir" in said
-    assert "mesh" not in said and "resume" not in said
+    assert "mesh." not in said and "resume:" not in said
 
 
 def test_resume_false_does_not_touch_a_run(done, capsys):
