@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from targetsft_jax.checkpoints.open import open_role
+from targetsft_jax.checkpoints.open import open_model
 from targetsft_jax.config.schema import Config, role_config
 from targetsft_jax.data.tokenizer import load_tokenizer
-from targetsft_jax.hf.importer import resolve
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel import mesh as meshes
@@ -123,8 +122,8 @@ def _roles(
         if role.build:
             model, origin, folder = architecture(role.build), f"{name}.build", None
         elif role.path:
-            stored = open_role(name, resolve(role.path, weights=False), dtype)
-            model, origin, folder = stored.config, str(role.path), stored.folder
+            stored = open_model(role.path, weights=False)
+            model, origin, folder = stored.config, role.path, stored.folder
         else:
             # Only a reference may have no path: it is the student at its start.
             model, origin = roles["student"].config, "the student at its start"
