@@ -1,1 +1,1 @@
-"""Runs side by side: what they measured, as pictures."""
+"""Comparison of runs: their metrics read back, tables and figures."""
