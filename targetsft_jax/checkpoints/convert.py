@@ -111,7 +111,8 @@ def _complete(
         raise ValueError(
             f"{stored.folder} holds {', '.join(params)}, and "
             f"{stored.run_dir.adapters}, which names the base of adapters, does not "
-            "exist; expected a complete model without --base, or a run that trained adapters"
+            "exist; expected a complete model without --base, or a run that trained "
+            "adapters"
         )
     return params, dtype
 

@@ -170,7 +170,7 @@ def _histogram_over_steps(axis: Any, runs: list[Run], metric: Metric) -> None:
         times, EDGES[metric.name], roots, cmap="viridis", vmin=0, vmax=1
     )
     shares = (0, 0.1, 0.25, 0.5, 1)
-    bar = axis.figure.colorbar(mesh, ax=axis, ticks=np.sqrt(shares))
+    bar = axis.figure.colorbar(mesh, ax=axis, ticks=np.sqrt(shares), pad=0.02)
     bar.ax.set_yticklabels([f"{share:.0%}" for share in shares], fontsize=_LABEL - 1)
 
 
@@ -196,8 +196,11 @@ def _wall_time(axis: Any, runs: list[Run]) -> None:
             label = cause if number == 0 else None
             axis.barh(number, share, left=left, color=colours[cause], label=label)
             left += share
-        # Inside the axes: beside them long names would squeeze every panel.
-        axis.text(0.01, number, run.name, va="center", fontsize=_LABEL, clip_on=True)
+        if len(runs) > 1:
+            # Inside the axes: beside them long names would squeeze every panel.
+            box = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1.5}
+            text = axis.text(0.01, number, run.name, va="center", bbox=box)
+            text.set(fontsize=_LABEL, clip_on=True)
     axis.set_yticks([])
     # Room for the legend below the last bar.
     axis.set_ylim(len(runs) - 0.5 + 0.45 * len(runs), -0.5)
