@@ -116,25 +116,6 @@ def test_no_row_holds_two_sources_where_there_are_weights():
         assert len({origin.split(":")[2] for origin in dataset.origins(i)}) == 1
 
 
-def test_bad_and_dropped_rows_are_counted_for_their_source(tmp_path):
-    path = tmp_path / "a.jsonl"
-    rows = [{"q": "1", "a": "2"}, {"q": "1"}, {"q": "<|end|>", "a": "2"}]
-    rows.append({"q": "b" * 100, "a": "c"})
-    path.write_text("\n".join(map(json.dumps, rows)))
-    file = SourceConfig(
-        source="jsonl", path=str(path), fields=FieldMap(prompt="q", response="a")
-    )
-    config = DataConfig(
-        mixture=[SourceConfig(synthetic=SyntheticConfig(examples=5)), file],
-        max_length=64,
-        on_bad_row="skip",
-    )
-    report = prepare(config, byte_tokenizer()).train.report
-    own = {line.split()[0]: line.split() for line in report.lines()}["a.jsonl"]
-    assert own[1:6] == ["4", "0", "2", "1", "1"]  # rows, filtered, bad, dropped, kept
-    assert (report.rows, report.bad, report.examples) == (9, 2, 6)
-
-
 def test_a_weighted_source_without_examples_is_an_error(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"q": "b" * 100, "a": "c"}))
