@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,17 @@ import numpy as np
 import optax
 
 from targetsft_jax.config.method import ResolvedMethod
+from targetsft_jax.config.schema import TrainConfig
+from targetsft_jax.data.pipeline import Dataset
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel.mesh import make_mesh, rows_over
+from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.targets.api import get_method, hyper_parameters
 from targetsft_jax.targets.policies import FROM_DATA
+from targetsft_jax.training.fit import Fitted, Start, TrainingData, fit
 from targetsft_jax.training.micro_batch import BASE, Numerics, StepSpec
 from targetsft_jax.training.state import (
     TrainState,
@@ -26,6 +31,7 @@ from targetsft_jax.training.state import (
     state_shardings,
 )
 from targetsft_jax.training.step import make_train_step
+from targetsft_jax.training.validate import Validation
 
 from .quick import QUICK, quicker
 
@@ -350,6 +356,26 @@ def assert_close_trees(left, right, roundings: float, floor=None):
         np.testing.assert_allclose(
             a, b, rtol=0, atol=allowed, err_msg=jax.tree_util.keystr(path)
         )
+
+
+def run_fit(
+    spec: StepSpec,
+    params: dict,
+    frozen: dict,
+    dataset: Dataset,
+    mesh,
+    config: TrainConfig,
+    *,
+    run_dir: Path,
+    seed: int,
+    validation: Validation | None = None,
+    **options,
+) -> Fitted:
+    """`fit` on parameters that are on the mesh already."""
+    start = Start(jax.eval_shape(lambda: params), lambda: params)
+    data = TrainingData(dataset, seed, validation)
+    where = RunDir(run_dir)
+    return fit(spec, start, frozen, data, mesh, config, run_dir=where, **options)
 
 
 def write_folders(folder) -> dict:

@@ -6,7 +6,7 @@ import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import problems, rig
+from support import loss_problems, rig
 
 from targetsft_jax import METHODS, fused_loss
 from targetsft_jax.experiments import curves, summary
@@ -25,7 +25,7 @@ def _undeclared(names):
 
 def _loss_metrics(method, hyper):
     """Names of the metrics of the loss; nothing is computed."""
-    hidden, head, labels, arguments = problems.problem("float32")
+    hidden, head, labels, arguments = loss_problems.problem("float32")
     weights = arguments.pop("weights")
     needs = METHODS[method].inputs(**hyper) if method in METHODS else ()
     models = {"teacher_logits": "teacher", "reference_logits": "reference"}

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from support import rig
-from test_fit import CONFIG, STEPS, _fit, dataset, undisturbed  # noqa: F401
+from support.fits import CONFIG, STEPS, fit_target_sft
 
 from targetsft_jax.checkpoints.manager import Checkpoints
 from targetsft_jax.storage import disk_full as disk
@@ -25,15 +25,15 @@ def _full_at(steps, monkeypatch):
 
 
 def test_training_goes_on_and_saves_later(
-    undisturbed,  # noqa: F811
-    dataset,  # noqa: F811
+    undisturbed,
+    dataset,
     tmp_path,
     monkeypatch,
     capsys,
 ):
     _full_at([2], monkeypatch)
     monkeypatch.setattr(disk, "RETRY_SECONDS", 0)
-    finished = _fit(dataset, tmp_path, config=replace(CONFIG, save_every=2))
+    finished = fit_target_sft(dataset, tmp_path, config=replace(CONFIG, save_every=2))
     rig.assert_equal_trees(rig.host(finished.state), rig.host(undisturbed[1].state))
     said = capsys.readouterr().out
     assert "checkpoint 2 was not saved" in said and "there is none yet" in said
@@ -44,7 +44,7 @@ def test_training_goes_on_and_saves_later(
 
 
 def test_the_last_save_waits_for_room_and_then_says_so(
-    dataset,  # noqa: F811
+    dataset,
     tmp_path,
     monkeypatch,
     capsys,
@@ -53,17 +53,17 @@ def test_the_last_save_waits_for_room_and_then_says_so(
     monkeypatch.setattr(disk, "LAST_SAVE_SECONDS", 0.2)
     monkeypatch.setattr(disk, "LAST_SAVE_INTERVAL", 0.05)
     with pytest.raises(OSError, match=r"step 6, was not saved.*\(2\) is intact"):
-        _fit(dataset, tmp_path)
+        fit_target_sft(dataset, tmp_path)
     assert capsys.readouterr().out.count("checkpoint 6 was not saved") >= 2
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"2"}
     # Space has come back.
     monkeypatch.undo()
-    assert _fit(dataset, tmp_path).resumed_from == 2
+    assert fit_target_sft(dataset, tmp_path).resumed_from == 2
 
 
 def test_numbers_wait_for_space_too(
-    undisturbed,  # noqa: F811
-    dataset,  # noqa: F811
+    undisturbed,
+    dataset,
     tmp_path,
     monkeypatch,
     capsys,
@@ -76,6 +76,6 @@ def test_numbers_wait_for_space_too(
         real(self, step, metrics)
 
     monkeypatch.setattr(RunLog, "write", write)
-    finished = _fit(dataset, tmp_path)
+    finished = fit_target_sft(dataset, tmp_path)
     assert "step 3: disk full; its metrics" in capsys.readouterr().out
     rig.assert_equal_trees(rig.host(finished.state), rig.host(undisturbed[1].state))
