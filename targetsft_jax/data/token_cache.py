@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from targetsft_jax.data.config import DataConfig
 from targetsft_jax.data.examples import Arrays, join_parts
 from targetsft_jax.storage import array_folder
+from targetsft_jax.targets.inputs import column_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,6 +86,7 @@ class CacheFolders:
             str(datetime.date.today()) if "strftime_now" in template else None,
             content,
             settings,
+            column_names(),
         ]
         key = _hash(json.dumps(tokens, sort_keys=True, default=str))
         rows = _hash(json.dumps([key, packing], sort_keys=True))

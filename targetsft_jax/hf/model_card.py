@@ -5,7 +5,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from targetsft_jax.targets.api import get_method
+from targetsft_jax.targets.describe import explain
 
 _LIBRARIES = (
     "targetsft-jax",
@@ -48,7 +48,9 @@ def training_card(
         "",
         "    Q = γ·δ_y + (1 − γ)·π̃",
         "",
-        *_method(method, hyper),
+        f"## Method: {method}",
+        "",
+        *explain(method, hyper),
         "",
         "## Models",
         "",
@@ -84,36 +86,6 @@ def converted_card(source: str) -> str:
             "",
         ]
     )
-
-
-def _method(name, hyper):
-    method = get_method(name)
-    gamma, rest = method.label, method.alternative
-    given = ", ".join(f"{key} = {value}" for key, value in hyper.items())
-    lines = [
-        f"## Method: {name}",
-        "",
-        f"- γ = {gamma}, the trust in the label y",
-        f"- π̃ = {_residual(gamma, rest)}",
-    ]
-    if rest != "0":
-        lines.append(f"- T = softmax(α·z + β·z_other), (α, β) = {method.mix}")
-    lines.append("- p: the model's own distribution; p_y: its probability of the label")
-    if given:
-        lines.append(f"- hyper-parameters: {given}")
-    return [*lines, f"- source: {method.source}"]
-
-
-def _residual(gamma, rest):
-    """π̃ of Q = (1 − a − b)·p + a·δ_y + b·T, as readers write it."""
-    if rest == "0":
-        return "p"
-    if rest == f"1 − {gamma}" or (gamma, rest) == ("0", "1"):
-        return "T"
-    if gamma == "1":
-        # No mass is left for π̃: Q is signed, δ_y and a difference beside it.
-        return f"none, since γ = 1: Q = δ_y + ({rest})·(T − p)"
-    return f"((1 − γ − b)·p + b·T) / (1 − γ), b = {rest}"
 
 
 def _front_matter(base):
