@@ -30,7 +30,7 @@ class Record:
     answer: str | None = None
     """The gold answer, if there is one."""
     columns: dict[str, float | list[float]] = field(default_factory=dict)
-    """By name from `targets.inputs`: a number, or one number for each trained token."""
+    """By name in `targets.inputs`: a number, or one number per trained token."""
     origin: str = ""
     """`file:row`, or the coordinates of a generated record."""
     id: str = ""

@@ -2,8 +2,11 @@
 
 import pytest
 
+from targetsft_jax.data import record as record_module
 from targetsft_jax.data.config import FieldMap
 from targetsft_jax.data.record import RowError, to_record
+from targetsft_jax.keys import between
+from targetsft_jax.targets import inputs
 
 QA = FieldMap(prompt="question", response="answer")
 
@@ -83,6 +86,19 @@ def test_columns_are_read_by_name():
         "critical_mask": [1.0, 0.0],
         "old_logprob": -0.5,
     }
+
+
+def test_a_new_input_of_methods_is_read_without_a_change_of_the_reader(monkeypatch):
+    """One line in `targets.inputs` is enough, and an unknown name is no column."""
+    extended = dict(inputs.INPUTS)
+    extended["surprise"] = inputs.Input("surprise", "token", between(0, 1))
+    row = GOOD | {"surprise": [0, 0.5], "other": [1]}
+    assert to_record(row, QA, "f:1").columns == {}
+    monkeypatch.setattr(inputs, "INPUTS", extended)
+    monkeypatch.setattr(record_module, "INPUTS", extended)
+    assert to_record(row, QA, "f:1").columns == {"surprise": [0.0, 0.5]}
+    with pytest.raises(RowError, match=r"f:1: surprise is 2; expected a number"):
+        to_record(row | {"surprise": 2}, QA, "f:1")
 
 
 def turns(*pairs):
