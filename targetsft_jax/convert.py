@@ -81,16 +81,17 @@ def _from_hf(own):
     import jax
 
     from targetsft_jax.checkpoints.reader import keep_model, save_params
-    from targetsft_jax.hf.export_folder import whole
+    from targetsft_jax.hf.export_folder import check_export
     from targetsft_jax.hf.importer import load_config, load_params, resolve
     from targetsft_jax.hf.model_card import converted_card
+    from targetsft_jax.storage import atomic
 
     if own.out.exists() and (not own.out.is_dir() or any(own.out.iterdir())):
         raise FileExistsError(f"{own.out} exists already; name a new folder")
     folder = resolve(own.source)
     config = load_config(folder)
     params = load_params(folder, config, dtype=own.dtype)
-    with whole(own.out) as partial:
+    with atomic.folder(own.out, check_export) as partial:
         keep_model(partial, folder, converted_card(own.source))
         save_params(partial, jax.block_until_ready(params))
     print(f"{folder} is now\n  {own.out}")

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from targetsft_jax.checkpoints.manager import FOLDER, by_layers
 from targetsft_jax.hf.export_folder import CARD_FILE
 from targetsft_jax.hf.importer import load_config, mapped_params, resolve
-from targetsft_jax.hf.sidecar_files import copy_tokenizer, speak_as_trained
+from targetsft_jax.hf.sidecar_files import copy_tokenizer, write_chat_template
 from targetsft_jax.hf.tensor_files import read_json
 from targetsft_jax.models import lora
 from targetsft_jax.models.lora import Lora
@@ -239,7 +239,7 @@ def keep_model(
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     copy_tokenizer(source, folder)
-    speak_as_trained(folder, template, list(stops))
+    write_chat_template(folder, template, list(stops))
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
     if adapters is not None:
         kept = asdict(adapters.lora) | {"base": adapters.base, "dtype": adapters.dtype}

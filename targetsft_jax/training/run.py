@@ -41,12 +41,13 @@ from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.hf.importer import resolve
 from targetsft_jax.hf.model_card import training_card
 from targetsft_jax.hf.peft import save_adapter
-from targetsft_jax.hf.sidecar_files import prove_exportable
+from targetsft_jax.hf.sidecar_files import check_exportable
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import processes, rules
 from targetsft_jax.storage.atomic import write_text
+from targetsft_jax.targets.describe import explain
 from targetsft_jax.telemetry.log import METRICS_FILE
 from targetsft_jax.telemetry.progress import LEGEND
 from targetsft_jax.training.fit import fit, total_steps
@@ -213,7 +214,7 @@ def _open(config: Config, mesh: Mesh) -> Session:
             roles[name] = _role(name, given, config, mesh)
     tokenizer = shared_tokenizer(list(roles.values()))
     tokenizer = with_template(tokenizer, config.data.chat_template)
-    prove_exportable(roles["student"].config, tokenizer)
+    check_exportable(roles["student"].config, tokenizer)
     dataset, kept_out = prepare_parts(
         config.data, tokenizer, config.cache_dir, held_out=config.validation.examples
     )
@@ -412,7 +413,7 @@ def _card(session: Session, method: str, hyper: dict[str, Any]) -> str:
     }
     return training_card(
         method=method,
-        hyper=hyper,
+        explanation=explain(method, hyper),
         models=models,
         data=[
             f"source               {', '.join(map(_source, sources(data)))}",
