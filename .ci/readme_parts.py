@@ -1,8 +1,8 @@
-"""The parts of README.md that follow from the code: method table and file tree.
+"""Generate the parts of README.md that follow from the code: method table, file tree.
 
     python .ci/readme_parts.py --write
 
-writes them anew between their markers; a test checks that they are current.
+replaces them between their markers; a test checks that they are current.
 """
 
 import ast
@@ -14,29 +14,18 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 FOLDERS = ("targetsft_jax", "configs", "perf", "launch", ".ci")
 KINDS = (".py", ".yaml", ".sh")
-INPUTS_OF_CUSTOM = "those of its residual"
 
 
 def method_table() -> str:
     """One row for each entry of METHODS."""
     from targetsft_jax import METHODS
+    from targetsft_jax.targets.describe import TABLE_HEADER, table_row
 
-    rows = [
-        "| method | a (label) | b (alternative) | (α, β) | inputs | hyper-parameters "
-        "| source |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, method in METHODS.items():
-        needs = method.needs
-        inputs = INPUTS_OF_CUSTOM if callable(needs) else _code(needs)
-        hyper = _code(f"{k}={v!r}" for k, v in method.defaults.items())
-        cells = (f"`{name}`", method.label, method.alternative, method.mix)
-        rows.append("| " + " | ".join([*cells, inputs, hyper, method.source]) + " |")
-    return "\n".join(rows)
+    return "\n".join([TABLE_HEADER, *map(table_row, METHODS.values())])
 
 
 def tree() -> str:
-    """Every file of the package and beside it with what it says of itself first."""
+    """Every source file with the first line of its docstring or comments."""
     lines = []
     for folder in FOLDERS:
         paths = [p for p in (ROOT / folder).rglob("*") if p.suffix in KINDS]
@@ -55,15 +44,11 @@ PARTS = {"methods": method_table, "tree": tree}
 
 
 def current(text: str) -> str:
-    """README's text with every part made anew."""
+    """README's text with every part regenerated."""
     for name, make in PARTS.items():
         mark = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
         text = re.sub(mark, lambda m, make=make: m[1] + make() + m[2], text, flags=re.S)
     return text
-
-
-def _code(names) -> str:
-    return ", ".join(f"`{name}`" for name in names)
 
 
 def _first_line(path: Path) -> str:
@@ -75,8 +60,8 @@ def _first_line(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    made = current(README.read_text(encoding="utf-8"))
+    readme = current(README.read_text(encoding="utf-8"))
     if "--write" in sys.argv:
-        README.write_text(made, encoding="utf-8")
+        README.write_text(readme, encoding="utf-8")
     else:
         print(method_table() + "\n\n" + tree())

@@ -20,6 +20,7 @@ from targetsft_jax.command import UsageError
 from targetsft_jax.data.config import DataConfig, SyntheticConfig, source_name, sources
 from targetsft_jax.data.config import validate as validate_data
 from targetsft_jax.targets.api import get_method, hyper_parameters
+from targetsft_jax.targets.inputs import policy_sources
 from targetsft_jax.targets.methods import METHODS
 from targetsft_jax.targets.trajectory import MODES
 
@@ -33,10 +34,7 @@ REMAT = ("none", "full", "dots")
 ATTENTION = ("auto", "splash", "cudnn", "pallas_gpu", "xla")
 DTYPES = ("float32", "bfloat16")
 FROZEN_ROLES = ("teacher", "reference")
-POLICY_SOURCES = {
-    "old_logprob": ("snapshot", "data"),
-    "trajectory_weight": ("current", "ema", "data"),
-}
+POLICY_SOURCES = policy_sources()
 LORA_TARGETS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
@@ -491,18 +489,6 @@ def _reader(model: str, config: Config) -> str:
 
 
 def _check_types(name: str, hyper: dict[str, Any]) -> None:
-    for key, default in get_method(name).defaults.items():
-        value = hyper[key]
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if isinstance(default, int | float) and not number:
-            raise ValueError(
-                f"target.{key} is {value!r}; expected a number such as {default}"
-            )
-        # Counts of tokens become shapes, which fail on 2.5 long after this.
-        if isinstance(default, int) and not float(value).is_integer():
-            raise ValueError(f"target.{key} is {value!r}; expected a whole number")
-        if default is None and value is not None and not number:
-            raise ValueError(f"target.{key} is {value!r}; expected a number or null")
     refusal = get_method(name).refusal(**hyper)
     if refusal is not None:
         raise ValueError(f"target.{refusal}")

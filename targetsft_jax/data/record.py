@@ -8,15 +8,7 @@ from typing import Any
 
 from targetsft_jax.data.config import FieldMap
 from targetsft_jax.data.filters import Test
-
-# Columns that a method may ask for. They are read from the row under these names.
-COLUMNS = {
-    "trajectory_weight": ("0 or more", lambda value: value >= 0),
-    "critical_mask": ("0 or 1", lambda value: value in (0, 1)),
-    "old_logprob": ("at most 0", lambda value: value <= 0),
-}
-# One number an example; the others may also be a list, one entry a trained token.
-PER_EXAMPLE = ("trajectory_weight",)
+from targetsft_jax.targets.inputs import INPUTS, column_names
 
 
 class RowError(ValueError):
@@ -36,7 +28,7 @@ class Record:
     answer: str | None = None
     """The gold answer, where there is one."""
     columns: dict[str, float | list[float]] = field(default_factory=dict)
-    """By name from COLUMNS: a number, or one number for each trained token."""
+    """By name from `targets.inputs`: a number, or one number for each trained token."""
     origin: str = ""
     """`file:row`, or how the record was generated."""
     id: str = ""
@@ -90,7 +82,7 @@ def to_record(
         raise RowError(origin, "no gold answer: set fields.answer to evaluate")
     columns = {
         name: _column(name, row[name], origin)
-        for name in COLUMNS
+        for name in column_names()
         if row.get(name) is not None
     }
     return Record(messages, answer, columns, origin, id, source)
@@ -221,14 +213,15 @@ def _is_unicode(text: str) -> bool:
 
 
 def _column(name: str, value: Any, origin: str) -> float | list[float]:
-    expected, accepts = COLUMNS[name]
-    if isinstance(value, list) and name not in PER_EXAMPLE:
-        return [_number(name, item, expected, accepts, origin) for item in value]
-    return _number(name, value, expected, accepts, origin)
+    if isinstance(value, list) and INPUTS[name].per == "token":
+        return [_number(name, item, origin) for item in value]
+    return _number(name, value, origin)
 
 
-def _number(name: str, value: Any, expected: str, accepts, origin: str) -> float:
+def _number(name: str, value: Any, origin: str) -> float:
+    domain = INPUTS[name].domain
     number = isinstance(value, bool | int | float) and math.isfinite(value)
-    if not number or not accepts(value):
-        raise RowError(origin, f"{name} is {value!r}; expected a number, {expected}")
+    if not number or (domain is not None and not domain.accepts(value)):
+        expected = "a number" if domain is None else f"a number, {domain.expected}"
+        raise RowError(origin, f"{name} is {value!r}; expected {expected}")
     return float(value)

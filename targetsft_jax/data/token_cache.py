@@ -13,6 +13,7 @@ import numpy as np
 
 from targetsft_jax.data.config import DataConfig
 from targetsft_jax.storage import array_folder, atomic
+from targetsft_jax.targets.inputs import column_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -73,6 +74,7 @@ class Cache:
             str(datetime.date.today()) if "strftime_now" in template else None,
             identity,
             settings,
+            column_names(),
         ]
         key = _hash(json.dumps(tokens, sort_keys=True, default=str))
         rows = _hash(json.dumps([key, packing], sort_keys=True))

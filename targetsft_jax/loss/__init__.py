@@ -1,4 +1,7 @@
-"""From hidden states and heads to a loss; imports `targets` only."""
+"""Losses from hidden states and heads, without a [tokens, V] array.
+
+Imports `targets`, and `parallel.rules` for heads that are stored on a mesh.
+"""
 
 from targetsft_jax.loss.fused import fused_loss
 from targetsft_jax.loss.logprob import label_logprob

@@ -1,12 +1,14 @@
-"""Targets: what a loss teaches. Pure functions of arrays; imports jax only."""
+"""Targets: the distributions that losses teach. Pure functions of arrays."""
 
 from targetsft_jax.targets.api import induced_target, objective, target
-from targetsft_jax.targets.methods import METHODS, Method
+from targetsft_jax.targets.method import Hyper, Method
+from targetsft_jax.targets.methods import METHODS
 from targetsft_jax.targets.qtarget import QTarget
 from targetsft_jax.targets.trajectory import trajectory_weight
 
 __all__ = [
     "METHODS",
+    "Hyper",
     "Method",
     "QTarget",
     "induced_target",

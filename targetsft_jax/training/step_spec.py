@@ -17,7 +17,8 @@ from targetsft_jax.models.lora import Lora, num_adapter_parameters
 from targetsft_jax.models.sharded_attention import mesh_attend
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import vocabulary
-from targetsft_jax.targets.api import SECOND_MODELS, get_method
+from targetsft_jax.targets.api import get_method
+from targetsft_jax.targets.inputs import SECOND_MODELS
 from targetsft_jax.targets.policies import FROM_DATA, Policy, Snapshot, Trajectory
 from targetsft_jax.training.step import StepSpec
 
