@@ -42,7 +42,7 @@ def write(folder: Path, gib: float) -> None:
     from safetensors.numpy import save_file
 
     from targetsft_jax.hf.config_json import config_from_json
-    from targetsft_jax.hf.families import places
+    from targetsft_jax.hf.tensor_map import checkpoint_tensors
     from targetsft_jax.models.decoder import num_parameters
 
     def size(layers: int) -> int:
@@ -79,7 +79,7 @@ def write(folder: Path, gib: float) -> None:
         weight_map.update(dict.fromkeys(part, name))
         part, size_of_part, number = {}, 0, number + 1
 
-    for key in places(config):
+    for key in checkpoint_tensors(config):
         module = next(name for name in shapes if f"{name}." in key)
         shape = shapes[module][:1] if key.endswith("bias") else shapes[module]
         part[key] = np.resize(noise, shape)

@@ -9,7 +9,7 @@ from typing import Any
 
 from targetsft_jax.checkpoints.open import open_model
 from targetsft_jax.hf.export_folder import CARD_FILE
-from targetsft_jax.hf.sidecar_files import copy_tokenizer, speak_as_trained
+from targetsft_jax.hf.sidecar_files import copy_tokenizer, write_chat_template
 from targetsft_jax.hf.tensor_files import read_json
 from targetsft_jax.models import lora
 from targetsft_jax.models.lora import Lora
@@ -69,7 +69,7 @@ def write_model_folder(
             if (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)
         copy_tokenizer(source, folder)
-        speak_as_trained(folder, template, list(stops))
+        write_chat_template(folder, template, list(stops))
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
         if adapters is not None:
             info = asdict(adapters.lora) | {

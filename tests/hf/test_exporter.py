@@ -76,7 +76,7 @@ def test_failure_leaves_the_earlier_export(tmp_path, tiny, monkeypatch):
         calls.append(spec)
         if len(calls) == 5:
             raise OSError("disk full")
-        return np.zeros(spec["shape"], spec["dtype"])
+        return np.zeros(spec.shape, spec.dtype)
 
     with monkeypatch.context() as patch:
         patch.setattr(exporter, "_host_tensor", fail)
@@ -241,7 +241,7 @@ def test_tokenizer_that_would_not_come_back(tmp_path, monkeypatch):
     with pytest.raises(ValueError) as error:
         save_pretrained(target, config, params, tokenizer=tokenizer)
     message = str(error.value)
-    assert "model_type 'qwen2', AutoTokenizer makes a Qwen2Tokenizer" in message
+    assert "model_type 'qwen2', AutoTokenizer loads a Qwen2Tokenizer" in message
     assert "token '<|endoftext|>': absent before, 264 after" in message
     # The accent of its own: Qwen2Tokenizer composes it with the letter before it.
     assert "ids of a sample text: [101, 204, 129, " in message
