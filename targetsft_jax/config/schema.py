@@ -194,6 +194,11 @@ class MeshConfig:
         10, "Seconds of silence after which a process counts as dead.", at_least(1)
     )
 
+    def processes_of_run(self) -> dict[str, Any]:
+        """The keys that `parallel.launch.launch` takes: all but the axes."""
+        axes = ("data", "fsdp", "tensor", "vocab_group")
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in axes}
+
 
 @section
 class TrainConfig:
