@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from targetsft_jax.keys import Domain, at_least
+from targetsft_jax import keys
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Input:
 
     name: str
     per: Literal["model", "token", "example"]
-    domain: Domain | None = None
+    domain: keys.Domain | None = None
     policy_sources: tuple[str, ...] = ()
 
 
@@ -38,12 +38,14 @@ _TABLE: dict[str, Input] = {
     for each in (
         Input("teacher_logits", "model"),
         Input("reference_logits", "model"),
-        Input("trajectory_weight", "example", at_least(0), ("current", "ema", "data")),
-        Input("critical_mask", "token", Domain("0 or 1", lambda x: x in (0, 1))),
+        Input(
+            "trajectory_weight", "example", keys.at_least(0), ("current", "ema", "data")
+        ),
+        Input("critical_mask", "token", keys.Domain("0 or 1", lambda x: x in (0, 1))),
         Input(
             "old_logprob",
             "token",
-            Domain("at most 0", lambda x: x <= 0),
+            keys.Domain("at most 0", lambda x: x <= 0),
             ("snapshot", "data"),
         ),
     )
