@@ -7,7 +7,9 @@
 130  interrupted
 """
 
+import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -50,3 +52,14 @@ def run_command(
         sys.stderr.write(f"{interrupted}\n")
         return INTERRUPTED
     return DONE if status is None else status
+
+
+def file_size(text: str) -> int:
+    """Argument type of a file size: "5GB", "500 MB" or "1.5kB" in bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)B?", text.strip(), re.IGNORECASE)
+    if not match or not float(match[1]):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size; expected one such as 5GB or 500MB"
+        )
+    unit = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[match[2].upper()]
+    return int(float(match[1]) * unit)

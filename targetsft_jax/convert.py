@@ -1,162 +1,58 @@
-"""`python -m targetsft_jax.convert to-hf RUN OUT`: checkpoints to folders and back."""
+"""`python -m targetsft_jax.convert to-hf RUN OUT`: Hugging Face folders, both ways."""
 
 import argparse
-import os
-import re
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-DTYPES = ("float32", "float16", "bfloat16")
+from targetsft_jax.command import file_size, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 where it is done, 1 where it cannot be, 2 for bad usage."""
-    # Transformers serves configs and tokenizers here: that torch is absent is no news.
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    own = _parser().parse_args(arguments)
+    """Run the command; returns the exit code."""
+    return run_command(_convert, arguments)
+
+
+def _convert(arguments: list[str]) -> None:
+    options = vars(_parser().parse_args(arguments))
     import jax
 
-    # No accelerator is looked for: one may be busy with the very run.
+    # The run itself may be using the accelerators.
     jax.config.update("jax_platforms", "cpu")
-    try:
-        own.run(own)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; nothing was written\n")
-        return 130
-    return 0
+    from targetsft_jax.checkpoints import convert
 
-
-def _to_hf(own):
-    from targetsft_jax.checkpoints.reader import (
-        ADAPTERS_FILE,
-        MODEL_FOLDER,
-        adapted,
-        find_checkpoint,
-    )
-    from targetsft_jax.hf.export_folder import CARD_FILE
-    from targetsft_jax.hf.exporter import save_pretrained
-    from targetsft_jax.hf.importer import load_config
-
-    stored = find_checkpoint(own.source, own.step)
-    params, dtype = stored.params(), own.dtype
-    over = adapted(stored.run_dir)
-    if over is not None:
-        dtype = dtype or over.dtype
-        params = replace(over, dtype=dtype).merged(params, own.base)
-    elif own.base is not None or "embed" not in params:
-        raise ValueError(
-            f"{stored.folder} holds {', '.join(params)}, and no {MODEL_FOLDER}/"
-            f"{ADAPTERS_FILE} says that these are adapters over a base; expected a "
-            "whole model without --base, or a run that trained adapters"
-        )
-    like = own.like or stored.run_dir / MODEL_FOLDER
-    if not (like / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{like / 'config.json'} does not exist, so the model's architecture and "
-            "tokenizer are unknown; give --like FOLDER, the Hugging Face folder that "
-            "the run's student came from (or its export in hf/)"
-        )
-    card = stored.run_dir / MODEL_FOLDER / CARD_FILE
-    text = card.read_text(encoding="utf-8") if card.is_file() else None
-    if text is not None and stored.step:
-        text += f"\nThese weights: optimizer step {stored.step:,}.\n"
-    save_pretrained(
-        own.out,
-        load_config(like),
-        params,
-        like=like,
-        card=text,
-        dtype=dtype,
-        max_shard_bytes=own.max_shard_size,
-    )
-    print(f"{stored.folder} (step {stored.step}) is now\n  {own.out}")
-
-
-def _from_hf(own):
-    import jax
-
-    from targetsft_jax.checkpoints.reader import keep_model, save_params
-    from targetsft_jax.hf.export_folder import whole
-    from targetsft_jax.hf.importer import load_config, load_params, resolve
-    from targetsft_jax.hf.model_card import converted_card
-
-    if own.out.exists() and (not own.out.is_dir() or any(own.out.iterdir())):
-        raise FileExistsError(f"{own.out} exists already; name a new folder")
-    folder = resolve(own.source)
-    config = load_config(folder)
-    params = load_params(folder, config, dtype=own.dtype)
-    with whole(own.out) as partial:
-        keep_model(partial, folder, converted_card(own.source))
-        save_params(partial, jax.block_until_ready(params))
-    print(f"{folder} is now\n  {own.out}")
+    print(getattr(convert, options.pop("direction"))(**options))
 
 
 def _parser() -> argparse.ArgumentParser:
+    from targetsft_jax.hf.exporter import STORED_DTYPES
+
     parser = argparse.ArgumentParser(
         prog="python -m targetsft_jax.convert",
-        description="Checkpoints of this package and Hugging Face folders, one into "
-        "the other. Runs on the CPU.",
+        description="Convert between checkpoints of a run and Hugging Face folders, on "
+        "the CPU. A training may be running meanwhile.",
     )
-    commands = parser.add_subparsers(required=True, metavar="to-hf | from-hf")
-    export = commands.add_parser(
-        "to-hf",
-        help="a run's checkpoint as a Hugging Face folder",
-        description="Write a checkpoint's parameters as a Hugging Face folder with "
-        "config, tokenizer and model card. One tensor is in memory at a time.",
-    )
-    export.add_argument(
-        "source",
-        help="a run directory (its newest checkpoint), or RUN/checkpoints/STEP",
-    )
-    export.add_argument("out", type=Path, help="the folder to write")
-    export.add_argument("--step", type=int, help="another checkpoint of the run")
-    export.add_argument("--dtype", choices=DTYPES, help="stored dtype (as it is)")
-    export.add_argument(
-        "--max-shard-size",
-        type=_bytes,
-        default="5GB",
-        metavar="SIZE",
-        help="of a safetensors file, such as 5GB or 500MB (5GB)",
-    )
-    export.add_argument(
-        "--like",
-        type=Path,
-        metavar="FOLDER",
-        help="the Hugging Face folder whose config and tokenizer to take, where the "
-        "run directory has no model/",
-    )
-    export.add_argument(
-        "--base",
-        metavar="FOLDER",
-        help="where the model is now that a run's adapters were trained over",
-    )
-    export.set_defaults(run=_to_hf)
-    back = commands.add_parser(
-        "from-hf",
-        help="a Hugging Face model as a checkpoint of this package",
-        description="Write a Hugging Face model as a run directory with one "
-        "checkpoint, number 0. The model is in memory once.",
-    )
+    directions = parser.add_subparsers(required=True, metavar="to-hf | from-hf")
+    text = "export a checkpoint of a run as a Hugging Face folder"
+    export = directions.add_parser("to-hf", help=text, description=text)
+    text = "a run directory (its newest checkpoint) or RUN/checkpoints/STEP"
+    export.add_argument("source", help=text)
+    text = "import a Hugging Face model as a run directory with one checkpoint, 0"
+    back = directions.add_parser("from-hf", help=text, description=text)
     back.add_argument("source", help="a Hugging Face folder or hub id")
-    back.add_argument("out", type=Path, help="the folder to write, a new one")
-    back.add_argument("--dtype", choices=DTYPES, help="stored dtype (as it is)")
-    back.set_defaults(run=_from_hf)
+    for each, direction in ((export, "to_hf"), (back, "from_hf")):
+        each.set_defaults(direction=direction)
+        each.add_argument("out", type=Path, help="the folder to write")
+        text = "stored dtype (default: unchanged)"
+        each.add_argument("--dtype", choices=STORED_DTYPES, help=text)
+    add = export.add_argument
+    add("--step", type=int, help="another checkpoint of the run directory")
+    text = "largest safetensors file, such as 500MB (default: %(default)s)"
+    add("--max-shard-size", type=file_size, default="5GB", metavar="SIZE", help=text)
+    text = "config and tokenizer, where the run directory has no model/"
+    add("--like", type=Path, metavar="FOLDER", help=text)
+    add("--base", metavar="FOLDER", help="the base of LoRA adapters, if it was moved")
     return parser
-
-
-def _bytes(text: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)B?", text.strip(), re.IGNORECASE)
-    if not found or not float(found[1]):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no size; expected one such as 5GB or 500MB"
-        )
-    unit = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[found[2].upper()]
-    return int(float(found[1]) * unit)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,79 @@
-"""The shape of the project: layers, style, types, README."""
+"""The shape of the project: layers, limits, style, types, generated documentation."""
 
+import ast
 import importlib.util
+import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from targetsft_jax.__main__ import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "targetsft_jax"
 BIN = Path(sys.executable).parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+
+FILE_LINES = 420
+FUNCTION_LINES = 80
+"""Without the docstring."""
+TRAINING_FILES = 16
+KERNELS: dict[str, str] = {}
+"""Longer functions: "file.py:name" -> the reason."""
+
+OPENINGS = re.compile(r"(What|Where|Whether|Which|How|Of|As|From)\b")
+"""First words that no docstring has (docs/style.md)."""
+
+MARKS = re.compile(
+    r"\b(anew|asked|for ever|go on with|goes on|gone on|leaps?|leapt|said|says|told"
+    r"|torn|wish(es|ed)?)\b|(?<!there )\b(is|are) no\b(?! longer| more)",
+    re.IGNORECASE,
+)
+"""Phrases that no string of the source has (docs/style.md)."""
+
+# Rooms whose text is being rewritten; the mark goes when they are merged.
+UNTIL_MERGE = pytest.mark.xfail(strict=False, reason="until the rooms are merged")
 
 
 def _run(*command: str) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _docs_generator() -> ModuleType:
+    path = ROOT / ".ci" / "generated_docs.py"
+    spec = importlib.util.spec_from_file_location("generated_docs", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _modules(room: str) -> Iterator[Path]:
+    """Files of a room, or the modules beside the rooms."""
+    return (PACKAGE / room).rglob("*.py") if room else PACKAGE.glob("*.py")
+
+
+def _imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            names.add(node.module)
+    return names
 
 
 @pytest.mark.parametrize(
@@ -30,13 +90,107 @@ def test_checks_pass(command: tuple[str, ...]) -> None:
     _run(str(BIN / command[0]), *command[1:])
 
 
-def test_readme_parts_are_current() -> None:
-    path = ROOT / ".ci" / "readme_parts.py"
-    spec = importlib.util.spec_from_file_location("readme_parts", path)
-    parts = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(parts)
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert parts.current(text) == text, "run python .ci/readme_parts.py --write"
+@UNTIL_MERGE
+def test_the_layers_have_every_room_and_no_exception() -> None:
+    layers, *others = PYPROJECT["importlinter"]["contracts"]
+    names = [name.strip() for layer in layers["layers"] for name in layer.split("|")]
+    rooms = {name.removeprefix("targetsft_jax.") for name in names}
+    assert set(ROOMS) <= rooms
+    for contract in (layers, *others):
+        assert not contract.get("ignore_imports")
+
+
+def test_no_module_imports_a_command() -> None:
+    commands = {f"targetsft_jax.{name}" for name in [*COMMANDS, "__main__"]}
+    for path in SOURCES:
+        assert not _imports(path) & commands, path
+
+
+def test_flax_is_forbidden_outside_models() -> None:
+    contract = PYPROJECT["importlinter"]["contracts"][2]
+    assert contract["forbidden_modules"] == ["flax"]
+    rooms = {name.removeprefix("targetsft_jax.") for name in contract["source_modules"]}
+    assert rooms == {*ROOMS} - {"models"}
+
+
+@UNTIL_MERGE
+def test_files_are_short() -> None:
+    lengths = {path: len(path.read_text("utf-8").splitlines()) for path in SOURCES}
+    assert not {path: n for path, n in lengths.items() if n > FILE_LINES}
+    assert len(list((PACKAGE / "training").rglob("*.py"))) <= TRAINING_FILES
+
+
+@UNTIL_MERGE
+def test_functions_are_short() -> None:
+    long = {}
+    for path in SOURCES:
+        for node in ast.walk(_tree(path)):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            first = node.body[0]
+            has_docstring = ast.get_docstring(node) is not None
+            docstring = first.end_lineno - first.lineno + 1 if has_docstring else 0
+            lines = node.end_lineno - node.lineno + 1 - docstring
+            name = f"{path.relative_to(PACKAGE).as_posix()}:{node.name}"
+            if lines > FUNCTION_LINES and name not in KERNELS:
+                long[name] = lines
+    assert not long
+
+
+@UNTIL_MERGE
+@pytest.mark.parametrize("room", ["", *ROOMS])
+def test_docstrings_open_with_a_verb_or_a_noun(room: str) -> None:
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    wrong = []
+    for path in _modules(room):
+        for node in ast.walk(_tree(path)):
+            text = ast.get_docstring(node) if isinstance(node, kinds) else None
+            if text is None:
+                continue
+            if OPENINGS.match(text):
+                wrong.append(f"{path.relative_to(PACKAGE)}: {text.splitlines()[0]}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("room", ["", *ROOMS])
+def test_modules_have_a_docstring(room: str) -> None:
+    for path in _modules(room):
+        assert ast.get_docstring(_tree(path)), path
+
+
+@UNTIL_MERGE
+@pytest.mark.parametrize("room", ["", *ROOMS])
+def test_text_has_no_banned_phrase(room: str) -> None:
+    wrong = []
+    for path in _modules(room):
+        for node in ast.walk(_tree(path)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                for match in MARKS.finditer(node.value):
+                    line = node.value[: match.end() + 20].splitlines()[-1]
+                    wrong.append(f"{path.relative_to(PACKAGE)}:{node.lineno}: {line}")
+    assert not wrong
+
+
+def test_generated_documentation_is_current() -> None:
+    docs = _docs_generator()
+    for page in docs.pages():
+        text = page.read_text(encoding="utf-8")
+        assert docs.current(text) == text, "run python .ci/generated_docs.py --write"
+
+
+def test_every_generated_part_is_on_one_page() -> None:
+    docs = _docs_generator()
+    text = "".join(page.read_text(encoding="utf-8") for page in docs.pages())
+    for name in docs.PARTS:
+        assert len(re.findall(rf"^<!-- {name} -->$", text, re.M)) == 1, name
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    for page in [*pages, ROOT / "perf" / "README.md"]:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", text):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def test_readme_has_the_two_commands() -> None:
@@ -44,14 +198,24 @@ def test_readme_has_the_two_commands() -> None:
         _run(sys.executable, ".ci/readme_command.py", word)
 
 
+def test_a_wheel_has_every_configuration() -> None:
+    """The patterns of package-data match every file behind the link in the package."""
+    patterns = PYPROJECT["setuptools"]["package-data"]["targetsft_jax"]
+    assert (PACKAGE / "configs").samefile(ROOT / "configs")
+    packaged = {path for pattern in patterns for path in PACKAGE.glob(pattern)}
+    files = [path for path in (ROOT / "configs").rglob("*") if path.is_file()]
+    for path in files:
+        assert PACKAGE / path.relative_to(ROOT) in packaged
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")))
-def test_configs_are_valid_and_say_their_command(path: Path) -> None:
+def test_configs_are_valid_and_have_their_command(path: Path) -> None:
     from targetsft_jax.config.schema import load
 
     text = path.read_text(encoding="utf-8")
     assert f"python -m targetsft_jax.train --config configs/{path.name}" in text
-    given = ["--data.path", "x.jsonl"] if "source: jsonl" in text else []
+    arguments = ["--data.path", "x.jsonl"] if "source: jsonl" in text else []
     if "build:" not in text:
-        given += ["--student.path", "s", "--teacher.path", "t"]
-    config = load(["--config", str(path), *given])
+        arguments += ["--student.path", "s", "--teacher.path", "t"]
+    config = load(["--config", str(path), *arguments])
     assert config.run_dir == f"runs/{path.stem}"

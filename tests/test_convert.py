@@ -14,8 +14,9 @@ import pytest
 from support import hf_folders as checkpoints
 from support import rig
 
-from targetsft_jax.checkpoints.open import open_role
-from targetsft_jax.checkpoints.reader import StoredLeaf, find_checkpoint
+from targetsft_jax.checkpoints.layered_params import StoredLeaf
+from targetsft_jax.checkpoints.open import open_model
+from targetsft_jax.checkpoints.reader import find_checkpoint
 from targetsft_jax.convert import main
 from targetsft_jax.data.tokenizer import byte_tokenizer, load_tokenizer
 from targetsft_jax.hf.importer import load_config, load_params
@@ -40,9 +41,9 @@ TOKENIZER = {
 
 @pytest.fixture
 def theirs(tmp_path):
-    """A checkpoint in two files, with all that our config does not know."""
+    """A checkpoint in two files, with keys that DecoderConfig does not know."""
     content = checkpoints.tensors()
-    # As some checkpoints do, one tensor is in another dtype than the rest.
+    # In some checkpoints one tensor has another dtype than the rest.
     content["model.norm.weight"] = content["model.norm.weight"].astype(np.float32)
     folder = checkpoints.write(tmp_path / "theirs", content, shards=2)
     config = json.loads((folder / "config.json").read_text())
@@ -73,7 +74,7 @@ def test_there_and_back_is_the_same(theirs, tmp_path):
         assert (back / name).read_text() == text
     card = (back / "README.md").read_text()
     assert f"Converted from `{theirs}`" in card and "optimizer step" not in card
-    # Once more over what is there, from the checkpoint itself, in smaller files.
+    # Again over the existing export, from the checkpoint's path, in smaller files.
     step = ours / "checkpoints/0"
     assert convert("to-hf", step, back, "--max-shard-size", "1.5kB") == 0
     assert len(list(back.glob("model-*.safetensors"))) > 5
@@ -81,7 +82,7 @@ def test_there_and_back_is_the_same(theirs, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_dtype_is_asked_for(theirs, tmp_path):
+def test_dtype_is_the_requested_one(theirs, tmp_path):
     ours, back = tmp_path / "ours", tmp_path / "back"
     assert convert("from-hf", theirs, ours, "--dtype", "float32") == 0
     assert convert("to-hf", ours, back, "--dtype", "float16") == 0
@@ -99,9 +100,9 @@ def run(folders, tmp_path_factory):
     student = shutil.copytree(folders["student"], folder / "student")
     path = student / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"note": "kept"}))
-    own = {"train__save_every": 2, "target__eta": 0.5, "student__path": student}
-    where = {"mesh__fsdp": 2, "mesh__tensor": 2}
-    assert train(rig.small_run(folders, folder / "run", **own, **where)) == 0
+    keys = {"train__save_every": 2, "target__eta": 0.5, "student__path": student}
+    mesh = {"mesh__fsdp": 2, "mesh__tensor": 2}
+    assert train(rig.small_run(folders, folder / "run", **keys, **mesh)) == 0
     return folder / "run"
 
 
@@ -123,7 +124,7 @@ def test_a_run_exports_what_it_exported_itself(run, tmp_path):
     assert "optimizer step 2" in (tmp_path / "first/README.md").read_text()
 
 
-def test_the_card_says_what_was_done(run):
+def test_the_card_describes_the_training(run):
     card = (run / "hf/README.md").read_text()
     for text in (
         "γ = p_y",
@@ -142,35 +143,35 @@ def test_the_card_says_what_was_done(run):
         assert text in card, text
     position = json.loads((run / "checkpoints/4/position/metadata").read_text())
     assert position["fingerprint"] in card
-    assert "base_model" not in card  # a local path is no model of the hub's
+    assert "base_model" not in card  # a local path is not a hub id
 
 
 def test_a_run_takes_checkpoints_for_models(run, tmp_path):
     """A run directory as student, one of its checkpoints as teacher."""
     mesh = make_mesh(2, 2, 2)
     for path, step in ((run, 4), (run / "checkpoints/2", 2)):
-        role = open_role("student", path, "float32")
-        assert role.config == load_config(run / "hf")
-        assert role.source == run / "checkpoints" / str(step)
+        model = open_model(path)
+        assert model.config == load_config(run / "hf")
+        assert model.source == run / "checkpoints" / str(step)
         assert convert("to-hf", path, tmp_path / str(step)) == 0
-        want = load_params(tmp_path / str(step), role.config)
-        params = role.load(mesh)
+        want = load_params(tmp_path / str(step), model.config)
+        params = model.load(mesh, "float32")
         rig.assert_equal_trees(params, want)
         assert len(params["embed"].sharding.device_set) == 8
-        narrow = open_role("teacher", path, "bfloat16").load(mesh)
+        narrow = model.load(mesh, "bfloat16")
         np.testing.assert_array_equal(narrow["embed"], want["embed"].astype("bfloat16"))
-    assert open_role("student", run / "hf", "float32").checkpoint is None
-    given = {"student": run, "teacher": run / "checkpoints/2"}
-    where = {"mesh__fsdp": 2, "mesh__tensor": 2}
-    assert train(rig.small_run(given, tmp_path / "next", **where)) == 0
+    assert open_model(run / "hf").checkpoint is None
+    models = {"student": run, "teacher": run / "checkpoints/2"}
+    axes = {"mesh__fsdp": 2, "mesh__tensor": 2}
+    assert train(rig.small_run(models, tmp_path / "next", **axes)) == 0
     card = (tmp_path / "next/hf/README.md").read_text()
     assert f"- teacher: `{run / 'checkpoints/2'}`" in card
     document = json.loads((tmp_path / "next/hf/config.json").read_text())
     assert document["note"] == "kept"
 
 
-def test_no_optimizer_is_read_and_no_accelerator_asked(run, tmp_path):
-    """In a process of its own, with a platform that is not there."""
+def test_neither_optimizer_nor_accelerator_is_needed(run, tmp_path):
+    """In a separate process, under a platform that does not exist."""
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     for step in (copy / "checkpoints").iterdir():
@@ -183,20 +184,20 @@ def test_no_optimizer_is_read_and_no_accelerator_asked(run, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "step 4" in done.stdout
+    exported = f"exported {copy / 'checkpoints/4'} to\n  {tmp_path / 'o'}\n"
+    assert done.stdout.endswith(exported)
 
 
 def test_layers_are_read_one_at_a_time(run, tmp_path):
-    """Also from checkpoints whose chunks hold all layers, as earlier ones do."""
+    """Also from checkpoints of earlier versions, whose chunks hold all layers."""
     config = load_config(run / "hf")
     want = load_params(run / "hf", config)
     with ocp.CheckpointManager(tmp_path / "old/checkpoints") as manager:
-        kept = ocp.args.StandardSave(want)
-        manager.save(7, args=ocp.args.Composite(params=kept))
+        manager.save(7, args=ocp.args.Composite(params=ocp.args.StandardSave(want)))
     for folder, chunk in ((run, 1), (tmp_path / "old", 2)):
-        found = find_checkpoint(folder).params()
+        params = find_checkpoint(folder).params()
         for path, leaf in jax.tree_util.tree_leaves_with_path(want):
-            stored = found
+            stored = params
             for entry in path:
                 stored = stored[entry.key]
             assert isinstance(stored, StoredLeaf)
@@ -206,16 +207,16 @@ def test_layers_are_read_one_at_a_time(run, tmp_path):
                 assert stored._store.chunk_layout.read_chunk.shape[0] == chunk
                 for layer in range(2):
                     np.testing.assert_array_equal(stored[layer], leaf[layer])
-                assert not len(stored._layers)  # nothing is held on to
+                assert not len(stored._layers)  # nothing stays cached
 
 
-def test_what_cannot_be_converted(theirs, run, tmp_path, capsys):
+def test_refusals(theirs, run, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bare/checkpoints/3/params").mkdir(parents=True)
     (tmp_path / "bare/checkpoints/3/params/_METADATA").write_text("{}")
     with ocp.CheckpointManager(tmp_path / "part/checkpoints") as manager:
-        kept = ocp.args.StandardSave({"layers": {"lora_a": np.ones((2, 4))}})
-        manager.save(1, args=ocp.args.Composite(params=kept))
+        adapters = ocp.args.StandardSave({"layers": {"lora_a": np.ones((2, 4))}})
+        manager.save(1, args=ocp.args.Composite(params=adapters))
     shutil.copytree(run / "checkpoints/4", tmp_path / "older/checkpoints/4")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/thesis.txt").touch()
@@ -224,22 +225,22 @@ def test_what_cannot_be_converted(theirs, run, tmp_path, capsys):
         (("to-hf", theirs), "no complete checkpoint.*found: .*config.json"),
         (("to-hf", tmp_path / "empty"), "found: nothing"),
         (("to-hf", run, "--step", "5"), "no complete checkpoint 5; it has 2, 4"),
-        (("to-hf", run / "checkpoints/2", "--step", "4"), "asks for another"),
-        (("to-hf", tmp_path / "bare"), "cannot be read.*Take another"),
+        (("to-hf", run / "checkpoints/2", "--step", "4"), "names another"),
+        (("to-hf", tmp_path / "bare"), "cannot be read.*Use another"),
         (("to-hf", tmp_path / "older"), "config.json does not exist.*--like"),
         (("to-hf", run, "--like", theirs), "do not fit the config"),
         (
             ("to-hf", tmp_path / "part"),
             "part/checkpoints/1 holds layers.*adapters.json",
         ),
-        (("to-hf", run, "--base", theirs), "expected a whole model without --base"),
+        (("to-hf", run, "--base", theirs), "expected a complete model without --base"),
         (("from-hf", tmp_path / "no"), "does not exist"),
         (("from-hf", tmp_path / "empty"), "config.json does not exist"),
     ]
     for (command, source, *options), message in cases:
         assert convert(command, source, tmp_path / "out", *options) == 1
-        said = capsys.readouterr().err
-        assert re.search(message, said, re.S) and said.startswith("error: "), said
+        error = capsys.readouterr().err
+        assert re.search(message, error, re.S) and error.startswith("error: "), error
         assert not (tmp_path / "out").exists()
     for command, source in (("to-hf", run), ("from-hf", theirs)):
         assert convert(command, source, tmp_path / "notes") == 1

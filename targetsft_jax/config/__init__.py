@@ -1,1 +1,5 @@
-"""The configuration of a run: its keys, how it is read, and what it refuses."""
+"""Configuration: one typed tree from YAML and dotted overrides, checked before use.
+
+Every key is declared once, with default, help and domain. Unknown keys, wrong types and
+impossible combinations are refused before a file, a device or a model is touched.
+"""

@@ -1,1 +1,4 @@
-"""From a model and problems to a score: sample, grade, aggregate."""
+"""Evaluation: completions of a model, graded and averaged over problems.
+
+Graders are in `graders/`; statistics are pure functions of arrays.
+"""

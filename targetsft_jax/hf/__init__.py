@@ -1,1 +1,1 @@
-"""Hugging Face checkpoints: read straight to device shards, written bit for bit."""
+"""Hugging Face checkpoints and adapters: import, export, and their sidecar files."""

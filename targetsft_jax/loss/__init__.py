@@ -1,5 +1,7 @@
-"""Losses from hidden states and heads, without a [tokens, V] array.
+"""Fused losses: hidden states and heads in, a loss and its metrics out.
 
+Logits exist one chunk of tokens at a time, forward and backward; the vocabulary may be
+sharded over a mesh. No method is known by name: `targets` supplies the normal form.
 Imports `targets`, and `parallel.rules` for heads that are stored on a mesh.
 """
 

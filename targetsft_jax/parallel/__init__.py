@@ -1,1 +1,1 @@
-"""Devices: the mesh, and where parameters lie on it. Imports jax only."""
+"""Devices and processes: the mesh, shardings of parameters and batches. Imports jax."""

@@ -1,1 +1,1 @@
-"""What a training step will hold, compute and move, from its compiled program alone."""
+"""Memory, FLOPs and traffic of a training step, from its compiled program alone."""

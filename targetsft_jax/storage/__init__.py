@@ -1,1 +1,4 @@
-"""Files and folders that are written atomically; imports nothing else of ours."""
+"""Storage: atomic files and folders, JSON lines, and the names in a run directory.
+
+The only room that renames files into place.
+"""

@@ -1,4 +1,8 @@
-"""Targets: the distributions that losses teach. Pure functions of arrays."""
+"""Targets: the distributions that losses teach. Pure functions of arrays.
+
+Every method is one function that returns the normal form g = a(p − δ_y) + b(p − T).
+Imports jax, and `keys` for the domains of hyper-parameters.
+"""
 
 from targetsft_jax.targets.api import induced_target, objective, target
 from targetsft_jax.targets.method import Hyper, Method

@@ -61,12 +61,3 @@ SECOND_MODELS = tuple(each.name for each in INPUTS.values() if each.per == "mode
 def column_names() -> tuple[str, ...]:
     """Names of the inputs that a data row can have."""
     return tuple(each.name for each in INPUTS.values() if each.per != "model")
-
-
-def policy_sources() -> dict[str, tuple[str, ...]]:
-    """Sources of each input that a run can compute itself, by name."""
-    return {
-        each.name: each.policy_sources
-        for each in INPUTS.values()
-        if each.policy_sources
-    }

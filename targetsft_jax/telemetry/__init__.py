@@ -1,1 +1,1 @@
-"""Metrics, progress, goodput and anomalies of a run, and the files they go to."""
+"""Telemetry of a run: metrics, progress, goodput, anomalies, and their files."""

@@ -1,1 +1,5 @@
-"""From a config to a trained model: roles, the step, the loop, the run."""
+"""Training: the models of a run, the jitted step, the loop, the run.
+
+One SPMD program holds student, teacher and reference (`step`); `fit` drives it batch by
+batch; `run` opens the models, proves the data, trains, evaluates and exports.
+"""

@@ -10,7 +10,7 @@ from targetsft_jax import METHODS, fused_loss
 from targetsft_jax.data.config import DataConfig, FieldMap
 from targetsft_jax.data.pipeline import prepare
 from targetsft_jax.data.record import RowError, to_record
-from targetsft_jax.data.token_cache import Cache
+from targetsft_jax.data.token_cache import CacheFolders
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.keys import at_least
 from targetsft_jax.targets import Method, QTarget, inputs
@@ -34,7 +34,8 @@ def test_a_new_column_travels_from_a_row_to_the_method(value, tmp_path, monkeypa
     monkeypatch.setitem(inputs._TABLE, new.name, new)
     # Two letters and the end of the turn are trained.
     row = {"q": "é", "a": "xy", "patience": value}
-    dataset = prepare(_config(tmp_path / "rows.jsonl", [row]), byte_tokenizer())
+    config = _config(tmp_path / "rows.jsonl", [row])
+    dataset = prepare(config, byte_tokenizer()).train
     batch = dataset.take(np.arange(1))
     trained = batch["loss_mask"].astype(bool)
     np.testing.assert_array_equal(
@@ -56,9 +57,9 @@ def test_a_new_column_is_not_read_from_an_old_cache(tmp_path, monkeypatch):
     """Else a method that needs it would be refused although the file has it."""
     config = _config(tmp_path / "rows.jsonl", [{"q": "a", "a": "b"}])
     arguments = (config, byte_tokenizer(), "content", tmp_path)
-    before = Cache.of(*arguments)
+    before = CacheFolders.of(*arguments)
     monkeypatch.setitem(inputs._TABLE, "patience", Input("patience", "token"))
-    after = Cache.of(*arguments)
+    after = CacheFolders.of(*arguments)
     assert before.tokens != after.tokens and before.rows != after.rows
 
 

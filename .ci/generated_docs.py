@@ -1,0 +1,186 @@
+"""The parts of README.md and docs/ that follow from the code.
+
+    python .ci/generated_docs.py --write
+
+rewrites every block between `<!-- NAME -->` and `<!-- end -->` where NAME is a function
+below with `@part`; a test checks that they are current. A new part is one such
+function, and its markers in any page.
+"""
+
+import ast
+import inspect
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "targetsft_jax"
+KINDS = (".py", ".yaml", ".sh", ".jinja")
+BESIDE = {
+    "configs": "Shipped configurations: `--config NAME`.",
+    "perf": "Measurements side by side with the obvious alternative and with peers.",
+    "launch": "Scripts that start a run of several processes.",
+    ".ci": "`.ci/run` is what every change must pass.",
+}
+
+# The package of this checkout, not an installed one.
+sys.path.insert(0, str(ROOT))
+
+PARTS: dict[str, Callable[[], str]] = {}
+
+
+def part(function: Callable[[], str]) -> Callable[[], str]:
+    """Register a function whose text stands between the markers of its name."""
+    PARTS[function.__name__] = function
+    return function
+
+
+def pages() -> list[Path]:
+    """Files that may have generated parts."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+
+
+def current(text: str) -> str:
+    """A page's text with every part rewritten."""
+    for name, make in PARTS.items():
+        mark = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        text = re.sub(
+            mark, lambda m, make=make: f"{m[1]}{make()}\n{m[2]}", text, flags=re.S
+        )
+    return text
+
+
+def table(*rows: Iterable[str]) -> str:
+    """A Markdown table; the first row is its head."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    columns = lines[0].count("|") - 1
+    return "\n".join([lines[0], "|" + "---|" * columns, *lines[1:]])
+
+
+def codes(names: Iterable[str]) -> str:
+    """Names as code, separated by commas."""
+    return ", ".join(f"`{name}`" for name in names)
+
+
+@part
+def commands() -> str:
+    """One row for each command."""
+    from targetsft_jax.__main__ import COMMANDS
+
+    rows = [(f"`{name}`", sentence) for name, sentence in COMMANDS.items()]
+    return table(("`targetsft …`", ""), *rows)
+
+
+@part
+def methods() -> str:
+    """One row for each entry of METHODS."""
+    from targetsft_jax import METHODS
+    from targetsft_jax.targets.describe import TABLE_HEADER, table_row
+
+    return "\n".join([TABLE_HEADER, *map(table_row, METHODS.values())])
+
+
+@part
+def metrics() -> str:
+    """One row for each entry of the table of metrics."""
+    from targetsft_jax.telemetry.metrics import markdown_table
+
+    return markdown_table()
+
+
+@part
+def goodput() -> str:
+    """One row for each cause of time outside of steps."""
+    from targetsft_jax.telemetry.goodput import CAUSES
+
+    return table(("cause", "time"), *CAUSES.items())
+
+
+@part
+def layers() -> str:
+    """The layers of the import contract, top to bottom."""
+    return "```\n" + "\n".join(["commands", *map(" | ".join, _layers())]) + "\n```"
+
+
+@part
+def tree() -> str:
+    """Every room with its docstring and its files, by layers from the top."""
+    sections = [_files("targetsft_jax/", "The commands and what they share.", PACKAGE)]
+    for layer in _layers():
+        for room in layer:
+            folder = PACKAGE / room
+            if folder.is_dir():
+                about = _docstring(folder / "__init__.py")
+                sections.append(_files(f"{room}/", about, folder, "**/*"))
+    for name, about in BESIDE.items():
+        sections.append(_files(f"{name}/ (beside the package)", about, ROOT / name))
+    return "\n\n".join(sections)
+
+
+@part
+def run_directory() -> str:
+    """One row for each name in `RunDir`."""
+    from targetsft_jax.storage.run_dir import RunDir
+
+    run = RunDir(Path("RUN"))
+    rows = [("file or folder", "content")]
+    for name, value in vars(RunDir).items():
+        if isinstance(value, property) and name != "name":
+            path = getattr(run, name).relative_to("RUN").as_posix()
+            rows.append((f"`{path}`", _sentence(inspect.getdoc(value) or "")))
+    path = run.completions("MODEL").name
+    rows.append((f"`{path}`", _sentence(inspect.getdoc(RunDir.completions) or "")))
+    return table(*rows)
+
+
+def _layers() -> list[list[str]]:
+    """Rooms of each layer, from the contract in pyproject.toml."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    contracts = tomllib.loads(text)["tool"]["importlinter"]["contracts"]
+    layers = next(c["layers"] for c in contracts if c["type"] == "layers")
+    prefix = "targetsft_jax."
+    return [
+        [name.strip().removeprefix(prefix) for name in layer.split("|")]
+        for layer in layers
+    ]
+
+
+def _files(title: str, about: str, folder: Path, pattern: str = "*") -> str:
+    paths = sorted(p for p in folder.glob(pattern) if p.suffix in KINDS)
+    if folder.name == "perf" or folder.name == "configs":
+        paths = sorted(p for p in folder.glob("**/*") if p.suffix in KINDS)
+    lines = [
+        f"{path.relative_to(folder).as_posix():<26} {_sentence(_first_line(path))}"
+        for path in paths
+        if path.name != "__init__.py"
+    ]
+    return "\n".join([f"### {title}", "", about, "", "```", *lines, "```"])
+
+
+def _docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+
+
+def _first_line(path: Path) -> str:
+    if path.suffix == ".py":
+        return _docstring(path).partition("\n")[0]
+    text = path.read_text(encoding="utf-8")
+    comment = re.search(r"(?:^# |\{#-? ?)([^!].*?)(?: ?-?#\})?$", text, re.M)
+    return comment[1] if comment else ""
+
+
+def _sentence(text: str) -> str:
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    for page in pages():
+        before = page.read_text(encoding="utf-8")
+        after = current(before)
+        if after == before:
+            continue
+        print(page.relative_to(ROOT))
+        if "--write" in sys.argv:
+            page.write_text(after, encoding="utf-8")

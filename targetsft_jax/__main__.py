@@ -1,0 +1,57 @@
+"""`targetsft COMMAND …` = `python -m targetsft_jax.COMMAND …`: the list of commands."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from targetsft_jax import __version__
+
+COMMANDS = {
+    "train": "Train one model by one method.",
+    "compare": "Train several methods side by side and print their scores.",
+    "datasets": "List and build known data sets; preview the rows of a run.",
+    "plan": "Compile a run's step for devices that need not be here: memory, traffic.",
+    "convert": "Convert checkpoints to Hugging Face folders, and back.",
+    "report": "Draw the curves of runs.",
+}
+"""Every command: a module of the package with a `main(arguments) -> exit code`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the first argument names; returns its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    name = parser.parse_args(arguments[:1]).command
+    if name is None:
+        parser.print_help()
+        return 0
+    module = importlib.import_module(f"targetsft_jax.{name}")
+    return module.main(arguments[1:])
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    parser = argparse.ArgumentParser(
+        prog="targetsft",
+        usage="targetsft COMMAND [ARGUMENT …]",
+        description="commands:\n"
+        + "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()),
+        epilog="`targetsft COMMAND --help` lists a command's arguments;\n"
+        "`python -m targetsft_jax.COMMAND` is the same command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "command",
+        nargs="?",
+        choices=COMMANDS,
+        metavar="COMMAND",
+        help=argparse.SUPPRESS,
+    )
+    version = f"targetsft-jax {__version__}"
+    parser.add_argument("--version", action="version", version=version)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

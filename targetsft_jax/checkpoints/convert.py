@@ -1,0 +1,128 @@
+"""Conversion between checkpoints of this package and Hugging Face folders."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from targetsft_jax.checkpoints.layered_params import save_params
+from targetsft_jax.checkpoints.model_folder import read_adapters, write_model_folder
+from targetsft_jax.checkpoints.reader import StoredCheckpoint, find_checkpoint
+from targetsft_jax.hf.export_folder import CARD_FILE, whole
+from targetsft_jax.hf.exporter import save_pretrained
+from targetsft_jax.hf.importer import load_config, load_params, resolve
+from targetsft_jax.hf.model_card import converted_card
+from targetsft_jax.storage.run_dir import RunDir
+
+
+def to_hf(
+    source: str,
+    out: Path,
+    *,
+    step: int | None = None,
+    dtype: str | None = None,
+    max_shard_size: int = 5_000_000_000,
+    like: Path | None = None,
+    base: str | None = None,
+) -> str:
+    """Export a checkpoint as a Hugging Face folder, one tensor in memory at a time.
+
+    Args:
+        source: a run directory (its newest checkpoint), or RUN/checkpoints/STEP.
+        out: the folder to write; only an earlier export is replaced.
+        step: another checkpoint of the run directory.
+        dtype: stored dtype; None: the checkpoint's, or for adapters the dtype in which
+            the run held their base.
+        max_shard_size: tensor bytes per safetensors file.
+        like: the folder with the model's config and tokenizer; None: the one in the run
+            directory.
+        base: where the base of the adapters is now; None: where it was in training.
+
+    Returns:
+        What was exported to where, in words.
+
+    Raises:
+        FileNotFoundError: no complete checkpoint, or no config for it.
+        FileExistsError: `out` holds files that no export writes.
+        ValueError: parameters that cannot be read, do not fit the config, or are
+            neither a complete model nor adapters with a base.
+    """
+    stored = find_checkpoint(source, step)
+    params, dtype = _complete(stored, dtype, base)
+    like = like or stored.run_dir.model
+    if not (like / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{like / 'config.json'} does not exist, so the model's architecture and "
+            "tokenizer are unknown; pass --like FOLDER, the Hugging Face folder that "
+            "the run's student came from (or its export in hf/)"
+        )
+    save_pretrained(
+        out,
+        load_config(like),
+        params,
+        like=like,
+        card=_card(stored),
+        dtype=dtype,
+        max_shard_bytes=max_shard_size,
+    )
+    return f"exported {stored.folder} to\n  {out}"
+
+
+def from_hf(source: str, out: Path, *, dtype: str | None = None) -> str:
+    """Import a Hugging Face model as checkpoint 0 of a new run directory.
+
+    The model is in memory once.
+
+    Args:
+        source: a Hugging Face folder or hub id.
+        out: the run directory; it must not exist, or be empty.
+        dtype: stored dtype; None: the model's.
+
+    Returns:
+        What was imported to where, in words.
+
+    Raises:
+        FileExistsError: `out` is a file, or not empty.
+        FileNotFoundError: no such model.
+        ValueError: a model that this package cannot load.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists already; name a new folder")
+    folder = resolve(source)
+    params = load_params(folder, load_config(folder), dtype=dtype)
+    with whole(out) as partial:
+        run_dir = RunDir(partial)
+        write_model_folder(run_dir, folder, converted_card(source))
+        save_params(run_dir, jax.block_until_ready(params))
+    return f"imported {folder} to\n  {out}"
+
+
+def _complete(
+    stored: StoredCheckpoint, dtype: str | None, base: str | None
+) -> tuple[dict[str, Any], str | None]:
+    """Parameters of the complete model, adapters merged, and their stored dtype."""
+    params = stored.params()
+    adapters = read_adapters(stored.run_dir)
+    if adapters is not None:
+        dtype = dtype or adapters.dtype
+        return replace(adapters, dtype=dtype).merged(params, base), dtype
+    if base is not None or "embed" not in params:
+        raise ValueError(
+            f"{stored.folder} holds {', '.join(params)}, and "
+            f"{stored.run_dir.adapters}, which names the base of adapters, does not "
+            "exist; expected a complete model without --base, or a run that trained "
+            "adapters"
+        )
+    return params, dtype
+
+
+def _card(stored: StoredCheckpoint) -> str | None:
+    """The run's model card, with the step of the exported weights."""
+    path = stored.run_dir.model / CARD_FILE
+    if not path.is_file():
+        return None
+    text = path.read_text(encoding="utf-8")
+    if stored.step:
+        text += f"\nThese weights: optimizer step {stored.step:,}.\n"
+    return text
