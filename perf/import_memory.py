@@ -102,7 +102,7 @@ def load(folder: Path, devices: int, dtype: str) -> None:
     from targetsft_jax.parallel import rules
 
     config = load_config(folder)
-    shapes = jax.eval_shape(lambda k: decoder.init_params(config, k), jax.random.key(0))
+    shapes = decoder.abstract_params(config)
     mesh = meshes.make_mesh(1, -1, 2 if devices > 1 else 1)
     places = rules.shardings(decoder.logical_axes(config), shapes, mesh)
     jnp.zeros(()).block_until_ready()

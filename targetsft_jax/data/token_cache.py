@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from targetsft_jax.data.config import DataConfig
 from targetsft_jax.data.examples import Arrays, join_parts
-from targetsft_jax.storage import array_folder
+from targetsft_jax.storage import array_folder, atomic
 from targetsft_jax.targets.inputs import column_names
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def load_or_make(
         cached = array_folder.read(folder)
     except array_folder.Damaged as error:
         log(f"damaged, made again: {error}")
-        array_folder.put_away(folder)
+        atomic.discard(folder)
         cached = None
     if cached is not None:
         log(f"from the cache: {folder}")

@@ -15,8 +15,9 @@ from targetsft_jax.hf.shard_reader import cast_into
 from targetsft_jax.hf.sidecar_files import write_description
 from targetsft_jax.hf.tensor_files import INDEX_FILE, SINGLE_FILE
 from targetsft_jax.models.config import DecoderConfig
-from targetsft_jax.models.decoder import init_params
-from targetsft_jax.storage import atomic_folder
+from targetsft_jax.models.decoder import abstract_params
+from targetsft_jax.parallel.processes import to_host
+from targetsft_jax.storage import atomic
 
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
@@ -80,7 +81,7 @@ def save_pretrained(
         # All but the weights, which take the time, and which no process begins to
         # gather before all of them know that the first one goes on.
         try:
-            partial = atomic_folder.begin(folder, check_export)
+            partial = atomic.begin(folder, check_export)
             write_description(
                 partial,
                 config,
@@ -91,16 +92,17 @@ def save_pretrained(
                 extra_config=extra_config,
             )
         except Exception as error:
-            atomic_folder.abandon(folder)
+            if partial is not None:
+                atomic.abandon(partial)
             refusal = error
     _agree(refusal, folder)
     try:
         _write_weights(partial, params, specs, max_shard_bytes)
         if writes:
-            atomic_folder.finish(folder)
+            atomic.finish(partial, folder)
     except BaseException:
         if writes:
-            atomic_folder.abandon(folder)
+            atomic.abandon(partial)
         raise
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"exported {folder}")
@@ -123,7 +125,7 @@ def _agree(refusal, folder):
 
 def _specs(config, params, dtype):
     """Per tensor key: the places of our leaves, the stored shape and dtype."""
-    abstract = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+    abstract = abstract_params(config)
 
     def shapes(tree):
         leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -168,15 +170,13 @@ def _leaf(params, path):
     return params
 
 
-def _to_host(params, spec):
+def _host_tensor(params, spec):
     """One checkpoint tensor as numpy, gathered over processes where it must be."""
     tensor = np.empty(spec["shape"], spec["dtype"])
     for place in spec["parts"]:
         leaf = _leaf(params, place.path)
         value = leaf if place.layer is None else leaf[place.layer]
-        if isinstance(value, jax.Array) and not value.is_fully_addressable:
-            value = multihost_utils.process_allgather(value, tiled=True)
-        value = np.asarray(value)
+        value = to_host(value)
         if value.dtype == tensor.dtype and value.shape == tensor.shape:
             if not place.transposed:
                 return np.ascontiguousarray(value)  # with no second copy
@@ -233,13 +233,13 @@ def _write_safetensors(path, params, specs):
     text += b" " * (-len(text) % 8)  # tensors start aligned
     if path is None:
         for spec in specs.values():
-            _to_host(params, spec)
+            _host_tensor(params, spec)
         return
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for spec in specs.values():
             # A view as bytes: bfloat16 has no buffer interface of its own.
-            file.write(_to_host(params, spec).view(np.uint8).data)
+            file.write(_host_tensor(params, spec).view(np.uint8).data)
 
 
 def _bytes(spec):

@@ -7,10 +7,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from targetsft_jax.hf.export_folder import whole
 from targetsft_jax.hf.families import places
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.lora import Lora
+from targetsft_jax.parallel.processes import to_host
+from targetsft_jax.storage import atomic
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -83,7 +84,10 @@ def _stacked(adapted, last):
     rows of all of them, and what one does not reach of B is zero.
     """
     a, b = (
-        [_to_host(pair[name][place.layer]).T for place, pair in adapted]
+        [
+            to_host(pair[name][place.layer]).astype(np.float32).T
+            for place, pair in adapted
+        ]
         for name in ("lora_a", "lora_b")
     )
     if last.rows is None:
@@ -104,16 +108,10 @@ def _at(adapters, path):
     return adapters if leaf == "kernel" else None
 
 
-def _to_host(x):
-    if isinstance(x, jax.Array) and not x.is_fully_addressable:
-        x = multihost_utils.process_allgather(x, tiled=True)
-    return np.asarray(x, np.float32)
-
-
 def _write(folder, tensors, document):
     from safetensors.numpy import save_file
 
-    with whole(folder, _check_target) as partial:
+    with atomic.folder(folder, _check_target) as partial:
         save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
         text = json.dumps(document, indent=2) + "\n"
         (partial / CONFIG_FILE).write_text(text, encoding="utf-8")

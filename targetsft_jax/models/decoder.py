@@ -9,6 +9,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from targetsft_jax.models.attention import Attention, Cache, Span, norm_init
 from targetsft_jax.models.config import DecoderConfig
@@ -26,7 +27,9 @@ its weight multiplications (attention scores are recomputed)."""
 INIT_SCALE = 0.02
 
 
-def init_params(config: DecoderConfig, key: jax.Array, dtype=jnp.float32) -> dict:
+def init_params(
+    config: DecoderConfig, key: jax.Array, dtype: DTypeLike = jnp.float32
+) -> dict:
     """Fresh parameters: normal(0.02), biases zero, norms that multiply by one.
 
     The projections that write to the residual stream (o, down) start smaller by
@@ -39,12 +42,21 @@ def init_params(config: DecoderConfig, key: jax.Array, dtype=jnp.float32) -> dic
 
     Returns:
         A nested dict; under "layers" every leaf has a leading [num_layers] axis.
-        Traceable: use with `jax.eval_shape`, or `jax.jit` with `out_shardings`.
+        Traceable: use with `jax.jit` and `out_shardings`.
     """
     module = _Decoder(config, param_dtype=jnp.dtype(dtype))
     one = jnp.ones((1, 1), jnp.int32)
     # Under jit the forward pass that init runs is dead code.
     return jax.jit(module.init)(key, one, one - 1, one)["params"]
+
+
+def abstract_params(config: DecoderConfig, dtype: DTypeLike = jnp.float32) -> dict:
+    """Shapes and dtypes of the parameters: `init_params`, with nothing allocated.
+
+    Returns:
+        The tree of `init_params` with a `jax.ShapeDtypeStruct` at each leaf.
+    """
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0), dtype))
 
 
 def apply(

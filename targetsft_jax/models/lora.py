@@ -164,7 +164,7 @@ def _sum(kernel: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Arr
 
 def _shapes(config: DecoderConfig, lora: Lora) -> dict[Path, dict]:
     """The shapes of each target's adapters, by its path in the parameters."""
-    abstract = jax.eval_shape(lambda: decoder.init_params(config, jax.random.key(0)))
+    abstract = decoder.abstract_params(config)
     modules = {path: module["kernel"].shape for path, module in _modules(abstract)}
     names = dict.fromkeys(path[-1] for path in modules)
     missing = [name for name in lora.targets if name not in names]

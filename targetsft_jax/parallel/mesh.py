@@ -1,5 +1,6 @@
 """The device mesh: three named axes, and how a batch lies on them."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -10,8 +11,11 @@ from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "fsdp", "tensor")
 
+ROW_AXES = ("data", "fsdp")
+"""The mesh axes that share the rows of a batch."""
+
 # [B, L]: rows over data and fsdp.
-ROWS = P(("data", "fsdp"))
+ROWS = P(ROW_AXES)
 
 
 def mesh_shape(
@@ -87,6 +91,11 @@ def platform(mesh: Mesh) -> str:
     Not jax's default backend: a step may be compiled for devices that are not here.
     """
     return mesh.devices.flat[0].platform
+
+
+def row_shards(mesh: Mesh) -> int:
+    """Shards that the rows of a batch are split into: the size of data × fsdp."""
+    return math.prod(mesh.shape[axis] for axis in ROW_AXES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -146,6 +147,21 @@ def gather_text(text: str) -> list[str]:
     # [processes, bytes]
     found = multihost_utils.process_allgather(mine)
     return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in found]
+
+
+def to_host(tree: Any) -> Any:
+    """Copy a tree of arrays to numpy, in full in every process.
+
+    Arrays whose shards lie on devices of several processes are gathered, so all
+    processes must call it with the same tree.
+    """
+
+    def copy(leaf: Any) -> np.ndarray:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            leaf = multihost_utils.process_allgather(leaf, tiled=True)
+        return np.asarray(leaf)
+
+    return jax.tree.map(copy, tree)
 
 
 def _reach(coordinator: str, timeout: int) -> None:

@@ -8,7 +8,7 @@ import jax
 
 from targetsft_jax.config.schema import Config
 from targetsft_jax.models.kernels import choose
-from targetsft_jax.parallel.mesh import platform
+from targetsft_jax.parallel.mesh import platform, row_shards
 from targetsft_jax.planning.abstract_step import AbstractStep, bytes_per_device
 from targetsft_jax.planning.chips import GIB
 from targetsft_jax.planning.hlo.program import Program
@@ -63,7 +63,7 @@ def advice(
             f"train.accumulation_steps {fewer}: each device has {rows} rows at a time"
         )
     if sizes["data"] > 1:
-        both = sizes["data"] * sizes["fsdp"]
+        both = row_shards(step.mesh)
         yield f"mesh.data 1, mesh.fsdp {both}: split parameters over all devices"
     if _portable(step):
         yield (

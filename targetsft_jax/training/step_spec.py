@@ -41,7 +41,7 @@ def make_mesh(config: Config, devices: Any = None) -> Mesh:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     rows = config.train.batch_size // config.train.accumulation_steps
-    groups = mesh.shape["data"] * mesh.shape["fsdp"]
+    groups = meshes.row_shards(mesh)
     if rows % groups:
         raise ConfigError(
             f"train.batch_size / train.accumulation_steps is {rows} rows, which "

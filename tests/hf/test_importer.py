@@ -15,7 +15,7 @@ from support import hf_folders as checkpoints
 from targetsft_jax.hf import importer
 from targetsft_jax.hf import shard_reader as filling
 from targetsft_jax.hf.importer import load_config, load_params, resolve
-from targetsft_jax.models.decoder import init_params, logical_axes
+from targetsft_jax.models.decoder import abstract_params, logical_axes
 
 
 def load(folder, **options):
@@ -126,7 +126,7 @@ def test_values_that_are_no_numbers_are_counted(tmp_path, stored):
 def _where_it_fits(config, sharding):
     """A sharding for each parameter; vectors lie everywhere."""
     everywhere = NamedSharding(sharding.mesh, PartitionSpec())
-    shapes = jax.eval_shape(lambda k: init_params(config, k), jax.random.key(0))
+    shapes = abstract_params(config)
     return jax.tree.map(lambda x: sharding if x.ndim > 1 else everywhere, shapes)
 
 

@@ -4,7 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from targetsft_jax.parallel.mesh import make_mesh, mesh_shape, replicated, rows_over
+from targetsft_jax.parallel.mesh import (
+    make_mesh,
+    mesh_shape,
+    replicated,
+    row_shards,
+    rows_over,
+)
 
 
 @pytest.mark.parametrize(
@@ -67,3 +73,10 @@ def test_rows_go_to_data_and_fsdp_and_are_whole_along_the_tensor_axis():
         np.testing.assert_array_equal(shard.data, values[:, first : first + 2])
     everywhere = jax.device_put(values, replicated(mesh))
     assert {s.data.shape for s in everywhere.addressable_shards} == {values.shape}
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)])
+def test_row_shards_counts_the_distinct_shards_of_a_batch(sizes):
+    mesh = make_mesh(*sizes)
+    batch = jax.device_put(np.zeros((8, 3)), rows_over(mesh))
+    assert row_shards(mesh) == len({str(s.index) for s in batch.addressable_shards})

@@ -11,8 +11,6 @@ import contextlib
 import functools
 import io
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from targetsft_jax.data.catalogue.entry import FIELDS, Example
 from targetsft_jax.data.catalogue.files import Files, from_hub, in_folder
 from targetsft_jax.data.record import RowError
 from targetsft_jax.data.sources import parse_row, read_files
+from targetsft_jax.storage import atomic
 
 DATA_DIR = "~/.cache/targetsft_jax/datasets"
 """Not the default folder of TFDS, where another builder may use the same name."""
@@ -76,8 +75,15 @@ def build(
         else in_folder(name, dataset, manual_dir)
     )
     folder = _folder(name, data_dir)
-    with _partial(folder, replace) as partial:
+    partial = atomic.begin(folder.parent)
+    try:
+        # TFDS also completes a folder before it renames it, but deletes the old one
+        # first.
         _write(name, files, str(partial))
+        complete = partial / folder.relative_to(folder.parents[1])
+        atomic.finish(complete, folder, replace=replace)
+    finally:
+        atomic.abandon(partial)
     built = find_built(name, data_dir)
     assert built is not None
     return built
@@ -190,29 +196,6 @@ def _example(message: Any) -> Example:
     }
     example["options"] = [o.decode() for o in features["options"].bytes_list.value]
     return example
-
-
-@contextlib.contextmanager
-def _partial(folder: Path, replace: bool) -> Iterator[Path]:
-    """A temporary data_dir; its content replaces `folder` if the block succeeds.
-
-    TFDS also completes a folder before it renames it, but deletes the old one first.
-    """
-    root = folder.parents[1]
-    root.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.parent.name}-", dir=root))
-    try:
-        yield partial
-        folder.parent.mkdir(exist_ok=True)
-        if replace and folder.exists():
-            folder.rename(partial / "replaced")
-        try:
-            (partial / folder.relative_to(root)).rename(folder)
-        except OSError:
-            if replace or not folder.exists():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write(name: str, files: Files, data_dir: str) -> None:
