@@ -77,10 +77,11 @@ def build(
     folder = _folder(name, data_dir)
     partial = atomic.begin(folder.parent)
     try:
-        # TFDS too completes a folder before it names it, but first deletes the old one.
+        # TFDS also completes a folder before it renames it, but deletes the old one
+        # first.
         _write(name, files, str(partial))
-        built_in = partial / folder.relative_to(folder.parents[1])
-        atomic.finish(built_in, folder, replace=replace)
+        complete = partial / folder.relative_to(folder.parents[1])
+        atomic.finish(complete, folder, replace=replace)
     finally:
         atomic.abandon(partial)
     built = find_built(name, data_dir)
