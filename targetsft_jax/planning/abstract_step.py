@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from targetsft_jax.checkpoints.open import open_role
+from targetsft_jax.checkpoints.open import open_model
 from targetsft_jax.config.schema import (
     Config,
     RoleConfig,
@@ -18,7 +18,6 @@ from targetsft_jax.config.schema import (
     trainings,
 )
 from targetsft_jax.data.tokenizer import load_tokenizer
-from targetsft_jax.hf.importer import resolve
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel import mesh as meshes
@@ -139,8 +138,8 @@ def _roles(
         if given.build:
             shape, origin, folder = architecture(given.build), f"{name}.build", None
         elif given.path:
-            role = open_role(name, resolve(given.path, weights=False), dtype)
-            shape, origin, folder = role.config, str(given.path), role.folder
+            model = open_model(given.path, weights=False)
+            shape, origin, folder = model.config, str(given.path), model.folder
         else:
             # Only a reference may have no path: it is the student at its start.
             shape, origin = roles["student"].config, "the student at its start"

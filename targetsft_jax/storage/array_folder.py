@@ -95,8 +95,10 @@ def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
             if _digest(path) != expected:
                 raise Damaged(f"{path} was changed")
             # Empty arrays cannot be mapped.
-            mode = None if size <= _HEADER_BYTES else "r"
-            arrays[path.stem] = np.load(path, mmap_mode=mode, allow_pickle=False)
+            mapped = size > _HEADER_BYTES
+            arrays[path.stem] = np.load(
+                path, mmap_mode="r" if mapped else None, allow_pickle=False
+            )
     except (OSError, UnicodeDecodeError) as error:
         raise Damaged(f"{folder}: {error}") from error
     return arrays, manifest["about"]
