@@ -32,36 +32,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _to_hf(own):
-    from targetsft_jax.checkpoints.reader import (
-        ADAPTERS_FILE,
-        MODEL_FOLDER,
-        adapted,
-        find_checkpoint,
-    )
+    from targetsft_jax.checkpoints.model_folder import read_adapters
+    from targetsft_jax.checkpoints.reader import find_checkpoint
     from targetsft_jax.hf.export_folder import CARD_FILE
     from targetsft_jax.hf.exporter import save_pretrained
     from targetsft_jax.hf.importer import load_config
 
     stored = find_checkpoint(own.source, own.step)
     params, dtype = stored.params(), own.dtype
-    over = adapted(stored.run_dir)
+    run_dir = stored.run_dir
+    over = read_adapters(run_dir)
     if over is not None:
         dtype = dtype or over.dtype
         params = replace(over, dtype=dtype).merged(params, own.base)
     elif own.base is not None or "embed" not in params:
         raise ValueError(
-            f"{stored.folder} holds {', '.join(params)}, and no {MODEL_FOLDER}/"
-            f"{ADAPTERS_FILE} says that these are adapters over a base; expected a "
-            "whole model without --base, or a run that trained adapters"
+            f"{stored.folder} holds {', '.join(params)}, and there is no "
+            f"{run_dir.adapters}, which names the base of adapters; expected a whole "
+            "model without --base, or a run that trained adapters"
         )
-    like = own.like or stored.run_dir / MODEL_FOLDER
+    like = own.like or run_dir.model
     if not (like / "config.json").is_file():
         raise FileNotFoundError(
             f"{like / 'config.json'} does not exist, so the model's architecture and "
             "tokenizer are unknown; give --like FOLDER, the Hugging Face folder that "
             "the run's student came from (or its export in hf/)"
         )
-    card = stored.run_dir / MODEL_FOLDER / CARD_FILE
+    card = run_dir.model / CARD_FILE
     text = card.read_text(encoding="utf-8") if card.is_file() else None
     if text is not None and stored.step:
         text += f"\nThese weights: optimizer step {stored.step:,}.\n"
@@ -80,10 +77,12 @@ def _to_hf(own):
 def _from_hf(own):
     import jax
 
-    from targetsft_jax.checkpoints.reader import keep_model, save_params
+    from targetsft_jax.checkpoints.layered_params import save_params
+    from targetsft_jax.checkpoints.model_folder import write_model_folder
     from targetsft_jax.hf.export_folder import whole
     from targetsft_jax.hf.importer import load_config, load_params, resolve
     from targetsft_jax.hf.model_card import converted_card
+    from targetsft_jax.storage.run_dir import RunDir
 
     if own.out.exists() and (not own.out.is_dir() or any(own.out.iterdir())):
         raise FileExistsError(f"{own.out} exists already; name a new folder")
@@ -91,8 +90,9 @@ def _from_hf(own):
     config = load_config(folder)
     params = load_params(folder, config, dtype=own.dtype)
     with whole(own.out) as partial:
-        keep_model(partial, folder, converted_card(own.source))
-        save_params(partial, jax.block_until_ready(params))
+        run_dir = RunDir(partial)
+        write_model_folder(run_dir, folder, converted_card(own.source))
+        save_params(run_dir, jax.block_until_ready(params))
     print(f"{folder} is now\n  {own.out}")
 
 

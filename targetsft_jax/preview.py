@@ -14,7 +14,7 @@ from targetsft_jax.data.config import DataConfig
 from targetsft_jax.data.overlap import WORDS, Cases, Duplicates, Overlap
 from targetsft_jax.data.pipeline import Dataset, prepare_parts, rows_at
 from targetsft_jax.data.records import load_records, problems
-from targetsft_jax.data.tokenizer import byte_tokenizer, load_tokenizer
+from targetsft_jax.data.tokenizer import byte_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -136,14 +136,6 @@ def _tokenizer(config: Config) -> "PreTrainedTokenizerBase":
     """The student's tokenizer alone."""
     if config.student.build:
         return byte_tokenizer()
-    from targetsft_jax.checkpoints.reader import (
-        MODEL_FOLDER,
-        find_checkpoint,
-        is_run_path,
-    )
-    from targetsft_jax.hf.importer import resolve
+    from targetsft_jax.checkpoints.open import open_model
 
-    folder = resolve(config.student.path, weights=False)
-    if is_run_path(folder):
-        folder = find_checkpoint(folder).run_dir / MODEL_FOLDER
-    return load_tokenizer(folder)
+    return open_model(config.student.path, weights=False).tokenizer()

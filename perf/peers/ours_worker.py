@@ -13,7 +13,7 @@ from jax import Array
 from measure import SEED, WIDTHS, N, V, growth
 
 import targetsft_jax as tsft
-from targetsft_jax.checkpoints.open import open_role
+from targetsft_jax.checkpoints.open import open_model
 from targetsft_jax.config.schema import TrainConfig
 from targetsft_jax.data.pipeline import Dataset
 from targetsft_jax.parallel.mesh import make_mesh
@@ -28,7 +28,7 @@ def step(problem: Path, objective: str) -> dict:
     data = np.load(problem / "rows.npz")
     steps, rows, length = data["mask"].shape
     mesh = make_mesh(devices=jax.devices()[:1])
-    roles = {n: open_role(n, problem / n, "float32") for n in ("student", "teacher")}
+    roles = {n: open_model(problem / n) for n in ("student", "teacher")}
     frozen = {"teacher": roles["teacher"]} if objective == "kd_h" else {}
     spec = StepSpec(
         student=roles["student"].config,
@@ -55,8 +55,8 @@ def step(problem: Path, objective: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         fit(
             spec,
-            roles["student"].load(mesh),
-            {name: role.load(mesh) for name, role in frozen.items()},
+            roles["student"].load(mesh, "float32"),
+            {name: role.load(mesh, "float32") for name, role in frozen.items()},
             Dataset(arrays, None, None, "perf"),  # type: ignore[arg-type]
             mesh,
             config,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from targetsft_jax.data.config import DataConfig
-from targetsft_jax.storage import array_folder
+from targetsft_jax.storage import array_folder, atomic
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -103,7 +103,7 @@ def kept(
         found = array_folder.read(folder)
     except array_folder.Damaged as error:
         say(f"damaged, made again: {error}")
-        array_folder.put_away(folder)
+        atomic.discard(folder)
         found = None
     if found is not None:
         say(f"from the cache: {folder}")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from targetsft_jax.hf.tensor_files import INDEX_FILE, SINGLE_FILE
-from targetsft_jax.storage import atomic_folder
+from targetsft_jax.storage import atomic
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -40,7 +40,7 @@ _OUR_SHARDS = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 @contextlib.contextmanager
 def whole(folder: str | Path) -> Iterator[Path]:
     """A new folder to write an export into, which becomes `folder` at the end."""
-    with atomic_folder.whole(folder, check_export) as partial:
+    with atomic.folder(folder, check_export) as partial:
         yield partial
 
 

@@ -17,7 +17,7 @@ from targetsft_jax.hf.tensor_files import INDEX_FILE, SINGLE_FILE
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import abstract_params
 from targetsft_jax.parallel.processes import to_host
-from targetsft_jax.storage import atomic_folder
+from targetsft_jax.storage import atomic
 
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
@@ -81,7 +81,7 @@ def save_pretrained(
         # All but the weights, which take the time, and which no process begins to
         # gather before all of them know that the first one goes on.
         try:
-            partial = atomic_folder.begin(folder, check_export)
+            partial = atomic.begin(folder, check_export)
             write_description(
                 partial,
                 config,
@@ -92,16 +92,17 @@ def save_pretrained(
                 extra_config=extra_config,
             )
         except Exception as error:
-            atomic_folder.abandon(folder)
+            if partial is not None:
+                atomic.abandon(partial)
             refusal = error
     _agree(refusal, folder)
     try:
         _write_weights(partial, params, specs, max_shard_bytes)
         if writes:
-            atomic_folder.finish(folder)
+            atomic.finish(partial, folder)
     except BaseException:
         if writes:
-            atomic_folder.abandon(folder)
+            atomic.abandon(partial)
         raise
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"exported {folder}")

@@ -15,6 +15,7 @@ from targetsft_jax.hf.shard_reader import THREADS, Source, fill
 from targetsft_jax.hf.tensor_files import DTYPES, open_tensors, read_json
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import abstract_params
+from targetsft_jax.storage.atomic import former
 
 _HUB_FILES = ["*.json", "*.jinja", "*.txt", "tokenizer*", "*.model"]
 
@@ -41,11 +42,10 @@ def resolve(path_or_hub_id: str | Path, *, weights: bool = True) -> Path:
             f"{name} is a file; pass the folder that holds config.json and the "
             "safetensors files."
         )
-    old = path.with_name(f".{path.name}.old")
-    if old.is_dir():
+    if (old := former(path)) is not None:
         raise FileNotFoundError(
             f"{name} does not exist: an export was killed as it took this name. What "
-            f"was there before is whole in {old}; export again, or rename it back."
+            f"was there before is complete in {old}; export again, or rename it back."
         )
     if isinstance(path_or_hub_id, Path) or name[:1] in "/.~" or name.count("/") > 1:
         raise FileNotFoundError(

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from targetsft_jax.hf.export_folder import whole
 from targetsft_jax.hf.families import places
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.lora import Lora
 from targetsft_jax.parallel.processes import to_host
+from targetsft_jax.storage import atomic
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -111,7 +111,7 @@ def _at(adapters, path):
 def _write(folder, tensors, document):
     from safetensors.numpy import save_file
 
-    with whole(folder, _check_target) as partial:
+    with atomic.folder(folder, _check_target) as partial:
         save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
         text = json.dumps(document, indent=2) + "\n"
         (partial / CONFIG_FILE).write_text(text, encoding="utf-8")

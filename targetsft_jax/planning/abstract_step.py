@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from targetsft_jax.checkpoints.open import open_role
+from targetsft_jax.checkpoints.open import open_model
 from targetsft_jax.config.schema import (
     Config,
     RoleConfig,
@@ -19,7 +19,6 @@ from targetsft_jax.config.schema import (
     trainings,
 )
 from targetsft_jax.data.tokenizer import load_tokenizer
-from targetsft_jax.hf.importer import resolve
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel import mesh as meshes
@@ -48,11 +47,13 @@ class AbstractRole:
         config: architecture.
         dtype: of the parameters.
         origin: where the architecture comes from, in words.
+        folder: with its config and perhaps its tokenizer; None for a built model.
     """
 
     config: DecoderConfig
     dtype: Any
     origin: str
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
     """
     method = config.target.name
     hyper = trainings(config)[method]
-    roles, folders = _roles(config, frozen_roles(config, method, hyper), mesh)
-    vocab_size, vocabulary_origin = _vocabulary(roles, folders["student"])
+    roles = _roles(config, frozen_roles(config, method, hyper), mesh)
+    vocab_size, vocabulary_origin = _vocabulary(roles)
     spec = step_spec(
         config,
         method,
@@ -121,35 +122,34 @@ def bytes_per_device(tree: Any) -> int:
 
 def _roles(
     config: Config, frozen: tuple[str, ...], mesh: Mesh
-) -> tuple[dict[str, AbstractRole], dict[str, Path | None]]:
-    """The student and these frozen roles; and the folder of each, if it has one."""
+) -> dict[str, AbstractRole]:
+    """The student and these frozen roles."""
     roles: dict[str, AbstractRole] = {}
-    folders: dict[str, Path | None] = {}
     for name in ("student", *frozen):
         role: RoleConfig = getattr(config, name)
-        dtype = param_dtype(name, config, mesh)
         if role.build:
             model, origin, folder = architecture(role.build), f"{name}.build", None
         elif role.path:
-            stored = open_role(name, resolve(role.path, weights=False), dtype)
+            stored = open_model(role.path, weights=False)
             model, origin, folder = stored.config, str(role.path), stored.folder
         else:
             # Only a reference may have no path: it is the student at its start.
-            model, origin = roles["student"].config, "the student at its start"
-            folder = folders["student"]
-        roles[name] = AbstractRole(model, dtype, origin)
-        folders[name] = folder
-    return roles, folders
+            student = roles["student"]
+            model, origin = student.config, "the student at its start"
+            folder = student.folder
+        roles[name] = AbstractRole(
+            model, param_dtype(name, config, mesh), origin, folder
+        )
+    return roles
 
 
-def _vocabulary(
-    roles: Mapping[str, AbstractRole], folder: Path | None
-) -> tuple[int, str]:
+def _vocabulary(roles: Mapping[str, AbstractRole]) -> tuple[int, str]:
     """Number of real tokens, and where it comes from.
 
     The tokenizer's length where the student's folder has one, else the smallest
     embedding.
     """
+    folder = roles["student"].folder
     smallest = min(role.config.vocab_size for role in roles.values())
     if folder is None:
         return smallest, "the built models' tokenizer"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from targetsft_jax.storage.atomic import write_whole
+from targetsft_jax.storage.atomic import write_text
 
 FILE = "goodput.json"
 
@@ -85,7 +85,7 @@ class Clock:
         self._written = moment
         rounded = {cause: round(s, 3) for cause, s in self.seconds.items()}
         text = json.dumps({"sessions": self.sessions, "seconds": rounded}) + "\n"
-        write_whole(self._path, text)
+        write_text(self._path, text)
 
     def line(self) -> str:
         """`goodput 93.1 % of 120 s (compile 4.0 %, data 1.2 %)`."""

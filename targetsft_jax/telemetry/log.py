@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from targetsft_jax.loss.histogram import EDGES
-from targetsft_jax.storage.atomic import write_whole
+from targetsft_jax.storage.atomic import write_text
 from targetsft_jax.telemetry.goodput import Clock
 from targetsft_jax.telemetry.progress import Progress
 from targetsft_jax.telemetry.sinks import Sink
@@ -173,5 +173,5 @@ def keep_until(path: Path, step: int) -> list[dict[str, Any]]:
     rows = read_rows(path)
     kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
     # Whole at any moment: a kill must not cost the lines that are kept.
-    write_whole(path, "".join(kept))
+    write_text(path, "".join(kept))
     return [row for row in rows if row["step"] > step]

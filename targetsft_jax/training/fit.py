@@ -21,6 +21,7 @@ from targetsft_jax.data.pipeline import Dataset, iterate
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import processes
 from targetsft_jax.storage import disk_full as disk
+from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.targets.policies import Policy
 from targetsft_jax.telemetry.anomalies import FILE as SKIPPED_FILE
 from targetsft_jax.telemetry.anomalies import Watch, records_of
@@ -33,8 +34,10 @@ from targetsft_jax.training.preemption import Preempted, StopSignal
 from targetsft_jax.training.step import (
     StepSpec,
     TrainState,
+    arrays_of,
     init_state,
     make_train_step,
+    state_of,
     state_shardings,
 )
 from targetsft_jax.training.validate import Validation, make_measure, validate
@@ -94,7 +97,7 @@ def fit(
     _prove_same_data(dataset)
     retention = Retention(config.max_to_keep, config.keep_every, config.keep_best)
     checkpoints = Checkpoints(
-        run_dir,
+        RunDir(run_dir),
         retention,
         Provenance(about or {}, {role: identity(p) for role, p in frozen.items()}),
     )
@@ -106,7 +109,8 @@ def fit(
         for leaf in jax.tree.leaves(params):
             if isinstance(leaf, jax.Array):
                 leaf.delete()
-        state, start = checkpoints.restore(like, position)
+        arrays, start = checkpoints.restore(arrays_of(like), position)
+        state = state_of(arrays)
     else:
         state = init_state(params, optimizer, places, spec.policy)
     log = log or LogConfig()
@@ -188,15 +192,17 @@ def fit(
                 if due or found:
                     numbers = record(number, metrics, **found)
                     waiting = None
-                lost = checkpoints.failed()
+                lost = checkpoints.errors()
                 if due:
                     at = replace(position, step=number)
                     timer.restart()
                     with clock.lost_to("save"):
                         if number == steps or told:
-                            checkpoints.save_at_last(state, at, numbers, written.say)
+                            checkpoints.save_last(
+                                arrays_of(state), at, numbers, written.say
+                            )
                         else:
-                            lost += checkpoints.save(state, at, numbers)
+                            lost += checkpoints.save(arrays_of(state), at, numbers)
                 for line in lost:
                     written.say(line)
                     timer.again(disk.RETRY_SECONDS)

@@ -12,13 +12,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from targetsft_jax.checkpoints.manager import FOLDER as CHECKPOINTS
-from targetsft_jax.checkpoints.open import (
-    Role,
-    open_role,
-    shared_tokenizer,
-)
-from targetsft_jax.checkpoints.reader import MODEL_FOLDER, Adapted, keep_model
+from targetsft_jax.checkpoints.model_folder import AdapterInfo, write_model_folder
+from targetsft_jax.checkpoints.open import StoredModel, open_model, shared_tokenizer
 from targetsft_jax.config.schema import (
     CONFIG_FILE,
     POLICY_SOURCES,
@@ -38,7 +33,6 @@ from targetsft_jax.data.records import Problem, problems
 from targetsft_jax.evaluation.evaluate import benchmark
 from targetsft_jax.evaluation.statistics import AverageAtK, table
 from targetsft_jax.hf.exporter import save_pretrained
-from targetsft_jax.hf.importer import resolve
 from targetsft_jax.hf.model_card import training_card
 from targetsft_jax.hf.peft import save_adapter
 from targetsft_jax.hf.sidecar_files import prove_exportable
@@ -47,7 +41,8 @@ from targetsft_jax.models.config import num_parameters
 from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import processes, rules
-from targetsft_jax.storage.atomic import write_whole
+from targetsft_jax.storage.atomic import write_text
+from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.telemetry.log import METRICS_FILE
 from targetsft_jax.telemetry.progress import LEGEND
 from targetsft_jax.training.fit import fit, total_steps
@@ -64,6 +59,21 @@ from targetsft_jax.training.tiny_models import start_model
 from targetsft_jax.training.validate import Validation
 
 EXPORT_FOLDER, ADAPTER_FOLDER = "hf", "adapter"
+
+
+@dataclass(frozen=True)
+class Role:
+    """A model of a run.
+
+    Attributes:
+        name: "student", "teacher" or "reference".
+        model: where it is stored, and its architecture.
+        dtype: of its parameters on the devices.
+    """
+
+    name: str
+    model: StoredModel
+    dtype: Any
 
 
 @dataclass
@@ -102,7 +112,7 @@ def run(config: Config) -> dict[str, AverageAtK]:
     processes.barrier("the run directory was read")
     if processes.is_primary():
         run_dir.mkdir(parents=True, exist_ok=True)
-        write_whole(run_dir / CONFIG_FILE, to_yaml(config))
+        write_text(run_dir / CONFIG_FILE, to_yaml(config))
     _say_session(session, run_dir)
     if session.problems:
         if config.evaluation.include_teacher:
@@ -133,7 +143,7 @@ def _claim(config: Config) -> Path:
     """The run directory: without progress, or of a run that this one goes on with."""
     run_dir = Path(config.run_dir).expanduser()
     path = run_dir / CONFIG_FILE
-    if not path.exists() or not any(run_dir.glob(f"**/{CHECKPOINTS}/*")):
+    if not path.exists() or not any(run_dir.glob("**/checkpoints/*")):
         return run_dir
     if not config.resume:
         raise ConfigError(
@@ -212,9 +222,9 @@ def _open(config: Config, mesh: Mesh) -> Session:
             roles[name] = dataclasses.replace(student, name=name, dtype=dtype)
         else:
             roles[name] = _role(name, given, config, mesh)
-    tokenizer = shared_tokenizer(list(roles.values()))
+    tokenizer = shared_tokenizer({name: role.model for name, role in roles.items()})
     tokenizer = with_template(tokenizer, config.data.chat_template)
-    prove_exportable(roles["student"].config, tokenizer)
+    prove_exportable(roles["student"].model.config, tokenizer)
     dataset, kept_out = prepare_parts(
         config.data, tokenizer, config.cache_dir, held_out=config.validation.examples
     )
@@ -250,7 +260,7 @@ def _spec(session: Session, method: str, hyper: dict[str, Any]) -> StepSpec:
         session.config,
         method,
         hyper,
-        {name: role.config for name, role in session.roles.items()},
+        {name: role.model.config for name, role in session.roles.items()},
         len(session.tokenizer),
         session.mesh,
     )
@@ -258,10 +268,10 @@ def _spec(session: Session, method: str, hyper: dict[str, Any]) -> StepSpec:
 
 def _role(name: str, given: RoleConfig, config: Config, mesh: Mesh) -> Role:
     if given.build:
-        folder = start_model(name, given.build, config.cache_dir, mesh)
+        model = open_model(start_model(name, given.build, config.cache_dir, mesh))
     else:
-        folder = resolve(given.path)
-    return open_role(name, folder, param_dtype(name, config, mesh))
+        model = open_model(given.path or "")
+    return Role(name, model, param_dtype(name, config, mesh))
 
 
 def _check_columns(
@@ -289,19 +299,20 @@ def _load(session: Session, name: str) -> Any:
     """A role's parameters. Frozen ones are loaded once; equal roles share arrays."""
     role = session.roles[name]
     if name == "student" and session.config.lora is None:
-        return role.load(session.mesh)
+        return role.model.load(session.mesh, role.dtype)
     if name not in session.frozen:
         twin = next(
             (
                 params
                 for other, params in session.frozen.items()
-                if session.roles[other].folder == role.folder
-                and session.roles[other].checkpoint == role.checkpoint
+                if session.roles[other].model.source == role.model.source
                 and session.roles[other].dtype == role.dtype
             ),
             None,
         )
-        session.frozen[name] = role.load(session.mesh) if twin is None else twin
+        if twin is None:
+            twin = role.model.load(session.mesh, role.dtype)
+        session.frozen[name] = twin
     return session.frozen[name]
 
 
@@ -323,9 +334,9 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
     }
     card = _card(session, method, hyper)
     tokenizer = session.tokenizer
-    keep_model(
-        run_dir,
-        session.roles["student"].folder,
+    write_model_folder(
+        RunDir(run_dir),
+        session.roles["student"].model.folder,
         card,
         _adapted(session),
         template=config.data.chat_template and tokenizer.get_chat_template(),
@@ -362,7 +373,7 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
         run_dir / EXPORT_FOLDER,
         spec.student,
         exported,
-        like=run_dir / MODEL_FOLDER,
+        like=RunDir(run_dir).model,
         card=f"{card}\nThese weights: optimizer step {steps:,}.\n",
     )
     if session.problems:
@@ -371,7 +382,7 @@ def _train(session: Session, method: str, hyper: dict[str, Any], run_dir: Path) 
 
 def _adapters(session: Session) -> Any:
     """Fresh adapters of the student, on the mesh."""
-    student, asked = session.roles["student"].config, adapters(session.config)
+    student, asked = session.roles["student"].model.config, adapters(session.config)
     assert asked is not None
 
     def make(key: Any) -> Any:
@@ -383,17 +394,17 @@ def _adapters(session: Session) -> Any:
     return jax.jit(make, out_shardings=places)(key)
 
 
-def _adapted(session: Session) -> Adapted | None:
+def _adapted(session: Session) -> AdapterInfo | None:
     """What a checkpoint of adapters needs to become a model."""
     trained = adapters(session.config)
     if trained is None:
         return None
-    return Adapted(trained, _name(session), session.roles["student"].dtype.name)
+    return AdapterInfo(trained, _name(session), session.roles["student"].dtype.name)
 
 
 def _name(session: Session) -> str:
     """Where others find the student: its folder or checkpoint, or its id on the hub."""
-    path, source = session.config.student.path, session.roles["student"].source
+    path, source = session.config.student.path, session.roles["student"].model.source
     local = path is None or Path(path).expanduser().exists()
     return str(source.resolve()) if local else path
 
@@ -407,7 +418,7 @@ def _card(session: Session, method: str, hyper: dict[str, Any]) -> str:
     """What an export says of itself."""
     config, data = session.config, session.config.data
     models = {
-        name: getattr(config, name).path or str(role.source)
+        name: getattr(config, name).path or str(role.model.source)
         for name, role in session.roles.items()
         if name in ("student", *_spec(session, method, hyper).frozen)
     }
@@ -434,7 +445,7 @@ def _measure(
     """Average@k of some parameters, kept in the session and in a file of answers."""
     asked = session.config.evaluation
     score, answered = benchmark(
-        session.roles[role].config,
+        session.roles[role].model.config,
         params,
         session.problems,
         session.asking,
@@ -467,14 +478,16 @@ def _say_session(session: Session, run_dir: Path) -> None:
     )
     print(f"attention {', '.join(_attention(session))}")
     for role in session.roles.values():
-        size = num_parameters(role.config) / 1e6
-        print(f"{role.name:<8} {size:,.2f}M parameters, {role.dtype}, {role.source}")
+        size = num_parameters(role.model.config) / 1e6
+        print(
+            f"{role.name:<8} {size:,.2f}M parameters, {role.dtype}, {role.model.source}"
+        )
         trained = adapters(session.config) if role.name == "student" else None
         if trained is not None:
-            print(f"         {lora.trainable(role.config, trained)}")
+            print(f"         {lora.trainable(role.model.config, trained)}")
         whole = rules.undivided(
-            decoder.logical_axes(role.config),
-            decoder.abstract_params(role.config, role.dtype),
+            decoder.logical_axes(role.model.config),
+            decoder.abstract_params(role.model.config, role.dtype),
             session.mesh,
         )
         if whole:
@@ -497,7 +510,7 @@ def _attention(session: Session) -> list[str]:
         + choose(
             config.train.attention,
             meshes.platform(session.mesh),
-            role.config,
+            role.model.config,
             length,
             session.dtype,
         )
@@ -518,8 +531,8 @@ def _say_end(session: Session, run_dir: Path, seconds: float) -> None:
         *(answers if session.scores else ()),
         (METRICS_FILE, "every step's metrics"),
         ("tensorboard", "the same for TensorBoard"),
-        (CHECKPOINTS, "Orbax: parameters, optimizer, position"),
-        (MODEL_FOLDER, "what convert needs to export a checkpoint"),
+        ("checkpoints", "Orbax: parameters, optimizer, position"),
+        ("model", "what convert needs to export a checkpoint"),
         (EXPORT_FOLDER, "for transformers: AutoModelForCausalLM.from_pretrained"),
         *(adapter if session.config.lora is not None else ()),
         (CONFIG_FILE, "the resolved configuration"),

@@ -55,6 +55,25 @@ class TrainState:
     held: Held = field(default_factory=dict)
 
 
+def arrays_of(state: TrainState) -> dict[str, Any]:
+    """The state as the plain trees that a checkpoint stores."""
+    optimizer = {"step": state.step, "moments": state.optimizer}
+    if state.held:
+        optimizer["held"] = state.held
+    return {"params": state.params, "optimizer": optimizer}
+
+
+def state_of(arrays: Mapping[str, Any]) -> TrainState:
+    """The state of a checkpoint's plain trees; inverse of `arrays_of`."""
+    optimizer = arrays["optimizer"]
+    return TrainState(
+        optimizer["step"],
+        arrays["params"],
+        optimizer["moments"],
+        optimizer.get("held", {}),
+    )
+
+
 @dataclass(frozen=True)
 class StepSpec:
     """All that is static in a step.

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.models import decoder
 from targetsft_jax.models.config import DecoderConfig, num_parameters
 from targetsft_jax.parallel import processes, rules
+from targetsft_jax.storage import atomic
 from targetsft_jax.training.fit import fit
 from targetsft_jax.training.step import StepSpec
 
@@ -57,8 +57,7 @@ def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Pa
         log_every=max(1, build.steps // 5),
         save_every=build.steps,
     )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _shared_folder(folder.parent) as run_dir:
+    with _scratch_folder(folder) as run_dir:
         fitted = fit(
             StepSpec(config, vocab_size=len(tokenizer)),
             params,
@@ -75,13 +74,16 @@ def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Pa
 
 
 @contextlib.contextmanager
-def _shared_folder(parent: Path) -> Iterator[Path]:
-    """A temporary folder that the first process makes, and removes at the end."""
+def _scratch_folder(beside: Path) -> Iterator[Path]:
+    """One temporary folder for all processes; the primary one makes and removes it."""
     if not processes.is_primary():
         yield Path(processes.gather_text("")[0])
         return
-    with tempfile.TemporaryDirectory(prefix=".making-", dir=parent) as made:
-        yield Path(processes.gather_text(made)[0])
+    scratch = atomic.begin(beside)
+    try:
+        yield Path(processes.gather_text(str(scratch))[0])
+    finally:
+        atomic.abandon(scratch)
 
 
 def architecture(build: BuildConfig) -> DecoderConfig:

@@ -13,12 +13,13 @@ import pytest
 from support import rig
 
 from targetsft_jax.checkpoints import manager as checkpoint
-from targetsft_jax.checkpoints.reader import Stored
+from targetsft_jax.checkpoints.reader import StoredCheckpoint
 from targetsft_jax.config.schema import TrainConfig
 from targetsft_jax.data.config import DataConfig, SyntheticConfig
 from targetsft_jax.data.pipeline import batch_at, prepare, rows_at
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.telemetry.log import RunLog
 from targetsft_jax.train import main
 from targetsft_jax.training import fit as fit_module
@@ -179,7 +180,7 @@ def test_a_half_written_checkpoint_is_passed_over(undisturbed, dataset, tmp_path
 
 def _read(folder):
     """The parameters of a checkpoint; None where they cannot be read."""
-    stored = Stored(folder.parents[1], int(folder.name))
+    stored = StoredCheckpoint(RunDir(folder.parents[1]), int(folder.name))
     try:
         return [np.asarray(leaf) for leaf in jax.tree.leaves(stored.params())]
     except ValueError:
@@ -246,7 +247,7 @@ def test_a_flipped_bit_would_pass_for_a_parameter(
     run_dir = tmp_path / "run"
     shutil.copytree(undisturbed[0], run_dir)
     _flip(run_dir / "checkpoints" / str(STEPS))
-    monkeypatch.setattr(checkpoint, "_compare", lambda found, kept: None)
+    monkeypatch.setattr(checkpoint, "verify", lambda arrays, saved: None)
     again = _fit(dataset, run_dir)
     assert again.resumed_from == STEPS
     pairs = zip(

@@ -10,8 +10,6 @@ import contextlib
 import functools
 import io
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from targetsft_jax.data.catalogue.entry import FIELDS, Example
 from targetsft_jax.data.catalogue.files import Files, from_hub, in_folder
 from targetsft_jax.data.record import RowError
 from targetsft_jax.data.sources import parse_row, read_files
+from targetsft_jax.storage import atomic
 
 DATA_DIR = "~/.cache/targetsft_jax/datasets"
 """Not TFDS's own default folder, where another builder may own a name."""
@@ -75,8 +74,14 @@ def build(
         else in_folder(name, dataset, manual_dir)
     )
     folder = _folder(name, data_dir)
-    with _partial(folder, replace) as partial:
+    partial = atomic.begin(folder.parent)
+    try:
+        # TFDS too completes a folder before it names it, but first deletes the old one.
         _write(name, files, str(partial))
+        built_in = partial / folder.relative_to(folder.parents[1])
+        atomic.finish(built_in, folder, replace=replace)
+    finally:
+        atomic.abandon(partial)
     built = stored(name, data_dir)
     assert built is not None
     return built
@@ -187,29 +192,6 @@ def _example(message: Any) -> Example:
     }
     example["options"] = [o.decode() for o in features["options"].bytes_list.value]
     return example
-
-
-@contextlib.contextmanager
-def _partial(folder: Path, replace: bool) -> Iterator[Path]:
-    """A data_dir to build in; what is in it takes the folder's place if all goes well.
-
-    TFDS too completes a folder before it names it, but deletes the one before first.
-    """
-    root = folder.parents[1]
-    root.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.parent.name}-", dir=root))
-    try:
-        yield partial
-        folder.parent.mkdir(exist_ok=True)
-        if replace and folder.exists():
-            folder.rename(partial / "replaced")
-        try:
-            (partial / folder.relative_to(root)).rename(folder)
-        except OSError:
-            if replace or not folder.exists():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write(name: str, files: Files, data_dir: str) -> None:
