@@ -1,4 +1,4 @@
-"""Write the table of docs/families.md from what the tests measured.
+"""Write the table of docs/families.md from the measurements of the parity tests.
 
     python -m pytest tests/parity --junitxml=families.xml
     python .ci/families_table.py families.xml
@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from targetsft_jax.hf.families import FAMILIES
 
-PAGE = Path(__file__).with_name("families.md")
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "families.md"
 MODELS = {
     "llama": "Llama 2, 3.x; DeepSeekMath-7B",
     "qwen2": "Qwen2, Qwen2.5 (also Math)",
@@ -40,40 +40,42 @@ def measured(reports):
     """(family, column) -> every value that a test recorded.
 
     Raises:
-        SystemExit: a test failed: then there is no table to make.
+        SystemExit: a test failed, so the reports are incomplete.
     """
-    found = {}
+    values = {}
     for report in reports:
         for case in ElementTree.parse(report).iter("testcase"):
             if case.find("failure") is not None or case.find("error") is not None:
                 sys.exit(f"{report}: {case.get('classname')}.{case.get('name')} failed")
-            said = [(p.get("name"), p.get("value")) for p in case.iter("property")]
-            family = dict(said).get("family")
-            for name, value in said:
+            properties = [
+                (each.get("name"), each.get("value")) for each in case.iter("property")
+            ]
+            family = dict(properties).get("family")
+            for name, value in properties:
                 if family is not None and name in COLUMNS:
-                    found.setdefault((family, name), []).append(value)
-    return found
+                    values.setdefault((family, name), []).append(value)
+    return values
 
 
 def cell(values):
-    """The worst number, with how many there are; yes for True; a dash for nothing."""
+    """The worst number, with the number of tests; yes for True; a dash without any."""
     if not values:
         return "–"
     if set(values) == {"True"}:
         return f"yes ({len(values)})"
     worst = max(map(float, values))
-    shown = f"{worst:.2f}" if worst > 0.01 else f"{worst:.0e}"
-    return f"{shown} ({len(values)})"
+    text = f"{worst:.2f}" if worst > 0.01 else f"{worst:.0e}"
+    return f"{text} ({len(values)})"
 
 
-def table(found):
-    """One row for each family."""
+def table(values):
+    """One row per family."""
     lines = [
         "| model_type | models | " + " | ".join(COLUMNS) + " |",
         "|---|---|" + "---|" * len(COLUMNS),
     ]
     for family in FAMILIES:
-        cells = [cell(found.get((family, column))) for column in COLUMNS]
+        cells = [cell(values.get((family, column))) for column in COLUMNS]
         lines.append(f"| `{family}` | {MODELS[family]} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -81,11 +83,11 @@ def table(found):
 if __name__ == "__main__":
     if not sys.argv[1:]:
         sys.exit(__doc__)
-    made = table(measured(sys.argv[1:]))
+    rows = table(measured(sys.argv[1:]))
     mark = r"(<!-- table -->\n).*?(<!-- end -->)"
     text = PAGE.read_text(encoding="utf-8")
-    text, times = re.subn(mark, lambda m: f"{m[1]}{made}\n{m[2]}", text, flags=re.S)
+    text, times = re.subn(mark, lambda m: f"{m[1]}{rows}\n{m[2]}", text, flags=re.S)
     if times != 1:
         sys.exit(f"{PAGE} has {times} places for the table; expected one")
     PAGE.write_text(text, encoding="utf-8")
-    print(made)
+    print(rows)

@@ -1,4 +1,4 @@
-"""The table of families says what the tests measured, and nothing of failed ones."""
+"""The table of families: measurements of passed tests, and none after a failure."""
 
 import runpy
 from pathlib import Path
@@ -21,10 +21,10 @@ def report(folder, *cases):
 
 
 def test_the_worst_number_and_how_many(tmp_path):
-    made = runpy.run_path(str(SCRIPT))
+    script = runpy.run_path(str(SCRIPT))
     cases = [{"column": "parity error", "value": x} for x in (1e-6, 3e-6, 2e-7)]
-    given = report(tmp_path, *cases, {"column": "export", "value": True})
-    lines = made["table"](made["measured"](given)).splitlines()
+    reports = report(tmp_path, *cases, {"column": "export", "value": True})
+    lines = script["table"](script["measured"](reports)).splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
     assert [row[0] for row in rows[2:]] == [f"`{name}`" for name in FAMILIES]
     llama = dict(zip(rows[0], rows[2]))
@@ -33,7 +33,15 @@ def test_the_worst_number_and_how_many(tmp_path):
 
 
 def test_no_table_of_a_failed_test(tmp_path):
-    made = runpy.run_path(str(SCRIPT))
+    script = runpy.run_path(str(SCRIPT))
     failed = {"column": "packed", "value": 1e-6, "end": "<failure/>"}
     with pytest.raises(SystemExit, match="t.0 failed"):
-        made["measured"](report(tmp_path, failed))
+        script["measured"](report(tmp_path, failed))
+
+
+def test_every_family_has_its_models_and_a_place_on_the_page():
+    script = runpy.run_path(str(SCRIPT))
+    assert set(script["MODELS"]) == set(FAMILIES)
+    text = script["PAGE"].read_text(encoding="utf-8")
+    assert text.count("<!-- table -->") == 1
+    assert all(f"| `{name}` |" in text for name in FAMILIES)
