@@ -15,15 +15,6 @@ from xml.etree import ElementTree
 from targetsft_jax.hf.families import FAMILIES
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "families.md"
-MODELS = {
-    "llama": "Llama 2, 3.x; DeepSeekMath-7B",
-    "qwen2": "Qwen2, Qwen2.5 (also Math)",
-    "qwen3": "Qwen3 (dense)",
-    "mistral": "Mistral 7B",
-    "gemma2": "Gemma-2",
-    "gemma3_text": "Gemma-3 (text)",
-    "phi3": "Phi-3 4k, Phi-4",
-}
 COLUMNS = (
     "import",
     "export",
@@ -36,11 +27,11 @@ COLUMNS = (
 )
 
 
-def measured(reports):
-    """(family, column) -> every value that a test recorded.
+def measurements(reports):
+    """(family, column) -> all values that tests recorded.
 
     Raises:
-        SystemExit: a test failed, so the reports are incomplete.
+        SystemExit: a test failed, and the table would omit it.
     """
     values = {}
     for report in reports:
@@ -48,7 +39,7 @@ def measured(reports):
             if case.find("failure") is not None or case.find("error") is not None:
                 sys.exit(f"{report}: {case.get('classname')}.{case.get('name')} failed")
             properties = [
-                (each.get("name"), each.get("value")) for each in case.iter("property")
+                (p.get("name"), p.get("value")) for p in case.iter("property")
             ]
             family = dict(properties).get("family")
             for name, value in properties:
@@ -58,36 +49,36 @@ def measured(reports):
 
 
 def cell(values):
-    """The worst number, with the number of tests; yes for True; a dash without any."""
+    """The worst number or "yes", with the number of tests; a dash without any."""
     if not values:
         return "–"
     if set(values) == {"True"}:
         return f"yes ({len(values)})"
     worst = max(map(float, values))
-    text = f"{worst:.2f}" if worst > 0.01 else f"{worst:.0e}"
-    return f"{text} ({len(values)})"
+    shown = f"{worst:.2f}" if worst > 0.01 else f"{worst:.0e}"
+    return f"{shown} ({len(values)})"
 
 
 def table(values):
-    """One row per family."""
+    """Markdown table with one row per family."""
     lines = [
         "| model_type | models | " + " | ".join(COLUMNS) + " |",
         "|---|---|" + "---|" * len(COLUMNS),
     ]
-    for family in FAMILIES:
-        cells = [cell(values.get((family, column))) for column in COLUMNS]
-        lines.append(f"| `{family}` | {MODELS[family]} | " + " | ".join(cells) + " |")
+    for name, family in FAMILIES.items():
+        cells = [cell(values.get((name, column))) for column in COLUMNS]
+        lines.append(f"| `{name}` | {family.models} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
     if not sys.argv[1:]:
         sys.exit(__doc__)
-    rows = table(measured(sys.argv[1:]))
+    rows = table(measurements(sys.argv[1:]))
     mark = r"(<!-- table -->\n).*?(<!-- end -->)"
     text = PAGE.read_text(encoding="utf-8")
     text, times = re.subn(mark, lambda m: f"{m[1]}{rows}\n{m[2]}", text, flags=re.S)
     if times != 1:
-        sys.exit(f"{PAGE} has {times} places for the table; expected one")
+        sys.exit(f"{PAGE} has {times} pairs of table marks; expected one")
     PAGE.write_text(text, encoding="utf-8")
     print(rows)

@@ -24,7 +24,6 @@ BESIDE = {
     "launch": "Scripts that start a run of several processes.",
     ".ci": "`.ci/run` is what every change must pass.",
 }
-INPUTS_OF_CUSTOM = "those of its residual"
 
 # The package of this checkout, not an installed one.
 sys.path.insert(0, str(ROOT))
@@ -78,18 +77,25 @@ def commands() -> str:
 def methods() -> str:
     """One row for each entry of METHODS."""
     from targetsft_jax import METHODS
+    from targetsft_jax.targets.describe import TABLE_HEADER, table_row
 
-    rows = [
-        ("method", "a (label)", "b (alternative)", "(α, β)", "inputs")
-        + ("hyper-parameters", "source")
-    ]
-    for name, method in METHODS.items():
-        needs = method.needs
-        inputs = INPUTS_OF_CUSTOM if callable(needs) else codes(needs)
-        hyper = codes(f"{k}={v!r}" for k, v in method.defaults.items())
-        cells = (f"`{name}`", method.label, method.alternative, method.mix)
-        rows.append((*cells, inputs, hyper, method.source))
-    return table(*rows)
+    return "\n".join([TABLE_HEADER, *map(table_row, METHODS.values())])
+
+
+@part
+def metrics() -> str:
+    """One row for each entry of the table of metrics."""
+    from targetsft_jax.telemetry.metrics import markdown_table
+
+    return markdown_table()
+
+
+@part
+def goodput() -> str:
+    """One row for each cause of time outside of steps."""
+    from targetsft_jax.telemetry.goodput import CAUSES
+
+    return table(("cause", "time"), *CAUSES.items())
 
 
 @part

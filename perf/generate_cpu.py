@@ -1,18 +1,20 @@
-"""Generation against transformers' on the same tiny model, side by side, on a CPU.
+"""Throughput of generation against transformers on the same tiny model, on a CPU.
 
     pip install "targetsft-jax[parity]"
     python perf/generate_cpu.py [--rounds 5] [--clock cpu]
 
-Greedy, float32, 16 prompts of one length, and 16 samples of one prompt, which share a
-prefill with us and are 16 rows to transformers. Rounds alternate; medians are compared.
-The tokens of both must be equal.
+Greedy decoding in float32 of 16 prompts of one length, and of 16 samples of one prompt:
+`generate` computes their prefill once, transformers for each row. Rounds alternate;
+medians are compared. The tokens of both must be equal.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,38 +23,39 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 
 from targetsft_jax.generation.generate import generate
 from targetsft_jax.hf.importer import load_config, load_params
+from targetsft_jax.models.config import DecoderConfig
 
 ROWS, PROMPT, NEW = 16, 64, 128
-# Width, layers, vocabulary: as the quickstart's models, and a larger one.
+# Width, layers, vocabulary: the quickstart's models, and a larger one.
 SIZES = ((256, 2, 264), (256, 4, 4096))
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clock", default="wall", choices=("wall", "cpu"))
-    asked = parser.parse_args()
-    clock = time.perf_counter if asked.clock == "wall" else time.process_time
+    options = parser.parse_args()
+    clock = time.perf_counter if options.clock == "wall" else time.process_time
 
     print(f"Qwen2, {PROMPT} + {NEW} tokens, float32, greedy; tokens/s")
-    print(f"{'':<38}{'transformers':>14}{'ours':>8}{'times':>8}")
+    print(f"{'':<38}{'transformers':>14}{'ours':>8}{'ratio':>8}")
     for width, layers, vocabulary in SIZES:
-        theirs = _model(width, layers, vocabulary)
+        model = _model(width, layers, vocabulary)
         with tempfile.TemporaryDirectory() as folder:
-            theirs.save_pretrained(folder)
+            model.save_pretrained(folder)
             config = load_config(folder)
             params = load_params(folder, config)
         prompts = np.random.default_rng(0).integers(0, vocabulary, (ROWS, PROMPT))
-        for name, given, samples in (
+        for name, batch, samples in (
             (f"{ROWS} prompts", prompts, 1),
             (f"1 prompt, {ROWS} samples", prompts[:1], ROWS),
         ):
             runs = {
-                "transformers": partial(_theirs, theirs, given, samples),
-                "ours": partial(_ours, config, params, given, samples),
+                "transformers": partial(_transformers, model, batch, samples),
+                "ours": partial(_ours, config, params, batch, samples),
             }
-            pace = _compare(runs, clock, asked.rounds)
+            pace = _compare(runs, clock, options.rounds)
             print(
                 f"{f'D={width}, {layers} layers, V={vocabulary}, {name}':<38}"
                 f"{pace['transformers']:>14.0f}{pace['ours']:>8.0f}"
@@ -60,21 +63,25 @@ def main() -> None:
             )
 
 
-def _compare(runs, clock, rounds) -> dict[str, float]:
-    """Tokens a second of each, once both have given the same tokens."""
+def _compare(
+    runs: Mapping[str, Callable[[], np.ndarray]],
+    clock: Callable[[], float],
+    rounds: int,
+) -> dict[str, float]:
+    """Tokens per second of each; raises where their tokens differ."""
     # The first call compiles.
-    made = {who: run() for who, run in runs.items()}
-    np.testing.assert_array_equal(made["ours"], made["transformers"])
-    seconds: dict[str, list[float]] = {who: [] for who in runs}
+    tokens = {name: run() for name, run in runs.items()}
+    np.testing.assert_array_equal(tokens["ours"], tokens["transformers"])
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
-        for who, run in runs.items():
-            began = clock()
+        for name, run in runs.items():
+            start = clock()
             run()
-            seconds[who].append(clock() - began)
-    return {who: ROWS * NEW / statistics.median(t) for who, t in seconds.items()}
+            seconds[name].append(clock() - start)
+    return {name: ROWS * NEW / statistics.median(t) for name, t in seconds.items()}
 
 
-def _model(width, layers, vocabulary):
+def _model(width: int, layers: int, vocabulary: int) -> Any:
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=vocabulary,
@@ -91,12 +98,12 @@ def _model(width, layers, vocabulary):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" not in name:
-                # Far from uniform, so that rounding does not choose a token.
+                # Predictions far from uniform, so that rounding decides no token.
                 parameter.mul_(4)
     return model
 
 
-def _theirs(model, prompts, samples) -> np.ndarray:
+def _transformers(model: Any, prompts: np.ndarray, samples: int) -> np.ndarray:
     ids = torch.from_numpy(np.repeat(prompts, samples, axis=0))
     with torch.no_grad():
         out = model.generate(
@@ -109,8 +116,10 @@ def _theirs(model, prompts, samples) -> np.ndarray:
     return out[:, PROMPT:].numpy()
 
 
-def _ours(config, params, prompts, samples) -> np.ndarray:
-    made = generate(
+def _ours(
+    config: DecoderConfig, params: dict, prompts: np.ndarray, samples: int
+) -> np.ndarray:
+    completions = generate(
         config,
         params,
         prompts.tolist(),
@@ -120,7 +129,9 @@ def _ours(config, params, prompts, samples) -> np.ndarray:
         stop_ids=[],
         key=jax.random.key(0),
     )
-    return np.array([one.tokens for prompt in made for one in prompt])
+    return np.array(
+        [completion.tokens for prompt in completions for completion in prompt]
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Host memory and time of loading a large checkpoint, on one and on eight devices.
+"""Host memory and time of loading a large checkpoint, on one and eight devices.
 
     python perf/import_memory.py [--gib 4.5] [--dtype bfloat16]
 
-Makes a random sharded checkpoint in a temporary folder and loads it in fresh
-processes. On a CPU the devices' arrays are host memory too, so they are subtracted:
-what is left is what loading itself takes. It must stay under the largest tensor and
-1 GiB. `RssAnon` is memory of the process's own; `RSS` has the mapped files' pages as
-well, which the system can take back at any time.
+Writes a random sharded checkpoint to a temporary folder and loads it in fresh
+processes. On a CPU the devices' arrays are host memory too and are subtracted; the
+rest, the memory of loading, must stay below the largest tensor plus 1 GiB. `RssAnon`
+is the process's private memory; `RSS` includes the pages of mapped files, which the
+system can reclaim at any time.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 GIB = 2**30
-# The shapes of a 7B model; layers are as many as fill the size asked for.
+# Shapes of a 7B model; the number of layers follows from the requested size.
 CONFIG = {
     "model_type": "qwen2",
     "vocab_size": 152_064,
@@ -36,14 +36,14 @@ CONFIG = {
 
 
 def write(folder: Path, gib: float) -> None:
-    """A checkpoint of at least so many GiB, in files of about 1 GiB."""
+    """Write a checkpoint of at least `gib` GiB in files of about 1 GiB."""
     import jax.numpy as jnp
     import numpy as np
     from safetensors.numpy import save_file
 
     from targetsft_jax.hf.config_json import config_from_json
-    from targetsft_jax.hf.families import places
-    from targetsft_jax.models.config import num_parameters
+    from targetsft_jax.hf.tensor_map import checkpoint_tensors
+    from targetsft_jax.models.decoder import num_parameters
 
     def size(layers: int) -> int:
         raw = CONFIG | {"num_hidden_layers": layers}
@@ -68,21 +68,23 @@ def write(folder: Path, gib: float) -> None:
     shapes |= {"up_proj": (inner, wide), "down_proj": (wide, inner)}
     rng = np.random.default_rng(0)
     noise = (rng.standard_normal(2**22, np.float32) / 50).astype(jnp.bfloat16)
-    weight_map, part, held, number = {}, {}, 0, 1
+    weight_map: dict[str, str] = {}
+    part: dict[str, np.ndarray] = {}
+    size_of_part, number = 0, 1
 
-    def flush():
-        nonlocal part, held, number
+    def flush() -> None:
+        nonlocal part, size_of_part, number
         name = f"model-{number:05d}.safetensors"
         save_file(part, folder / name)
         weight_map.update(dict.fromkeys(part, name))
-        part, held, number = {}, 0, number + 1
+        part, size_of_part, number = {}, 0, number + 1
 
-    for key in places(config):
+    for key in checkpoint_tensors(config):
         module = next(name for name in shapes if f"{name}." in key)
         shape = shapes[module][:1] if key.endswith("bias") else shapes[module]
         part[key] = np.resize(noise, shape)
-        held += part[key].nbytes
-        if held > GIB:
+        size_of_part += part[key].nbytes
+        if size_of_part > GIB:
             flush()
     flush()
     index = {"weight_map": weight_map}
@@ -90,7 +92,7 @@ def write(folder: Path, gib: float) -> None:
 
 
 def load(folder: Path, devices: int, dtype: str) -> None:
-    """Load in this process, watch its memory, print one line of JSON."""
+    """Load in this process, sample its memory, print one line of JSON."""
     import jax
     import jax.numpy as jnp
 
@@ -102,96 +104,106 @@ def load(folder: Path, devices: int, dtype: str) -> None:
     from targetsft_jax.parallel import rules
 
     config = load_config(folder)
-    shapes = jax.eval_shape(lambda k: decoder.init_params(config, k), jax.random.key(0))
+    shapes = decoder.abstract_params(config)
     mesh = meshes.make_mesh(1, -1, 2 if devices > 1 else 1)
-    places = rules.shardings(decoder.logical_axes(config), shapes, mesh)
+    shardings = rules.shardings(decoder.logical_axes(config), shapes, mesh)
     jnp.zeros(()).block_until_ready()
-    began = time.perf_counter()
-    with watched() as found:
-        params = load_params(folder, config, dtype=jnp.dtype(dtype), shardings=places)
+    start = time.perf_counter()
+    with sampled() as memory:
+        params = load_params(
+            folder, config, dtype=jnp.dtype(dtype), shardings=shardings
+        )
         jax.block_until_ready(params)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     arrays = sum(
         shard.data.nbytes
         for leaf in jax.tree.leaves(params)
         for shard in leaf.addressable_shards
     )
-    print(json.dumps({**found, "arrays": arrays, "s": seconds}))
+    print(json.dumps({**memory, "arrays": arrays, "s": seconds}))
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[dict[str, dict[str, int]]]:
-    """This process's memory at the start of the block, and its peak within."""
-    found = {"base": memory(), "peak": memory()}
+def sampled() -> Iterator[dict[str, dict[str, int]]]:
+    """Memory of this process at the start of the block, and its peak within it."""
+    memory = {"base": resident(), "peak": resident()}
     done = threading.Event()
 
-    def watch():
+    def sample() -> None:
         while not done.wait(0.005):
-            for key, value in memory().items():
-                found["peak"][key] = max(found["peak"][key], value)
+            for key, value in resident().items():
+                memory["peak"][key] = max(memory["peak"][key], value)
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    sampler = threading.Thread(target=sample)
+    sampler.start()
     try:
-        yield found
+        yield memory
     finally:
         done.set()
-        watcher.join()
+        sampler.join()
 
 
-def memory() -> dict[str, int]:
-    """Bytes of this process: all in memory, and what is its own."""
+def resident() -> dict[str, int]:
+    """Resident bytes of this process: all, and private ones."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    found = dict(
+    fields = dict(
         line.split(":", 1) for line in lines if line.startswith(("VmRSS", "RssA"))
     )
     return {
-        "RSS": int(found["VmRSS"].split()[0]) * 1024,
-        "RssAnon": int(found["RssAnon"].split()[0]) * 1024,
+        "RSS": int(fields["VmRSS"].split()[0]) * 1024,
+        "RssAnon": int(fields["RssAnon"].split()[0]) * 1024,
     }
 
 
 def main() -> int:
-    """Make, load in fresh processes, print; 1 where the bound does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--gib", type=float, default=4.5)
-    parser.add_argument("--dtype", default="bfloat16")
+    """Print the table; returns 1 where the bound does not hold."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--gib", type=float, default=4.5, help="checkpoint size")
+    parser.add_argument("--dtype", default="bfloat16", help="of the loaded arrays")
     parser.add_argument("--load", help=argparse.SUPPRESS)
     parser.add_argument("--devices", type=int, help=argparse.SUPPRESS)
-    own = parser.parse_args()
-    if own.load:
-        load(Path(own.load), own.devices, own.dtype)
+    options = parser.parse_args()
+    if options.load:
+        load(Path(options.load), options.devices, options.dtype)
         return 0
     folder = Path(tempfile.mkdtemp(prefix="import_memory-"))
-    good = True
+    within_bound = True
     try:
-        write(folder, own.gib)
+        write(folder, options.gib)
         on_disk = sum(path.stat().st_size for path in folder.iterdir())
         largest = CONFIG["vocab_size"] * CONFIG["hidden_size"] * 2
         print(f"checkpoint {on_disk / GIB:.2f} GiB, largest tensor {largest / GIB:.2f}")
         print("devices  arrays  base RssAnon  peak over both  RSS over both  seconds")
         for devices in (1, 8):
-            command = [sys.executable, __file__, "--load", folder, "--dtype", own.dtype]
+            command = [
+                sys.executable,
+                __file__,
+                "--load",
+                folder,
+                "--dtype",
+                options.dtype,
+            ]
             out = subprocess.run(
                 [*map(str, command), "--devices", str(devices)],
                 stdout=subprocess.PIPE,
                 check=True,
                 env=os.environ | {"JAX_PLATFORMS": "cpu"},
             ).stdout
-            found = json.loads(out.splitlines()[-1])
+            result = json.loads(out.splitlines()[-1])
             over = {
-                key: found["peak"][key] - found["base"][key] - found["arrays"]
-                for key in found["base"]
+                key: result["peak"][key] - result["base"][key] - result["arrays"]
+                for key in result["base"]
             }
-            good &= max(over.values()) < largest + GIB
+            within_bound &= max(over.values()) < largest + GIB
+            base = result["base"]["RssAnon"] / GIB
             print(
-                f"{devices:7}  {found['arrays'] / GIB:6.2f}  "
-                f"{found['base']['RssAnon'] / GIB:12.2f}  {over['RssAnon'] / GIB:14.2f}"
-                f"  {over['RSS'] / GIB:13.2f}  {found['s']:7.1f}"
+                f"{devices:7}  {result['arrays'] / GIB:6.2f}  "
+                f"{base:12.2f}  {over['RssAnon'] / GIB:14.2f}"
+                f"  {over['RSS'] / GIB:13.2f}  {result['s']:7.1f}"
             )
     finally:
         shutil.rmtree(folder)
-    return 0 if good else 1
+    return 0 if within_bound else 1
 
 
 if __name__ == "__main__":

@@ -1,110 +1,105 @@
-"""The fused loss against the two usual ways, side by side in one run, on a CPU.
+"""Time and memory of the fused loss against two other implementations, on a CPU.
 
     python perf/loss_cpu.py [--rounds 5] [--masked 0.5]
 
-Target-SFT's loss and both gradients: dense logits with autodiff, chunks of logits
-under jax.checkpoint (what most frameworks do), and ours. Rounds alternate, so that a
-noisy machine is noisy for all; medians are compared.
+Target-SFT's loss with both gradients, computed three ways: dense logits with autodiff;
+chunks of logits under `jax.checkpoint`, as most frameworks do; and `fused_loss`.
+Rounds alternate between them, so that other work on the machine slows all of them;
+medians are compared. Time is CPU seconds, memory is the compiler's temporaries.
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from problems import CPU, GRADIENTS, METHOD
 
-from targetsft_jax import fused_loss, objective
+from targetsft_jax import objective
 from targetsft_jax.loss import reference_loss
 
-N, V, D, D_TEACHER, CHUNK = 2048, 32_000, 512, 768, 512
+Teacher = tuple[Array, Array]
 
 
-def dense(hidden, head, labels, weights, teacher):
+def dense_loss(
+    hidden: Array, head: Array, labels: Array, weights: Array, teacher: Teacher
+) -> Array:
     """Materialised logits: autodiff of CE(stop_gradient(Q), p)."""
     return reference_loss(
-        "target_sft", hidden, head, labels, weights=weights, teacher=teacher
+        METHOD, hidden, head, labels, weights=weights, teacher=teacher
     )
 
 
-def checkpointed(hidden, head, labels, weights, teacher):
-    """Chunks of logits, made again in the backward pass."""
+def checkpointed_loss(
+    hidden: Array, head: Array, labels: Array, weights: Array, teacher: Teacher
+) -> Array:
+    """Chunks of logits, recomputed in the backward pass."""
 
     @jax.checkpoint
-    def chunk(x, y, w, t):
-        logits, other = x @ head.T, jax.lax.stop_gradient(t @ teacher[1].T)
-        return jnp.sum(w * objective("target_sft", logits, y, teacher_logits=other))
+    def chunk_loss(x: Array, y: Array, w: Array, t: Array) -> Array:
+        logits = x @ head.T
+        teacher_logits = jax.lax.stop_gradient(t @ teacher[1].T)
+        return jnp.sum(w * objective(METHOD, logits, y, teacher_logits=teacher_logits))
 
-    def split(x):
-        return x.reshape(-1, CHUNK, *x.shape[1:])
+    def split(x: Array) -> Array:
+        return x.reshape(-1, CPU.chunk, *x.shape[1:])
 
-    parts = tuple(map(split, (hidden, labels, weights, teacher[0])))
-    return jax.lax.scan(lambda s, p: (s + chunk(*p), None), jnp.zeros(()), parts)[0]
-
-
-def fused(hidden, head, labels, weights, teacher):
-    """Ours."""
-    return fused_loss(
-        "target_sft",
-        hidden,
-        head,
-        labels,
-        weights=weights,
-        teacher=teacher,
-        chunk_size=CHUNK,
-    )[0]
+    chunks = tuple(map(split, (hidden, labels, weights, teacher[0])))
+    total, _ = jax.lax.scan(
+        lambda total, chunk: (total + chunk_loss(*chunk), None), jnp.zeros(()), chunks
+    )
+    return total
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--masked", type=float, default=0.5)
-    asked = parser.parse_args()
-    keys = jax.random.split(jax.random.key(0), 5)
-    hidden = jax.random.normal(keys[0], (N, D))
-    head = jax.random.normal(keys[1], (V, D)) / D**0.5
-    teacher = (
-        jax.random.normal(keys[2], (N, D_TEACHER)),
-        jax.random.normal(keys[3], (V, D_TEACHER)) / D_TEACHER**0.5,
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of each")
+    parser.add_argument(
+        "--masked", type=float, default=0.5, help="share of tokens without loss"
     )
-    labels = jax.random.randint(keys[4], (N,), 0, V)
-    weights = jnp.full(N, 1 / N)
-    prompts = jnp.where(jnp.arange(N) % 256 < 256 * asked.masked, 0, weights)
+    options = parser.parse_args()
+    hidden, head, labels, weights, teacher = CPU.arrays()
+    is_masked = jnp.arange(CPU.tokens) % 256 < 256 * options.masked
+    masked = jnp.where(is_masked, 0, weights)
 
-    runs, memory, losses = {}, {}, {}
-    for name, function, given in (
-        ("dense", dense, weights),
-        ("checkpointed", checkpointed, weights),
-        ("fused", fused, weights),
-        (f"fused, {asked.masked:.0%} masked", fused, prompts),
+    runs: dict[str, Callable[[], tuple[Array, tuple[Array, Array]]]] = {}
+    mebibytes, losses = {}, {}
+    for name, function, row_weights in (
+        ("dense", dense_loss, weights),
+        ("checkpointed", checkpointed_loss, weights),
+        ("fused", CPU.loss, weights),
+        (f"fused, {options.masked:.0%} masked", CPU.loss, masked),
     ):
-        pulled = jax.jit(jax.value_and_grad(function, (0, 1)))
-        compiled = pulled.lower(hidden, head, labels, given, teacher).compile()
-        runs[name] = lambda c=compiled, w=given: jax.block_until_ready(
-            c(hidden, head, labels, w, teacher)
-        )
-        memory[name] = compiled.memory_analysis().temp_size_in_bytes / 2**20
+        arguments = (hidden, head, labels, row_weights, teacher)
+        gradients = jax.jit(jax.value_and_grad(function, GRADIENTS))
+        compiled = gradients.lower(*arguments).compile()
+        runs[name] = lambda c=compiled, a=arguments: jax.block_until_ready(c(*a))
+        mebibytes[name] = compiled.memory_analysis().temp_size_in_bytes / 2**20
         losses[name] = float(runs[name]()[0])
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(asked.rounds):
+    for _ in range(options.rounds):
         for name, run in runs.items():
-            began = time.process_time()
+            start = time.process_time()
             run()
-            seconds[name].append(time.process_time() - began)
+            seconds[name].append(time.process_time() - start)
 
-    print(f"N={N} V={V} D={D} teacher {D_TEACHER} float32, chunks of {CHUNK}")
+    print(
+        f"N={CPU.tokens} V={CPU.vocabulary} D={CPU.width} teacher {CPU.teacher_width} "
+        f"{CPU.dtype}, chunks of {CPU.chunk}"
+    )
     print(f"{'':<20}{'loss':>10}{'CPU s':>8}{'x dense':>9}{'MiB':>8}{'x dense':>9}")
-    base, held = statistics.median(seconds["dense"]), memory["dense"]
-    for name, times in seconds.items():
-        middle = statistics.median(times)
+    median = {name: statistics.median(times) for name, times in seconds.items()}
+    for name, taken in median.items():
         print(
-            f"{name:<20}{losses[name]:>10.5f}{middle:>8.2f}{middle / base:>9.2f}"
-            f"{memory[name]:>8.0f}{memory[name] / held:>9.2f}"
+            f"{name:<20}{losses[name]:>10.5f}{taken:>8.2f}"
+            f"{taken / median['dense']:>9.2f}{mebibytes[name]:>8.0f}"
+            f"{mebibytes[name] / mebibytes['dense']:>9.2f}"
         )
-    own = statistics.median(seconds["fused"])
-    other = statistics.median(seconds["checkpointed"])
-    print(f"fused / checkpointed {own / other:.2f}")
+    print(f"fused / checkpointed {median['fused'] / median['checkpointed']:.2f}")
 
 
 if __name__ == "__main__":

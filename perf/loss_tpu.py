@@ -1,73 +1,49 @@
-"""The fused loss's memory on TPUs, by their own compiler and with no TPU.
+"""Memory of the fused loss on TPUs, from their compiler; no TPU is needed.
 
     pip install "targetsft-jax[tpu]"
     python perf/loss_tpu.py [--tokens 8192 32768 131072] [--chips v5e v5p v6e]
 
-Target-SFT, loss and both gradients, V = 151,936, student 1,536 wide and teacher 3,584,
-bfloat16, chunks of 2,048 tokens, one chip.
+Target-SFT's loss with both gradients, one chip, the sizes of Qwen2.5 1.5B from 7B: see
+`TPU` in `problems.py`.
 """
 
 import argparse
+from dataclasses import replace
 
-from targetsft_jax.planning.topology import prepare, topology
+from targetsft_jax.planning.chips import GIB
+from targetsft_jax.planning.topology import get_topology, prepare_jax
 
-V, D, D_TEACHER, CHUNK = 151_936, 1536, 3584, 2048
-ALONE = {"v5e": "v5e:1x1", "v5p": "v5p:1x1x1", "v6e": "v6e:1x1"}
+ONE_CHIP = {"v5e": "v5e:1x1", "v5p": "v5p:1x1x1", "v6e": "v6e:1x1"}
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tokens", type=int, nargs="+", default=[8192, 32768, 131072])
-    parser.add_argument("--chips", nargs="+", default=list(ALONE), choices=list(ALONE))
-    asked = parser.parse_args()
-    prepare("v5e:1x1")
+    parser.add_argument(
+        "--chips", nargs="+", default=list(ONE_CHIP), choices=list(ONE_CHIP)
+    )
+    options = parser.parse_args()
+    prepare_jax("v5e:1x1")
     print(f"{'chip':<6}{'tokens':>8}{'temporaries GiB':>17}")
-    for chip in asked.chips:
-        for tokens in asked.tokens:
+    for chip in options.chips:
+        for tokens in options.tokens:
             print(f"{chip:<6}{tokens:>8}{_temporaries(chip, tokens):>17.2f}")
 
 
 def _temporaries(chip: str, tokens: int) -> float:
+    """GiB of the compiler's temporaries."""
+    # After `prepare_jax`: importing these may start jax.
     import jax
     import numpy as np
+    from problems import GRADIENTS, TPU
 
-    from targetsft_jax import fused_loss
-
-    mesh = jax.sharding.Mesh(np.array(topology(ALONE[chip]).devices), ("x",))
-    place = jax.NamedSharding(mesh, jax.sharding.PartitionSpec())
-
-    def array(*shape, dtype="bfloat16"):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=place)
-
-    def pulled(hidden, head, labels, weights, states, other):
-        def loss(hidden, head):
-            teacher = (states, other)
-            return fused_loss(
-                "target_sft",
-                hidden,
-                head,
-                labels,
-                weights=weights,
-                teacher=teacher,
-                chunk_size=CHUNK,
-            )
-
-        return jax.value_and_grad(loss, (0, 1), has_aux=True)(hidden, head)
-
-    compiled = (
-        jax.jit(pulled)
-        .lower(
-            array(tokens, D),
-            array(V, D),
-            array(tokens, dtype="int32"),
-            array(tokens, dtype="float32"),
-            array(tokens, D_TEACHER),
-            array(V, D_TEACHER),
-        )
-        .compile()
-    )
-    return compiled.memory_analysis().temp_size_in_bytes / 2**30
+    problem = replace(TPU, tokens=tokens)
+    mesh = jax.sharding.Mesh(np.array(get_topology(ONE_CHIP[chip]).devices), ("x",))
+    replicated = jax.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    gradients = jax.value_and_grad(problem.loss_and_metrics, GRADIENTS, has_aux=True)
+    compiled = jax.jit(gradients).lower(*problem.shapes(replicated)).compile()
+    return compiled.memory_analysis().temp_size_in_bytes / GIB
 
 
 if __name__ == "__main__":

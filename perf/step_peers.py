@@ -1,21 +1,21 @@
-"""A training step against other trainers, side by side in one run, on a CPU.
+"""Throughput and loss memory of a train step against other trainers, on a CPU.
 
     python perf/step_peers.py [--rounds 3] [--steps 6] [--prompts 0 0.5]
         [--clock cpu]
 
-Tiny Qwen2 models with a real vocabulary, float32, AdamW, global-norm clipping: every
+Tiny Qwen2 models with a real vocabulary, float32, AdamW, global-norm clipping. Every
 trainer reads the same two checkpoints and the same rows, and runs its own loop. Each
-peer is installed, once, in an environment of its own. Rounds alternate, so that a noisy
-machine is noisy for all; medians are compared. The first step's loss shows that the
-objective is the same.
+peer is installed once in a separate environment. Rounds alternate between trainers, so
+that other work on the machine slows all of them; medians are compared. Equal losses in
+the first step show that the objectives are the same.
 
     peer     package                objective
     tunix    google-tunix 0.1.7     KD-H: its trainer, LogitStrategy, T = 1, α = ½
-    torch    transformers, torch    KD-H: the loop that one would write
+    torch    transformers, torch    KD-H: a plain training loop
     trl      trl 1.16, torch        DFT: SFTTrainer, loss_type="dft"
 
-The memory of a loss is how much a fresh process grows while it takes the loss and both
-gradients of hidden states and head, compiled before.
+The memory of a loss is the growth of a fresh process while it computes the loss with
+the gradients of hidden states and head; compilation comes before.
 """
 
 import argparse
@@ -26,7 +26,9 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -41,98 +43,116 @@ PEERS = {
     "torch": ["trl==1.16.0", "torch==2.13.0"],
     "trl": ["trl==1.16.0", "torch==2.13.0"],
 }
-# What each is compared with: the same objective in ours.
+# Objective of each peer, as a method of this package.
 OBJECTIVE = {"tunix": "kd_h", "torch": "kd_h", "trl": "dft"}
 
 V, ROWS, LENGTH = 32_768, 8, 256
-SIZES = {"student": (256, 4, 4), "teacher": (384, 6, 6)}  # width, layers, heads
+# Width, layers, heads.
+SIZES = {"student": (256, 4, 4), "teacher": (384, 6, 6)}
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=6, help="timed ones of a round")
-    parser.add_argument("--prompts", type=float, nargs="+", default=[0.0, 0.5])
+    parser.add_argument("--steps", type=int, default=6, help="timed steps per round")
+    parser.add_argument(
+        "--prompts",
+        type=float,
+        nargs="+",
+        default=[0.0, 0.5],
+        help="shares of tokens without loss",
+    )
     parser.add_argument(
         "--clock",
         default="wall",
         choices=("wall", "cpu"),
-        help="cpu: CPU seconds of the process, where other work shares the machine",
+        help="cpu: CPU seconds of the process, for a machine with other work",
     )
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS))
     parser.add_argument(
         "--environments",
         type=Path,
         default=Path("~/.cache/targetsft_jax/peers").expanduser(),
+        help="folder of the peers' environments",
     )
-    asked = parser.parse_args()
-    pythons = {peer: _environment(asked.environments, peer) for peer in asked.peers}
+    options = parser.parse_args()
+    pythons = {peer: _environment(options.environments, peer) for peer in options.peers}
     pythons["ours"] = Path(sys.executable)
-    os.environ["BENCHMARK_CLOCK"] = asked.clock
+    os.environ["PERF_CLOCK"] = options.clock
     with tempfile.TemporaryDirectory() as folder:
         problem = Path(folder)
         _write_models(problem)
-        for share in asked.prompts:
-            _write_rows(problem, share, asked.steps + 2)
-            _compare(problem, pythons, asked, share)
-        _compare_memory(problem, pythons, asked.peers)
+        for share in options.prompts:
+            _write_rows(problem, share, options.steps + 2)
+            _compare(problem, pythons, options, share)
+        _compare_memory(problem, pythons, options.peers)
 
 
-def _compare(problem, pythons, asked, share) -> None:
-    """Tokens a second of each peer, and of ours at the same objective."""
-    runs = [(peer, OBJECTIVE[peer]) for peer in asked.peers]
-    runs += [("ours", name) for name in sorted({OBJECTIVE[p] for p in asked.peers})]
-    seconds: dict = {run: [] for run in runs}
+def _compare(
+    problem: Path,
+    pythons: Mapping[str, Path],
+    options: argparse.Namespace,
+    share: float,
+) -> None:
+    """Print tokens per second of each peer, and of this package at its objective."""
+    runs = [(peer, OBJECTIVE[peer]) for peer in options.peers]
+    runs += [("ours", name) for name in sorted({OBJECTIVE[p] for p in options.peers})]
+    seconds: dict[tuple[str, str], list[float]] = {run: [] for run in runs}
     losses = {}
-    for _ in range(asked.rounds):
+    for _ in range(options.rounds):
         for run in runs:
-            said = _work(pythons[run[0]], run, problem, "step")
-            # The first step compiles, and a second one may be under way before it ends.
-            seconds[run] += said["seconds"][2:]
-            losses[run] = said["loss"]
-    unit = "tokens/s" if asked.clock == "wall" else "/CPU s"
+            result = _work(pythons[run[0]], run, problem, "step")
+            # The first step compiles, and the second may be dispatched before it ends.
+            seconds[run] += result["seconds"][2:]
+            losses[run] = result["loss"]
+    unit = "tokens/s" if options.clock == "wall" else "/CPU s"
     print(f"\n{ROWS} rows of {LENGTH} tokens, {share:.0%} of them prompts, V = {V}")
-    print(f"{'':<8}{'objective':<11}{'first loss':>12}{unit:>10}{'ours, times':>13}")
+    print(f"{'':<8}{'objective':<11}{'first loss':>12}{unit:>10}{'ours, ratio':>13}")
     for run in runs:
         pace = ROWS * LENGTH / statistics.median(seconds[run])
-        own = ROWS * LENGTH / statistics.median(seconds["ours", run[1]])
-        ratio = "" if run[0] == "ours" else f"{own / pace:.2f}"
+        ours = ROWS * LENGTH / statistics.median(seconds["ours", run[1]])
+        ratio = "" if run[0] == "ours" else f"{ours / pace:.2f}"
         print(f"{run[0]:<8}{run[1]:<11}{losses[run]:>12.6f}{pace:>10.0f}{ratio:>13}")
 
 
-def _compare_memory(problem, pythons, peers) -> None:
-    print("\nmemory of the loss and its gradients")
-    print(f"{'':<8}{'objective':<11}{'MiB':>8}{'ours, of it':>13}")
+def _compare_memory(
+    problem: Path, pythons: Mapping[str, Path], peers: Sequence[str]
+) -> None:
+    print("\nmemory of the loss with both gradients")
+    print(f"{'':<8}{'objective':<11}{'MiB':>8}{'ours, ratio':>13}")
     ours = {
         name: _work(pythons["ours"], ("ours", name), problem, "loss")["mib"]
         for name in sorted({OBJECTIVE[p] for p in peers})
     }
     for peer in peers:
         name = OBJECTIVE[peer]
-        held = _work(pythons[peer], (peer, name), problem, "loss")["mib"]
-        print(f"{peer:<8}{name:<11}{held:>8.0f}{ours[name] / held:>13.2f}")
-    for name, held in ours.items():
-        print(f"{'ours':<8}{name:<11}{held:>8.0f}")
+        mib = _work(pythons[peer], (peer, name), problem, "loss")["mib"]
+        print(f"{peer:<8}{name:<11}{mib:>8.0f}{ours[name] / mib:>13.2f}")
+    for name, mib in ours.items():
+        print(f"{'ours':<8}{name:<11}{mib:>8.0f}")
 
 
-def _work(python: Path, run: tuple[str, str], problem: Path, what: str) -> dict:
-    """One process of a worker; its last line is a JSON object."""
+def _work(
+    python: Path, run: tuple[str, str], problem: Path, measurement: str
+) -> dict[str, Any]:
+    """Run a worker in a process and return the JSON object in its last line."""
     peer, objective = run
     script = WORKERS / f"{peer}_worker.py"
-    done = subprocess.run(
-        [python, script, problem, what, objective],
+    process = subprocess.run(
+        [python, script, problem, measurement, objective],
         capture_output=True,
         text=True,
         env=os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"},
     )
-    if done.returncode:
-        sys.exit(f"{script.name} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    if process.returncode:
+        output = f"{process.stdout[-2000:]}{process.stderr[-4000:]}"
+        sys.exit(f"{script.name} failed:\n{output}")
+    return json.loads(process.stdout.strip().splitlines()[-1])
 
 
 def _environment(folder: Path, peer: str) -> Path:
-    """The Python of a peer's environment, which is made if it is not there."""
+    """Interpreter of a peer's environment, which is created on the first use."""
     packages = PEERS[peer]
     home = folder / "-".join(packages).replace("==", "_")
     python = home / "bin/python"
@@ -158,15 +178,15 @@ def _write_models(problem: Path) -> None:
             model_type="qwen2",
         )
         params = init_params(config, jax.random.key(seed))
-        # Larger than at initialisation: predictions that differ from the uniform.
+        # Three times the initial scale, so that predictions are not nearly uniform.
         params = jax.tree.map(lambda x: 3 * x if x.ndim > 1 else x, params)
         save_pretrained(problem / name, config, params)
 
 
 def _write_rows(problem: Path, prompts: float, steps: int) -> None:
-    """[steps, B, L + 1] tokens, and which of the L predictions are trained.
+    """Write tokens [steps, B, L + 1] and the loss mask [steps, B, L].
 
-    Every step has the same rows, whatever the order that a trainer takes them in.
+    Every step has the same rows, so that a trainer's data order does not matter.
     """
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, V, (ROWS, LENGTH + 1), dtype=np.int32)

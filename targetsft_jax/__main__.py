@@ -9,6 +9,8 @@ from targetsft_jax import __version__
 
 COMMANDS = {
     "train": "Train one model by one method.",
+    "compare": "Train several methods side by side and print their scores.",
+    "datasets": "List and build known data sets; preview the rows of a run.",
     "plan": "Compile a run's step for devices that need not be here: memory, traffic.",
     "convert": "Convert checkpoints to Hugging Face folders, and back.",
     "report": "Draw the curves of runs.",

@@ -99,17 +99,24 @@ def key(
     return field(default=default, metadata=metadata)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(key,))
+# `key` is no field specifier to type checkers: they would not see its default.
+@dataclass_transform(frozen_default=True)
 def section(cls: type) -> type:
     """Make a class of `key` fields a frozen dataclass whose docstring lists them."""
-    made = dataclass(frozen=True)(cls)
+    made: Any = dataclass(frozen=True)(cls)
     lines = [
-        f"    {each.name}: {' '.join(each.metadata['help'].split())}"
+        f"    {each.name}: {_help_line(each)}"
         for each in dataclasses.fields(made)
         if "help" in each.metadata
     ]
     made.__doc__ = (cls.__doc__ or "").rstrip() + "\n\nArgs:\n" + "\n".join(lines)
     return made
+
+
+def _help_line(each: dataclasses.Field) -> str:
+    text = " ".join(each.metadata["help"].split())
+    domain: Domain | None = each.metadata["domain"]
+    return text if domain is None else f"{text} [{domain.expected}]"
 
 
 def refusals(config: Any, prefix: str = "") -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""`python -m targetsft_jax.plan --config FILE --topology v5e:4x4`: what a run takes."""
+"""Plan a run: `python -m targetsft_jax.plan --config FILE --topology v5e:4x4`."""
 
 import argparse
 import json
@@ -6,55 +6,50 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from targetsft_jax.config.schema import ConfigError, load
+from targetsft_jax.command import DOES_NOT_FIT, DONE, run_command
+from targetsft_jax.config.load import load
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 where the step fits, 1 where it does not, 2 for bad input."""
-    own, rest = _parser().parse_known_args(arguments)
-    try:
-        config = load(rest)
-    except ConfigError as error:
-        sys.stderr.write(f"configuration: {error}\n")
-        return 2
-    from targetsft_jax.planning.topology import prepare, topology
+    """Run the command and return its exit code; DOES_NOT_FIT is 3."""
+    return run_command(_plan, arguments)
 
-    prepare(own.topology)
+
+def _plan(arguments: list[str]) -> int:
+    options, config_arguments = _parser().parse_known_args(arguments)
+    config = load(config_arguments)
+    from targetsft_jax.planning.topology import get_topology, prepare_jax
+
+    prepare_jax(options.topology)
     from targetsft_jax.planning.plan import make_plan
     from targetsft_jax.planning.rendering import as_json, lines
 
-    try:
-        devices = topology(own.topology, own.num_slices)
-        plan = make_plan(config, devices, own.capacity)
-    except (ConfigError, ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+    topology = get_topology(options.topology, options.num_slices)
+    plan = make_plan(config, topology, options.capacity)
     print("\n".join(lines(plan)))
-    if own.json is not None:
-        own.json.write_text(json.dumps(as_json(plan), indent=2) + "\n", "utf-8")
-    return 0 if plan.memory.fits else 1
+    if options.json is not None:
+        options.json.write_text(json.dumps(as_json(plan), indent=2) + "\n", "utf-8")
+    return DONE if plan.memory.fits else DOES_NOT_FIT
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m targetsft_jax.plan",
-        description="Compile a run's training step for devices that need not be here, "
-        "and say what it holds, computes and moves. No weights or data are read.",
-        epilog="All other keys are those of python -m targetsft_jax.train.",
+        description="Compile a run's train step for devices that need not be present, "
+        "and report memory, FLOPs and collective traffic per device. No weights and no "
+        "data are read.",
+        epilog="--config FILE and all other keys are those of python -m "
+        "targetsft_jax.train; see its --help. Exit codes: 0 the step fits; 1 failed; 2 "
+        "the arguments or the configuration cannot be used; 3 the step does not fit.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--topology",
-        required=True,
-        help="v5e:4x4, v5p:2x2x4, …: TPUs by generation and bounds; or cpu:N",
-    )
-    parser.add_argument(
-        "--num-slices", type=int, default=1, help="TPU slices on mesh.data"
-    )
-    parser.add_argument(
-        "--capacity", type=float, help="GiB of a device, in place of its own"
-    )
-    parser.add_argument("--json", type=Path, help="a file for the same numbers")
+    topology = "TPU generation and bounds, such as v5e:4x4 or v5p:2x2x4; or cpu:N"
+    slices = "TPU slices of this topology, joined along mesh.data (default: 1)"
+    capacity = "memory per device in GiB (default: that of the TPU generation)"
+    parser.add_argument("--topology", required=True, help=topology)
+    parser.add_argument("--num-slices", type=int, default=1, metavar="N", help=slices)
+    parser.add_argument("--capacity", type=float, metavar="GIB", help=capacity)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
     return parser
 
 

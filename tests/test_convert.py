@@ -14,8 +14,9 @@ import pytest
 from support import hf_folders as checkpoints
 from support import rig
 
-from targetsft_jax.checkpoints.open import open_role
-from targetsft_jax.checkpoints.reader import StoredLeaf, find_checkpoint
+from targetsft_jax.checkpoints.layered_params import StoredLeaf
+from targetsft_jax.checkpoints.open import open_model
+from targetsft_jax.checkpoints.reader import find_checkpoint
 from targetsft_jax.convert import main
 from targetsft_jax.data.tokenizer import byte_tokenizer, load_tokenizer
 from targetsft_jax.hf.importer import load_config, load_params
@@ -149,17 +150,17 @@ def test_a_run_takes_checkpoints_for_models(run, tmp_path):
     """A run directory as student, one of its checkpoints as teacher."""
     mesh = make_mesh(2, 2, 2)
     for path, step in ((run, 4), (run / "checkpoints/2", 2)):
-        role = open_role("student", path, "float32")
-        assert role.config == load_config(run / "hf")
-        assert role.source == run / "checkpoints" / str(step)
+        model = open_model(path)
+        assert model.config == load_config(run / "hf")
+        assert model.source == run / "checkpoints" / str(step)
         assert convert("to-hf", path, tmp_path / str(step)) == 0
-        want = load_params(tmp_path / str(step), role.config)
-        params = role.load(mesh)
+        want = load_params(tmp_path / str(step), model.config)
+        params = model.load(mesh, "float32")
         rig.assert_equal_trees(params, want)
         assert len(params["embed"].sharding.device_set) == 8
-        narrow = open_role("teacher", path, "bfloat16").load(mesh)
+        narrow = model.load(mesh, "bfloat16")
         np.testing.assert_array_equal(narrow["embed"], want["embed"].astype("bfloat16"))
-    assert open_role("student", run / "hf", "float32").checkpoint is None
+    assert open_model(run / "hf").checkpoint is None
     models = {"student": run, "teacher": run / "checkpoints/2"}
     axes = {"mesh__fsdp": 2, "mesh__tensor": 2}
     assert train(rig.small_run(models, tmp_path / "next", **axes)) == 0
@@ -224,8 +225,8 @@ def test_refusals(theirs, run, tmp_path, capsys):
         (("to-hf", theirs), "no complete checkpoint.*found: .*config.json"),
         (("to-hf", tmp_path / "empty"), "found: nothing"),
         (("to-hf", run, "--step", "5"), "no complete checkpoint 5; it has 2, 4"),
-        (("to-hf", run / "checkpoints/2", "--step", "4"), "asks for another"),
-        (("to-hf", tmp_path / "bare"), "cannot be read.*Take another"),
+        (("to-hf", run / "checkpoints/2", "--step", "4"), "names another"),
+        (("to-hf", tmp_path / "bare"), "cannot be read.*Use another"),
         (("to-hf", tmp_path / "older"), "config.json does not exist.*--like"),
         (("to-hf", run, "--like", theirs), "do not fit the config"),
         (

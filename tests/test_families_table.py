@@ -1,4 +1,4 @@
-"""The table of families: measurements of passed tests, and none after a failure."""
+"""The table of families shows the measurements of the tests, unless one failed."""
 
 import runpy
 from pathlib import Path
@@ -20,28 +20,29 @@ def report(folder, *cases):
     return [path]
 
 
-def test_the_worst_number_and_how_many(tmp_path):
+def test_cells_have_the_worst_number_and_the_count(tmp_path):
     script = runpy.run_path(str(SCRIPT))
     cases = [{"column": "parity error", "value": x} for x in (1e-6, 3e-6, 2e-7)]
     reports = report(tmp_path, *cases, {"column": "export", "value": True})
-    lines = script["table"](script["measured"](reports)).splitlines()
+    lines = script["table"](script["measurements"](reports)).splitlines()
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-    assert [row[0] for row in rows[2:]] == [f"`{name}`" for name in FAMILIES]
+    assert [row[:2] for row in rows[2:]] == [
+        [f"`{name}`", family.models] for name, family in FAMILIES.items()
+    ]
     llama = dict(zip(rows[0], rows[2]))
     assert llama["parity error"] == "3e-06 (3)" and llama["export"] == "yes (1)"
     assert llama["LoRA"] == "–"
 
 
-def test_no_table_of_a_failed_test(tmp_path):
+def test_a_failed_test_is_refused(tmp_path):
     script = runpy.run_path(str(SCRIPT))
     failed = {"column": "packed", "value": 1e-6, "end": "<failure/>"}
     with pytest.raises(SystemExit, match="t.0 failed"):
-        script["measured"](report(tmp_path, failed))
+        script["measurements"](report(tmp_path, failed))
 
 
-def test_every_family_has_its_models_and_a_place_on_the_page():
-    script = runpy.run_path(str(SCRIPT))
-    assert set(script["MODELS"]) == set(FAMILIES)
-    text = script["PAGE"].read_text(encoding="utf-8")
-    assert text.count("<!-- table -->") == 1
-    assert all(f"| `{name}` |" in text for name in FAMILIES)
+def test_the_page_has_every_family_and_the_marks_of_the_table():
+    page = runpy.run_path(str(SCRIPT))["PAGE"].read_text(encoding="utf-8")
+    assert page.count("<!-- table -->") == page.count("<!-- end -->") == 1
+    for name, family in FAMILIES.items():
+        assert f"| `{name}` | {family.models} |" in page

@@ -1,7 +1,7 @@
-"""The sizes of the loss, the clock, and how much a process grows; Linux only.
+"""Sizes of the loss, the clock, and the growth of a process; Linux only.
 
-Imported first by every worker: with BENCHMARK_CLOCK=cpu, what a loop takes for the
-time is the CPU seconds of its process, which other work on the machine leaves alone.
+Every worker imports this first: with PERF_CLOCK=cpu, `time.perf_counter` is the CPU
+time of the process, which other work on the machine does not change.
 """
 
 import gc
@@ -11,16 +11,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-if os.environ.get("BENCHMARK_CLOCK") == "cpu":
+if os.environ.get("PERF_CLOCK") == "cpu":
     time.perf_counter = time.process_time
 
 N, V, WIDTHS, SEED = 2048, 32_768, (256, 384), 0
 
 
 def growth(run: Callable[[], object]) -> float:
-    """MiB between what the process holds before and the most it holds during `run`."""
+    """MiB from the resident memory before `run` to its peak during `run`."""
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    # Resets the peak.
+    Path("/proc/self/clear_refs").write_text("5")
     before = _resident("VmRSS")
     run()
     return (_resident("VmHWM") - before) / 1024
@@ -28,6 +29,6 @@ def growth(run: Callable[[], object]) -> float:
 
 def _resident(name: str) -> int:
     text = Path("/proc/self/status").read_text()
-    found = re.search(rf"{name}:\s+(\d+) kB", text)
-    assert found is not None
-    return int(found[1])
+    match = re.search(rf"{name}:\s+(\d+) kB", text)
+    assert match is not None
+    return int(match[1])

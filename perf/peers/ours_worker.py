@@ -1,17 +1,19 @@
-"""Ours: the trainer's own loop, and the fused loss."""
+"""Worker: this package's training loop and fused loss."""
 
 import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from measure import SEED, WIDTHS, N, V, growth
 
 import targetsft_jax as tsft
-from targetsft_jax.checkpoints.open import open_role
+from targetsft_jax.checkpoints.open import open_model
 from targetsft_jax.config.schema import TrainConfig
 from targetsft_jax.data.pipeline import Dataset
 from targetsft_jax.parallel.mesh import make_mesh
@@ -22,11 +24,11 @@ CHUNK = 512
 
 
 def step(problem: Path, objective: str) -> dict:
-    """Seconds of each step as metrics.jsonl has them, and the first loss."""
-    given = np.load(problem / "rows.npz")
-    steps, rows, length = given["mask"].shape
+    """Seconds of each step from metrics.jsonl, and the first loss."""
+    data = np.load(problem / "rows.npz")
+    steps, rows, length = data["mask"].shape
     mesh = make_mesh(devices=jax.devices()[:1])
-    roles = {n: open_role(n, problem / n, "float32") for n in ("student", "teacher")}
+    roles = {n: open_model(problem / n) for n in ("student", "teacher")}
     frozen = {"teacher": roles["teacher"]} if objective == "kd_h" else {}
     spec = StepSpec(
         student=roles["student"].config,
@@ -37,15 +39,15 @@ def step(problem: Path, objective: str) -> dict:
         loss_chunk=CHUNK,
     )
     flat = {
-        "tokens": given["tokens"][..., :-1],
-        "labels": given["tokens"][..., 1:],
-        "loss_mask": given["mask"],
-        "segment_ids": np.ones_like(given["tokens"][..., :-1]),
+        "tokens": data["tokens"][..., :-1],
+        "labels": data["tokens"][..., 1:],
+        "loss_mask": data["mask"],
+        "segment_ids": np.ones_like(data["tokens"][..., :-1]),
         "positions": np.broadcast_to(
-            np.arange(length, dtype=np.int32), given["mask"].shape
+            np.arange(length, dtype=np.int32), data["mask"].shape
         ),
     }
-    # All steps have the same rows: one pass over the data is one step.
+    # All steps have the same rows: one epoch is one step.
     arrays = {name: np.ascontiguousarray(x[0]) for name, x in flat.items()}
     config = TrainConfig(
         steps=steps, batch_size=rows, learning_rate=1e-5, save_every=steps + 1
@@ -53,8 +55,8 @@ def step(problem: Path, objective: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         fit(
             spec,
-            roles["student"].load(mesh),
-            {name: role.load(mesh) for name, role in frozen.items()},
+            roles["student"].load(mesh, "float32"),
+            {name: role.load(mesh, "float32") for name, role in frozen.items()},
             Dataset(arrays, None, None, "benchmark"),  # type: ignore[arg-type]
             mesh,
             config,
@@ -62,23 +64,26 @@ def step(problem: Path, objective: str) -> dict:
             seed=SEED,
         )
         lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
-    said = [json.loads(line) for line in lines]
-    return {"loss": said[0]["loss"], "seconds": [row["seconds"] for row in said]}
+    metrics = [json.loads(line) for line in lines]
+    seconds = [row["seconds"] for row in metrics]
+    return {"loss": metrics[0]["loss"], "seconds": seconds}
 
 
 def loss(objective: str) -> dict:
-    """MiB of the loss and both gradients."""
+    """MiB of the loss with both gradients."""
     rng = np.random.default_rng(SEED)
 
-    def normal(*shape):
+    def normal(*shape: int) -> Array:
         return jnp.asarray(rng.normal(size=shape) / shape[-1] ** 0.5, jnp.float32)
 
-    width, other = WIDTHS
+    width, teacher_width = WIDTHS
     hidden, head = normal(N, width), normal(V, width)
-    teacher = (normal(N, other), normal(V, other)) if objective == "kd_h" else None
+    teacher = None
+    if objective == "kd_h":
+        teacher = normal(N, teacher_width), normal(V, teacher_width)
     labels = jnp.asarray(rng.integers(0, V, N))
 
-    def total(hidden, head):
+    def total(hidden: Array, head: Array) -> Array:
         return tsft.fused_loss(
             objective,
             hidden,
@@ -94,6 +99,6 @@ def loss(objective: str) -> dict:
 
 
 if __name__ == "__main__":
-    folder, what, objective = sys.argv[1:]
-    said = step(Path(folder), objective) if what == "step" else loss(objective)
-    print(json.dumps(said))
+    folder, measurement, objective = sys.argv[1:]
+    measure = partial(step, Path(folder)) if measurement == "step" else loss
+    print(json.dumps(measure(objective)))

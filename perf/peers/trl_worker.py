@@ -1,10 +1,11 @@
-"""TRL: SFTTrainer with loss_type="dft"."""
+"""Worker: TRL's SFTTrainer with loss_type="dft"."""
 
 import json
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,35 +22,38 @@ from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE, _ChunkedLogProbFuncti
 
 
 class Clock(TrainerCallback):
-    """When each step ended, and the loss that was logged for it."""
+    """Callback that records the end time and the logged loss of each step."""
 
-    def __init__(self):
-        self.times, self.losses = [time.perf_counter()], []
+    def __init__(self) -> None:
+        self.times = [time.perf_counter()]
+        self.losses: list[float] = []
 
-    def on_step_end(self, *_, **__):
+    def on_step_end(self, *_: Any, **__: Any) -> None:
         self.times.append(time.perf_counter())
 
-    def on_log(self, args, state, control, logs=None, **_):
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any
+    ) -> None:
         if "loss" in (logs or {}):
             self.losses.append(float(logs["loss"]))
 
 
 def step(problem: Path) -> dict:
     """Seconds of each step, and the first loss."""
-    given = np.load(problem / "rows.npz")
-    steps, count, _ = given["mask"].shape
+    data = np.load(problem / "rows.npz")
+    steps, count, _ = data["mask"].shape
     model = AutoModelForCausalLM.from_pretrained(
         problem / "student", dtype=torch.float32
     )
-    # The rows are tokens already; the trainer asks for a tokenizer all the same.
+    # The rows are token ids; the trainer requires a tokenizer nevertheless.
     plain = Tokenizer(models.WordLevel({"<end>": 0}, unk_token="<end>"))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=plain, eos_token="<end>", pad_token="<end>"
     )
-    labels = np.where(given["mask"], given["tokens"][..., 1:], -100)
-    # All steps have the same rows: one pass over the data is one step.
+    labels = np.where(data["mask"], data["tokens"][..., 1:], -100)
+    # All steps have the same rows: one epoch is one step.
     rows = {
-        "input_ids": given["tokens"][0].tolist(),
+        "input_ids": data["tokens"][0].tolist(),
         "labels": np.pad(labels[0], [(0, 0), (1, 0)], constant_values=-100).tolist(),
     }
     clock = Clock()
@@ -93,8 +97,8 @@ def loss() -> dict:
     hidden.requires_grad_()
     head.requires_grad_()
 
-    def run():
-        # As its fused head is called by the trainer.
+    def run() -> None:
+        # The call of the trainer's fused head.
         columns = _CHUNKED_LOGPROB_CHUNK_SIZE
         log_probs, *_ = _ChunkedLogProbFunction.apply(
             hidden, head, None, labels, 1.0, columns, None, 1.0, ()
@@ -105,5 +109,5 @@ def loss() -> dict:
 
 
 if __name__ == "__main__":
-    folder, what, _ = sys.argv[1:]
-    print(json.dumps(step(Path(folder)) if what == "step" else loss()))
+    folder, measurement, _ = sys.argv[1:]
+    print(json.dumps(step(Path(folder)) if measurement == "step" else loss()))

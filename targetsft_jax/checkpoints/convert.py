@@ -6,19 +6,14 @@ from typing import Any
 
 import jax
 
-from targetsft_jax.checkpoints.reader import (
-    ADAPTERS_FILE,
-    MODEL_FOLDER,
-    Stored,
-    adapted,
-    find_checkpoint,
-    keep_model,
-    save_params,
-)
+from targetsft_jax.checkpoints.layered_params import save_params
+from targetsft_jax.checkpoints.model_folder import read_adapters, write_model_folder
+from targetsft_jax.checkpoints.reader import StoredCheckpoint, find_checkpoint
 from targetsft_jax.hf.export_folder import CARD_FILE, whole
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.hf.importer import load_config, load_params, resolve
 from targetsft_jax.hf.model_card import converted_card
+from targetsft_jax.storage.run_dir import RunDir
 
 
 def to_hf(
@@ -55,7 +50,7 @@ def to_hf(
     """
     stored = find_checkpoint(source, step)
     params, dtype = _complete(stored, dtype, base)
-    like = like or stored.run_dir / MODEL_FOLDER
+    like = like or stored.run_dir.model
     if not (like / "config.json").is_file():
         raise FileNotFoundError(
             f"{like / 'config.json'} does not exist, so the model's architecture and "
@@ -97,32 +92,34 @@ def from_hf(source: str, out: Path, *, dtype: str | None = None) -> str:
     folder = resolve(source)
     params = load_params(folder, load_config(folder), dtype=dtype)
     with whole(out) as partial:
-        keep_model(partial, folder, converted_card(source))
-        save_params(partial, jax.block_until_ready(params))
+        run_dir = RunDir(partial)
+        write_model_folder(run_dir, folder, converted_card(source))
+        save_params(run_dir, jax.block_until_ready(params))
     return f"imported {folder} to\n  {out}"
 
 
 def _complete(
-    stored: Stored, dtype: str | None, base: str | None
+    stored: StoredCheckpoint, dtype: str | None, base: str | None
 ) -> tuple[dict[str, Any], str | None]:
     """Parameters of the complete model, adapters merged, and their stored dtype."""
     params = stored.params()
-    adapters = adapted(stored.run_dir)
+    adapters = read_adapters(stored.run_dir)
     if adapters is not None:
         dtype = dtype or adapters.dtype
         return replace(adapters, dtype=dtype).merged(params, base), dtype
     if base is not None or "embed" not in params:
         raise ValueError(
-            f"{stored.folder} holds {', '.join(params)}, and {MODEL_FOLDER}/"
-            f"{ADAPTERS_FILE}, which describes adapters over a base, does not exist; "
-            "expected a complete model without --base, or a run that trained adapters"
+            f"{stored.folder} holds {', '.join(params)}, and "
+            f"{stored.run_dir.adapters}, which names the base of adapters, does not "
+            "exist; expected a complete model without --base, or a run that trained "
+            "adapters"
         )
     return params, dtype
 
 
-def _card(stored: Stored) -> str | None:
+def _card(stored: StoredCheckpoint) -> str | None:
     """The run's model card, with the step of the exported weights."""
-    path = stored.run_dir / MODEL_FOLDER / CARD_FILE
+    path = stored.run_dir.model / CARD_FILE
     if not path.is_file():
         return None
     text = path.read_text(encoding="utf-8")

@@ -1,111 +1,139 @@
-"""The models of a run: which folders, one tokenizer, parameters on the mesh."""
+"""Open a model by any path: hub id, Hugging Face folder, run directory, checkpoint."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from targetsft_jax.checkpoints.reader import (
-    MODEL_FOLDER,
-    Stored,
+    StoredCheckpoint,
     find_checkpoint,
     is_run_path,
 )
 from targetsft_jax.data.tokenizer import load_tokenizer, same_tokenizer
-from targetsft_jax.hf.importer import load_config, load_params
+from targetsft_jax.hf.importer import load_config, load_params, mapped_params, resolve
 from targetsft_jax.models import decoder
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel import rules
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 @dataclass(frozen=True)
-class Role:
-    """A checkpoint that a run reads, known before any tensor of it is.
+class StoredModel:
+    """A model on disk; no tensor of it has been read.
 
     Attributes:
-        name: "student", "teacher" or "reference".
-        folder: its Hugging Face folder, or the one that describes the checkpoint.
+        path: as it was specified.
+        folder: where its config and tokenizer are.
         config: its architecture.
-        dtype: of its parameters on the devices.
         checkpoint: of a run of this package, in place of the folder's weights.
     """
 
-    name: str
+    path: str
     folder: Path
     config: DecoderConfig
-    dtype: Any
-    checkpoint: Stored | None = None
+    checkpoint: StoredCheckpoint | None = None
 
     @property
     def source(self) -> Path:
         """Where its weights are."""
         return self.folder if self.checkpoint is None else self.checkpoint.folder
 
-    def load(self, mesh: Mesh) -> dict[str, Any]:
-        """Its parameters, straight from the file to their shards."""
-        shapes = abstract_params(self.config, self.dtype)
-        places = rules.shardings(decoder.logical_axes(self.config), shapes, mesh)
-        if self.checkpoint is not None:
-            return self.checkpoint.load(
-                jax.tree.map(
-                    lambda x, place: jax.ShapeDtypeStruct(
-                        x.shape, x.dtype, sharding=place
-                    ),
-                    shapes,
-                    places,
-                )
+    def load(self, mesh: Mesh, dtype: Any) -> dict[str, Any]:
+        """The parameters on a mesh, read from disk straight into their shards.
+
+        Args:
+            mesh: the device mesh.
+            dtype: of every parameter.
+        """
+        shapes = decoder.abstract_params(self.config, dtype)
+        axes = decoder.logical_axes(self.config)
+        shardings = rules.shardings(axes, shapes, mesh)
+        if self.checkpoint is None:
+            return load_params(
+                self.folder, self.config, dtype=dtype, shardings=shardings
             )
-        return load_params(self.folder, self.config, dtype=self.dtype, shardings=places)
+
+        def sharded(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+        return self.checkpoint.load(jax.tree.map(sharded, shapes, shardings))
+
+    def params(self) -> dict[str, Any]:
+        """The tree of `init_params`; its leaves are read one layer at a time.
+
+        Returns:
+            A `models.layer_leaf.LayerLeaf` for each parameter, in its stored dtype.
+        """
+        if self.checkpoint is None:
+            return mapped_params(self.folder, self.config)
+        return self.checkpoint.params()
+
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """Its tokenizer."""
+        return load_tokenizer(self.folder)
 
 
-def open_role(name: str, folder: Path, dtype: Any) -> Role:
-    """A role by its folder; its config.json is read and checked.
+def open_model(path: str | Path, *, weights: bool = True) -> StoredModel:
+    """Find a model and read its architecture. The one place that interprets a path.
 
     Args:
-        name: of the role.
-        folder: a Hugging Face folder, a run directory or one of its checkpoints.
-        dtype: of its parameters.
-    """
-    checkpoint = find_checkpoint(folder) if is_run_path(folder) else None
-    if checkpoint is not None:
-        folder = checkpoint.run_dir / MODEL_FOLDER
-    return Role(name, folder, load_config(folder), jnp.dtype(dtype), checkpoint)
-
-
-def shared_tokenizer(roles: list[Role]) -> Any:
-    """The student's tokenizer, which every other role must share.
+        path: a hub id, a Hugging Face folder, a run directory (its newest checkpoint)
+            or one of its checkpoints, `RUN/checkpoints/STEP`.
+        weights: whether the weights of a hub id are downloaded too.
 
     Raises:
-        ValueError: a tokenizer differs (the first differing entries are shown), or
-            has more tokens than a model has rows.
+        FileNotFoundError: there is no such model, or no config.json.
+        ValueError: its config describes an unsupported model, or the checkpoint holds
+            adapters alone.
     """
-    student, *others = roles
-    tokenizer = load_tokenizer(student.folder)
-    for role in others:
-        if role.folder == student.folder:
+    folder = resolve(path, weights=weights)
+    checkpoint = None
+    if is_run_path(folder):
+        checkpoint = find_checkpoint(folder)
+        run_dir = checkpoint.run_dir
+        if run_dir.adapters.is_file():
+            raise ValueError(
+                f"{path} holds adapters, not all parameters of a model; expected a "
+                f"merged model, such as {run_dir.export} or the output of `convert "
+                "to-hf`"
+            )
+        folder = run_dir.model
+    return StoredModel(str(path), folder, load_config(folder), checkpoint)
+
+
+def shared_tokenizer(models: Mapping[str, StoredModel]) -> "PreTrainedTokenizerBase":
+    """The student's tokenizer, after a check that all models share it.
+
+    Args:
+        models: by role; "student" is one of them.
+
+    Raises:
+        ValueError: a tokenizer differs (the first differing entries are listed), or
+            has more tokens than a model has rows in its embedding.
+    """
+    student = models["student"]
+    tokenizer = student.tokenizer()
+    for role, model in models.items():
+        if model.folder == student.folder:
             continue
-        differences = same_tokenizer(tokenizer, load_tokenizer(role.folder))
+        differences = same_tokenizer(tokenizer, model.tokenizer())
         if differences:
             raise ValueError(
-                f"the tokenizers of the student ({student.folder}) and the {role.name} "
-                f"({role.folder}) differ, so the {role.name}'s distribution is over "
+                f"the tokenizers of the student ({student.folder}) and the {role} "
+                f"({model.folder}) differ, so the {role}'s distribution is over "
                 "other tokens:\n  " + "\n  ".join(differences)
             )
-    for role in roles:
-        if len(tokenizer) > role.config.vocab_size:
+    for role, model in models.items():
+        if len(tokenizer) > model.config.vocab_size:
             raise ValueError(
                 f"the tokenizer of {student.folder} has {len(tokenizer)} tokens, but "
-                f"the {role.name} ({role.folder}) has only {role.config.vocab_size} "
+                f"the {role} ({model.folder}) has only {model.config.vocab_size} "
                 "rows in its embedding"
             )
     return tokenizer
-
-
-def abstract_params(config: DecoderConfig, dtype: Any) -> Any:
-    """Shapes and dtypes of a model's parameters."""
-    return jax.eval_shape(
-        lambda: decoder.init_params(config, jax.random.key(0), dtype=dtype)
-    )

@@ -1,4 +1,4 @@
-"""What a checkpoint came from: kept beside its arrays, and compared when it is read."""
+"""Provenance of a checkpoint: configuration, frozen models and package versions."""
 
 import hashlib
 import json
@@ -14,21 +14,21 @@ PACKAGES = ("targetsft-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that a training's numbers come from."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the packages that determine a training's numbers."""
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 def identity(params: Any) -> str:
-    """Of a model's parameters, 16 hex digits: those of other arrays differ.
+    """Hash of a model's parameters, 16 hex digits.
 
-    It is taken of what is on the devices, so that a file that was replaced under the
-    same name is another model. The mesh does not matter; the dtype does.
+    It is computed from the arrays on the devices, so that a file that was replaced
+    under the same name is another model. It depends on the dtype, not on the mesh.
     """
     text = json.dumps(array_checksums(params), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -36,33 +36,33 @@ def identity(params: Any) -> str:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a checkpoint came from.
+    """What a checkpoint was made from.
 
     Attributes:
-        config: what the run was asked for.
-        frozen: the `identity` of each frozen model, by its role.
-        versions: as `versions` has them.
+        config: the configuration of the run.
+        frozen: the `identity` of each frozen model, by role.
+        versions: versions of Python and packages.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
     frozen: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=versions)
 
-    def refusals(self, kept: Mapping[str, Any]) -> list[str]:
-        """Why a checkpoint that came from `kept` cannot be gone on with here."""
-        before = kept.get("frozen", {})
+    def refusals(self, saved: Mapping[str, Any]) -> list[str]:
+        """Differences for which a checkpoint of provenance `saved` is refused."""
+        before = saved.get("frozen", {})
         return [
             f"the frozen {role} has other weights: they were {before[role]} and are "
-            f"{found}"
-            for role, found in self.frozen.items()
-            if role in before and before[role] != found
+            f"{current}"
+            for role, current in self.frozen.items()
+            if role in before and before[role] != current
         ]
 
-    def notes(self, kept: Mapping[str, Any]) -> list[str]:
-        """What differs and may differ: it changes numbers by rounding at most."""
-        before = kept.get("versions", {})
+    def notes(self, saved: Mapping[str, Any]) -> list[str]:
+        """Differences that are allowed: they change numbers by rounding at most."""
+        before = saved.get("versions", {})
         return [
-            f"{name} was {before[name]} and is {found}"
-            for name, found in self.versions.items()
-            if name in before and before[name] != found
+            f"{name} was {before[name]} and is {current}"
+            for name, current in self.versions.items()
+            if name in before and before[name] != current
         ]

@@ -1,4 +1,4 @@
-"""When a run saves, and which of its checkpoints stay."""
+"""Retention of checkpoints: which ones stay; and the timer between saves."""
 
 import math
 import time
@@ -13,12 +13,12 @@ from targetsft_jax.config.schema import VALIDATION_PREFIX
 
 @dataclass(frozen=True)
 class Retention:
-    """Which checkpoints stay; one that any of these names does.
+    """Rules for which checkpoints stay; one stays if any rule names it.
 
     Attributes:
-        newest: so many of the newest.
-        every: those of steps that are a multiple of it, for ever.
-        best: a metric; the one where it was lowest.
+        newest: number of newest checkpoints that stay.
+        every: checkpoints of steps that are a multiple of it stay.
+        best: name of a metric; the checkpoint where it was lowest stays.
     """
 
     newest: int = 2
@@ -26,12 +26,12 @@ class Retention:
     best: str | None = None
 
     def options(self) -> dict[str, Any]:
-        """As arguments of Orbax's CheckpointManagerOptions."""
+        """The rules as arguments of Orbax's CheckpointManagerOptions."""
         managers = ocp.checkpoint_managers
         policies: list[Any] = [managers.LatestN(self.newest)]
         if self.every is not None:
             policies.append(managers.EveryNSteps(self.every))
-        chosen: dict[str, Any] = {}
+        best_options: dict[str, Any] = {}
         if self.best is not None:
             policies.append(
                 managers.BestN(
@@ -40,17 +40,21 @@ class Retention:
                     keep_checkpoints_without_metrics=False,
                 )
             )
-            # Without it Orbax keeps no metrics.
-            chosen = {"best_fn": lambda metrics: metrics["value"], "best_mode": "min"}
+            # Without it Orbax stores no metrics.
+            best_options = {
+                "best_fn": lambda metrics: metrics["value"],
+                "best_mode": "min",
+            }
         any_of = managers.AnyPreservationPolicy(policies)
-        return {"preservation_policy": any_of, **chosen}
+        return {"preservation_policy": any_of, **best_options}
 
     def judged(self, metrics: Mapping[str, Any]) -> dict[str, float] | None:
-        """What is kept of a step's metrics to find the best; None where it has none.
+        """The metric of `best` as Orbax stores it; None if the step has no such value.
+
+        Metrics of held-out data are not measured in every step.
 
         Raises:
-            ValueError: no step has such a metric. Those of held-out data are not
-                measured in every step.
+            ValueError: steps have no metric of this name.
         """
         if self.best is None:
             return None
@@ -58,7 +62,7 @@ class Retention:
             return None
         if self.best not in metrics:
             raise ValueError(
-                f"train.keep_best is {self.best!r}, and steps have no such metric; "
+                f"train.keep_best is {self.best!r}, which is not a metric of a step; "
                 f"expected one of {', '.join(sorted(metrics))}, or null"
             )
         value = float(metrics[self.best])
@@ -66,11 +70,11 @@ class Retention:
 
 
 class SaveTimer:
-    """Whether the time between saves is over; says so once.
+    """Timer of the interval between saves.
 
     Args:
         minutes: between saves; None: never.
-        clock: seconds.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(
@@ -79,20 +83,20 @@ class SaveTimer:
         self._seconds = math.inf if minutes is None else 60 * minutes
         self._clock = clock
         self._since = clock()
-        self._again = math.inf
+        self._retry_at = math.inf
 
     def due(self) -> bool:
-        """Asked once a step."""
+        """Whether the interval has elapsed; if so, it starts again."""
         now = self._clock()
-        if now - self._since < self._seconds and now < self._again:
+        if now - self._since < self._seconds and now < self._retry_at:
             return False
         self.restart()
         return True
 
     def restart(self) -> None:
-        """At a save for any other reason."""
-        self._since, self._again = self._clock(), math.inf
+        """Start the interval again, at a save for any other reason."""
+        self._since, self._retry_at = self._clock(), math.inf
 
     def again(self, seconds: float) -> None:
-        """Due after so long at the latest: a save has failed."""
-        self._again = self._clock() + seconds
+        """Make it due after so many seconds at the latest, since a save has failed."""
+        self._retry_at = self._clock() + seconds

@@ -1,4 +1,4 @@
-"""Runs side by side: their metrics read back, tabulated and drawn.
+"""Experiments: runs side by side, as cells of a comparison, tables and pictures.
 
-Works on run directories only, never on a model. Behind `report` and `compare`.
+Reads run directories; everything but `compare` works without a device.
 """

@@ -1,41 +1,40 @@
-"""The curves of one or several runs in one picture."""
+"""Curves of runs in one figure: metrics, token distributions, wall time."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from targetsft_jax.config.schema import VALIDATION_PREFIX
 from targetsft_jax.experiments.runs import Run
 from targetsft_jax.loss.histogram import EDGES
-from targetsft_jax.telemetry.goodput import LOSSES
+from targetsft_jax.telemetry.goodput import CAUSES
+from targetsft_jax.telemetry.metrics import METRICS, Metric
 
-# Metric, title. Those that no run has, or that never change, are left out.
-_CURVES = (
-    ("loss", "loss (the method's own value)"),
-    ("nll", "NLL of the label, nats"),
-    ("gamma", "γ, trust in the label"),
-    ("strength", "A = a + b, strength of the step"),
-    ("negative_mass", "negative mass of Q"),
-    ("label_prob", "p_y"),
-    ("entropy", "entropy of the student, nats"),
-    ("kl_teacher", "KL(teacher ‖ student), nats"),
-    ("kl_reference", "KL(reference ‖ student), nats"),
-    ("grad_norm", "gradient norm before clipping"),
-    ("tokens_per_second", "tokens per second"),
-)
-_LOGARITHMIC = ("grad_norm",)
-_SPREAD = {"gamma": "γ", "label_prob": "p_y", "entropy": "entropy, nats"}
 _COLUMNS = 3
+_WIDTH, _HEIGHT = 5.2, 3.1
+"""Inches of a panel."""
+
+_TITLE, _LABEL = 10, 8
+"""Font sizes in points."""
+
+_ANOMALIES = {"skipped": ("x", "×: skipped step"), "spike": ("v", "▼: loss spike")}
+"""Metric -> marker in the panel of the loss, and its explanation."""
+
+Panel = Callable[[Any], None]
+"""Draws into one pair of axes."""
 
 
 def draw(runs: list[Run], path: Path) -> None:
     """Draw runs to a PNG.
 
-    A curve for each metric that any of them has, raw values faint behind a running
-    mean, and what was measured on held-out data dashed. Then how γ, p_y and entropy
-    were spread over tokens: over the steps for one run, at the end for several. Then
-    what the wall time went into.
+    One panel for each metric that any run has and that varies: raw values faint behind
+    a running mean, values on held-out rows dashed. Then the histograms over tokens:
+    over the steps for one run, at the last step for several. Then the wall time by
+    cause.
 
     Raises:
         ValueError: matplotlib is not installed.
@@ -43,39 +42,32 @@ def draw(runs: list[Run], path: Path) -> None:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
     except ImportError:
         raise ValueError(
             "curves are drawn by matplotlib, which is not installed; "
             'pip install "targetsft-jax[report]"'
         ) from None
-    curves = [c for c in _CURVES if _says_something(c[0], runs)]
-    spread = [n for n in _SPREAD if any(_spread(run, n) for run in runs)]
-    timed = any(run.seconds for run in runs)
-    panels = len(curves) + len(spread) + timed
-    lines = -(-panels // _COLUMNS)
-    figure = Figure(figsize=(5.2 * _COLUMNS, 3.1 * lines + 0.5), layout="constrained")
+    panels = _panels(runs)
+    rows = -(-len(panels) // _COLUMNS)
+    size = (_WIDTH * _COLUMNS, _HEIGHT * rows + 0.8)
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = iter(figure.subplots(lines, _COLUMNS, squeeze=False).ravel())
-    for metric, title in curves:
-        _curve(next(axes), runs, metric, title)
-    for name in spread:
-        axis = next(axes)
-        axis.set_title(f"{_SPREAD[name]}, share of target tokens", fontsize=10)
-        if len(runs) == 1:
-            _spread_over_steps(figure, axis, runs[0], name)
-        else:
-            _spread_at_the_end(axis, runs, name)
-    if timed:
-        _wall_time(next(axes), runs)
-    for axis in axes:
+    axes = list(figure.subplots(rows, _COLUMNS, squeeze=False).ravel())
+    for axis, panel in zip(axes, panels):
+        panel(axis)
+    for axis in axes[len(panels) :]:
         axis.axis("off")
-    handles = [_handle(number, run) for number, run in enumerate(runs)]
-    figure.legend(
-        handles=handles,
-        loc="outside upper center",
-        ncols=min(6, len(runs)),
-        frameon=False,
-    )
+    figure.suptitle(_figure_title(runs), fontsize=_TITLE + 2)
+    if len(runs) > 1:
+        figure.legend(
+            [Line2D([], [], color=_colour(number)) for number in range(len(runs))],
+            [run.name for run in runs],
+            loc="outside lower center",
+            ncols=min(6, len(runs)),
+            frameon=False,
+            fontsize=_LABEL,
+        )
     figure.savefig(path, dpi=110)
 
 
@@ -83,91 +75,135 @@ def running_mean(values: list[float]) -> np.ndarray:
     """Means over a centred window of about a fiftieth of all values; [len(values)]."""
     half = len(values) // 100
     total = np.concatenate([[0.0], np.cumsum(np.asarray(values, np.float64))])
-    places = np.arange(len(values))
+    indices = np.arange(len(values))
     # At both ends the window shrinks on both sides, so that a trend is not bent.
-    reach = np.minimum(half, np.minimum(places, len(values) - 1 - places))
-    return (total[places + reach + 1] - total[places - reach]) / (2 * reach + 1)
+    reach = np.minimum(half, np.minimum(indices, len(values) - 1 - indices))
+    return (total[indices + reach + 1] - total[indices - reach]) / (2 * reach + 1)
 
 
-def _says_something(metric: str, runs: list[Run]) -> bool:
-    """Whether it was measured, and is no constant of all the methods."""
+def _panels(runs: list[Run]) -> list[Panel]:
+    panels: list[Panel] = [
+        partial(_curve, runs=runs, metric=metric)
+        for metric in METRICS.values()
+        if metric.plot and _varies(metric.name, runs)
+    ]
+    for metric in METRICS.values():
+        if metric.histogram and any(run.distributions(metric.name)[0] for run in runs):
+            histogram = _histogram_over_steps if len(runs) == 1 else _last_histograms
+            panels.append(partial(histogram, runs=runs, metric=metric))
+    if any(run.seconds for run in runs):
+        panels.append(partial(_wall_time, runs=runs))
+    return panels
+
+
+def _varies(metric: str, runs: list[Run]) -> bool:
+    """Whether any run has the metric, and it is not one constant."""
     values = [value for run in runs for value in run.series(metric)[1]]
     return bool(values) and max(values) - min(values) > 1e-5 * max(map(abs, values))
 
 
-def _curve(axis: Any, runs: list[Run], metric: str, title: str) -> None:
-    axis.set_title(title, fontsize=10)
+def _figure_title(runs: list[Run]) -> str:
+    name = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
+    parts = [f"{name}: running means"]
+    if any(run.series(VALIDATION_PREFIX + "loss")[0] for run in runs):
+        parts.append("dashed: held-out rows")
+    for metric, (_, text) in _ANOMALIES.items():
+        if any(row.get(metric) for run in runs for row in run.rows):
+            parts.append(text)
+    return "; ".join(parts)
+
+
+def _colour(number: int) -> str:
+    return f"C{number % 10}"
+
+
+def _style(axis: Any, title: str, x: str = "") -> None:
+    axis.set_title(title, fontsize=_TITLE)
+    axis.set_xlabel(x, fontsize=_LABEL)
+    axis.tick_params(labelsize=_LABEL)
+
+
+def _curve(axis: Any, runs: list[Run], metric: Metric) -> None:
+    _style(axis, metric.plot or metric.label, "step")
     for number, run in enumerate(runs):
-        colour = f"C{number % 10}"
-        steps, values = run.series(metric)
+        colour = _colour(number)
+        steps, values = run.series(metric.name)
         axis.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
         if steps:
             axis.plot(steps, running_mean(values), color=colour, linewidth=1.4)
-        held_out = run.series(f"validation_{metric}")
+        held_out = run.series(VALIDATION_PREFIX + metric.name)
         axis.plot(*held_out, color=colour, linestyle="--", marker="o", markersize=3)
-        if metric == "loss":
-            for key, mark in (("skipped", "x"), ("spike", "v")):
-                at = [row["step"] for row in run.rows if row.get(key)]
-                low = min(values, default=0.0)
-                axis.plot(at, [low] * len(at), mark, color=colour, markersize=5)
-    if metric in _LOGARITHMIC:
-        axis.set_yscale("log")
-    axis.set_xlabel("step", fontsize=8)
-    axis.tick_params(labelsize=8)
+        if metric.name == "loss":
+            _mark_anomalies(axis, run, min(values, default=0.0), colour)
+    if metric.logarithmic:
+        _logarithmic(axis, runs, metric.name)
     axis.grid(alpha=0.25)
 
 
-def _spread(run: Run, name: str) -> list[tuple[int, list[float]]]:
-    return [
-        (row["step"], row[name])
-        for row in run.histograms
-        if row.get(name) and None not in row[name]
-    ]
+def _mark_anomalies(axis: Any, run: Run, height: float, colour: str) -> None:
+    for metric, (marker, _) in _ANOMALIES.items():
+        steps = [row["step"] for row in run.rows if row.get(metric)]
+        axis.plot(steps, [height] * len(steps), marker, color=colour, markersize=5)
 
 
-def _spread_over_steps(figure: Any, axis: Any, run: Run, name: str) -> None:
-    found = _spread(run, name)
-    steps = np.array([step for step, _ in found], np.float64)
-    # Each measurement fills the time until the next one.
-    edges = np.append(steps, steps[-1] + max(1.0, steps[-1] - steps[-2 % len(steps)]))
-    # A share of 1 % must be told from nothing beside one of 60 %.
-    shares = np.sqrt(np.array([shares for _, shares in found])).T
-    mesh = axis.pcolormesh(edges, EDGES[name], shares, cmap="viridis", vmin=0, vmax=1)
-    bar = figure.colorbar(mesh, ax=axis, ticks=[0, 0.1**0.5, 0.5, 0.5**0.5, 1])
-    bar.ax.set_yticklabels(["0", "10 %", "25 %", "50 %", "100 %"], fontsize=7)
-    axis.set_xlabel("step", fontsize=8)
-    axis.tick_params(labelsize=8)
+def _logarithmic(axis: Any, runs: list[Run], metric: str) -> None:
+    """A logarithmic scale whose labels are plain where they span under two decades."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    values = [value for run in runs for value in run.series(metric)[1] if value > 0]
+    axis.set_yscale("log")
+    if values and max(values) < 100 * min(values):
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _spread_at_the_end(axis: Any, runs: list[Run], name: str) -> None:
+def _histogram_over_steps(axis: Any, runs: list[Run], metric: Metric) -> None:
+    _style(axis, f"{metric.histogram}, share of target tokens", "step")
+    steps, histograms = runs[0].distributions(metric.name)
+    # Each histogram fills the time until the next one.
+    last = steps[-1] - steps[-2] if len(steps) > 1 else 1
+    times = np.array([*steps, steps[-1] + last], np.float64)
+    # Square roots: a share of 1 % stays visible beside one of 60 %.
+    roots = np.sqrt(np.array(histograms)).T
+    mesh = axis.pcolormesh(
+        times, EDGES[metric.name], roots, cmap="viridis", vmin=0, vmax=1
+    )
+    shares = (0, 0.1, 0.25, 0.5, 1)
+    bar = axis.figure.colorbar(mesh, ax=axis, ticks=np.sqrt(shares), pad=0.02)
+    bar.ax.set_yticklabels([f"{share:.0%}" for share in shares], fontsize=_LABEL - 1)
+
+
+def _last_histograms(axis: Any, runs: list[Run], metric: Metric) -> None:
+    _style(axis, "share of target tokens, last step", metric.histogram or "")
     for number, run in enumerate(runs):
-        found = _spread(run, name)
-        if found:
-            axis.stairs(found[-1][1], EDGES[name], color=f"C{number % 10}")
+        histograms = run.distributions(metric.name)[1]
+        if histograms:
+            axis.stairs(histograms[-1], EDGES[metric.name], color=_colour(number))
     axis.set_ylim(bottom=0)
-    axis.tick_params(labelsize=8)
     axis.grid(alpha=0.25)
 
 
 def _wall_time(axis: Any, runs: list[Run]) -> None:
-    axis.set_title("wall time, shares", fontsize=10)
+    _style(axis, "wall time by cause")
+    colours = {"steps": "0.8"} | {cause: f"C{n}" for n, cause in enumerate(CAUSES, 3)}
+    causes = [c for c in colours if any(run.seconds.get(c) for run in runs)]
     for number, run in enumerate(runs):
         total = sum(run.seconds.values()) or math.nan
         left = 0.0
-        for place, cause in enumerate(("steps", *LOSSES)):
+        for cause in causes:
             share = run.seconds.get(cause, 0.0) / total
-            colour = "0.8" if cause == "steps" else f"C{place + 2}"
             label = cause if number == 0 else None
-            axis.barh(number, share, left=left, color=colour, label=label)
+            axis.barh(number, share, left=left, color=colours[cause], label=label)
             left += share
-    axis.set_yticks(range(len(runs)), [run.name for run in runs], fontsize=8)
-    axis.invert_yaxis()
+        if len(runs) > 1:
+            # Inside the axes: beside them long names would squeeze every panel.
+            box = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1.5}
+            text = axis.text(0.01, number, run.name, va="center", bbox=box)
+            text.set(fontsize=_LABEL, clip_on=True)
+    axis.set_yticks([])
+    # Room for the legend below the last bar.
+    axis.set_ylim(len(runs) - 0.5 + 0.45 * len(runs), -0.5)
     axis.set_xlim(0, 1)
-    axis.tick_params(labelsize=8)
-    axis.legend(fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, -0.42))
-
-
-def _handle(number: int, run: Run) -> Any:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=f"C{number % 10}", label=run.name)
+    axis.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axis.legend(fontsize=_LABEL - 1, ncols=4, loc="lower center", frameon=False)

@@ -1,23 +1,29 @@
-"""What finished or running trainings have written down, read back."""
+"""Read the metrics of finished or running trainings from their run directories."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from targetsft_jax.config.schema import CONFIG_FILE
-from targetsft_jax.telemetry import goodput
-from targetsft_jax.telemetry.log import HISTOGRAMS_FILE, METRICS_FILE, read_rows
+from targetsft_jax.storage import jsonl
+from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.telemetry.goodput import read_seconds
+from targetsft_jax.telemetry.metrics import Metric
+
+_DEPTH = 3
+"""Levels of folders below a path in which runs are searched."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """The numbers of one training.
+    """The metrics of one training.
 
     Attributes:
-        name: how it is called beside others.
+        name: label beside other runs.
         rows: the objects of metrics.jsonl, by step.
-        histograms: those of histograms.jsonl.
-        seconds: wall time by what it went into; empty where none was kept.
+        histograms: the objects of histograms.jsonl, by step.
+        seconds: wall time by cause; empty where the run has no goodput file.
     """
 
     name: str
@@ -27,76 +33,99 @@ class Run:
 
     def series(self, metric: str) -> tuple[list[int], list[float]]:
         """Steps and values of a metric, where it was measured and finite."""
-        found = [
+        points = [
             (row["step"], row[metric])
             for row in self.rows
             if row.get(metric) is not None
         ]
-        return [step for step, _ in found], [value for _, value in found]
+        return [step for step, _ in points], [value for _, value in points]
 
-    def last(self, metric: str) -> float | None:
-        """The newest value of a metric, or None."""
-        values = self.series(metric)[1]
+    def distributions(self, metric: str) -> tuple[list[int], list[list[float]]]:
+        """Steps and histograms [BINS] of a metric, where all shares are finite."""
+        points = [
+            (row["step"], row[metric])
+            for row in self.histograms
+            if row.get(metric) and None not in row[metric]
+        ]
+        return [step for step, _ in points], [shares for _, shares in points]
+
+    def summary(self, metric: Metric) -> float | None:
+        """Newest value of a metric, or its sum over steps; None if never measured.
+
+        Goodput is read from its own file, which also has the time after the last step.
+        """
+        total = sum(self.seconds.values())
+        if metric.name == "goodput" and total:
+            return self.seconds["steps"] / total
+        values = self.series(metric.name)[1]
+        if metric.total:
+            return sum(values)
         return values[-1] if values else None
 
 
 def read_runs(paths: list[str]) -> list[Run]:
-    """The trainings in some run directories, those of `compare` before the target.
+    """Read runs, each once; in a folder of runs those without a step are left out.
 
     Args:
-        paths: run directories, or one of their `compare/METHOD` folders.
+        paths: run directories, or folders with runs in them, at most three levels down.
 
     Raises:
-        ValueError: a folder is none, or has no numbers yet.
+        ValueError: a path has no run, or none of its runs has a step yet.
     """
-    found: list[tuple[Path, str, Path]] = []
-    for path in map(Path, paths):
-        compared = sorted(f.parent for f in path.glob(f"compare/*/{METRICS_FILE}"))
-        own = [path] if (path / METRICS_FILE).is_file() else []
-        if not (compared or own):
-            raise ValueError(
-                f"{path}: no {METRICS_FILE} in it; expected the run_dir of a training "
-                "that has taken a step"
-            )
-        found += [(path, folder.name, folder) for folder in compared]
-        found += [(path, _method(folder), folder) for folder in own]
-    tails = dict(zip(map(Path, paths), _tails([Path(path) for path in paths])))
-    runs = [
-        _read(folder, f"{tails[path]} · {method}" if method else tails[path])
-        for path, method, folder in found
-    ]
-    empty = [run.name for run in runs if not run.rows]
-    if empty:
-        raise ValueError(f"{', '.join(empty)}: no step is written down yet")
+    rows = {folder: r for path in paths for folder, r in _find_runs(path).items()}
+    return [_read(folder, rows[folder], name) for folder, name in _names(list(rows))]
+
+
+def _find_runs(path: str) -> dict[Path, list[dict[str, Any]]]:
+    """Run directories at or below a path, each with the rows of its metrics.jsonl."""
+    name = RunDir(Path(path)).metrics.name
+    patterns = ["/".join([*["*"] * depth, name]) for depth in range(_DEPTH + 1)]
+    files = [file for p in patterns for file in sorted(Path(path).resolve().glob(p))]
+    if not files:
+        raise ValueError(
+            f"{path}: no {name} in it; expected a run directory, or a folder with run "
+            f"directories at most {_DEPTH} levels down"
+        )
+    runs = {file.parent: rows for file in files if (rows := _rows(file))}
+    if not runs:
+        raise ValueError(f"{path}: {name} has no step yet")
     return runs
 
 
-def _read(folder: Path, name: str) -> Run:
-    spread = folder / HISTOGRAMS_FILE
-    return Run(
-        name,
-        sorted(read_rows(folder / METRICS_FILE), key=lambda row: row["step"]),
-        read_rows(spread) if spread.is_file() else [],
-        goodput.read(folder) or {},
-    )
+def _read(folder: Path, rows: list[dict[str, Any]], name: str) -> Run:
+    run_dir = RunDir(folder)
+    return Run(name, rows, _rows(run_dir.histograms), read_seconds(run_dir))
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    rows = [row for row in jsonl.read(path) if isinstance(row.get("step"), int)]
+    return sorted(rows, key=lambda row: row["step"])
+
+
+def _names(folders: list[Path]) -> Iterator[tuple[Path, str]]:
+    """Each run with its name: the end of its path, and its method if not in that."""
+    for folder, tail in zip(folders, _tails(folders)):
+        method = _method(folder)
+        shown = not method or method in re.split(r"[/.\- ]", tail)
+        yield folder, tail if shown else f"{tail} · {method}"
 
 
 def _method(folder: Path) -> str:
-    """What a run trains by, as its config says; empty where it says nothing."""
+    """The method in a run's configuration; empty where it cannot be read."""
     import yaml
 
     try:
-        kept = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        return str(kept["target"]["name"])
+        config = yaml.safe_load(RunDir(folder).config.read_text(encoding="utf-8"))
+        return str(config["target"]["name"])
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         return ""
 
 
 def _tails(folders: list[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart."""
-    parts = [folder.absolute().parts for folder in folders]
+    """The shortest ends of paths, of equal length, by which they differ."""
+    parts = [folder.parts for folder in folders]
     for length in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-length:]) for part in parts]
-        if len(set(names)) == len(set(parts)):
+        tails = ["/".join(part[-length:]) for part in parts]
+        if len(set(tails)) == len(folders):
             break
-    return names
+    return tails

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import apply_cached, head, init_cache
 from targetsft_jax.models.layers import soft_cap
+from targetsft_jax.parallel.processes import to_host
 
 SHORTEST_BUCKET = 64  # below it, another compilation costs more than padding
 
@@ -112,7 +112,7 @@ def generate(
             rows = chosen + chosen[:1] * (_whole_shards(size, plan) - len(chosen))
             batch = _left_padded(prompts, rows, length)
             output = _decode(config, plan, params, batch, settings)
-            tokens, ended = (_to_host(part) for part in output)
+            tokens, ended = to_host(output)
             for index, row in enumerate(chosen):
                 completions[row] = [
                     Completion(sample[sample >= 0].tolist(), bool(end))
@@ -273,12 +273,6 @@ def _whole_shards(size, plan):
     axes = axes if isinstance(axes, tuple) else (axes,)
     parts = math.prod(plan.row_sharding.mesh.shape[axis] for axis in axes if axis)
     return -(-size // parts) * parts
-
-
-def _to_host(x):
-    if not x.is_fully_addressable:
-        x = multihost_utils.process_allgather(x, tiled=True)
-    return np.asarray(x)
 
 
 def _check_settings(samples, max_new_tokens, temperature, top_p, top_k):

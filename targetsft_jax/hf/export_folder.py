@@ -1,13 +1,10 @@
-"""The files of a model export, and which existing folder an export may replace."""
+"""Files of an export, and the check that an existing folder may be replaced."""
 
-import contextlib
 import hashlib
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from targetsft_jax.hf.tensor_files import INDEX_FILE, SINGLE_FILE
-from targetsft_jax.storage import atomic_folder
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -21,12 +18,12 @@ TOKENIZER_FILES = (
     "merges.txt",
 )
 TOKENIZER_FOLDER = "additional_chat_templates"
-"""Of a tokenizer with several."""
+"""Folder of a tokenizer's additional chat templates."""
 
 CARD_FILE = "README.md"
 
-# What an export, its tokenizer included, may consist of: what is not here is somebody
-# else's, and an export that would delete it is refused.
+# All files that exports write. Any other file is a user's, and a folder with such files
+# is not replaced.
 _OUR_FILES = {
     "config.json",
     "generation_config.json",
@@ -37,43 +34,41 @@ _OUR_FILES = {
 _OUR_SHARDS = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
 
-@contextlib.contextmanager
-def whole(folder: str | Path) -> Iterator[Path]:
-    """A new folder to write an export into, which becomes `folder` at the end."""
-    with atomic_folder.whole(folder, check_export) as partial:
-        yield partial
-
-
 def check_export(folder: Path) -> None:
-    """FileExistsError where a folder is no model export, or holds other files too."""
+    """Check that a folder is absent, empty, or an export without other files.
+
+    Raises:
+        FileExistsError: anything else; names the files.
+    """
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; name a folder to export into.")
-    inside = sorted(folder.iterdir())
-    if not inside:
+        raise FileExistsError(f"{folder} is a file; pass a folder to export into.")
+    paths = sorted(folder.iterdir())
+    if not paths:
         return
-    foreign = [p.name + "/" * p.is_dir() for p in inside if not _ours(p)]
+    foreign = [p.name + "/" * p.is_dir() for p in paths if not _is_export_file(p)]
     if foreign:
         more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
         raise FileExistsError(
-            f"{folder} exists and would be deleted, but holds what no export writes: "
-            f"{', '.join(foreign[:5])}{more}. Move them out, or name another folder."
+            f"{folder} exists and would be deleted, but contains files that exports do "
+            f"not write: {', '.join(foreign[:5])}{more}. Move them, or pass another "
+            "folder."
         )
     if not (folder / "config.json").is_file():
         raise FileExistsError(
-            f"{folder} exists and would be deleted, but is not a model export (no "
-            "config.json). Name another folder, or remove it."
+            f"{folder} exists and would be deleted, but is not a model export (it has "
+            "no config.json). Pass another folder, or remove it."
         )
 
 
 def signed(card: str) -> str:
-    """A model card that a later export knows as ours, as long as nobody edits it."""
+    """Append a digest to a model card, by which exports recognize an unedited card."""
     text = card.rstrip() + "\n"
     return f"{text}\n<!-- targetsft_jax {_digest(text)} -->\n"
 
 
-def _ours(path):
+def _is_export_file(path: Path) -> bool:
     if path.is_dir():
         return path.name == TOKENIZER_FOLDER
     if path.name == CARD_FILE:
@@ -82,5 +77,5 @@ def _ours(path):
     return path.name in _OUR_FILES or _OUR_SHARDS.fullmatch(path.name) is not None
 
 
-def _digest(text):
+def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]

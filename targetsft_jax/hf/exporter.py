@@ -1,22 +1,30 @@
-"""Write a Hugging Face checkpoint that transformers, vLLM and this package load."""
+"""Export a checkpoint that transformers, vLLM and this package load."""
 
 import json
 import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.typing import DTypeLike
 
 from targetsft_jax.hf.export_folder import check_export
-from targetsft_jax.hf.families import places
 from targetsft_jax.hf.shard_reader import cast_into
-from targetsft_jax.hf.sidecar_files import write_description
+from targetsft_jax.hf.sidecar_files import write_sidecar_files
 from targetsft_jax.hf.tensor_files import INDEX_FILE, SINGLE_FILE
+from targetsft_jax.hf.tensor_map import ParameterSlice, checkpoint_tensors
 from targetsft_jax.models.config import DecoderConfig
-from targetsft_jax.models.decoder import init_params
-from targetsft_jax.storage import atomic_folder
+from targetsft_jax.models.decoder import abstract_params
+from targetsft_jax.parallel import processes
+from targetsft_jax.storage import atomic
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 STORED_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """Stored dtypes by name, with their names in safetensors."""
@@ -28,61 +36,53 @@ def save_pretrained(
     params: dict,
     *,
     like: str | Path | None = None,
-    tokenizer=None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
     card: str | None = None,
-    dtype=None,
+    dtype: DTypeLike | None = None,
     max_shard_bytes: int = 5_000_000_000,
-    extra_config: dict | None = None,
+    extra_config: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write config, weights and tokenizer in the Hugging Face layout.
+    """Write config, weights and tokenizer in the Hugging Face layout, atomically.
 
-    Tensors go through host memory one at a time. Everything is written into a sibling
-    folder which then takes the target's name at one instant, so a target is whole or
-    absent. A `tokenizer` is read back with AutoTokenizer before that, because
-    transformers makes another one of it for some model types. Every process of a
-    multi-process job must call this; the first one writes.
+    Tensors go through host memory one at a time. A `tokenizer` is read back with
+    AutoTokenizer, since transformers changes it for some model types. Every process of
+    a multi-process job must call this; the primary process writes.
 
     Args:
-        folder: the target. An existing one is replaced only when it is empty or an
-            earlier export (it has a config.json and nothing that no export writes; a
-            README.md that was edited is not an export's).
+        folder: the target. An existing one is replaced only if it is empty or an
+            earlier export (it has a config.json, and only files that exports write; an
+            edited README.md is not an export's).
         config: the decoder.
-        params: the tree of `init_params`, sharded or not. A leaf may be anything with
-            a shape and a dtype that gives one layer as `leaf[layer]` (under "layers")
-            or itself as `np.asarray(leaf)`: it is asked for one tensor at a time, a
-            leaf's layers in order.
-        like: the model folder that the parameters come from. What its config.json
-            says beyond the decoder's config is kept, its generation_config.json and
+        params: the tree of `init_params`, sharded or not; leaves may be any
+            `LayerLeaf`. Each leaf is read one layer at a time, in order.
+        like: model folder that the parameters come from. Keys of its config.json
+            beyond the decoder's config are preserved; its generation_config.json and
             tokenizer files are copied.
-        tokenizer: a transformers tokenizer, saved with its chat template, in place of
-            the files of `like`. Without `like`, its special token ids go into the
-            config.
+        tokenizer: saved with its chat template instead of the files of `like`. Without
+            `like`, its special token ids are written into config.json.
         card: text of the model card, README.md.
-        dtype: stored dtype, float32, float16 or bfloat16; the parameters' own when
-            None.
-        max_shard_bytes: tensor bytes in one safetensors file; more are split over
-            files with an index. A single larger tensor has a file of its own.
+        dtype: stored dtype, float32, float16 or bfloat16; None for the parameters'.
+        max_shard_bytes: tensor bytes per safetensors file; more are split over several
+            files with an index. A larger tensor gets its own file.
         extra_config: more keys for config.json.
 
     Raises:
-        FileExistsError: the target exists and is not an export, or holds other files
-            as well.
+        FileExistsError: the target exists and is not an export, or has other files.
         ValueError: parameters that do not fit the config, a dtype that cannot be
             stored, a tokenizer larger than the vocabulary or one that AutoTokenizer
-            does not give back, or an extra key that would contradict the config.
-        RuntimeError: in the other processes, where the first one raised.
+            changes, or an extra key that contradicts the config.
+        RuntimeError: in the other processes, if the primary process raised.
     """
     folder = Path(folder).resolve()
     specs = _specs(config, params, dtype)
-    widest = jnp.result_type(*(spec["dtype"] for spec in specs.values()))
-    writes = jax.process_index() == 0
-    partial, refusal = None, None
-    if writes:
-        # All but the weights, which take the time, and which no process begins to
-        # gather before all of them know that the first one goes on.
+    widest = jnp.result_type(*(spec.dtype for spec in specs.values()))
+    partial, error = None, None
+    if processes.is_primary():
+        # Before the weights, whose gathers take long: the other processes wait for the
+        # outcome.
         try:
-            partial = atomic_folder.begin(folder, check_export)
-            write_description(
+            partial = atomic.begin(folder, check_export)
+            write_sidecar_files(
                 partial,
                 config,
                 widest.name,
@@ -91,111 +91,120 @@ def save_pretrained(
                 card=card,
                 extra_config=extra_config,
             )
-        except Exception as error:
-            atomic_folder.abandon(folder)
-            refusal = error
-    _agree(refusal, folder)
+        except Exception as raised:
+            error = raised
     try:
+        _raise_everywhere(error, folder)
         _write_weights(partial, params, specs, max_shard_bytes)
-        if writes:
-            atomic_folder.finish(folder)
+        if partial is not None:
+            atomic.finish(partial, folder)
     except BaseException:
-        if writes:
-            atomic_folder.abandon(folder)
+        if partial is not None:
+            atomic.abandon(partial)
         raise
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"exported {folder}")
+    processes.barrier(f"exported {folder}")
 
 
-def _agree(refusal, folder):
-    """Raise in every process if the first one could not begin; the others would wait
-    for it for ever."""
-    refused = refusal is not None
-    if jax.process_count() > 1:
-        refused = bool(multihost_utils.broadcast_one_to_all(np.asarray(refused)))
-    if refusal is not None:
-        raise refusal
-    if refused:
+def _raise_everywhere(error: Exception | None, folder: Path) -> None:
+    """Raise in every process if the primary one failed, so that none waits for it."""
+    failed = error is not None
+    if processes.is_multiprocess():
+        failed = bool(multihost_utils.broadcast_one_to_all(np.asarray(failed)))
+    if error is not None:
+        raise error
+    if failed:
         raise RuntimeError(
-            f"process 0 could not begin the export into {folder}; its own error says "
-            "why."
+            f"process 0 could not begin the export into {folder}; see its own error"
         )
 
 
-def _specs(config, params, dtype):
-    """Per tensor key: the places of our leaves, the stored shape and dtype."""
-    abstract = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor to be stored: the parameter slices in it, its shape and dtype."""
 
-    def shapes(tree):
+    parts: tuple[ParameterSlice, ...]
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def bytes(self) -> int:
+        """Size in the file."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _specs(
+    config: DecoderConfig, params: dict, dtype: DTypeLike | None
+) -> dict[str, TensorSpec]:
+    _check_shapes(config, params)
+    specs = {}
+    for key, parts in checkpoint_tensors(config).items():
+        last = parts[-1]
+        leaf = _leaf(params, last.path)
+        stored = np.dtype(leaf.dtype if dtype is None else dtype)
+        if stored.name not in STORED_DTYPES:
+            raise ValueError(
+                f"{key} would be stored as {stored.name}; expected a dtype of "
+                f"{', '.join(STORED_DTYPES)}"
+            )
+        shape = tuple(leaf.shape if last.layer is None else leaf.shape[1:])
+        shape = shape[::-1] if last.transposed else shape
+        if last.rows is not None:
+            # The last part ends with the tensor.
+            shape = (last.rows[1], *shape[1:])
+        specs[key] = TensorSpec(parts, shape, stored)
+    return specs
+
+
+def _check_shapes(config: DecoderConfig, params: dict) -> None:
+    def shapes(tree: dict) -> dict[tuple[str, ...], tuple[int, ...]]:
         leaves = jax.tree_util.tree_leaves_with_path(tree)
         return {
             tuple(entry.key for entry in path): tuple(leaf.shape)
             for path, leaf in leaves
         }
 
-    wanted, found = shapes(abstract), shapes(params)
+    expected, actual = shapes(abstract_params(config)), shapes(params)
     problems = [
-        f"{'.'.join(path)}: found {found.get(path, 'nothing')}, "
-        f"expected {wanted.get(path, 'nothing')}"
-        for path in sorted({*wanted, *found})
-        if wanted.get(path) != found.get(path)
+        f"{'.'.join(path)}: found {actual.get(path, 'nothing')}, "
+        f"expected {expected.get(path, 'nothing')}"
+        for path in sorted({*expected, *actual})
+        if expected.get(path) != actual.get(path)
     ]
     if problems:
         raise ValueError(
             "the parameters do not fit the config:\n  " + "\n  ".join(problems)
         )
-    specs = {}
-    for key, parts in places(config).items():
-        place = parts[-1]
-        leaf = _leaf(params, place.path)
-        shape = leaf.shape if place.layer is None else leaf.shape[1:]
-        stored = np.dtype(leaf.dtype if dtype is None else dtype)
-        if stored.name not in STORED_DTYPES:
-            raise ValueError(
-                f"{key} would be stored as {stored.name}; choose dtype from "
-                f"{', '.join(STORED_DTYPES)}."
-            )
-        shape = shape[::-1] if place.transposed else shape
-        if place.rows is not None:
-            # The last part ends where the tensor does.
-            shape = (place.rows[1], *shape[1:])
-        specs[key] = {"parts": parts, "shape": tuple(shape), "dtype": stored}
-    return specs
 
 
-def _leaf(params, path):
+def _leaf(params: dict, path: tuple[str, ...]) -> Any:
+    leaf: Any = params
     for name in path:
-        params = params[name]
-    return params
+        leaf = leaf[name]
+    return leaf
 
 
-def _to_host(params, spec):
-    """One checkpoint tensor as numpy, gathered over processes where it must be."""
-    tensor = np.empty(spec["shape"], spec["dtype"])
-    for place in spec["parts"]:
-        leaf = _leaf(params, place.path)
-        value = leaf if place.layer is None else leaf[place.layer]
-        if isinstance(value, jax.Array) and not value.is_fully_addressable:
-            value = multihost_utils.process_allgather(value, tiled=True)
-        value = np.asarray(value)
+def _host_tensor(params: dict, spec: TensorSpec) -> np.ndarray:
+    """One checkpoint tensor on the host, gathered over processes if necessary."""
+    tensor = np.empty(spec.shape, spec.dtype)
+    for part in spec.parts:
+        leaf = _leaf(params, part.path)
+        value = processes.to_host(leaf if part.layer is None else leaf[part.layer])
         if value.dtype == tensor.dtype and value.shape == tensor.shape:
-            if not place.transposed:
-                return np.ascontiguousarray(value)  # with no second copy
-        rows = slice(*(place.rows or (None,)))
-        cast_into(tensor[rows], value, transposed=place.transposed)
+            if not part.transposed:
+                return np.ascontiguousarray(value)  # without a second copy
+        rows = slice(*part.rows) if part.rows else slice(None)
+        cast_into(tensor[rows], value, transposed=part.transposed)
     return tensor
 
 
-def _write_weights(folder, params, specs, max_shard_bytes):
-    files = [[]]
-    room = max_shard_bytes
-    for key, spec in specs.items():
-        size = _bytes(spec)
-        if size > room and files[-1]:
-            files.append([])
-            room = max_shard_bytes
-        files[-1].append(key)
-        room -= size
+def _write_weights(
+    folder: Path | None,
+    params: dict,
+    specs: Mapping[str, TensorSpec],
+    max_shard_bytes: int,
+) -> None:
+    """Write all tensors; without a folder, take part in their gathers."""
+    files = _split(specs, max_shard_bytes)
     if len(files) == 1:
         names = [SINGLE_FILE]
     else:
@@ -209,39 +218,54 @@ def _write_weights(folder, params, specs, max_shard_bytes):
         _write_safetensors(folder and folder / name, params, tensors)
     if folder and len(files) > 1:
         weight_map = {key: name for name, keys in zip(names, files) for key in keys}
-        metadata = {"total_size": sum(map(_bytes, specs.values()))}
+        metadata = {"total_size": sum(spec.bytes for spec in specs.values())}
         index = {"metadata": metadata, "weight_map": weight_map}
         (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
 
 
-def _write_safetensors(path, params, specs):
-    """One file, tensor by tensor; the library's own writer wants them all at once.
+def _split(specs: Mapping[str, TensorSpec], max_shard_bytes: int) -> list[list[str]]:
+    """Keys of the tensors of each file, in order."""
+    files: list[list[str]] = [[]]
+    room = max_shard_bytes
+    for key, spec in specs.items():
+        if spec.bytes > room and files[-1]:
+            files.append([])
+            room = max_shard_bytes
+        files[-1].append(key)
+        room -= spec.bytes
+    return files
 
-    Format: header length (u64, little endian), JSON header, raw tensors. With no path
-    (a process that does not write) only takes part in the gathers.
+
+def _write_safetensors(
+    path: Path | None, params: dict, specs: Mapping[str, TensorSpec]
+) -> None:
+    """Write one file tensor by tensor; the safetensors library needs all at once.
+
+    Format: header length (u64, little endian), JSON header, raw tensors.
     See https://github.com/huggingface/safetensors#format.
     """
-    header, offset = {"__metadata__": {"format": "pt"}}, 0
-    for key, spec in specs.items():
-        end = offset + _bytes(spec)
+    if path is None:
+        for spec in specs.values():
+            _host_tensor(params, spec)
+        return
+    with open(path, "wb") as file:
+        file.write(_header(specs.items()))
+        for spec in specs.values():
+            # A view as bytes, since bfloat16 has no buffer interface.
+            file.write(_host_tensor(params, spec).view(np.uint8).data)
+
+
+def _header(specs: Iterable[tuple[str, TensorSpec]]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for key, spec in specs:
+        end = offset + spec.bytes
         header[key] = {
-            "dtype": STORED_DTYPES[spec["dtype"].name],
-            "shape": spec["shape"],
+            "dtype": STORED_DTYPES[spec.dtype.name],
+            "shape": spec.shape,
             "data_offsets": [offset, end],
         }
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors start aligned
-    if path is None:
-        for spec in specs.values():
-            _to_host(params, spec)
-        return
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for spec in specs.values():
-            # A view as bytes: bfloat16 has no buffer interface of its own.
-            file.write(_to_host(params, spec).view(np.uint8).data)
-
-
-def _bytes(spec):
-    return math.prod(spec["shape"]) * spec["dtype"].itemsize
+    text += b" " * (-len(text) % 8)  # aligns the tensors
+    return len(text).to_bytes(8, "little") + text

@@ -1,26 +1,28 @@
-"""Model families as data: what a checkpoint calls things, and where we keep them.
+"""Model families as data: tensor names, flags and config.json keys of checkpoints.
 
-A family that differs from these only in names and flags is one entry in `FAMILIES`.
+`FAMILIES` drives import, export, adapters and shape checks. A family that differs from
+these only in names and flags is one more entry.
 """
 
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from targetsft_jax.models.config import DecoderConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One checkpoint tensor, or one a layer where the key holds `{layer}`.
+    """A checkpoint tensor, or one per layer if its key contains `{layer}`.
 
     Attributes:
         key: its name in the checkpoint.
-        paths: keys into our parameters, one path a parameter; with `{layer}`, the
-            leaf's leading axis counts layers. Where there are several, the checkpoint
-            keeps their rows one after the other in this one tensor.
-        transposed: torch keeps `[out, in]` where we keep `[in, out]`.
-        flag: the DecoderConfig field without which there is no such tensor.
+        paths: paths of the parameters that it holds; with `{layer}`, the leading axis
+            of a parameter counts layers. Several parameters are fused: their rows are
+            concatenated in this order.
+        transposed: whether it is stored as `[out, in]` and the parameter `[in, out]`.
+        flag: DecoderConfig field that must be true for the tensor to exist.
     """
 
     key: str
@@ -31,57 +33,40 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """What one `model_type` means.
+    """Checkpoints of one `model_type`.
 
     Attributes:
-        architecture: the class named in config.json's `architectures`.
+        architecture: class name in config.json's `architectures`.
+        models: public names of its models, for documentation.
         tensors: every tensor of a checkpoint.
-        flags: DecoderConfig fields that are the same in every checkpoint of the family
-            and not as in `PLAIN`.
-        reads: DecoderConfig field -> the config.json key that says it.
-        only: config.json keys that would change the maths, with the one value
-            implemented; an absent key or null means that value.
-        defaults: what an absent key means, where it is not as in `DEFAULTS`.
-        local: which layers have the window, by a config.json without `layer_types`;
-            None for a family without windows.
-        switch: the key without which there is no window, whatever its size says.
-        rope: the kinds of rotary scaling that transformers has for the family.
-        rope_by_layer: base and scaling are of layers without a window only, and
-            layers with one have a base of their own.
+        flags: DecoderConfig fields with one value in all checkpoints of the family,
+            where it differs from `PLAIN`.
+        reads: DecoderConfig field -> config.json key with its value.
+        only: config.json keys that would change the decoder's function -> the only
+            value implemented; an absent key or null means that value.
+        defaults: values of absent keys, where they differ from `DEFAULTS`.
+        local: config.json without `layer_types` -> for each layer, whether it has the
+            window; None for a family without windows.
+        switch: config.json key that must be true for windows to apply.
+        rope: kinds of rotary scaling that transformers implements for the family.
+        rope_by_layer: whether base and scaling apply to layers without a window only,
+            and layers with one have another base.
     """
 
     architecture: str
+    models: str
     tensors: tuple[Tensor, ...]
     flags: Mapping[str, object] = dataclasses.field(default_factory=dict)
     reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
     only: Mapping[str, object] = dataclasses.field(default_factory=dict)
     defaults: Mapping[str, object] = dataclasses.field(default_factory=dict)
-    local: Callable[[dict], list[bool]] | None = None
+    local: Callable[[Mapping[str, Any]], list[bool]] | None = None
     switch: str | None = None
     rope: tuple[str, ...] = ("default", "linear", "llama3", "yarn")
     rope_by_layer: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where one checkpoint tensor, or a part of it, lives in our parameters.
-
-    Attributes:
-        path: keys into our parameters.
-        layer: index on the leaf's leading axis; None where it is not stacked.
-        transposed: as in `Tensor`.
-        rows: first row and the one past the last, of the checkpoint tensor as it is
-            stored, that are this parameter; None where the tensor is one parameter.
-    """
-
-    path: tuple[str, ...]
-    layer: int | None
-    transposed: bool
-    rows: tuple[int, int] | None = None
-
-
-# A decoder without anything that only some families have.
-PLAIN = {
+PLAIN: Mapping[str, object] = {
     "qkv_bias": False,
     "o_bias": False,
     "qk_norm": False,
@@ -94,39 +79,40 @@ PLAIN = {
     "attn_logit_softcap": None,
     "final_logit_softcap": None,
 }
+"""Values of the flags in a decoder without the features of particular families."""
 
-# What transformers takes for a key that is absent, in most families.
-DEFAULTS = {
+DEFAULTS: Mapping[str, object] = {
     "max_position_embeddings": 2048,
     "rms_norm_eps": 1e-6,
     "tie_word_embeddings": False,
     "rope_theta": 10_000.0,
 }
+"""Values that transformers assumes for absent config.json keys, in most families."""
 
 
-def _one(key, *path, flag=None):
+def _single(key: str, *path: str, flag: str | None = None) -> Tensor:
     return Tensor(key, (path,), flag=flag)
 
 
-def _norm(name, *path, flag=None):
+def _norm(name: str, *path: str, flag: str | None = None) -> Tensor:
     key = f"model.layers.{{layer}}.{name}.weight"
-    return _one(key, "layers", *path, flag=flag)
+    return _single(key, "layers", *path, flag=flag)
 
 
-def _kernel(module, *paths):
-    """A linear layer's weight; several paths where the checkpoint fuses them."""
+def _kernel(module: str, *paths: tuple[str, ...]) -> Tensor:
+    """Weight of a linear layer; several paths for a fused one."""
     key = f"model.layers.{{layer}}.{module}.weight"
     return Tensor(
         key, tuple(("layers", *path, "kernel") for path in paths), transposed=True
     )
 
 
-def _bias(module, *path, flag):
+def _bias(module: str, *path: str, flag: str) -> Tensor:
     key = f"model.layers.{{layer}}.{module}.bias"
-    return _one(key, "layers", *path, "bias", flag=flag)
+    return _single(key, "layers", *path, "bias", flag=flag)
 
 
-_EMBED = _one("model.embed_tokens.weight", "embed")
+_EMBED = _single("model.embed_tokens.weight", "embed")
 _INPUT_NORM = _norm("input_layernorm", "input_norm")
 _MLP_NORM = _norm("post_attention_layernorm", "post_norm")
 _Q, _K, _V, _O = (("attention", name) for name in "qkvo")
@@ -148,12 +134,15 @@ _MLP = (
     _kernel("mlp.up_proj", _UP),
     _kernel("mlp.down_proj", _DOWN),
 )
-_ENDS = (_one("model.norm.weight", "final_norm"), _one("lm_head.weight", "head"))
+_ENDS = (
+    _single("model.norm.weight", "final_norm"),
+    _single("lm_head.weight", "head"),
+)
 
 _LLAMA_TENSORS = (_EMBED, _INPUT_NORM, *_ATTENTION, _MLP_NORM, *_MLP, *_ENDS)
 
-# The same names for other norms: what llama calls the one after attention stands
-# before the MLP, gemma's stands before the residual stream.
+# `post_attention_layernorm` normalizes the input of the MLP in llama, and the output of
+# attention in gemma.
 _GEMMA_TENSORS = (
     _EMBED,
     _INPUT_NORM,
@@ -177,16 +166,16 @@ _PHI3_TENSORS = (
 )
 
 
-def all_layers(raw):
-    """Every layer has the window, and no config.json says so layer by layer."""
+def all_layers(raw: Mapping[str, Any]) -> list[bool]:
+    """A window in every layer, for families whose config.json has no `layer_types`."""
     return [True] * raw["num_hidden_layers"]
 
 
-def _from_max_window_layers(raw):
+def _from_max_window_layers(raw: Mapping[str, Any]) -> list[bool]:
     return [n >= raw["max_window_layers"] for n in range(raw["num_hidden_layers"])]
 
 
-def _all_but_every_last(raw):
+def _all_but_last_of_period(raw: Mapping[str, Any]) -> list[bool]:
     period = raw["sliding_window_pattern"]
     return [(n + 1) % period != 0 for n in range(raw["num_hidden_layers"])]
 
@@ -195,7 +184,6 @@ _COMMON = {"hidden_act": "silu", "quantization_config": None}
 _NO_WINDOW = {"use_sliding_window": False}
 _BIASES = {"qkv_bias": "attention_bias", "o_bias": "attention_bias"}
 
-_QWEN_WINDOWS = dict(local=_from_max_window_layers, switch="use_sliding_window")
 _QWEN_DEFAULTS = {
     "max_position_embeddings": 32768,
     "sliding_window": 4096,
@@ -221,32 +209,38 @@ _GEMMA_DEFAULTS = {
     "sliding_window": 4096,
 }
 
-FAMILIES = {
+FAMILIES: Mapping[str, Family] = {
     "llama": Family(
         architecture="LlamaForCausalLM",
+        models="Llama 2, 3.x; DeepSeekMath-7B",
         tensors=_LLAMA_TENSORS,
         reads=_BIASES,
         only={**_COMMON, **_NO_WINDOW, "mlp_bias": False},
     ),
     "qwen2": Family(
         architecture="Qwen2ForCausalLM",
+        models="Qwen2, Qwen2.5 (also Math)",
         tensors=_LLAMA_TENSORS,
         flags={"qkv_bias": True},
         only=_COMMON,
         defaults=_QWEN_DEFAULTS,
-        **_QWEN_WINDOWS,
+        local=_from_max_window_layers,
+        switch="use_sliding_window",
     ),
     "qwen3": Family(
         architecture="Qwen3ForCausalLM",
+        models="Qwen3 (dense)",
         tensors=_LLAMA_TENSORS,
         flags={"qk_norm": True},
         reads=_BIASES,
         only=_COMMON,
         defaults={**_QWEN_DEFAULTS, "head_dim": 128},
-        **_QWEN_WINDOWS,
+        local=_from_max_window_layers,
+        switch="use_sliding_window",
     ),
     "mistral": Family(
         architecture="MistralForCausalLM",
+        models="Mistral 7B",
         tensors=_LLAMA_TENSORS,
         only={**_COMMON, **_NO_WINDOW, "attention_bias": False},
         defaults={"max_position_embeddings": 131072, "sliding_window": 4096},
@@ -254,6 +248,7 @@ FAMILIES = {
     ),
     "gemma2": Family(
         architecture="Gemma2ForCausalLM",
+        models="Gemma-2",
         tensors=_GEMMA_TENSORS,
         flags=_GEMMA_FLAGS,
         reads={
@@ -269,10 +264,11 @@ FAMILIES = {
             "final_logit_softcapping": 30.0,
             "sliding_window_pattern": 2,
         },
-        local=_all_but_every_last,
+        local=_all_but_last_of_period,
     ),
     "gemma3_text": Family(
         architecture="Gemma3ForCausalLM",
+        models="Gemma-3 (text)",
         tensors=_GEMMA_TENSORS,
         flags={**_GEMMA_FLAGS, "qk_norm": True},
         reads={
@@ -280,7 +276,7 @@ FAMILIES = {
             "query_pre_attn_scalar": "query_pre_attn_scalar",
             "final_logit_softcap": "final_logit_softcapping",
         },
-        # transformers has the key and computes without the cap.
+        # transformers reads the key and does not apply the cap.
         only={**_GEMMA_ONLY, "attn_logit_softcapping": None},
         defaults={
             **_GEMMA_DEFAULTS,
@@ -289,11 +285,12 @@ FAMILIES = {
             "rope_local_base_freq": 10_000.0,
             "sliding_window_pattern": 6,
         },
-        local=_all_but_every_last,
+        local=_all_but_last_of_period,
         rope_by_layer=True,
     ),
     "phi3": Family(
         architecture="Phi3ForCausalLM",
+        models="Phi-3 4k, Phi-4",
         tensors=_PHI3_TENSORS,
         reads={"partial_rotary_factor": "partial_rotary_factor"},
         only={**_COMMON, **_NO_WINDOW, "attention_bias": False},
@@ -308,101 +305,69 @@ FAMILIES = {
     ),
 }
 
-# Near to a family, and not it: what to do instead.
+# Advice for families that are similar to a supported one.
 _INSTEAD = {
-    "gemma3": "That is the multimodal Gemma-3; only its text part (gemma3_text) is. In "
-    "transformers: whole = Gemma3ForConditionalGeneration.from_pretrained(folder); "
-    "text = Gemma3ForCausalLM(whole.config.text_config); text.model.load_state_dict("
-    "whole.model.language_model.state_dict()); text.tie_weights(); "
+    "gemma3": "It is the multimodal Gemma-3; only its text part (gemma3_text) is "
+    "supported. Extract it with transformers: "
+    "full = Gemma3ForConditionalGeneration.from_pretrained(folder); "
+    "text = Gemma3ForCausalLM(full.config.text_config); text.model.load_state_dict("
+    "full.model.language_model.state_dict()); text.tie_weights(); "
     "text.save_pretrained(new_folder).",
-    "gemma": "The first Gemma has other norms than Gemma-2; it is not implemented.",
+    "gemma": "The norms of the first Gemma differ from Gemma-2; it is not implemented.",
 }
 
 
-def family(model_type: str, where: str) -> Family:
-    """The family of a `model_type`; ValueError naming `where` it came from if none."""
+def family(model_type: object, source: str) -> Family:
+    """The family of a `model_type`.
+
+    Args:
+        model_type: value of a config.json.
+        source: where it was read, for messages.
+
+    Raises:
+        ValueError: unknown model_type; names the source and the supported ones.
+    """
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ValueError(
-            f"{where}: model_type is {model_type!r}; supported are "
+            f"{source}: model_type is {model_type!r}; expected one of "
             f"{', '.join(sorted(FAMILIES))}. "
             + _INSTEAD.get(
                 str(model_type),
-                "Another family with the same layers is one entry in "
+                "A family with the same layers is one more entry in "
                 "targetsft_jax/hf/families.py.",
             )
         )
     return FAMILIES[model_type]
 
 
-def places(config: DecoderConfig) -> dict[str, tuple[Place, ...]]:
-    """Every tensor of a checkpoint of this config, in file order.
-
-    Returns:
-        Its key -> where it lives: one place, or several that its rows are shared by,
-        in their order.
-
-    Raises:
-        ValueError: unknown model_type, or flags that its checkpoints do not have.
-    """
-    result = {}
-    for tensor in checked(config).tensors:
-        if tensor.paths == (("head",),) and config.tie_word_embeddings:
-            continue
-        if tensor.flag is not None and not getattr(config, tensor.flag):
-            continue
-        stacked = "{layer}" in tensor.key
-        for layer in range(config.num_layers) if stacked else (None,):
-            key = tensor.key.format(layer=layer)
-            result[key] = tuple(
-                Place(path, layer, tensor.transposed, rows)
-                for path, rows in zip(tensor.paths, _rows(config, tensor.paths))
-            )
-    return result
-
-
 def checked(config: DecoderConfig) -> Family:
-    """The config's family, whose checkpoints can say all that the config does.
+    """The config's family, if its checkpoints can represent the config.
 
     Raises:
         ValueError: unknown model_type, or flags that its checkpoints do not have.
     """
-    found = family(config.model_type, "DecoderConfig")
-    fixed = {**PLAIN, **found.flags}
-    if found.local is None:
+    known = family(config.model_type, "DecoderConfig")
+    fixed = {**PLAIN, **known.flags}
+    if known.local is None:
         fixed["sliding_window"] = None
-    if found.local is all_layers:
+    if known.local is all_layers:
         fixed["sliding_layers"] = None
-    if not found.rope_by_layer:
+    if not known.rope_by_layer:
         fixed["local_rope_theta"] = None
     for flag, value in fixed.items():
-        if flag not in found.reads and getattr(config, flag) != value:
+        if flag not in known.reads and getattr(config, flag) != value:
             raise ValueError(
-                f"DecoderConfig.{flag} is {getattr(config, flag)}, but "
-                f"{config.model_type!r} checkpoints have it {value}; change {flag} or "
+                f"DecoderConfig.{flag} is {getattr(config, flag)}; expected {value}, "
+                f"its value in {config.model_type!r} checkpoints. Change {flag} or "
                 "model_type."
             )
-    for flag, other in itertools.combinations(found.reads, 2):
-        same = found.reads[flag] == found.reads[other]
-        if same and getattr(config, flag) != getattr(config, other):
+    for flag, other in itertools.combinations(known.reads, 2):
+        key = known.reads[flag]
+        same_key = key == known.reads[other]
+        if same_key and getattr(config, flag) != getattr(config, other):
             raise ValueError(
                 f"DecoderConfig.{flag} is {getattr(config, flag)} and {other} is "
-                f"{getattr(config, other)}; {config.model_type!r} checkpoints have one "
-                f"{found.reads[flag]} for both."
+                f"{getattr(config, other)}; expected equal values, since "
+                f"{config.model_type!r} checkpoints have one {key} for both."
             )
-    return found
-
-
-def _rows(config, paths):
-    """Each parameter's rows of the tensor that they share."""
-    if len(paths) == 1:
-        return (None,)
-    keys = config.num_kv_heads * config.head_dim
-    widths = {
-        "q": config.num_heads * config.head_dim,
-        "k": keys,
-        "v": keys,
-        "gate": config.intermediate_size,
-        "up": config.intermediate_size,
-    }
-    ends = list(itertools.accumulate(widths[path[-2]] for path in paths))
-    return tuple(zip([0, *ends], ends))
+    return known

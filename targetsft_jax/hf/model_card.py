@@ -1,11 +1,8 @@
-"""The model card of an export: what was taught, by which target, on what."""
+"""Text of a model card: method, models, data and configuration of a training."""
 
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from targetsft_jax.targets.api import get_method
 
 _LIBRARIES = (
     "targetsft-jax",
@@ -23,32 +20,31 @@ _LIBRARIES = (
 def training_card(
     *,
     method: str,
-    hyper: Mapping[str, Any],
+    explanation: Sequence[str],
     models: Mapping[str, str],
     data: Sequence[str],
     config: str,
 ) -> str:
-    """The card of a trained model.
+    """Model card of a trained model.
 
     Args:
-        method: a name in METHODS.
-        hyper: all its hyper-parameters.
+        method: name of the method.
+        explanation: lines of Markdown that explain it and its hyper-parameters.
         models: role -> path or hub id, "student" among them.
-        data: facts about the training data, a line each.
+        data: lines of facts about the training data.
         config: the run's configuration as YAML.
-
-    Raises:
-        ValueError: unknown method.
     """
     lines = [
         *_front_matter(models["student"]),
-        f"# {models['student'].rstrip('/').rpartition('/')[2]}, taught by {method}",
+        f"# {_base_name(models['student'])}, trained with {method}",
         "",
         "Supervised fine-tuning with an explicit target distribution at each token:",
         "",
         "    Q = γ·δ_y + (1 − γ)·π̃",
         "",
-        *_method(method, hyper),
+        f"## Method: {method}",
+        "",
+        *explanation,
         "",
         "## Models",
         "",
@@ -72,13 +68,13 @@ def training_card(
 
 
 def converted_card(source: str) -> str:
-    """The card of a model that was converted and not trained."""
+    """Model card of a model that was converted and not trained."""
     return "\n".join(
         [
             *_front_matter(source),
-            f"# {source.rstrip('/').rpartition('/')[2]}",
+            f"# {_base_name(source)}",
             "",
-            f"Converted from `{source}`; the weights are its own.",
+            f"Converted from `{source}`; the weights are unchanged.",
             "",
             *_versions(),
             "",
@@ -86,38 +82,12 @@ def converted_card(source: str) -> str:
     )
 
 
-def _method(name, hyper):
-    method = get_method(name)
-    gamma, rest = method.label, method.alternative
-    given = ", ".join(f"{key} = {value}" for key, value in hyper.items())
-    lines = [
-        f"## Method: {name}",
-        "",
-        f"- γ = {gamma}, the trust in the label y",
-        f"- π̃ = {_residual(gamma, rest)}",
-    ]
-    if rest != "0":
-        lines.append(f"- T = softmax(α·z + β·z_other), (α, β) = {method.mix}")
-    lines.append("- p: the model's own distribution; p_y: its probability of the label")
-    if given:
-        lines.append(f"- hyper-parameters: {given}")
-    return [*lines, f"- source: {method.source}"]
+def _base_name(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
 
 
-def _residual(gamma, rest):
-    """π̃ of Q = (1 − a − b)·p + a·δ_y + b·T, as readers write it."""
-    if rest == "0":
-        return "p"
-    if rest == f"1 − {gamma}" or (gamma, rest) == ("0", "1"):
-        return "T"
-    if gamma == "1":
-        # No mass is left for π̃: Q is signed, δ_y and a difference beside it.
-        return f"none, since γ = 1: Q = δ_y + ({rest})·(T − p)"
-    return f"((1 − γ − b)·p + b·T) / (1 − γ), b = {rest}"
-
-
-def _front_matter(base):
-    """What the hub reads; a local path is no model of the hub's."""
+def _front_matter(base: str) -> list[str]:
+    """Metadata for the hub, with the base model unless it is a local path."""
     is_hub_id = base.count("/") == 1 and base[:1] not in "/.~"
     return [
         "---",
@@ -130,12 +100,12 @@ def _front_matter(base):
     ]
 
 
-def _versions():
-    found = [("python", platform.python_version())]
+def _versions() -> list[str]:
+    versions = [("python", platform.python_version())]
     for name in _LIBRARIES:
         try:
-            found.append((name, importlib.metadata.version(name)))
+            versions.append((name, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
             continue  # targetsft-jax itself, run from a checkout
-    versions = ", ".join(f"{name} {version}" for name, version in found)
-    return ["## Software", "", versions]
+    software = ", ".join(f"{name} {version}" for name, version in versions)
+    return ["## Software", "", software]

@@ -1,16 +1,17 @@
-"""Write adapters in PEFT's format, as a folder that is loaded over their base."""
+"""Export adapters in PEFT's format, as a folder that is loaded over their base."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
-from targetsft_jax.hf.export_folder import whole
-from targetsft_jax.hf.families import places
+from targetsft_jax.hf.tensor_map import ParameterSlice, checkpoint_tensors
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.lora import Lora
+from targetsft_jax.parallel import processes
+from targetsft_jax.storage import atomic
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -23,40 +24,53 @@ def save_adapter(
     *,
     base: str,
 ) -> None:
-    """Write adapter_model.safetensors and adapter_config.json.
+    """Write adapter_model.safetensors and adapter_config.json, atomically.
 
-    PEFT keeps A as [r, in] and B as [out, r], one of each a layer; both are float32. A
-    module whose weight several of our projections share has the sum of their ranks.
-    Written into a sibling folder which then takes the target's name. Every process of
-    a multi-process job must call this; the first one writes.
+    PEFT stores A as [r, in] and B as [out, r] in float32, one pair per layer. A fused
+    module, whose weight several of our projections share, gets the sum of their ranks.
+    Every process of a multi-process job must call this; the primary process writes.
 
     Args:
-        folder: the target. An existing one is replaced if it holds nothing else.
+        folder: the target. An existing one is replaced only if it is an earlier export
+            of adapters.
         config: the decoder.
         adapters: the tree of `init_adapters`, sharded or not.
         lora: their rank, scale and targets.
-        base: local folder or hub id of the model that they adapt.
+        base: local folder or hub id of the adapted model.
 
     Raises:
-        FileExistsError: the target exists and holds other files.
+        FileExistsError: the target exists and has other files.
     """
     folder = Path(folder).resolve()
+    tensors, ranks = _tensors(config, adapters, lora)
+    if processes.is_primary():
+        _write(folder, tensors, _adapter_config(lora, ranks, base))
+    processes.barrier(f"exported {folder}")
+
+
+def _tensors(
+    config: DecoderConfig, adapters: dict, lora: Lora
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """PEFT's tensors by key, and the rank of each module by its name."""
     tensors, ranks = {}, {}
-    for key, parts in places(config).items():
-        pairs = [(place, _at(adapters, place.path)) for place in parts]
-        adapted = [(place, pair) for place, pair in pairs if pair is not None]
+    for key, parts in checkpoint_tensors(config).items():
+        pairs = [(part, _pair(adapters, part.path)) for part in parts]
+        adapted = [(part, pair) for part, pair in pairs if pair is not None]
         if not adapted:
             continue
         module = key.removesuffix(".weight")
         ranks[module.rpartition(".")[2]] = lora.rank * len(adapted)
         a, b = _stacked(adapted, parts[-1])
         for name, value in (("lora_A", a), ("lora_B", b)):
-            # The file's writer takes the memory as it lies.
+            # safetensors writes memory in its own order.
             value = np.ascontiguousarray(value)
             tensors[f"base_model.model.{module}.{name}.weight"] = value
-    shared = {name: rank for name, rank in ranks.items() if rank != lora.rank}
-    alphas = {name: lora.scale * rank for name, rank in shared.items()}
-    document = {
+    return tensors, ranks
+
+
+def _adapter_config(lora: Lora, ranks: dict[str, int], base: str) -> dict[str, Any]:
+    fused = {name: rank for name, rank in ranks.items() if rank != lora.rank}
+    return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base,
@@ -64,62 +78,65 @@ def save_adapter(
         "lora_alpha": int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
         "lora_dropout": 0.0,
         "target_modules": list(ranks),
-        "rank_pattern": shared,
-        "alpha_pattern": alphas,
+        "rank_pattern": fused,
+        "alpha_pattern": {name: lora.scale * rank for name, rank in fused.items()},
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    if jax.process_index() == 0:
-        _write(folder, tensors, document)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"exported {folder}")
 
 
-def _stacked(adapted, last):
+def _stacked(
+    adapted: Sequence[tuple[ParameterSlice, dict]], last: ParameterSlice
+) -> tuple[np.ndarray, np.ndarray]:
     """A [r, in] and B [out, r] of one checkpoint tensor.
 
-    Where several parameters share its rows, each keeps its own columns of B: A has the
-    rows of all of them, and what one does not reach of B is zero.
+    Those of a fused tensor are A = (A_1; A_2; …) and B block-diagonal: each parameter
+    has its own rows of A, and its own columns of B in its rows of the tensor.
+
+    Args:
+        adapted: the parameter slices that have adapters, and these.
+        last: the last slice of the tensor, whether it has adapters or not.
     """
     a, b = (
-        [_to_host(pair[name][place.layer]).T for place, pair in adapted]
+        [
+            processes.to_host(pair[name][part.layer]).astype(np.float32).T
+            for part, pair in adapted
+        ]
         for name in ("lora_a", "lora_b")
     )
     if last.rows is None:
         return a[0], b[0]
     ranks = [x.shape[0] for x in a]
-    whole = np.zeros((last.rows[1], sum(ranks)), np.float32)
-    for number, (place, _) in enumerate(adapted):
+    blocks = np.zeros((last.rows[1], sum(ranks)), np.float32)
+    for number, (part, _) in enumerate(adapted):
+        assert part.rows is not None
         first = sum(ranks[:number])
-        whole[slice(*place.rows), first : first + ranks[number]] = b[number]
-    return np.concatenate(a), whole
+        blocks[slice(*part.rows), first : first + ranks[number]] = b[number]
+    return np.concatenate(a), blocks
 
 
-def _at(adapters, path):
+def _pair(adapters: dict, path: tuple[str, ...]) -> dict | None:
     """The adapters of the kernel at a path, or None."""
-    *path, leaf = path
-    for name in path:
-        adapters = adapters.get(name) if adapters else None
-    return adapters if leaf == "kernel" else None
+    *modules, leaf = path
+    tree: dict | None = adapters
+    for name in modules:
+        tree = tree.get(name) if tree else None
+    return tree if leaf == "kernel" else None
 
 
-def _to_host(x):
-    if isinstance(x, jax.Array) and not x.is_fully_addressable:
-        x = multihost_utils.process_allgather(x, tiled=True)
-    return np.asarray(x, np.float32)
-
-
-def _write(folder, tensors, document):
+def _write(
+    folder: Path, tensors: dict[str, np.ndarray], document: dict[str, Any]
+) -> None:
     from safetensors.numpy import save_file
 
-    with whole(folder, _check_target) as partial:
+    with atomic.folder(folder, _check_target) as partial:
         save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
         text = json.dumps(document, indent=2) + "\n"
         (partial / CONFIG_FILE).write_text(text, encoding="utf-8")
 
 
-def _check_target(folder):
+def _check_target(folder: Path) -> None:
     foreign = sorted(
         path.name
         for path in (folder.iterdir() if folder.is_dir() else ())
@@ -127,7 +144,6 @@ def _check_target(folder):
     )
     if foreign or folder.is_file():
         raise FileExistsError(
-            f"{folder} exists and would be deleted, but holds what no adapter's export "
-            f"writes: {', '.join(foreign) or 'it is a file'}. Move it, or name another "
-            "folder."
+            f"{folder} exists and would be deleted, but is not an export of adapters: "
+            f"{', '.join(foreign) or 'it is a file'}. Move it, or pass another folder."
         )

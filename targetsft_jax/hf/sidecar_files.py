@@ -1,9 +1,11 @@
-"""What a model folder says beside its weights: configs, tokenizer, model card."""
+"""Config, tokenizer, generation config and model card of an export."""
 
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from targetsft_jax.hf.config_json import config_to_json
 from targetsft_jax.hf.export_folder import (
@@ -15,62 +17,66 @@ from targetsft_jax.hf.export_folder import (
 from targetsft_jax.hf.tensor_files import read_json
 from targetsft_jax.models.config import DecoderConfig
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
-# Encoded by the tokenizer and by what AutoTokenizer makes of it. Splitting of digits,
-# spaces and letters, and normalisation (the accent is a character of its own) show.
+# Encoded by a tokenizer and by its copy from AutoTokenizer. It shows differences in how
+# digits, spaces and letters are split, and in normalization (by its combining accent).
 _PROBE = "  It costs 12.5 mg/kg;\n\n\tx² = 1 → \\boxed{42} — e\u0301té, 剂量, 🙂🏽"
 
 
-def write_description(
+def write_sidecar_files(
     folder: Path,
     config: DecoderConfig,
     dtype: str,
     *,
     like: Path | None = None,
-    tokenizer=None,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
     card: str | None = None,
-    extra_config: dict | None = None,
+    extra_config: Mapping[str, Any] | None = None,
 ) -> None:
-    """All files of an export but its weights and index.
+    """Write all files of an export except its weights and their index.
 
     Args:
         folder: an empty one.
         config: the decoder.
-        dtype: the weights' stored dtype, by name.
-        like: a model folder. Fields of its config.json that no decoder's config has
-            are kept, its generation_config.json and its tokenizer's files copied.
-        tokenizer: in place of the files of `like`; proved to come back as it is.
-        card: the text of README.md; none is written without.
+        dtype: name of the stored dtype of the weights.
+        like: a model folder. Keys of its config.json beyond the decoder's config are
+            preserved; its generation_config.json and tokenizer files are copied.
+        tokenizer: saved instead of the files of `like`, and read back to check it.
+        card: text of README.md; None for no file.
         extra_config: more keys for config.json.
 
     Raises:
         ValueError: a tokenizer larger than the vocabulary or one that AutoTokenizer
-            does not give back, or an extra key that would contradict the config.
+            changes, or an extra key that contradicts the config.
     """
     document = config_to_json(config, dtype)
     extra_config = extra_config or {}
-    clash = sorted(key for key in extra_config if key in document)
-    if clash:
+    conflicts = sorted(key for key in extra_config if key in document)
+    if conflicts:
         raise ValueError(
-            f"extra_config may not set {', '.join(clash)}: the decoder's config does."
+            f"extra_config may not set {', '.join(conflicts)}; the decoder's config "
+            "determines these keys."
         )
-    # An absent id is what the reader's own default makes of it. So one that a source
-    # leaves out stays out, and one that a tokenizer lacks is written as null.
-    before = {} if like is None else read_json(like / "config.json")
+    # Readers replace an absent id by their own default. So ids that the source lacks
+    # remain absent, and ids that a tokenizer lacks are written as null.
+    source = {} if like is None else read_json(like / "config.json")
     ids = {} if like is not None else _special_ids(config, tokenizer)
-    document = {**before, **document, **ids, **extra_config}
+    document = {**source, **document, **ids, **extra_config}
     _write_json(folder / "config.json", document)
     generation = like and like / "generation_config.json"
     if generation and generation.is_file():
         shutil.copyfile(generation, folder / generation.name)
     else:
-        known = {key: document[key] for key in _IDS if document.get(key) is not None}
-        _write_json(folder / "generation_config.json", known)
+        present = {key: document[key] for key in _IDS if document.get(key) is not None}
+        _write_json(folder / "generation_config.json", present)
     if tokenizer is not None:
-        _special_ids(config, tokenizer)  # refused where it is too large
+        _check_size(config, tokenizer)
         tokenizer.save_pretrained(folder)
-        _prove_tokenizer(folder, tokenizer, config.model_type)
+        _check_tokenizer(folder, tokenizer, config.model_type)
     elif like is not None:
         copy_tokenizer(like, folder)
     if card is not None:
@@ -78,7 +84,7 @@ def write_description(
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """A tokenizer's files as they are, chat templates included."""
+    """Copy a tokenizer's files, including its chat templates."""
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
@@ -87,59 +93,76 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
         shutil.copytree(source / TOKENIZER_FOLDER, copied, dirs_exist_ok=True)
 
 
-def speak_as_trained(folder: Path, template: str | None, stops: list[int]) -> None:
-    """Makes a model folder answer with the chat template that was trained.
+def write_chat_template(folder: Path, template: str | None, stops: list[int]) -> None:
+    """Write the chat template and the stop tokens of a trained model into its folder.
 
     Args:
-        folder: with config.json and the tokenizer's files.
-        template: what `chat_template.jinja` becomes; None leaves the tokenizer's own.
-        stops: ids that end an answer. Those that generation_config.json lacks are
-            added: a base model's eos need not be what a turn was trained to end with.
+        folder: has config.json and the tokenizer's files.
+        template: content of `chat_template.jinja`; None leaves the tokenizer's.
+        stops: ids that end a completion. Those that generation_config.json lacks are
+            added: the eos of a base model may differ from the token that ends a turn.
     """
     if template is not None:
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
         path = folder / "tokenizer_config.json"
-        said = read_json(path) if path.is_file() else {}
-        if said.pop("chat_template", None) is not None:
-            _write_json(path, said)
+        document = read_json(path) if path.is_file() else {}
+        if document.pop("chat_template", None) is not None:
+            _write_json(path, document)
     path = folder / "generation_config.json"
     config = read_json(folder / "config.json")
-    known = {key: config[key] for key in _IDS if config.get(key) is not None}
-    generation = read_json(path) if path.is_file() else known
-    ends = generation.get("eos_token_id", known.get("eos_token_id"))
-    ends = [ends] if isinstance(ends, int) else list(ends or [])
-    lacking = [stop for stop in stops if stop not in ends]
-    if lacking:
-        _write_json(path, generation | {"eos_token_id": ends + lacking})
+    present = {key: config[key] for key in _IDS if config.get(key) is not None}
+    generation = read_json(path) if path.is_file() else present
+    eos = generation.get("eos_token_id", present.get("eos_token_id"))
+    eos = [eos] if isinstance(eos, int) else list(eos or [])
+    missing = [stop for stop in stops if stop not in eos]
+    if missing:
+        _write_json(path, generation | {"eos_token_id": eos + missing})
 
 
-def prove_exportable(config: DecoderConfig, tokenizer) -> None:
-    """ValueError unless an export's tokenizer would come back as it is.
+def check_exportable(
+    config: DecoderConfig, tokenizer: "PreTrainedTokenizerBase"
+) -> None:
+    """Check before a training that its tokenizer survives the export at its end.
 
-    `save_pretrained` proves the same; asking first spares a training whose end it
-    would spoil.
+    Raises:
+        ValueError: as `write_sidecar_files`.
     """
     with tempfile.TemporaryDirectory() as folder:
-        write_description(Path(folder), config, "float32", tokenizer=tokenizer)
+        write_sidecar_files(Path(folder), config, "float32", tokenizer=tokenizer)
 
 
-def _special_ids(config, tokenizer):
-    """Ids for config.json; null, not absent, where there is none: an absent one would
-    take the reader's default (Llama's end of text is then token 2)."""
-    if tokenizer is not None and len(tokenizer) > config.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {len(tokenizer)} entries and the model's vocab_size "
-            f"is {config.vocab_size}; they do not belong together."
-        )
+def _special_ids(
+    config: DecoderConfig, tokenizer: "PreTrainedTokenizerBase | None"
+) -> dict[str, int | None]:
+    """Special ids for config.json; null where a tokenizer has none.
+
+    Readers would replace an absent id by their default (token 2 ends a text in Llama).
+    """
+    if tokenizer is not None:
+        _check_size(config, tokenizer)
     return {name: getattr(tokenizer, name, None) for name in _IDS}
 
 
-def _prove_tokenizer(folder, tokenizer, model_type):
-    """ValueError unless AutoTokenizer makes the same tokenizer of the folder.
+def _check_size(config: DecoderConfig, tokenizer: "PreTrainedTokenizerBase") -> None:
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens and the model's vocab_size is "
+            f"{config.vocab_size}; expected at most as many tokens. Is it another "
+            "model's tokenizer?"
+        )
 
-    transformers chooses the class by model_type, and for some of them (qwen2 is one)
-    it builds that family's tokenizer around the file's vocabulary, whatever class
-    wrote it: another splitting, another normalisation, more tokens.
+
+def _check_tokenizer(
+    folder: Path, tokenizer: "PreTrainedTokenizerBase", model_type: str
+) -> None:
+    """Check that AutoTokenizer loads an equal tokenizer from the folder.
+
+    transformers chooses the class by model_type, and for some (such as qwen2) it builds
+    that family's tokenizer with the file's vocabulary, regardless of the class that
+    wrote it: it may split and normalize otherwise and have more tokens.
+
+    Raises:
+        ValueError: the tokenizers differ, or none can be loaded.
     """
     from transformers import AutoTokenizer
 
@@ -147,25 +170,27 @@ def _prove_tokenizer(folder, tokenizer, model_type):
         back = AutoTokenizer.from_pretrained(
             str(folder), trust_remote_code=False, local_files_only=True
         )
-    except Exception as error:  # whatever it trips over, a reader would as well
-        made, different = "nothing", [f"{type(error).__name__}: {error}"]
+    except Exception as error:  # any error here would be a reader's error too
+        loaded, differences = "nothing", [f"{type(error).__name__}: {error}"]
     else:
-        made, different = f"a {type(back).__name__}", _different(tokenizer, back)
-    if different:
+        loaded, differences = f"a {type(back).__name__}", _differences(tokenizer, back)
+    if differences:
         raise ValueError(
             f"the tokenizer ({type(tokenizer).__name__}) would not survive the export: "
-            f"of its files and model_type {model_type!r}, AutoTokenizer makes {made} "
-            f"that differs from it:\n  " + "\n  ".join(different) + "\n"
-            "Nothing was exported. Use a tokenizer made for this model_type, or a "
-            "model of model_type 'llama' (with qkv_bias False), which keeps any "
+            f"from its files and model_type {model_type!r}, AutoTokenizer loads "
+            f"{loaded} that differs from it:\n  " + "\n  ".join(differences) + "\n"
+            "Nothing was exported. Use a tokenizer for this model_type, or a model of "
+            "model_type 'llama' (with qkv_bias False), which accepts any "
             "tokenizer.json; or export with tokenizer=None and save the tokenizer in "
-            "a folder of its own."
+            "another folder."
         )
 
 
-def _different(ours, back, show=3):
-    """What `back` has otherwise than `ours`, as lines to print."""
-    lines = []
+def _differences(
+    ours: "PreTrainedTokenizerBase", back: "PreTrainedTokenizerBase", show: int = 3
+) -> list[str]:
+    """Differences of two tokenizers, as lines to print."""
+    lines: list[str] = []
     a, b = ours.get_vocab(), back.get_vocab()
     tokens = [token for token in {**a, **b} if a.get(token) != b.get(token)]
     lines += [
@@ -180,9 +205,10 @@ def _different(ours, back, show=3):
         if before != after:
             lines.append(f"{name}: {before!r} before, {after!r} after")
     before, after = (_encoded(tokenizer) for tokenizer in (ours, back))
-    at = next((n for n, (x, y) in enumerate(zip(before, after)) if x != y), None)
     if before != after:
-        at = min(len(before), len(after)) if at is None else at
+        shorter = min(len(before), len(after))
+        pairs = enumerate(zip(before, after))
+        at = next((number for number, (x, y) in pairs if x != y), shorter)
         lines.append(
             f"ids of a sample text: {before[at : at + 6]} before, "
             f"{after[at : at + 6]} after, from id {at} on"
@@ -190,9 +216,9 @@ def _different(ours, back, show=3):
     return lines
 
 
-def _encoded(tokenizer):
+def _encoded(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     return list(tokenizer(_PROBE + (tokenizer.eos_token or "") + "a")["input_ids"])
 
 
-def _write_json(path, document):
+def _write_json(path: Path, document: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint's safetensors files, memory-mapped."""
+"""Memory-mapped tensors of a checkpoint's safetensors files."""
 
 import json
 import mmap
@@ -18,18 +18,18 @@ DTYPES = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-"""Stored types that hold weights, by their names in the files."""
+"""Dtypes of weights, by their names in the files."""
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor of a file; nothing of it is read before `rows` is looked into.
+    """One tensor of a mapped file; `rows` returns views, which are read on access.
 
     Attributes:
         shape: as stored.
-        dtype: the file's own name of it, "BF16".
-        start: of its bytes in the file.
-        file: the whole file, mapped.
+        dtype: name in the file, such as "BF16".
+        start: offset of its first byte in the file.
+        file: the mapped file.
     """
 
     shape: tuple[int, ...]
@@ -38,16 +38,16 @@ class StoredTensor:
     file: mmap.mmap
 
     def rows(self, start: int, stop: int) -> np.ndarray:
-        """A view [stop - start, ...] of the mapped file, for a dtype of `DTYPES`."""
+        """View [stop - start, ...] of the mapped file, for a dtype of `DTYPES`."""
         dtype, offset = DTYPES[self.dtype], self.start + start * self._row_bytes
         shape = (stop - start, *self.shape[1:])
         count = int(np.prod(shape))
         return np.frombuffer(self.file, dtype, count, offset).reshape(shape)
 
     def release(self, start: int, stop: int) -> None:
-        """Give the pages of these rows back: they count as this process's memory.
+        """Release the memory pages of these rows, which count as the process's memory.
 
-        A later look at them finds them in the system's cache, or reads again.
+        A later access reads them again, from the page cache or from disk.
         """
         if not hasattr(mmap, "MADV_DONTNEED"):  # Linux has it
             return
@@ -62,34 +62,35 @@ class StoredTensor:
 
 
 def open_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor of a folder's safetensors files: key -> where it is.
+    """Map every tensor of a folder's safetensors files, by key; reads headers only.
 
-    Only headers are read. Links are followed: a hub snapshot consists of them.
+    Links are followed, since hub snapshots consist of links.
 
     Raises:
-        FileNotFoundError: no safetensors there, or files that the index names are
-            absent (all of them in one message).
-        ValueError: damaged or truncated files, or index entries that are no
-            safetensors file beside the index (all of them in one message).
+        FileNotFoundError: no safetensors in the folder, or files that the index names
+            are absent (all of them in one message).
+        ValueError: damaged or truncated files, or index entries other than safetensors
+            files in the folder (all of them in one message).
     """
     weight_map = _weight_map(folder)
     names = [SINGLE_FILE] if weight_map is None else sorted(set(weight_map.values()))
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
         raise FileNotFoundError(
-            f"{folder}: {', '.join(absent)} does not exist, though {INDEX_FILE} names "
-            "it; download the checkpoint again."
+            f"{folder}: {', '.join(absent)} does not exist, but {INDEX_FILE} names it; "
+            "download the checkpoint again."
         )
-    tensors, damaged = {}, []
+    tensors: dict[str, StoredTensor] = {}
+    damaged = []
     for name in names:
         try:
             with safe_open(folder / name, framework="numpy") as file:
-                file.keys()  # the library proves header, offsets and length
+                file.keys()  # validates header, offsets and length
         except SafetensorError as error:
             damaged.append(f"{folder / name} is damaged or incomplete ({error})")
             continue
         for key, tensor in _mapped(folder / name).items():
-            # A tensor that the index does not know counts: it may be unexpected.
+            # Tensors that are not in the index are included: they may be unexpected.
             if weight_map is None or weight_map.get(key, name) == name:
                 tensors[key] = tensor
     if damaged:
@@ -97,43 +98,45 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _mapped(path):
-    """Format: header length (u64, little endian), JSON header, raw tensors.
+def _mapped(path: Path) -> dict[str, StoredTensor]:
+    """Tensors of one file.
+
+    Format: header length (u64, little endian), JSON header, raw tensors.
 
     See https://github.com/huggingface/safetensors#format.
     """
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
-        whole = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     header.pop("__metadata__", None)
     return {
         key: StoredTensor(
             tuple(entry["shape"]),
             entry["dtype"],
             8 + length + entry["data_offsets"][0],
-            whole,
+            mapped,
         )
         for key, entry in header.items()
     }
 
 
-def _weight_map(folder):
-    """The index's tensor -> file, or None for a checkpoint in a single file."""
+def _weight_map(folder: Path) -> dict[str, str] | None:
+    """The index: key -> file; None for a checkpoint in a single file."""
     if (folder / SINGLE_FILE).is_file():
         return None
     path = folder / INDEX_FILE
     if not path.is_file():
-        found = sorted(p.name for p in folder.glob("*") if p.is_file())
-        pickles = [name for name in found if name.endswith((".bin", ".pt", ".pth"))]
+        names = sorted(p.name for p in folder.glob("*") if p.is_file())
+        pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
         raise FileNotFoundError(
-            f"{folder} holds neither {SINGLE_FILE} nor {INDEX_FILE}"
+            f"{folder} contains neither {SINGLE_FILE} nor {INDEX_FILE}"
             + (
                 f", only pickle files ({', '.join(pickles[:3])}), which can run code "
-                "when opened; load them with transformers and save_pretrained them "
-                "again as safetensors."
+                "when opened; convert them to safetensors with transformers "
+                "(save_pretrained)."
                 if pickles
-                else f" (found: {', '.join(found[:8]) or 'nothing'})."
+                else f" (found: {', '.join(names[:8]) or 'nothing'})."
             )
         )
     weight_map = read_json(path).get("weight_map")
@@ -143,27 +146,31 @@ def _weight_map(folder):
     for key, name in weight_map.items():
         pure = PurePosixPath(str(name))
         if not isinstance(name, str) or len(name) > 255 or "\0" in name:
-            problems.append(f"{key} points to {str(name)[:40]!r}, which names no file")
+            problems.append(f"{key} points to {str(name)[:40]!r}, not a file name")
         elif pure.is_absolute() or ".." in pure.parts or "\\" in str(name):
             problems.append(
                 f"{key} points to {name!r}, outside the checkpoint's folder"
             )
         elif pure.suffix != ".safetensors":
-            problems.append(f"{key} points to {name!r}, no safetensors file")
+            problems.append(f"{key} points to {name!r}, not a safetensors file")
     if problems:
         raise ValueError(
-            f"{path}: refused, an index may only name safetensors files beside it:\n  "
+            f"{path}: expected names of safetensors files in its own folder only:\n  "
             + "\n  ".join(problems)
         )
     return weight_map
 
 
 def read_json(path: Path) -> dict:
-    """The object that a JSON file holds; ValueError naming the file if none."""
+    """Read a JSON object from a file.
+
+    Raises:
+        ValueError: the file is not JSON, or not an object.
+    """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); download it again.") from None
     if not isinstance(document, dict):
-        raise ValueError(f"{path} holds no JSON object; download it again.")
+        raise ValueError(f"{path} is not a JSON object; download it again.")
     return document

@@ -1,7 +1,8 @@
 """Fused losses: hidden states and heads in, a loss and its metrics out.
 
 Logits exist one chunk of tokens at a time, forward and backward; the vocabulary may be
-sharded over a mesh. Knows no method by name: `targets` supplies the normal form.
+sharded over a mesh. No method is known by name: `targets` supplies the normal form.
+Imports `targets`, and `parallel.rules` for heads that are stored on a mesh.
 """
 
 from targetsft_jax.loss.fused import fused_loss

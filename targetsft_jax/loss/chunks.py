@@ -1,13 +1,13 @@
-"""The loop over chunks of tokens on one device: three products of each chunk's g.
+"""Chunked loss and gradients on one device: three matmuls per chunk.
 
-A chunk's logits live only long enough for its statistics, its value and its closed-
-form logit gradient g; the two products of g (with the head for ∂hidden, with hidden
-for ∂head) are taken at once. That is three student products and one of the second
-model, the least there is without exploiting sparsity of g.
+The logits of a chunk live only long enough for its statistics, its value and its logit
+gradient g in closed form; the two products of g (with the head for ∂hidden, with hidden
+for ∂head) follow at once. That is three student products and one of the second model,
+the fewest possible without exploiting sparsity of g.
 
-Tokens of weight 0 never reach a head: the others are taken first, and the loop ends
-behind the last of them. Nothing differentiates through the loop, so its length may
-depend on the data.
+Tokens of weight 0 never reach a head: all others come first, and the loop ends behind
+the last of them. Nothing differentiates through the loop, so its length may depend on
+the data.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,8 +20,8 @@ from jax import Array
 
 from targetsft_jax.loss.histogram import EDGES, histogram
 from targetsft_jax.loss.tile import Columns, TileRows
-from targetsft_jax.targets.methods import Method
-from targetsft_jax.targets.rows import Mix, Rows, compute_dtype, times
+from targetsft_jax.targets.method import Method
+from targetsft_jax.targets.rows import Mix, compute_dtype, zero_safe_product
 
 TokenLoss = Callable[..., Array]
 Sums = dict[str, Array]
@@ -33,7 +33,7 @@ class Spec:
 
     Attributes:
         caps: soft caps by the name of their logits; "logits" are the student's.
-        histograms: whether metrics tell how statistics are spread over tokens.
+        histograms: True to count how statistics are spread over tokens.
     """
 
     method: Method | None
@@ -46,7 +46,7 @@ class Spec:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """What is constant in θ, by token: leading shape [...], or [N] once flattened.
+    """Constants in θ, by token: leading shape [...], or [N] once flattened.
 
     Attributes:
         labels: int; weights: float.
@@ -63,12 +63,12 @@ class Batch:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Pulled:
-    """What the loop has made; sums are over this device's tokens.
+class ChunkSums:
+    """Sums over chunks: this device's tokens and columns.
 
     Attributes:
-        sums: the loss and metrics, the same wherever these tokens' columns lie.
-        shares: metrics [] of which this device has the share of its columns.
+        sums: the loss and metrics, equal on all devices that share these tokens.
+        shares: metrics [] of which this device has its columns' share.
         d_hidden: this device's columns' part of ∂hidden [N, D], or None.
         d_head: ∂head [v, D] float32 of its columns from its tokens, or None.
     """
@@ -79,7 +79,7 @@ class Pulled:
     d_head: Array | None
 
 
-def pull(
+def chunked_loss(
     spec: Spec,
     columns: Columns,
     hidden: Array,
@@ -90,40 +90,37 @@ def pull(
     chunk_size: int,
     gradients: tuple[str, ...],
     trips: Callable[[Array], Array] = lambda count: count,
-) -> Pulled:
-    """The loop over this device's tokens and columns.
+) -> ChunkSums:
+    """Loss, metrics and gradients of this device's tokens and columns.
 
     Args:
         spec: the loss.
-        columns: which columns of the vocabulary the heads' rows are.
+        columns: the columns of the vocabulary that the heads' rows are.
         hidden: [N, D]; head: [v, D], in the same dtype.
         batch: flat, [N].
         heads: rows [v, D'] of the second models' heads.
         chunk_size: tokens in a chunk.
-        gradients: which to make, of "hidden" and "head": one product each; with none
-            of them F_s + F_t is all.
-        trips: this device's number of chunks -> how many to run.
+        gradients: those to compute, of "hidden" and "head": one product each. Without
+            any, F_s + F_t is all.
+        trips: this device's number of chunks -> the number to run.
     """
     live = LiveTokens.of(batch.weights, chunk_size)
     mixes = _mixes(spec, batch)
 
-    def made(key: str, states: Array, head: Array) -> Array:
-        """Logits [C, v], under their cap."""
-        return logits_of(states, head, spec.caps.get(key))
-
-    def chunk(x: Array, part: Batch) -> tuple[Sums, Sums, Array]:
-        logits = made("logits", x, head)
+    def one_chunk(x: Array, part: Batch) -> tuple[Sums, Sums, Array]:
+        logits = capped_logits(x, head, spec.caps.get("logits"))
         second = {
-            key: made(key, states, heads[key]) for key, states in part.second.items()
+            key: capped_logits(states, heads[key], spec.caps.get(key))
+            for key, states in part.second.items()
         }
         sums, shares, g = _chunk(spec, columns, mixes, logits, part, second)
         if (cap := spec.caps.get("logits")) is not None:
             g = g * (1 - jnp.square(logits / cap))
         return sums, shares, g
 
-    def step(number: Array, carry: Pulled) -> Pulled:
+    def step(number: Array, carry: ChunkSums) -> ChunkSums:
         rows, (x, part) = live.take(number, (hidden, batch))
-        sums, shares, g = chunk(x, part)
+        sums, shares, g = one_chunk(x, part)
         sums = jax.tree.map(jnp.add, carry.sums, sums)
         shares = jax.tree.map(jnp.add, carry.shares, shares)
         g = g.astype(x.dtype)
@@ -133,16 +130,16 @@ def pull(
             d_hidden = d_hidden.at[rows].set(d_x, mode="drop", unique_indices=True)
         if d_head is not None:
             d_head = d_head + _product("cv,cd->vd", g, x)
-        return Pulled(sums, shares, d_hidden, d_head)
+        return ChunkSums(sums, shares, d_hidden, d_head)
 
     zero = jnp.zeros((), jnp.int32)
     sums, shares, _ = jax.eval_shape(
-        lambda: chunk(*live.take(zero, (hidden, batch))[1])
+        lambda: one_chunk(*live.take(zero, (hidden, batch))[1])
     )
     sums, shares = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (sums, shares)
     )
-    start = Pulled(
+    start = ChunkSums(
         sums,
         shares,
         jnp.zeros_like(hidden) if "hidden" in gradients else None,
@@ -153,10 +150,10 @@ def pull(
 
 @dataclass(frozen=True)
 class LiveTokens:
-    """The tokens that have a weight, in chunks.
+    """Tokens with a weight, in chunks.
 
     Attributes:
-        order: indices of tokens, those with a weight first in their order, filled to a
+        order: indices of tokens, those with a weight first in their order, padded to a
             multiple of `size` by indices past the end.
         count: [] int32, tokens with a weight.
         size: tokens in a chunk.
@@ -168,61 +165,50 @@ class LiveTokens:
 
     @classmethod
     def of(cls, weights: Array, chunk_size: int) -> "LiveTokens":
-        """Those of weights [N], in chunks of at most so many."""
+        """Live tokens of weights [N], in chunks of at most `chunk_size`."""
         tokens = weights.size
         size = max(1, min(chunk_size, tokens))
         order = jnp.argsort(weights == 0, stable=True).astype(jnp.int32)
-        filling = jnp.arange(tokens, -(-tokens // size) * size, dtype=jnp.int32)
+        padding = jnp.arange(tokens, -(-tokens // size) * size, dtype=jnp.int32)
         count = jnp.sum(weights != 0, dtype=jnp.int32)
-        return cls(jnp.concatenate([order, filling]), count, size)
+        return cls(jnp.concatenate([order, padding]), count, size)
 
     @property
     def chunks(self) -> Array:
-        """How many chunks hold them all, [] int32."""
+        """Number of chunks that hold them all, [] int32."""
         return -(-self.count // self.size)
 
     def take(self, number: Array, tree: Any) -> tuple[Array, Any]:
         """Indices [C] of a chunk, and its part of arrays [N, ...]."""
         first = number * self.size
         rows = jax.lax.dynamic_slice(self.order, (first,), (self.size,))
-        kept = first + jnp.arange(self.size, dtype=jnp.int32) < self.count
+        is_live = first + jnp.arange(self.size, dtype=jnp.int32) < self.count
 
         def part(leaf: Array) -> Array:
-            taken = jnp.take(leaf, rows, axis=0, mode="clip")
-            # Not even a NaN of a token that has no weight may reach ∂head.
-            return jnp.where(kept.reshape(-1, *[1] * (leaf.ndim - 1)), taken, 0)
+            values = jnp.take(leaf, rows, axis=0, mode="clip")
+            # Not even a NaN of a token without a weight may reach ∂head.
+            return jnp.where(is_live.reshape(-1, *[1] * (leaf.ndim - 1)), values, 0)
 
         return rows, jax.tree.map(part, tree)
 
 
-def logits_of(states: Array, head: Array, cap: float | None) -> Array:
-    """[C, v] of states [C, D] and rows [v, D] of a head, under its cap."""
-    raw = _product("cd,vd->cv", states, head)
-    return raw if cap is None else cap * jnp.tanh(raw / cap)
+def capped_logits(states: Array, head: Array, cap: float | None) -> Array:
+    """Logits [C, v] of states [C, D] and a head's rows [v, D], under a soft cap."""
+    logits = _product("cd,vd->cv", states, head)
+    return logits if cap is None else cap * jnp.tanh(logits / cap)
 
 
 def _mixes(spec: Spec, batch: Batch) -> tuple[Mix, ...]:
-    """The alternatives that a chunk will ask for, found by building one row's target.
+    """Alternatives that a chunk reads: constants, known before any logits.
 
-    They are constants of the method, known before any logits: so that their
-    statistics can be taken in the same pass, and sent in the same collective.
+    Their statistics then join the student's, in one pass and in one collective.
     """
-    plain = ((0, 1),) if batch.second else ()
-    if spec.method is None:
-        return plain
-    found: list[Mix | None] = []
-
-    def build(logits: Array, labels: Array, columns: dict[str, Array]) -> None:
-        rows = Rows(logits, labels, logits if batch.second else None)
-        found.append(spec.method.build(rows, **columns, **spec.hyper).mix)  # type: ignore[union-attr]
-
-    one = jax.ShapeDtypeStruct((1, 2), compute_dtype(batch.weights))
-    label, columns = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype),
-        (batch.labels, batch.columns),
-    )
-    jax.eval_shape(build, one, label, columns)
-    return tuple(dict.fromkeys(mix for mix in (*found, *plain) if mix is not None))
+    mixes: list[Mix | None] = []
+    if spec.method is not None:
+        mixes.append(spec.method.mix_of(batch.columns, **spec.hyper))
+    if batch.second:
+        mixes.append((0, 1))
+    return tuple(dict.fromkeys(mix for mix in mixes if mix is not None))
 
 
 def _chunk(
@@ -252,7 +238,7 @@ def _chunk(
         if not spec.method.is_proper(**inputs):
             excess = q.logit_gradient() - rows.probabilities
             negative = jnp.sum(jnp.maximum(0, excess), axis=-1)
-        shares["negative_mass"] = jnp.sum(times(weights, negative))
+        shares["negative_mass"] = jnp.sum(zero_safe_product(weights, negative))
     statistics |= {
         "loss": values,
         "nll": rows.nll,
@@ -264,7 +250,9 @@ def _chunk(
         plain = rows.alternative((0, 1))
         name = "kl_" + key.removesuffix("_logits")
         statistics[name] = plain.cross_entropy - plain.entropy
-    sums = {name: jnp.sum(times(weights, x)) for name, x in statistics.items()}
+    sums = {
+        name: jnp.sum(zero_safe_product(weights, x)) for name, x in statistics.items()
+    }
     if spec.histograms:
         sums |= {
             f"histogram_{name}": histogram(statistics[name], weights, edges)
@@ -285,13 +273,14 @@ def _differentiate(
 ) -> tuple[Array, Array]:
     """Values [C] of a user's loss and its weighted logit gradient [C, v], by autodiff.
 
-    A function may do anything with a row, so it gets whole rows, on every device.
+    A function may read any entry of a row, so every device computes full rows.
     """
     function = spec.function
     assert function is not None
-    whole = {key: columns.whole(x) for key, x in second.items()}
+    full_second = {key: columns.full_rows(x) for key, x in second.items()}
     values, backward = jax.vjp(
-        lambda z: function(z, part.labels, **whole, **inputs), columns.whole(logits)
+        lambda z: function(z, part.labels, **full_second, **inputs),
+        columns.full_rows(logits),
     )
     if values.shape != part.labels.shape:
         raise ValueError(
@@ -301,7 +290,7 @@ def _differentiate(
     # A cotangent of 0 does not stop a NaN: padding may have no derivative.
     (gradient,) = backward(weights.astype(values.dtype))
     gradient = jnp.where(weights[:, None] == 0, 0, gradient)
-    return values, columns.own(gradient, logits.shape[1])
+    return values, columns.local_columns(gradient, logits.shape[1])
 
 
 def _product(equation: str, left: Array, right: Array) -> Array:

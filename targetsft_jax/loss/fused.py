@@ -1,9 +1,8 @@
-"""The fused loss: from hidden states and a head to a loss, with no [tokens, V] array.
+"""Fused loss: hidden states and a head in, a loss out, without a [tokens, V] array.
 
-The gradient is made together with the value, chunk by chunk (see `chunks`), so the
-backward pass only scales what the forward pass has made. No method is known by name
-here. A loss that is no method (any function of logits and labels) takes part through
-autodiff of one chunk.
+The forward pass computes the gradient together with the value, chunk by chunk (see
+`chunks`), and the backward pass only scales it. No method is special here. A loss that
+is not a method (any function of logits and labels) is differentiated chunk by chunk.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,9 +16,11 @@ import numpy as np
 from jax import Array
 from jax.lax import stop_gradient
 
-from targetsft_jax.loss.chunks import Batch, Spec, TokenLoss, pull
+from targetsft_jax.loss.chunks import Batch, Spec, TokenLoss, chunked_loss
 from targetsft_jax.loss.tile import Columns
-from targetsft_jax.targets.api import SECOND_MODELS, resolve, second_model
+from targetsft_jax.targets.api import resolve, second_model
+from targetsft_jax.targets.inputs import SECOND_MODELS
+from targetsft_jax.targets.method import Method
 
 Metrics = dict[str, Array]
 Model = tuple[Array, Array]
@@ -28,7 +29,7 @@ DEFAULT_CHUNK = 2048
 
 
 def fused_loss(
-    name: str | TokenLoss,
+    method: str | Method | TokenLoss,
     hidden: Array,
     head: Array,
     labels: Array,
@@ -47,27 +48,27 @@ def fused_loss(
     """Σ weights · value over all tokens, differentiable in hidden and head.
 
     Args:
-        name: a method, or a function (logits [C, V], labels [C], **inputs) -> loss [C]
-            that jax can differentiate. Its inputs with the tokens' shape arrive in
-            chunks, second models as `teacher_logits` and `reference_logits`, and all
-            else as given.
+        method: a name in `METHODS`, a `Method`, or a function (logits [C, V],
+            labels [C], **inputs) -> loss [C] that jax can differentiate. Its inputs
+            with the tokens' shape arrive in chunks, second models as `teacher_logits`
+            and `reference_logits`, and all others unchanged.
         hidden: student hidden states [..., D] in the compute dtype.
-        head: student output embedding [V, D]; cast to hidden's dtype for the products,
-            its gradient is summed in float32 and returned in its own dtype.
-        labels: observed tokens [...] int. Where the weight is 0 any value may stand.
+        head: student output embedding [V, D]; cast to hidden's dtype for the products.
+            Its gradient is summed in float32 and returned in the head's dtype.
+        labels: observed tokens [...] int; any value where the weight is 0.
         weights: [...] float; mask and normaliser in one. Constant in θ.
         teacher: (hidden [..., D_t], head [V_t, D_t]) of the teacher; constant in θ.
         reference: the same of the frozen reference.
-        chunk_size: tokens per chunk; logits of C·V float32 exist at a time, twice
-            with a second model. A chunk reads both heads, so that on accelerators less
-            than 1,024 costs time; on a CPU 512 is fast.
+        chunk_size: tokens C per chunk; C·V float32 logits exist at a time, twice as
+            many with a second model. Every chunk reads both heads, so less than 1,024
+            costs time on accelerators; on a CPU 512 is fast.
         vocab_size: real vocabulary; rows of either head past it carry no probability.
             Default: the smaller number of rows.
         logit_caps: for models whose logits are c · tanh(hidden @ headᵀ / c): the c of
             "student", "teacher" and "reference"; no cap where absent or None.
-        layout: how tokens and heads lie on devices (see `sharded.MeshLayout`).
-        head_gradient: False where the head is frozen: constant in θ, so that its
-            gradient is neither made nor held, and one product of a chunk fewer.
+        layout: sharding of tokens and heads (see `sharded.MeshLayout`).
+        head_gradient: False where the head is frozen: its gradient is neither computed
+            nor stored, which saves one product per chunk.
         histograms: add Σ weights of the tokens in each bin of `histogram.EDGES`,
             [BINS], as `histogram_gamma`, `histogram_label_prob`, `histogram_entropy`.
         **inputs: the method's per-token inputs [...] and hyper-parameters.
@@ -75,9 +76,8 @@ def fused_loss(
     Returns:
         The loss [] and metrics, each Σ weights · statistic [] (means, if the weights
         sum to one), detached: `nll`, `gamma`, `strength`, `negative_mass`, `entropy`,
-        `label_prob`, `accuracy`, and `kl_teacher` or `kl_reference` where a second
-        model takes part. A loss given as a function has no gamma, strength or
-        negative mass.
+        `label_prob`, `accuracy`, and `kl_teacher` or `kl_reference` with a second
+        model. A function has no `gamma`, `strength` or `negative_mass`.
 
     Raises:
         ValueError: unknown or missing inputs, shapes that do not fit, or a cap that is
@@ -85,14 +85,14 @@ def fused_loss(
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}; expected at least 1")
-    spec, second, columns = _plan(name, teacher, reference, inputs, labels.shape)
+    spec, second, columns = _plan(method, teacher, reference, inputs, labels.shape)
     spec = replace(spec, caps=named_caps(logit_caps), histograms=histograms)
     vocabulary = _vocabulary(head, second, vocab_size)
     _check(hidden, head, labels, weights, second, columns)
     states = {key: model[0] for key, model in second.items()}
     heads = {key: model[1] for key, model in second.items()}
     constants = (Batch(labels, weights, columns, states), heads)
-    pulled = ("hidden", "head") if head_gradient else ("hidden",)
+    trained = ("hidden", "head") if head_gradient else ("hidden",)
     run = partial(_evaluate, spec, layout or Layout(), vocabulary, chunk_size)
 
     @jax.custom_vjp
@@ -103,15 +103,15 @@ def fused_loss(
     def forward(
         hidden: Array, head: Array, constants: Any
     ) -> tuple[tuple[Array, Metrics], tuple[Array, ...]]:
-        value, metrics, *pulls = run(hidden, head, *constants, gradients=pulled)
-        return (value, metrics), tuple(pulls)
+        value, metrics, *gradients = run(hidden, head, *constants, gradients=trained)
+        return (value, metrics), tuple(gradients)
 
     def backward(
-        saved: tuple[Array, ...], cotangent: tuple[Array, Metrics]
+        gradients: tuple[Array, ...], cotangent: tuple[Array, Metrics]
     ) -> tuple[Array | None, ...]:
         scale = cotangent[0]
-        pulls = [(scale * pull).astype(pull.dtype) for pull in saved]
-        return (*pulls, *[None] * (3 - len(pulls)))
+        scaled = [(scale * x).astype(x.dtype) for x in gradients]
+        return (*scaled, *[None] * (3 - len(scaled)))
 
     loss.defvjp(forward, backward)
     value, metrics = loss(hidden, head, jax.tree.map(stop_gradient, constants))
@@ -120,59 +120,60 @@ def fused_loss(
 
 @dataclass(frozen=True)
 class Layout:
-    """Where tokens and columns lie; this one is a single device.
+    """Sharding of tokens and vocabulary: unsharded, on a single device.
 
-    What the loss does between entering its devices' code and leaving it is the same
-    everywhere; `sharded.MeshLayout` fills in the collectives.
+    The loss calls these methods wherever devices would exchange arrays;
+    `sharded.MeshLayout` overrides them with collectives.
     """
 
     def run(
         self, local: Callable[..., Any], results: tuple[str, ...], *arguments: Any
     ) -> Any:
-        """Calls `local` on what each device holds of hidden, head, batch, heads.
+        """Call `local` on each device's part of hidden, head, batch and heads.
 
-        It returns a tuple; `results` says where each entry lies: "everywhere", on its
-        "tokens" or as the "head" is stored.
+        `local` returns a tuple; `results` names the sharding of each entry:
+        "everywhere" (replicated), "tokens" (by token) or "head" (as the head).
         """
         return local(*arguments)
 
     def columns(self, vocabulary: int, shared: int) -> tuple[Columns, int]:
-        """This device's columns, and how many they are."""
-        # Rows in whole tiles of 128 where the heads have them: no ragged products.
+        """This device's columns, and their number."""
+        # Rows in full tiles of 128 where the heads have them: no ragged products.
         size = min(shared, round_up(vocabulary, 128))
         return Columns(vocabulary, padded=size > vocabulary), size
 
     def tokens_in(self, tree: Any) -> Any:
-        """Arrays by token -> those of all tokens that meet this device's columns."""
+        """Arrays of this device's tokens -> of all tokens of its vocabulary group."""
         return tree
 
     def rows_in(self, head: Array, size: int, width: int) -> Array:
-        """A head [V, width] as it is stored -> this device's rows [size, width]."""
+        """A head [V, width] as stored -> this device's rows [size, width]."""
         return head if head.shape[0] == size else head[:size]
 
     def tokens_out(self, d_hidden: Array) -> Array:
-        """∂hidden of this device's columns -> of all columns, its own tokens."""
+        """∂hidden of the group's tokens, this device's columns -> of its tokens, all
+        columns."""
         return d_hidden
 
-    def own_tokens(self, x: Array) -> Array:
-        """What all devices know of all tokens that met -> of this device's own."""
+    def local_tokens(self, x: Array) -> Array:
+        """An array of the group's tokens, equal on its devices -> of its tokens."""
         return x
 
     def rows_out(self, d_head: Array, like: Array) -> Array:
-        """∂head of this device's rows and tokens -> of all tokens, as it is stored."""
+        """∂head of this device's rows and tokens -> of all tokens, as stored."""
         return jnp.pad(d_head, [(0, like.shape[0] - d_head.shape[0]), (0, 0)])
 
     def total(self, sums: Any, shares: Any) -> Any:
-        """Sums over tokens, and shares over tokens and columns, of all devices."""
+        """Sums over the tokens, and shares over tokens and columns, of all devices."""
         return {**sums, **shares}
 
     def trips(self, count: Array) -> Array:
-        """Chunks that every device runs."""
+        """Number of chunks that every device runs."""
         return count
 
 
 def named_caps(caps: Mapping[str, float | None] | None) -> dict[str, float]:
-    """Soft caps by the name of their logits, those of the student "logits".
+    """Soft caps by the name of their logits; "logits" are the student's.
 
     Raises:
         ValueError: an unknown role, or a cap that is not positive.
@@ -181,43 +182,46 @@ def named_caps(caps: Mapping[str, float | None] | None) -> dict[str, float]:
         "student": "logits",
         **{k.removesuffix("_logits"): k for k in SECOND_MODELS},
     }
-    found = {role: cap for role, cap in (caps or {}).items() if cap is not None}
-    for role, cap in found.items():
+    present = {role: cap for role, cap in (caps or {}).items() if cap is not None}
+    for role, cap in present.items():
         if role not in keys or not cap > 0:
             raise ValueError(
                 f"logit_caps[{role!r}] is {cap}; expected a positive number for one of "
                 f"{', '.join(keys)}"
             )
-    return {keys[role]: float(cap) for role, cap in found.items()}
+    return {keys[role]: float(cap) for role, cap in present.items()}
 
 
 def round_up(size: int, multiple: int) -> int:
-    """The next multiple."""
+    """The smallest multiple that is not below a size."""
     return -(-size // multiple) * multiple
 
 
 def _plan(
-    name: str | TokenLoss,
+    method: str | Method | TokenLoss,
     teacher: Model | None,
     reference: Model | None,
     inputs: Mapping[str, Any],
     tokens: tuple[int, ...],
 ) -> tuple[Spec, dict[str, Model], dict[str, Array]]:
-    """Which loss, which second models it reads, and its per-token columns."""
+    """The loss, the second models that it reads, and its per-token columns."""
     for dense in SECOND_MODELS:
         if dense in inputs:
             model = dense.removesuffix("_logits")
-            raise ValueError(f"give {model}=(hidden, head) in place of {dense}")
+            raise ValueError(
+                f"{dense} is an input of `target` and `objective`; give fused_loss "
+                f"{model}=(hidden, head) in its place"
+            )
     models = {"teacher_logits": teacher, "reference_logits": reference}
     present = {key: model for key, model in models.items() if model is not None}
-    if callable(name):
+    if callable(method):
         columns, hyper = _split_columns(inputs, tokens)
-        return Spec(None, name, hyper), present, columns
-    method, arrays, hyper = resolve(name, {**inputs, **present})
+        return Spec(None, method, hyper), present, columns
+    method, arrays, hyper = resolve(method, {**inputs, **present})
     key = second_model(arrays)
     second = {} if key is None else {key: present[key]}
     columns = {k: jnp.asarray(v) for k, v in arrays.items() if k != key}
-    # A hyper-parameter may be given per token, such as target_sft's gamma.
+    # A hyper-parameter may be an array per token, such as target_sft's gamma.
     per_token, hyper = _split_columns(hyper, tokens)
     return Spec(method, None, hyper), second, {**columns, **per_token}
 
@@ -225,7 +229,7 @@ def _plan(
 def _split_columns(
     inputs: Mapping[str, Any], tokens: tuple[int, ...]
 ) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Arrays [*tokens, ...], which go through the chunks, and all else."""
+    """Arrays [*tokens, ...], which are chunked, and all other inputs."""
     columns = {
         key: jnp.asarray(value)
         for key, value in inputs.items()
@@ -247,7 +251,7 @@ def _evaluate(
     *,
     gradients: tuple[str, ...],
 ) -> tuple[Any, ...]:
-    """Loss, metrics, and of ∂hidden and ∂head those that are named."""
+    """Loss, metrics, and those of ∂hidden and ∂head that `gradients` names."""
     shared = min([head.shape[0], *(other.shape[0] for other in heads.values())])
 
     def local(
@@ -255,43 +259,43 @@ def _evaluate(
     ) -> tuple[Any, ...]:
         columns, size = layout.columns(vocabulary, shared)
 
-        def enter(head: Array, states: Array) -> Array:
-            # Cast before it moves: a head travels in the dtype of its products.
+        def rows_of(head: Array, states: Array) -> Array:
+            # Cast before it moves: a head is sent in the dtype of its products.
             return layout.rows_in(head.astype(states.dtype), size, states.shape[-1])
 
-        rows = {key: enter(other, batch.second[key]) for key, other in heads.items()}
+        rows = {key: rows_of(other, batch.second[key]) for key, other in heads.items()}
         lead = batch.labels.ndim
-        x, met = jax.tree.map(
+        x, group = jax.tree.map(
             lambda leaf: leaf.reshape(-1, *leaf.shape[lead:]),
             layout.tokens_in((hidden, batch)),
         )
-        made = pull(
+        chunks = chunked_loss(
             spec,
             columns,
             x,
-            enter(head, hidden),
-            met,
+            rows_of(head, hidden),
+            group,
             rows,
             chunk_size=chunk_size,
             gradients=gradients,
             trips=layout.trips,
         )
-        metrics = layout.total(made.sums, made.shares)
+        metrics = layout.total(chunks.sums, chunks.shares)
         loss = metrics.pop("loss")
-        pulls = []
-        if made.d_hidden is not None:
-            pulls.append(layout.tokens_out(made.d_hidden).reshape(hidden.shape))
-        if made.d_head is not None:
-            pulls.append(layout.rows_out(made.d_head, head).astype(head.dtype))
-        return loss, metrics, *pulls
+        outputs = []
+        if chunks.d_hidden is not None:
+            outputs.append(layout.tokens_out(chunks.d_hidden).reshape(hidden.shape))
+        if chunks.d_head is not None:
+            outputs.append(layout.rows_out(chunks.d_head, head).astype(head.dtype))
+        return loss, metrics, *outputs
 
-    places = {"hidden": "tokens", "head": "head"}
-    results = ("everywhere", "everywhere", *(places[name] for name in gradients))
+    shardings = {"hidden": "tokens", "head": "head"}
+    results = ("everywhere", "everywhere", *(shardings[name] for name in gradients))
     return layout.run(local, results, hidden, head, batch, heads)
 
 
 def _vocabulary(head: Array, second: Mapping[str, Model], real: int | None) -> int:
-    """The number of rows that all heads share and that are real tokens."""
+    """The number of real tokens among the rows that all heads share."""
     shared = min([head.shape[0], *(model[1].shape[0] for model in second.values())])
     if real is None:
         return shared
@@ -319,9 +323,10 @@ def _check(
     shapes = {"labels": labels.shape, "weights": weights.shape}
     shapes |= {key: model[0].shape[:-1] for key, model in second.items()}
     shapes |= {key: x.shape[: labels.ndim] for key, x in columns.items()}
-    wrong = {key: shape for key, shape in shapes.items() if shape != hidden.shape[:-1]}
-    if wrong:
+    tokens = hidden.shape[:-1]
+    unequal = {key: shape for key, shape in shapes.items() if shape != tokens}
+    if unequal:
         raise ValueError(
-            f"hidden {hidden.shape} has tokens {hidden.shape[:-1]}, but "
-            + ", ".join(f"{key} has {shape}" for key, shape in wrong.items())
+            f"hidden {hidden.shape} has tokens {tokens}, but "
+            + ", ".join(f"{key} has {shape}" for key, shape in unequal.items())
         )

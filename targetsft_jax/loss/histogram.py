@@ -1,4 +1,4 @@
-"""How a statistic is spread over tokens, counted chunk by chunk."""
+"""Histograms of per-token statistics, accumulated chunk by chunk."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,26 +6,28 @@ from jax import Array
 
 BINS = 20
 
+PREFIX = "histogram_"
+"""Metric `histogram_NAME` [BINS] is the distribution whose mean is NAME."""
+
 EDGES = {
     "gamma": np.linspace(0, 1, BINS + 1),
     "label_prob": np.linspace(0, 1, BINS + 1),
     "entropy": np.linspace(0, 5, BINS + 1),
 }
-"""Where the bins of each statistic begin and end, [BINS + 1]. The first and the last
-one are open: they count what lies below and above, too (γ of iw-SFT, of a negative α;
-an entropy of more than 5 nats)."""
+"""Bin edges [BINS + 1] by statistic. The outermost bins are open: they also count
+values below and above (γ of iw-SFT and of a negative α; an entropy above 5 nats)."""
 
 
 def histogram(values: Array, weights: Array, edges: np.ndarray) -> Array:
-    """Σ weights of the values in each bin: [BINS] in the weights' dtype.
+    """Sum of the weights in each bin: [BINS] in the weights' dtype.
 
     Args:
-        values: of tokens [C]; one without a weight may be anything.
+        values: [C], of tokens; where the weight is 0 the value may be anything.
         weights: [C].
-        edges: [BINS + 1], rising; a value on an edge is in the bin that begins there.
+        edges: [BINS + 1], increasing; a value on an edge is in the bin above it.
     """
-    # Comparisons with the inner edges, not a scatter: all of C × BINS is next to
-    # nothing beside one row of logits, and accelerators dislike scatters.
+    # Comparisons with the inner edges, not a scatter, which is slow on accelerators;
+    # C × BINS is small beside one row of logits.
     above = values[:, None] >= jnp.asarray(edges[1:-1], values.dtype)
     inside = jnp.pad(above, [(0, 0), (1, 0)], constant_values=True)
     beyond = jnp.pad(above, [(0, 0), (0, 1)], constant_values=False)

@@ -1,7 +1,7 @@
-"""The oracle: dense logits, and autodiff of the cross-entropy to the target.
+"""Reference loss for tests: dense logits, and autodiff of the cross-entropy to Q.
 
 Slow, large and obvious. It shares no line with the fused loss's gradient: the target
-is held constant and jax differentiates CE(Q, softmax(hidden @ headᵀ)).
+is constant and jax differentiates CE(Q, softmax(hidden @ headᵀ)).
 """
 
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from targetsft_jax.targets import objective, target
+from targetsft_jax.targets import Method, objective, target
 
 
 def reference_loss(
-    name: str,
+    method: str | Method,
     hidden: Array,
     head: Array,
     labels: Array,
@@ -30,7 +30,7 @@ def reference_loss(
     """Σ weights · value, with the gradient of Σ weights · CE(stop_gradient(Q), p).
 
     Args:
-        name: a method.
+        method: a name in `METHODS`, or a `Method`.
         hidden: [..., D]; head: [V, D]; labels: [...] int; weights: [...].
         teacher, reference: (hidden [..., D'], head [V, D']) of the second model.
         logit_caps: soft caps by role, as in `fused_loss`.
@@ -44,12 +44,12 @@ def reference_loss(
         if model is not None:
             inputs[f"{role}_logits"] = stop_gradient(_logits(*model, caps.get(role)))
     logits = _logits(hidden, head, caps.get("student"))
-    # Weight-0 tokens may carry any label: no target is made for them.
+    # Tokens of weight 0 may have any label; they have no target.
     labels = jnp.where(weights == 0, 0, labels)
-    q = stop_gradient(target(name, logits, labels, **inputs).induced())
+    q = stop_gradient(target(method, logits, labels, **inputs).induced())
     log_p = jax.nn.log_softmax(logits.astype(q.dtype), axis=-1)
     surrogate = -jnp.sum(jnp.where(q == 0, 0, q * log_p), axis=-1)
-    value = stop_gradient(objective(name, logits, labels, **inputs))
+    value = stop_gradient(objective(method, logits, labels, **inputs))
     tokens = value + surrogate - stop_gradient(surrogate)
     return jnp.sum(jnp.where(weights == 0, 0, weights * tokens))
 

@@ -1,11 +1,11 @@
-"""The fused loss over a mesh: tokens over some axes, the vocabulary over others.
+"""Fused loss over a mesh: tokens over some axes, the vocabulary over others.
 
 Left to the partitioner, the loop over chunks would gather all tokens to every device
 or reduce ∂head in every chunk. Here each device loops over its group's tokens with its
-share of the vocabulary. Before the loop, a head moves from how it is stored (columns
-of the model width) to rows of the vocabulary, and tokens to all of their group; after
-it, ∂head and ∂hidden move back, each reduced once. In the loop only the statistics of
-a chunk's rows meet, in one all-gather.
+share of the vocabulary. Before the loop, a head is resharded from the model width to
+rows of the vocabulary, and tokens are gathered within their group; after it, ∂head and
+∂hidden are resharded back, each reduced once. In the loop the only collective is one
+all-gather of the statistics of a chunk's rows.
 """
 
 import math
@@ -29,18 +29,29 @@ Axes = tuple[str, ...]
 
 @dataclass(frozen=True)
 class MeshLayout(Layout):
-    """Tokens and vocabulary on the axes of a mesh.
+    """Tokens and vocabulary sharded over the axes of a mesh.
 
-    An axis may be in both `tokens` and `vocabulary`: its devices then exchange their
-    tokens, and each takes all of them through its share of the vocabulary.
+    In the notation of shapes with the axes that shard each dimension, on the mesh
+    (data, across, within, tensor) of the training step:
+
+        stored        x[N_{data,across,within}, D]      W[V, D_{across,within,tensor}]
+        in the loop   x[N_{data,across}, D]             W[V_{within,tensor}, D]
+        ∂ in the loop ∂x[N_{data,across}, D] {U_{within,tensor}}
+                      ∂W[V_{within,tensor}, D] {U_{data,across}}
+
+    {U_A} marks partial sums over A. An axis in both `tokens` and `vocabulary` (here
+    `within`) forms a group: its devices all-gather their tokens before the loop, each
+    multiplies all of them with its rows of the vocabulary, and ∂x is reduce-scattered
+    after it. An axis in neither (across, for W) is all-gathered; an axis in
+    `vocabulary` moves from D to V by an all-to-all.
 
     Attributes:
         mesh: the devices.
-        tokens: axes that the batch is spread over, the slowest first.
-        vocabulary: axes that the heads' rows are split over in the loop.
-        width: axes that heads [V, D] are stored over, on D, the slowest first: as
-            many of them, from the first on, as divide D. Axes in a tuple of their own
-            go together.
+        tokens: axes that shard the batch, the slowest first.
+        vocabulary: axes that shard the heads' rows in the loop.
+        width: axes that shard stored heads [V, D], on D, the slowest first: as many of
+            them, from the first on, as divide D. Axes in an inner tuple are used all
+            or not at all.
     """
 
     mesh: Mesh
@@ -49,20 +60,20 @@ class MeshLayout(Layout):
     width: tuple[str | Axes, ...] = ()
 
     def stored(self, width: int) -> Axes:
-        """The axes that a head of some width is stored over."""
+        """Axes that shard a stored head of this width."""
         return prefix_that_divides(width, self.width, self.mesh.shape)
 
     def run(
         self, local: Callable[..., Any], results: tuple[str, ...], *arguments: Any
     ) -> Any:
-        def spread(tree: Any) -> Any:
+        def by_token(tree: Any) -> Any:
             return jax.tree.map(lambda _: P(self.tokens), tree)
 
         def stored(tree: Any) -> Any:
             return jax.tree.map(lambda x: P(None, self.stored(x.shape[1])), tree)
 
         hidden, head, batch, heads = arguments
-        places = {
+        specs = {
             "everywhere": P(),
             "tokens": P(self.tokens),
             "head": stored(head),
@@ -70,8 +81,8 @@ class MeshLayout(Layout):
         return jax.shard_map(
             local,
             mesh=self.mesh,
-            in_specs=(spread(hidden), stored(head), spread(batch), stored(heads)),
-            out_specs=tuple(places[name] for name in results),
+            in_specs=(by_token(hidden), stored(head), by_token(batch), stored(heads)),
+            out_specs=tuple(specs[name] for name in results),
             check_vma=False,
         )(*arguments)
 
@@ -80,7 +91,7 @@ class MeshLayout(Layout):
         if parts == 1:
             return super().columns(vocabulary, shared)
         size = -(-vocabulary // parts)
-        # Whole tiles of a TPU, where that adds little.
+        # Full tiles of a TPU, where that adds little.
         size = round_up(size, 128) if size >= 1024 else size
         number = reduce(
             lambda index, axis: index * self.mesh.shape[axis] + lax.axis_index(axis),
@@ -91,17 +102,17 @@ class MeshLayout(Layout):
         return Columns(vocabulary, number * size, padded, self._splits), size
 
     def tokens_in(self, tree: Any) -> Any:
-        if not self._met:
+        if not self._groups:
             return tree
-        return jax.tree.map(lambda x: lax.all_gather(x, self._met, tiled=True), tree)
+        return jax.tree.map(lambda x: lax.all_gather(x, self._groups, tiled=True), tree)
 
     def tokens_out(self, d_hidden: Array) -> Array:
-        if self._met:
-            d_hidden = lax.psum_scatter(d_hidden, self._met, tiled=True)
-        return self._sum(d_hidden, set(self.vocabulary) - set(self._met))
+        if self._groups:
+            d_hidden = lax.psum_scatter(d_hidden, self._groups, tiled=True)
+        return self._sum(d_hidden, set(self.vocabulary) - set(self._groups))
 
-    def own_tokens(self, x: Array) -> Array:
-        for axis in self._met:
+    def local_tokens(self, x: Array) -> Array:
+        for axis in self._groups:
             x = self._part(x, axis, 0)
         return x
 
@@ -127,7 +138,7 @@ class MeshLayout(Layout):
                 d_head = lax.all_to_all(d_head, axis, 1, 0, tiled=True)
             else:
                 d_head = lax.all_gather(d_head, axis, tiled=True)
-        # Last, when it is smallest: the sum over tokens that no move has summed over.
+        # Last, when it is smallest: the sum over token axes that no move has reduced.
         moved = {axis for axis, _ in moves}
         return _to_rows(self._sum(d_head, set(self.tokens) - moved), like.shape[0])
 
@@ -140,17 +151,17 @@ class MeshLayout(Layout):
 
     def trips(self, count: Array) -> Array:
         # Devices that share a vocabulary have the same tokens and so the same count;
-        # one number for all keeps the whole program in step.
+        # with one number for all, the collectives of the whole mesh stay in step.
         return lax.pmax(count, self.mesh.axis_names)
 
     @property
-    def _met(self) -> Axes:
-        """Token axes whose devices exchange their tokens."""
+    def _groups(self) -> Axes:
+        """Token axes whose devices gather their tokens: each group shares them."""
         return tuple(axis for axis in self.tokens if axis in self.vocabulary)
 
     @property
     def _splits(self) -> Axes:
-        """The vocabulary axes in the order that rows are split by them."""
+        """Vocabulary axes in the order that they split the rows."""
         stored = [axis for axis in reversed(self._width) if axis in self.vocabulary]
         return (*(a for a in self.vocabulary if a not in self._width), *stored)
 
@@ -163,15 +174,19 @@ class MeshLayout(Layout):
         )
 
     def _moves(self, width: int) -> list[tuple[str, bool]]:
-        """Axes in the order that a stored head is taken apart by, and if it is on them.
+        """Axes in the order that they reshard a stored head, each with True if the head
+        is stored over it.
 
-        The last of the axes that it is stored over comes first: that way the columns
-        that meet are neighbours.
+        The last axis of the width comes first: then neighbouring columns are joined.
         """
         stored = self.stored(width)
-        other = [axis for axis in self.vocabulary if axis not in self._width]
-        own = [a for a in reversed(self._width) if a in stored or a in self.vocabulary]
-        return [(axis, axis in stored) for axis in (*other, *own)]
+        rows_only = [axis for axis in self.vocabulary if axis not in self._width]
+        moving = [
+            axis
+            for axis in reversed(self._width)
+            if axis in stored or axis in self.vocabulary
+        ]
+        return [(axis, axis in stored) for axis in (*rows_only, *moving)]
 
     def _size(self, axes: Axes) -> int:
         return math.prod(self.mesh.shape[axis] for axis in axes)
@@ -187,5 +202,5 @@ class MeshLayout(Layout):
 
 
 def _to_rows(head: Array, rows: int) -> Array:
-    """Cut, or filled with zeros, to a number of rows."""
+    """A head cut, or padded with zeros, to a number of rows."""
     return jnp.pad(head[:rows], [(0, max(0, rows - head.shape[0])), (0, 0)])

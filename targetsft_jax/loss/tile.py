@@ -1,8 +1,8 @@
 """Row statistics of a chunk of logits whose columns may lie on several devices.
 
-Every device sums what it holds of every statistic in one pass over its tile, relative
-to its own maxima. One all-gather moves those few numbers a row; then each device
-brings them to the common maxima and adds them up. With all columns on one device the
+Every device reduces each statistic over its columns in one pass over its tile, relative
+to its own maxima. One all-gather exchanges those few numbers per row; then each device
+rescales them to the common maxima and adds them up. With all columns on one device the
 same code runs without the all-gather.
 """
 
@@ -14,20 +14,20 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from targetsft_jax.targets.rows import Alternative, Mix, Rows, times
+from targetsft_jax.targets.rows import Alternative, Mix, Rows, zero_safe_product
 
 Parts = dict[str, Array]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of the vocabulary this device's tile holds.
+    """The columns of the vocabulary that this device's tile holds.
 
     Attributes:
         vocabulary: number of real tokens; columns past it carry no probability.
         first: number of the tile's first column; [] int32, or 0.
-        padded: whether any device holds columns past the vocabulary.
-        axes: mesh axes that the columns are split over; none if they are whole.
+        padded: True if any device holds columns past the vocabulary.
+        axes: mesh axes that the columns are split over; none if they are unsharded.
     """
 
     vocabulary: int
@@ -43,14 +43,14 @@ class Columns:
         every = iter(jnp.moveaxis(jax.lax.all_gather(stacked, self.axes), 1, 0))
         return [{key: next(every) for key in part} for part in parts]
 
-    def whole(self, tile: Array) -> Array:
-        """This device's columns [C, v] -> all of the vocabulary's."""
+    def full_rows(self, tile: Array) -> Array:
+        """This device's columns [C, v] -> the whole vocabulary's [C, V]."""
         if self.axes:
             tile = jax.lax.all_gather(tile, self.axes, axis=1, tiled=True)
         return tile[:, : self.vocabulary]
 
-    def own(self, rows: Array, width: int) -> Array:
-        """All of the vocabulary's columns -> this device's [C, width]."""
+    def local_columns(self, rows: Array, width: int) -> Array:
+        """The whole vocabulary's columns [C, V] -> this device's [C, width]."""
         # As wide as the last device's columns may reach.
         reach = -(-self.vocabulary // width) * width + width
         wide = jnp.pad(rows, [(0, 0), (0, reach - rows.shape[1])])
@@ -60,13 +60,13 @@ class Columns:
 
 
 class TileRows(Rows):
-    """`Rows` of the columns [C, v] that a device holds, with everybody's statistics.
+    """`Rows` of a device's columns [C, v], with statistics reduced over all devices.
 
     Args:
         logits: this device's columns of a chunk's logits [C, v].
         labels: [C] int, numbers in the whole vocabulary.
         other: the same columns of the second model [C, v], or None.
-        columns: which they are.
+        columns: the numbers of these columns.
         mixes: alternatives whose statistics join the one all-gather; any other one
             takes an all-gather of its own.
     """
@@ -88,11 +88,11 @@ class TileRows(Rows):
     @cached_property
     def numbers(self) -> Array:
         """Number of each column in the vocabulary [C, v] int32."""
-        own = jax.lax.broadcasted_iota(jnp.int32, self.logits.shape, 1)
-        return own + self.columns.first
+        offsets = jax.lax.broadcasted_iota(jnp.int32, self.logits.shape, 1)
+        return offsets + self.columns.first
 
     @cached_property
-    def hit(self) -> Array:
+    def is_label(self) -> Array:
         return self.numbers == self.labels[:, None]
 
     @cached_property
@@ -102,18 +102,18 @@ class TileRows(Rows):
 
     @cached_property
     def probabilities(self) -> Array:
-        # One reciprocal a row: a division per entry costs a TPU more than the exp.
+        # One reciprocal per row: a division per entry costs a TPU more than the exp.
         return self._masses * (1 / (self._others + self._label_mass))[:, None]
 
     def total(self, values: Array) -> Array:
-        own = super().total(values)
-        return jax.lax.psum(own, self.columns.axes) if self.columns.axes else own
+        local = super().total(values)
+        return jax.lax.psum(local, self.columns.axes) if self.columns.axes else local
 
     def top(self, k: int) -> Array:
-        own = super().top(k)
+        local = super().top(k)
         if not self.columns.axes:
-            return own
-        every = jax.lax.all_gather(own, self.columns.axes, axis=1, tiled=True)
+            return local
+        every = jax.lax.all_gather(local, self.columns.axes, axis=1, tiled=True)
         return jax.lax.top_k(every, min(k, every.shape[1]))[0]
 
     def alternative(self, mix: Mix) -> Alternative:
@@ -123,11 +123,11 @@ class TileRows(Rows):
         frame = mix[0] * self._drift
         scores = self._scores_of(mix)
         if self.columns.axes:
-            scores = scores + (mix[0] * self._own_drift)[:, None]
+            scores = scores + (mix[0] * self._local_drift)[:, None]
         merged = _merge(gathered[self.mixes.index(mix)], self._drift, frame)
         return self._finish(scores, merged)
 
-    def weigh(self, scores: Array) -> Alternative:
+    def softmax_of(self, scores: Array) -> Alternative:
         scores = self._blanked(scores)
         (gathered,) = self.columns.gather([_mix_parts(scores, self.shifted)])
         return self._finish(scores, _merge(gathered, 0.0, 0.0))
@@ -146,42 +146,42 @@ class TileRows(Rows):
 
     @cached_property
     def _mean_shifted(self) -> Array:
-        label = times(self._label_mass, self.label_shifted)
+        label = zero_safe_product(self._label_mass, self.label_shifted)
         total = self._others + self._label_mass
         return (self._student["weighted"] + label) / total
 
     @cached_property
-    def _own_maximum(self) -> Array:
+    def _local_maximum(self) -> Array:
         """The largest of this device's logits [C]; 0 where it has none."""
         return _finite(jnp.max(self.logits, axis=-1))
 
     @cached_property
-    def _own_shifted(self) -> Array:
-        return self.logits - self._own_maximum[:, None]
+    def _local_shifted(self) -> Array:
+        return self.logits - self._local_maximum[:, None]
 
     @cached_property
     def _gathered(self) -> tuple[Parts, list[Parts]]:
-        student = _student_parts(self.logits, self._own_shifted, self.hit)
+        student = _student_parts(self.logits, self._local_shifted, self.is_label)
         mixed = [
-            _mix_parts(self._scores_of(mix), self._own_shifted) for mix in self.mixes
+            _mix_parts(self._scores_of(mix), self._local_shifted) for mix in self.mixes
         ]
         first, *rest = self.columns.gather([student, *mixed])
         return first, rest
 
     @cached_property
     def _drift(self) -> Array:
-        """How far each device's own maximum lies below the common one [T, C]."""
-        own = self._gathered[0]["maximum"]
-        return jnp.where(own > -jnp.inf, own - self._maximum, 0)
+        """Each device's maximum less the common one [T, C]; 0 where it has none."""
+        local = self._gathered[0]["maximum"]
+        return jnp.where(local > -jnp.inf, local - self._maximum, 0)
 
     @cached_property
-    def _own_drift(self) -> Array:
+    def _local_drift(self) -> Array:
         some = jnp.max(self.logits, axis=-1) > -jnp.inf
-        return jnp.where(some, self._own_maximum - self._maximum, 0)
+        return jnp.where(some, self._local_maximum - self._maximum, 0)
 
     @cached_property
     def _student(self) -> Parts:
-        """Everybody's statistics of the student's rows [C], at the common maximum."""
+        """Statistics of the student's rows [C], reduced over all devices."""
         parts, _ = self._gathered
         scale = jnp.exp(self._drift)
         others, weighted = parts["others"], parts["weighted"]
@@ -192,57 +192,58 @@ class TileRows(Rows):
         }
 
     def _scores_of(self, mix: Mix) -> Array:
-        """A mix's scores [C, v] relative to this device's own maximum."""
-        return self._blanked(self._mixed(mix, self._own_shifted))
+        """A mix's scores [C, v] relative to this device's maximum."""
+        return self._blanked(self._mixed(mix, self._local_shifted))
 
     def _finish(self, scores: Array, merged: Parts) -> Alternative:
-        """T from its scores at the common maximum and everybody's statistics."""
+        """T from its scores at the common maximum and the merged statistics."""
         total = merged["total"]
         inverse = (1 / total)[:, None]
         return Alternative(
             probabilities=jnp.exp(scores - merged["maximum"][:, None]) * inverse,
             cross_entropy=self.log_total - merged["cross"] / total,
-            entropy=jnp.log(total) - merged["own"] / total,
+            entropy=jnp.log(total) - merged["self"] / total,
             supported=merged["supported"],
         )
 
     def _blanked(self, x: Array) -> Array:
+        """-inf in the columns past the vocabulary."""
         if not self.columns.padded:
             return x
         return jnp.where(self.numbers < self.columns.vocabulary, x, -jnp.inf)
 
 
-def _student_parts(logits: Array, shifted: Array, hit: Array) -> Parts:
-    """What one device knows of the student's rows; all [C]."""
-    masses = jnp.where(hit, 0, jnp.exp(shifted))
+def _student_parts(logits: Array, shifted: Array, is_label: Array) -> Parts:
+    """Partial row statistics of the student on one device; all [C]."""
+    masses = jnp.where(is_label, 0, jnp.exp(shifted))
     return {
         "maximum": jnp.max(logits, axis=-1),
         "others": jnp.sum(masses, axis=-1),
-        "weighted": jnp.sum(times(masses, shifted), axis=-1),
-        "label": jnp.sum(jnp.where(hit, logits, 0), axis=-1),
+        "weighted": jnp.sum(zero_safe_product(masses, shifted), axis=-1),
+        "label": jnp.sum(jnp.where(is_label, logits, 0), axis=-1),
     }
 
 
 def _mix_parts(scores: Array, shifted: Array) -> Parts:
-    """What one device knows of T = softmax(scores); all [C]."""
+    """Partial row statistics of T = softmax(scores) on one device; all [C]."""
     maximum = jnp.max(scores, axis=-1)
     relative = scores - _finite(maximum)[:, None]
     masses = jnp.exp(relative)
     return {
         "maximum": maximum,
         "total": jnp.sum(masses, axis=-1),
-        "cross": jnp.sum(times(masses, shifted), axis=-1),
-        "own": jnp.sum(times(masses, relative), axis=-1),
+        "cross": jnp.sum(zero_safe_product(masses, shifted), axis=-1),
+        "self": jnp.sum(zero_safe_product(masses, relative), axis=-1),
     }
 
 
 def _merge(parts: Parts, drift: Array | float, frame: Array | float) -> Parts:
-    """Everybody's [T, C] statistics of a mix as one [C].
+    """Partial statistics [T, C] of a mix on all devices -> its statistics [C].
 
     Args:
         parts: from `_mix_parts` of each device.
-        drift: what each device's shifted logits lack to the common maximum [T, C].
-        frame: the same for its scores.
+        drift: each device's maximum of logits less the common one [T, C].
+        frame: the same difference for its scores.
     """
     maxima = parts["maximum"] + frame
     highest = jnp.max(maxima, axis=0)
@@ -257,7 +258,7 @@ def _merge(parts: Parts, drift: Array | float, frame: Array | float) -> Parts:
         "supported": supported,
         "total": jnp.where(supported, total, 1),
         "cross": jnp.sum(scale * (parts["cross"] + drift * parts["total"]), axis=0),
-        "own": jnp.sum(scale * (parts["own"] + down * parts["total"]), axis=0),
+        "self": jnp.sum(scale * (parts["self"] + down * parts["total"]), axis=0),
     }
 
 

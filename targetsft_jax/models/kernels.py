@@ -1,24 +1,21 @@
-"""Attention kernels: which there are, what each can do, and which one to take.
+"""Attention kernels: the registry, the limits of each kernel, and the choice of one.
 
-Every kernel has one signature, (query [B, T, H, d], key and value [B, T, K, d],
-segment_ids [B, T] int32, *, window, scale, softcap) -> [B, T, H, d], and one meaning:
-causal, never across segments, and no further back than the window (a token and the
-window - 1 before it; None for all). Scores are multiplied by the scale (d ** -0.5 when
-None) and then capped, cap * tanh(score / cap). A kernel that cannot do what is asked is
-refused by name; none is ever taken silently in the place of another.
+All kernels have one signature, `SelfAttention`, and compute the same function: causal
+attention within segments and, with a window, to the last `window` tokens only. A kernel
+that does not support a model is refused by name, and never replaced silently.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
-from targetsft_jax.models.attention import attend
+from targetsft_jax.models.attention import SelfAttention, attend
 from targetsft_jax.models.config import DecoderConfig
-
-Attend = Callable[..., jax.Array]
 
 
 def xla(
@@ -31,7 +28,7 @@ def xla(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> jax.Array:
-    """The portable path, on every platform; memory grows with T²."""
+    """Every platform: the portable attention; memory grows with T²."""
     return attend(
         query,
         key,
@@ -56,7 +53,7 @@ def splash(
     softcap: float | None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """TPU: jax's splash attention, block-sparse; memory grows with T."""
+    """TPU: splash attention of jax, block-sparse; memory grows with T."""
     from jax.experimental.pallas.ops.tpu import splash_attention as kernels
 
     length, heads, size = query.shape[1:]
@@ -69,14 +66,15 @@ def splash(
         block_q_dq=block,
         block_kv_dq=block,
     )
+    head_mask: Any
     if window is None:
-        seen = kernels.CausalMask((length, length))
+        head_mask = kernels.CausalMask((length, length))
     else:
-        seen = kernels.LocalMask((length, length), (window - 1, 0), 0)
-    mask = kernels.MultiHeadMask([seen] * heads)
-    # Made while tracing, its tables would be tracers of that trace.
+        head_mask = kernels.LocalMask((length, length), (window - 1, 0), 0)
+    mask = kernels.MultiHeadMask([head_mask] * heads)
+    # Evaluated eagerly: under a trace, the kernel's tables would be its tracers.
     with jax.ensure_compile_time_eval():
-        run = kernels.make_splash_mha(
+        kernel = kernels.make_splash_mha(
             mask,
             head_shards=1,
             q_seq_shards=1,
@@ -85,14 +83,16 @@ def splash(
             interpret=interpret,
         )
 
-    def one(query, key, value, segments):
-        return run(query, key, value, kernels.SegmentIds(segments, segments))
+    def attend_row(
+        query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array
+    ) -> jax.Array:
+        return kernel(query, key, value, kernels.SegmentIds(segments, segments))
 
-    # The kernel does not scale, and wants heads before the sequence.
+    # The kernel does not scale, and takes heads before the sequence.
     scale = size**-0.5 if scale is None else scale
     scaled = (query * scale).astype(query.dtype)
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (scaled, key, value))
-    return jnp.swapaxes(jax.vmap(one)(q, k, v, segment_ids), 1, 2)
+    return jnp.swapaxes(jax.vmap(attend_row)(q, k, v, segment_ids), 1, 2)
 
 
 def cudnn(
@@ -101,17 +101,22 @@ def cudnn(
     value: jax.Array,
     segment_ids: jax.Array,
     *,
-    window: None = None,
+    window: int | None = None,
     scale: float | None = None,
-    softcap: None = None,
+    softcap: float | None = None,
 ) -> jax.Array:
-    """GPU: cuDNN's flash attention; the segments are a mask [B, 1, T, T]."""
-    same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
+    """GPU: flash attention of cuDNN; segments become a mask [B, 1, T, T].
+
+    Raises:
+        ValueError: a window or a soft cap, which it does not support.
+    """
+    _require_plain("cudnn", window, softcap)
+    same_segment = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
     return jax.nn.dot_product_attention(
         query,
         key,
         value,
-        mask=same,
+        mask=same_segment,
         scale=scale,
         is_causal=True,
         implementation="cudnn",
@@ -124,12 +129,17 @@ def pallas_gpu(
     value: jax.Array,
     segment_ids: jax.Array,
     *,
-    window: None = None,
+    window: int | None = None,
     scale: float | None = None,
-    softcap: None = None,
+    softcap: float | None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """GPU: jax's Pallas flash attention; keys and values are repeated for each head."""
+    """GPU: Pallas flash attention of jax; keys and values are repeated per head.
+
+    Raises:
+        ValueError: a window or a soft cap, which it does not support.
+    """
+    _require_plain("pallas_gpu", window, softcap)
     from jax.experimental.pallas.ops.gpu import attention as kernels
 
     length, heads, size = query.shape[1:]
@@ -158,17 +168,25 @@ def pallas_gpu(
 
 @dataclass(frozen=True)
 class Kernel:
-    """An attention kernel and its limits.
+    """Attention kernel and its limits.
 
     Attributes:
         attend: the function.
-        platforms: jax's names of the platforms that it runs on; empty for all.
-        limits: (config, length, dtype) -> why it cannot, or "".
+        platforms: platforms that it runs on, by jax's names; empty for all.
+        limits: (config, length, dtype) -> the limit that is exceeded, or "".
     """
 
-    attend: Attend
+    attend: SelfAttention
     platforms: tuple[str, ...]
     limits: Callable[[DecoderConfig, int, jnp.dtype], str]
+
+
+def _require_plain(name: str, window: int | None, softcap: float | None) -> None:
+    if window is not None or softcap is not None:
+        raise ValueError(
+            f"attention kernel {name} has neither windows nor soft caps; window is "
+            f"{window} and softcap is {softcap}"
+        )
 
 
 def _no_limits(config: DecoderConfig, length: int, dtype: jnp.dtype) -> str:
@@ -176,7 +194,7 @@ def _no_limits(config: DecoderConfig, length: int, dtype: jnp.dtype) -> str:
 
 
 def _plain_only(config: DecoderConfig, length: int) -> str:
-    """Why a kernel cannot that knows neither windows nor caps."""
+    """Limits of a kernel with neither windows nor soft caps."""
     if config.attn_logit_softcap is not None:
         return f"it has no soft cap of attention scores ({config.attn_logit_softcap})"
     if config.sliding_window is not None and config.sliding_window < length:
@@ -186,9 +204,9 @@ def _plain_only(config: DecoderConfig, length: int) -> str:
 
 def _splash_limits(config: DecoderConfig, length: int, dtype: jnp.dtype) -> str:
     if length % 128:
-        return f"rows of {length} tokens are no multiple of 128"
+        return f"sequence length {length} is not a multiple of 128"
     if config.head_dim % 64:
-        return f"head_dim {config.head_dim} is no multiple of 64"
+        return f"head_dim {config.head_dim} is not a multiple of 64"
     return ""
 
 
@@ -196,21 +214,21 @@ def _cudnn_limits(config: DecoderConfig, length: int, dtype: jnp.dtype) -> str:
     if dtype not in (jnp.bfloat16, jnp.float16):
         return f"it computes in bfloat16 or float16, not {dtype}"
     if config.head_dim % 8 or config.head_dim > 128:
-        return f"head_dim {config.head_dim} is no multiple of 8 up to 128"
+        return f"head_dim {config.head_dim} is not a multiple of 8 up to 128"
     if length % 64:
-        return f"rows of {length} tokens are no multiple of 64"
+        return f"sequence length {length} is not a multiple of 64"
     return _plain_only(config, length)
 
 
 def _pallas_limits(config: DecoderConfig, length: int, dtype: jnp.dtype) -> str:
     if length % 32:
-        return f"rows of {length} tokens are no multiple of 32"
+        return f"sequence length {length} is not a multiple of 32"
     if config.head_dim not in (16, 32, 64, 128):
         return f"head_dim {config.head_dim} is not 16, 32, 64 or 128"
     return _plain_only(config, length)
 
 
-# On a platform, the first that can is what `auto` takes.
+# In order of preference: `auto` is the first one that supports model and platform.
 KERNELS: Mapping[str, Kernel] = {
     "splash": Kernel(splash, ("tpu",), _splash_limits),
     "cudnn": Kernel(cudnn, ("gpu", "cuda"), _cudnn_limits),
@@ -220,45 +238,48 @@ KERNELS: Mapping[str, Kernel] = {
 CHOICES = ("auto", *KERNELS)
 
 
-def choose(name: str, platform: str, config: DecoderConfig, length: int, dtype) -> str:
-    """The kernel to take.
+def choose(
+    name: str, platform: str, config: DecoderConfig, length: int, dtype: DTypeLike
+) -> str:
+    """Name of the kernel for a model on a platform.
 
     Args:
-        name: one of `CHOICES`; "auto" is the fastest that can.
+        name: one of `CHOICES`; "auto" is the fastest that supports the model.
         platform: of the devices: "tpu", "gpu" or "cpu".
-        config: the decoder; length: tokens in a row; dtype: of its forward pass.
+        config: the decoder; length: tokens per row; dtype: of its forward pass.
 
     Raises:
-        ValueError: what was asked for cannot; names why, and the one that can.
+        ValueError: the requested kernel does not support these; names the limit, and a
+            kernel that does.
     """
     if name not in CHOICES:
         raise ValueError(
             f"train.attention is {name!r}; expected one of {', '.join(CHOICES)}"
         )
-    dtype = jnp.dtype(dtype)
+    compute_dtype = jnp.dtype(dtype)
 
-    def refusal(kernel: Kernel) -> str:
+    def limit(kernel: Kernel) -> str:
         if kernel.platforms and platform not in kernel.platforms:
             return f"it runs on {kernel.platforms[0]} and the devices are {platform}"
-        return kernel.limits(config, length, dtype)
+        return kernel.limits(config, length, compute_dtype)
 
-    able = next(key for key, kernel in KERNELS.items() if not refusal(kernel))
+    supported = next(key for key, kernel in KERNELS.items() if not limit(kernel))
     if name == "auto":
-        return able
-    why = refusal(KERNELS[name])
-    if why:
+        return supported
+    exceeded = limit(KERNELS[name])
+    if exceeded:
         raise ValueError(
-            f"train.attention is {name!r}, which cannot serve this {config.model_type} "
-            f"model: {why}. Use {able!r}, or 'auto'"
+            f"train.attention is {name!r}, which does not support this "
+            f"{config.model_type} model: {exceeded}. Use {supported!r}, or 'auto'"
         )
     return name
 
 
 def kv_repeats(config: DecoderConfig, parts: int) -> int:
-    """How often key and value heads are repeated so that `parts` devices share them.
+    """Repetitions of key and value heads with which they divide over `parts` devices.
 
     Raises:
-        ValueError: the query heads cannot be shared by so many.
+        ValueError: the query heads do not divide over so many devices.
     """
     if config.num_heads % parts:
         raise ValueError(
@@ -270,5 +291,5 @@ def kv_repeats(config: DecoderConfig, parts: int) -> int:
 
 
 def _block(length: int, largest: int) -> int:
-    """The largest power of two that divides the length, up to `largest`."""
+    """Largest power of two that divides the length, at most `largest`."""
     return min(largest, length & -length)

@@ -1,7 +1,7 @@
-"""The decoder's small parts: projection, norm, gated MLP, soft cap.
+"""Layers of the decoder: projection, RMS norm, gated MLP, soft cap.
 
-Parameters keep their own dtype; each use casts to the compute dtype, so float32
-master weights never need a second copy outside.
+Parameters keep their dtype and each use casts them to the compute dtype, so that
+float32 master weights need no second copy.
 """
 
 from collections.abc import Callable
@@ -10,22 +10,26 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import Initializer
 
 from targetsft_jax.models.config import DecoderConfig
 
-_ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": partial(nn.gelu, approximate=True)}
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": nn.silu,
+    "gelu_tanh": partial(nn.gelu, approximate=True),
+}
 
 
 class Projection(nn.Module):
     """`x @ kernel (+ bias)`: [..., D] -> [..., features], in the dtype of x.
 
-    Where its parameters have low-rank ones (see `lora`), their product is added, with
-    no sum of matrices: a frozen kernel has no gradient then, and none is formed.
+    Adapters beside the kernel (see `lora`) add the product (x @ A) @ B. The matrices
+    are never summed, so that a frozen kernel needs no gradient.
     """
 
     features: int
     use_bias: bool
-    kernel_init: Callable
+    kernel_init: Initializer
     param_dtype: jnp.dtype
 
     @nn.compact
@@ -34,7 +38,8 @@ class Projection(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         y = x @ kernel.astype(x.dtype)
         if self.has_variable("params", "lora_a"):
-            a, b = (self.get_variable("params", name) for name in ("lora_a", "lora_b"))
+            a: jax.Array = self.get_variable("params", "lora_a")
+            b: jax.Array = self.get_variable("params", "lora_b")
             y = y + (x @ a.astype(x.dtype)) @ b.astype(x.dtype)
         if self.use_bias:
             zeros = nn.initializers.zeros_init()
@@ -47,18 +52,18 @@ class GatedMLP(nn.Module):
     """`down(activation(gate x) * up x)`: [..., D] -> [..., D]."""
 
     config: DecoderConfig
-    kernel_init: Callable
-    output_init: Callable
+    kernel_init: Initializer
+    output_init: Initializer
     param_dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        def project(features, init, name):
+        def project(features: int, init: Initializer, name: str) -> Projection:
             return Projection(features, False, init, self.param_dtype, name=name)
 
-        wide = self.config.intermediate_size
-        gate = project(wide, self.kernel_init, "gate")(x)
-        up = project(wide, self.kernel_init, "up")(x)
+        width = self.config.intermediate_size
+        gate = project(width, self.kernel_init, "gate")(x)
+        up = project(width, self.kernel_init, "up")(x)
         down = project(self.config.hidden_size, self.output_init, "down")
         return down(_ACTIVATIONS[self.config.activation](gate) * up)
 
@@ -68,7 +73,7 @@ def rms_norm(
 ) -> jax.Array:
     """`x / rms(x) * scale`, computed in float32: [..., D] -> [..., D], dtype of x.
 
-    With `unit_offset` it is `x / rms(x) * (1 + scale)`.
+    `unit_offset` multiplies by `1 + scale` instead.
     See "Root Mean Square Layer Normalization", arXiv:1910.07467.
     """
     x32, scale = x.astype(jnp.float32), scale.astype(jnp.float32)
@@ -77,5 +82,5 @@ def rms_norm(
 
 
 def soft_cap(x: jax.Array, cap: float | None) -> jax.Array:
-    """`cap * tanh(x / cap)`, between -cap and cap; x itself when None."""
+    """`cap * tanh(x / cap)`, bounded by ±cap; None returns x."""
     return x if cap is None else cap * jnp.tanh(x / cap)

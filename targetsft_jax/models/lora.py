@@ -1,9 +1,9 @@
-"""Low-rank adapters: y = x·W + (alpha / rank) · (x·A)·B, with W frozen.
+"""Low-rank adapters (LoRA): y = x·W + (alpha / rank) · (x·A)·B, with W frozen.
 
-See "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685. A and B are
-parameters beside the kernel that they adapt, and `Projection` adds their product where
-it finds them. Adapters alone are the tree that is trained; `attach` puts them into the
-base's tree for a forward pass, and `merged` sums them into its kernels for an export.
+See "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685. A and B lie
+beside the kernel that they adapt in the parameter tree, and `Projection` adds their
+product. The trained tree has adapters only: `attach` inserts them into the base's tree
+for a forward pass, and `merged` adds them to its kernels for an export.
 """
 
 import math
@@ -15,19 +15,22 @@ import jax
 import jax.numpy as jnp
 
 from targetsft_jax.models import decoder
-from targetsft_jax.models.config import DecoderConfig, num_parameters
+from targetsft_jax.models.config import DecoderConfig
 
 Path = tuple[str, ...]
+
+PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
+"""Names of the decoder's projections that may have adapters."""
 
 
 @dataclass(frozen=True)
 class Lora:
-    """The adapters of a model; static and hashable under jit.
+    """Adapters of a model; static and hashable under jit.
 
     Attributes:
         rank: r, columns of A and rows of B.
-        alpha: the product counts alpha / rank times.
-        targets: names of the projections that have adapters, in every layer.
+        alpha: the product A·B is multiplied by alpha / rank.
+        targets: names of the adapted projections, in every layer.
     """
 
     rank: int
@@ -36,14 +39,14 @@ class Lora:
 
     @property
     def scale(self) -> float:
-        """What the product of A and B is multiplied by."""
+        """Factor of the product A·B."""
         return self.alpha / self.rank
 
 
 def init_adapters(config: DecoderConfig, lora: Lora, key: jax.Array) -> dict:
-    """Fresh adapters in float32: B zero, so that the model starts as its base.
+    """Initial adapters in float32: A uniform in ±1/√in, B zero.
 
-    A is uniform in ±1/√in, which is PEFT's kaiming_uniform(a=√5).
+    The model starts equal to its base. A follows PEFT's kaiming_uniform(a=√5).
 
     Returns:
         A nested dict: {"lora_a": [layers, in, r], "lora_b": [layers, r, out]} at each
@@ -52,21 +55,25 @@ def init_adapters(config: DecoderConfig, lora: Lora, key: jax.Array) -> dict:
     Raises:
         ValueError: the model has no such target, or one is narrower than the rank.
     """
-    found = _shapes(config, lora)
-    keys = jax.random.split(key, len(found))
+    adapter_shapes = _shapes(config, lora)
+    keys = jax.random.split(key, len(adapter_shapes))
 
     def pair(shapes: dict, key: jax.Array) -> dict:
         bound = shapes["lora_a"][-2] ** -0.5
         a = jax.random.uniform(key, shapes["lora_a"], minval=-bound, maxval=bound)
         return {"lora_a": a, "lora_b": jnp.zeros(shapes["lora_b"])}
 
-    return _tree((path, pair(found[path], key)) for path, key in zip(found, keys))
+    return _tree(
+        (path, pair(shapes, key))
+        for (path, shapes), key in zip(adapter_shapes.items(), keys)
+    )
 
 
 def logical_axes(config: DecoderConfig, lora: Lora) -> dict:
-    """The tree of `init_adapters` with logical axis names: those of the kernels.
+    """Logical axis names of the adapters: those of their kernels, None for the rank.
 
-    The rank has none: it is too small to split.
+    Returns:
+        The tree of `init_adapters` with a tuple of names at each leaf.
     """
     axes = {
         path: module["kernel"]
@@ -81,7 +88,7 @@ def logical_axes(config: DecoderConfig, lora: Lora) -> dict:
 
 
 def num_adapter_parameters(config: DecoderConfig, lora: Lora) -> int:
-    """How many numbers the adapters hold."""
+    """Number of parameters of the adapters."""
     return sum(
         math.prod(shape)
         for pair in _shapes(config, lora).values()
@@ -90,52 +97,52 @@ def num_adapter_parameters(config: DecoderConfig, lora: Lora) -> int:
 
 
 def trainable(config: DecoderConfig, lora: Lora) -> str:
-    """What is trained and how much of all, in a line."""
-    of_adapters = num_adapter_parameters(config, lora)
-    total = num_parameters(config) + of_adapters
+    """One line with the rank, the targets and the share of parameters trained."""
+    trained = num_adapter_parameters(config, lora)
+    total = decoder.num_parameters(config) + trained
     return (
         f"lora rank {lora.rank}, alpha {lora.alpha:g} on {', '.join(lora.targets)}: "
-        f"{of_adapters:,} of {total:,} parameters trained, "
-        f"{100 * of_adapters / total:.2g} %"
+        f"{trained:,} of {total:,} parameters trained, "
+        f"{100 * trained / total:.2g} %"
     )
 
 
 def attach(params: dict, adapters: dict, lora: Lora) -> dict:
-    """The base's tree with its adapters in it, for `decoder.apply`; nothing is copied.
+    """The base's tree with its adapters, for `decoder.apply`; the base is not copied.
 
-    The scale is in B, the smallest of what it could multiply.
+    B carries the scale, since it is the smallest of the possible factors.
     """
 
-    def change(_: dict, pair: dict) -> dict:
+    def with_adapters(_: dict, pair: dict) -> dict:
         return {"lora_a": pair["lora_a"], "lora_b": pair["lora_b"] * lora.scale}
 
-    return _changed(params, adapters, change)
+    return _map_adapted(params, adapters, with_adapters)
 
 
 def merged(params: dict, adapters: dict, lora: Lora, dtype: Any = None) -> dict:
-    """The base's tree with every adapted kernel as a `Merged`, for an export.
+    """The base's tree with a `Merged` in place of every adapted kernel, for an export.
 
     Args:
-        params: the base; anything that gives a layer of a leaf as `leaf[layer]`.
+        params: the base; leaves may be any `LayerLeaf`.
         adapters: as trained, likewise.
         lora: their rank and scale.
-        dtype: of the sums; that of each kernel when None.
+        dtype: of the sums; None for the dtype of each kernel.
     """
 
-    def change(module: dict, pair: dict) -> dict:
+    def merge(module: dict, pair: dict) -> dict:
         kernel = module["kernel"]
-        wanted = jnp.dtype(kernel.dtype if dtype is None else dtype)
+        sum_dtype = jnp.dtype(kernel.dtype if dtype is None else dtype)
         a, b = pair["lora_a"], pair["lora_b"]
-        return {"kernel": Merged(kernel, a, b, lora.scale, wanted)}
+        return {"kernel": Merged(kernel, a, b, lora.scale, sum_dtype)}
 
-    return _changed(params, adapters, change)
+    return _map_adapted(params, adapters, merge)
 
 
 @dataclass(frozen=True)
 class Merged:
-    """Kernels W + scale · A·B [layers, in, out] that are made a layer at a time.
+    """Kernels W + scale · A·B [layers, in, out], computed one layer at a time.
 
-    Summed in float32 and cast once: there is never a second model.
+    Each layer is summed in float32 and cast once, so that no second model exists.
     """
 
     kernel: Any
@@ -146,52 +153,52 @@ class Merged:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of W."""
+        """Shape of W."""
         return self.kernel.shape
 
     def __getitem__(self, layer: int) -> jax.Array:
-        """The kernel [in, out] of one layer."""
+        """Kernel [in, out] of one layer."""
         kernel, a, b = (x[layer] for x in (self.kernel, self.lora_a, self.lora_b))
         return _sum(kernel, a, b, self.scale).astype(self.dtype)
 
 
 @jax.jit
 def _sum(kernel: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
-    # A TPU would multiply float32 in bfloat16 otherwise.
+    # The default precision of a TPU multiplies float32 in bfloat16.
     product = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
     return kernel.astype(jnp.float32) + scale * product
 
 
 def _shapes(config: DecoderConfig, lora: Lora) -> dict[Path, dict]:
-    """The shapes of each target's adapters, by its path in the parameters."""
-    abstract = jax.eval_shape(lambda: decoder.init_params(config, jax.random.key(0)))
+    """Shapes of each target's adapters, by its path in the parameters."""
+    abstract = decoder.abstract_params(config)
     modules = {path: module["kernel"].shape for path, module in _modules(abstract)}
     names = dict.fromkeys(path[-1] for path in modules)
     missing = [name for name in lora.targets if name not in names]
     if missing:
         raise ValueError(
-            f"lora.targets has {', '.join(missing)}, and the model's projections are "
-            f"{', '.join(names)}"
+            f"lora.targets has {', '.join(missing)}; expected projections of the "
+            f"model: {', '.join(names)}"
         )
-    found = {}
+    adapter_shapes = {}
     for path, (*lead, source, target) in modules.items():
         if path[-1] not in lora.targets:
             continue
-        narrow = min(source, target)
-        if lora.rank > narrow:
+        largest = min(source, target)
+        if lora.rank > largest:
             raise ValueError(
                 f"lora.rank is {lora.rank}, and {'.'.join(path)} is {source} x "
-                f"{target}; expected at most {narrow}"
+                f"{target}; expected at most {largest}"
             )
-        found[path] = {
+        adapter_shapes[path] = {
             "lora_a": (*lead, source, lora.rank),
             "lora_b": (*lead, lora.rank, target),
         }
-    return found
+    return adapter_shapes
 
 
 def _modules(tree: dict, path: Path = ()) -> Iterator[tuple[Path, dict]]:
-    """Every projection of a tree shaped as the parameters, with its path."""
+    """Every projection of a parameter tree, with its path."""
     if "kernel" in tree:
         yield path, tree
         return
@@ -200,14 +207,15 @@ def _modules(tree: dict, path: Path = ()) -> Iterator[tuple[Path, dict]]:
             yield from _modules(part, (*path, name))
 
 
-def _changed(
-    params: dict, adapters: dict, change: Callable[[dict, dict], dict]
+def _map_adapted(
+    params: dict, adapters: dict, update: Callable[[dict, dict], dict]
 ) -> dict:
-    """The parameters with `change(module, its adapters)` over each adapted module."""
+    """Parameters with `update(module, adapters)` merged into each adapted module."""
     if "lora_a" in adapters:
-        return params | change(params, adapters)
+        return params | update(params, adapters)
     return params | {
-        name: _changed(params[name], part, change) for name, part in adapters.items()
+        name: _map_adapted(params[name], part, update)
+        for name, part in adapters.items()
     }
 
 

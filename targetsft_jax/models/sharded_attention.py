@@ -1,49 +1,58 @@
-"""An attention kernel on a mesh: rows over data and fsdp, heads over tensor."""
+"""Attention kernels on a mesh: rows over data and fsdp, heads over tensor."""
 
-import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 
 from targetsft_jax.models import kernels
+from targetsft_jax.models.attention import SelfAttention
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel.mesh import ROWS, platform
 
 
 def mesh_attend(
-    name: str, config: DecoderConfig, mesh: Mesh, length: int, dtype
-) -> kernels.Attend | None:
-    """The attention of a training step; None for the decoder's own, portable one.
+    name: str, config: DecoderConfig, mesh: Mesh, length: int, dtype: DTypeLike
+) -> SelfAttention | None:
+    """Attention of a training step; None for the decoder's portable attention.
 
-    A kernel is opaque to the partitioner, which would gather its operands: so each
-    device runs it on its own rows and heads.
+    In the notation of the scaling book, query[B_{data,fsdp}, T, H_tensor, d], key and
+    value alike, and the mixed values too. The partitioner cannot look into a kernel
+    and would gather its operands, so `shard_map` runs it on each device's rows and
+    heads.
 
     Args:
         name: one of `kernels.CHOICES`.
-        config: the decoder; length: tokens in a row; dtype: of the forward pass.
+        config: the decoder; length: tokens per row; dtype: of the forward pass.
         mesh: the (data, fsdp, tensor) mesh.
 
     Raises:
-        ValueError: the kernel cannot serve these; names the one that can.
+        ValueError: the kernel does not support these; names one that does.
     """
-    chosen = kernels.choose(name, platform(mesh), config, length, dtype)
-    if chosen == "xla":
+    supported = kernels.choose(name, platform(mesh), config, length, dtype)
+    if supported == "xla":
         return None
-    attend = kernels.KERNELS[chosen].attend
+    attend = kernels.KERNELS[supported].attend
     repeats = kernels.kv_repeats(config, mesh.shape["tensor"])
     heads = P(*ROWS, None, "tensor")
 
-    def run(query, key, value, segment_ids, **how):
+    def sharded(
+        query: jax.Array,
+        key: jax.Array,
+        value: jax.Array,
+        segment_ids: jax.Array,
+        **options: Any,
+    ) -> jax.Array:
         key, value = (jnp.repeat(x, repeats, axis=2) for x in (key, value))
-        on_devices = jax.shard_map(
-            functools.partial(attend, **how),
+        return jax.shard_map(
+            lambda *arrays: attend(*arrays, **options),
             mesh=mesh,
             in_specs=(heads, heads, heads, P(*ROWS)),
             out_specs=heads,
             check_vma=False,
-        )
-        return on_devices(query, key, value, segment_ids)
+        )(query, key, value, segment_ids)
 
-    return run
+    return sharded

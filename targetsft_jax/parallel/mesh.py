@@ -1,5 +1,12 @@
-"""The device mesh: three named axes, and how a batch lies on them."""
+"""The device mesh (data, fsdp, tensor), and the sharding of batches on it.
 
+In the notation of the scaling book ("How to Scale Your Model"), where a subscript names
+the mesh axes that an array axis is sharded over: a batch is X[B_{data,fsdp}, L],
+parameters are W[D_fsdp, F_tensor] (see `rules`), and what has no subscript is
+replicated.
+"""
+
+import math
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -10,8 +17,11 @@ from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "fsdp", "tensor")
 
-# [B, L]: rows over data and fsdp.
-ROWS = P(("data", "fsdp"))
+ROW_AXES = ("data", "fsdp")
+"""Mesh axes that the rows of a batch are sharded over."""
+
+ROWS = P(ROW_AXES)
+"""Partition of a batch: [B_{data,fsdp}, L]."""
 
 
 def mesh_shape(
@@ -20,27 +30,28 @@ def mesh_shape(
     """Sizes of the three axes for a number of devices.
 
     Args:
-        devices: how many there are.
-        data, fsdp, tensor: sizes; at most one is −1, "what is left".
+        devices: number of devices.
+        data, fsdp, tensor: sizes; at most one may be −1, for all remaining devices.
 
     Raises:
         ValueError: the sizes do not multiply to the number of devices.
     """
     sizes = dict(zip(AXES, (data, fsdp, tensor)))
-    wrong = {k: v for k, v in sizes.items() if v < 1 and v != -1}
-    free = [k for k, v in sizes.items() if v == -1]
-    if wrong or len(free) > 1:
+    invalid = [k for k, v in sizes.items() if v < 1 and v != -1]
+    remaining = [k for k, v in sizes.items() if v == -1]
+    if invalid or len(remaining) > 1:
         raise ValueError(
-            f"mesh {sizes}: sizes are positive, and at most one is -1 (what is left)"
+            f"mesh is {sizes}; expected positive sizes, and -1 (all remaining "
+            "devices) at most once"
         )
-    fixed = int(np.prod([v for v in sizes.values() if v != -1]))
-    if devices % fixed or (not free and fixed != devices):
+    fixed = math.prod(v for v in sizes.values() if v != -1)
+    if devices % fixed or (not remaining and fixed != devices):
         raise ValueError(
-            f"mesh {sizes} needs {'a multiple of ' if free else ''}{fixed} devices; "
-            f"found {devices}. Change mesh.data, mesh.fsdp or mesh.tensor"
+            f"mesh {sizes} needs {'a multiple of ' if remaining else ''}{fixed} "
+            f"devices; found {devices}. Change mesh.data, mesh.fsdp or mesh.tensor"
         )
-    if free:
-        sizes[free[0]] = devices // fixed
+    if remaining:
+        sizes[remaining[0]] = devices // fixed
     return sizes["data"], sizes["fsdp"], sizes["tensor"]
 
 
@@ -50,10 +61,17 @@ def make_mesh(
     tensor: int = 1,
     devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """A (data, fsdp, tensor) mesh over the devices; ValueError as `mesh_shape`.
+    """A (data, fsdp, tensor) mesh over the devices.
 
-    The slices of a multi-slice TPU lie along data, which alone may cross the
-    network between them.
+    The slices of a multi-slice TPU lie along the data axis, the only one whose
+    collectives may cross the network between slices.
+
+    Args:
+        data, fsdp, tensor: as in `mesh_shape`.
+        devices: None for all of `jax.devices()`.
+
+    Raises:
+        ValueError: the sizes do not fit the devices, or their slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     shape = mesh_shape(len(devices), data, fsdp, tensor)
@@ -61,8 +79,8 @@ def make_mesh(
     slices = len({getattr(device, "slice_index", None) for device in devices})
     if on_tpu and shape[0] % slices:
         raise ValueError(
-            f"mesh.data is {shape[0]} and the devices are {slices} slices; expected a "
-            "multiple, since only data may cross between slices"
+            f"mesh.data is {shape[0]}; expected a multiple of {slices}, the number of "
+            "TPU slices, since only the data axis may cross between slices"
         )
     if not on_tpu:
         grid = np.asarray(devices).reshape(shape)
@@ -74,7 +92,7 @@ def make_mesh(
             allow_split_physical_axes=True,
         )
     else:
-        # An axis may be a part of a torus dimension, such as 64 x 4 on 16 x 16.
+        # An axis may be part of a torus dimension, such as 64 x 4 on 16 x 16.
         grid = mesh_utils.create_device_mesh(
             shape, devices, allow_split_physical_axes=True
         )
@@ -82,35 +100,40 @@ def make_mesh(
 
 
 def platform(mesh: Mesh) -> str:
-    """What the mesh's devices are: "cpu", "gpu" or "tpu".
+    """Platform of the mesh's devices: "cpu", "gpu" or "tpu".
 
-    Not jax's default backend: a step may be compiled for devices that are not here.
+    It may differ from jax's default backend when a step is compiled for other devices.
     """
     return mesh.devices.flat[0].platform
 
 
+def row_shards(mesh: Mesh) -> int:
+    """Number of shards of a batch's rows: the size of data × fsdp."""
+    return math.prod(mesh.shape[axis] for axis in ROW_AXES)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of an array that every device holds whole."""
+    """Sharding of an array with a full copy on every device."""
     return NamedSharding(mesh, P())
 
 
 def rows_over(mesh: Mesh, lead: int = 0) -> NamedSharding:
-    """The sharding of [..., B, L] with `lead` axes before the rows."""
+    """Sharding [..., B_{data,fsdp}, L] with `lead` axes before the rows."""
     return NamedSharding(mesh, P(*[None] * lead, *ROWS))
 
 
 def put_rows(
     batch: Mapping[str, np.ndarray], mesh: Mesh, lead: int = 0
 ) -> dict[str, jax.Array]:
-    """A batch of [..., B, L] arrays on the mesh; each device gets only its rows.
+    """Put a batch on the mesh as [..., B_{data,fsdp}, L]; devices get their rows only.
 
     Args:
-        batch: the whole of it, in every process.
+        batch: arrays [..., B, L], complete in every process.
         mesh: the device mesh.
-        lead: axes before the rows.
+        lead: number of axes before the rows.
     """
-    place = rows_over(mesh, lead)
+    sharding = rows_over(mesh, lead)
     return {
-        name: jax.make_array_from_callback(x.shape, place, lambda part, x=x: x[part])
+        name: jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
         for name, x in batch.items()
     }

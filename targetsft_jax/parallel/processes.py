@@ -1,7 +1,7 @@
-"""The processes of a run: how they find each other, and what they agree on.
+"""Multi-process runs: start-up, barriers, and exchange of small values.
 
-Every process runs the same program on its own devices. What only one may do, printing
-and writing, the first one does.
+Every process runs the same program on its own devices. The primary process, number 0,
+is the one that prints and writes.
 """
 
 import os
@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ COORDINATOR, PROCESSES, PROCESS = (
     "JAX_NUM_PROCESSES",
     "JAX_PROCESS_ID",
 )
-"""Environment variables that stand in for arguments of `join` that are None."""
+"""Environment variables that replace arguments of `initialize` that are None."""
 
 AUTO = "auto"
 _TEXT_BYTES = 512
@@ -33,36 +34,36 @@ def initialize(
     timeout: int = 300,
     heartbeat: int = 10,
 ) -> bool:
-    """Make this process one of several, before any device of jax is touched.
+    """Join a multi-process job, before any device of jax is touched.
 
     Args:
-        coordinator: HOST:PORT of the first process, or "auto": TPU pods, SLURM and MPI
-            tell jax themselves. None, here and in the environment: it is alone.
-        processes: how many there are.
-        process: this one's number, from 0.
-        timeout: seconds to wait for the others.
-        heartbeat: seconds without a sign of life after which a process counts as dead
-            and all others end.
+        coordinator: HOST:PORT of process 0, or "auto", which lets jax detect a TPU pod,
+            SLURM or MPI. None, here and in the environment, for a single process.
+        processes: number of processes.
+        process: number of this process, from 0.
+        timeout: seconds to wait for the other processes.
+        heartbeat: seconds without a heartbeat after which a process counts as dead and
+            all others terminate.
 
     Returns:
-        Whether it is one of several now.
+        Whether the job has several processes.
 
     Raises:
-        ValueError: a number is missing or wrong.
-        ConnectionError: the others are not there in time.
+        ValueError: a number is missing or out of range.
+        ConnectionError: the other processes did not join in time.
     """
     coordinator = coordinator or os.environ.get(COORDINATOR)
     if coordinator is None:
         if (processes or 1) > 1 or process:
             raise ValueError(
-                f"mesh.processes is {processes} and mesh.process is {process}, and no "
+                f"mesh.processes is {processes} and mesh.process is {process}, but no "
                 "coordinator is known; expected HOST:PORT of process 0 in "
                 f"mesh.coordinator or {COORDINATOR}"
             )
         return False
-    # Its signal handler would take SIGTERM from ours, which a second one must kill.
+    # jax's handler would replace ours, which lets a second SIGTERM kill the process.
     jax.config.update("jax_enable_preemption_service", False)
-    limits = {
+    limits: dict[str, Any] = {
         "initialization_timeout": timeout,
         "heartbeat_timeout_seconds": heartbeat,
         "shutdown_timeout_seconds": 60,
@@ -72,48 +73,48 @@ def initialize(
             jax.distributed.initialize(**limits)
         except (ValueError, RuntimeError) as error:
             raise ConnectionError(
-                f"mesh.coordinator is auto, and jax could not join a job by itself "
-                f"({_first_line(error)}); expected a TPU pod, SLURM or MPI. Else give "
-                "mesh.coordinator as HOST:PORT, mesh.processes and mesh.process"
+                "mesh.coordinator is auto, and jax detected no job "
+                f"({_first_line(error)}); expected a TPU pod, SLURM or MPI. Elsewhere, "
+                "set mesh.coordinator to HOST:PORT, mesh.processes and mesh.process"
             ) from None
         return jax.process_count() > 1
     processes = _number("mesh.processes", processes, PROCESSES)
     process = _number("mesh.process", process, PROCESS)
     if not 0 <= process < processes:
         raise ValueError(
-            f"mesh.process is {process} of mesh.processes = {processes}; expected a "
-            f"number from 0 to {processes - 1}"
+            f"mesh.process is {process} and mesh.processes is {processes}; expected a "
+            f"process number from 0 to {processes - 1}"
         )
-    began = time.monotonic()
+    start = time.monotonic()
     if process:
-        _reach(coordinator, timeout)
-    left = max(1, round(timeout - (time.monotonic() - began)))
-    lonely = (
+        _wait_for_listener(coordinator, timeout)
+    remaining = max(1, round(timeout - (time.monotonic() - start)))
+    timeout_error = (
         f"process {process} of {processes} waited {timeout} s at {coordinator} for the "
-        "others and gave up. Look whether each of them was started, with its own "
+        "other processes. Check that each of them was started, with a different "
         "mesh.process, the same mesh.processes and the same mesh.coordinator; "
-        "mesh.join_seconds is the limit"
+        "mesh.join_seconds sets the limit"
     )
-    # Jax's own limit ends the process with a stack trace of C++.
-    watch = threading.Timer(left, _give_up, [lonely])
-    watch.daemon = True
-    watch.start()
+    # The timeout of jax ends the process with a C++ stack trace.
+    timer = threading.Timer(remaining, _exit, [timeout_error])
+    timer.daemon = True
+    timer.start()
     try:
         jax.distributed.initialize(
             coordinator,
             processes,
             process,
             cluster_detection_method="deactivate",
-            **limits | {"initialization_timeout": left + 30},
+            **limits | {"initialization_timeout": remaining + 30},
         )
     except (RuntimeError, ValueError) as error:
         raise ConnectionError(
             f"process {process} of {processes} could not join at {coordinator} "
-            f"({_first_line(error)}). Look whether the port is free on the first "
-            "process's host"
+            f"({_first_line(error)}). Check that the port is free on the host of "
+            "process 0"
         ) from None
     finally:
-        watch.cancel()
+        timer.cancel()
     return processes > 1
 
 
@@ -128,65 +129,82 @@ def is_primary() -> bool:
 
 
 def barrier(name: str) -> None:
-    """Wait for all processes; `name` is in the error of one that waits in vain."""
+    """Wait for all processes; errors of a barrier that times out contain `name`."""
     if is_multiprocess():
         multihost_utils.sync_global_devices(name)
 
 
 def gather_text(text: str) -> list[str]:
-    """A short text of every process, by its number. All must call it.
+    """Texts of all processes, by process number; all processes must call it.
 
-    Longer ones are cut to 512 bytes.
+    With several processes, texts are truncated to 512 bytes.
     """
     if not is_multiprocess():
         return [text]
-    mine = np.zeros(_TEXT_BYTES, np.uint8)
+    padded = np.zeros(_TEXT_BYTES, np.uint8)
     encoded = np.frombuffer(text.encode()[:_TEXT_BYTES], np.uint8)
-    mine[: len(encoded)] = encoded
+    padded[: len(encoded)] = encoded
     # [processes, bytes]
-    found = multihost_utils.process_allgather(mine)
-    return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in found]
+    gathered = multihost_utils.process_allgather(padded)
+    return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in gathered]
 
 
-def _reach(coordinator: str, timeout: int) -> None:
-    """Wait until the first process listens: jax's own client would end this process
-    without a word that helps."""
+def to_host(tree: Any) -> Any:
+    """Copy a tree of arrays to numpy, complete in every process.
+
+    Arrays that are sharded over devices of several processes are gathered, so all
+    processes must call it with the same tree.
+    """
+
+    def copy(leaf: Any) -> np.ndarray:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            leaf = multihost_utils.process_allgather(leaf, tiled=True)
+        return np.asarray(leaf)
+
+    return jax.tree.map(copy, tree)
+
+
+def _wait_for_listener(coordinator: str, timeout: int) -> None:
+    """Wait until process 0 listens.
+
+    The client of jax would terminate this process without a helpful message.
+    """
     host, _, port = coordinator.rpartition(":")
-    until = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout
     while True:
-        left = until - time.monotonic()
+        remaining = deadline - time.monotonic()
         try:
             socket.create_connection(
-                (host.strip("[]"), int(port)), max(1, left)
+                (host.strip("[]"), int(port)), max(1, remaining)
             ).close()
             return
         except OSError as error:
-            if time.monotonic() + 0.5 >= until:
+            if time.monotonic() + 0.5 >= deadline:
                 raise ConnectionError(
                     f"no coordinator at host {host}, port {port}: waited {timeout} s "
-                    f"({error}). Look whether process 0 runs, whether mesh.coordinator "
-                    "is its address as seen from here, and whether a firewall lets the "
-                    "port through; mesh.join_seconds is the limit"
+                    f"({error}). Check that process 0 runs, that mesh.coordinator is "
+                    "its address as seen from this host, and that no firewall blocks "
+                    "the port; mesh.join_seconds sets the limit"
                 ) from None
             time.sleep(0.5)
 
 
-def _give_up(why: str) -> None:
-    sys.stderr.write(f"error: {why}\n")
+def _exit(error: str) -> None:
+    sys.stderr.write(f"error: {error}\n")
     sys.stderr.flush()
     os._exit(1)
 
 
-def _number(key: str, given: int | None, variable: str) -> int:
-    if given is not None:
-        return given
-    found = os.environ.get(variable, "")
-    if not found.isdecimal():
+def _number(key: str, value: int | None, variable: str) -> int:
+    if value is not None:
+        return value
+    text = os.environ.get(variable, "")
+    if not text.isdecimal():
         raise ValueError(
-            f"{key} is null and {variable} is {found!r}; expected a number in one of "
-            "them, since mesh.coordinator is given"
+            f"{key} is null and {variable} is {text!r}; expected a number in one of "
+            "them, since mesh.coordinator is set"
         )
-    return int(found)
+    return int(text)
 
 
 def _first_line(error: Exception) -> str:

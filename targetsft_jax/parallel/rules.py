@@ -1,4 +1,4 @@
-"""Which logical axis of a parameter lies on which mesh axes: one table."""
+"""Sharding of parameters: one table from logical axes to mesh axes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,10 +8,6 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-# FSDP splits the model width, tensor parallelism the heads and the MLP; layers are
-# scanned and stay whole. Embedding and head are split by the width only, over both:
-# so the rows of two models meet wherever the loss cuts the vocabulary, though these
-# models be padded to different lengths.
 RULES: Mapping[str, tuple[str, ...]] = {
     "layers": (),
     "vocab": (),
@@ -21,22 +17,40 @@ RULES: Mapping[str, tuple[str, ...]] = {
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
 }
+"""Logical axis -> mesh axes.
+
+In the notation of the scaling book, for the width D, heads H, MLP width F and
+vocabulary V:
+
+    q, k, v      W[D_fsdp, H_tensor]
+    o            W[H_tensor, D_fsdp]
+    gate, up     W[D_fsdp, F_tensor]
+    down         W[F_tensor, D_fsdp]
+    embed, head  W[V, D_{fsdp,tensor}]
+
+Layers are scanned, so their axis is replicated. Embedding and head are sharded over the
+width only: wherever the loss splits the vocabulary, the rows of two models coincide,
+even if their vocabularies are padded to different sizes.
+"""
 
 
 def prefix_that_divides(
     size: int, axes: Sequence[str | tuple[str, ...]], sizes: Mapping[str, int]
 ) -> tuple[str, ...]:
-    """As many of the mesh axes, from the first on, as divide a dimension.
+    """The longest prefix of the mesh axes whose total size divides a dimension.
 
-    Axes in a tuple of their own go together or not at all.
+    Args:
+        size: the dimension.
+        axes: mesh axes; those in a nested tuple are used together or not at all.
+        sizes: mesh axis -> size.
     """
-    found: tuple[str, ...] = ()
+    prefix: tuple[str, ...] = ()
     for entry in axes:
-        more = (*found, *((entry,) if isinstance(entry, str) else entry))
-        if size % math.prod(sizes[axis] for axis in more):
+        longer = (*prefix, *((entry,) if isinstance(entry, str) else entry))
+        if size % math.prod(sizes[axis] for axis in longer):
             break
-        found = more
-    return found
+        prefix = longer
+    return prefix
 
 
 def spec(
@@ -45,10 +59,10 @@ def spec(
     mesh: Mesh,
     rules: Mapping[str, tuple[str, ...]] = RULES,
 ) -> P:
-    """The partition of one parameter.
+    """Partition of one parameter.
 
-    A dimension that its mesh axes do not divide is split over the first of them that
-    do; over none, it is held whole by every device: correct, but see `undivided`.
+    A dimension that its mesh axes do not divide is sharded over the longest prefix of
+    them that does, at worst over none (see `undivided`).
 
     Args:
         axes: logical names, one for each dimension.
@@ -60,22 +74,24 @@ def spec(
         ValueError: names and dimensions differ in number, or a name has no rule.
     """
     if len(axes) != len(shape):
-        raise ValueError(f"logical axes {axes} do not fit shape {shape}")
+        raise ValueError(
+            f"logical axes {axes} do not fit shape {shape}; expected one per axis"
+        )
     unknown = [name for name in axes if name is not None and name not in rules]
     if unknown:
         raise ValueError(f"no rule for logical axis {', '.join(unknown)}")
-    places = (() if name is None else rules[name] for name in axes)
-    found = (prefix_that_divides(n, p, mesh.shape) for n, p in zip(shape, places))
-    # One axis by its name: jax tells ("fsdp",) from "fsdp" where specs are compared.
-    return P(*((p[0] if len(p) == 1 else p) if p else None for p in found))
+    mesh_axes = (() if name is None else rules[name] for name in axes)
+    parts = (prefix_that_divides(n, p, mesh.shape) for n, p in zip(shape, mesh_axes))
+    # A single axis as a name: jax compares ("fsdp",) and "fsdp" as different.
+    return P(*((p[0] if len(p) == 1 else p) if p else None for p in parts))
 
 
 def shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
-    """A sharding for each parameter.
+    """Shardings of all parameters.
 
     Args:
         axes: tree of tuples of logical axis names.
-        shapes: the same tree of things with a `.shape`.
+        shapes: the same tree with leaves that have a `.shape`.
         mesh: the device mesh.
 
     Returns:
@@ -89,22 +105,26 @@ def shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
 
 
 def undivided(axes: Any, shapes: Any, mesh: Mesh) -> list[str]:
-    """Parameters that stay whole because mesh axes do not divide them."""
-    found = []
+    """Paths of parameters with an axis that its mesh axes do not divide.
+
+    These are replicated over the mesh axes left out: correct, but a waste of memory.
+    """
+    paths = []
     for path, shape in jax.tree_util.tree_leaves_with_path(shapes):
         names = axes
         for key in path:
             names = names[key.key]
-        wanted = [RULES[name] if name else () for name in names]
+        rules = [RULES[name] if name else () for name in names]
         used = [
-            prefix_that_divides(n, w, mesh.shape) for n, w in zip(shape.shape, wanted)
+            prefix_that_divides(n, axes, mesh.shape)
+            for n, axes in zip(shape.shape, rules)
         ]
-        missed = [
+        unused = [
             axis
-            for w, u in zip(wanted, used)
-            for axis in w[len(u) :]
+            for axes, prefix in zip(rules, used)
+            for axis in axes[len(prefix) :]
             if mesh.shape[axis] > 1
         ]
-        if missed:
-            found.append(jax.tree_util.keystr(path, simple=True, separator="."))
-    return found
+        if unused:
+            paths.append(jax.tree_util.keystr(path, simple=True, separator="."))
+    return paths

@@ -1,11 +1,18 @@
-"""How devices share the vocabulary's matrices, the embedding and the heads.
+"""Vocabulary parallelism: embedding and heads shared by groups of the fsdp axis.
 
-They are the largest arrays of a step once layers are sharded: gathered whole, a head
-of 152k × 3584 takes 1.1 GB in bfloat16 on every device and its gradient 2.2 GB. So a
-group of G neighbours on the fsdp axis shares them: each takes all tokens of its group
-through V/G rows of a head, and looks up all of them in D/G columns of the embedding.
-G = 1 gathers the matrices whole, G = fsdp exchanges tokens over the whole axis; what
-moves, and what is held, is least between the two.
+Once layers are sharded, these are the largest arrays of a step: unsharded, a head of
+152k × 3584 takes 1.1 GB in bfloat16 on every device, and its gradient 2.2 GB. So a
+group of G neighbours on the fsdp axis shares them: each device computes logits of all
+tokens of its group for V/G rows of the head, and looks all of them up in D/G columns of
+the embedding. The fsdp axis becomes two, across groups (fsdp_across) and within a group
+(fsdp):
+
+    head in the loss       W[V_{fsdp,tensor}, D]   stored as W[V, D_{fsdp,tensor}]
+    hidden states          x[N_{data,fsdp_across}, D]
+    rows of the embedding  E[V, D_{fsdp,tensor}]
+
+G = 1 gathers the matrices on every device, G = fsdp exchanges tokens over the entire
+axis; memory and traffic are smallest in between.
 """
 
 import jax
@@ -13,10 +20,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 
 from targetsft_jax.parallel.rules import prefix_that_divides
 
-# The fsdp axis of a mesh as two: across groups, and within one.
+# The two axes that the fsdp axis becomes: across groups, and within a group.
 ACROSS, WITHIN = "fsdp_across", "fsdp"
 TOKENS = ("data", ACROSS, WITHIN)
 VOCABULARY = (WITHIN, "tensor")
@@ -24,7 +32,14 @@ WIDTH = ((ACROSS, WITHIN), "tensor")
 
 
 def with_groups(mesh: Mesh, group: int) -> Mesh:
-    """The (data, fsdp, tensor) mesh with its fsdp axis cut into groups of neighbours.
+    """The mesh with its fsdp axis split into groups of neighbours.
+
+    Args:
+        mesh: the (data, fsdp, tensor) mesh.
+        group: G, devices per group.
+
+    Returns:
+        The (data, fsdp_across, fsdp, tensor) mesh of the same devices.
 
     Raises:
         ValueError: the group does not divide the axis.
@@ -49,42 +64,44 @@ def best_group(
     other_width: int = 0,
     head_gradient: bool = True,
 ) -> int:
-    """The group with the fewest bytes of heads and tokens on a device.
+    """Group size with the fewest bytes of heads and hidden states per device.
 
     Args:
         mesh: the (data, fsdp, tensor) mesh.
-        tokens: of one device of the fsdp axis, in one micro-batch.
+        tokens: per device of the fsdp axis, in one micro-batch.
         vocabulary: rows of a head.
         width: D of the student.
         other_width: D of the second model, 0 without one.
-        head_gradient: whether there is a ∂head to hold and to move.
+        head_gradient: whether ∂head exists and is communicated.
     """
     fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
 
     def size(group: int) -> float:
-        # Both heads in bfloat16 and ∂head in float32; then the hidden states of all
-        # of the group's tokens, and ∂hidden, in bfloat16.
+        # Heads in bfloat16 and ∂head in float32; then hidden states of the group's
+        # tokens, and ∂hidden, in bfloat16.
         rows = vocabulary / (tensor * group)
-        met = tokens * group if group > 1 else 0
-        own = (6 if head_gradient else 2) * width
-        return rows * (own + 2 * other_width) + met * (4 * width + 2 * other_width)
+        gathered = tokens * group if group > 1 else 0
+        per_row = (6 if head_gradient else 2) * width + 2 * other_width
+        return rows * per_row + gathered * (4 * width + 2 * other_width)
 
     return min((g for g in range(1, fsdp + 1) if fsdp % g == 0), key=size)
 
 
-def lookup(table: jax.Array, tokens: jax.Array, mesh: Mesh, dtype) -> jax.Array:
-    """Rows of a table whose columns lie on many devices, without moving the table.
+def lookup(
+    table: jax.Array, tokens: jax.Array, mesh: Mesh, dtype: DTypeLike
+) -> jax.Array:
+    """Rows of a table whose columns are sharded; tokens are moved, not the table.
 
-    Its gradient is summed in the table's dtype, and arrives as the table is stored.
+    The gradient of the table is summed in its dtype, and sharded as the table is.
 
     Args:
-        table: [V, D], stored over `WIDTH` on D where that divides.
-        tokens: [B, L] int32, over `TOKENS`.
+        table: [V, D_{fsdp_across,fsdp,tensor}], as far as these divide D.
+        tokens: [B_{data,fsdp_across,fsdp}, L] int32.
         mesh: from `with_groups`.
         dtype: of the result.
 
     Returns:
-        [B, L, D], over `TOKENS`.
+        [B_{data,fsdp_across,fsdp}, L, D].
     """
     stored = prefix_that_divides(table.shape[1], WIDTH, mesh.shape)
 
@@ -93,13 +110,13 @@ def lookup(table: jax.Array, tokens: jax.Array, mesh: Mesh, dtype) -> jax.Array:
             table = lax.all_gather(table, ACROSS, axis=1, tiled=True)
         if WITHIN in stored:
             tokens = lax.all_gather(tokens, WITHIN, tiled=True)
-        # In the table's dtype first: its gradient adds up there.
+        # Looked up in the dtype of the table, in which its gradient is summed.
         rows = jnp.take(table, tokens, axis=0).astype(dtype)
         if WITHIN in stored:
             rows = lax.all_to_all(rows, WITHIN, 0, 2, tiled=True)
         if "tensor" in stored:
             rows = lax.all_gather(rows, "tensor", axis=2, tiled=True)
-        # Columns have met in the order tensor, within, across: the reverse of theirs.
+        # Columns are gathered in the order tensor, within, across: reverse it.
         sizes = [mesh.shape[axis] for axis in reversed(stored)]
         split = rows.reshape(*rows.shape[:2], *sizes, -1)
         axes = range(2, 2 + len(sizes))

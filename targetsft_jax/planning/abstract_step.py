@@ -1,4 +1,4 @@
-"""The training step of a configuration, from shapes alone: no weights, no data."""
+"""Train step of a configuration from shapes alone: no weights and no data are read."""
 
 import math
 from collections.abc import Mapping
@@ -10,32 +10,28 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from targetsft_jax.checkpoints.open import abstract_params, open_role
-from targetsft_jax.config.schema import (
-    Config,
-    RoleConfig,
-    frozen_roles,
-    trainings,
-)
+from targetsft_jax.checkpoints.open import open_model
+from targetsft_jax.config.schema import Config, role_config
 from targetsft_jax.data.tokenizer import load_tokenizer
-from targetsft_jax.hf.importer import resolve
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules
+from targetsft_jax.training.micro_batch import BASE, StepSpec
 from targetsft_jax.training.optimizer import make_optimizer
-from targetsft_jax.training.step import (
-    BASE,
-    StepSpec,
+from targetsft_jax.training.state import (
     TrainState,
-    make_train_step,
+    abstract_state,
     state_shardings,
+    with_shardings,
 )
+from targetsft_jax.training.step import make_train_step
 from targetsft_jax.training.step_spec import param_dtype, step_spec
 from targetsft_jax.training.tiny_models import architecture
 
-# A schedule's length is data to the program, so that any will do.
-STEPS = 1000
+# Length of the learning-rate schedule where a configuration counts epochs. The program
+# does not depend on it.
+SCHEDULE_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -43,9 +39,9 @@ class AbstractRole:
     """A model by its shapes.
 
     Attributes:
-        config: its architecture.
-        dtype: of its parameters.
-        origin: where the architecture is from.
+        config: architecture.
+        dtype: of the parameters.
+        origin: where the architecture comes from, in words.
     """
 
     config: DecoderConfig
@@ -55,20 +51,20 @@ class AbstractRole:
 
 @dataclass(frozen=True)
 class AbstractStep:
-    """A step that can be lowered.
+    """A lowered train step, and the shapes of its arguments.
 
     Attributes:
-        spec: what is static in it.
+        spec: static part of the step.
         roles: the models that it reads, the student first.
-        vocabulary_from: where the number of tokens is from.
-        state, frozen, batch: its arguments, as shapes with their places.
+        vocabulary_origin: where the vocabulary size comes from, in words.
+        state, frozen, batch: arguments, as shapes with shardings.
         mesh: the devices.
-        lowered: the program before XLA has compiled it.
+        lowered: the program before compilation (`jax.stages.Lowered`).
     """
 
     spec: StepSpec
     roles: Mapping[str, AbstractRole]
-    vocabulary_from: str
+    vocabulary_origin: str
     state: TrainState
     frozen: Mapping[str, Any]
     batch: Mapping[str, Any]
@@ -77,50 +73,37 @@ class AbstractStep:
 
 
 def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
-    """The step of a configuration's target method, traced and lowered.
+    """Trace and lower the train step of a configuration's target method.
 
     Raises:
-        ConfigError, ValueError, OSError: naming what cannot be used.
+        ConfigError: a key does not fit the models or the mesh.
+        ValueError, OSError: a model's folder cannot be used.
     """
-    method = config.target.name
-    hyper = trainings(config)[method]
-    roles, folders = _roles(config, frozen_roles(config, method, hyper), mesh)
-    vocabulary, origin = _vocabulary(roles, folders)
-    spec = step_spec(
-        config,
-        method,
-        hyper,
-        {name: role.config for name, role in roles.items()},
-        vocabulary,
-        mesh,
+    roles, folders = _roles(config, mesh)
+    vocab_size, vocabulary_origin = _vocabulary(roles, folders["student"])
+    architectures = {name: role.config for name, role in roles.items()}
+    spec = step_spec(config, architectures, vocab_size, mesh)
+    optimizer = make_optimizer(config.train, config.train.steps or SCHEDULE_STEPS)
+    params = _abstract_trained(spec, roles["student"])
+    policy = spec.method.policy
+    shardings = state_shardings(
+        spec.student, params, optimizer, mesh, spec.lora, policy
     )
-    optimizer = make_optimizer(config.train, config.train.steps or STEPS)
-    student = roles["student"]
-    if spec.lora is None:
-        params = abstract_params(student.config, student.dtype)
-    else:
-        params = _abstract_adapters(student.config, spec.lora)
-    places = state_shardings(
-        student.config, params, optimizer, mesh, spec.lora, spec.policy
-    )
-    state = TrainState(
-        _placed(jax.ShapeDtypeStruct((), jnp.int32), places.step),
-        _placed(params, places.params),
-        _placed(jax.eval_shape(optimizer.init, params), places.optimizer),
-        _placed(jax.eval_shape(spec.policy.start, params), places.held),
-    )
+    state = abstract_state(params, optimizer, shardings, policy)
     frozen = {
-        name: _on_mesh(roles["student" if name == BASE else name], mesh)
+        name: _frozen_params(roles["student" if name == BASE else name], mesh)
         for name in spec.frozen_arguments
     }
-    batch = _batch(config, spec, mesh)
-    step = make_train_step(spec, optimizer, mesh, places)
+    batch = _abstract_batch(config, spec, mesh)
+    step: Any = make_train_step(spec, optimizer, mesh, shardings)
     lowered = step.lower(state, frozen, batch)
-    return AbstractStep(spec, roles, origin, state, frozen, batch, mesh, lowered)
+    return AbstractStep(
+        spec, roles, vocabulary_origin, state, frozen, batch, mesh, lowered
+    )
 
 
 def bytes_per_device(tree: Any) -> int:
-    """What a device holds of a tree of placed shapes."""
+    """Bytes of one device's shards of a tree of shapes with shardings."""
     return sum(
         leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
         for leaf in jax.tree.leaves(tree)
@@ -128,69 +111,66 @@ def bytes_per_device(tree: Any) -> int:
 
 
 def _roles(
-    config: Config, names: tuple[str, ...], mesh: Mesh
+    config: Config, mesh: Mesh
 ) -> tuple[dict[str, AbstractRole], dict[str, Path | None]]:
-    """The student and the frozen models of these names."""
+    """The student and the method's frozen roles; and the folder of each, if any."""
     roles: dict[str, AbstractRole] = {}
     folders: dict[str, Path | None] = {}
-    for name in ("student", *names):
-        given: RoleConfig = getattr(config, name)
+    for name in ("student", *config.method.roles):
+        role = role_config(config, name)
         dtype = param_dtype(name, config, mesh)
-        if given.build:
-            shape, origin, folder = architecture(given.build), f"{name}.build", None
-        elif given.path:
-            role = open_role(name, resolve(given.path, weights=False), dtype)
-            shape, origin, folder = role.config, str(given.path), role.folder
+        if role.build:
+            model, origin, folder = architecture(role.build), f"{name}.build", None
+        elif role.path:
+            stored = open_model(role.path, weights=False)
+            model, origin, folder = stored.config, role.path, stored.folder
         else:
             # Only a reference may have no path: it is the student at its start.
-            shape, origin = roles["student"].config, "the student at its start"
+            model, origin = roles["student"].config, "the student at its start"
             folder = folders["student"]
-        roles[name] = AbstractRole(shape, dtype, origin)
+        roles[name] = AbstractRole(model, dtype, origin)
         folders[name] = folder
     return roles, folders
 
 
 def _vocabulary(
-    roles: Mapping[str, AbstractRole], folders: Mapping[str, Path | None]
+    roles: Mapping[str, AbstractRole], folder: Path | None
 ) -> tuple[int, str]:
-    """Real tokens: the tokenizer's where there is one, else the smallest head's."""
-    folder = folders["student"]
+    """Number of real tokens, and where it comes from.
+
+    The tokenizer's length where the student's folder has one, else the smallest
+    embedding.
+    """
     smallest = min(role.config.vocab_size for role in roles.values())
-    if folder is not None and (folder / "tokenizer.json").is_file():
-        return len(load_tokenizer(folder)), "the student's tokenizer"
     if folder is None:
         return smallest, "the built models' tokenizer"
-    return smallest, "the smallest vocab_size, there being no tokenizer"
+    if (folder / "tokenizer.json").is_file():
+        return len(load_tokenizer(folder)), "the student's tokenizer"
+    return smallest, "the smallest vocab_size, since there is no tokenizer"
 
 
-def _abstract_adapters(config: DecoderConfig, adapted: lora.Lora) -> Any:
+def _abstract_trained(spec: StepSpec, student: AbstractRole) -> Any:
+    """Shapes of what is trained: the student, or its adapters."""
+    if spec.lora is None:
+        return decoder.abstract_params(student.config, student.dtype)
+    adapters = spec.lora
     return jax.eval_shape(
-        lambda: lora.init_adapters(config, adapted, jax.random.key(0))
+        lambda: lora.init_adapters(student.config, adapters, jax.random.key(0))
     )
 
 
-def _on_mesh(role: AbstractRole, mesh: Mesh) -> Any:
-    shapes = abstract_params(role.config, role.dtype)
-    places = rules.shardings(decoder.logical_axes(role.config), shapes, mesh)
-    return _placed(shapes, places)
+def _frozen_params(role: AbstractRole, mesh: Mesh) -> Any:
+    shapes = decoder.abstract_params(role.config, role.dtype)
+    shardings = rules.shardings(decoder.logical_axes(role.config), shapes, mesh)
+    return with_shardings(shapes, shardings)
 
 
-def _placed(shapes: Any, places: Any) -> Any:
-    return jax.tree.map(
-        lambda shape, place: jax.ShapeDtypeStruct(
-            shape.shape, shape.dtype, sharding=place
-        ),
-        shapes,
-        places,
-    )
-
-
-def _batch(config: Config, spec: StepSpec, mesh: Mesh) -> dict[str, Any]:
-    """The arrays [A, B, L] that the pipeline would give."""
+def _abstract_batch(config: Config, spec: StepSpec, mesh: Mesh) -> dict[str, Any]:
+    """Shapes of the arrays [A, B, L] that the data pipeline yields."""
     train = config.train
     rows = train.batch_size // train.accumulation_steps
     shape = (train.accumulation_steps, rows, config.data.max_length)
-    place = meshes.rows_over(mesh, lead=1)
+    sharding = meshes.rows_over(mesh, lead=1)
     dtypes: dict[str, Any] = {
         "tokens": jnp.int32,
         "labels": jnp.int32,
@@ -198,8 +178,8 @@ def _batch(config: Config, spec: StepSpec, mesh: Mesh) -> dict[str, Any]:
         "segment_ids": jnp.int32,
         "positions": jnp.int32,
     }
-    dtypes |= {name: jnp.float32 for name in spec.columns}
+    dtypes |= {name: jnp.float32 for name in spec.method.columns}
     return {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
         for name, dtype in dtypes.items()
     }

@@ -1,8 +1,8 @@
-"""What one device of each TPU generation has: memory, arithmetic, links.
+"""TPU generations: memory, peak FLOP/s and bandwidths of one device.
 
-Memory is what the compiler itself lets a program use: less than the data sheet says.
+Memory is what the compiler lets a program use, which is less than the data sheet's.
 Rates are those of the public data sheets (cloud.google.com/tpu/docs, system
-architecture), and a device's share where a chip is two devices to jax.
+architecture), divided by two where jax sees a chip as two devices.
 """
 
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Chip:
-    """One device.
+    """One device of a TPU generation.
 
     Attributes:
-        name: of the generation, as topologies are named.
-        hbm: GiB that a program may use.
-        flops: bfloat16 products, FLOP/s at the peak.
+        name: generation, as in topology names.
+        hbm: GiB of HBM that a program may use.
+        flops: peak bfloat16 FLOP/s.
         hbm_bandwidth: bytes/s.
-        ici_bandwidth: bytes/s sent, over all links to neighbours together.
+        ici_bandwidth: bytes/s sent over all links to neighbours together.
     """
 
     name: str

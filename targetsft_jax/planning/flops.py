@@ -1,9 +1,9 @@
-"""Floating-point operations of a training step, from the shapes of its models.
+"""FLOPs of a training step, from the architectures of its models.
 
-These are model FLOPs: what the maths needs. Attention is counted over the tokens that
-a token may look at: the half of a full row, less where a layer has a window. What
-rematerialisation computes again is no part of them, so that a step which computes less
-again has a higher MFU.
+Model FLOPs, per token: the matrix products of the mathematics, a multiplication and an
+addition being two. Attention is counted causally: (L + 1) / 2 keys per query on
+average, fewer where a layer has a window. Recomputation (rematerialisation) is counted
+apart, so that it lowers the MFU.
 """
 
 from collections.abc import Iterable
@@ -13,72 +13,80 @@ from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.lora import Lora, num_adapter_parameters
 
 
-def layers(config: DecoderConfig, length: int, seen: float | None = None) -> float:
-    """Of one token through all layers, forward.
+def layer_flops(
+    config: DecoderConfig, length: int, mean_context: float | None = None
+) -> float:
+    """Forward FLOPs per token of all layers.
 
     Args:
         config: the decoder.
-        length: tokens in a row.
-        seen: tokens that a token looks at on average where no window ends its sight;
-            by causality (L + 1) / 2. Packed examples see fewer.
+        length: tokens per row.
+        mean_context: keys per query on average, before windows; (L + 1) / 2 unless
+            given. Packed examples have fewer.
     """
-    return _weights(config) + _attention(config, length, seen)
+    return _projections(config) + _attention(config, length, mean_context)
 
 
-def _weights(config: DecoderConfig) -> float:
-    width, head = config.hidden_size, config.head_dim or 0
-    queries, keys = config.num_heads * head, config.num_kv_heads * head
+def _projections(config: DecoderConfig) -> float:
+    """Forward FLOPs per token of the layers' weight matrices."""
+    width, head_dim = config.hidden_size, config.head_dim or 0
+    queries, keys = config.num_heads * head_dim, config.num_kv_heads * head_dim
     weights = width * (queries + 2 * keys) + queries * width
     weights += 3 * width * config.intermediate_size
     return config.num_layers * 2 * weights
 
 
-def _attention(config: DecoderConfig, length: int, seen: float | None) -> float:
+def _attention(config: DecoderConfig, length: int, mean_context: float | None) -> float:
+    """Forward FLOPs per token of the layers' scores and mixes of values."""
     queries = config.num_heads * (config.head_dim or 0)
-    seen_in = [_seen(length, window, seen) for window in config.windows]
-    # Scores, and the mix of values.
-    return sum(2 * 2 * queries * tokens for tokens in seen_in)
+    return sum(
+        2 * 2 * queries * _keys_per_query(length, window, mean_context)
+        for window in config.windows
+    )
 
 
-def _seen(length: int, window: int | None, given: float | None) -> float:
-    """Tokens that a token looks at on average in a layer."""
+def _keys_per_query(
+    length: int, window: int | None, mean_context: float | None
+) -> float:
+    """Mean number of keys that a query attends to in one layer."""
     window = length if window is None else min(window, length)
-    if given is not None:
-        return min(given, window)
-    # The first tokens see 1, 2, ... of them, and all others a whole window.
+    if mean_context is not None:
+        return min(mean_context, window)
+    # The first queries have 1, 2, … keys, and all others a full window.
     return window - window * (window - 1) / (2 * length)
 
 
-def head(config: DecoderConfig, vocabulary: int) -> float:
-    """Of one token's logits, forward."""
+def head_flops(config: DecoderConfig, vocabulary: int) -> float:
+    """Forward FLOPs per token of the logits."""
     return 2 * config.hidden_size * vocabulary
 
 
 @dataclass(frozen=True)
 class StepFlops:
-    """Of one token in a training step.
+    """FLOPs per token of a training step.
 
     Attributes:
-        student: its layers, forward and backward.
-        frozen: the layers of the frozen roles and of held policies, forward.
-        heads: the loss: the student's head forward and backward, the others' forward.
-        again: what rematerialisation adds, beyond the model FLOPs.
+        student: layers of the student, forward and backward.
+        frozen: layers of the frozen roles and of held policies, forward.
+        heads: logits and their gradients: the student's forward and backward, the
+            others' forward.
+        recomputed: added by rematerialisation; not model FLOPs.
     """
 
     student: float
     frozen: float
     heads: float
-    again: float
+    recomputed: float
 
     @property
     def model(self) -> float:
-        """Without what is computed again."""
+        """Model FLOPs: without recomputation."""
         return self.student + self.frozen + self.heads
 
     @property
     def executed(self) -> float:
-        """With it."""
-        return self.model + self.again
+        """With recomputation."""
+        return self.model + self.recomputed
 
 
 def step_flops(
@@ -88,38 +96,38 @@ def step_flops(
     length: int,
     vocabulary: int,
     remat: str = "none",
-    seen: float | None = None,
+    mean_context: float | None = None,
     lora: Lora | None = None,
     policies: int = 0,
-    labels: int = 0,
+    label_heads: int = 0,
 ) -> StepFlops:
-    """Of one token: 3 student forward passes, one of each frozen role, and the heads.
+    """FLOPs per token of a training step.
 
-    Over adapters the matrices and the head are frozen: no product is for their
-    gradient, and theirs are two passes of three.
+    A trained matrix takes three passes: forward, and the gradients with respect to its
+    input and to itself. Under adapters the matrices are frozen and take two, the
+    adapters three. Frozen roles take one.
 
     Args:
         student, frozen: architectures.
-        length: tokens in a row.
-        vocabulary: real tokens; columns that the loss needs.
-        remat: "full" runs the student's layers forward once more. What "dots" and
-            attention kernels compute again is left out.
-        seen: as in `layers`.
-        lora: the adapters that are trained, if they are.
-        policies: forward passes of the student under parameters that the state holds.
-        labels: passes through the student's head for label log-probabilities of its
-            own.
+        length: tokens per row.
+        vocabulary: real tokens; columns of the head that the loss reads.
+        remat: "full" recomputes the student's layers once. Recomputation under "dots"
+            and inside attention kernels is left out.
+        mean_context: see `layer_flops`.
+        lora: trained adapters; None trains all parameters.
+        policies: forward passes of the student with parameters held in the state.
+        label_heads: further passes of the student's head, for label log-probabilities.
     """
-    others = list(frozen)
-    added = 0 if lora is None else 2 * num_adapter_parameters(student, lora)
-    forward = layers(student, length, seen) + added
+    roles = list(frozen)
+    adapters = 0 if lora is None else 2 * num_adapter_parameters(student, lora)
+    forward = layer_flops(student, length, mean_context) + adapters
     passes = 3 if lora is None else 2
     return StepFlops(
-        student=passes * _weights(student)
-        + 3 * (_attention(student, length, seen) + added),
-        frozen=sum(layers(config, length, seen) for config in others)
+        student=passes * _projections(student)
+        + 3 * (_attention(student, length, mean_context) + adapters),
+        frozen=sum(layer_flops(role, length, mean_context) for role in roles)
         + policies * forward,
-        heads=(passes + policies + labels) * head(student, vocabulary)
-        + sum(head(config, vocabulary) for config in others),
-        again=forward if remat == "full" else 0.0,
+        heads=(passes + policies + label_heads) * head_flops(student, vocabulary)
+        + sum(head_flops(role, vocabulary) for role in roles),
+        recomputed=forward if remat == "full" else 0.0,
     )

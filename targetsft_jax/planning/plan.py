@@ -1,4 +1,4 @@
-"""One configuration on one topology: compile its step, and measure what came out."""
+"""Plan of a run: compile its train step for a topology and measure the program."""
 
 import re
 import time
@@ -9,43 +9,31 @@ import jax
 
 from targetsft_jax.config.schema import Config
 from targetsft_jax.planning.abstract_step import AbstractStep, abstract_step
-from targetsft_jax.planning.advice import Part, advice, arguments, temporaries
+from targetsft_jax.planning.advice import advice
 from targetsft_jax.planning.chips import GIB
 from targetsft_jax.planning.flops import StepFlops, step_flops
-from targetsft_jax.planning.hlo.program import KINDS, Program, read
+from targetsft_jax.planning.hlo import KINDS, Program, read
+from targetsft_jax.planning.memory import (
+    Memory,
+    Part,
+    argument_parts,
+    compiled_memory,
+    temporary_parts,
+)
 from targetsft_jax.planning.topology import Topology
 from targetsft_jax.targets.policies import STUDENT
-from targetsft_jax.training.step import vocabulary_groups
+from targetsft_jax.training.micro_batch import vocabulary_groups
 from targetsft_jax.training.step_spec import make_mesh
 
 
 @dataclass(frozen=True)
-class Memory:
-    """GiB of a device.
+class Traffic:
+    """Collectives of one kind, per device per step.
 
     Attributes:
-        arguments: state, frozen parameters and batch.
-        temporaries: all else, as the compiler reports it.
-        peak: the most that lives at a time; None where the compiler gave up.
-        needed: the peak, or what the compiler asked for when it gave up.
-        capacity: what there is; None if unknown.
+        count: executions.
+        bytes: sent.
     """
-
-    arguments: float
-    temporaries: float | None
-    peak: float | None
-    needed: float
-    capacity: float | None
-
-    @property
-    def fits(self) -> bool:
-        """Whether the program fits an empty device."""
-        return self.capacity is None or self.needed <= self.capacity
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """Collectives of one kind: how many in a step, and bytes that a device sends."""
 
     count: int
     bytes: int
@@ -53,7 +41,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Roofline:
-    """Seconds that a step takes at least, by what bounds it."""
+    """Lower bounds of a step's seconds, by resource."""
 
     compute: float
     hbm: float
@@ -61,162 +49,192 @@ class Roofline:
 
     @property
     def seconds(self) -> float:
-        """The largest: if the three overlap wholly."""
+        """The largest of the three, which assumes that they overlap completely."""
         return max(self.compute, self.hbm, self.ici)
 
 
 @dataclass(frozen=True)
+class Cost:
+    """Resources of a compiled step, per device.
+
+    Attributes:
+        program: the compiled program.
+        traffic: collectives by kind.
+        hbm_bytes: estimate of the bytes moved to and from HBM.
+        roofline: None for devices of unknown rates.
+    """
+
+    program: Program
+    traffic: dict[str, Traffic]
+    hbm_bytes: int
+    roofline: Roofline | None
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What a configuration would do on a topology.
+    """Result of `make_plan`.
 
     Attributes:
         config, topology, step: what was compiled.
-        lowering, compiling: seconds.
-        memory: of a device.
-        flops: of a token.
-        parts: of memory, the largest first.
-        advice: what to change; empty where it fits.
-        program: what the compiled text says; None where the compiler gave up.
-        traffic: collectives by kind.
-        hbm_bytes: estimate of what a device reads and writes in a step.
-        roofline: None without a program, or on devices of unknown rates.
+        lower_seconds, compile_seconds: wall time.
+        memory: per device.
+        parts: contributions to the memory, largest first.
+        flops: per token.
+        cost: None where the compiler ran out of memory.
+        advice: keys to change; empty where the step fits.
     """
 
     config: Config
     topology: Topology
     step: AbstractStep
-    lowering: float
-    compiling: float
+    lower_seconds: float
+    compile_seconds: float
     memory: Memory
-    flops: StepFlops
     parts: tuple[Part, ...]
+    flops: StepFlops
+    cost: Cost | None
     advice: tuple[str, ...]
-    program: Program | None
-    traffic: dict[str, Traffic]
-    hbm_bytes: int | None
-    roofline: Roofline | None
 
     @property
-    def tokens(self) -> int:
-        """In a step, over all devices."""
+    def tokens_per_step(self) -> int:
+        """Tokens of a step over all devices, padding included."""
         return self.config.train.batch_size * self.config.data.max_length
 
     @property
-    def mfu(self) -> float | None:
-        """The MFU that the roofline's time would mean: a bound."""
+    def roofline(self) -> Roofline | None:
+        """Lower bounds of a step's seconds, where they are known."""
+        return None if self.cost is None else self.cost.roofline
+
+    @property
+    def mfu_bound(self) -> float | None:
+        """Upper bound of the MFU, where the roofline is known."""
         if self.roofline is None or self.topology.chip is None:
             return None
-        done = self.flops.model * self.tokens / len(self.topology.devices)
-        return done / (self.topology.chip.flops * self.roofline.seconds)
+        flops = self.flops.model * self.tokens_per_step / len(self.topology.devices)
+        return flops / (self.topology.chip.flops * self.roofline.seconds)
 
 
-def make_plan(config: Config, topology: Topology, capacity: float | None) -> Plan:
-    """Compile the step of a configuration for a topology.
+def make_plan(
+    config: Config, topology: Topology, capacity: float | None = None
+) -> Plan:
+    """Compile the train step of a configuration for a topology.
 
     Args:
-        config: the run's configuration; its data is not opened, no weights are read.
+        config: the run's configuration. No data and no weights are read.
         topology: the devices.
-        capacity: GiB of a device, in place of the topology's own.
+        capacity: GiB per device; that of the topology's chip unless given.
 
     Raises:
-        ConfigError, ValueError, OSError: naming what cannot be used.
+        ConfigError: a key does not fit the models or the mesh.
+        ValueError, OSError: a model's folder cannot be used, or the compiler failed
+            for a reason other than memory.
     """
-    began = time.perf_counter()
-    mesh = make_mesh(config, topology.devices)
-    step = abstract_step(config, mesh)
+    start = time.perf_counter()
+    step = abstract_step(config, make_mesh(config, topology.devices))
     lowered = time.perf_counter()
-    chip = topology.chip
-    if capacity is None and chip is not None:
-        capacity = chip.hbm
-    compiled, needed = _compile(step.lowered)
+    compiled, out_of_memory = _compile(step.lowered)
     done = time.perf_counter()
-    held = arguments(step)
-    spec = step.spec
-    flops = step_flops(
-        spec.student,
-        spec.frozen.values(),
-        length=config.data.max_length,
-        vocabulary=spec.vocab_size or spec.student.vocab_size,
-        remat=spec.remat,
-        lora=spec.lora,
-        policies=len(spec.policy.held),
-        labels=spec.policy.reads.count(STUDENT),
-    )
-    program, traffic, hbm_bytes, roofline = None, {}, None, None
+    if capacity is None and topology.chip is not None:
+        capacity = topology.chip.hbm
+    flops = _flops(config, step)
+    arguments = argument_parts(step)
+    cost = None
     if compiled is None:
-        memory = Memory(sum(p.gib for p in held), None, None, needed, capacity)
+        gib = sum(part.gib for part in arguments)
+        memory = Memory(gib, None, None, out_of_memory, capacity)
     else:
-        memory = _memory(compiled, capacity)
-        program = read(compiled.as_text())
-        chunks = _chunks(step)
-        traffic = _traffic(program, chunks)
-        hbm_bytes = program.hbm_bytes(chunks)
-        hbm_bytes += int(2 * memory.arguments * GIB)
-        if chip is not None:
-            tokens = config.train.batch_size * config.data.max_length
-            roofline = Roofline(
-                flops.executed * tokens / len(topology.devices) / chip.flops,
-                hbm_bytes / chip.hbm_bandwidth,
-                sum(t.bytes for t in traffic.values()) / chip.ici_bandwidth,
-            )
-    parts = sorted([*held, *temporaries(step, program)], key=lambda part: -part.gib)
+        memory = compiled_memory(compiled, capacity)
+        tokens = config.train.batch_size * config.data.max_length
+        executed = flops.executed * tokens / len(topology.devices)
+        cost = _cost(read(compiled.as_text()), step, memory, topology, executed)
+    temporaries = temporary_parts(step, None if cost is None else cost.program)
     return Plan(
-        config,
-        topology,
-        step,
-        lowered - began,
-        done - lowered,
-        memory,
-        flops,
-        tuple(parts),
-        () if memory.fits else tuple(advice(config, step, memory.needed, capacity)),
-        program,
-        traffic,
-        hbm_bytes,
-        roofline,
+        config=config,
+        topology=topology,
+        step=step,
+        lower_seconds=lowered - start,
+        compile_seconds=done - lowered,
+        memory=memory,
+        parts=tuple(sorted([*arguments, *temporaries], key=lambda part: -part.gib)),
+        flops=flops,
+        cost=cost,
+        advice=() if memory.fits else tuple(advice(config, step, capacity)),
     )
 
 
 def _compile(lowered: Any) -> tuple[Any, float]:
-    """The compiled program; or None, and the GiB that it would have needed."""
+    """The compiled program, or None and the GiB that XLA reports as needed."""
     try:
         return lowered.compile(), 0.0
     except jax.errors.JaxRuntimeError as error:
-        said = str(error)
+        message = str(error)
         needed = re.search(
-            r"\(([\d.]+)([KMGT])\) exceeds available", said
-        ) or re.search(r"Used ([\d.]+)([KMGT]) of", said)
-        if "RESOURCE_EXHAUSTED" not in said or needed is None:
-            raise ValueError(f"XLA did not compile the step: {said}") from None
+            r"\(([\d.]+)([KMGT])\) exceeds available", message
+        ) or re.search(r"Used ([\d.]+)([KMGT]) of", message)
+        if "RESOURCE_EXHAUSTED" not in message or needed is None:
+            raise ValueError(f"XLA did not compile the step: {message}") from None
         scale = {"K": 2**-20, "M": 2**-10, "G": 1.0, "T": 2**10}
         return None, float(needed[1]) * scale[needed[2]]
 
 
-def _memory(compiled: Any, capacity: float | None) -> Memory:
-    said = compiled.memory_analysis()
-    given, temporary = said.argument_size_in_bytes, said.temp_size_in_bytes
-    # Not every platform reports a peak.
-    peak = getattr(said, "peak_memory_in_bytes", 0)
-    peak = peak or given + temporary + said.output_size_in_bytes - (
-        said.alias_size_in_bytes
+def _flops(config: Config, step: AbstractStep) -> StepFlops:
+    spec = step.spec
+    return step_flops(
+        spec.student,
+        spec.frozen.values(),
+        length=config.data.max_length,
+        vocabulary=spec.vocab_size or spec.student.vocab_size,
+        remat=spec.numerics.remat,
+        lora=spec.lora,
+        policies=len(spec.method.policy.held),
+        label_heads=spec.method.policy.reads.count(STUDENT),
     )
-    return Memory(given / GIB, temporary / GIB, peak / GIB, peak / GIB, capacity)
 
 
-def _chunks(step: AbstractStep) -> int:
-    """Chunks of the loss at most: its loop ends where no target token is left."""
+def _cost(
+    program: Program,
+    step: AbstractStep,
+    memory: Memory,
+    topology: Topology,
+    flops: float,
+) -> Cost:
+    """Traffic and roofline of a compiled program.
+
+    Args:
+        program: of one device.
+        step, memory, topology: what was compiled.
+        flops: executed per device per step.
+    """
+    # The loss's loop over chunks ends where no target token is left: a bound.
+    chunks = _max_loss_chunks(step)
+    traffic = _traffic(program, chunks)
+    hbm_bytes = program.hbm_bytes(chunks) + int(2 * memory.arguments * GIB)
+    roofline = None
+    if topology.chip is not None:
+        sent = sum(each.bytes for each in traffic.values())
+        roofline = Roofline(
+            compute=flops / topology.chip.flops,
+            hbm=hbm_bytes / topology.chip.hbm_bandwidth,
+            ici=sent / topology.chip.ici_bandwidth,
+        )
+    return Cost(program, traffic, hbm_bytes, roofline)
+
+
+def _max_loss_chunks(step: AbstractStep) -> int:
+    """Chunks of the loss on each device where every token is a target."""
     tokens = step.batch["tokens"]
     rows, length = tokens.sharding.shard_shape(tokens.shape)[1:]
     groups = vocabulary_groups(step.spec, step.mesh, tokens.size // tokens.shape[0])
-    return -(-rows * length * groups.shape["fsdp"] // step.spec.loss_chunk)
+    return -(-rows * length * groups.shape["fsdp"] // step.spec.numerics.loss_chunk)
 
 
-def _traffic(program: Program, chunks: int) -> dict[str, Traffic]:
-    found = {}
+def _traffic(program: Program, unknown: int) -> dict[str, Traffic]:
+    """Collectives by kind; `unknown` is the trip count of loops without a known one."""
+    traffic = {}
     for kind in KINDS:
         of_kind = [c for c in program.collectives if c.kind == kind]
-        times = [c.times(chunks) for c in of_kind]
         if of_kind:
-            moved = sum(c.bytes * n for c, n in zip(of_kind, times))
-            found[kind] = Traffic(sum(times), moved)
-    return found
+            counts = [c.times(unknown) for c in of_kind]
+            sent = sum(c.bytes * count for c, count in zip(of_kind, counts))
+            traffic[kind] = Traffic(sum(counts), sent)
+    return traffic

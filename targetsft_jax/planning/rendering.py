@@ -1,4 +1,4 @@
-"""A plan as text, and as JSON."""
+"""Rendering of a plan: text for people, JSON for scripts."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 import jax
 
 from targetsft_jax.models import lora
-from targetsft_jax.models.config import num_parameters
+from targetsft_jax.models.decoder import num_parameters
 from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel.mesh import platform
 from targetsft_jax.planning.plan import Plan
 
 
 def lines(plan: Plan) -> Iterator[str]:
-    """The report, a line at a time."""
-    yield from _what(plan)
+    """Lines of the report."""
+    yield from _setup(plan)
     yield from _memory(plan)
     yield from _flops(plan)
     yield from _traffic(plan)
@@ -23,67 +23,71 @@ def lines(plan: Plan) -> Iterator[str]:
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """The numbers of a report, by name; bytes and FLOPs whole, times in seconds."""
-    memory, flops, roof = plan.memory, plan.flops, plan.roofline
+    """Numbers of the report by name: bytes and FLOPs unscaled, times in seconds."""
+    memory, flops, cost, roofline = plan.memory, plan.flops, plan.cost, plan.roofline
     return {
         "topology": plan.topology.name,
         "devices": len(plan.topology.devices),
         "mesh": dict(plan.step.mesh.shape),
-        "method": plan.step.spec.method,
+        "method": plan.step.spec.method.name,
         "trained_parameters": sum(
             leaf.size for leaf in jax.tree.leaves(plan.step.state.params)
         ),
         "fits": memory.fits,
-        "seconds": {"lower": plan.lowering, "compile": plan.compiling},
+        "seconds": {"lower": plan.lower_seconds, "compile": plan.compile_seconds},
         "gib_per_device": {
             "arguments": memory.arguments,
             "temporaries": memory.temporaries,
             "peak": memory.peak,
             "needed": memory.needed,
             "capacity": memory.capacity,
-            "parts": {part.what: part.gib for part in plan.parts},
+            "parts": {part.name: part.gib for part in plan.parts},
         },
-        "tokens_per_step": plan.tokens,
+        "tokens_per_step": plan.tokens_per_step,
         "flops_per_token": {
             "student": flops.student,
             "frozen": flops.frozen,
             "heads": flops.heads,
             "model": flops.model,
-            "recomputed": flops.again,
+            "recomputed": flops.recomputed,
         },
-        "flops_per_step": flops.model * plan.tokens,
-        "hbm_bytes_per_device_and_step": plan.hbm_bytes,
+        "flops_per_step": flops.model * plan.tokens_per_step,
+        "hbm_bytes_per_device_and_step": None if cost is None else cost.hbm_bytes,
         "collectives_per_device_and_step": {
-            kind: {"count": t.count, "bytes": t.bytes}
-            for kind, t in plan.traffic.items()
+            kind: {"count": traffic.count, "bytes": traffic.bytes}
+            for kind, traffic in (cost.traffic if cost else {}).items()
         },
         "roofline_seconds": None
-        if roof is None
+        if roofline is None
         else {
-            "compute": roof.compute,
-            "hbm": roof.hbm,
-            "ici": roof.ici,
-            "step": roof.seconds,
+            "compute": roofline.compute,
+            "hbm": roofline.hbm,
+            "ici": roofline.ici,
+            "step": roofline.seconds,
         },
-        "mfu_bound": plan.mfu,
+        "mfu_bound": plan.mfu_bound,
         "advice": list(plan.advice),
     }
 
 
-def _what(plan: Plan) -> Iterator[str]:
+def _setup(plan: Plan) -> Iterator[str]:
     step, config, devices = plan.step, plan.config, plan.topology.devices
     spec, train, length = step.spec, config.train, config.data.max_length
     sizes = ", ".join(f"{name} {size}" for name, size in step.mesh.shape.items())
     slices = f", {plan.topology.slices} slices" if plan.topology.slices > 1 else ""
     kind = getattr(devices[0], "device_kind", "device")
-    yield f"method    {spec.method}"
+    yield f"method    {spec.method.name}"
     yield (
         f"topology  {plan.topology.name}{slices}: {len(devices)} x {kind}, mesh {sizes}"
     )
     for name, role in step.roles.items():
         size = num_parameters(role.config) / 1e6
         kernel = choose(
-            train.attention, platform(step.mesh), role.config, length, spec.dtype
+            train.attention,
+            platform(step.mesh),
+            role.config,
+            length,
+            spec.numerics.dtype,
         )
         yield (
             f"{name:<9} {size:,.1f}M parameters in {role.dtype}, {kernel} attention, "
@@ -91,81 +95,89 @@ def _what(plan: Plan) -> Iterator[str]:
         )
         if name == "student" and spec.lora is not None:
             yield f"{'':<9} {lora.trainable(role.config, spec.lora)}"
-    yield f"tokens    {spec.vocab_size:,} in the vocabulary: {step.vocabulary_from}"
-    parts = "micro-batch" if train.accumulation_steps == 1 else "micro-batches"
+    yield f"tokens    {spec.vocab_size:,} in the vocabulary: {step.vocabulary_origin}"
+    steps = train.accumulation_steps
     yield (
-        f"batch     {train.batch_size} rows of {length:,} tokens in "
-        f"{train.accumulation_steps} {parts}, computed in "
-        f"{spec.dtype}, remat {spec.remat}"
+        f"batch     {train.batch_size} rows of {length:,} tokens in {steps} "
+        f"{'micro-batch' if steps == 1 else 'micro-batches'}, computed in "
+        f"{spec.numerics.dtype}, remat {spec.numerics.remat}"
     )
-    yield f"compiled  in {plan.compiling:.0f} s, lowered in {plan.lowering:.0f} s"
+    yield (
+        f"compiled  in {plan.compile_seconds:.0f} s, "
+        f"lowered in {plan.lower_seconds:.0f} s"
+    )
 
 
 def _memory(plan: Plan) -> Iterator[str]:
     memory = plan.memory
     yield ""
-    yield "memory, GiB a device"
+    yield "memory, GiB per device"
     yield f"  arguments    {memory.arguments:8.2f}   state, frozen parameters, batch"
     if memory.temporaries is not None:
-        yield f"  temporaries  {memory.temporaries:8.2f}   all else, one after another"
+        yield (
+            f"  temporaries  {memory.temporaries:8.2f}   "
+            "compiler's peak, buffers reused"
+        )
     if memory.peak is None:
-        yield f"  needed       {memory.needed:8.2f}   when the compiler gave up"
+        yield (
+            f"  needed       {memory.needed:8.2f}   reported by the out-of-memory error"
+        )
     else:
-        yield f"  peak         {memory.peak:8.2f}   at the same time"
+        yield f"  peak         {memory.peak:8.2f}   live at one time"
     if memory.capacity is not None:
         yield f"  capacity     {memory.capacity:8.2f}"
 
 
 def _flops(plan: Plan) -> Iterator[str]:
-    flops, tokens = plan.flops, plan.tokens
+    flops, tokens = plan.flops, plan.tokens_per_step
     yield ""
-    yield "model FLOPs, attention causal, nothing counted twice"
+    yield "model FLOPs, attention causal, recomputation not counted"
     yield (
-        f"  a token      {flops.model:.3g} = student {flops.student:.3g} + frozen "
+        f"  per token    {flops.model:.3g} = student {flops.student:.3g} + frozen "
         f"{flops.frozen:.3g} + heads {flops.heads:.3g}"
     )
-    each = flops.model * tokens / len(plan.topology.devices)
-    yield f"  a step       {flops.model * tokens:.3g}, {each:.3g} a device"
-    if flops.again:
-        yield f"  remat adds   {flops.again:.3g} a token, which are not model FLOPs"
+    per_device = flops.model * tokens / len(plan.topology.devices)
+    yield f"  per step     {flops.model * tokens:.3g}, {per_device:.3g} per device"
+    if flops.recomputed:
+        yield f"  remat adds   {flops.recomputed:.3g} per token"
 
 
 def _traffic(plan: Plan) -> Iterator[str]:
-    if plan.program is None:
+    if plan.cost is None:
         return
     yield ""
-    yield "collectives, a device and step      count        GB sent"
-    for kind, traffic in plan.traffic.items():
+    yield f"{'collectives per device per step':<34} {'count':>6} {'GB sent':>14}"
+    for kind, traffic in plan.cost.traffic.items():
         yield f"  {kind:<28} {traffic.count:10,} {traffic.bytes / 1e9:14.3f}"
-    if not plan.traffic:
+    if not plan.cost.traffic:
         yield "  none"
-    if plan.program.unknown_loops:
-        yield "  (a loop that ends early is counted with all its turns)"
+    if plan.cost.program.unknown_loops:
+        yield "  (the loop over chunks of the loss counted with all of its iterations)"
 
 
 def _roofline(plan: Plan) -> Iterator[str]:
-    roof, chip = plan.roofline, plan.topology.chip
-    if roof is None or chip is None:
+    cost, roofline, chip = plan.cost, plan.roofline, plan.topology.chip
+    if cost is None or roofline is None or chip is None:
         return
     yield ""
-    yield "roofline: a bound, no prediction"
+    yield "roofline: a bound, not a prediction"
     yield (
-        f"  compute      {roof.compute:8.3f} s   remat included, at "
+        f"  compute      {roofline.compute:8.3f} s   recomputation included, at "
         f"{chip.flops / 1e12:.0f} TFLOP/s"
     )
-    moved = (plan.hbm_bytes or 0) / 1e9
     yield (
-        f"  HBM          {roof.hbm:8.3f} s   about {moved:.0f} GB "
+        f"  HBM          {roofline.hbm:8.3f} s   about {cost.hbm_bytes / 1e9:.0f} GB "
         f"at {chip.hbm_bandwidth / 1e9:.0f} GB/s"
     )
-    links = "" if plan.topology.slices == 1 else ", the network of slices left out"
+    network = "" if plan.topology.slices == 1 else ", network of slices not counted"
     yield (
-        f"  ICI          {roof.ici:8.3f} s   all links at "
-        f"{chip.ici_bandwidth / 1e9:.0f} GB/s{links}"
+        f"  ICI          {roofline.ici:8.3f} s   all links at "
+        f"{chip.ici_bandwidth / 1e9:.0f} GB/s{network}"
     )
+    pace = plan.tokens_per_step / roofline.seconds
     yield (
-        f"  a step takes at least {roof.seconds:.3f} s: at most "
-        f"{plan.tokens / roof.seconds:,.0f} tokens/s, MFU {100 * (plan.mfu or 0):.0f} %"
+        f"  a step takes at least {roofline.seconds:.3f} s: at most "
+        f"{pace:,.0f} tokens/s, MFU {100 * (plan.mfu_bound or 0):.0f} %"
     )
 
 
@@ -173,7 +185,7 @@ def _verdict(plan: Plan) -> Iterator[str]:
     memory = plan.memory
     yield ""
     if memory.capacity is None:
-        yield f"peak {memory.needed:.2f} GiB a device; its capacity is not known"
+        yield f"peak {memory.needed:.2f} GiB per device; its capacity is unknown"
         return
     spare = memory.capacity - memory.needed
     if memory.fits:
@@ -181,9 +193,9 @@ def _verdict(plan: Plan) -> Iterator[str]:
             ", less than the 1 GiB that other programs need" if spare < 1 else ""
         )
         return
-    yield f"does not fit: {-spare:.2f} GiB too much; the three largest"
+    yield f"does not fit: {-spare:.2f} GiB too much; the three largest parts"
     for part in plan.parts[:3]:
-        yield f"  {part.gib:8.2f} GiB  {part.what}"
+        yield f"  {part.gib:8.2f} GiB  {part.name}"
     yield "what to change"
     for line in plan.advice:
         yield f"  {line}"

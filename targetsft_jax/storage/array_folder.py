@@ -1,18 +1,18 @@
-"""A folder of arrays with a manifest: whole and as it was written, or not there."""
+"""Checksummed folders of .npy arrays, written atomically and read memory-mapped."""
 
 import contextlib
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from targetsft_jax.storage import atomic
+
 _MANIFEST = "manifest.json"
+_HEADER_BYTES = 128
 
 
 class Damaged(ValueError):
@@ -20,7 +20,7 @@ class Damaged(ValueError):
 
 
 class Writer:
-    """Takes arrays in parts of any number, so that no whole one is in memory."""
+    """Appends to arrays part by part, so that none is in memory in full."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -28,25 +28,23 @@ class Writer:
         self._shapes: dict[str, tuple[int, np.dtype]] = {}
 
     def append(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Adds to the ends of some arrays, each of one axis and always one dtype."""
+        """Append to the ends of some arrays, each of one axis and always one dtype."""
         for name, values in arrays.items():
             if name not in self._files:
-                self._files[name] = open(self._folder / f"{name}.npy", "wb")
+                self._files[name] = (self._folder / f"{name}.npy").open("wb")
                 self._shapes[name] = (0, values.dtype)
-                self._head(name)
+                self._write_header(name)
             size, dtype = self._shapes[name]
             assert values.ndim == 1 and values.dtype == dtype, name
             self._files[name].write(np.ascontiguousarray(values).data)
             self._shapes[name] = (size + len(values), dtype)
 
     def close(self, about: Mapping[str, Any]) -> None:
-        """Completes the files and writes the manifest, `about` in it."""
+        """Complete the files and write the manifest, with `about` in it."""
         files = {}
         for name, file in self._files.items():
             file.seek(0)
-            self._head(name)
-            file.flush()
-            os.fsync(file.fileno())
+            self._write_header(name)
             file.close()
             path = self._folder / f"{name}.npy"
             files[path.name] = [path.stat().st_size, _digest(path)]
@@ -56,38 +54,29 @@ class Writer:
         path = self._folder / _MANIFEST
         path.write_text(f"{digest}\n{text}", encoding="utf-8")
 
-    def _head(self, name: str) -> None:
-        # The header leaves room for its first axis to grow, so it can be written again.
+    def _write_header(self, name: str) -> None:
+        # The header leaves room for its first axis to grow, so it can be overwritten.
         size, dtype = self._shapes[name]
-        described = {"descr": dtype.str, "fortran_order": False, "shape": (size,)}
-        np.lib.format.write_array_header_1_0(self._files[name], described)
+        header = {"descr": dtype.str, "fortran_order": False, "shape": (size,)}
+        np.lib.format.write_array_header_1_0(self._files[name], header)
 
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[Writer]:
-    """A writer of a folder that appears when the block ends, and not if it fails.
+    """A writer of a folder that appears when the block ends, unless it raises.
 
-    Several processes may write the same folder at once: one of them wins, which is
-    no matter, since what is written follows from the folder's name.
+    Of several makers of one folder the first to finish wins: the content is a function
+    of the folder's name.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with atomic.folder(folder, replace=False) as partial:
         yield Writer(partial)
-        try:
-            os.rename(partial, folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-    """Arrays, memory-mapped, and what was said about them; None where no folder is.
+    """The arrays, memory-mapped, and `about`; None where there is no folder.
 
     Raises:
-        Damaged: a file is missing, or its size or its sha256 is another.
+        Damaged: a file is missing, or its size or SHA-256 differs from the manifest.
     """
     if not folder.is_dir():
         return None
@@ -100,24 +89,19 @@ def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         for name, (size, expected) in manifest["files"].items():
             path = folder / name
             if path.stat().st_size != size:
-                found = path.stat().st_size
-                raise Damaged(f"{path} has {found:,} bytes; expected {size:,}")
+                raise Damaged(
+                    f"{path} has {path.stat().st_size:,} bytes; expected {size:,}"
+                )
             if _digest(path) != expected:
                 raise Damaged(f"{path} was changed")
-            # Empty files cannot be mapped.
-            mapped = None if size <= 128 else "r"
-            arrays[path.stem] = np.load(path, mmap_mode=mapped, allow_pickle=False)
+            # Empty arrays cannot be mapped.
+            mapped = size > _HEADER_BYTES
+            arrays[path.stem] = np.load(
+                path, mmap_mode="r" if mapped else None, allow_pickle=False
+            )
     except (OSError, UnicodeDecodeError) as error:
         raise Damaged(f"{folder}: {error}") from error
     return arrays, manifest["about"]
-
-
-def put_away(folder: Path) -> None:
-    """Removes a damaged folder; others may do so at the same time."""
-    away = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    with contextlib.suppress(OSError):
-        os.rename(folder, away / "damaged")
-    shutil.rmtree(away, ignore_errors=True)
 
 
 def _digest(path: Path) -> str:

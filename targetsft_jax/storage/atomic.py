@@ -1,10 +1,282 @@
-"""A small text file that is whole whenever it is read: as it was, or as it will be."""
+"""Atomic text files and folders: written under a temporary name, then renamed.
 
+A reader, or a process that is killed at any moment, sees a target as it was or as it
+will be, never half-written. Temporary names are unique per maker, so that two makers of
+one target never write into the same place: with `replace` the last one to finish wins,
+without it the first.
+"""
+
+import contextlib
+import ctypes
+import errno
+import functools
+import hashlib
+import os
+import platform
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+STALE_SECONDS = 24 * 60 * 60
+"""Age from which a leftover counts as abandoned if its maker ran on another host."""
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file of UTF-8 text under another name, which it then exchanges."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+# renameat2 of Linux: two names change places at one instant.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically.
+
+    It survives a kill of the process at any moment. It is not synced: this is called
+    about once per second while a run trains.
+    """
+    _clear_leftovers(path)
+    partial = _sibling(path, "partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def folder(
+    target: str | Path,
+    check: Callable[[Path], None] | None = None,
+    *,
+    replace: bool = True,
+) -> Iterator[Path]:
+    """A temporary folder that becomes `target` at the end of the block.
+
+    If the block raises, the target stays as it was and the temporary folder is removed.
+
+    Args:
+        target: the folder to write.
+        check: raises where the target holds something that must not be replaced.
+        replace: replace an existing target; otherwise the existing one stays.
+    """
+    target = Path(target).resolve()
+    partial = begin(target, check)
+    try:
+        yield partial
+        finish(partial, target, replace=replace)
+    finally:
+        abandon(partial)
+
+
+def begin(target: Path, check: Callable[[Path], None] | None = None) -> Path:
+    """Create an empty temporary sibling of `target` to write into.
+
+    Clears what makers that are dead have left beside the target, and restores the
+    target if a kill between the two renames of `finish` has left it under another name.
+
+    Args:
+        target: the folder to write.
+        check: raises where the target holds something that must not be replaced.
+    """
+    restore(target)
+    if check is not None:
+        check(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(target)
+    partial = _sibling(target, "partial")
+    partial.mkdir()
+    return partial
+
+
+def finish(complete: Path, target: Path, *, replace: bool = True) -> None:
+    """Sync a complete folder to disk and rename it to `target`.
+
+    Where the file system cannot exchange two names, an existing target is first renamed
+    to a sibling; `begin` and `restore` rename it back after a kill in between.
+
+    Args:
+        complete: a folder on the same file system as the target, such as the one that
+            `begin` returned or a folder in it.
+        target: its new name.
+        replace: replace an existing target; otherwise `complete` is removed.
+    """
+    for path in (*complete.rglob("*"), complete):
+        _sync(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Each round but the last was overtaken by another maker of the same target.
+    while not _rename_to_free(complete, target):
+        if not replace:
+            break
+        if _exchange(complete, target) or _replace_in_two(complete, target):
+            break
+    _sync(target.parent)
+    abandon(complete)
+    restore(target)
+
+
+def abandon(partial: Path) -> None:
+    """Remove a temporary folder, if it is still there."""
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def discard(target: Path) -> None:
+    """Remove a folder so that no reader sees half of it; others may do so too."""
+    _remove(target, target)
+
+
+def former(target: Path) -> Path | None:
+    """The complete folder that `finish` renamed before it was killed, if any."""
+    return None if target.exists() else max(_olds(target), key=_changed, default=None)
+
+
+def restore(target: Path) -> None:
+    """Give a target its name back after a kill between the two renames of `finish`.
+
+    What such kills left beside an existing target is removed.
+    """
+    olds = _olds(target)
+    if (newest := former(target)) is not None:
+        # Harmless if their maker is alive after all: it starts another round.
+        with contextlib.suppress(OSError):
+            os.rename(newest, target)
+    elif target.exists():
+        # Listed before the target was seen, so each of them is superseded.
+        for old in olds:
+            _remove(old, target)
+
+
+def _rename_to_free(complete: Path, target: Path) -> bool:
+    """Rename if the target is absent or an empty folder; whether it was."""
+    try:
+        os.rename(complete, target)
+    except OSError as error:
+        if error.errno in _OCCUPIED:
+            return False
+        raise
+    return True
+
+
+def _replace_in_two(complete: Path, target: Path) -> bool:
+    """Replace the target by two renames; False if another maker came in between."""
+    old = _sibling(target, "old")
+    try:
+        os.rename(target, old)
+    except FileNotFoundError:
+        return False
+    try:
+        done = _rename_to_free(complete, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.rename(old, target)
+        raise
+    _remove(old, target)
+    return done
+
+
+def _remove(folder: Path, target: Path) -> None:
+    """Remove a folder under a temporary name of the target: half of one is no `former`
+    one, and after a kill another maker clears the rest."""
+    removed = _sibling(target, "partial")
+    with contextlib.suppress(OSError):
+        os.rename(folder, removed)
+    abandon(removed)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Whether two names have changed places; not every file system supports it."""
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError):
+        return False
+    names = (os.fsencode(one), os.fsencode(other))
+    return not rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
+
+
+def _sync(path: Path) -> None:
+    """Wait until it is on disk, so that no name appears before its content."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _sibling(target: Path, kind: str) -> Path:
+    """A new name beside the target: `.NAME.KIND-MACHINE-PID-START-RANDOM`."""
+    pid = os.getpid()
+    maker = f"{_machine()}-{pid}-{_start_time(pid)}-{secrets.token_hex(4)}"
+    return target.with_name(f".{target.name}.{kind}-{maker}")
+
+
+def _siblings(target: Path, kind: str) -> list[Path]:
+    prefix = f".{target.name}.{kind}"
+    try:
+        names = os.listdir(target.parent)
+    except OSError:
+        return []
+    return [
+        target.with_name(name)
+        for name in names
+        if name == prefix or name.startswith(prefix + "-")
+    ]
+
+
+def _olds(target: Path) -> list[Path]:
+    return _siblings(target, "old")
+
+
+def _clear_leftovers(target: Path) -> None:
+    """Remove the temporary siblings whose makers are dead."""
+    for path in _siblings(target, "partial"):
+        if not _is_abandoned(path):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether the maker is dead; one that cannot be looked up, if nothing changes."""
+    machine, pid, start = (["", "", ""] + path.name.split("-")[-4:-1])[-3:]
+    if machine == _machine() and pid.isdecimal():
+        return _start_time(int(pid)) != start
+    return time.time() - max(map(_changed, (path, *path.rglob("*")))) > STALE_SECONDS
+
+
+def _changed(path: Path) -> float:
+    """Time of the last change; the present if it is being removed."""
+    try:
+        return path.lstat().st_ctime
+    except OSError:
+        return time.time()
+
+
+@functools.cache
+def _machine() -> str:
+    """Names what a process id belongs to: host, boot and namespace of process ids."""
+    described = platform.node()
+    with contextlib.suppress(OSError):
+        described += Path("/proc/sys/kernel/random/boot_id").read_text()
+        described += os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(described.encode()).hexdigest()[:8]
+
+
+def _start_time(pid: int) -> str:
+    """When a process started, since its id may be used again; empty if it is dead."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        fields = stat.rpartition(")")[2].split()
+        # A zombie's files are as abandoned as those of a process that is gone.
+        return "" if fields[0] in "XZ" else fields[19]
+    except (OSError, IndexError):
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except OSError:
+        pass
+    # Alive, or of another user; without /proc its start is unknown.
+    return "0"

@@ -1,62 +1,54 @@
-"""A disk that is full: how it is known, what is said, and how long it is waited for."""
+"""Full disks: detection, the warning, and for how long a save is retried."""
 
 import errno
 import shutil
 from pathlib import Path
-from typing import Any
-
-import jax
 
 RETRY_SECONDS = 60
-"""After a save that found no room; one that is due earlier is tried anyway."""
+"""From a save that ran out of space to the next attempt, unless one is due earlier."""
 
-LAST_SECONDS, LAST_EVERY = 300, 10
-"""How long the last save of a run waits for room, and how often it looks."""
+LAST_SAVE_SECONDS, LAST_SAVE_INTERVAL = 300, 10
+"""For how long the last save of a run is retried, and how often."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-# As libraries of C++ pass it on.
-_SAYS = ("no space left on device", "disk quota exceeded")
+_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+# C++ libraries pass on the text alone.
+_MESSAGES = ("no space left on device", "disk quota exceeded")
 
 
 def lacks_space(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, is that of a full disk or quota."""
+    """Whether an error, or one that caused it, is that of a full disk or quota."""
     if error is None:
         return False
-    number = getattr(error, "errno", None)
-    if number in _FULL or any(words in str(error).lower() for words in _SAYS):
+    text = str(error).lower()
+    if getattr(error, "errno", None) in _ERRNOS or any(m in text for m in _MESSAGES):
         return True
     return lacks_space(error.__cause__ or error.__context__)
 
 
-def needed(tree: Any) -> int:
-    """Bytes of a tree of arrays, over all devices."""
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def free(folder: Path) -> int:
-    """Bytes free where a folder is."""
+def free_bytes(folder: Path) -> int:
+    """Free bytes of the file system that a folder is on."""
     return shutil.disk_usage(folder).free
 
 
-def shortage(step: int, folder: Path, wanted: int, whole: int | None) -> str:
-    """What to say of a checkpoint that found no room.
+def warning(step: int, folder: Path, required: int, latest: int | None) -> str:
+    """The message about a checkpoint that ran out of space.
 
     Args:
-        step: its step.
-        folder: of the checkpoints.
-        wanted: bytes that it needs, or 0 where that is not known.
-        whole: the newest one that is complete.
+        step: of the checkpoint.
+        folder: the folder of the checkpoints.
+        required: bytes of the checkpoint, or 0 if unknown.
+        latest: step of the newest complete checkpoint, if any.
     """
-    size = f", about {_size(wanted)} are needed" if wanted else ""
-    before = "none is there" if whole is None else f"checkpoint {whole} is whole"
+    size = f", about {_size(required)} required" if required else ""
+    before = "there is none yet" if latest is None else f"checkpoint {latest} is intact"
     return (
         f"checkpoint {step} was not saved: no space left for {folder} "
-        f"({_size(free(folder))} free{size}); {before}. Free some space: it is tried "
-        f"again after {RETRY_SECONDS} s, or at the next save if that is earlier"
+        f"({_size(free_bytes(folder))} free{size}); {before}. Free some space: the "
+        f"save is retried after {RETRY_SECONDS} s, or when the next one is due"
     )
 
 
-def _size(count: int) -> str:
+def _size(count: float) -> str:
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"

@@ -1,16 +1,18 @@
 """Targets: the distributions that losses teach. Pure functions of arrays.
 
 Every method is one function that returns the normal form g = a(p − δ_y) + b(p − T).
-Imports jax and nothing else.
+Imports jax, and `keys` for the domains of hyper-parameters.
 """
 
 from targetsft_jax.targets.api import induced_target, objective, target
-from targetsft_jax.targets.methods import METHODS, Method
+from targetsft_jax.targets.method import Hyper, Method
+from targetsft_jax.targets.methods import METHODS
 from targetsft_jax.targets.qtarget import QTarget
 from targetsft_jax.targets.trajectory import trajectory_weight
 
 __all__ = [
     "METHODS",
+    "Hyper",
     "Method",
     "QTarget",
     "induced_target",

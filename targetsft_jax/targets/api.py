@@ -1,9 +1,11 @@
-"""The functional API: names and arrays in, targets and losses out.
+"""The functional API: arrays in, targets and losses out.
 
-q = target("target_sft", logits, labels, teacher_logits=t, eta=0.5)
-q.gamma; q.residual(); q.logit_gradient(); q.induced()
-objective("target_sft", logits, labels, teacher_logits=t)
-induced_target(my_loss, logits)
+    q = target("target_sft", logits, labels, teacher_logits=t, eta=0.5)
+    q.gamma; q.residual(); q.logit_gradient(); q.induced()
+    objective("target_sft", logits, labels, teacher_logits=t)
+    induced_target(my_loss, logits)
+
+A method is a name in `METHODS`, or a `Method`.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,19 +16,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from targetsft_jax.targets.methods import ALIASES, METHODS, Method
+from targetsft_jax.targets.inputs import INPUTS, SECOND_MODELS
+from targetsft_jax.targets.method import Method
+from targetsft_jax.targets.methods import ALIASES, METHODS
 from targetsft_jax.targets.qtarget import QTarget
 from targetsft_jax.targets.rows import Rows, compute_dtype
 
-SECOND_MODELS = ("teacher_logits", "reference_logits")
-INPUTS = (*SECOND_MODELS, "trajectory_weight", "critical_mask", "old_logprob")
 
-
-def target(name: str, logits: Array, labels: Array, **inputs: Any) -> QTarget:
+def target(
+    method: str | Method, logits: Array, labels: Array, **inputs: Any
+) -> QTarget:
     """The target distribution that a method teaches at each token, in normal form.
 
     Args:
-        name: a key of `METHODS` (or the alias `p_loss`).
+        method: a name in `METHODS` (or the alias `p_loss`), or a `Method`.
         logits: student logits [..., V], any float dtype; the statistics are float32,
             or float64 for float64 logits.
         labels: observed tokens [...], int in [0, V).
@@ -40,19 +43,21 @@ def target(name: str, logits: Array, labels: Array, **inputs: Any) -> QTarget:
         ValueError: an unknown method or hyper-parameter, a missing input, shapes that
             do not fit, or (outside of jit) a label outside the vocabulary.
     """
-    method, arrays, hyper = resolve(name, inputs)
-    rows = _rows(name, logits, labels, arrays)
-    return method.build(rows, **_columns(name, rows, arrays), **hyper).bind(rows)
+    method, arrays, hyper = resolve(method, inputs)
+    rows = _rows(method, logits, labels, arrays)
+    return method.build(rows, **_columns(method, rows, arrays), **hyper).bind(rows)
 
 
-def objective(name: str, logits: Array, labels: Array, **inputs: Any) -> Array:
+def objective(
+    method: str | Method, logits: Array, labels: Array, **inputs: Any
+) -> Array:
     """A method's published per-token loss [...], differentiable in logits.
 
     Its gradient equals `target(...).logit_gradient()`. Arguments as for `target`.
     """
-    method, arrays, hyper = resolve(name, inputs)
-    rows = _rows(name, logits, labels, arrays)
-    return method.objective(rows, **_columns(name, rows, arrays), **hyper)
+    method, arrays, hyper = resolve(method, inputs)
+    rows = _rows(method, logits, labels, arrays)
+    return method.objective(rows, **_columns(method, rows, arrays), **hyper)
 
 
 def induced_target(loss_fn: Callable[[Array], Array], logits: Array) -> Array:
@@ -68,53 +73,65 @@ def induced_target(loss_fn: Callable[[Array], Array], logits: Array) -> Array:
 
 
 def resolve(
-    name: str, inputs: Mapping[str, Any]
+    method: str | Method, inputs: Mapping[str, Any]
 ) -> tuple[Method, dict[str, Array], dict[str, Any]]:
-    """A method by name, the arrays that it needs, and its full hyper-parameters.
+    """A method, the arrays that it needs, and its complete hyper-parameters.
 
     Raises:
         ValueError: naming the method and what is unknown or missing.
     """
-    method = get_method(name)
-    given = {key: value for key, value in inputs.items() if key not in INPUTS}
-    hyper = hyper_parameters(name, given)
+    method = get_method(method)
+    hyper = hyper_parameters(
+        method, {key: value for key, value in inputs.items() if key in method.hyper}
+    )
     needs = method.inputs(**hyper)
+    # Unknown names that are no input of any method are misspelt hyper-parameters.
+    known = (*INPUTS, *needs, *method.hyper)
+    hyper_parameters(method, {key: None for key in inputs if key not in known})
     missing = [key for key in needs if inputs.get(key) is None]
     if missing:
-        raise ValueError(f"method {name!r} needs {', '.join(missing)}")
+        raise ValueError(f"method {method.name!r} needs {', '.join(missing)}")
     return method, {key: inputs[key] for key in needs}, hyper
 
 
-def get_method(name: str) -> Method:
-    """The method of that name or alias; ValueError listing the names otherwise."""
-    method = METHODS.get(ALIASES.get(name, name))
-    if method is None:
-        raise ValueError(f"no method {name!r}; there are {', '.join(METHODS)}")
-    return method
+def get_method(method: str | Method) -> Method:
+    """The method of a name or alias; a `Method` is returned as it is.
+
+    Raises:
+        ValueError: an unknown name; the message lists the names.
+    """
+    if isinstance(method, Method):
+        return method
+    entry = METHODS.get(ALIASES.get(method, method))
+    if entry is None:
+        raise ValueError(f"no method {method!r}; there are {', '.join(METHODS)}")
+    return entry
 
 
-def hyper_parameters(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's hyper-parameters: its defaults with `given` laid over them.
+def hyper_parameters(method: str | Method, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's complete hyper-parameters: `values` over its defaults.
 
     Raises:
         ValueError: a name that the method does not have.
     """
-    defaults = get_method(name).defaults
-    unknown = [key for key in given if key not in defaults]
+    method = get_method(method)
+    unknown = [key for key in values if key not in method.hyper]
     if unknown:
         raise ValueError(
-            f"method {name!r} has no hyper-parameter {', '.join(unknown)}; "
-            f"it has {', '.join(defaults) or 'none'}"
+            f"method {method.name!r} has no hyper-parameter {', '.join(unknown)}; "
+            f"it has {', '.join(method.hyper) or 'none'}"
         )
-    return {**defaults, **given}
+    return {**method.defaults, **values}
 
 
 def second_model(arrays: Mapping[str, Array]) -> str | None:
-    """Which input is the second model's logits: a name in `arrays`, or None."""
+    """Name of the input in `arrays` that is a second model's logits, or None."""
     return next((key for key in SECOND_MODELS if key in arrays), None)
 
 
-def _columns(name: str, rows: Rows, arrays: Mapping[str, Array]) -> dict[str, Array]:
+def _columns(
+    method: Method, rows: Rows, arrays: Mapping[str, Array]
+) -> dict[str, Array]:
     columns = {
         key: jnp.asarray(value)
         for key, value in arrays.items()
@@ -124,13 +141,15 @@ def _columns(name: str, rows: Rows, arrays: Mapping[str, Array]) -> dict[str, Ar
         # Broadcasting would give a token the weight of another row where B = L.
         if column.shape != rows.labels.shape:
             raise ValueError(
-                f"method {name!r}: {key} {column.shape} differs from labels "
+                f"method {method.name!r}: {key} {column.shape} differs from labels "
                 f"{rows.labels.shape}: expected one entry for each token"
             )
     return columns
 
 
-def _rows(name: str, logits: Array, labels: Array, arrays: Mapping[str, Array]) -> Rows:
+def _rows(
+    method: Method, logits: Array, labels: Array, arrays: Mapping[str, Array]
+) -> Rows:
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     if logits.shape[:-1] != labels.shape:
         raise ValueError(
@@ -144,21 +163,22 @@ def _rows(name: str, logits: Array, labels: Array, arrays: Mapping[str, Array]) 
     other = None if key is None else jnp.asarray(arrays[key])
     if other is not None and other.shape != logits.shape:
         raise ValueError(
-            f"method {name!r}: {key} {other.shape} differs from logits "
+            f"method {method.name!r}: {key} {other.shape} differs from logits "
             f"{logits.shape}; slice both to the shared vocabulary"
         )
     return Rows(logits, labels, other)
 
 
 def _check_labels(labels: Array, vocabulary: int) -> None:
-    """Refuse labels outside the vocabulary, where their values can be seen."""
+    """Refuse labels outside the vocabulary, where their values are known."""
     if isinstance(labels, jax.core.Tracer):
         return
     values = np.asarray(labels)
-    wrong = (values < 0) | (values >= vocabulary)
-    if wrong.any():
+    outside = (values < 0) | (values >= vocabulary)
+    if outside.any():
+        index = tuple(np.argwhere(outside)[0].tolist())
         raise ValueError(
-            f"label {values[wrong][0]} at index {tuple(np.argwhere(wrong)[0].tolist())}"
-            f" is outside the vocabulary [0, {vocabulary}); mask positions without a "
-            "target by a weight of 0 and give them any valid label"
+            f"label {values[outside][0]} at index {index} is outside the vocabulary "
+            f"[0, {vocabulary}); mask positions without a target by a weight of 0 and "
+            "give them any valid label"
         )

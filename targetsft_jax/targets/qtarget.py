@@ -1,4 +1,4 @@
-"""The normal form: two pulls per token, one to the label and one to an alternative.
+"""Normal form of a target: a pull to the label and a pull to an alternative.
 
 Every token loss on softmax outputs has a logit gradient that sums to zero over the
 vocabulary, so it can be written
@@ -6,7 +6,7 @@ vocabulary, so it can be written
     g = a·(p − δ_y) + b·(p − T)
 
 with a label weight a, an alternative weight b and one distribution T. The target that
-the loss teaches is Q = p − g, and everything else here follows from those three.
+the loss teaches is Q = p − g. Everything else here is derived from those three.
 """
 
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-from targetsft_jax.targets.rows import Alternative, Mix, Rows, times
+from targetsft_jax.targets.rows import Alternative, Mix, Rows, zero_safe_product
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class QTarget:
     Attributes:
         label_weight: a [...], the pull to the observed token.
         alternative_weight: b [...], the pull to T; None for methods without one.
-        mix: (α, β) of T = softmax(α·logits + β·other); None where there is no
-            alternative, or where T is no such mix and `scores` gives it.
+        mix: (α, β) of T = softmax(α·logits + β·other); None without an alternative, or
+            where T is not such a mix and `scores` defines it.
         scores: unnormalised log T [..., V] where mix cannot express it, else None.
-        rows: the row statistics that the target was built from.
+        rows: row statistics that the target was built from.
     """
 
     label_weight: Array
@@ -39,10 +39,10 @@ class QTarget:
     rows: Rows | None = None
 
     def bind(self, rows: Rows) -> "QTarget":
-        """The same target, detached from θ, knowing the rows it was built from.
+        """The same target, detached from θ, with the rows it was built from.
 
         A row whose alternative does not exist (no token has mass under it) loses its
-        second pull: what it would pull to is nowhere.
+        second pull.
         """
         a = stop_gradient(jnp.broadcast_to(self.label_weight, rows.labels.shape))
         a = a.astype(rows.logits.dtype)
@@ -58,19 +58,19 @@ class QTarget:
         """T with its entropies; ValueError for a method without an alternative."""
         rows = self._rows
         if self.scores is not None:
-            return rows.weigh(self.scores)
+            return rows.softmax_of(self.scores)
         if self.mix is None:
             raise ValueError("this target has a label pull only: no alternative")
         return rows.alternative(self.mix)
 
     @property
     def gamma(self) -> Array:
-        """γ [...]: the share of the target that trusts the label. Equals a."""
+        """γ [...]: the label's weight in the target. Equals a."""
         return self.label_weight
 
     @property
     def strength(self) -> Array:
-        """A = a + b [...]: how hard the token pulls in all, g = A·(p − Q̂)."""
+        """A = a + b [...]: the total pull of a token, g = A·(p − Q̂)."""
         if self.alternative_weight is None:
             return self.label_weight
         return self.label_weight + self.alternative_weight
@@ -85,20 +85,20 @@ class QTarget:
         return stop_gradient(gradient)
 
     def weighted(self, weights: Array) -> "QTarget":
-        """The same pulls times a weight per token [...]; none at all where it is 0.
+        """The same pulls times a weight per token [...]; exactly 0 where it is 0.
 
         Its gradient is the weighted one; its target and value are not the method's.
         """
-        a = times(weights, self.label_weight)
+        a = zero_safe_product(weights, self.label_weight)
         b = self.alternative_weight
-        b = None if b is None else times(weights, b)
+        b = None if b is None else zero_safe_product(weights, b)
         return replace(self, label_weight=a, alternative_weight=b)
 
     def induced(self) -> Array:
         """Q = p − g = (1 − a − b)·p + a·δ_y + b·T [..., V]; sums to one.
 
-        Signed for some methods and tokens: see `negative_mass`. It is never clipped,
-        since that would be another method.
+        Signed for some methods and tokens: see `negative_mass`. It is never clipped:
+        that would be another method.
         """
         p = self._rows.probabilities
         return stop_gradient(self._remainder(p) + self._label(self.label_weight))
@@ -112,25 +112,27 @@ class QTarget:
         p = self._rows.probabilities
         if self.alternative_weight is None:
             return stop_gradient(p)
-        # Without p in Q the rest is b, accurate however small; else it is 1 − γ.
-        rest = jnp.where(self._own == 0, self.alternative_weight, 1 - self.gamma)
-        none = jnp.abs(rest) <= jnp.where(self._own == 0, 0, 4 * _eps(rest))
-        left = jnp.where(none, 0, rest)[..., None]
-        spread = self._remainder(p) / jnp.where(left == 0, 1, left)
-        tilted = self.alternative.probabilities
-        return stop_gradient(jnp.where(left == 0, tilted, spread))
+        # Without p in Q the residual's weight is b, accurate however small; else 1 − γ.
+        no_p = self._model_weight == 0
+        weight = jnp.where(no_p, self.alternative_weight, 1 - self.gamma)
+        is_zero = jnp.abs(weight) <= jnp.where(no_p, 0, 4 * _eps(weight))
+        weight = jnp.where(is_zero, 0, weight)[..., None]
+        quotient = self._remainder(p) / jnp.where(weight == 0, 1, weight)
+        return stop_gradient(
+            jnp.where(weight == 0, self.alternative.probabilities, quotient)
+        )
 
     def rescaled(self) -> Array:
         """Q̂ = (a·δ_y + b·T) / A [..., V], with g = A·(p − Q̂). NaN where A = 0."""
-        pulled = self._label(self.label_weight)
+        masses = self._label(self.label_weight)
         if self.alternative_weight is not None:
             b = self.alternative_weight[..., None]
-            pulled += b * self.alternative.probabilities
+            masses += b * self.alternative.probabilities
         strength = self.strength[..., None]
-        return stop_gradient(jnp.where(strength == 0, jnp.nan, pulled / strength))
+        return stop_gradient(jnp.where(strength == 0, jnp.nan, masses / strength))
 
     def negative_mass(self) -> Array:
-        """Σ max(0, −Q) [...]: how far Q is from being a distribution."""
+        """Σ max(0, −Q) [...]: 0 where Q is a distribution."""
         return self._rows.total(jnp.maximum(0, -self.induced()))
 
     @property
@@ -143,10 +145,22 @@ class QTarget:
 
         Its derivative is the logit gradient, since a, b and T are constants.
         """
-        value = times(self.label_weight, self._rows.nll)
+        value = zero_safe_product(self.label_weight, self._rows.nll)
         if self.alternative_weight is not None:
-            value += times(self.alternative_weight, self.alternative.cross_entropy)
+            value += zero_safe_product(
+                self.alternative_weight, self.alternative.cross_entropy
+            )
         return value
+
+    def divergence(self) -> Array:
+        """a·(−log p_y) + b·KL(T ‖ p) [...], differentiable in the logits.
+
+        The cross-entropy less b times T's entropy, which is constant in θ.
+        """
+        if self.alternative_weight is None:
+            return self.cross_entropy()
+        entropy = zero_safe_product(self.alternative_weight, self.alternative.entropy)
+        return self.cross_entropy() - stop_gradient(entropy)
 
     @property
     def _rows(self) -> Rows:
@@ -155,20 +169,21 @@ class QTarget:
         return self.rows
 
     @cached_property
-    def _own(self) -> Array:
+    def _model_weight(self) -> Array:
         """1 − a − b [...]: the weight of p in Q; a difference of rounding size is 0."""
-        own = 1 - self.strength
-        return jnp.where(jnp.abs(own) <= 4 * _eps(own), 0, own)
+        weight = 1 - self.strength
+        return jnp.where(jnp.abs(weight) <= 4 * _eps(weight), 0, weight)
 
     def _label(self, weight: Array) -> Array:
-        return jnp.where(self._rows.hit, weight[..., None], 0)
+        return jnp.where(self._rows.is_label, weight[..., None], 0)
 
     def _remainder(self, p: Array) -> Array:
         """(1 − a − b)·p + b·T [..., V]: Q without its pull to the label."""
-        own = self._own[..., None] * p
-        if self.alternative_weight is None:
-            return own
-        return own + self.alternative_weight[..., None] * self.alternative.probabilities
+        remainder = self._model_weight[..., None] * p
+        if self.alternative_weight is not None:
+            b = self.alternative_weight[..., None]
+            remainder += b * self.alternative.probabilities
+        return remainder
 
 
 def _eps(x: Array) -> float:

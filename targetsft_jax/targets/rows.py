@@ -1,15 +1,15 @@
-"""What a method may know of a row of logits: its statistics, each made once.
+"""Row statistics of logits: all that a method reads of a row, each computed once.
 
 `Rows` wraps a tile of logits [..., V] with its labels and, where a method has one,
 the logits of a second model. Every statistic is a lazy property, so under `jit` a
 method pays for what it reads and for nothing else. The same class serves a dense
 [..., V] array in a notebook and one [C, V] tile inside the fused loss.
 
-All sums and maxima over the vocabulary are made here, so that a subclass may hold
-some of the columns only (see `loss.tile`): methods ask for statistics, or for
+All sums and maxima over the vocabulary are in this class, so that a subclass may hold
+some of the columns only (see `loss.tile`): methods read statistics, or call
 `total(values)`.
 
-Two numerical decisions are made here, once, for all methods:
+Two numerical decisions hold for all methods:
 
 * The label is left out of the sum of the others, so that 1 − p_y is a quotient and
   not a difference: it keeps its relative accuracy down to the smallest float, and
@@ -20,6 +20,7 @@ Two numerical decisions are made here, once, for all methods:
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ def compute_dtype(logits: Array) -> jnp.dtype:
     return jnp.dtype(jnp.float64 if logits.dtype == jnp.float64 else jnp.float32)
 
 
-def times(weight: Array, value: Array) -> Array:
+def zero_safe_product(weight: Array, value: Array) -> Array:
     """weight · value with 0 · inf = 0, in the value and in both derivatives."""
     zero = weight == 0
     return jnp.where(zero, 0, weight * jnp.where(zero, 0, value))
@@ -49,7 +50,7 @@ class Alternative:
         cross_entropy: −Σ T log p [...], differentiable in the student's logits.
         entropy: −Σ T log T [...].
         supported: [...] bool, False where T does not exist (no token has mass under
-            it), as when a mix of two models shares no token.
+            it), as in a mix of two models without a common token.
     """
 
     probabilities: Array
@@ -63,7 +64,7 @@ class Rows:
 
     Args:
         logits: student logits [..., V], any float dtype.
-        labels: observed tokens [...], int. A label outside [0, V) hits no entry: its
+        labels: observed tokens [...], int. A label outside [0, V) is at no entry: its
             probability is 0.
         other: logits of the second model (teacher or reference) [..., V], or None.
     """
@@ -75,7 +76,7 @@ class Rows:
         self.other = None if other is None else stop_gradient(other.astype(dtype))
 
     @cached_property
-    def hit(self) -> Array:
+    def is_label(self) -> Array:
         """[..., V] bool, true at the label. A comparison: TPUs dislike gathers."""
         vocabulary = jax.lax.broadcasted_iota(
             jnp.int32, self.logits.shape, self.logits.ndim - 1
@@ -90,10 +91,10 @@ class Rows:
     @cached_property
     def label_shifted(self) -> Array:
         """The label's shifted logit [...]; −inf for a label outside the vocabulary."""
-        found = jnp.sum(jnp.where(self.hit, self.shifted, 0), axis=-1)
+        shifted = jnp.sum(jnp.where(self.is_label, self.shifted, 0), axis=-1)
         vocabulary = self.logits.shape[-1]
         inside = (self.labels >= 0) & (self.labels < vocabulary)
-        return jnp.where(inside, found, -jnp.inf)
+        return jnp.where(inside, shifted, -jnp.inf)
 
     @cached_property
     def log_total(self) -> Array:
@@ -108,7 +109,7 @@ class Rows:
     @cached_property
     def minus_label(self) -> Array:
         """p − δ_y [..., V]; the label's entry is −(1 − p_y), without cancellation."""
-        return jnp.where(self.hit, -self.complement[..., None], self.probabilities)
+        return jnp.where(self.is_label, -self.complement[..., None], self.probabilities)
 
     @cached_property
     def prob(self) -> Array:
@@ -142,6 +143,10 @@ class Rows:
         """[...] bool: no token is more probable than the label."""
         return self.label_shifted >= 0
 
+    def constant(self, value: Any) -> Array:
+        """One value for every token: [...] in the statistics' dtype."""
+        return jnp.full(self.labels.shape, value, self.logits.dtype)
+
     def total(self, values: Array) -> Array:
         """Σ over the vocabulary of values [..., V]: [...]."""
         return jnp.sum(values, axis=-1)
@@ -158,14 +163,14 @@ class Rows:
         top = self.top(k)
         masses = jnp.exp(top)
         total = jnp.sum(masses, axis=-1)
-        mean = jnp.sum(times(masses, top), axis=-1) / total
+        mean = jnp.sum(zero_safe_product(masses, top), axis=-1) / total
         return jnp.log(total) - mean
 
     def top_share(self, k: int, norm: float | None = None) -> Array:
         """H̃ [...]: `top_entropy` over `norm` (default ln k), never below 0.
 
         Raises:
-            ValueError: k < 2 without a `norm`: one token has no entropy to share.
+            ValueError: k < 2 without a `norm`: one token has no entropy.
         """
         if norm is None:
             if k < 2:
@@ -175,7 +180,7 @@ class Rows:
         return jnp.maximum(self.top_entropy(k), 0) / norm
 
     def power(self, alpha: float) -> Array:
-        """p_y^α [...], held at e^`largest_exponent(alpha)`: finite for every α."""
+        """p_y^α [...], clamped to e^`largest_exponent(alpha)`: finite for every α."""
         if alpha == 0:
             return jnp.ones_like(self.prob)
         largest = self.largest_exponent(alpha)
@@ -195,10 +200,10 @@ class Rows:
         Raises:
             ValueError: β is not 0 and the rows have no second model.
         """
-        return self.weigh(self._mixed(mix, self.shifted))
+        return self.softmax_of(self._mixed(mix, self.shifted))
 
-    def weigh(self, scores: Array) -> Alternative:
-        """T = softmax(scores) for any scores [..., V], held constant."""
+    def softmax_of(self, scores: Array) -> Alternative:
+        """T = softmax(scores) for any scores [..., V], constant in θ."""
         scores = stop_gradient(scores)
         maximum = jnp.max(scores, axis=-1)
         supported = maximum > -jnp.inf
@@ -208,8 +213,10 @@ class Rows:
         tilted = masses / total[..., None]
         return Alternative(
             probabilities=tilted,
-            cross_entropy=self.log_total - jnp.sum(times(tilted, self.shifted), -1),
-            entropy=jnp.log(total) - jnp.sum(times(tilted, scores), axis=-1),
+            cross_entropy=self.log_total
+            - jnp.sum(zero_safe_product(tilted, self.shifted), axis=-1),
+            entropy=jnp.log(total)
+            - jnp.sum(zero_safe_product(tilted, scores), axis=-1),
             supported=supported,
         )
 
@@ -229,7 +236,7 @@ class Rows:
     @cached_property
     def _mean_shifted(self) -> Array:
         """Σ p · shifted [...]."""
-        return jnp.sum(times(self.probabilities, self.shifted), axis=-1)
+        return jnp.sum(zero_safe_product(self.probabilities, self.shifted), axis=-1)
 
     @cached_property
     def _maximum(self) -> Array:
@@ -242,11 +249,11 @@ class Rows:
 
     @cached_property
     def _label_mass(self) -> Array:
-        return jnp.sum(jnp.where(self.hit, self._masses, 0), axis=-1)
+        return jnp.sum(jnp.where(self.is_label, self._masses, 0), axis=-1)
 
     @cached_property
     def _others(self) -> Array:
-        return jnp.sum(jnp.where(self.hit, 0, self._masses), axis=-1)
+        return jnp.sum(jnp.where(self.is_label, 0, self._masses), axis=-1)
 
 
 def _or_one(condition: Array, value: Array) -> Array:

@@ -1,4 +1,4 @@
-"""iw-SFT's importance weight of a trajectory, per segment of a packed row."""
+"""Importance weights of trajectories (iw-SFT), per segment of a packed row."""
 
 import jax
 import jax.numpy as jnp
@@ -32,17 +32,18 @@ def trajectory_weight(
         temperature: factor on the aggregated log-ratio.
         clip: smallest and largest weight; applied in log space, so that a product
             over a long trajectory cannot overflow.
-        loss_mask: [..., L] bool; tokens outside it (prompt, padding) count in no
-            aggregate. Default: all count.
+        loss_mask: [..., L] bool; tokens outside it (prompt, padding) are in no
+            aggregate. Default: all are.
 
     Returns:
         Weights [..., L] float32 (float64 for float64 input), constant in θ, the same
         at all tokens of a trajectory.
 
-    Source: iw-SFT, arXiv 2507.12856.
+    See *Supervised Fine Tuning on Curated Data is Reinforcement Learning (and can be
+    improved)* (https://arxiv.org/abs/2507.12856).
 
     Raises:
-        ValueError: an unknown mode, clip that is not an ordered pair ≥ 0, or shapes
+        ValueError: an unknown mode, a clip that is not an ordered pair ≥ 0, or shapes
             that differ.
     """
     if mode not in MODES:
@@ -62,27 +63,26 @@ def trajectory_weight(
     dtype = compute_dtype(logprob)
     ratio = stop_gradient(logprob.astype(dtype) - reference_logprob.astype(dtype))
     if mode != "token":
-        everything = jnp.ones(ratio.shape, bool)
-        counted = everything if loss_mask is None else jnp.asarray(loss_mask)
-        ratio = _aggregate(ratio, jnp.asarray(segment_ids), counted, mode)
+        mask = jnp.ones(ratio.shape, bool) if loss_mask is None else loss_mask
+        ratio = _aggregate(ratio, jnp.asarray(segment_ids), jnp.asarray(mask), mode)
     log_weight = temperature * ratio
     floor = jnp.log(jnp.asarray(low, ratio.dtype))
     ceiling = jnp.log(jnp.asarray(high, ratio.dtype))
     return jnp.exp(jnp.clip(log_weight, floor, ceiling))
 
 
-def _aggregate(ratio: Array, segment_ids: Array, counted: Array, mode: str) -> Array:
+def _aggregate(ratio: Array, segment_ids: Array, mask: Array, mode: str) -> Array:
     """Each segment's sum or mean of `ratio` [..., L], at all of its tokens."""
     length = ratio.shape[-1]
 
-    def one_row(ratio: Array, ids: Array, counted: Array) -> Array:
-        # Any ids: the place of the first equal id in sorted order numbers a segment.
-        places = jnp.searchsorted(jnp.sort(ids), ids)
-        total = jax.ops.segment_sum(jnp.where(counted, ratio, 0), places, length)
+    def one_row(ratio: Array, ids: Array, mask: Array) -> Array:
+        # Ids may be any integers: the first equal id in sorted order numbers a segment.
+        segments = jnp.searchsorted(jnp.sort(ids), ids)
+        total = jax.ops.segment_sum(jnp.where(mask, ratio, 0), segments, length)
         if mode == "mean":
-            count = jax.ops.segment_sum(counted.astype(ratio.dtype), places, length)
+            count = jax.ops.segment_sum(mask.astype(ratio.dtype), segments, length)
             total = total / jnp.maximum(count, 1)
-        return total[places]
+        return total[segments]
 
-    flat = (x.reshape(-1, length) for x in (ratio, segment_ids, counted))
+    flat = (x.reshape(-1, length) for x in (ratio, segment_ids, mask))
     return jax.vmap(one_row)(*flat).reshape(ratio.shape)

@@ -1,135 +1,111 @@
-"""Steps whose numbers go wrong, and which records they were taken from."""
+"""Detect skipped steps and loss spikes, and log the training examples behind them."""
 
-import json
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from targetsft_jax.config.schema import TrainConfig
-from targetsft_jax.data.pipeline import Dataset, rows_at
-from targetsft_jax.telemetry.log import METRICS_FILE, keep_until, read_rows
+from targetsft_jax.storage import jsonl
+from targetsft_jax.storage.run_dir import RunDir
 
-FILE = "skipped.jsonl"
-"""In a run directory: an object for each step that was skipped or whose loss leapt,
-with all records of its rows."""
+MIN_HISTORY = 16
+"""Losses before which none counts as a spike."""
 
-FEWEST = 16
-"""Losses before which nothing is called a leap."""
-
-_SHOWN = 20
-_WHAT = {
-    "skipped": "loss or gradient not finite; parameters kept as is",
-    "spike": "the loss leapt",
-}
+_LISTED = 20
+"""Examples listed in a printed line; the file has all of them."""
 
 
-def leaps(loss: float, before: Sequence[float], deviations: float) -> bool:
-    """Whether a loss is far above those before it.
+def is_spike(loss: float, history: Sequence[float], deviations: float) -> bool:
+    """Return whether a loss is far above the earlier ones.
 
-    Above median + deviations · 1.4826 · MAD, which for a normal distribution is as many
-    standard deviations above the mean. Both are taken from the middle, so that an
-    earlier leap does not hide the next one. A deviation counts as no less than 1 % of
-    the median: a loss that hardly varies would leap at every step.
+    loss > median + deviations · max(1.4826 · MAD, 0.01 · |median|), where 1.4826 · MAD
+    is the standard deviation of a normal distribution. Median and MAD (median absolute
+    deviation) are robust, so that an earlier spike does not hide the next one. The
+    1 % keeps a nearly constant loss from spiking at every step.
 
     Args:
-        loss: of this step.
-        before: finite losses of the steps before.
-        deviations: how many; 0 never finds a leap.
+        loss: loss of the step.
+        history: finite losses of earlier steps; fewer than MIN_HISTORY: no spike.
+        deviations: robust deviations above the median; 0 disables detection.
     """
-    if not deviations or len(before) < FEWEST or not math.isfinite(loss):
+    if not deviations or len(history) < MIN_HISTORY or not math.isfinite(loss):
         return False
-    middle = float(np.median(before))
-    spread = 1.4826 * float(np.median(np.abs(np.asarray(before) - middle)))
-    return loss > middle + deviations * max(spread, 0.01 * abs(middle))
+    median = float(np.median(history))
+    deviation = 1.4826 * float(np.median(np.abs(np.asarray(history) - median)))
+    return loss > median + deviations * max(deviation, 0.01 * abs(median))
 
 
-def records_of(
-    dataset: Dataset, config: TrainConfig, seed: int, step: int
-) -> list[str]:
-    """The records that lie in the rows of a step (1-based), as `file:line`."""
-    rows = rows_at(
-        dataset,
-        step - 1,
-        batch_size=config.batch_size // config.accumulation_steps,
-        accumulation=config.accumulation_steps,
-        seed=seed,
-    )
-    found = (dataset.origins(row) for row in rows.reshape(-1).tolist())
-    return [record for inside in found for record in inside]
-
-
-class Watch:
-    """Says which records a step was taken from that was skipped or whose loss leapt.
+class Anomalies:
+    """Detector and log of skipped steps and loss spikes.
 
     Args:
-        run_dir: FILE in it gets a line for each; its metrics have the losses before.
-        start: steps done before; later lines are dropped.
-        config: how many losses are kept, and how far one is a leap.
-        records: a step's number -> the records of its rows.
-        say: prints a line.
+        run_dir: `anomalies` gets a row per anomaly; `metrics` has the earlier losses.
+        start: steps done in earlier sessions; rows of later steps are dropped.
+        config: `spike_window` and `spike_deviations`.
+        examples_of: step -> the examples in its rows, as `file:line`.
+        message: prints a line.
     """
 
     def __init__(
         self,
-        run_dir: Path,
+        run_dir: RunDir,
         start: int,
         config: TrainConfig,
         *,
-        records: Callable[[int], list[str]],
-        say: Callable[[str], None],
+        examples_of: Callable[[int], list[str]],
+        message: Callable[[str], None],
     ):
-        self._deviations, self._records = config.spike_deviations, records
-        self._say = say
-        metrics = run_dir / METRICS_FILE
-        rows = read_rows(metrics) if metrics.exists() else []
-        losses = (row.get("loss") for row in rows if row["step"] <= start)
-        # One that is not finite is null there.
+        self._deviations = config.spike_deviations
+        self._examples_of, self._message = examples_of, message
+        rows = jsonl.read(run_dir.metrics)
+        losses = (row.get("loss") for row in rows if row.get("step", start) <= start)
+        # metrics.jsonl has null for a loss that is not finite.
         finite = (loss for loss in losses if loss is not None)
         self._losses = deque(finite, maxlen=config.spike_window)
-        self._counts = dict.fromkeys(_WHAT, 0)
-        self._path = run_dir / FILE
-        keep_until(self._path, start)
+        self._counts = {"skipped": 0, "spike": 0}
+        self._path = run_dir.anomalies
+        self._writer: jsonl.Writer | None = None
+        jsonl.truncate_after(self._path, start)
 
-    def seen(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
-        """`spike`, 1 where the loss leapt, of a step's finished metrics."""
+    def check(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """Return `spike`, 1 for a loss spike, of the next step's metrics."""
         loss = float(metrics["loss"])
-        spike = leaps(loss, self._losses, self._deviations)
+        spike = is_spike(loss, self._losses, self._deviations)
         if math.isfinite(loss):
             self._losses.append(loss)
-        if metrics["skipped"]:
-            self._tell("skipped", step, loss)
-        elif spike:
-            self._tell("spike", step, loss)
         return {"spike": float(spike)}
 
+    def record(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Print and log a step that was skipped or whose `spike` is 1."""
+        loss = float(metrics["loss"])
+        if metrics["skipped"]:
+            text = "loss or gradient not finite, step skipped"
+            self._record("skipped", step, loss, text)
+        elif metrics["spike"]:
+            self._record("spike", step, loss, f"loss spike ({loss:.4g})")
+
     def close(self) -> None:
-        """Say how many there were."""
-        skipped, leapt = self._counts["skipped"], self._counts["spike"]
-        if skipped or leapt:
-            self._say(
-                f"{skipped} steps were skipped and {leapt} losses leapt since the "
-                f"start of this session; their records are in {self._path}"
+        """Print the counts of this session, and close the file."""
+        if self._writer is not None:
+            self._writer.close()
+        skipped, spikes = self._counts["skipped"], self._counts["spike"]
+        if skipped or spikes:
+            self._message(
+                f"skipped steps: {skipped}, loss spikes: {spikes} in this session; "
+                f"their examples are in {self._path}"
             )
 
-    def _tell(self, kind: str, step: int, loss: float) -> None:
+    def _record(self, kind: str, step: int, loss: float, text: str) -> None:
         self._counts[kind] += 1
-        records = self._records(step)
-        row = {
-            "step": step,
-            "why": kind,
-            "loss": loss if math.isfinite(loss) else None,
-            "records": records,
-        }
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        shown = ", ".join(records[:_SHOWN])
-        more = f" and {len(records) - _SHOWN} more" if len(records) > _SHOWN else ""
-        loss_said = f" ({loss:.4g})" if kind == "spike" else ""
-        self._say(
-            f"step {step}: {_WHAT[kind]}{loss_said}; {len(records)} records: "
-            f"{shown}{more}"
-        )
+        examples = self._examples_of(step)
+        listed = ", ".join(examples[:_LISTED])
+        more = len(examples) - _LISTED
+        rest = f" and {more} more" if more > 0 else ""
+        self._message(f"step {step}: {text}; {len(examples)} examples: {listed}{rest}")
+        row = {"step": step, "kind": kind, "loss": loss, "examples": examples}
+        if self._writer is None:
+            self._writer = jsonl.Writer(self._path)
+        self._writer.append(row)

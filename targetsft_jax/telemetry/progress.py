@@ -1,38 +1,24 @@
-"""What a run says while it trains: lines, and on a terminal a bar under them."""
+"""Progress on standard output: a line of metrics, and a bar on a terminal."""
 
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-# Printed name, metric, format. A metric that a method does not have is left out.
-_LINE = (
-    ("loss", "loss", "{:.4f}"),
-    ("nll", "nll", "{:.4f}"),
-    ("γ", "gamma", "{:.3f}"),
-    ("A", "strength", "{:.3f}"),
-    ("neg", "negative_mass", "{:.1e}"),
-    ("H", "entropy", "{:.3f}"),
-    ("KL_T", "kl_teacher", "{:.3f}"),
-    ("KL_ref", "kl_reference", "{:.3f}"),
-    ("|g|", "grad_norm", "{:.3f}"),
-    ("val", "validation_loss", "{:.4f}"),
-    ("val nll", "validation_nll", "{:.4f}"),
-)
+from targetsft_jax.telemetry.metrics import METRICS, Metric, legend, line_metrics
 
-LEGEND = (
-    "γ: mean trust in the label · A: strength a + b · neg: negative mass of Q · "
-    "H: student entropy (nats) · KL_T: KL(teacher ‖ student) · |g|: gradient norm · "
-    "good: share of the wall time that went into steps"
-)
+LEGEND = legend()
+"""Printed once at the start of a run."""
+
+_BAR = ("tokens_per_second", "goodput")
 
 
 class Progress:
-    """Lines on standard output; on a terminal, a bar with the time left.
+    """Lines on standard output; on a terminal, a bar with the time remaining.
 
     Args:
-        steps: of the whole run.
-        start: steps done before.
-        terminal: whether to draw the bar; as standard output is, unless given.
+        steps: optimizer steps of the whole run.
+        start: steps done in earlier sessions.
+        terminal: whether to draw the bar; default: if standard output is a terminal.
     """
 
     def __init__(self, *, steps: int, start: int, terminal: bool | None = None):
@@ -51,55 +37,55 @@ class Progress:
             self._bar = Progress(
                 BarColumn(bar_width=None),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[said]}"),
+                TextColumn("{task.fields[text]}"),
                 TimeElapsedColumn(),
                 TextColumn("ETA"),
                 TimeRemainingColumn(),
             )
-            self._task = self._bar.add_task("", total=steps, completed=start, said="")
+            self._task = self._bar.add_task("", total=steps, completed=start, text="")
             self._bar.start()
 
-    def say(self, text: str) -> None:
-        """A line of text."""
+    def message(self, text: str) -> None:
+        """Print a line of text, above the bar where there is one."""
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             sys.stdout.write(text + "\n")
             sys.stdout.flush()
 
-    def advance(self, row: Mapping[str, float], *, goodput: float) -> None:
-        """A step is done."""
+    def advance(self, row: Mapping[str, float]) -> None:
+        """Move the bar to the step of `row`."""
         if self._bar is not None:
-            said = f"{_pace(row)}  good {goodput:.0%}"
-            self._bar.update(self._task, completed=row["step"], said=said)
+            text = "  ".join(_entries([METRICS[name] for name in _BAR], row))
+            self._bar.update(self._task, completed=row["step"], text=text)
 
-    def line(
-        self, row: Mapping[str, float], *, goodput: float, left: float | None
-    ) -> None:
-        """Say a step's numbers.
+    def line(self, row: Mapping[str, float], *, remaining: float | None) -> None:
+        """Print the metrics of a step.
 
         Args:
-            row: its metrics.
-            goodput: share of the wall time in steps.
-            left: seconds to the end, or None while nothing is known of the pace.
+            row: step and metrics; metrics that the method does not have are left out.
+            remaining: seconds to the last step; None while the pace is unknown.
         """
-        parts = [
-            f"{name} {template.format(row[key])}"
-            for name, key, template in _LINE
-            if key in row
-        ]
-        eta = "–" if left is None else f"{int(left) // 60}:{int(left) % 60:02d}"
-        self.say(
-            f"step {int(row['step']):>{len(str(self._steps))}}/{self._steps}  "
-            + "  ".join(parts)
-            + f"  {_pace(row)}  good {goodput:.0%}  ETA {eta}"
-        )
+        step = f"step {int(row['step']):>{len(str(self._steps))}}/{self._steps}"
+        eta = "–" if remaining is None else clock_time(remaining)
+        self.message("  ".join([step, *_entries(line_metrics(), row), f"ETA {eta}"]))
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Stop the bar and restore the terminal."""
         if self._bar is not None:
             self._bar.stop()
 
 
-def _pace(row: Mapping[str, float]) -> str:
-    return f"{row['tokens_per_second'] / 1000:.1f}k tok/s"
+def clock_time(seconds: float) -> str:
+    """`1:05`, or `26:03:20` from an hour on."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _entries(metrics: list[Metric], row: Mapping[str, float]) -> list[str]:
+    return [
+        f"{metric.label} {metric.line(row[metric.name])}"
+        for metric in metrics
+        if metric.line and metric.name in row
+    ]

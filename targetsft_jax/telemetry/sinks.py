@@ -1,38 +1,40 @@
-"""Where a run's numbers go beside metrics.jsonl: TensorBoard, and W&B if asked for."""
+"""Sinks for metrics beside metrics.jsonl: TensorBoard, and Weights & Biases."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from targetsft_jax.config.schema import LogConfig
+from targetsft_jax.storage.atomic import write_text
+from targetsft_jax.storage.run_dir import RunDir
 
 
 class Sink(Protocol):
-    """Takes the numbers of steps in their order."""
+    """Receiver of metrics, in the order of the steps."""
 
     def scalars(self, step: int, row: Mapping[str, float]) -> None:
-        """Numbers of a step by name."""
+        """Record the metrics of a step, by name."""
 
     def histogram(
         self, step: int, name: str, shares: np.ndarray, edges: np.ndarray
     ) -> None:
-        """Shares [BINS] of the step's target tokens between edges [BINS + 1]."""
+        """Record shares [BINS] of the target tokens between edges [BINS + 1]."""
 
     def close(self) -> None:
         """Flush everything."""
 
 
 def make_sinks(
-    config: LogConfig, run_dir: Path, start: int, about: Mapping[str, Any]
+    config: LogConfig, run_dir: RunDir, start: int, about: Mapping[str, Any]
 ) -> list[Sink]:
-    """TensorBoard, and what the configuration asks for.
+    """TensorBoard, and the further sinks of the configuration.
 
     Args:
-        config: its `wandb` is read.
-        run_dir, start: of the run, and the steps done before.
-        about: what the run was asked for.
+        config: the log section; `wandb` adds a sink.
+        run_dir: the run directory.
+        start: steps done in earlier sessions.
+        about: the run's configuration, shown at W&B.
     """
     sinks: list[Sink] = [TensorBoard(run_dir, start)]
     if config.wandb is not None:
@@ -41,27 +43,29 @@ def make_sinks(
 
 
 class TensorBoard:
-    """Event files in RUN/tensorboard.
+    """Event files in `run_dir.tensorboard`.
 
     Args:
-        run_dir: the run's.
-        start: steps done before; later ones of an interrupted run are purged.
+        run_dir: the run directory.
+        start: steps done in earlier sessions; events of later steps are purged.
     """
 
-    def __init__(self, run_dir: Path, start: int):
-        # Not at the top: it would load protobuf into every import of the package.
+    def __init__(self, run_dir: RunDir, start: int):
+        # A local import: it would load protobuf with every import of the package.
         from tensorboardX import SummaryWriter
 
-        folder = str(run_dir / "tensorboard")
+        folder = str(run_dir.tensorboard)
         self._writer = SummaryWriter(folder, purge_step=start + 1)
 
     def scalars(self, step: int, row: Mapping[str, float]) -> None:
+        """Write one scalar event per metric."""
         for name, value in row.items():
             self._writer.add_scalar(name, value, step)
 
     def histogram(
         self, step: int, name: str, shares: np.ndarray, edges: np.ndarray
     ) -> None:
+        """Write a histogram event with the bins as they are."""
         middle = (edges[1:] + edges[:-1]) / 2
         self._writer.add_histogram_raw(
             name,
@@ -76,22 +80,24 @@ class TensorBoard:
         )
 
     def close(self) -> None:
+        """Flush and close the event file."""
         self._writer.close()
 
 
 class WandB:
-    """A run at Weights & Biases, which a resumed training goes on with.
+    """A run at Weights & Biases, which a resumed training continues.
 
     Args:
-        project: its project there.
-        run_dir: the run's; its last part names the run, and its files lie there.
-        config: what the run was asked for, shown beside its numbers.
+        project: the project there.
+        run_dir: the run directory; its name is the run's name, and W&B's files are
+            written there.
+        config: the run's configuration, shown beside its metrics.
 
     Raises:
         ValueError: the package is not installed.
     """
 
-    def __init__(self, project: str, run_dir: Path, config: Mapping[str, Any]):
+    def __init__(self, project: str, run_dir: RunDir, config: Mapping[str, Any]):
         try:
             import wandb
         except ImportError:
@@ -100,26 +106,29 @@ class WandB:
                 'pip install "targetsft-jax[wandb]", or set log.wandb to null'
             ) from None
         self._wandb = wandb
-        kept = run_dir / "wandb_id"
-        known = kept.read_text(encoding="utf-8").strip() if kept.exists() else None
+        path = run_dir.wandb_id
+        run_id = path.read_text(encoding="utf-8").strip() if path.exists() else None
         self._run = wandb.init(
             project=project,
             name=run_dir.name,
-            dir=str(run_dir),
+            dir=str(run_dir.path),
             config=dict(config),
-            id=known,
+            id=run_id,
             resume="allow",
         )
-        kept.write_text(self._run.id + "\n", encoding="utf-8")
+        write_text(path, self._run.id + "\n")
 
     def scalars(self, step: int, row: Mapping[str, float]) -> None:
+        """Log the metrics of a step."""
         self._run.log(dict(row), step=step)
 
     def histogram(
         self, step: int, name: str, shares: np.ndarray, edges: np.ndarray
     ) -> None:
-        made = self._wandb.Histogram(np_histogram=(shares, edges))
-        self._run.log({name: made}, step=step)
+        """Log a histogram with the bins as they are."""
+        bins = self._wandb.Histogram(np_histogram=(shares, edges))
+        self._run.log({name: bins}, step=step)
 
     def close(self) -> None:
+        """Finish the run's session there."""
         self._run.finish()

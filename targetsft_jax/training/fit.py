@@ -1,48 +1,91 @@
-"""The loop: restore, then for each batch step, log and save."""
+"""The training loop: restore, then step, measure, save and stop."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
-from targetsft_jax.checkpoints.manager import Checkpoints, Position
+from targetsft_jax.checkpoints.manager import Checkpoints
+from targetsft_jax.checkpoints.position import Position
 from targetsft_jax.checkpoints.provenance import Provenance, identity
-from targetsft_jax.checkpoints.retention import Retention, SaveTimer
+from targetsft_jax.checkpoints.retention import Retention
 from targetsft_jax.config.schema import LogConfig, TrainConfig
-from targetsft_jax.data.pipeline import Dataset, iterate
+from targetsft_jax.data.pipeline import Dataset, iterate, rows_at
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import processes
-from targetsft_jax.storage import disk_full as disk
-from targetsft_jax.targets.policies import Policy
-from targetsft_jax.telemetry.anomalies import FILE as SKIPPED_FILE
-from targetsft_jax.telemetry.anomalies import Watch, records_of
-from targetsft_jax.telemetry.log import NoLog, RunLog
-from targetsft_jax.telemetry.profiler import Profile
-from targetsft_jax.telemetry.sinks import make_sinks
-from targetsft_jax.training.agreement import Wishes
+from targetsft_jax.parallel.preemption import Preempted, StopSignal
+from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.telemetry.telemetry import Telemetry
+from targetsft_jax.training.agreement import StepAgreement
+from targetsft_jax.training.micro_batch import StepSpec
 from targetsft_jax.training.optimizer import make_optimizer
-from targetsft_jax.training.preemption import Preempted, StopSignal
-from targetsft_jax.training.step import (
-    StepSpec,
+from targetsft_jax.training.saving import Saver
+from targetsft_jax.training.state import (
+    Params,
     TrainState,
+    abstract_state,
+    arrays_of,
     init_state,
-    make_train_step,
+    state_of,
     state_shardings,
 )
-from targetsft_jax.training.validate import Validation, make_measure, validate
+from targetsft_jax.training.step import make_train_step
+from targetsft_jax.training.validate import Validation, Validator
+
+
+@dataclass(frozen=True)
+class Start:
+    """The parameters that a training starts from, read only if it has no checkpoint.
+
+    Attributes:
+        shapes: the tree of parameters, as shapes.
+        load: reads or makes the parameters on the mesh; `fit` consumes them.
+    """
+
+    shapes: Any
+    load: Callable[[], Params]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The rows of a training and their order.
+
+    Attributes:
+        dataset: the packed rows that are trained on.
+        seed: of the order of batches.
+        validation: held-out rows, measured on the way; None: none.
+    """
+
+    dataset: Dataset
+    seed: int
+    validation: Validation | None = None
+
+    def examples_of(self, step: int, batch_size: int) -> list[str]:
+        """The examples in the rows of a 1-based step, as `file:line`."""
+        rows = rows_at(self.dataset, step - 1, batch_size=batch_size, seed=self.seed)
+        per_row = (self.dataset.origins(row) for row in rows.reshape(-1).tolist())
+        return [example for examples in per_row for example in examples]
+
+    def batches(
+        self, steps_taken: int, config: TrainConfig
+    ) -> Iterator[Mapping[str, np.ndarray]]:
+        """Batches of [A, B, L] arrays from a step on, without end."""
+        return iterate(
+            self.dataset,
+            steps_taken,
+            batch_size=config.batch_size,
+            accumulation_steps=config.accumulation_steps,
+            seed=self.seed,
+        )
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A finished training: the state, and the step that it went on from."""
+    """Result of `fit`: the final state and the step it resumed from."""
 
     state: TrainState
     resumed_from: int
@@ -50,230 +93,95 @@ class Fitted:
 
 def fit(
     spec: StepSpec,
-    params: Any,
-    frozen: Mapping[str, Any],
-    dataset: Dataset,
+    start: Start,
+    frozen: Mapping[str, Params],
+    data: TrainingData,
     mesh: Mesh,
     config: TrainConfig,
     *,
-    run_dir: Path,
-    seed: int,
+    run_dir: RunDir,
     resume: bool = True,
-    validation: Validation | None = None,
     log: LogConfig | None = None,
-    began: float | None = None,
     about: Mapping[str, Any] | None = None,
+    began: float | None = None,
 ) -> Fitted:
-    """Train to the last step, from the newest checkpoint where there is one.
+    """Train to the last step, from the newest checkpoint if there is one.
 
     Args:
-        spec: what is static in a step.
-        params: the student's start, or its adapters', on the mesh; consumed.
-        frozen: what `spec.frozen_arguments` names.
-        dataset: packed rows.
+        spec: the static part of a step.
+        start: the parameters at step 0.
+        frozen: the parameters that `spec.frozen_arguments` names.
+        data: rows, order and held-out rows.
         mesh: the device mesh.
-        config: optimizer, steps, cadence.
-        run_dir: for checkpoints and metrics.
-        seed: of the order of batches.
-        resume: read the newest checkpoint of `run_dir`.
-        validation: held-out rows to measure on the way.
-        log: what is written down, and a profile if one is asked for.
-        began: `time.perf_counter()` when the work for this training began.
-        about: what it was asked for, kept with its numbers and checkpoints.
+        config: optimizer, steps and cadence.
+        run_dir: directory of checkpoints and metrics.
+        resume: whether to restore the newest checkpoint of `run_dir`.
+        log: further outputs.
+        about: the configuration, stored with metrics and checkpoints.
+        began: `time.perf_counter()` at the beginning of the work for this training.
 
     Raises:
         ValueError: the checkpoint was taken on other data or with other frozen models,
-            none is whole, or too many steps in a row were not finite.
-        Preempted: SIGTERM came; the last step is saved.
+            no checkpoint is complete, or too many consecutive steps were not finite.
+        Preempted: after SIGTERM; the last step is saved.
     """
-    steps = total_steps(config, dataset)
+    steps = total_steps(config, data.dataset)
     optimizer = make_optimizer(config, steps)
-    places = state_shardings(
-        spec.student, params, optimizer, mesh, spec.lora, spec.policy
+    shardings = state_shardings(
+        spec.student, start.shapes, optimizer, mesh, spec.lora, spec.method.policy
     )
-    _prove_same_data(dataset)
+    _check_same_data(data.dataset)
     retention = Retention(config.max_to_keep, config.keep_every, config.keep_best)
-    checkpoints = Checkpoints(
-        run_dir,
-        retention,
-        Provenance(about or {}, {role: identity(p) for role, p in frozen.items()}),
-    )
-    position = Position(0, seed, config.batch_size, dataset.fingerprint)
-    start = 0
+    provenance = Provenance(about or {}, {r: identity(p) for r, p in frozen.items()})
+    checkpoints = Checkpoints(run_dir, retention, provenance)
+    position = Position(0, data.seed, config.batch_size, data.dataset.fingerprint)
+    policy = spec.method.policy
     if resume and checkpoints.latest is not None:
-        like = _abstract_state(params, optimizer, places, spec.policy)
-        # Two states at a time may be more than the devices hold.
-        for leaf in jax.tree.leaves(params):
-            if isinstance(leaf, jax.Array):
-                leaf.delete()
-        state, start = checkpoints.restore(like, position)
+        like = abstract_state(start.shapes, optimizer, shardings, policy)
+        arrays, first = checkpoints.restore(arrays_of(like), position)
+        state = state_of(arrays)
     else:
-        state = init_state(params, optimizer, places, spec.policy)
-    log = log or LogConfig()
-    written = _open_log(run_dir, steps, start, config.log_every, log, about, began)
-    clock = written.clock
-    watch = None
-    if processes.is_primary():
-        taken = partial(records_of, dataset, config, seed)
-        watch = Watch(run_dir, start, config, records=taken, say=written.say)
-    profiled = log.profile_from if processes.is_primary() else None
-    profile = Profile(run_dir, profiled, log.profile_steps)
-    step_fn = make_train_step(spec, optimizer, mesh, places)
-    measure = make_measure(spec, mesh)
-    rows = config.batch_size // config.accumulation_steps
-    batches = placed_ahead(
-        iterate(
-            dataset,
-            start,
-            batch_size=rows,
-            accumulation=config.accumulation_steps,
-            seed=seed,
-        ),
-        mesh,
-    )
-    skipped = 0
-
-    def record(number: int, metrics: Any, **more: float) -> Mapping[str, Any]:
-        nonlocal skipped
-        numbers = jax.device_get(metrics) | more
-        # Refuses a metric that no step has before a long training, not at its end.
-        retention.judged(numbers)
-        try:
-            if watch is not None:
-                numbers |= watch.seen(number, numbers)
-            written.write(number, numbers)
-        except OSError as error:
-            if not disk.lacks_space(error):
-                raise
-            # The file keeps what it could not write, for the next time.
-            written.say(f"step {number}: its numbers wait for space on the disk")
-        skipped = skipped + 1 if numbers["skipped"] else 0
-        if skipped == config.max_skipped_steps:
-            raise ValueError(_diverged(number, skipped))
-        return numbers
-
-    def measured(number: int) -> dict[str, float]:
-        if validation is None or (number % validation.every and number != steps):
-            return {}
-        # The step itself first, or its time would be taken for the measurement's.
-        jax.block_until_ready(state.step)
-        with clock.lost_to("validation"):
-            return validate(measure, state, frozen, validation.dataset, mesh, rows)
-
-    # A step's metrics are fetched when the next step is already under way, so that the
-    # devices never wait for the host. A checkpoint comes after its step's line: a run
-    # that goes on from it has every line before it.
-    waiting: tuple[int, Any] | None = None
-    wishes, timer = Wishes(mesh), SaveTimer(config.save_minutes)
-    try:
-        with StopSignal() as stop:
-            for number in range(start + 1, steps + 1):
-                with clock.lost_to("data"):
-                    batch = next(batches)
-                profile.before(number)
-                with clock.lost_to("compile") if number == start + 1 else nullcontext():
-                    state, metrics = step_fn(state, frozen, batch)
-                if waiting is not None:
-                    record(*waiting)
-                waiting = (number, metrics)
-                if (folder := profile.after(number, metrics)) is not None:
-                    written.say(f"profile of {log.profile_steps} steps in {folder}")
-                # By one clock, that of the first process.
-                late = processes.is_primary() and timer.due()
-                told, late = wishes.shared([stop.noted, late])
-                due = number % config.save_every == 0 or number == steps
-                found = measured(number)
-                # What may be the best must be there to be kept.
-                due = due or told or late or config.keep_best in found
-                if due or found:
-                    numbers = record(number, metrics, **found)
-                    waiting = None
-                lost = checkpoints.failed()
-                if due:
-                    at = replace(position, step=number)
-                    timer.restart()
-                    with clock.lost_to("save"):
-                        if number == steps or told:
-                            checkpoints.save_at_last(state, at, numbers, written.say)
-                        else:
-                            lost += checkpoints.save(state, at, numbers)
-                for line in lost:
-                    written.say(line)
-                    timer.again(disk.RETRY_SECONDS)
-                if told and number < steps:
-                    raise Preempted(number)
-    finally:
-        profile.close()
-        if watch is not None:
-            watch.close()
-        with clock.lost_to("save"):
-            checkpoints.close()
-        written.close()
-    return Fitted(state, start)
-
-
-def _open_log(
-    run_dir: Path,
-    steps: int,
-    start: int,
-    every: int,
-    log: LogConfig,
-    about: Mapping[str, Any] | None,
-    began: float | None,
-) -> RunLog | NoLog:
-    """What the first process writes down, and no other does."""
-    if not processes.is_primary():
-        return NoLog(run_dir, start=start, began=began)
-    return RunLog(
+        state, first = init_state(start.load(), optimizer, shardings, policy), 0
+    telemetry = Telemetry(
         run_dir,
         steps=steps,
-        start=start,
-        every=every,
-        sinks=make_sinks(log, run_dir, start, about or {}),
+        start=first,
+        train=config,
+        log=log or LogConfig(),
+        about=about or {},
         began=began,
+        examples_of=lambda step: data.examples_of(step, config.batch_size),
     )
-
-
-def _prove_same_data(dataset: Dataset) -> None:
-    """ValueError where a process has read other rows than the first one."""
-    found = processes.gather_text(dataset.fingerprint)
-    other = [str(n) for n, fingerprint in enumerate(found) if fingerprint != found[0]]
-    if other:
-        raise ValueError(
-            f"process {', '.join(other)} of {len(found)} packed other rows than "
-            "process 0; expected the same data and tokenizer files on every host. "
-            "Look whether data.path is the same file everywhere"
-        )
-
-
-def _abstract_state(
-    params: Any,
-    optimizer: optax.GradientTransformation,
-    places: TrainState,
-    policy: Policy,
-) -> TrainState:
-    """Shapes, dtypes and places of the state that `init_state` would make."""
-    shapes = TrainState(
-        jax.ShapeDtypeStruct((), jnp.int32),
-        params,
-        jax.eval_shape(optimizer.init, params),
-        jax.eval_shape(policy.start, params),
-    )
-    return jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-        shapes,
-        places,
-    )
-
-
-def _diverged(number: int, skipped: int) -> str:
-    return (
-        f"loss or gradient were not finite in {skipped} steps in a row, "
-        f"{number - skipped + 1} to {number}, which changed nothing; see metrics.jsonl "
-        f"for the steps before. Lower train.learning_rate or train.clip_norm, look at "
-        f"the records of these steps in {SKIPPED_FILE}, or raise "
-        "train.max_skipped_steps"
-    )
+    saver = Saver(checkpoints, retention, position, config, steps, telemetry)
+    step_fn = make_train_step(spec, optimizer, mesh, shardings)
+    validator = Validator(spec, mesh, data.validation, config, steps)
+    batches = prefetch_to_mesh(data.batches(first, config), mesh)
+    agreement = StepAgreement(mesh)
+    with closing(telemetry), saver, StopSignal() as stop:
+        for step in range(first + 1, steps + 1):
+            batch = telemetry.next_batch(batches)
+            with telemetry.dispatch(step):
+                state, metrics = step_fn(state, frozen, batch)
+            saver.check_metrics(telemetry.step(step, metrics))
+            stop_requested, interval_elapsed = agreement.any_host(
+                [stop.requested, saver.interval_elapsed()]
+            )
+            validation_metrics = validator.measure(step, state, frozen, telemetry)
+            should_save = (
+                stop_requested
+                or interval_elapsed
+                or saver.scheduled(step)
+                or saver.may_be_best(validation_metrics)
+            )
+            if should_save or validation_metrics:
+                # A checkpoint follows its step's row: a resumed run has every row.
+                step_metrics = telemetry.flush(validation_metrics)
+            if should_save:
+                saver.save(state, step, step_metrics, final=stop_requested)
+            saver.report_errors()
+            if stop_requested and step < steps:
+                raise Preempted(step)
+    return Fitted(state, first)
 
 
 def total_steps(config: TrainConfig, dataset: Dataset) -> int:
@@ -283,19 +191,30 @@ def total_steps(config: TrainConfig, dataset: Dataset) -> int:
     return max(1, round(config.epochs * dataset.rows / config.batch_size))
 
 
-def placed_ahead(
+def prefetch_to_mesh(
     batches: Iterator[Mapping[str, np.ndarray]], mesh: Mesh
 ) -> Iterator[dict[str, jax.Array]]:
-    """Batches on the mesh, each on its way there a step before it is asked for.
+    """Batches of [A, B, L] arrays on the mesh, each transferred one step ahead.
 
-    The next one is put while the devices are at work on the step before.
+    The next batch is transferred while the devices work on the previous step; each
+    device receives its rows alone.
     """
-    following = put(next(batches), mesh)
+    following = meshes.put_rows(next(batches), mesh, lead=1)
     while True:
-        batch, following = following, put(next(batches), mesh)
+        batch = following
+        following = meshes.put_rows(next(batches), mesh, lead=1)
         yield batch
 
 
-def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """A batch of [A, B, L] arrays on the mesh; each device gets only its rows."""
-    return meshes.put_rows(batch, mesh, lead=1)
+def _check_same_data(dataset: Dataset) -> None:
+    """ValueError if a process has packed other rows than the primary one."""
+    fingerprints = processes.gather_text(dataset.fingerprint)
+    different = [
+        str(n) for n, text in enumerate(fingerprints) if text != fingerprints[0]
+    ]
+    if different:
+        raise ValueError(
+            f"process {', '.join(different)} of {len(fingerprints)} packed other rows "
+            "than process 0; expected the same data and tokenizer files on every host. "
+            "Check that data.path is the same file everywhere"
+        )

@@ -1,4 +1,4 @@
-"""AdamW with warm-up, cosine decay and clipping: an optax chain from a config."""
+"""AdamW with warm-up, cosine decay and clipping, as an optax chain."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ from targetsft_jax.config.schema import TrainConfig
 
 
 def learning_rate(config: TrainConfig, steps: int) -> optax.Schedule:
-    """step (0-based) -> learning rate: linear warm-up, then cosine to the end.
+    """Schedule from the 0-based step: linear warm-up, then cosine decay to the end.
 
-    The first step already moves: step i of w warm-up steps has (i + 1)/w of the peak.
+    The first step moves already: step i of w warm-up steps has (i + 1)/w of the peak.
     """
     warmup = round(config.warmup_ratio * steps)
     schedule = optax.warmup_cosine_decay_schedule(
@@ -35,14 +35,18 @@ def make_optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformat
         mask=_decays,
     )
     if not config.clip_norm:
-        return _wide(adamw)
-    return _wide(optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw))
+        return _with_f32_moments(adamw)
+    return _with_f32_moments(
+        optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+    )
 
 
-def _wide(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same with all moments in float32; optax takes them from the parameters.
+def _with_f32_moments(
+    optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """The optimizer with all moments in f32; optax derives them from the parameters.
 
-    In bfloat16 a second moment stands still where 1 − β₂ is under its rounding.
+    In bf16 a second moment stops moving where 1 − β₂ is below its rounding.
     """
 
     def init(params: Any) -> Any:
@@ -52,7 +56,7 @@ def _wide(optimizer: optax.GradientTransformation) -> optax.GradientTransformati
 
 
 def _decays(params: Any) -> Any:
-    """True for matrices. By name: scanned norms have two dimensions too."""
+    """True for matrices; by name, since scanned norms have two dimensions too."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: not any("norm" in k.key or k.key == "bias" for k in path),
         params,

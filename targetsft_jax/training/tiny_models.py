@@ -1,10 +1,9 @@
-"""Small start models for trials: made once by this trainer, kept as HF folders."""
+"""Small start models for trials: trained once by plain SFT, cached as exports."""
 
 import contextlib
 import dataclasses
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,77 +11,48 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from targetsft_jax.checkpoints.open import abstract_params
-from targetsft_jax.config.schema import BuildConfig, TrainConfig
+from targetsft_jax.config.method import resolve
+from targetsft_jax.config.schema import BuildConfig, PolicyConfig, TrainConfig
 from targetsft_jax.data.config import DataConfig
 from targetsft_jax.data.pipeline import prepare
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.models import decoder
-from targetsft_jax.models.config import DecoderConfig, num_parameters
+from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel import processes, rules
-from targetsft_jax.training.fit import fit
-from targetsft_jax.training.step import StepSpec
+from targetsft_jax.storage import atomic
+from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.training.fit import Start, TrainingData, fit
+from targetsft_jax.training.micro_batch import StepSpec
 
-# Raised when the same BuildConfig would give another model.
 RECIPE = 1
+"""Version of the recipe: raised when the same `BuildConfig` gives another model."""
 
 
 def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Path:
-    """The folder of a built model; trains it where the cache does not have it."""
-    key = json.dumps([RECIPE, dataclasses.asdict(build)], sort_keys=True)
-    digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+    """The export of a built model; trained if the cache does not have it.
+
+    Args:
+        name: of the role.
+        build: architecture, problems and recipe; with `RECIPE` the key of the cache.
+        cache_dir: the export becomes a folder in it.
+        mesh: the devices.
+    """
+    recipe = json.dumps([RECIPE, dataclasses.asdict(build)], sort_keys=True)
+    digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
     folder = Path(cache_dir).expanduser() / f"{name}-{digest}"
-    tokenizer = byte_tokenizer()
     config = architecture(build)
-    size = f"{num_parameters(config) / 1e6:.2f}M parameters"
-    recipe = f"SFT for {build.steps} steps on generated problems"
-    # All build it together, or none: as the first process finds the cache.
-    made = (folder / "config.json").is_file()
-    if processes.gather_text(str(made))[0] == str(True):
-        print(f"{name}: start model from the cache ({size}, {recipe})\n  {folder}")
+    size = f"{decoder.num_parameters(config) / 1e6:.2f}M parameters"
+    summary = f"{size}, SFT for {build.steps} steps on synthetic problems"
+    # All processes build it together, or none: as the primary one sees the cache.
+    cached = (folder / "config.json").is_file()
+    if processes.gather_text(str(cached))[0] == str(True):
+        print(f"{name}: start model from the cache ({summary})\n  {folder}")
         return folder
-    print(f"{name}: no such start model yet; making it ({size}, {recipe})")
-    dataset = prepare(
-        DataConfig(synthetic=build.data, max_length=build.max_length), tokenizer
-    )
-    shapes = abstract_params(config, jnp.float32)
-    places = rules.shardings(decoder.logical_axes(config), shapes, mesh)
-    params = jax.jit(
-        lambda key: decoder.init_params(config, key), out_shardings=places
-    )(jax.random.key(build.seed))
-    train = TrainConfig(
-        steps=build.steps,
-        batch_size=build.batch_size,
-        learning_rate=build.learning_rate,
-        log_every=max(1, build.steps // 5),
-        save_every=build.steps,
-    )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _shared_folder(folder.parent) as run_dir:
-        fitted = fit(
-            StepSpec(config, vocab_size=len(tokenizer)),
-            params,
-            {},
-            dataset,
-            mesh,
-            train,
-            run_dir=run_dir,
-            seed=build.seed,
-        )
-        save_pretrained(folder, config, fitted.state.params, tokenizer=tokenizer)
-    print(f"{name}: kept in\n  {folder}")
+    print(f"{name}: building the start model ({summary})")
+    _build(build, config, folder, mesh)
+    print(f"{name}: start model cached in\n  {folder}")
     return folder
-
-
-@contextlib.contextmanager
-def _shared_folder(parent: Path) -> Iterator[Path]:
-    """A temporary folder that the first process makes, and removes at the end."""
-    if not processes.is_primary():
-        yield Path(processes.gather_text("")[0])
-        return
-    with tempfile.TemporaryDirectory(prefix=".making-", dir=parent) as made:
-        yield Path(processes.gather_text(made)[0])
 
 
 def architecture(build: BuildConfig) -> DecoderConfig:
@@ -97,8 +67,51 @@ def architecture(build: BuildConfig) -> DecoderConfig:
         max_position_embeddings=4096,
         rope_theta=10_000.0,
         tie_word_embeddings=True,
-        # Llama-shaped: for a folder of type qwen2, transformers' AutoTokenizer would
+        # Llama-shaped: for a folder of type qwen2, AutoTokenizer of transformers would
         # rebuild Qwen's own tokenizer instead of reading ours.
         qkv_bias=False,
         model_type="llama",
     )
+
+
+def _build(build: BuildConfig, config: DecoderConfig, folder: Path, mesh: Mesh) -> None:
+    tokenizer = byte_tokenizer()
+    data = DataConfig(synthetic=build.data, max_length=build.max_length)
+    dataset = prepare(data, tokenizer).train
+    shapes = decoder.abstract_params(config, jnp.float32)
+    shardings = rules.shardings(decoder.logical_axes(config), shapes, mesh)
+    initialize = jax.jit(
+        lambda key: decoder.init_params(config, key), out_shardings=shardings
+    )
+    train = TrainConfig(
+        steps=build.steps,
+        batch_size=build.batch_size,
+        learning_rate=build.learning_rate,
+        log_every=max(1, build.steps // 5),
+        save_every=build.steps,
+    )
+    sft = resolve({"name": "sft"}, PolicyConfig())
+    with _scratch_folder(folder) as scratch:
+        fitted = fit(
+            StepSpec(config, sft, vocab_size=len(tokenizer)),
+            Start(shapes, lambda: initialize(jax.random.key(build.seed))),
+            {},
+            TrainingData(dataset, build.seed),
+            mesh,
+            train,
+            run_dir=RunDir(scratch),
+        )
+        save_pretrained(folder, config, fitted.state.params, tokenizer=tokenizer)
+
+
+@contextlib.contextmanager
+def _scratch_folder(beside: Path) -> Iterator[Path]:
+    """One temporary folder for all processes; the primary one makes and removes it."""
+    if not processes.is_primary():
+        yield Path(processes.gather_text("")[0])
+        return
+    scratch = atomic.begin(beside)
+    try:
+        yield Path(processes.gather_text(str(scratch))[0])
+    finally:
+        atomic.abandon(scratch)

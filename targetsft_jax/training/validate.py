@@ -1,4 +1,4 @@
-"""The loss and its metrics on held-out rows, with nothing changed by them."""
+"""Held-out loss and metrics during training."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -10,15 +10,17 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from targetsft_jax.config.schema import VALIDATION_PREFIX
+from targetsft_jax.config.schema import VALIDATION_PREFIX, TrainConfig
 from targetsft_jax.data.pipeline import Dataset
 from targetsft_jax.parallel import mesh as meshes
-from targetsft_jax.training.step import Metrics, StepSpec, TrainState, loss_and_metrics
+from targetsft_jax.telemetry.telemetry import Telemetry
+from targetsft_jax.training.micro_batch import Metrics, StepSpec, loss_and_metrics
+from targetsft_jax.training.state import TrainState
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What is measured during a training, and how often.
+    """Held-out rows and their cadence.
 
     Attributes:
         dataset: held-out rows.
@@ -29,13 +31,58 @@ class Validation:
     every: int
 
 
+class Validator:
+    """Measures the held-out loss of a training.
+
+    Args:
+        spec, mesh: of the training step.
+        validation: rows and cadence; None measures nothing.
+        config: its batch size and accumulation.
+        steps: of the whole training.
+    """
+
+    def __init__(
+        self,
+        spec: StepSpec,
+        mesh: Mesh,
+        validation: Validation | None,
+        config: TrainConfig,
+        steps: int,
+    ):
+        self._validation, self._mesh, self._steps = validation, mesh, steps
+        self._measure = make_measure(spec, mesh)
+        self._rows = config.batch_size // config.accumulation_steps
+
+    def measure(
+        self,
+        step: int,
+        state: TrainState,
+        frozen: Mapping[str, Any],
+        telemetry: Telemetry,
+    ) -> dict[str, float]:
+        """Held-out metrics as `validation_NAME`; empty if the step has none."""
+        validation = self._validation
+        if validation is None or (step % validation.every and step != self._steps):
+            return {}
+        # Wait for the step itself, or its time would count as validation.
+        jax.block_until_ready(state.step)
+        with telemetry.lost_to("validation"):
+            return validate(
+                self._measure,
+                state,
+                frozen,
+                validation.dataset,
+                self._mesh,
+                self._rows,
+            )
+
+
 def make_measure(
     spec: StepSpec, mesh: Mesh
 ) -> Callable[[TrainState, Mapping[str, Any], Mapping[str, Array]], Metrics]:
     """The jitted (state, frozen, batch [B, L]) -> sums over the batch's target tokens.
 
-    The very loss of the training step, forward only. Sums [] float32, and
-    `target_tokens`.
+    The loss of the training step, forward only: sums [] f32, and `target_tokens`.
     """
     quiet = replace(spec, histograms=False)
 
@@ -63,24 +110,22 @@ def validate(
 
     Args:
         measure: from `make_measure`.
-        state, frozen: what is measured.
-        dataset: the held-out rows; the last batch is filled up with empty ones.
+        state, frozen: the models.
+        dataset: held-out rows; the last batch is padded with empty ones.
         mesh: the device mesh.
-        rows: of a batch; a multiple of what the mesh spreads rows over.
+        rows: per batch; a multiple of the row shards of the mesh.
     """
-    sums: dict[str, float] = {}
+    totals: dict[str, float] = {}
     for batch in _batches(dataset, rows):
-        made = jax.device_get(measure(state, frozen, meshes.put_rows(batch, mesh)))
-        for name, value in made.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
-    targets = max(sums.pop("target_tokens"), 1.0)
-    return {
-        f"{VALIDATION_PREFIX}{name}": value / targets for name, value in sums.items()
-    }
+        sums = jax.device_get(measure(state, frozen, meshes.put_rows(batch, mesh)))
+        for name, value in sums.items():
+            totals[name] = totals.get(name, 0.0) + float(value)
+    targets = max(totals.pop("target_tokens"), 1.0)
+    return {f"{VALIDATION_PREFIX}{name}": x / targets for name, x in totals.items()}
 
 
 def _batches(dataset: Dataset, rows: int) -> Iterator[dict[str, np.ndarray]]:
     for first in range(0, dataset.rows, rows):
         part = dataset.take(np.arange(first, min(first + rows, dataset.rows)))
-        lacking = rows - len(part["tokens"])
-        yield {k: np.pad(x, [(0, lacking), (0, 0)]) for k, x in part.items()}
+        padding = rows - len(part["tokens"])
+        yield {k: np.pad(x, [(0, padding), (0, 0)]) for k, x in part.items()}

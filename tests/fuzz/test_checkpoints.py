@@ -1,4 +1,4 @@
-"""Malformed checkpoints: named and passed over, or read as they were saved."""
+"""Malformed checkpoints: reported and passed over, or read as they were saved."""
 
 import json
 import shutil
@@ -9,45 +9,47 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from targetsft_jax.checkpoints.manager import DAMAGED, Checkpoints, Position
+from targetsft_jax.checkpoints.manager import Checkpoints
+from targetsft_jax.checkpoints.position import Position
 from targetsft_jax.checkpoints.retention import Retention
-from targetsft_jax.training.step import TrainState
+from targetsft_jax.storage.run_dir import RunDir
 
 CASES = 70
 POSITION = Position(0, 3, 8, "data")
 
 
-def _state(step):
+def _arrays(step):
     layers = {"w": jnp.arange(48.0).reshape(2, 4, 6) + step}
     params = {"embed": jnp.arange(40.0).reshape(8, 5) * step, "layers": layers}
     moments = jax.tree.map(lambda x: x / 7, params)
-    return TrainState(jnp.int32(step), params, {"mu": moments})
+    optimizer = {"step": jnp.int32(step), "moments": {"mu": moments}}
+    return {"params": params, "optimizer": optimizer}
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def intact(tmp_path_factory):
     """A run directory with the checkpoints of steps 1 and 2."""
-    run_dir = tmp_path_factory.mktemp("whole")
-    checkpoints = Checkpoints(run_dir, Retention(2))
+    run_dir = tmp_path_factory.mktemp("intact")
+    checkpoints = Checkpoints(RunDir(run_dir), Retention(2))
     for step in (1, 2):
-        checkpoints.save(_state(step), replace(POSITION, step=step), {"loss": 1.0})
+        checkpoints.save(_arrays(step), replace(POSITION, step=step), {"loss": 1.0})
     checkpoints.close()
     return run_dir
 
 
 def _restore(run_dir):
-    """(step, equal to what was saved at that step)."""
-    checkpoints = Checkpoints(run_dir, Retention(2))
+    """The step, and whether the arrays equal those saved at that step."""
+    checkpoints = Checkpoints(RunDir(run_dir), Retention(2))
     try:
-        state, step = checkpoints.restore(_state(0), POSITION)
+        arrays, step = checkpoints.restore(_arrays(0), POSITION)
     finally:
         checkpoints.close()
-    equal = jax.tree.map(lambda a, b: bool((a == b).all()), state, _state(step))
+    equal = jax.tree.map(lambda a, b: bool((a == b).all()), arrays, _arrays(step))
     return step, all(jax.tree.leaves(equal))
 
 
 def _damages(path, rng):
-    """Ways to spoil a file, each a function that does it."""
+    """Ways to damage a file, each a function that does it."""
     content = path.read_bytes()
     place = int(rng.integers(max(1, len(content))))
 
@@ -68,16 +70,16 @@ def _damages(path, rng):
         lambda: path.write_bytes(content[:place]),
         lambda: path.write_bytes(content + b"\0"),
     ]
-    # An empty file has nothing to flip; flips are what nobody else finds.
+    # An empty file has nothing to flip; only checksums detect flips.
     return damages + [flip] * 6 if content else damages[:2]
 
 
-def test_random_damage_is_named_or_of_no_consequence(whole, tmp_path, count, capfd):
-    """The newest checkpoint spoilt in one place: never wrong numbers, never a crash."""
+def test_random_damage_is_reported_or_of_no_consequence(intact, tmp_path, count, capfd):
+    """The newest checkpoint damaged in one place: no wrong number and no crash."""
     rng = np.random.default_rng(0)
     for case in range(CASES):
         run_dir = tmp_path / str(case)
-        shutil.copytree(whole, run_dir)
+        shutil.copytree(intact, run_dir)
         newest = run_dir / "checkpoints/2"
         files = sorted(path for path in newest.rglob("*") if path.is_file())
         path = files[rng.integers(len(files))]
@@ -86,36 +88,36 @@ def test_random_damage_is_named_or_of_no_consequence(whole, tmp_path, count, cap
         capfd.readouterr()
         step, equal = _restore(run_dir)
         assert equal, (case, path)
-        said = capfd.readouterr().out
+        printed = capfd.readouterr().out
         if step == 2:
             # A file that nothing is read from, or bytes between those that are.
             count("checkpoints", "of no consequence, read the same")
         else:
-            assert step == 1 and "checkpoint 2 cannot be restored" in said
-            assert (run_dir / DAMAGED / "2").is_dir()
+            assert step == 1 and "checkpoint 2 cannot be restored" in printed
+            assert (RunDir(run_dir).damaged_checkpoints / "2").is_dir()
             count("checkpoints", "named and passed over")
         shutil.rmtree(run_dir)
 
 
-def test_a_position_that_is_none(whole, tmp_path, count, capfd):
-    """What stands beside the arrays, cut or of another shape."""
-    (original,) = (whole / "checkpoints/2/position").glob("metadata*")
-    kept = json.loads(original.read_text())
-    arrays = kept["arrays"]
+def test_a_malformed_position_is_reported(intact, tmp_path, count, capfd):
+    """The JSON beside the arrays, truncated or of another shape."""
+    (original,) = (intact / "checkpoints/2/position").glob("metadata*")
+    saved = json.loads(original.read_text())
+    arrays = saved["arrays"]
     wrong = [
         *("", "[]", "null", "3", '"x"', "{}", "{", original.read_text()[:-3]),
-        *(kept | {"arrays": x} for x in (None, [], {}, 3, "x", {"params.embed": 1})),
-        *({k: v for k, v in kept.items() if k != key} for key in ("arrays",)),
-        *(kept | {"arrays": arrays | {key: arrays[key] + 1}} for key in arrays),
-        *(kept | {"arrays": arrays | {key: str(arrays[key])}} for key in arrays),
+        *(saved | {"arrays": x} for x in (None, [], {}, 3, "x", {"params.embed": 1})),
+        *({k: v for k, v in saved.items() if k != key} for key in ("arrays",)),
+        *(saved | {"arrays": arrays | {key: arrays[key] + 1}} for key in arrays),
+        *(saved | {"arrays": arrays | {key: str(arrays[key])}} for key in arrays),
         *(
-            kept | {"arrays": {k: v for k, v in arrays.items() if k != key}}
+            saved | {"arrays": {k: v for k, v in arrays.items() if k != key}}
             for key in arrays
         ),
     ]
     for case, content in enumerate(wrong):
         run_dir = tmp_path / str(case)
-        shutil.copytree(whole, run_dir)
+        shutil.copytree(intact, run_dir)
         text = content if isinstance(content, str) else json.dumps(content)
         (run_dir / "checkpoints/2/position" / original.name).write_text(text)
         assert _restore(run_dir) == (1, True), content
@@ -124,18 +126,18 @@ def test_a_position_that_is_none(whole, tmp_path, count, capfd):
         shutil.rmtree(run_dir)
 
 
-def test_with_none_left_nothing_is_moved(whole, tmp_path, count):
+def test_nothing_is_moved_when_all_are_damaged(intact, tmp_path, count):
     rng = np.random.default_rng(1)
     for case in range(10):
         run_dir = tmp_path / str(case)
-        shutil.copytree(whole, run_dir)
+        shutil.copytree(intact, run_dir)
         for step in (1, 2):
             item = "params" if rng.integers(2) else "optimizer"
             shutil.rmtree(run_dir / "checkpoints" / str(step) / item)
         before = sorted(str(path) for path in run_dir.rglob("*"))
         with pytest.raises(ValueError, match="Nothing was deleted") as refused:
             _restore(run_dir)
-        said = str(refused.value)
-        assert "  2: " in said and "  1: " in said
+        message = str(refused.value)
+        assert "  2: " in message and "  1: " in message
         assert sorted(str(path) for path in run_dir.rglob("*")) == before
         count("checkpoints", "all damaged, refused, nothing moved")

@@ -6,7 +6,8 @@ import typing
 import pytest
 import yaml
 
-from targetsft_jax.config.schema import Config, keys
+from targetsft_jax.config.load import keys
+from targetsft_jax.config.schema import Config
 from targetsft_jax.train import main
 
 WRONG = {

@@ -57,7 +57,7 @@ def test_absent_keys_mean_what_transformers_means():
 REFUSED = {
     "family": ({"model_type": "gpt2"}, "'gpt2'.*llama, mistral"),
     "multimodal": ({"model_type": "gemma3"}, "'gemma3'.*multimodal.*gemma3_text"),
-    "first gemma": ({"model_type": "gemma"}, "'gemma'.*other norms"),
+    "first gemma": ({"model_type": "gemma"}, "'gemma'.*norms of the first Gemma"),
     "no family": ({"model_type": None}, "model_type is None"),
     "no size": ({"hidden_size": None}, "hidden_size missing"),
     "activation": ({"hidden_act": "gelu"}, "hidden_act is 'gelu'.*silu"),
@@ -286,7 +286,11 @@ def test_every_flag_of_a_family_is_written_and_read_back(model_type):
 @pytest.mark.parametrize(
     "model_type, change, message",
     [
-        ("llama", {"qk_norm": True}, "qk_norm is True.*'llama' checkpoints.*False"),
+        (
+            "llama",
+            {"qk_norm": True},
+            "qk_norm is True; expected False.*'llama'",
+        ),
         ("llama", {"sliding_window": 4}, "sliding_window is 4"),
         ("qwen2", {"qkv_bias": False}, "qkv_bias is False.*True"),
         ("mistral", {"final_logit_softcap": 3.0}, "final_logit_softcap is 3.0"),

@@ -14,7 +14,7 @@ from targetsft_jax.hf import exporter
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.hf.importer import load_config, load_params
 from targetsft_jax.models.config import DecoderConfig
-from targetsft_jax.models.decoder import init_params
+from targetsft_jax.models.decoder import abstract_params
 
 
 @pytest.fixture
@@ -76,10 +76,10 @@ def test_failure_leaves_the_earlier_export(tmp_path, tiny, monkeypatch):
         calls.append(spec)
         if len(calls) == 5:
             raise OSError("disk full")
-        return np.zeros(spec["shape"], spec["dtype"])
+        return np.zeros(spec.shape, spec.dtype)
 
     with monkeypatch.context() as patch:
-        patch.setattr(exporter, "_to_host", fail)
+        patch.setattr(exporter, "_host_tensor", fail)
         with pytest.raises(OSError, match="disk full"):
             save_pretrained(target, config, params)
     assert (target / "model.safetensors").read_bytes() == before
@@ -181,7 +181,7 @@ def model_for(tokenizer, model_type):
         qkv_bias=model_type == "qwen2",
         model_type=model_type,
     )
-    shapes = jax.eval_shape(lambda k: init_params(config, k), jax.random.key(0))
+    shapes = abstract_params(config)
     return config, jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
 
 
@@ -237,11 +237,11 @@ def test_tokenizer_that_would_not_come_back(tmp_path, monkeypatch):
     target = tmp_path / "out"
     save_pretrained(target, config, params)
     before = sorted(path.name for path in target.iterdir())
-    monkeypatch.setattr(exporter, "_to_host", None)  # not a weight is written
+    monkeypatch.setattr(exporter, "_host_tensor", None)  # not a weight is written
     with pytest.raises(ValueError) as error:
         save_pretrained(target, config, params, tokenizer=tokenizer)
     message = str(error.value)
-    assert "model_type 'qwen2', AutoTokenizer makes a Qwen2Tokenizer" in message
+    assert "model_type 'qwen2', AutoTokenizer loads a Qwen2Tokenizer" in message
     assert "token '<|endoftext|>': absent before, 264 after" in message
     # The accent of its own: Qwen2Tokenizer composes it with the letter before it.
     assert "ids of a sample text: [101, 204, 129, " in message

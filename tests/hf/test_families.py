@@ -1,5 +1,6 @@
 """Every family's checkpoint: ours to files and back, bit for bit, and what is fused."""
 
+import collections
 import json
 
 import jax
@@ -9,12 +10,13 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from support import hf_folders as checkpoints
 
-from targetsft_jax.hf import shard_reader as filling
+from targetsft_jax.hf import shard_reader
 from targetsft_jax.hf.exporter import save_pretrained
-from targetsft_jax.hf.families import FAMILIES, PLAIN, places
+from targetsft_jax.hf.families import FAMILIES, PLAIN
 from targetsft_jax.hf.importer import load_config, load_params
+from targetsft_jax.hf.tensor_map import checkpoint_tensors
 from targetsft_jax.models.config import DecoderConfig
-from targetsft_jax.models.decoder import init_params, logical_axes
+from targetsft_jax.models.decoder import abstract_params, logical_axes
 
 # Some of the flags that the checkpoint decides.
 READ = {
@@ -32,7 +34,7 @@ def config_of(model_type, **changes):
 
 
 def random_params(config):
-    shapes = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+    shapes = abstract_params(config)
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), "f4"), shapes)
 
@@ -49,21 +51,21 @@ def test_ours_to_files_and_back(model_type, tied, tmp_path):
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_every_parameter_has_one_place(model_type):
+def test_every_parameter_is_in_one_tensor(model_type):
     """Each layer's part of each leaf is in the files once, and nothing else is."""
     config = config_of(model_type, tie_word_embeddings=False)
-    shapes = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
-    wanted = {}
+    shapes = abstract_params(config)
+    expected = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         names = tuple(entry.key for entry in path)
         layers = range(leaf.shape[0]) if names[0] == "layers" else [None]
-        wanted |= {(names, layer): 1 for layer in layers}
-    found = {}
-    for parts in places(config).values():
-        for place in parts:
-            at = (place.path, place.layer)
-            found[at] = found.get(at, 0) + 1
-    assert found == wanted
+        expected |= {(names, layer): 1 for layer in layers}
+    slices = [
+        (part.path, part.layer)
+        for parts in checkpoint_tensors(config).values()
+        for part in parts
+    ]
+    assert collections.Counter(slices) == expected
 
 
 @pytest.mark.parametrize("model_type", ["phi3", "gemma3_text"])
@@ -79,9 +81,9 @@ def test_pieces_of_fused_tensors(model_type, tmp_path, monkeypatch):
         logical_axes(config),
         is_leaf=lambda x: isinstance(x, tuple),
     )
-    for shard in (filling._StagedShard, filling._PlacedShard):
-        monkeypatch.setattr(filling, "_StagedShard", shard)
-        monkeypatch.setattr(filling, "PIECE_BYTES", 5 * config.hidden_size * 4)
+    for shard in (shard_reader._HostShard, shard_reader._DeviceShard):
+        monkeypatch.setattr(shard_reader, "_HostShard", shard)
+        monkeypatch.setattr(shard_reader, "PIECE_BYTES", 5 * config.hidden_size * 4)
         back = load_params(tmp_path / "m", config, shardings=shardings)
         jax.tree.map(np.testing.assert_array_equal, back, params)
 

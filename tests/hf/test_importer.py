@@ -12,10 +12,9 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from support import hf_folders as checkpoints
 
-from targetsft_jax.hf import importer
-from targetsft_jax.hf import shard_reader as filling
+from targetsft_jax.hf import importer, shard_reader
 from targetsft_jax.hf.importer import load_config, load_params, resolve
-from targetsft_jax.models.decoder import init_params, logical_axes
+from targetsft_jax.models.decoder import abstract_params, logical_axes
 
 
 def load(folder, **options):
@@ -44,7 +43,7 @@ def test_values_land_where_their_names_say(tmp_path):
 
 def as_on_accelerators(patch):
     """Write every parameter into arrays that lie on the devices already."""
-    patch.setattr(filling, "_StagedShard", filling._PlacedShard)
+    patch.setattr(shard_reader, "_HostShard", shard_reader._DeviceShard)
 
 
 @pytest.mark.parametrize("staged", [True, False], ids=["staged", "placed"])
@@ -54,14 +53,14 @@ def test_sharded_reading_equals_whole_reading(tmp_path, shards, staged, monkeypa
     folder = checkpoints.write(tmp_path / "m", content, shards=shards)
     whole = load(folder, dtype=jnp.float32)
     sizes = []
-    read = filling._Piece.read
+    read = shard_reader._Piece.read
 
     def spy(piece):
         done = read(piece)
         sizes.append(piece.values.size)
         return done
 
-    monkeypatch.setattr(filling._Piece, "read", spy)
+    monkeypatch.setattr(shard_reader._Piece, "read", spy)
     if not staged:
         as_on_accelerators(monkeypatch)
     mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
@@ -93,7 +92,7 @@ def test_large_parameters_go_to_the_devices_in_pieces(tmp_path, dtype, monkeypat
         whole = load(folder, dtype=dtype, shardings=sharding)
         with monkeypatch.context() as patch:
             as_on_accelerators(patch)
-            patch.setattr(filling, "PIECE_BYTES", 3 * 16 * 4)
+            patch.setattr(shard_reader, "PIECE_BYTES", 3 * 16 * 4)
             pieces = load(folder, dtype=dtype, shardings=sharding)
         for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(pieces), strict=True):
             assert b.sharding == sharding and b.dtype == dtype
@@ -126,7 +125,7 @@ def test_values_that_are_no_numbers_are_counted(tmp_path, stored):
 def _where_it_fits(config, sharding):
     """A sharding for each parameter; vectors lie everywhere."""
     everywhere = NamedSharding(sharding.mesh, PartitionSpec())
-    shapes = jax.eval_shape(lambda k: init_params(config, k), jax.random.key(0))
+    shapes = abstract_params(config)
     return jax.tree.map(lambda x: sharding if x.ndim > 1 else everywhere, shapes)
 
 
@@ -246,7 +245,7 @@ def test_index_may_not_leave_the_folder(tmp_path, name):
     path.write_text(json.dumps(index))
     with pytest.raises(ValueError, match="model.norm.weight points to.*outside") as all:
         load(folder)
-    assert "lm_head.weight points to 'pytorch_model.bin', no safeten" in str(all.value)
+    assert "lm_head.weight points to 'pytorch_model.bin', not a saf" in str(all.value)
 
 
 def test_pickle_is_refused(tmp_path):
@@ -256,7 +255,7 @@ def test_pickle_is_refused(tmp_path):
         load(folder)
 
 
-def test_empty_folder_says_what_it_holds(tmp_path):
+def test_the_files_of_a_folder_without_weights_are_named(tmp_path):
     folder = checkpoints.write(tmp_path / "m", checkpoints.tensors())
     (folder / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="neither.*found: config.json"):
@@ -292,5 +291,5 @@ def test_unreachable_hub_id_is_one_quick_sentence(tmp_path, monkeypatch):
     assert time.perf_counter() - start < 5
     message = str(error.value)
     assert "\n" not in message and error.value.__suppress_context__
-    assert "nobody/no-such-model is neither a folder here nor a model" in message
+    assert "nobody/no-such-model is neither a local folder nor a model" in message
     assert "hf download nobody/no-such-model" in message

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
-from support import problems
+from support import loss_problems
 from support.quick import quicker
 
 from targetsft_jax import METHODS, fused_loss
@@ -51,8 +51,8 @@ def _wide(tree):
 def test_equals_the_oracle(name: str):
     """In float64, with a teacher of three rows more that carry no probability."""
     with jax.enable_x64(True):
-        *given, arguments = problems.problem("float64", "holes", 3)
-        short = problems.cut(arguments, problems.V)
+        *given, arguments = loss_problems.problem("float64", "holes", 3)
+        short = loss_problems.cut(arguments, loss_problems.V)
         (wanted, _), pulls = _oracle(name, *given, short, CAPS)
         (loss, _), made = _fused(name, *given, arguments, CAPS)
         (other, _), uncapped = _fused(name, *given, arguments, None)
@@ -69,7 +69,7 @@ def test_each_role_has_a_cap_of_its_own(capped: str):
     name = "kl" if capped == "reference" else "target_sft"
     caps = {capped: CAPS[capped]}
     with jax.enable_x64(True):
-        given = problems.problem("float64", "holes")
+        given = loss_problems.problem("float64", "holes")
         (wanted, _), pulls = _oracle(name, *given, caps)
         (loss, metrics), made = _fused(name, *given, {"student": None, **caps})
         (_, plain), _ = _fused(name, *given, None)
@@ -83,7 +83,7 @@ def test_each_role_has_a_cap_of_its_own(capped: str):
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 1.2e-2)])
 def test_narrow_dtypes(dtype: str, tolerance: float):
     """bfloat16 rounds g once before its products, and the gradients once after."""
-    given = problems.problem(dtype, "holes")
+    given = loss_problems.problem(dtype, "holes")
     (loss, _), made = _fused("target_sft", *given, CAPS)
     with jax.enable_x64(True):
         (wanted, _), pulls = _oracle("target_sft", *_wide(given), CAPS)
@@ -101,7 +101,7 @@ def test_a_users_loss_gets_capped_logits():
         return jnp.sum(jnp.square(logits - teacher_logits), axis=-1)
 
     with jax.enable_x64(True):
-        hidden, head, labels, arguments = problems.problem("float64", "holes")
+        hidden, head, labels, arguments = loss_problems.problem("float64", "holes")
         weights, other = arguments["weights"], arguments["teacher"]
         given = {"weights": weights, "teacher": other}
         (loss, _), made = _fused(squares, hidden, head, labels, given, CAPS)
@@ -126,7 +126,7 @@ def test_on_a_mesh():
     )
     places = ("data", "fsdp"), ("fsdp", "tensor"), ("fsdp", "tensor")
     with jax.enable_x64(True):
-        given = problems.problem("float64", "holes", 3)
+        given = loss_problems.problem("float64", "holes", 3)
         (wanted, statistics), pulls = _fused("target_sft", *given, CAPS)
         layout = MeshLayout(mesh, *places)
         (loss, metrics), made = _fused("target_sft", *given, CAPS, layout=layout)
@@ -139,7 +139,7 @@ def test_on_a_mesh():
 
 @pytest.mark.parametrize("caps", [{"old": 3.0}, {"student": 0.0}, {"teacher": -1.0}])
 def test_refused(caps):
-    hidden, head, labels, arguments = problems.problem("float32")
+    hidden, head, labels, arguments = loss_problems.problem("float32")
     ((role, cap),) = caps.items()
     with pytest.raises(ValueError, match=rf"'{role}'\] is {cap}.*student, teacher"):
         fused_loss("sft", hidden, head, labels, logit_caps=caps, **arguments)

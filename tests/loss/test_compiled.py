@@ -9,7 +9,7 @@ import pytest
 
 from targetsft_jax import fused_loss
 from targetsft_jax.loss import reference_loss
-from targetsft_jax.planning.hlo.program import read
+from targetsft_jax.planning.hlo import read
 
 # V·N is far above every array that is needed: N·D, V·D and C·V.
 N, D, V, CHUNK = 512, 8, 1009, 32

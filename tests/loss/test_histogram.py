@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import problems, zoo
-from test_sharded import _layout
+from support import loss_problems, method_cases
+from support.mesh_layouts import layout_of
 
 from targetsft_jax import target
 from targetsft_jax.loss import fused_loss
@@ -37,16 +37,16 @@ def test_a_token_without_weight_is_not_counted_whatever_it_is():
     np.testing.assert_array_equal(made, np.eye(BINS)[10])
 
 
-@pytest.mark.parametrize("layout", [None, "all met"])
+@pytest.mark.parametrize("layout", [None, "fsdp groups"])
 def test_the_loss_counts_its_tokens_on_one_device_and_on_many(layout):
     """p_y, γ and entropy of every token from dense logits, with their weights."""
-    case = zoo.Case("target_sft")
+    case = method_cases.Case("target_sft")
     with jax.enable_x64(True):
-        hidden, head, labels, arguments = problems.problem("float64", "holes", 3)
+        hidden, head, labels, arguments = loss_problems.problem("float64", "holes", 3)
         logits = hidden @ head.T
         weights = arguments["weights"]
         states, rows = arguments["teacher"]
-        teacher = states @ rows[: problems.V].T
+        teacher = states @ rows[: loss_problems.V].T
         safe = jnp.where(weights == 0, 0, labels)
         q = target("target_sft", logits, safe, teacher_logits=teacher, **case.hyper)
         log_p = jax.nn.log_softmax(logits)
@@ -61,7 +61,7 @@ def test_the_loss_counts_its_tokens_on_one_device_and_on_many(layout):
         if layout is None:
             _, metrics = fused_loss(*given, **options)
         else:
-            _, metrics = fused_loss(*given, **options, layout=_layout(layout))
+            _, metrics = fused_loss(*given, **options, layout=layout_of(layout))
     for name, values in wanted.items():
         flat, own_weights = (np.asarray(x).ravel() for x in (values, weights))
         expected = _expected(flat, own_weights, EDGES[name])

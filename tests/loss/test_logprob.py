@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import problems
+from support import loss_problems
+from support.mesh_layouts import layout_of
 from support.quick import quicker
-from test_sharded import _layout
 
 from targetsft_jax.loss import label_logprob
 
-REAL = problems.V - 3
+REAL = loss_problems.V - 3
 
 
 def _dense(hidden, head, labels, mask, cap=None):
@@ -25,13 +25,13 @@ def _dense(hidden, head, labels, mask, cap=None):
 
 
 def _problem(mask):
-    hidden, head, labels, arguments = problems.problem("float64", mask)
+    hidden, head, labels, arguments = loss_problems.problem("float64", mask)
     kept = arguments["weights"] > 0
     # Real labels only: rows of a head past the vocabulary are no tokens.
     return hidden, head, jnp.minimum(labels, REAL - 1), kept
 
 
-@pytest.mark.parametrize("mask", problems.MASKS)
+@pytest.mark.parametrize("mask", loss_problems.MASKS)
 @pytest.mark.parametrize("chunk, cap", [(7, None), (1000, 3.0)])
 def test_equals_dense_logits(mask: str, chunk: int, cap: float | None):
     with jax.enable_x64(True):
@@ -45,7 +45,13 @@ def test_equals_dense_logits(mask: str, chunk: int, cap: float | None):
 # Tokens that meet over one axis and over two, heads whole and split.
 @pytest.mark.parametrize(
     "layout",
-    ["8 data", "8 tensor", "all met", "every axis meets", "whole heads"]
+    [
+        "8 data",
+        "8 tensor",
+        "fsdp groups",
+        "vocabulary on all axes",
+        "replicated heads",
+    ]
     + ["step (1, 8, 1), groups of 4", "step (2, 2, 2), groups of 2"],
 )
 def test_every_mesh_gives_each_token_its_own(layout: str):
@@ -53,7 +59,7 @@ def test_every_mesh_gives_each_token_its_own(layout: str):
         *given, kept = _problem("holes")
 
         def run(*given):
-            options = {"layout": _layout(layout), "vocab_size": REAL, "chunk_size": 4}
+            options = {"layout": layout_of(layout), "vocab_size": REAL, "chunk_size": 4}
             return label_logprob(*given, mask=kept, **options)
 
         found = jax.jit(run, compiler_options=quicker())(*given)
@@ -61,7 +67,7 @@ def test_every_mesh_gives_each_token_its_own(layout: str):
 
 
 def test_no_array_of_tokens_by_vocabulary_and_nothing_to_differentiate():
-    hidden, head, labels, arguments = problems.problem("float32", "all")
+    hidden, head, labels, arguments = loss_problems.problem("float32", "all")
     kept = arguments["weights"] > 0
 
     def total(hidden, head):
@@ -70,5 +76,5 @@ def test_no_array_of_tokens_by_vocabulary_and_nothing_to_differentiate():
     pulled = jax.grad(total, (0, 1))
     assert not any(np.any(g) for g in pulled(hidden, head))
     shapes = str(jax.make_jaxpr(pulled)(hidden, head))
-    assert f"f32[4,{problems.V}]" in shapes
-    assert f"f32[{problems.B * problems.L},{problems.V}]" not in shapes
+    assert f"f32[4,{loss_problems.V}]" in shapes
+    assert f"f32[{loss_problems.B * loss_problems.L},{loss_problems.V}]" not in shapes

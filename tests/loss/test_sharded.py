@@ -1,4 +1,4 @@
-"""The loss over eight devices: one device's numbers, and no chatter in the loop."""
+"""The loss over eight devices: one device's numbers, one collective in the loop."""
 
 import math
 import re
@@ -7,61 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from support import problems, zoo
+from support import loss_problems, method_cases
+from support.mesh_layouts import GROUPS, LAYOUTS, layout_of
 from support.quick import quicker
 
 from targetsft_jax import METHODS, fused_loss
-from targetsft_jax.loss import MeshLayout
-from targetsft_jax.parallel import vocabulary
-
-AXES = ("data", "fsdp", "tensor")
-# (mesh, token axes, vocabulary axes, axes that heads are stored over). V = 53 is prime,
-# the student's head 16 wide and the other one's 24.
-LAYOUTS = {
-    "one device": ((1, 1, 1), ("data", "fsdp"), ("tensor",), ("fsdp", "tensor")),
-    "8 data": ((8, 1, 1), ("data", "fsdp"), ("tensor",), ("fsdp", "tensor")),
-    "8 fsdp, whole heads": ((1, 8, 1), ("data", "fsdp"), (), ("fsdp", "tensor")),
-    "8 fsdp, vocabulary": ((1, 8, 1), ("fsdp",), ("fsdp",), ("fsdp",)),
-    "8 tensor": ((1, 1, 8), ("data", "fsdp"), ("tensor",), ("fsdp", "tensor")),
-    "2 data 4 tensor": ((2, 1, 4), ("data",), ("tensor",), ("tensor",)),
-    "all three": ((2, 2, 2), ("data", "fsdp"), ("tensor",), ("fsdp", "tensor")),
-    "all met": ((2, 2, 2), ("data", "fsdp"), ("fsdp", "tensor"), ("fsdp", "tensor")),
-    "every axis meets": ((2, 2, 2), ("data", "fsdp"), AXES, ("fsdp", "tensor")),
-    "whole heads": ((2, 2, 2), ("data", "fsdp"), ("fsdp", "tensor"), ()),
-    "other order": ((2, 2, 2), ("fsdp", "data"), ("tensor", "data"), ("data", "fsdp")),
-    "tokens on one axis": ((2, 4, 1), ("data",), ("fsdp",), ("fsdp",)),
-    "idle axis": ((2, 4, 1), ("data",), (), ("fsdp",)),
-    "whole or not at all": ((2, 2, 2), AXES[:2], AXES[1:], (AXES,)),
-    "tensor twice": ((2, 2, 2), ("data", "tensor"), ("tensor",), ("fsdp", "tensor")),
-}
-
-
-# The training step's own: the fsdp axis cut into groups that share the vocabulary.
-GROUPS = {
-    f"step {shape}, groups of {group}": (shape, group)
-    for shape, group in (((1, 8, 1), 1), ((1, 8, 1), 4), ((1, 8, 1), 8), ((2, 2, 2), 2))
-}
-
-
-def _layout(name):
-    shape, *axes = LAYOUTS.get(name) or GROUPS[name]
-    mesh = jax.make_mesh(
-        shape,
-        AXES,
-        axis_types=(AxisType.Auto,) * 3,
-        devices=jax.devices()[: math.prod(shape)],
-    )
-    if name in LAYOUTS:
-        return MeshLayout(mesh, *axes)
-    share = vocabulary.with_groups(mesh, *axes)
-    return MeshLayout(share, vocabulary.TOKENS, vocabulary.VOCABULARY, vocabulary.WIDTH)
 
 
 def _sharded(name, layout, **hyper):
     """The sharded loss as a jitted value-and-gradient."""
-    options = {"layout": _layout(layout), "chunk_size": 4, **hyper}
+    options = {"layout": layout_of(layout), "chunk_size": 4, **hyper}
 
     def loss(hidden, head, labels, arguments):
         return fused_loss(name, hidden, head, labels, **arguments, **options)
@@ -86,9 +43,9 @@ def _assert_same(made, wanted):
 @pytest.mark.parametrize("layout", [*LAYOUTS, *GROUPS])
 def test_equals_one_device_on_every_mesh(layout: str):
     with jax.enable_x64(True):
-        inputs = problems.problem("float64", "holes", 3)
+        inputs = loss_problems.problem("float64", "holes", 3)
         sharded = _sharded("target_sft", layout)
-        plain = problems.compiled(zoo.Case("target_sft"))
+        plain = loss_problems.compiled(method_cases.Case("target_sft"))
         _assert_same(sharded(*inputs), plain(*inputs))
 
 
@@ -96,27 +53,29 @@ def test_equals_one_device_on_every_mesh(layout: str):
 def test_equals_one_device_for_every_method(name: str):
     """Every method's columns and second model are spread as the tokens are."""
     with jax.enable_x64(True):
-        inputs = problems.problem("float64", "all", 3)
-        sharded = _sharded(name, "all met")
-        _assert_same(sharded(*inputs), problems.compiled(zoo.Case(name))(*inputs))
+        inputs = loss_problems.problem("float64", "all", 3)
+        sharded = _sharded(name, "fsdp groups")
+        _assert_same(
+            sharded(*inputs), loss_problems.compiled(method_cases.Case(name))(*inputs)
+        )
 
 
-@pytest.mark.parametrize("layout", ["all three", "all met", *list(GROUPS)[1:2]])
+@pytest.mark.parametrize("layout", ["all three", "fsdp groups", *list(GROUPS)[1:2]])
 def test_a_frozen_head_leaves_all_else_as_it_is(layout: str):
     """Loss, metrics and ∂hidden, on one device and on many; ∂head is nothing."""
     with jax.enable_x64(True):
-        inputs = problems.problem("float64", "holes", 3)
+        inputs = loss_problems.problem("float64", "holes", 3)
         sharded = _sharded("target_sft", layout, head_gradient=False)
         made, (d_hidden, d_head) = sharded(*inputs)
-        wanted, pulls = problems.compiled(zoo.Case("target_sft"))(*inputs)
+        wanted, pulls = loss_problems.compiled(method_cases.Case("target_sft"))(*inputs)
         _assert_same((made, (d_hidden,)), (wanted, pulls[:1]))
         assert not np.any(d_head)
 
 
 def test_value_alone_and_weights_of_zero():
-    options = {"layout": _layout("all met")}
+    options = {"layout": layout_of("fsdp groups")}
     for mask in ("holes", "none"):
-        hidden, head, labels, arguments = problems.problem("float32", mask)
+        hidden, head, labels, arguments = loss_problems.problem("float32", mask)
         given = ("target_sft", hidden, head, labels)
         loss, metrics = fused_loss(*given, **arguments, **options)
         wanted, statistics = fused_loss(*given, **arguments)
@@ -134,10 +93,10 @@ def test_a_users_loss_is_spread_too():
         return -factor * boost * own
 
     with jax.enable_x64(True):
-        hidden, head, labels, arguments = problems.problem("float64", "holes")
+        hidden, head, labels, arguments = loss_problems.problem("float64", "holes")
         boost = np.linspace(1, 2, labels.size).reshape(labels.shape)
         given = {"weights": arguments["weights"], "boost": boost}
-        sharded = _sharded(scaled, "all met", factor=1.5)
+        sharded = _sharded(scaled, "fsdp groups", factor=1.5)
 
         def plain(hidden, head):
             return fused_loss(scaled, hidden, head, labels, **given, factor=1.5)
@@ -174,8 +133,8 @@ COLLECTIVE = rf"= [^\n]*?\b({KINDS})(?:-start)?\("
 
 def _text(layout, name="target_sft"):
     """The compiled text of loss and gradients with everything placed as stored."""
-    where = _layout(layout)
-    hidden, head, labels, arguments = problems.problem("float32")
+    where = layout_of(layout)
+    hidden, head, labels, arguments = loss_problems.problem("float32")
 
     def place(x, spec):
         return jax.device_put(x, NamedSharding(where.mesh, spec))
@@ -215,10 +174,12 @@ def _split(text) -> tuple[list[str], list[str]]:
     "name, numbers",
     [("sft", 4), ("dft", 4), ("gem", 8), ("kl", 8), ("target_sft", 12)],
 )
-@pytest.mark.parametrize("layout", ["2 data 4 tensor", "all met", "8 fsdp, vocabulary"])
+@pytest.mark.parametrize(
+    "layout", ["2 data 4 tensor", "fsdp groups", "8 fsdp, vocabulary"]
+)
 def test_one_small_collective_in_the_loop(name: str, numbers: int, layout: str):
     inside, _ = _split(_text(layout, name))
-    where = _layout(layout)
+    where = layout_of(layout)
     parts = math.prod(where.mesh.shape[axis] for axis in where.vocabulary)
     assert len(inside) == 1
     assert f"f32[{parts},{numbers},4]" in inside[0]
@@ -231,7 +192,7 @@ def test_one_small_collective_in_the_loop(name: str, numbers: int, layout: str):
     "layout, kind, shape",
     [
         ("8 data", "all-reduce", "f32[53,16]"),
-        ("8 fsdp, whole heads", "reduce-scatter", "f32[53,2]"),
+        ("8 fsdp, replicated heads", "reduce-scatter", "f32[53,2]"),
         ("2 data 4 tensor", "all-reduce", "f32[56,4]"),
     ],
 )

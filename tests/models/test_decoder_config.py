@@ -24,7 +24,7 @@ GOOD = DecoderConfig(40, 16, 24, 2, 4, 2)
         ({"attn_logit_softcap": -1.0}, "attn_logit_softcap is -1.0"),
         (
             {"sliding_window": 4, "sliding_layers": (True,)},
-            "sliding_layers says of 1 layers.*num_layers is 2",
+            "sliding_layers has 1 entries.*num_layers is 2",
         ),
         ({"sliding_layers": (True, False)}, "sliding_window is None"),
         ({"local_rope_theta": 1e4}, "local_rope_theta.*sliding_window is None"),

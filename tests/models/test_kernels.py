@@ -179,7 +179,7 @@ def _config(**changes):
     )
 
 
-def test_auto_takes_what_can_serve():
+def test_auto_is_the_fastest_kernel_that_supports_the_model():
     def chosen(platform, dtype=jnp.bfloat16, length=256, **changes):
         return kernels.choose("auto", platform, _config(**changes), length, dtype)
 
@@ -199,28 +199,38 @@ def test_auto_takes_what_can_serve():
 
 @pytest.mark.parametrize("name", ["cudnn", "pallas_gpu"])
 @pytest.mark.parametrize(
-    "changes, said",
+    "changes, limit",
     [({"sliding_window": 16}, "window.*16"), ({"attn_logit_softcap": 5.0}, "cap.*5.0")],
 )
-def test_windows_and_caps_are_refused_by_name(name, changes, said):
-    with pytest.raises(ValueError, match=f"{name}.*{said}.*'xla'"):
+def test_models_with_windows_or_caps_are_refused_by_name(name, changes, limit):
+    with pytest.raises(ValueError, match=f"{name}.*{limit}.*'xla'"):
         kernels.choose(name, "gpu", _config(**changes), 256, jnp.bfloat16)
 
 
+@pytest.mark.parametrize("name", ["cudnn", "pallas_gpu"])
+@pytest.mark.parametrize("option", [{"window": 16}, {"softcap": 5.0}])
+def test_kernels_without_windows_and_caps_refuse_them(name, option):
+    attend = kernels.KERNELS[name].attend
+    with pytest.raises(ValueError, match=f"{name} has neither windows nor soft caps"):
+        attend(*_inputs(2, 2, jnp.bfloat16)[:3], _segments(), **option)
+
+
 @pytest.mark.parametrize(
-    "name, platform, dtype, length, said",
+    "name, platform, dtype, length, expected",
     [
         ("splash", "cpu", "bfloat16", 256, ("devices are cpu", "'xla'")),
-        ("splash", "tpu", "bfloat16", 200, ("200 tokens", "128", "'xla'")),
+        ("splash", "tpu", "bfloat16", 200, ("sequence length 200", "128", "'xla'")),
         ("cudnn", "gpu", "float32", 256, ("not float32", "'pallas_gpu'")),
         ("pallas_gpu", "tpu", "bfloat16", 256, ("devices are tpu", "'splash'")),
         ("flash", "tpu", "bfloat16", 256, ("'flash'", "splash, cudnn")),
     ],
 )
-def test_what_cannot_serve_is_refused_by_name(name, platform, dtype, length, said):
+def test_an_unsupported_kernel_is_refused_by_name(
+    name, platform, dtype, length, expected
+):
     with pytest.raises(ValueError) as caught:
         kernels.choose(name, platform, _config(), length, jnp.dtype(dtype))
-    for part in said:
+    for part in expected:
         assert part in str(caught.value)
 
 

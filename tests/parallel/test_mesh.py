@@ -4,7 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from targetsft_jax.parallel.mesh import make_mesh, mesh_shape, replicated, rows_over
+from targetsft_jax.parallel.mesh import (
+    make_mesh,
+    mesh_shape,
+    replicated,
+    row_shards,
+    rows_over,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,11 +38,11 @@ def test_minus_one_takes_what_is_left(devices, sizes, expected):
         (8, (4, 1, 1), "needs 4 devices; found 8"),
         (8, (-1, 3, 1), "needs a multiple of 3 devices; found 8"),
         (8, (-1, 4, 4), "needs a multiple of 16 devices; found 8"),
-        (8, (-1, -1, 1), "at most one is -1"),
-        (8, (0, 1, 1), "sizes are positive"),
-        (8, (8, -2, 1), "sizes are positive"),
+        (8, (-1, -1, 1), "at most once"),
+        (8, (0, 1, 1), "expected positive sizes"),
+        (8, (8, -2, 1), "expected positive sizes"),
         # Two wrongs that multiply to a right number of devices.
-        (8, (-2, -4, 1), "sizes are positive"),
+        (8, (-2, -4, 1), "expected positive sizes"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(devices, sizes, said):
@@ -67,3 +73,10 @@ def test_rows_go_to_data_and_fsdp_and_are_whole_along_the_tensor_axis():
         np.testing.assert_array_equal(shard.data, values[:, first : first + 2])
     everywhere = jax.device_put(values, replicated(mesh))
     assert {s.data.shape for s in everywhere.addressable_shards} == {values.shape}
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4)])
+def test_row_shards_counts_the_distinct_shards_of_a_batch(sizes):
+    mesh = make_mesh(*sizes)
+    batch = jax.device_put(np.zeros((8, 3)), rows_over(mesh))
+    assert row_shards(mesh) == len({str(s.index) for s in batch.addressable_shards})

@@ -1,4 +1,4 @@
-"""The committed golden files are what transformers says today."""
+"""The committed golden files equal what transformers computes today."""
 
 import numpy as np
 import pytest
@@ -7,14 +7,18 @@ pytest.importorskip("torch", reason="live parity needs the `parity` extra")
 
 from support import golden_logits as golden  # noqa: E402
 
+from targetsft_jax.hf.families import FAMILIES  # noqa: E402
+
 pytestmark = pytest.mark.parity
 
 
-@pytest.mark.parametrize("family", golden.FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_current(family):
     path = golden.FOLDER / f"{family}.npz"
     assert path.stat().st_size < 100_000
-    now, kept = golden.contents(family), np.load(path)
-    assert set(kept.files) == set(now)
-    for name in set(now) - {"config"}:
-        np.testing.assert_allclose(kept[name], now[name], atol=1e-5, err_msg=name)
+    current, committed = golden.contents(family), np.load(path)
+    assert set(committed.files) == set(current)
+    for name in set(current) - {"config"}:
+        np.testing.assert_allclose(
+            committed[name], current[name], atol=1e-5, err_msg=name
+        )

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="live parity needs the `parity` extra")
 
 from support import tiny  # noqa: E402
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config  # noqa: E402
+from transformers import AutoModelForCausalLM  # noqa: E402
 
 from targetsft_jax.hf.exporter import save_pretrained  # noqa: E402
 from targetsft_jax.hf.importer import load_config, load_params  # noqa: E402
@@ -108,15 +108,15 @@ def test_bfloat16_rounds_no_more_than_theirs(case, tmp_path, record_property):
 
 def test_llama3_scaling_is_not_a_bystander():
     scaled = tiny.build(**tiny.CASES["llama3-rope"])
-    plain = tiny.build(family=LlamaConfig, rope_parameters={"rope_theta": 500_000.0})
+    plain = tiny.build(model_type="llama", rope_parameters={"rope_theta": 500_000.0})
     ids = tiny.tokens()
     difference = np.abs(tiny.logits(scaled, ids) - tiny.logits(plain, ids))
     assert difference.max() > 1e-2
 
 
-@pytest.mark.parametrize("family", [Qwen2Config, LlamaConfig])
-def test_bfloat16_checkpoint(family, tmp_path):
-    theirs = tiny.build(family=family).to(torch.bfloat16)
+@pytest.mark.parametrize("model_type", ["qwen2", "llama"])
+def test_bfloat16_checkpoint(model_type, tmp_path):
+    theirs = tiny.build(model_type=model_type).to(torch.bfloat16)
     theirs.save_pretrained(tmp_path / "theirs")
     config = load_config(tmp_path / "theirs")
     ids = tiny.tokens()
@@ -136,7 +136,7 @@ def test_bfloat16_checkpoint(family, tmp_path):
 
 
 def test_sharded_both_ways(tmp_path):
-    theirs = tiny.build(family=Qwen2Config)
+    theirs = tiny.build(model_type="qwen2")
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size="20KB")
     assert (tmp_path / "theirs" / "model.safetensors.index.json").is_file()
     config = load_config(tmp_path / "theirs")

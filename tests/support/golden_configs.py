@@ -8,7 +8,7 @@ A change of a default or of a key then shows as a diff of these files.
 import sys
 from pathlib import Path
 
-from targetsft_jax.config.schema import load, to_yaml
+from targetsft_jax.config.load import load, to_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "config" / "golden"

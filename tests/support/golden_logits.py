@@ -1,10 +1,10 @@
-"""Write the golden files that hold parity where torch is absent.
+"""Write the golden files, with which parity is tested where torch is absent.
 
-    python tests/support/golden_logits.py --update
+    python -m tests.support.golden_logits --update
 
-Each tests/models/golden/<family>.npz holds a tiny model as transformers made it
-(config.json as text, every tensor under its Hugging Face key), token ids, and the
-float32 logits transformers computed.
+Each tests/models/golden/<model_type>.npz holds a tiny model that transformers built
+(config.json as text, every tensor by its Hugging Face key), token ids, and the float32
+logits of transformers. It is the first case of the family in `tiny`, made smaller.
 """
 
 import argparse
@@ -12,13 +12,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-from transformers import (
-    LlamaConfig,
-    MistralConfig,
-    Phi3Config,
-    Qwen2Config,
-    Qwen3Config,
-)
+
+from targetsft_jax.hf.families import FAMILIES
 
 from . import tiny
 
@@ -26,39 +21,27 @@ FOLDER = Path(__file__).resolve().parents[1] / "models" / "golden"
 SMALL = dict(
     vocab_size=48, hidden_size=16, intermediate_size=24, num_hidden_layers=2, seed=5
 )
-FAMILIES = {
-    "qwen2": dict(family=Qwen2Config, tie_word_embeddings=True, **SMALL),
-    "llama": dict(
-        family=LlamaConfig,
-        rope_parameters=tiny.LLAMA3_ROPE,
-        max_position_embeddings=512,
-        **SMALL,
+# Where a family's first case is too large, or shows less with these sizes.
+CHANGES = {
+    "qwen3": dict(head_dim=6),
+    "mistral": dict(sliding_window=5),
+    "gemma2": dict(head_dim=6, num_hidden_layers=3),
+    "gemma3_text": dict(
+        num_hidden_layers=5, num_key_value_heads=2, final_logit_softcapping=None
     ),
-    "qwen3": dict(family=Qwen3Config, head_dim=6, **SMALL),
-    "mistral": dict(family=MistralConfig, sliding_window=5, **SMALL),
-    "gemma2": {**tiny.GEMMA2, **SMALL, "head_dim": 6, "num_hidden_layers": 3},
-    "gemma3_text": {
-        **tiny.GEMMA3,
-        **SMALL,
-        "sliding_window_pattern": 3,
-        "num_hidden_layers": 5,
-    },
     "phi3": dict(
-        family=Phi3Config,
         sliding_window=5,
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": 10_000.0,
-            "partial_rotary_factor": 0.5,
-        },
-        **SMALL,
+        num_key_value_heads=2,
+        tie_word_embeddings=False,
+        rope_parameters=tiny.PARTIAL_ROPE,
     ),
 }
 
 
-def contents(family):
-    """Everything one golden file holds: name -> array."""
-    model = tiny.build(**FAMILIES[family])
+def contents(model_type):
+    """Contents of one golden file: name -> array."""
+    case = tiny.CASES[tiny.first_case(model_type)]
+    model = tiny.build(**{**case, **SMALL, **CHANGES.get(model_type, {})})
     ids = tiny.tokens(rows=2, length=24, vocab=48)
     tensors = {
         f"tensor:{key}": value.numpy()

@@ -4,26 +4,34 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from targetsft_jax.config.method import ResolvedMethod
+from targetsft_jax.config.schema import TrainConfig
+from targetsft_jax.data.pipeline import Dataset
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel.mesh import make_mesh, rows_over
+from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.targets.api import get_method, hyper_parameters
 from targetsft_jax.targets.policies import FROM_DATA
-from targetsft_jax.training.step import (
-    BASE,
-    StepSpec,
+from targetsft_jax.training.fit import Fitted, Start, TrainingData, fit
+from targetsft_jax.training.micro_batch import BASE, Numerics, StepSpec
+from targetsft_jax.training.state import (
     TrainState,
+    abstract_state,
     init_state,
-    make_train_step,
     state_shardings,
 )
+from targetsft_jax.training.step import make_train_step
+from targetsft_jax.training.validate import Validation
 
 from .quick import QUICK, quicker
 
@@ -187,7 +195,21 @@ def make_spec(method: str = "target_sft", **changes) -> StepSpec:
         "hyper": {"eta": 0.3} if method == "target_sft" else {},
         "columns": ("trajectory_weight",) if method == "iw_sft" else (),
     }
-    return StepSpec(STUDENT, method=method, **settings | changes)
+    settings |= changes
+    numerics = {
+        name: settings.pop(name)
+        for name in ("dtype", "remat", "attention", "loss_chunk")
+        if name in settings
+    }
+    resolved = ResolvedMethod(
+        method,
+        get_method(method),
+        hyper_parameters(method, settings.pop("hyper")),
+        roles=tuple(settings["frozen"]),
+        columns=settings.pop("columns"),
+        policy=settings.pop("policy", FROM_DATA),
+    )
+    return StepSpec(STUDENT, resolved, numerics=Numerics(**numerics), **settings)
 
 
 def frozen_of(spec: StepSpec, mesh=None) -> dict:
@@ -233,8 +255,10 @@ def build(
     """
     mesh = mesh or one_device()
     params = start_of(spec)
-    places = state_shardings(STUDENT, params, optimizer, mesh, spec.lora, spec.policy)
-    start = host(init_state(params, optimizer, places, spec.policy))
+    places = state_shardings(
+        STUDENT, params, optimizer, mesh, spec.lora, spec.method.policy
+    )
+    start = host(init_state(params, optimizer, places, spec.method.policy))
     frozen = frozen_of(spec, mesh)
 
     def fresh() -> TrainState:
@@ -251,13 +275,6 @@ def lower(
 ):
     """The step from shapes alone, for one micro-batch [rows, length]; not compiled."""
 
-    def placed(shapes, places):
-        return jax.tree.map(
-            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-            shapes,
-            places,
-        )
-
     def model(config: DecoderConfig, adapted=None, dtype="float32", policy=FROM_DATA):
         def made():
             key = jax.random.key(0)
@@ -267,18 +284,12 @@ def lower(
 
         params = jax.eval_shape(made)
         places = state_shardings(config, params, optimizer, mesh, adapted, policy)
-        return placed(params, places.params), places
+        return abstract_state(params, optimizer, places, policy), places
 
-    params, places = model(spec.student, spec.lora, policy=spec.policy)
-    state = TrainState(
-        jax.ShapeDtypeStruct((), jnp.int32, sharding=places.step),
-        params,
-        placed(jax.eval_shape(optimizer.init, params), places.optimizer),
-        placed(jax.eval_shape(spec.policy.start, params), places.held),
-    )
+    state, places = model(spec.student, spec.lora, policy=spec.method.policy)
     models = {BASE: spec.student, **spec.frozen}
     frozen = {
-        role: model(models[role], dtype=frozen_dtype)[0]
+        role: model(models[role], dtype=frozen_dtype)[0].params
         for role in spec.frozen_arguments
     }
     place = rows_over(mesh, lead=1)
@@ -345,6 +356,26 @@ def assert_close_trees(left, right, roundings: float, floor=None):
         np.testing.assert_allclose(
             a, b, rtol=0, atol=allowed, err_msg=jax.tree_util.keystr(path)
         )
+
+
+def run_fit(
+    spec: StepSpec,
+    params: dict,
+    frozen: dict,
+    dataset: Dataset,
+    mesh,
+    config: TrainConfig,
+    *,
+    run_dir: Path,
+    seed: int,
+    validation: Validation | None = None,
+    **options,
+) -> Fitted:
+    """`fit` on parameters that are on the mesh already."""
+    start = Start(jax.eval_shape(lambda: params), lambda: params)
+    data = TrainingData(dataset, seed, validation)
+    where = RunDir(run_dir)
+    return fit(spec, start, frozen, data, mesh, config, run_dir=where, **options)
 
 
 def write_folders(folder) -> dict:

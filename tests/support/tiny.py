@@ -1,17 +1,14 @@
-"""Tiny random models built by transformers, and their logits: the other side."""
+"""Tiny random models that transformers builds, and their logits: the parity oracle.
+
+`CASES` is the only list of them. A family's first case represents it where one case is
+enough, such as in its golden file.
+"""
 
 import numpy as np
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    Gemma3TextConfig,
-    LlamaConfig,
-    MistralConfig,
-    Phi3Config,
-    Qwen2Config,
-    Qwen3Config,
-)
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from targetsft_jax.hf.families import FAMILIES
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -23,27 +20,32 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 64,
 }
 
-# A short original context, so that the ramp between fast and slow lies in the head.
+# A short original context, so that the ramp falls within the head's frequencies.
 YARN_ROPE = {
     "rope_type": "yarn",
     "rope_theta": 10_000.0,
     "factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+PARTIAL_ROPE = {
+    "rope_type": "default",
+    "rope_theta": 10_000.0,
+    "partial_rotary_factor": 0.5,
+}
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 3.0}
 
 GEMMA2 = dict(
-    family=Gemma2Config,
+    model_type="gemma2",
     head_dim=8,
     tie_word_embeddings=True,
     sliding_window=6,
     query_pre_attn_scalar=5,
-    # Near to the sizes of what they cap, so that they bend.
+    # Close to the values that they cap, so that they have an effect.
     attn_logit_softcapping=3.0,
     final_logit_softcapping=6.0,
 )
 GEMMA3 = dict(
-    family=Gemma3TextConfig,
+    model_type="gemma3_text",
     head_dim=8,
     tie_word_embeddings=True,
     sliding_window=6,
@@ -54,34 +56,35 @@ GEMMA3 = dict(
     },
 )
 
+# The first of each family is its representative (see `first_case`).
 CASES = {
-    "qwen2-tied": dict(family=Qwen2Config, tie_word_embeddings=True),
+    "qwen2-tied": dict(model_type="qwen2", tie_word_embeddings=True),
     "qwen2-untied-gqa4": dict(
-        family=Qwen2Config, num_attention_heads=8, num_key_value_heads=2
+        model_type="qwen2", num_attention_heads=8, num_key_value_heads=2
     ),
-    "qwen2-mqa": dict(family=Qwen2Config, num_key_value_heads=1),
-    "qwen2-wide-head": dict(family=Qwen2Config, head_dim=20),
-    "qwen2-yarn": dict(family=Qwen2Config, rope_parameters=YARN_ROPE),
+    "qwen2-mqa": dict(model_type="qwen2", num_key_value_heads=1),
+    "qwen2-wide-head": dict(model_type="qwen2", head_dim=20),
+    "qwen2-yarn": dict(model_type="qwen2", rope_parameters=YARN_ROPE),
     "qwen2-window-above": dict(
-        family=Qwen2Config,
+        model_type="qwen2",
         use_sliding_window=True,
         sliding_window=7,
         max_window_layers=1,
     ),
-    "qwen3-untied": dict(family=Qwen3Config, head_dim=10),
+    "qwen3-untied": dict(model_type="qwen3", head_dim=10),
     "qwen3-tied-mqa": dict(
-        family=Qwen3Config, head_dim=8, num_key_value_heads=1, tie_word_embeddings=True
+        model_type="qwen3", head_dim=8, num_key_value_heads=1, tie_word_embeddings=True
     ),
-    "qwen3-biases": dict(family=Qwen3Config, head_dim=8, attention_bias=True),
-    "llama-untied-mha": dict(family=LlamaConfig, num_key_value_heads=4),
-    "llama-tied-gqa2": dict(family=LlamaConfig, tie_word_embeddings=True),
+    "qwen3-biases": dict(model_type="qwen3", head_dim=8, attention_bias=True),
     "llama3-rope": dict(
-        family=LlamaConfig, rope_parameters=LLAMA3_ROPE, max_position_embeddings=512
+        model_type="llama", rope_parameters=LLAMA3_ROPE, max_position_embeddings=512
     ),
-    "llama-narrow-head": dict(family=LlamaConfig, head_dim=6, rms_norm_eps=1e-5),
-    "llama-linear-rope": dict(family=LlamaConfig, rope_parameters=LINEAR_ROPE),
+    "llama-untied-mha": dict(model_type="llama", num_key_value_heads=4),
+    "llama-tied-gqa2": dict(model_type="llama", tie_word_embeddings=True),
+    "llama-narrow-head": dict(model_type="llama", head_dim=6, rms_norm_eps=1e-5),
+    "llama-linear-rope": dict(model_type="llama", rope_parameters=LINEAR_ROPE),
     "llama-yarn-parts": dict(
-        family=LlamaConfig,
+        model_type="llama",
         rope_parameters={
             **YARN_ROPE,
             "beta_fast": 8.0,
@@ -91,15 +94,15 @@ CASES = {
             "truncate": False,
         },
     ),
-    "llama-biases": dict(family=LlamaConfig, attention_bias=True),
-    "deepseek-math": dict(  # Llama-shaped, as many key heads as heads, untied
-        family=LlamaConfig,
+    "llama-biases": dict(model_type="llama", attention_bias=True),
+    "deepseek-math": dict(  # a llama with as many key heads as heads, untied
+        model_type="llama",
         num_key_value_heads=4,
         max_position_embeddings=4096,
         pretraining_tp=1,
     ),
-    "mistral-window": dict(family=MistralConfig, sliding_window=7),
-    "mistral-no-window": dict(family=MistralConfig, sliding_window=None, head_dim=12),
+    "mistral-window": dict(model_type="mistral", sliding_window=7),
+    "mistral-no-window": dict(model_type="mistral", sliding_window=None, head_dim=12),
     "gemma2-left-over": dict(GEMMA2, num_hidden_layers=3),
     "gemma2-uncapped-gqa4": dict(
         GEMMA2,
@@ -108,7 +111,6 @@ CASES = {
         final_logit_softcapping=None,
     ),
     "gemma2-biases": dict(GEMMA2, attention_bias=True, num_hidden_layers=2),
-    "gemma3-left-over": dict(GEMMA3, num_hidden_layers=8),  # a period of 6, and 2
     "gemma3-short-period": dict(
         GEMMA3,
         num_hidden_layers=5,
@@ -116,37 +118,34 @@ CASES = {
         final_logit_softcapping=6.0,
         num_key_value_heads=1,
     ),
-    "phi3-gqa": dict(family=Phi3Config, rms_norm_eps=1e-5),
+    "gemma3-left-over": dict(GEMMA3, num_hidden_layers=8),  # a period of 6 and 2 more
     "phi3-window-tied": dict(
-        family=Phi3Config,
+        model_type="phi3",
         sliding_window=7,
         num_key_value_heads=4,
         tie_word_embeddings=True,
     ),
+    "phi3-gqa": dict(model_type="phi3", rms_norm_eps=1e-5),
     "phi3-partial-rotary": dict(
-        family=Phi3Config,
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": 10_000.0,
-            "partial_rotary_factor": 0.5,
-        },
+        model_type="phi3",
+        rope_parameters=PARTIAL_ROPE,
     ),
 }
-# One of each family, where one is enough.
-ONE_EACH = {
-    "qwen2": "qwen2-tied",
-    "qwen3": "qwen3-untied",
-    "llama": "llama3-rope",
-    "mistral": "mistral-window",
-    "gemma2": "gemma2-left-over",
-    "gemma3_text": "gemma3-short-period",
-    "phi3": "phi3-window-tied",
-}
 
 
-def build(*, family, seed=0, **overrides):
-    """A transformers model with every parameter random: norms and biases too, so
-    that a part left out or swapped shows."""
+def first_case(model_type):
+    """Name of a family's first case, for tests that need one case per family."""
+    return next(
+        name for name, case in CASES.items() if case["model_type"] == model_type
+    )
+
+
+ONE_EACH = {model_type: first_case(model_type) for model_type in FAMILIES}
+
+
+def build(*, model_type, seed=0, **overrides):
+    """A transformers model with random parameters, norms and biases included, so that
+    an omitted or swapped part shows."""
     settings = dict(
         vocab_size=61,
         hidden_size=32,
@@ -160,8 +159,8 @@ def build(*, family, seed=0, **overrides):
         tie_word_embeddings=False,
     )
     torch.manual_seed(seed)
-    config = family(**{**settings, **overrides})
-    # The attention as it is written out: another one may leave out a soft cap.
+    config = AutoConfig.for_model(model_type, **{**settings, **overrides})
+    # Other implementations of attention may omit a soft cap.
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     middle = 0 if config.model_type.startswith("gemma") else 1
     with torch.no_grad():

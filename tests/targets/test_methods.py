@@ -1,6 +1,6 @@
 """Every registered method against the same properties, on ordinary and hard rows.
 
-`zoo.CASES` comes from `METHODS`: a new method is tested by being registered.
+`method_cases.CASES` comes from `METHODS`: a new method is tested by being registered.
 """
 
 import inspect
@@ -9,16 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import zoo
+from support import method_cases
 
 from targetsft_jax import METHODS, induced_target, objective, target
-from targetsft_jax.targets import api
+from targetsft_jax.targets import Hyper, Method
+from targetsft_jax.targets.inputs import INPUTS, SECOND_MODELS
 
 DTYPES = ("float64", "float32")
-every_case = pytest.mark.parametrize("case", zoo.CASES, ids=str)
+every_case = pytest.mark.parametrize("case", method_cases.CASES, ids=str)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 every_method = pytest.mark.parametrize("name", METHODS)
-ROWS = ["golden"] * 8 + zoo.HARD_NAMES
+ROWS = ["golden"] * 8 + method_cases.HARD_NAMES
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
@@ -39,13 +40,13 @@ def _within(error: np.ndarray, allowed: np.ndarray, dtype: str) -> None:
 
 
 def _p(dtype: str) -> np.ndarray:
-    return _softmax(zoo.tile()["logits"].astype(dtype))
+    return _softmax(method_cases.tile()["logits"].astype(dtype))
 
 
 @every_dtype
 @every_case
-def test_gradient_is_finite_and_value_is_no_nan(case: zoo.Case, dtype: str):
-    r = zoo.evaluate(case, dtype)
+def test_gradient_is_finite_and_value_is_no_nan(case: method_cases.Case, dtype: str):
+    r = method_cases.evaluate(case, dtype)
     for key in ("g", "autodiff", "q", "a", "strength", "negative_mass"):
         finite = np.isfinite(r[key]).reshape(len(ROWS), -1).all(-1)
         assert finite.all(), (key, [ROWS[i] for i in np.flatnonzero(~finite)])
@@ -56,13 +57,13 @@ def test_gradient_is_finite_and_value_is_no_nan(case: zoo.Case, dtype: str):
 @every_dtype
 @every_case
 def test_value_is_infinite_only_where_mass_is_pulled_to_the_impossible(
-    case: zoo.Case, dtype: str
+    case: method_cases.Case, dtype: str
 ):
     """An infinite loss needs a pull to an entry that the student gives no mass."""
-    r = zoo.evaluate(case, dtype)
-    impossible = ~np.isfinite(zoo.tile()["logits"])
+    r = method_cases.evaluate(case, dtype)
+    impossible = ~np.isfinite(method_cases.tile()["logits"])
     pulled = ((r["q"] - _p(dtype)) != 0) & impossible
-    hit = np.arange(7) == zoo.tile()["labels"][:, None]
+    hit = np.arange(7) == method_cases.tile()["labels"][:, None]
     allowed = pulled.any(-1) | (impossible & hit).any(-1)
     # alpha < 0 leaves the range of a float at log p = -1e4: 1/sqrt(p) is e^5000.
     allowed |= r["a"] > jnp.finfo(dtype).max ** 0.75
@@ -71,56 +72,62 @@ def test_value_is_infinite_only_where_mass_is_pulled_to_the_impossible(
 
 @every_dtype
 @every_case
-def test_closed_form_is_the_derivative_of_the_value(case: zoo.Case, dtype: str):
-    r = zoo.evaluate(case, dtype)
-    bound = zoo.rounding(case, zoo.tile(), dtype)
-    _within(np.abs(r["g"] - r["autodiff"]), bound * zoo.scale(r), dtype)
+def test_closed_form_is_the_derivative_of_the_value(
+    case: method_cases.Case, dtype: str
+):
+    r = method_cases.evaluate(case, dtype)
+    bound = method_cases.rounding(case, method_cases.tile(), dtype)
+    _within(np.abs(r["g"] - r["autodiff"]), bound * method_cases.scale(r), dtype)
 
 
 @every_dtype
 @every_case
-def test_gradient_sums_to_zero_and_target_to_one(case: zoo.Case, dtype: str):
-    r = zoo.evaluate(case, dtype)
+def test_gradient_sums_to_zero_and_target_to_one(case: method_cases.Case, dtype: str):
+    r = method_cases.evaluate(case, dtype)
     # Sums in long double, so that only the entries' own rounding is seen.
     g, q = r["g"].astype(np.longdouble), r["q"].astype(np.longdouble)
     eps = 8 * float(jnp.finfo(dtype).eps)
-    _within(np.abs(g.sum(-1)), eps * zoo.scale(r), dtype)
-    _within(np.abs(q.sum(-1) - 1), eps * (1 + zoo.scale(r)), dtype)
+    _within(np.abs(g.sum(-1)), eps * method_cases.scale(r), dtype)
+    _within(np.abs(q.sum(-1) - 1), eps * (1 + method_cases.scale(r)), dtype)
 
 
 @every_dtype
 @every_case
-def test_target_is_p_minus_gradient(case: zoo.Case, dtype: str):
-    r = zoo.evaluate(case, dtype)
-    bound = zoo.rounding(case, zoo.tile(), dtype) * (1 + zoo.scale(r))
+def test_target_is_p_minus_gradient(case: method_cases.Case, dtype: str):
+    r = method_cases.evaluate(case, dtype)
+    bound = method_cases.rounding(case, method_cases.tile(), dtype) * (
+        1 + method_cases.scale(r)
+    )
     _within(np.abs(r["q"] - (_p(dtype) - r["g"])), bound, dtype)
 
 
 @every_dtype
 @every_case
-def test_target_is_label_and_residual(case: zoo.Case, dtype: str):
+def test_target_is_label_and_residual(case: method_cases.Case, dtype: str):
     """Q = γ δ_y + (1 − γ) π̃, wherever γ leaves something to the residual."""
-    r = zoo.evaluate(case, dtype)
+    r = method_cases.evaluate(case, dtype)
     gamma = r["a"].astype(np.longdouble)[:, None]
-    hit = np.arange(7) == zoo.tile()["labels"][:, None]
+    hit = np.arange(7) == method_cases.tile()["labels"][:, None]
     built = gamma * hit + (1 - gamma) * r["residual"]
     eps = float(jnp.finfo(dtype).eps)
     defined = np.abs(1 - r["a"]) > 4 * eps
     # SFT+KL at γ = 1 has no residual: then only a distribution is asked for.
     error = np.where(defined[:, None], np.abs(built - r["q"]), 0)
-    _within(error, 16 * eps * (1 + zoo.scale(r)), dtype)
+    _within(error, 16 * eps * (1 + method_cases.scale(r)), dtype)
     # A distribution or not, it sums to 1; but it is a quotient of what Q's rounding
     # leaves by 1 − γ, and T is 0 everywhere where no token is left to it.
     total = r["residual"].astype(np.longdouble).sum(-1)
     left = np.where(defined, np.abs(1 - r["a"]), 1)
     error = np.where((r["residual"] == 0).all(-1), 0, np.abs(total - 1))
-    _within(error, 16 * eps * (1 + zoo.scale(r)) / np.minimum(left, 1), dtype)
+    _within(error, 16 * eps * (1 + method_cases.scale(r)) / np.minimum(left, 1), dtype)
 
 
 @every_dtype
 @every_case
-def test_methods_called_proper_have_no_negative_mass(case: zoo.Case, dtype: str):
-    r = zoo.evaluate(case, dtype)
+def test_methods_called_proper_have_no_negative_mass(
+    case: method_cases.Case, dtype: str
+):
+    r = method_cases.evaluate(case, dtype)
     negative = np.maximum(0, -r["q"]).sum(-1)
     np.testing.assert_allclose(r["negative_mass"], negative, rtol=1e-6)
     method = METHODS[case.name]
@@ -130,9 +137,9 @@ def test_methods_called_proper_have_no_negative_mass(case: zoo.Case, dtype: str)
 
 @every_method
 def test_jit_changes_rounding_only(name: str):
-    case = zoo.Case(name)
-    eager = zoo.evaluate(case, "float32")
-    arrays = zoo.inputs(case, zoo.tile(), "float32")
+    case = method_cases.Case(name)
+    eager = method_cases.evaluate(case, "float32")
+    arrays = method_cases.inputs(case, method_cases.tile(), "float32")
 
     @jax.jit
     def run(logits, labels, arrays):
@@ -149,10 +156,12 @@ def test_jit_changes_rounding_only(name: str):
         found = induced_target(value, logits)
         return values, *pull(jnp.ones_like(values)), *made[:2], found, leaked
 
-    logits = jnp.asarray(zoo.tile()["logits"], jnp.float32)
-    values, autodiff, g, q, found, leaked = run(logits, zoo.tile()["labels"], arrays)
-    bound = zoo.rounding(case, zoo.tile(), "float32")
-    scale = zoo.scale(eager)
+    logits = jnp.asarray(method_cases.tile()["logits"], jnp.float32)
+    values, autodiff, g, q, found, leaked = run(
+        logits, method_cases.tile()["labels"], arrays
+    )
+    bound = method_cases.rounding(case, method_cases.tile(), "float32")
+    scale = method_cases.scale(eager)
     _within(np.abs(np.asarray(g) - eager["g"]), bound * scale, "float32")
     _within(np.abs(np.asarray(autodiff) - eager["g"]), bound * scale, "float32")
     _within(np.abs(np.asarray(q) - eager["q"]), bound * (1 + scale), "float32")
@@ -160,7 +169,9 @@ def test_jit_changes_rounding_only(name: str):
     _within(np.abs(np.asarray(found) - eager["q"]), bound * (1 + scale), "float32")
     finite = np.isfinite(eager["value"])
     np.testing.assert_array_equal(np.isfinite(values), finite)
-    size = np.abs(eager["value"]) + scale * zoo.largest(zoo.tile()["logits"])
+    size = np.abs(eager["value"]) + scale * method_cases.largest(
+        method_cases.tile()["logits"]
+    )
     error = np.abs(np.where(finite, values - eager["value"], 0))
     _within(error, bound * np.where(finite, size, 0), "float32")
     # Nothing flows through a target to the logits that it was made from.
@@ -170,8 +181,8 @@ def test_jit_changes_rounding_only(name: str):
 @every_method
 def test_no_gradient_reaches_the_inputs(name: str):
     """The teacher, the reference and the per-token inputs are constants."""
-    tile = {key: value[:8] for key, value in zoo.tile().items()}
-    arrays = zoo.inputs(zoo.Case(name), tile, "float32")
+    tile = {key: value[:8] for key, value in method_cases.tile().items()}
+    arrays = method_cases.inputs(method_cases.Case(name), tile, "float32")
     moving = {k: v for k, v in arrays.items() if v.dtype != bool}
     if not moving:
         pytest.skip("the method has no real-valued inputs")
@@ -190,10 +201,10 @@ def test_no_gradient_reaches_the_inputs(name: str):
 @every_method
 def test_leading_shapes(name: str):
     """[N, V], [B, L, V] and [V] give the same rows."""
-    tile = {key: value[:8] for key, value in zoo.tile().items()}
+    tile = {key: value[:8] for key, value in method_cases.tile().items()}
     arrays = {"logits": jnp.asarray(tile["logits"], jnp.float32)}
     arrays |= {"labels": jnp.asarray(tile["labels"])}
-    arrays |= zoo.inputs(zoo.Case(name), tile, "float32")
+    arrays |= method_cases.inputs(method_cases.Case(name), tile, "float32")
 
     def run(arrays):
         given = dict(arrays)
@@ -217,19 +228,18 @@ def test_leading_shapes(name: str):
 def test_registry_entry_is_consistent(name: str):
     """What the table tells a reader is what the function does."""
     method = METHODS[name]
-    assert method.source
     needs = method.inputs(**method.defaults)
     signature = inspect.signature(method.build)
     keywords = [
         key for key, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY
     ]
-    columns = [key for key in needs if key not in api.SECOND_MODELS]
+    columns = [key for key in needs if key not in SECOND_MODELS]
     assert set(keywords) == set(columns) | set(method.defaults)
-    assert set(needs) <= set(api.INPUTS), "an input unknown to the API"
+    assert set(needs) <= set(INPUTS), "an input unknown to the API"
     if name == "custom":
         return
-    tile = {key: value[:8] for key, value in zoo.tile().items()}
-    arrays = zoo.inputs(zoo.Case(name), tile, "float32")
+    tile = {key: value[:8] for key, value in method_cases.tile().items()}
+    arrays = method_cases.inputs(method_cases.Case(name), tile, "float32")
     q = target(name, tile["logits"].astype("float32"), tile["labels"], **arrays)
     assert (method.alternative == "0") == (q.alternative_weight is None)
     assert (method.mix == "–") == (q.mix is None)
@@ -258,19 +268,19 @@ def test_registry_entry_is_consistent(name: str):
 
 
 def test_every_variant_names_a_method():
-    assert set(zoo.VARIANTS) <= set(METHODS)
+    assert set(method_cases.VARIANTS) <= set(METHODS)
 
 
 def test_a_new_method_is_tested_without_an_entry(monkeypatch):
-    """The promise of `zoo`: inputs by name, defaults from the registry."""
-    new = METHODS["iw_sft"].__class__(
+    """The promise of `method_cases`: inputs by name, defaults from the registry."""
+    new = Method(
         lambda rows, *, patience, factor: METHODS["sft"].build(rows),
-        "a test",
-        "1",
         needs=("patience",),
-        defaults={"factor": 2.0},
+        hyper={"factor": Hyper(2.0, "Not read.")},
     )
-    monkeypatch.setattr(zoo, "METHODS", {**METHODS, "new": new})
-    arrays = zoo.inputs(zoo.Case("new"), zoo.tile(), "float32")
+    monkeypatch.setattr(method_cases, "METHODS", {**METHODS, "new": new})
+    arrays = method_cases.inputs(
+        method_cases.Case("new"), method_cases.tile(), "float32"
+    )
     assert set(arrays) == {"patience"}
-    assert arrays["patience"].shape == zoo.tile()["labels"].shape
+    assert arrays["patience"].shape == method_cases.tile()["labels"].shape

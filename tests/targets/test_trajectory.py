@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import zoo
+from support import method_cases
 
 from targetsft_jax import trajectory_weight
 
@@ -115,7 +115,7 @@ def test_bfloat16_is_summed_in_float32():
 
 def test_golden_modes_differ_from_each_other():
     """Else the vectors would not notice a mode that is ignored."""
-    _, data = zoo.golden_tile(zoo.OWN_GOLDEN)
+    _, data = method_cases.golden_tile(method_cases.OWN_GOLDEN)
     arguments = (data["q_logp"], data["ref_logp"], data["seg"])
     made = {
         mode: np.asarray(trajectory_weight(*arguments, mode=mode))

@@ -2,13 +2,14 @@
 
 import pytest
 
+from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.telemetry import goodput
 from targetsft_jax.telemetry.goodput import Clock
 
 
 @pytest.fixture
 def time(monkeypatch):
-    """A clock on the wall that stands until it is moved."""
+    """A wall clock that stands still until it is moved."""
 
     class Wall:
         now = 100.0
@@ -21,62 +22,69 @@ def time(monkeypatch):
     return wall
 
 
+@pytest.fixture
+def run_dir(tmp_path):
+    return RunDir(tmp_path)
+
+
 def _lose(clock, cause, time, seconds):
     with clock.lost_to(cause):
         time.pass_(seconds)
 
 
-def test_all_time_is_a_step_or_a_named_loss_over_two_sessions(tmp_path, time):
+def test_all_time_is_steps_or_a_named_cause_over_two_sessions(run_dir, time):
     time.pass_(3)
-    first = Clock(tmp_path, began=100.0)
+    first = Clock(run_dir, began=100.0)
     _lose(first, "compile", time, 10)
     time.pass_(40)
     _lose(first, "save", time, 2)
-    wanted = dict.fromkeys(goodput.LOSSES, 0) | {"start": 3, "compile": 10, "save": 2}
-    assert first.seconds == pytest.approx({"steps": 40, **wanted})
+    expected = dict.fromkeys(goodput.CAUSES, 0) | {"start": 3, "compile": 10, "save": 2}
+    assert first.seconds == pytest.approx({"steps": 40, **expected})
     assert first.goodput == pytest.approx(40 / 55)
     first.write(now=True)
-    # Killed; an hour later it goes on, and takes steps of 15 seconds again.
+    # Killed; resumed an hour later, and 15 seconds of steps are repeated.
     time.pass_(3600)
     began = time.now
     time.pass_(5)
-    second = Clock(tmp_path, resumed=True, redone=15.0, began=began)
+    second = Clock(run_dir, resumed=True, redone=15.0, began=began)
     time.pass_(20)
     _lose(second, "data", time, 1)
-    wanted |= {"restart": 5 + 15, "data": 1}
+    expected |= {"restart": 5 + 15, "data": 1}
     assert second.sessions == 2
-    assert second.seconds == pytest.approx({"steps": 40 - 15 + 20, **wanted})
+    assert second.seconds == pytest.approx({"steps": 40 - 15 + 20, **expected})
     assert sum(second.seconds.values()) == pytest.approx(55 + 26)
-    assert "goodput 55.6% of 81 s" in second.line()
-    assert "restart 24.7%" in second.line()
+    assert "goodput 55.6% of 81 s" in second.summary()
+    assert "restart 24.7%" in second.summary()
 
 
-def test_time_that_was_lost_is_counted_also_when_it_ends_in_an_error(tmp_path, time):
-    clock = Clock(tmp_path)
+def test_lost_time_that_ends_in_an_error_is_counted(run_dir, time):
+    clock = Clock(run_dir)
     with pytest.raises(OSError), clock.lost_to("save"):
         time.pass_(7)
         raise OSError
     assert clock.seconds["save"] == 7
 
 
-def test_a_fresh_run_forgets_what_lay_there_and_damage_costs_nothing(tmp_path, time):
-    old = Clock(tmp_path)
+def test_a_fresh_run_ignores_the_file_and_so_does_damage(run_dir, time):
+    first = Clock(run_dir)
     time.pass_(9)
-    old.write(now=True)
-    assert Clock(tmp_path).seconds["steps"] == 0
-    assert Clock(tmp_path, resumed=True).seconds["steps"] == 9
+    first.write(now=True)
+    assert Clock(run_dir).seconds["steps"] == 0
+    assert Clock(run_dir, resumed=True).seconds["steps"] == 9
     for damage in ("", "{", "[]", '{"sessions": 1, "seconds": {"steps": "x"}}'):
-        (tmp_path / goodput.FILE).write_text(damage)
-        assert Clock(tmp_path, resumed=True).seconds["steps"] == 0
+        run_dir.goodput.write_text(damage)
+        assert Clock(run_dir, resumed=True).seconds["steps"] == 0
+        assert goodput.read_seconds(run_dir) == {}
 
 
-def test_the_file_is_written_at_most_once_a_second(tmp_path, time):
-    clock = Clock(tmp_path)
+def test_the_file_is_written_at_most_once_a_second(run_dir, time):
+    assert goodput.read_seconds(run_dir) == {}
+    clock = Clock(run_dir)
     time.pass_(5)
     clock.write()
     time.pass_(0.5)
     clock.write()
-    assert goodput.read(tmp_path)["steps"] == 5
+    assert goodput.read_seconds(run_dir)["steps"] == 5
     time.pass_(0.5)
     clock.write()
-    assert goodput.read(tmp_path)["steps"] == 6
+    assert goodput.read_seconds(run_dir)["steps"] == 6

@@ -11,26 +11,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import rig
+from support.fits import CONFIG, STEPS, fit_target_sft
 
 from targetsft_jax.checkpoints import manager as checkpoint
-from targetsft_jax.checkpoints.reader import Stored
+from targetsft_jax.checkpoints.reader import StoredCheckpoint
 from targetsft_jax.config.schema import TrainConfig
 from targetsft_jax.data.config import DataConfig, SyntheticConfig
 from targetsft_jax.data.pipeline import batch_at, prepare, rows_at
 from targetsft_jax.data.tokenizer import byte_tokenizer
-from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.parallel.mesh import make_mesh, put_rows
+from targetsft_jax.parallel.preemption import Preempted
+from targetsft_jax.storage import jsonl
+from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.telemetry.log import RunLog
 from targetsft_jax.train import main
 from targetsft_jax.training import fit as fit_module
 from targetsft_jax.training import run
-from targetsft_jax.training.fit import fit, placed_ahead, put, total_steps
-from targetsft_jax.training.preemption import Preempted
-from targetsft_jax.training.step import state_shardings
+from targetsft_jax.training.fit import prefetch_to_mesh, total_steps
 
-STEPS = 6
-CONFIG = TrainConfig(
-    steps=STEPS, batch_size=8, learning_rate=1e-2, save_every=2, log_every=3
-)
 KEYS = {
     "step",
     "loss",
@@ -54,41 +52,6 @@ KEYS = {
 }
 
 
-@pytest.fixture(scope="module")
-def dataset():
-    # Two or more problems in most of 32 rows: the run ends in the second epoch.
-    synthetic = SyntheticConfig(examples=64, digits=1)
-    packed = prepare(DataConfig(synthetic=synthetic, max_length=64), byte_tokenizer())
-    assert packed.rows < 40
-    return packed
-
-
-def _fit(dataset, run_dir, mesh=None, seed=3, **options):
-    mesh = mesh or make_mesh(2, 2, 2)
-    spec = rig.make_spec("target_sft")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    params = jax.tree.map(np.copy, rig.params_of(rig.STUDENT))
-    places = state_shardings(rig.STUDENT, params, rig.optax.sgd(1), mesh).params
-    return fit(
-        spec,
-        jax.device_put(params, places),
-        rig.frozen_of(spec, mesh),
-        dataset,
-        mesh,
-        options.pop("config", CONFIG),
-        run_dir=run_dir,
-        seed=seed,
-        **options,
-    )
-
-
-@pytest.fixture(scope="module")
-def undisturbed(dataset, tmp_path_factory):
-    """(run directory, finished training)."""
-    run_dir = tmp_path_factory.mktemp("undisturbed")
-    return run_dir, _fit(dataset, run_dir)
-
-
 class _PowerCut(BaseException):
     pass
 
@@ -105,7 +68,7 @@ def _cut_at(step: int, monkeypatch, dataset, run_dir):
     with monkeypatch.context() as patch:
         patch.setattr(RunLog, "write", write)
         with pytest.raises(_PowerCut):
-            _fit(dataset, run_dir)
+            fit_target_sft(dataset, run_dir)
 
 
 def test_every_step_is_one_line_with_the_documented_keys(undisturbed):
@@ -139,7 +102,7 @@ def test_a_cut_run_resumes_bit_for_bit(
 ):
     _cut_at(step, monkeypatch, dataset, tmp_path)
     assert len(rig.metrics_of(tmp_path)) < STEPS
-    again = _fit(dataset, tmp_path)
+    again = fit_target_sft(dataset, tmp_path)
     assert again.resumed_from == resumed
     rig.assert_equal_trees(rig.host(again.state), rig.host(undisturbed[1].state))
     assert rig.untimed(rig.metrics_of(tmp_path)) == rig.untimed(
@@ -157,7 +120,7 @@ def test_lines_after_the_checkpoint_and_a_torn_one_are_taken_again(
     lines = path.read_text().splitlines(keepends=True)
     spoilt = json.dumps({"step": 5, "loss": 99.0}) + "\n"
     path.write_text("".join(lines[:4]) + spoilt + lines[5][:20])
-    again = _fit(dataset, tmp_path / "run")
+    again = fit_target_sft(dataset, tmp_path / "run")
     assert again.resumed_from == 4
     assert rig.untimed(rig.metrics_of(tmp_path / "run")) == rig.untimed(
         rig.metrics_of(undisturbed[0])
@@ -172,14 +135,14 @@ def test_a_half_written_checkpoint_is_passed_over(undisturbed, dataset, tmp_path
     left = whole.with_name(f"{STEPS}.orbax-checkpoint-tmp-7")
     whole.rename(left)
     (left / "params/manifest.ocdbt").unlink(missing_ok=True)
-    again = _fit(dataset, run_dir)
+    again = fit_target_sft(dataset, run_dir)
     assert again.resumed_from == 4
     rig.assert_equal_trees(rig.host(again.state), rig.host(undisturbed[1].state))
 
 
 def _read(folder):
     """The parameters of a checkpoint; None where they cannot be read."""
-    stored = Stored(folder.parents[1], int(folder.name))
+    stored = StoredCheckpoint(RunDir(folder.parents[1]), int(folder.name))
     try:
         return [np.asarray(leaf) for leaf in jax.tree.leaves(stored.params())]
     except ValueError:
@@ -230,13 +193,13 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
     run_dir = tmp_path / "run"
     shutil.copytree(undisturbed[0], run_dir)
     damage(run_dir / "checkpoints" / str(STEPS))
-    again = _fit(dataset, run_dir)
+    again = fit_target_sft(dataset, run_dir)
     assert again.resumed_from == 4
     rig.assert_equal_trees(rig.host(again.state), rig.host(undisturbed[1].state))
     assert f"checkpoint {STEPS} cannot be restored" in capsys.readouterr().out
     # Kept for whoever wants to look, and saved anew in its place.
     assert (run_dir / "checkpoints_damaged" / str(STEPS)).is_dir()
-    assert _fit(dataset, run_dir).resumed_from == STEPS
+    assert fit_target_sft(dataset, run_dir).resumed_from == STEPS
 
 
 def test_a_flipped_bit_would_pass_for_a_parameter(
@@ -246,8 +209,8 @@ def test_a_flipped_bit_would_pass_for_a_parameter(
     run_dir = tmp_path / "run"
     shutil.copytree(undisturbed[0], run_dir)
     _flip(run_dir / "checkpoints" / str(STEPS))
-    monkeypatch.setattr(checkpoint, "_compare", lambda found, kept: None)
-    again = _fit(dataset, run_dir)
+    monkeypatch.setattr(checkpoint, "verify", lambda arrays, saved: None)
+    again = fit_target_sft(dataset, run_dir)
     assert again.resumed_from == STEPS
     pairs = zip(
         jax.tree.leaves(rig.host(again.state)),
@@ -262,7 +225,7 @@ def test_with_all_checkpoints_damaged_nothing_is_moved(undisturbed, dataset, tmp
     for step in (4, STEPS):
         _truncate(run_dir / "checkpoints" / str(step))
     with pytest.raises(ValueError, match="Nothing was deleted") as refusal:
-        _fit(dataset, run_dir)
+        fit_target_sft(dataset, run_dir)
     assert "\n  6: " in str(refusal.value) and "\n  4: " in str(refusal.value)
     assert not (run_dir / "checkpoints_damaged").exists()
 
@@ -280,12 +243,12 @@ def test_sigterm_saves_and_stops(undisturbed, dataset, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(RunLog, "write", write)
         with pytest.raises(Preempted) as stopped:
-            _fit(dataset, tmp_path, config=replace(CONFIG, save_every=100))
+            fit_target_sft(dataset, tmp_path, config=replace(CONFIG, save_every=100))
     assert signal.getsignal(signal.SIGTERM) == before
     # Line 3 is written when step 4 is under way.
     assert stopped.value.step == 4
     assert [row["step"] for row in rig.metrics_of(tmp_path)] == [1, 2, 3, 4]
-    again = _fit(dataset, tmp_path)
+    again = fit_target_sft(dataset, tmp_path)
     assert again.resumed_from == 4
     rig.assert_equal_trees(rig.host(again.state), rig.host(undisturbed[1].state))
 
@@ -296,7 +259,7 @@ def test_the_command_takes_being_stopped_for_success(monkeypatch, capsys, tmp_pa
 
     monkeypatch.setattr(run, "run", stopped)
     assert main(["--student.path", "x", "--teacher.path", "y"]) == 0
-    assert "stopped after step 7, which is saved" in capsys.readouterr().out
+    assert "stopped after step 7 (checkpoint saved)" in capsys.readouterr().out
 
 
 def test_too_many_steps_that_are_not_finite_end_the_run(
@@ -310,34 +273,31 @@ def test_too_many_steps_that_are_not_finite_end_the_run(
 
     monkeypatch.setattr(rig, "params_of", broken)
     config = replace(CONFIG, max_skipped_steps=3)
-    with pytest.raises(ValueError, match="3 steps in a row, 1 to 3") as refusal:
-        _fit(dataset, tmp_path, config=config)
+    with pytest.raises(ValueError, match="3 consecutive steps, 1 to 3") as refusal:
+        fit_target_sft(dataset, tmp_path, config=config)
     assert "train.learning_rate" in str(refusal.value)
     assert [row["skipped"] for row in rig.metrics_of(tmp_path)] == [1, 1, 1]
-    lines = (tmp_path / "skipped.jsonl").read_text().splitlines()
-    found = [json.loads(line) for line in lines]
-    assert [(row["step"], row["why"]) for row in found] == [
+    found = jsonl.read(tmp_path / "anomalies.jsonl")
+    assert [(row["step"], row["kind"]) for row in found] == [
         (1, "skipped"),
         (2, "skipped"),
         (3, "skipped"),
     ]
     for row in found:
         rows = rows_at(dataset, row["step"] - 1, batch_size=8, seed=3).ravel()
-        assert row["records"] == [x for r in rows.tolist() for x in dataset.origins(r)]
+        assert row["examples"] == [x for r in rows.tolist() for x in dataset.origins(r)]
     said = capsys.readouterr().out
-    records = found[0]["records"]
-    listed = f"{len(records)} records: {', '.join(records[:20])}"
-    assert f"step 1: loss or gradient not finite; parameters kept as is; {listed}" in (
-        said
-    )
-    assert "3 steps were skipped and 0 losses leapt" in said
+    examples = found[0]["examples"]
+    listed = f"{len(examples)} examples: {', '.join(examples[:20])}"
+    assert f"step 1: loss or gradient not finite, step skipped; {listed}" in said
+    assert "skipped steps: 3, loss spikes: 0" in said
 
 
 def test_a_finished_run_is_left_as_it_is(undisturbed, dataset, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(undisturbed[0], run_dir)
     before = (run_dir / "metrics.jsonl").read_bytes()
-    again = _fit(dataset, run_dir)
+    again = fit_target_sft(dataset, run_dir)
     assert again.resumed_from == STEPS
     rig.assert_equal_trees(rig.host(again.state), rig.host(undisturbed[1].state))
     assert (run_dir / "metrics.jsonl").read_bytes() == before
@@ -353,7 +313,7 @@ def test_another_mesh_goes_on_to_rounding(undisturbed, dataset, tmp_path):
     shutil.copytree(undisturbed[0], run_dir)
     shutil.rmtree(run_dir / "checkpoints" / str(STEPS))
     mesh = make_mesh(devices=jax.devices()[:1])
-    again = _fit(dataset, run_dir, mesh)
+    again = fit_target_sft(dataset, run_dir, mesh)
     assert again.resumed_from == 4
     embed = again.state.params["embed"]
     assert embed.sharding.device_set == {jax.devices()[0]}
@@ -366,14 +326,14 @@ def test_other_data_is_refused(undisturbed, dataset, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(undisturbed[0], run_dir)
     with pytest.raises(ValueError, match="seed was 3 and is 4") as refusal:
-        _fit(dataset, run_dir, seed=4)
+        fit_target_sft(dataset, run_dir, seed=4)
     assert "choose another run_dir" in str(refusal.value)
     config = DataConfig(synthetic=SyntheticConfig(examples=65), max_length=64)
-    other = prepare(config, byte_tokenizer())
+    other = prepare(config, byte_tokenizer()).train
     with pytest.raises(ValueError, match=f"is {other.fingerprint!r}"):
-        _fit(other, run_dir)
+        fit_target_sft(other, run_dir)
     # A refusal leaves the run as it was.
-    assert _fit(dataset, run_dir).resumed_from == STEPS
+    assert fit_target_sft(dataset, run_dir).resumed_from == STEPS
 
 
 def test_another_teacher_is_refused(undisturbed, dataset, tmp_path, monkeypatch):
@@ -392,8 +352,8 @@ def test_another_teacher_is_refused(undisturbed, dataset, tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(rig, "frozen_of", swapped)
         with pytest.raises(ValueError, match="the frozen teacher has other weights"):
-            _fit(dataset, run_dir)
-    assert _fit(dataset, run_dir).resumed_from == STEPS
+            fit_target_sft(dataset, run_dir)
+    assert fit_target_sft(dataset, run_dir).resumed_from == STEPS
 
 
 def test_the_host_waits_for_nothing_but_an_earlier_step(dataset, tmp_path, monkeypatch):
@@ -422,7 +382,9 @@ def test_the_host_waits_for_nothing_but_an_earlier_step(dataset, tmp_path, monke
         patch.setattr(fit_module, "make_train_step", make_step)
         patch.setattr(RunLog, "write", noted)
         patch.setattr(jax, "device_get", fetched)
-        _fit(dataset, tmp_path, config=replace(CONFIG, steps=4, save_every=100))
+        fit_target_sft(
+            dataset, tmp_path, config=replace(CONFIG, steps=4, save_every=100)
+        )
     said = [x for x in happened if x != "fetch"]
     assert said == [
         "step",
@@ -448,7 +410,7 @@ def test_epochs_become_steps(dataset):
 def test_a_batch_is_laid_out_as_it_is():
     mesh = make_mesh(2, 2, 2)
     rows = rig.micro(2)
-    placed = put(rows, mesh)
+    placed = put_rows(rows, mesh, lead=1)
     rig.assert_equal_trees(rig.host(placed), rows)
     assert placed["tokens"].addressable_shards[0].data.shape == (2, 1, rig.LENGTH)
 
@@ -461,7 +423,7 @@ def test_the_next_batch_is_on_its_way_before_it_is_asked_for(dataset):
             asked.append(step)
             yield batch_at(dataset, step, batch_size=8)
 
-    ahead = placed_ahead(batches(), mesh)
+    ahead = prefetch_to_mesh(batches(), mesh)
     for step in range(5):
         placed = next(ahead)
         assert asked[-1] == step + 1
@@ -473,12 +435,14 @@ def test_devices_get_the_same_rows_however_many_processes_there_are(processes):
     """Each process packs for itself and reads what its own devices are to hold."""
     synthetic = SyntheticConfig(examples=64)
     mesh, config = make_mesh(4, 2, 1), DataConfig(synthetic=synthetic, max_length=128)
-    options = dict(batch_size=8, accumulation=2, seed=3)
-    placed = put(batch_at(prepare(config, byte_tokenizer()), 5, **options), mesh)
+    options = dict(batch_size=16, accumulation_steps=2, seed=3)
+    dataset = prepare(config, byte_tokenizer()).train
+    placed = put_rows(batch_at(dataset, 5, **options), mesh, lead=1)
     devices = mesh.devices.flatten().tolist()
     own = len(devices) // processes
     for process in range(processes):
-        batch = batch_at(prepare(config, byte_tokenizer()), 5, **options)
+        dataset = prepare(config, byte_tokenizer()).train
+        batch = batch_at(dataset, 5, **options)
         mine = devices[process * own : (process + 1) * own]
         for name, whole in placed.items():
             shards = [x for x in whole.addressable_shards if x.device in mine]

@@ -12,7 +12,7 @@ from support import rig
 from targetsft_jax.models.lora import Lora
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.planning.flops import StepFlops, step_flops
-from targetsft_jax.planning.hlo.program import read
+from targetsft_jax.planning.hlo import read
 
 LINEAR = optax.sgd(1e-2)
 ROWS, LENGTH = 8, 16
@@ -70,7 +70,7 @@ def _expected(lora) -> StepFlops:
         [TEACHER],
         length=LENGTH,
         vocabulary=rig.VOCABULARY,
-        seen=LENGTH,
+        mean_context=LENGTH,
         lora=lora,
     )
 
@@ -123,7 +123,7 @@ def test_a_reference_on_the_base_is_no_second_model():
         _lowered("asft", LORA, shared).compile(rig.QUICK).memory_analysis()
         for shared in (("reference",), ())
     )
-    shapes = jax.eval_shape(lambda: rig.decoder.init_params(STUDENT, jax.random.key(0)))
+    shapes = rig.decoder.abstract_params(STUDENT)
     model = sum(4 * x.size for x in jax.tree.leaves(shapes))
     more = two.argument_size_in_bytes - one.argument_size_in_bytes
     assert more == pytest.approx(model, rel=0.01)

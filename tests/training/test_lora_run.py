@@ -21,7 +21,7 @@ from targetsft_jax.models.lora import Lora, num_adapter_parameters
 from targetsft_jax.train import main
 from targetsft_jax.training import run as run_module
 from targetsft_jax.training import step_spec as spec_module
-from targetsft_jax.training.step import BASE
+from targetsft_jax.training.micro_batch import BASE
 
 LORA = Lora(4, 6.0, ("q", "o", "up"))
 ASKED = {"lora.rank": 4, "lora.alpha": 6, "lora.targets": "[q, o, up]"}

@@ -14,7 +14,7 @@ from targetsft_jax.loss import reference_loss
 from targetsft_jax.models import decoder
 from targetsft_jax.models.lora import Lora
 from targetsft_jax.parallel.mesh import make_mesh
-from targetsft_jax.training.step import BASE
+from targetsft_jax.training.micro_batch import BASE
 
 RATE = 0.1
 LINEAR = optax.sgd(RATE)
@@ -63,12 +63,12 @@ def _pull(method, lora):
             for role, config in spec.frozen.items()
         }
         return reference_loss(
-            spec.method,
+            spec.method.method,
             *model(spec.student, _summed(base, adapters, scale)),
             rig.batch()["labels"],
             weights=mask / mask.sum(),
             **models,
-            **spec.hyper,
+            **spec.method.hyper,
         )
 
     return jax.jit(jax.value_and_grad(value), compiler_options=quicker())

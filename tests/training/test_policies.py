@@ -22,7 +22,6 @@ from targetsft_jax.models import decoder
 from targetsft_jax.models.lora import Lora
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.targets.policies import AVERAGE, OLD, Snapshot, Trajectory
-from targetsft_jax.training.fit import fit
 
 # Small enough for ratios on both sides of 1 + ε.
 RATE, STEPS = 2e-3, 4
@@ -315,7 +314,7 @@ CONFIG = TrainConfig(
 @pytest.fixture(scope="module")
 def dataset():
     config = DataConfig(synthetic=SyntheticConfig(examples=64), max_length=64)
-    return prepare(config, byte_tokenizer())
+    return prepare(config, byte_tokenizer()).train
 
 
 @pytest.mark.slow
@@ -335,7 +334,7 @@ def test_a_cut_run_resumes_with_its_policies_bit_for_bit(
         built = jax.tree.map(np.copy, rig.params_of(rig.STUDENT))
         frozen = rig.frozen_of(spec, mesh)
         where = {"run_dir": run_dir, "seed": 3}
-        return fit(spec, built, frozen, dataset, mesh, CONFIG, **where)
+        return rig.run_fit(spec, built, frozen, dataset, mesh, CONFIG, **where)
 
     whole = run(tmp_path / "whole", make_mesh(2, 2, 2))
     assert whole.resumed_from == 0

@@ -7,13 +7,8 @@ import pytest
 from support import rig
 
 from targetsft_jax.checkpoints import open as roles
-from targetsft_jax.config.schema import (
-    Config,
-    ConfigError,
-    TrainConfig,
-    load,
-    to_yaml,
-)
+from targetsft_jax.config.load import load, to_yaml
+from targetsft_jax.config.schema import Config, ConfigError, TrainConfig
 from targetsft_jax.train import main
 from targetsft_jax.training import run as run_module
 

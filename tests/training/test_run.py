@@ -3,24 +3,28 @@
 import contextlib
 import io
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-import yaml
 from support import rig
 
 from targetsft_jax.checkpoints import open as roles
-from targetsft_jax.config.schema import load
+from targetsft_jax.checkpoints.open import StoredModel
+from targetsft_jax.config.load import load
 from targetsft_jax.data.tokenizer import byte_tokenizer, load_tokenizer, same_tokenizer
 from targetsft_jax.hf.importer import load_config, load_params
 from targetsft_jax.train import main
+from targetsft_jax.training import measure as measure_module
 from targetsft_jax.training import run as run_module
 from targetsft_jax.training import tiny_models as start_models
+from targetsft_jax.training.agreement import StepAgreement
 from targetsft_jax.training.fit import Fitted
-from targetsft_jax.training.step import TrainState
+from targetsft_jax.training.session import Shared
+from targetsft_jax.training.state import TrainState
 
 
 def _small(folders, run_dir, **more) -> list[str]:
@@ -51,6 +55,7 @@ def _run(run_dir: Path, arguments: list[str]) -> Done:
 
         def run(config):
             scores.update(real_run(config))
+            return scores
 
         patch.setattr(run_module, "fit", fit)
         patch.setattr(run_module, "run", run)
@@ -62,13 +67,13 @@ def _run(run_dir: Path, arguments: list[str]) -> Done:
 
 @pytest.fixture(scope="module")
 def done(folders, tmp_path_factory) -> Done:
-    """Target-SFT after plain SFT, with two problems and two samples, on 2x2x2."""
+    """Target-SFT with two problems and two samples, on 2x2x2."""
     run_dir = tmp_path_factory.mktemp("runs") / "first"
     arguments = _small(
         folders,
         run_dir,
-        compare="[sft]",
         evaluation__problems=2,
+        evaluation__include_teacher="true",
         evaluation__samples=2,
         evaluation__max_new_tokens=8,
     )
@@ -76,54 +81,47 @@ def done(folders, tmp_path_factory) -> Done:
 
 
 def test_everything_promised_is_written(done):
-    for part in (done.run_dir, done.run_dir / "compare/sft"):
-        assert (part / "checkpoints/4").is_dir()
-        assert (part / "hf/model.safetensors").is_file()
-        assert list((part / "tensorboard").iterdir())
-        assert [row["step"] for row in rig.metrics_of(part)] == [1, 2, 3, 4]
-    assert set(done.scores) == {"start", "sft", "target_sft"}
-    for name, folder in (("start", ""), ("sft", "compare/sft"), ("target_sft", "")):
-        path = done.run_dir / folder / f"answers_{name}.jsonl"
+    assert (done.run_dir / "checkpoints/4").is_dir()
+    assert (done.run_dir / "hf/model.safetensors").is_file()
+    assert list((done.run_dir / "tensorboard").iterdir())
+    assert [row["step"] for row in rig.metrics_of(done.run_dir)] == [1, 2, 3, 4]
+    assert list(done.scores) == ["teacher", "start", "target_sft"]
+    stored = json.loads((done.run_dir / "results.json").read_text())["scores"]
+    for name, score in done.scores.items():
+        path = done.run_dir / f"completions_{name}.jsonl"
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         assert len(rows) == 2
-        assert all(len(row["responses"]) == len(row["correct"]) == 2 for row in rows)
+        verdicts = [row["correct"] for row in rows]
+        assert all(len(row["responses"]) == 2 for row in rows)
+        assert np.mean(verdicts) == score.average_at_k
+        assert stored[name]["score"]["average_at_k"] == score.average_at_k
 
 
-def test_the_methods_log_what_they_are(done):
-    plain, guided = (
-        rig.metrics_of(done.run_dir / part) for part in ("compare/sft", "")
-    )
-    # Sums of 1/N over N tokens.
-    assert [row["gamma"] for row in plain] == pytest.approx([1] * 4, rel=1e-6)
-    assert all("kl_teacher" not in row for row in plain)
-    assert all(row["gamma"] < 1 and row["kl_teacher"] > 0 for row in guided)
-    # The same data from the same start.
-    np.testing.assert_allclose(plain[0]["nll"], guided[0]["nll"], rtol=1e-6)
-    assert plain[1]["nll"] != guided[1]["nll"]
+def test_the_method_logs_what_it_is(done):
+    rows = rig.metrics_of(done.run_dir)
+    assert all(row["gamma"] < 1 and row["kl_teacher"] > 0 for row in rows)
 
 
 def test_the_example_is_shown_with_its_trained_part(done):
-    assert "⟦" in done.said and "<|assistant|>⟦" in done.said
-    assert "#### " in done.said
-    for said in ("trained tokens", "sft: 4 steps", "target_sft (eta=0.5): 4 steps"):
-        assert said in done.said
-    for name in ("start", "sft", "target_sft"):
+    assert "<|assistant|>⟦" in done.said and "#### " in done.said
+    assert "trained tokens" in done.said
+    assert "target_sft (eta=0.5): 4 steps" in done.said
+    for name in ("teacher", "start", "target_sft"):
         assert f"Average@2 of {name}:" in done.said
 
 
 def test_the_export_is_the_trained_model(done):
-    for fitted, part in zip(done.fitted, ("compare/sft", "")):
-        folder = done.run_dir / part / "hf"
-        config = load_config(folder)
-        assert config == rig.STUDENT
-        rig.assert_equal_trees(load_params(folder, config), fitted.state.params)
-        assert same_tokenizer(load_tokenizer(folder), byte_tokenizer()) == []
-        assert load_tokenizer(folder).chat_template == byte_tokenizer().chat_template
-    # Training moved it, and the two methods to different places.
+    (fitted,) = done.fitted
+    folder = done.run_dir / "hf"
+    config = load_config(folder)
+    assert config == rig.STUDENT
+    rig.assert_equal_trees(load_params(folder, config), fitted.state.params)
+    assert same_tokenizer(load_tokenizer(folder), byte_tokenizer()) == []
+    assert load_tokenizer(folder).chat_template == byte_tokenizer().chat_template
+    # Training moved it.
     start = rig.decoder.init_params(rig.STUDENT, jax.random.key(1))
-    ends = [fitted.state.params["embed"] for fitted in done.fitted]
-    assert np.abs(np.asarray(ends[0]) - np.asarray(ends[1])).max() > 1e-4
-    assert np.abs(np.asarray(ends[1]) - np.asarray(start["embed"])).max() > 1e-3
+    end = np.asarray(fitted.state.params["embed"])
+    assert np.abs(end - np.asarray(start["embed"])).max() > 1e-3
 
 
 def test_the_export_answers_with_the_template_that_was_trained(folders, tmp_path):
@@ -175,32 +173,95 @@ def test_the_kept_configuration_is_the_resolved_one(done):
     assert load(["--config", str(done.run_dir / "config.yaml")]) == load(done.arguments)
 
 
-def test_the_same_command_again_trains_nothing(done):
+@pytest.fixture
+def work(monkeypatch) -> Counter:
+    """Counts what a run reads, trains, exports and evaluates."""
+    counts: Counter = Counter()
+
+    def count(module, name: str, key) -> None:
+        real = getattr(module, name)
+
+        def counted(*arguments, **options):
+            counts[key(*arguments, **options)] += 1
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(module, name, counted)
+
+    count(StoredModel, "load", lambda model, *_: f"read {Path(model.path).name}")
+    count(run_module, "fit", lambda *_, **__: "training")
+    count(run_module, "export", lambda *_: "export")
+    count(measure_module, "evaluate_model", lambda *_, **__: "evaluation")
+    return counts
+
+
+def test_a_finished_run_repeats_nothing(done, work):
+    """The same command reads no weight, and trains, exports and evaluates nothing."""
     before = (done.run_dir / "metrics.jsonl").read_bytes()
     export = (done.run_dir / "hf/model.safetensors").read_bytes()
     again = _run(done.run_dir, done.arguments)
-    assert [fitted.resumed_from for fitted in again.fitted] == [4, 4]
+    assert not work
+    assert again.scores == done.scores
+    assert "finished and exported already" in again.said
     assert (done.run_dir / "metrics.jsonl").read_bytes() == before
     assert (done.run_dir / "hf/model.safetensors").read_bytes() == export
-    assert again.scores == done.scores
-    # What may change between the two does not make it another run.
-    more = [*done.arguments, "--train.save_every", "1", "--evaluation.problems", "0"]
-    assert _run(done.run_dir, more).fitted[1].resumed_from == 4
+
+
+def test_what_may_change_does_not_make_it_another_run(done, work):
+    more = ["--train.save_every", "1", "--evaluation.problems", "0"]
+    assert _run(done.run_dir, [*done.arguments, *more]).scores == {}
+    assert not work
+
+
+def test_another_evaluation_of_a_finished_run_measures_and_trains_nothing(done, work):
+    """Two samples became one: all models are measured anew, from the checkpoint."""
+    metrics = (done.run_dir / "metrics.jsonl").read_bytes()
+    again = _run(done.run_dir, [*done.arguments, "--evaluation.samples", "1"])
+    assert [score.k for score in again.scores.values()] == [1, 1, 1]
+    assert work["evaluation"] == 3 and work["export"] == 0
+    assert [fitted.resumed_from for fitted in again.fitted] == [4]
+    assert (done.run_dir / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_resumed_run_repeats_no_evaluation_and_reads_no_start(
+    folders, tmp_path, work, monkeypatch
+):
+    """Stopped after step 2 of 4: the rest of the work is done, and only that."""
+    arguments = _small(
+        folders,
+        tmp_path / "run",
+        evaluation__problems=2,
+        evaluation__samples=1,
+        evaluation__max_new_tokens=4,
+        evaluation__include_teacher="true",
+    )
+    with monkeypatch.context() as patch:
+        requests = iter([(False, False), (True, False)])
+        patch.setattr(StepAgreement, "any_host", lambda *_: next(requests))
+        assert main(arguments) == 0
+    first = Counter(work)
+    assert first["read student"] == first["read teacher"] == 1
+    assert first["evaluation"] == 2 and first["export"] == 0
+    work.clear()
+    done = _run(tmp_path / "run", arguments)
+    assert [fitted.resumed_from for fitted in done.fitted] == [2]
+    assert work["read student"] == 0 and work["read teacher"] == 1
+    assert work["evaluation"] == 1 and work["export"] == 1
+    assert list(done.scores) == ["teacher", "start", "target_sft"]
 
 
 def test_another_configuration_is_refused_by_key_and_value(done, capsys):
     status = main([*done.arguments, "--target.eta", "0.25", "--seed", "9"])
     said = capsys.readouterr().err
-    assert status == 1
+    assert status == 2
     assert "target.eta: was None, is 0.25" in said
     assert "seed: was 0, is 9" in said
     assert "choose another run_dir" in said
-    assert "mesh" not in said and "resume" not in said
+    assert "mesh." not in said and "resume:" not in said
 
 
 def test_resume_false_does_not_touch_a_run(done, capsys):
     before = (done.run_dir / "metrics.jsonl").read_bytes()
-    assert main([*done.arguments, "--resume", "false"]) == 1
+    assert main([*done.arguments, "--resume", "false"]) == 2
     said = capsys.readouterr().err
     assert "holds a run already and resume is false" in said
     assert str(done.run_dir) in said
@@ -287,9 +348,9 @@ def frozen(monkeypatch):
     """What each training of a run is given, in place of the trainings."""
     given = []
 
-    def fit(spec, params, frozen, *_, **__):
+    def fit(spec, start, frozen, *_, **__):
         given.append(dict(frozen))
-        return Fitted(TrainState(0, params, None), 0)
+        return Fitted(TrainState(0, start.load(), None), 0)
 
     monkeypatch.setattr(run_module, "fit", fit)
     return given
@@ -304,13 +365,16 @@ def test_a_reference_of_its_own_is_read(folders, tmp_path, frozen):
     rig.assert_equal_trees(given["reference"], wanted)
 
 
-def test_two_roles_of_one_folder_share_their_arrays(folders, tmp_path, frozen):
-    """Teacher for one method and reference for another: read once, held once."""
-    path = folders["teacher"]
-    arguments = _small(folders, tmp_path, compare="[kl, sft]", reference__path=path)
-    assert main(arguments) == 0
-    assert [set(given) for given in frozen] == [{"reference"}, set(), {"teacher"}]
-    one, other = frozen[0]["reference"], frozen[2]["teacher"]
+def test_models_of_one_folder_share_their_arrays(folders, tmp_path, frozen):
+    """Teacher of one run and reference of another in one process: read once."""
+    path, shared = folders["teacher"], Shared()
+    for name in ("kd", "kl"):
+        arguments = _small(
+            folders, tmp_path / name, target__name=name, reference__path=path
+        )
+        run_module.run(load(arguments), shared)
+    assert [set(given) for given in frozen] == [{"teacher"}, {"reference"}]
+    one, other = frozen[0]["teacher"], frozen[1]["reference"]
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     assert all(a is b for a, b in pairs)
 
@@ -342,8 +406,8 @@ def test_a_start_model_is_built_once(tmp_path, monkeypatch):
         arguments = rig.command({"run_dir": tmp_path / name, **build})
         said.append(_run(tmp_path / name, arguments).said)
     (kept,) = (tmp_path / "cache").iterdir()
-    assert "no such start model yet; making it" in said[0] and str(kept) in said[0]
-    assert "start model from the cache" in said[1] and "making it" not in said[1]
+    assert "building the start model" in said[0] and str(kept) in said[0]
+    assert "start model from the cache" in said[1] and "building" not in said[1]
     assert rig.untimed(rig.metrics_of(tmp_path / "one")) == rig.untimed(
         rig.metrics_of(tmp_path / "two")
     )
@@ -355,18 +419,6 @@ def test_a_start_model_is_built_once(tmp_path, monkeypatch):
     monkeypatch.setattr(start_models, "fit", made_again)
     other = {"run_dir": tmp_path / "x", **build, "student.build.seed": 5}
     assert main(rig.command(other)) == 1
-
-
-def test_yaml_and_overrides_are_one_configuration(folders, tmp_path):
-    path = tmp_path / "c.yaml"
-    tree = {
-        "student": {"path": "s"},
-        "target": {"name": "sft"},
-        "train": {"steps": 7, "learning_rate": 1e-3},
-    }
-    path.write_text(yaml.safe_dump(tree))
-    config = load(["--config", str(path), "--train.steps", "9"])
-    assert (config.train.steps, config.train.learning_rate) == (9, 1e-3)
 
 
 @pytest.mark.parametrize("name", ["quickstart", "gsm8k_tiny", "pubmedqa_tiny"])

@@ -17,7 +17,8 @@ from targetsft_jax.models import decoder
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.training import step as step_module
 from targetsft_jax.training.optimizer import make_optimizer
-from targetsft_jax.training.step import init_state, make_train_step, state_shardings
+from targetsft_jax.training.state import init_state, state_shardings
+from targetsft_jax.training.step import make_train_step
 
 METHODS = ("sft", "target_sft", "asft")
 STEPS, RATE = 3, 0.1
@@ -60,12 +61,12 @@ def _reference_gradient(method: str):
         mask = rows["loss_mask"].astype(jnp.float32)
         models = {role: model(config, frozen[role]) for role, config in second}
         return reference_loss(
-            spec.method,
+            spec.method.method,
             *model(spec.student, params),
             rows["labels"],
             weights=mask / mask.sum(),
             **models,
-            **spec.hyper,
+            **spec.method.hyper,
         )
 
     second = tuple(spec.frozen.items())
@@ -371,7 +372,7 @@ def test_each_roles_cap_reaches_the_loss():
             weights=mask / mask.sum(),
             teacher=models[1],
             logit_caps=caps,
-            **spec.hyper,
+            **spec.method.hyper,
         )
 
     params = rig.params_of(rig.STUDENT)

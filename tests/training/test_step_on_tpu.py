@@ -8,8 +8,8 @@ import pytest
 from support import rig
 
 from targetsft_jax.parallel.mesh import make_mesh
-from targetsft_jax.planning.hlo.program import read
-from targetsft_jax.planning.topology import prepare, topology
+from targetsft_jax.planning.hlo import read
+from targetsft_jax.planning.topology import get_topology, prepare_jax
 
 pytest.importorskip("libtpu", reason="the TPU compiler (extra `tpu`) is not installed")
 pytestmark = pytest.mark.slow
@@ -33,8 +33,8 @@ TEACHER = replace(
 @pytest.fixture(scope="module")
 def text() -> str:
     """The compiled step on eight v5e chips."""
-    prepare("v5e:2x4")
-    mesh = make_mesh(data=1, fsdp=8, devices=topology("v5e:2x4").devices)
+    prepare_jax("v5e:2x4")
+    mesh = make_mesh(data=1, fsdp=8, devices=get_topology("v5e:2x4").devices)
     spec = rig.make_spec("target_sft", dtype=jnp.bfloat16, remat="full", loss_chunk=256)
     models = {"student": STUDENT, "frozen": {"teacher": TEACHER}}
     spec = replace(spec, vocab_size=VOCABULARY, histograms=True, **models)

@@ -11,7 +11,7 @@ from support import rig
 
 from targetsft_jax.loss import reference_loss
 from targetsft_jax.parallel.mesh import make_mesh
-from targetsft_jax.planning.hlo.program import Program, read
+from targetsft_jax.planning.hlo import Program, read
 from targetsft_jax.training import step as step_module
 
 LINEAR = optax.sgd(1e-2)

@@ -12,7 +12,7 @@ from support.quick import quicker
 
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.train import main
-from targetsft_jax.training.step import init_state, state_shardings
+from targetsft_jax.training.state import init_state, state_shardings
 from targetsft_jax.training.validate import make_measure, validate
 
 

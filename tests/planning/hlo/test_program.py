@@ -9,7 +9,7 @@ from jax import lax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from targetsft_jax.planning.hlo.program import Shape, read, shapes_in
+from targetsft_jax.planning.hlo import Shape, read, shapes_in
 
 MESH = jax.make_mesh((2, 4), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
 

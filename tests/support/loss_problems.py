@@ -9,7 +9,7 @@ import numpy as np
 
 from targetsft_jax import METHODS, fused_loss
 
-from . import zoo
+from . import method_cases
 from .quick import quicker
 
 B, L, D, D_OTHER, V = 8, 6, 16, 24, 53  # 48 tokens; 53 is prime
@@ -65,7 +65,7 @@ def cut(arguments: dict[str, Any], rows: int) -> dict[str, Any]:
 
 
 @lru_cache
-def compiled(case: zoo.Case, chunk: int = 7, real: int | None = None) -> Any:
+def compiled(case: method_cases.Case, chunk: int = 7, real: int | None = None) -> Any:
     """(hidden, head, labels, arguments) -> (loss, metrics), (∂hidden, ∂head).
 
     One jit for all tests, and `quicker`: a compilation is most of what a test costs.

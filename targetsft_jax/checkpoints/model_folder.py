@@ -1,0 +1,100 @@
+"""The model folder of a run: config, tokenizer and card that its checkpoints lack."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from targetsft_jax.checkpoints.open import open_model
+from targetsft_jax.hf.export_folder import CARD_FILE
+from targetsft_jax.hf.sidecar_files import copy_tokenizer, write_chat_template
+from targetsft_jax.hf.tensor_files import read_json
+from targetsft_jax.models import lora
+from targetsft_jax.models.lora import Lora
+from targetsft_jax.parallel import processes
+from targetsft_jax.storage import atomic
+from targetsft_jax.storage.run_dir import RunDir
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """What a checkpoint of adapters needs to become a model.
+
+    Attributes:
+        lora: rank, alpha and targets.
+        base: folder, run or hub id of the model that the adapters were trained over.
+        dtype: name of the dtype of the base during training.
+    """
+
+    lora: Lora
+    base: str
+    dtype: str
+
+    def merged(self, adapters: dict[str, Any], base: str | None = None) -> Any:
+        """The base with these adapters merged, one layer at a time.
+
+        Args:
+            adapters: the tree of `init_adapters`.
+            base: where the base is now, if it was moved.
+        """
+        params = open_model(base or self.base).params()
+        return lora.merged(params, adapters, self.lora, self.dtype)
+
+
+def write_model_folder(
+    run_dir: RunDir,
+    source: Path,
+    card: str,
+    adapters: AdapterInfo | None = None,
+    *,
+    template: str | None = None,
+    stops: Sequence[int] = (),
+) -> None:
+    """Write RUN/model atomically; the primary process does.
+
+    Args:
+        run_dir: the run's directory.
+        source: the student's folder, whose config and tokenizer are copied.
+        card: text of the model card.
+        adapters: of a run that trains adapters.
+        template: the trained chat template, if it is not the student's.
+        stops: token ids that end a response.
+    """
+    if not processes.is_primary():
+        return
+    with atomic.folder(run_dir.model) as folder:
+        for name in ("config.json", "generation_config.json"):
+            if (source / name).is_file():
+                shutil.copyfile(source / name, folder / name)
+        copy_tokenizer(source, folder)
+        write_chat_template(folder, template, list(stops))
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
+        if adapters is not None:
+            info = asdict(adapters.lora) | {
+                "base": adapters.base,
+                "dtype": adapters.dtype,
+            }
+            text = json.dumps(info, indent=2) + "\n"
+            (folder / run_dir.adapters.name).write_text(text, encoding="utf-8")
+
+
+def read_adapters(run_dir: RunDir) -> AdapterInfo | None:
+    """The adapters that a run trains; None if it trains all parameters.
+
+    Raises:
+        ValueError: a field of the file is missing.
+    """
+    path = run_dir.adapters
+    if not path.is_file():
+        return None
+    info = read_json(path)
+    try:
+        adapters = Lora(info["rank"], info["alpha"], tuple(info["targets"]))
+        return AdapterInfo(adapters, info["base"], info["dtype"])
+    except KeyError as error:
+        raise ValueError(
+            f"{path} has no {error}; expected the file that the run wrote. Copy the "
+            f"file of a run with the same settings, or use {run_dir.export}"
+        ) from None

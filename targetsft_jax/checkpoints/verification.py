@@ -1,0 +1,122 @@
+"""Read a training state and verify it: every process its part, agreed on by all."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+
+from targetsft_jax.checkpoints.checksums import array_checksums
+from targetsft_jax.checkpoints.position import Position
+from targetsft_jax.parallel import processes
+
+_T = TypeVar("_T")
+
+ITEMS = ("params", "optimizer", "position", "provenance")
+"""The parts of a checkpoint: arrays in the first two, JSON in the others."""
+
+CHECKSUMS = "arrays"
+"""The field of `position` that holds the checksum of every array."""
+
+
+class StateReader:
+    """Reads the checkpoints of a folder on behalf of this process alone.
+
+    Orbax's own readers wait for each other: a process whose part is damaged would leave
+    the others waiting.
+
+    Args:
+        folder: the folder of the checkpoints.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def metadata(self, step: int) -> dict[str, dict[str, Any]]:
+        """`position` and `provenance` of a checkpoint.
+
+        Raises:
+            ValueError: a field of the position is missing.
+        """
+        names = ["position"]
+        # Version 0.1.0 wrote no provenance.
+        if (self._folder / str(step) / "provenance").exists():
+            names.append("provenance")
+        items = {name: ocp.args.JsonRestore() for name in names}
+        with self._manager() as manager:
+            restored = manager.restore(step, args=ocp.args.Composite(**items))
+        metadata: dict[str, dict[str, Any]] = {"provenance": {}}
+        metadata |= {name: dict(restored[name]) for name in names}
+        expected = {*Position.__dataclass_fields__, CHECKSUMS}
+        if missing := expected - metadata["position"].keys():
+            raise ValueError(f"its position has no {', '.join(sorted(missing))}")
+        return metadata
+
+    def arrays(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
+        """`params` and `optimizer` of a checkpoint.
+
+        Args:
+            step: of the checkpoint.
+            like: arrays or ShapeDtypeStructs with the shardings to restore to.
+        """
+        items = {
+            name: ocp.args.StandardRestore(jax.tree.map(_abstract, like[name]))
+            for name in ("params", "optimizer")
+        }
+        with self._manager() as manager:
+            restored = manager.restore(step, args=ocp.args.Composite(**items))
+        return {name: restored[name] for name in items}
+
+    def _manager(self) -> ocp.CheckpointManager:
+        process = jax.process_index()
+        options = ocp.CheckpointManagerOptions(
+            create=False,
+            enable_async_checkpointing=False,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=process,
+                active_processes={process},
+                barrier_sync_key_prefix=f"p{process}",
+            ),
+        )
+        return ocp.CheckpointManager(self._folder, options=options, item_names=ITEMS)
+
+
+def verify(arrays: Any, saved: Mapping[str, int]) -> None:
+    """Compare restored arrays with the checksums that were saved beside them.
+
+    Raises:
+        ValueError: naming arrays that differ.
+    """
+    changed = sorted(
+        key
+        for key, checksum in array_checksums(arrays).items()
+        if saved.get(key) != checksum
+    )
+    if changed:
+        raise ValueError(
+            f"{', '.join(changed[:3])}{' and more' if len(changed) > 3 else ''} "
+            "differ from what was saved: bytes of the files have changed"
+        )
+
+
+def attempt(read: Callable[[], _T]) -> tuple[_T, str]:
+    """Read something in every process; all must call it.
+
+    Returns:
+        The result, and the reason why a process failed. Without a reason all have
+        succeeded; with one the result is of no use.
+    """
+    result: Any = None
+    reason = ""
+    try:
+        result = read()
+    # Readers of damaged files raise errors of any kind.
+    except Exception as error:  # noqa: BLE001
+        line = str(error).strip().split("\n")[0][:300]
+        reason = f"{type(error).__name__}: {line}"
+    return result, next(filter(None, processes.gather_text(reason)), "")
+
+
+def _abstract(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)

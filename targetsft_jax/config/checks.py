@@ -1,0 +1,140 @@
+"""Refusals that need more than one key; a single key's domain is in its declaration."""
+
+import math
+import re
+from collections.abc import Iterator
+
+from targetsft_jax.config.method import ResolvedMethod
+from targetsft_jax.config.schema import (
+    VALIDATION_PREFIX,
+    Config,
+    ConfigError,
+    EvaluationConfig,
+    LoraConfig,
+    MeshConfig,
+    PolicyConfig,
+    TrainConfig,
+    ValidationConfig,
+    role_config,
+)
+from targetsft_jax.data.config import source_name, sources
+from targetsft_jax.data.config import validate as validate_data
+from targetsft_jax.keys import refusals
+from targetsft_jax.models.lora import PROJECTIONS
+
+
+def validate(config: Config) -> None:
+    """Refuse what cannot run.
+
+    Raises:
+        ConfigError: naming the key, what was found and what is expected.
+    """
+    for message in _refusals(config):
+        raise ConfigError(message)
+    try:
+        validate_data(config.data)
+        if config.evaluation.data is not None:
+            validate_data(config.evaluation.data, "evaluation.data")
+        if config.validation.data is not None:
+            validate_data(config.validation.data, "validation.data")
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _refusals(config: Config) -> Iterator[str]:
+    yield from refusals(config)
+    yield from _policy(config.policy)
+    yield from _roles(config, config.method)
+    if config.lora is not None:
+        yield from _lora(config.lora)
+    yield from _train(config.train)
+    yield from _processes(config.mesh)
+    yield from _evaluation(config.evaluation, config)
+    yield from _validation(config.validation, config.train.keep_best)
+
+
+def _roles(config: Config, method: ResolvedMethod) -> Iterator[str]:
+    for name in ("student", "teacher", "reference"):
+        role = role_config(config, name)
+        if role.path and role.build:
+            yield f"{name}.path is {role.path!r} and {name}.build is set too; give one"
+    if not (config.student.path or config.student.build):
+        yield "student.path is null; expected a Hugging Face folder or hub id"
+    if "teacher" in method.roles and not (config.teacher.path or config.teacher.build):
+        yield (
+            f"method {method.name!r} needs a teacher and teacher.path is null; "
+            "expected a Hugging Face folder or hub id with the student's tokenizer"
+        )
+
+
+def _lora(lora: LoraConfig) -> Iterator[str]:
+    known = ", ".join(PROJECTIONS)
+    unknown = [name for name in lora.targets if name not in PROJECTIONS]
+    if unknown:
+        names = ", ".join(map(repr, unknown))
+        yield f"lora.targets has {names}; expected some of {known}"
+    if not lora.targets or len(set(lora.targets)) < len(lora.targets):
+        yield (
+            f"lora.targets is {lora.targets}; expected one or more of {known}, each of "
+            "them once"
+        )
+    if lora.dropout:
+        yield f"lora.dropout is {lora.dropout}; expected 0: no model here has dropout"
+
+
+def _policy(policy: PolicyConfig) -> Iterator[str]:
+    clip = policy.clip
+    if not (len(clip) == 2 and 0 <= clip[0] <= clip[1] < math.inf):
+        yield (
+            f"policy.clip is {clip!r}; expected two finite numbers, 0 <= smallest <= "
+            "largest"
+        )
+
+
+def _train(train: TrainConfig) -> Iterator[str]:
+    if train.batch_size % train.accumulation_steps:
+        yield (
+            f"train.batch_size is {train.batch_size}; expected a multiple of "
+            f"train.accumulation_steps = {train.accumulation_steps}"
+        )
+
+
+def _processes(mesh: MeshConfig) -> Iterator[str]:
+    address = mesh.coordinator
+    if address not in (None, "auto") and not re.fullmatch(r".+:\d+", address):
+        yield f"mesh.coordinator is {address!r}; expected HOST:PORT, auto or null"
+    if address == "auto" and (mesh.processes, mesh.process) != (None, None):
+        yield (
+            "mesh.coordinator is auto and mesh.processes or mesh.process is set; "
+            "expected null for both, since the scheduler of the job provides them"
+        )
+
+
+def _evaluation(evaluation: EvaluationConfig, config: Config) -> Iterator[str]:
+    if evaluation.include_teacher and not (config.teacher.path or config.teacher.build):
+        yield (
+            "evaluation.include_teacher is true and teacher.path is null; expected a "
+            "teacher, or false"
+        )
+    synthetic = config.data.source == "synthetic" and not config.data.mixture
+    if evaluation.problems and evaluation.data is None and not synthetic:
+        # Training rows would pass for held-out problems.
+        names = ", ".join(map(source_name, sources(config.data)))
+        yield (
+            f"evaluation.problems is {evaluation.problems} and evaluation.data is "
+            f"null; expected a source of held-out problems, since data is {names}"
+        )
+
+
+def _validation(validation: ValidationConfig, keep_best: str | None) -> Iterator[str]:
+    measured = validation.examples or validation.data is not None
+    if (keep_best or "").startswith(VALIDATION_PREFIX) and not measured:
+        yield (
+            f"train.keep_best is {keep_best!r} and nothing is held out; expected "
+            "validation.examples or validation.data, or another metric"
+        )
+    if validation.examples and validation.data is not None:
+        yield (
+            f"validation.examples is {validation.examples} and validation.data is set "
+            "too; give one (validation.data.limit takes the first of its examples)"
+        )

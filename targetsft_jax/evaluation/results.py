@@ -1,0 +1,97 @@
+"""RUN/results.json: scores of the models measured and the step that was exported."""
+
+import dataclasses
+import json
+from typing import Any
+
+from targetsft_jax.evaluation.statistics import AverageAtK
+from targetsft_jax.parallel import processes
+from targetsft_jax.storage import atomic
+from targetsft_jax.storage.run_dir import RunDir
+
+_EMPTY: dict[str, Any] = {"finished": False, "export": None}
+
+
+class Results:
+    """What a run has measured and exported, so that its resumption repeats neither.
+
+    Args:
+        run_dir: of the run; a missing or unreadable file counts as no results.
+    """
+
+    def __init__(self, run_dir: RunDir):
+        self._run_dir = run_dir
+        self._tree = _read(run_dir)
+
+    def score(self, name: str, key: str) -> AverageAtK | None:
+        """The score of a model, or None if it was not measured under this key.
+
+        Args:
+            name: of the model in tables: "teacher", "start" or the method.
+            key: digest of all that the measurement depends on.
+        """
+        entry = self._tree["scores"].get(name)
+        if entry is None or entry.get("key") != key:
+            return None
+        try:
+            return AverageAtK(**entry["score"])
+        except (KeyError, TypeError):
+            return None
+
+    def scores(self) -> dict[str, AverageAtK]:
+        """All scores, by name."""
+        entries = self._tree["scores"].items()
+        return {name: AverageAtK(**entry["score"]) for name, entry in entries}
+
+    def add_score(self, name: str, key: str, score: AverageAtK) -> None:
+        """Record a score; the primary process writes the file."""
+        entry = {"key": key, "score": dataclasses.asdict(score)}
+        self._tree["scores"][name] = entry
+        self._write()
+
+    def is_exported(self, step: int, fingerprint: str) -> bool:
+        """Whether the run directory has the export of a training.
+
+        Args:
+            step: its last optimizer step.
+            fingerprint: of the rows that it was trained on.
+        """
+        complete = (self._run_dir.export / "config.json").is_file()
+        return complete and self._tree["export"] == {
+            "step": step,
+            "fingerprint": fingerprint,
+        }
+
+    def set_exported(self, step: int, fingerprint: str) -> None:
+        """Record a complete export."""
+        self._tree["export"] = {"step": step, "fingerprint": fingerprint}
+        self._write()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end: trained, exported and measured."""
+        complete = (self._run_dir.export / "config.json").is_file()
+        return bool(self._tree["finished"]) and complete
+
+    def set_finished(self, finished: bool) -> None:
+        """Record that the run is at its end, or under way again."""
+        self._tree["finished"] = finished
+        self._write()
+
+    def _write(self) -> None:
+        if processes.is_primary():
+            text = json.dumps(self._tree, indent=2) + "\n"
+            atomic.write_text(self._run_dir.results, text)
+
+
+def _read(run_dir: RunDir) -> dict[str, Any]:
+    tree: dict[str, Any] = dict(_EMPTY, scores={})
+    try:
+        stored = json.loads(run_dir.results.read_text(encoding="utf-8"))
+        if isinstance(stored["scores"], dict):
+            tree["scores"] = {k: dict(v) for k, v in stored["scores"].items()}
+        tree["export"] = stored.get("export")
+        tree["finished"] = stored.get("finished", False)
+    except (OSError, ValueError, KeyError, TypeError):
+        return dict(_EMPTY, scores={})
+    return tree

@@ -1,0 +1,93 @@
+"""The runs of a comparison, one after another in one process, and their table."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from targetsft_jax.config.resume import changed_keys
+from targetsft_jax.config.schema import Config
+from targetsft_jax.evaluation.results import Results
+from targetsft_jax.evaluation.statistics import AverageAtK, table
+from targetsft_jax.experiments.grid import Cell
+from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.training.run import run
+from targetsft_jax.training.session import Shared
+
+REFERENCES = ("teacher", "start")
+"""Models that all cells share, measured once and listed first."""
+
+
+def compare(cells: Sequence[Cell]) -> dict[str, AverageAtK]:
+    """Run every cell that is not finished; frozen models are loaded once.
+
+    Returns:
+        Scores by row of the table: the shared models, then every cell.
+    """
+    shared = Shared()
+    scores: dict[str, AverageAtK] = {}
+    several = len({cell.seed for cell in cells}) > 1
+    for number, cell in enumerate(cells, 1):
+        label = f"{cell.name}, seed {cell.seed}" if several else cell.name
+        stored = finished_scores(cell.config)
+        if stored is not None:
+            print(f"\n[{number}/{len(cells)}] {label}: finished already")
+        else:
+            print(f"\n[{number}/{len(cells)}] {label}: {cell.config.run_dir}")
+            stored = run(cell.config, shared)
+        for name, score in stored.items():
+            row = name if name in REFERENCES else label
+            scores.setdefault(row, score)
+    return scores
+
+
+def finished_scores(config: Config) -> dict[str, AverageAtK] | None:
+    """The scores of a cell that an earlier session finished; None: it must run."""
+    import yaml
+
+    run_dir = RunDir(Path(config.run_dir).expanduser())
+    results = Results(run_dir)
+    if not results.finished:
+        return None
+    try:
+        before = yaml.safe_load(run_dir.config.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return None
+    current = {k: vars(config.evaluation)[k] for k in vars(config.evaluation)}
+    same_evaluation = all(
+        before.get("evaluation", {}).get(key) == value
+        for key, value in current.items()
+        if key != "data"
+    )
+    if changed_keys(before, config) or not same_evaluation:
+        return None
+    return results.scores()
+
+
+def tables(cells: Sequence[Cell], scores: Mapping[str, AverageAtK]) -> list[str]:
+    """The comparison as Markdown: every cell, and methods over their seeds."""
+    if not scores:
+        return ["no cell has an evaluation; set evaluation.problems"]
+    lines = [table(scores)]
+    seeds = sorted({cell.seed for cell in cells})
+    if len(seeds) > 1:
+        lines += [
+            "",
+            f"over seeds {', '.join(map(str, seeds))}",
+            "",
+            _over_seeds(cells, scores),
+        ]
+    return lines
+
+
+def _over_seeds(cells: Sequence[Cell], scores: Mapping[str, AverageAtK]) -> str:
+    rows = ["| method | Average@k, mean | lowest | highest |", "|---|--:|--:|--:|"]
+    for name in dict.fromkeys(cell.name for cell in cells):
+        values = [
+            100 * scores[f"{name}, seed {cell.seed}"].average_at_k
+            for cell in cells
+            if cell.name == name
+        ]
+        numbers = (float(np.mean(values)), min(values), max(values))
+        rows.append(f"| {name} | " + " | ".join(f"{x:.2f}" for x in numbers) + " |")
+    return "\n".join(rows)

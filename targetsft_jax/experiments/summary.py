@@ -1,0 +1,22 @@
+"""Summary table of runs: newest metrics, one line per run."""
+
+from targetsft_jax.experiments.runs import Run
+from targetsft_jax.telemetry.metrics import table_metrics
+
+
+def summary_table(runs: list[Run]) -> list[str]:
+    """Lines of a table of the metrics that any of the runs has, after a heading."""
+    columns = [
+        metric
+        for metric in table_metrics()
+        if any(run.summary(metric) is not None for run in runs)
+    ]
+    lines = [["run", "step", *(metric.label for metric in columns)]]
+    for run in runs:
+        values = [(metric.table, run.summary(metric)) for metric in columns]
+        cells = ["–" if v is None or not show else show(v) for show, v in values]
+        lines.append([run.name, f"{run.rows[-1]['step']:,}", *cells])
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    # The names to the left, the numbers to the right.
+    template = "  ".join(["{:<%d}", *["{:>%d}"] * (len(widths) - 1)]) % tuple(widths)
+    return [template.format(*line) for line in lines]

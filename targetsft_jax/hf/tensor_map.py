@@ -1,0 +1,71 @@
+"""Map between the tensors of a checkpoint and the parameters of a decoder."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+from targetsft_jax.hf.families import checked
+from targetsft_jax.models.config import DecoderConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterSlice:
+    """The slice of a parameter that a checkpoint tensor, or a part of it, holds.
+
+    Attributes:
+        path: path of the parameter.
+        layer: index on its leading axis; None for a parameter without layers.
+        transposed: as in `Tensor`.
+        rows: rows [start, stop) of the stored tensor; None for all of them.
+    """
+
+    path: tuple[str, ...]
+    layer: int | None
+    transposed: bool
+    rows: tuple[int, int] | None = None
+
+
+def checkpoint_tensors(
+    config: DecoderConfig,
+) -> dict[str, tuple[ParameterSlice, ...]]:
+    """Every tensor of a checkpoint of this config, in file order.
+
+    Returns:
+        Key -> the parameter slices that it holds; several for a fused tensor, in the
+        order of their rows.
+
+    Raises:
+        ValueError: unknown model_type, or flags that its checkpoints do not have.
+    """
+    slices = {}
+    for tensor in checked(config).tensors:
+        if tensor.paths == (("head",),) and config.tie_word_embeddings:
+            continue
+        if tensor.flag is not None and not getattr(config, tensor.flag):
+            continue
+        stacked = "{layer}" in tensor.key
+        for layer in range(config.num_layers) if stacked else (None,):
+            key = tensor.key.format(layer=layer)
+            slices[key] = tuple(
+                ParameterSlice(path, layer, tensor.transposed, rows)
+                for path, rows in zip(tensor.paths, _rows(config, tensor.paths))
+            )
+    return slices
+
+
+def _rows(
+    config: DecoderConfig, paths: tuple[tuple[str, ...], ...]
+) -> Sequence[tuple[int, int] | None]:
+    """Rows of each parameter in the tensor that holds them."""
+    if len(paths) == 1:
+        return (None,)
+    keys = config.num_kv_heads * config.head_dim
+    widths = {
+        "q": config.num_heads * config.head_dim,
+        "k": keys,
+        "v": keys,
+        "gate": config.intermediate_size,
+        "up": config.intermediate_size,
+    }
+    ends = list(itertools.accumulate(widths[path[-2]] for path in paths))
+    return list(zip([0, *ends], ends))

@@ -1,0 +1,68 @@
+"""Start of a command's work on its devices, in one process or as one of several."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+from targetsft_jax.command import FAILED, run_command
+
+
+def launch(
+    action: Callable[[], int | None],
+    *,
+    cpu_devices: int | None = None,
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    join_seconds: int = 300,
+    heartbeat_seconds: int = 10,
+) -> int:
+    """Run an action on the devices and with the processes of a mesh section.
+
+    In a run of several processes only the primary one prints, and a process that fails
+    ends at once: an orderly end would wait for the others, which wait for it.
+
+    Args:
+        action: the work; it returns an exit code, None for success.
+        cpu_devices: virtual CPU devices of this process; None: the real devices.
+        coordinator, processes, process, join_seconds, heartbeat_seconds: as in
+            `processes.initialize`.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ValueError, OSError: the processes cannot find each other.
+    """
+    import jax
+
+    from targetsft_jax.parallel.processes import initialize, is_primary
+
+    if cpu_devices is not None:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", cpu_devices)
+    multiprocess = initialize(
+        coordinator,
+        processes,
+        process,
+        timeout=join_seconds,
+        heartbeat=heartbeat_seconds,
+    )
+    if not multiprocess:
+        return action() or 0
+    if not is_primary():
+        # The file descriptor, not sys.stdout: compiled libraries print as well.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    try:
+        status = run_command(lambda _: action(), [])
+    except Exception:  # noqa: BLE001
+        # Such as a step that fails because another process is gone.
+        traceback.print_exc()
+        status = FAILED
+    if status:
+        index = jax.process_index()
+        sys.stderr.write(f"process {index} failed; terminating all processes\n")
+        sys.stderr.flush()
+        os._exit(status)
+    return status

@@ -1,0 +1,141 @@
+"""Memory of one device during a step: the total, and the largest contributions."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from targetsft_jax.models.kernels import choose
+from targetsft_jax.parallel.mesh import platform
+from targetsft_jax.planning.abstract_step import AbstractStep, bytes_per_device
+from targetsft_jax.planning.chips import GIB
+from targetsft_jax.planning.hlo import Program
+
+
+@dataclass(frozen=True)
+class Memory:
+    """GiB per device.
+
+    Attributes:
+        arguments: train state, frozen parameters and batch.
+        temporaries: the compiler's peak for everything else; None where it ran out of
+            memory.
+        peak: most bytes that are live at one time; None where it ran out of memory.
+        needed: the peak, or the size that the out-of-memory error reports.
+        capacity: HBM of the device; None if unknown.
+    """
+
+    arguments: float
+    temporaries: float | None
+    peak: float | None
+    needed: float
+    capacity: float | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the program fits an otherwise empty device."""
+        return self.capacity is None or self.needed <= self.capacity
+
+
+@dataclass(frozen=True)
+class Part:
+    """A contribution to a device's memory.
+
+    Attributes:
+        name: in words.
+        gib: GiB per device.
+    """
+
+    name: str
+    gib: float
+
+
+def compiled_memory(compiled: Any, capacity: float | None) -> Memory:
+    """Memory of a compiled program (`jax.stages.Compiled`), by XLA's own analysis."""
+    analysis = compiled.memory_analysis()
+    arguments = analysis.argument_size_in_bytes
+    temporaries = analysis.temp_size_in_bytes
+    # Not every platform reports a peak.
+    peak = getattr(analysis, "peak_memory_in_bytes", 0)
+    if not peak:
+        outputs = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+        peak = arguments + temporaries + outputs
+    return Memory(arguments / GIB, temporaries / GIB, peak / GIB, peak / GIB, capacity)
+
+
+def argument_parts(step: AbstractStep) -> list[Part]:
+    """Exact contributions of the step's arguments."""
+    trained = "student parameters" if step.spec.lora is None else "adapters"
+    trees = {
+        trained: step.state.params,
+        "AdamW moments": step.state.optimizer,
+        **{f"{name} policy": tree for name, tree in step.state.held.items()},
+        **{f"{name} parameters": tree for name, tree in step.frozen.items()},
+        "batch": step.batch,
+    }
+    return [Part(name, bytes_per_device(tree) / GIB) for name, tree in trees.items()]
+
+
+def temporary_parts(step: AbstractStep, program: Program | None) -> list[Part]:
+    """Largest contributions of arrays that the step computes.
+
+    Args:
+        step: the step.
+        program: its compiled program; without one the parts are estimates.
+    """
+    if program is None:
+        return list(_estimates(step))
+    return [
+        Part(
+            f"{buffer.shape} of {buffer.source or buffer.op}", buffer.shape.bytes / GIB
+        )
+        for buffer in program.largest(3)
+    ]
+
+
+def _estimates(step: AbstractStep) -> Iterator[Part]:
+    """Arrays that every step of this kind holds, without a compiled program."""
+    spec, tensor = step.spec, step.mesh.shape["tensor"]
+    student, itemsize = spec.student, spec.numerics.dtype.itemsize
+    rows, length = rows_per_device(step), step.batch["tokens"].shape[-1]
+    gradients = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, "float32", sharding=x.sharding),
+        step.state.params,
+    )
+    yield Part("float32 gradients", bytes_per_device(gradients) / GIB)
+    layer_inputs = rows * length * student.hidden_size * itemsize * student.num_layers
+    if spec.numerics.remat == "full":
+        name = "inputs of all layers, kept for the backward pass"
+        yield Part(name, layer_inputs / GIB)
+    else:
+        # In widths of the hidden state: four of attention, three of the MLP.
+        widths = 4 + 3 * student.intermediate_size / tensor / student.hidden_size
+        name = f"activations of all layers under remat {spec.numerics.remat}"
+        yield Part(name, layer_inputs * widths / GIB)
+    if materialises_scores(step):
+        scores = rows * student.num_heads / tensor * length * length * 4
+        yield Part("attention scores of one layer", scores / GIB)
+    models = (student, *spec.frozen.values())
+    columns = (spec.vocab_size or student.vocab_size) / tensor
+    columns /= spec.vocab_group or 1
+    widths = sum(model.hidden_size for model in models)
+    yield Part("heads in the loss", widths * itemsize * columns / GIB)
+    logits = spec.numerics.loss_chunk * columns * 4 * len(models)
+    yield Part("logits of one chunk", logits / GIB)
+
+
+def materialises_scores(step: AbstractStep) -> bool:
+    """Whether the student's attention holds all scores [L, L] of a row on a TPU."""
+    spec, length = step.spec, step.batch["tokens"].shape[-1]
+    kind = platform(step.mesh)
+    kernel = choose(
+        spec.numerics.attention, kind, spec.student, length, spec.numerics.dtype
+    )
+    return kernel == "xla" and kind != "cpu"
+
+
+def rows_per_device(step: AbstractStep) -> int:
+    """Rows of a micro-batch on each device."""
+    tokens = step.batch["tokens"]
+    return tokens.sharding.shard_shape(tokens.shape)[1]

@@ -1,0 +1,70 @@
+"""Inputs of methods beyond logits and labels: one table for every reader of them.
+
+The functional API checks their shapes, the reader of training data takes the columns of
+this table from each row, and the configuration lists who else can compute them. A
+method with a new per-token input needs one line here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from targetsft_jax.keys import Domain, at_least
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a method.
+
+    Attributes:
+        name: keyword of the API, and field of a data row.
+        per: "model" for the logits [..., V] of a second model; "token" for a column
+            with a number for each token [...]; "example" for a column with one number
+            for all tokens of an example.
+        domain: the numbers that a column may have.
+        policy_sources: values of the key `policy.NAME`, for a column that a run can
+            also compute itself; "data" reads it from the rows.
+    """
+
+    name: str
+    per: Literal["model", "token", "example"]
+    domain: Domain | None = None
+    policy_sources: tuple[str, ...] = ()
+
+
+_TABLE: dict[str, Input] = {
+    each.name: each
+    for each in (
+        Input("teacher_logits", "model"),
+        Input("reference_logits", "model"),
+        Input("trajectory_weight", "example", at_least(0), ("current", "ema", "data")),
+        Input("critical_mask", "token", Domain("0 or 1", lambda x: x in (0, 1))),
+        Input(
+            "old_logprob",
+            "token",
+            Domain("at most 0", lambda x: x <= 0),
+            ("snapshot", "data"),
+        ),
+    )
+}
+
+INPUTS: Mapping[str, Input] = MappingProxyType(_TABLE)
+"""Every input by name."""
+
+SECOND_MODELS = tuple(each.name for each in INPUTS.values() if each.per == "model")
+"""Names of the inputs that are logits of a second model."""
+
+
+def column_names() -> tuple[str, ...]:
+    """Names of the inputs that a data row can have."""
+    return tuple(each.name for each in INPUTS.values() if each.per != "model")
+
+
+def policy_sources() -> dict[str, tuple[str, ...]]:
+    """Sources of each input that a run can compute itself, by name."""
+    return {
+        each.name: each.policy_sources
+        for each in INPUTS.values()
+        if each.policy_sources
+    }

@@ -1,0 +1,168 @@
+"""A method: one function from row statistics to a target, and what it declares.
+
+A method reads row statistics and returns a `QTarget`: two weights per token and the mix
+of logits that gives its alternative. Gradient, target, metrics, fused loss, tests,
+configuration keys and the README's table follow from that function and its entry.
+
+Its published *value* is a·(−log p_y) + b·(−Σ T log p), unless the entry has another
+one. Values are compared with other frameworks; gradients never come from them.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from targetsft_jax.keys import Domain
+from targetsft_jax.targets.inputs import SECOND_MODELS
+from targetsft_jax.targets.qtarget import QTarget
+from targetsft_jax.targets.rows import Mix, Rows
+
+Build = Callable[..., QTarget]
+Value = Callable[..., Array]
+
+FINITE = Domain("a finite number", lambda _: True)
+
+
+def is_share(value: Any) -> bool:
+    """True for a number in [0, 1]; False for an array, whose values are unknown."""
+    return isinstance(value, int | float) and 0 <= value <= 1
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """A hyper-parameter of a method.
+
+    Attributes:
+        default: its default; None where null is a value and the default.
+        help: one sentence for `--help` and the model card.
+        domain: the values that it may have. Numbers must be finite in any case.
+    """
+
+    default: Any
+    help: str
+    domain: Domain = FINITE
+
+    @property
+    def numeric(self) -> bool:
+        """True if its values are numbers, or null."""
+        return self.default is None or isinstance(self.default, int | float)
+
+    @property
+    def integer(self) -> bool:
+        """True if its values are whole numbers."""
+        return isinstance(self.default, int) and not isinstance(self.default, bool)
+
+    def refusal(self, name: str, value: Any) -> str | None:
+        """The sentence that refuses a value, or None where the domain has it.
+
+        An array passes: it has one value per token, unknown before the program runs.
+        """
+        if hasattr(value, "shape") or (value is None and self.default is None):
+            return None
+        if self.numeric:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                example = (
+                    "or null" if self.default is None else f"such as {self.default}"
+                )
+                return f"{name} is {value!r}; expected a number {example}"
+            # Counts of tokens become shapes, which fail on 2.5 long after this.
+            if self.integer and not float(value).is_integer():
+                return f"{name} is {value!r}; expected a whole number"
+        return self.domain.refusal(name, value, nullable=self.default is None)
+
+
+@dataclass(frozen=True)
+class Method:
+    """An objective as a point in the plane of targets.
+
+    Attributes:
+        build: (rows, **inputs, **hyper) -> QTarget; inputs are per-token arrays [...].
+            Its name is the method's name, and its docstring has the method's title,
+            equation and source (see `targets.describe`).
+        label: a as readers write it.
+        alternative: b as readers write it; "0" for a method without an alternative.
+        mix: (α, β) as readers write them.
+        needs: names of the inputs beyond logits and labels, or a function of the
+            hyper-parameters that returns them.
+        hyper: its hyper-parameters.
+        value: (target, **inputs, **hyper) -> the published per-token loss [...], where
+            it is not the weighted cross-entropy.
+        proper: True if Q is a distribution for every input, so that negative mass need
+            not be computed; or a function of the hyper-parameters that returns it.
+    """
+
+    build: Build
+    label: str = "a"
+    alternative: str = "0"
+    mix: str = "–"
+    needs: tuple[str, ...] | Callable[..., tuple[str, ...]] = ()
+    hyper: Mapping[str, Hyper] = field(default_factory=lambda: MappingProxyType({}))
+    value: Value | None = None
+    proper: bool | Callable[..., bool] = False
+
+    @property
+    def name(self) -> str:
+        """Name of its function."""
+        return getattr(self.build, "__name__", repr(self.build))
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """Default of each hyper-parameter, read-only."""
+        return MappingProxyType({key: each.default for key, each in self.hyper.items()})
+
+    def refusal(self, **hyper: Any) -> str | None:
+        """The sentence that refuses the first value outside its domain, or None."""
+        sentences = (each.refusal(key, hyper[key]) for key, each in self.hyper.items())
+        return next((sentence for sentence in sentences if sentence), None)
+
+    def inputs(self, **hyper: Any) -> tuple[str, ...]:
+        """Names of the inputs that this method needs under these hyper-parameters."""
+        return self.needs(**hyper) if callable(self.needs) else self.needs
+
+    def is_proper(self, **hyper: Any) -> bool:
+        """True if no input makes Q signed under these hyper-parameters."""
+        if not callable(self.proper):
+            return self.proper
+        return self.proper(**{key: hyper[key] for key in self.hyper})
+
+    def mix_of(self, columns: Mapping[str, Array], **hyper: Any) -> Mix | None:
+        """(α, β) of the alternative under these hyper-parameters; None without a mix.
+
+        It does not depend on logits, so the target of one abstract row has it: the
+        method's function stays the only declaration of its mix.
+
+        Args:
+            columns: per-token inputs and hyper-parameters [N, ...], of which only
+                shapes and dtypes are read.
+            **hyper: all other hyper-parameters.
+        """
+        mixes: list[Mix | None] = []
+
+        def build(logits: Array, label: Array, row: dict[str, Array]) -> None:
+            needs = self.inputs(**{key: {**row, **hyper}[key] for key in self.hyper})
+            second = logits if set(SECOND_MODELS) & set(needs) else None
+            rows = Rows(logits, label, second)
+            mixes.append(self.build(rows, **row, **hyper).mix)
+
+        one_row = {
+            key: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+            for key, x in columns.items()
+        }
+        logits = jax.ShapeDtypeStruct((1, 2), jnp.float32)
+        jax.eval_shape(build, logits, jax.ShapeDtypeStruct((1,), jnp.int32), one_row)
+        return mixes[0]
+
+    def objective(self, rows: Rows, **arguments: Any) -> Array:
+        """The published loss [...], differentiable in the logits behind `rows`."""
+        return self.published(self.build(rows, **arguments).bind(rows), **arguments)
+
+    def published(self, target: QTarget, **arguments: Any) -> Array:
+        """The published loss [...] of a target that is built and bound already."""
+        if self.value is None:
+            return target.cross_entropy()
+        return self.value(target, **arguments)

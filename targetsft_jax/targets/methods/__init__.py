@@ -1,0 +1,33 @@
+"""The methods: one short function each, its entry under it, and one table of them.
+
+    weighted        a weight on the label; the rest of Q is the model's own p
+    regularised     SFT with a second pull: smoothing, KL, a clip, an entropy bonus
+    distillation    a teacher
+    composed        γ and π̃ chosen by name
+
+A new method is one function and one entry in the file of its family.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from targetsft_jax.targets.method import Method
+from targetsft_jax.targets.methods import (
+    composed,
+    distillation,
+    regularised,
+    weighted,
+)
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        method.name: method
+        for family in (weighted, regularised, distillation, composed)
+        for method in family.ENTRIES
+    }
+)
+
+ALIASES: Mapping[str, str] = MappingProxyType({"p_loss": "dft"})
+"""Second names of methods."""
+
+__all__ = ["ALIASES", "METHODS"]

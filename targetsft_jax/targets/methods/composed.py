@@ -1,0 +1,192 @@
+"""Targets composed from a γ and a residual π̃ by name: no code for a new point.
+
+    target("custom", logits, labels, gamma={"entropy": 20}, residual={"guided": 0.5},
+           teacher_logits=...)
+
+A choice is a name, or a mapping of one name to its number. As in a configuration:
+
+    target:
+      name: custom
+      gamma: {power: 0.5}
+      residual: {tempered: 0.7}
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from jax import Array
+
+from targetsft_jax.keys import Domain, at_least, between, more_than
+from targetsft_jax.targets.method import Hyper, Method
+from targetsft_jax.targets.qtarget import QTarget
+from targetsft_jax.targets.rows import Mix, Rows
+
+ENTRIES: list[Method] = []
+
+Choice = str | Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class GammaOption:
+    """A way to choose γ.
+
+    Attributes:
+        gamma: (rows, number) -> γ [...].
+        number: its number; one that ignores it accepts any.
+    """
+
+    gamma: Callable[[Rows, float], Array]
+    number: Hyper
+
+
+@dataclass(frozen=True)
+class ResidualOption:
+    """A way to choose π̃.
+
+    Attributes:
+        mix: number -> (α, β) of π̃; None for the model's own p.
+        number: its number; one that ignores it accepts any.
+        needs: inputs that it reads.
+    """
+
+    mix: Callable[[float], Mix] | None
+    number: Hyper
+    needs: tuple[str, ...] = ()
+
+
+_NO_NUMBER = Hyper(1.0, "Not read.")
+_ETA = Hyper(0.5, "η, from the student (0) to the other model (1).", between(0, 1))
+
+GAMMAS: Mapping[str, GammaOption] = MappingProxyType(
+    {
+        "constant": GammaOption(
+            lambda rows, number: rows.constant(number),
+            Hyper(1.0, "γ itself."),
+        ),
+        "probability": GammaOption(lambda rows, _: rows.prob, _NO_NUMBER),
+        "power": GammaOption(
+            lambda rows, number: rows.power(number), Hyper(0.5, "α of p_y^α.")
+        ),
+        "entropy": GammaOption(
+            lambda rows, number: rows.top_share(int(number)),
+            Hyper(20, "Most probable tokens that count.", at_least(2)),
+        ),
+        "threshold": GammaOption(
+            lambda rows, number: (rows.prob > number).astype(rows.prob.dtype),
+            Hyper(0.1, "τ of 1[p_y > τ].", between(0, 1, closed="[)")),
+        ),
+    }
+)
+
+RESIDUALS: Mapping[str, ResidualOption] = MappingProxyType(
+    {
+        "model": ResidualOption(None, _NO_NUMBER),
+        "tempered": ResidualOption(
+            lambda number: (1 / number, 0), Hyper(0.7, "Temperature.", more_than(0))
+        ),
+        "uniform": ResidualOption(lambda _: (0, 0), _NO_NUMBER),
+        "teacher": ResidualOption(lambda _: (0, 1), _NO_NUMBER, ("teacher_logits",)),
+        "reference": ResidualOption(
+            lambda _: (0, 1), _NO_NUMBER, ("reference_logits",)
+        ),
+        "guided": ResidualOption(lambda eta: (1 - eta, eta), _ETA, ("teacher_logits",)),
+        "guided_reference": ResidualOption(
+            lambda eta: (1 - eta, eta), _ETA, ("reference_logits",)
+        ),
+    }
+)
+
+
+def custom(rows: Rows, *, gamma: Choice | float, residual: Choice) -> QTarget:
+    """A target composed from a γ and a residual by name.
+
+        Q = γ δ_y + (1 − γ) π̃
+
+    Args:
+        rows: row statistics.
+        gamma: one of `GAMMAS`, or a number for a constant.
+        residual: one of `RESIDUALS`.
+
+    Returns:
+        a = γ, b = 1 − γ, T = π̃; for the residual "model" a alone.
+
+    Raises:
+        ValueError: an unknown name, or a mapping without exactly one entry.
+    """
+    gamma_option, number = _choose("gamma", _named(gamma), GAMMAS)
+    weight = gamma_option.gamma(rows, number)
+    residual_option, number = _choose("residual", residual, RESIDUALS)
+    if residual_option.mix is None:
+        return QTarget(weight)
+    return QTarget(weight, 1 - weight, residual_option.mix(number))
+
+
+def custom_needs(*, gamma: Choice | float, residual: Choice) -> tuple[str, ...]:
+    """Inputs that a composed target needs; raises as `custom` does."""
+    _choose("gamma", _named(gamma), GAMMAS)
+    return _choose("residual", residual, RESIDUALS)[0].needs
+
+
+def _named(gamma: Choice | float) -> Choice:
+    """A number as the constant that it stands for."""
+    return {"constant": gamma} if isinstance(gamma, int | float) else gamma
+
+
+def _choose(key: str, choice: Choice, table: Mapping[str, Any]) -> tuple[Any, float]:
+    """The option of a choice, and its number."""
+    mapping = {choice: None} if isinstance(choice, str) else dict(choice)
+    if len(mapping) != 1 or next(iter(mapping)) not in table:
+        raise ValueError(f"custom: {key} is {choice!r}; expected {_expected(table)}")
+    ((name, number),) = mapping.items()
+    option = table[name]
+    return option, float(option.number.default if number is None else number)
+
+
+def _expected(table: Mapping[str, Any]) -> str:
+    return (
+        f"one of {', '.join(table)}, or one of them with its number, such as "
+        f"{{{next(iter(table))}: 0.5}}"
+    )
+
+
+def _choices(table: Mapping[str, Any]) -> Domain:
+    """The choices from a table, each with a number of its domain."""
+
+    def accepts(choice: Any) -> bool:
+        named = _named(choice)
+        mapping = {named: None} if isinstance(named, str) else named
+        if not isinstance(mapping, Mapping) or len(mapping) != 1:
+            return False
+        ((name, number),) = mapping.items()
+        if name not in table:
+            return False
+        return number is None or table[name].number.refusal(name, number) is None
+
+    return Domain(_expected(table), accepts)
+
+
+ENTRIES.append(
+    Method(
+        custom,
+        label="γ",
+        alternative="1 − γ",
+        mix="by residual",
+        needs=custom_needs,
+        hyper={
+            "gamma": Hyper(
+                "probability",
+                f"γ of a composed target: a number, or one of {', '.join(GAMMAS)}; "
+                "{NAME: NUMBER} sets its number.",
+                _choices(GAMMAS),
+            ),
+            "residual": Hyper(
+                "model",
+                f"π̃ of a composed target: one of {', '.join(RESIDUALS)}; "
+                "{NAME: NUMBER} sets its number.",
+                _choices(RESIDUALS),
+            ),
+        },
+    )
+)

@@ -1,0 +1,301 @@
+"""The metrics of a run, declared once: names, units, formats, titles, descriptions.
+
+The printed line and its legend, the panels of a figure, the table of `report` and the
+table in docs/observability.md follow from METRICS. A metric that a step yields has a
+row here; its `validation_NAME`, the mean over held-out rows, needs none.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from targetsft_jax.config.schema import VALIDATION_PREFIX
+
+Format = Callable[[float], str]
+
+
+def compact(value: float) -> str:
+    """Three significant digits at any size: `0.042`, `18.7`, `2.5k`, `1.25M`."""
+    for suffix in ("", "k", "M"):
+        if not abs(value) >= 999.5:  # NaN too
+            return f"{value:.3g}{suffix}"
+        value /= 1000
+    return f"{value:.3g}G"
+
+
+def digits(number: int) -> Format:
+    """Fixed-point notation with `number` decimal places."""
+    return f"{{:.{number}f}}".format
+
+
+SCIENTIFIC: Format = "{:.1e}".format
+PERCENT: Format = "{:.0%}".format
+COUNT: Format = "{:,.0f}".format
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number per step. Its place in METRICS is its place in line and table.
+
+    Attributes:
+        name: key in metrics.jsonl.
+        label: short name in the printed line, its legend and the report table.
+        description: noun phrase for the documentation.
+        unit: empty for a pure number.
+        line: format in the printed line; None: not printed.
+        legend: explanation of the label; None: the label needs none.
+        plot: title of its panel; None: not drawn.
+        logarithmic: scale of the panel.
+        table: format in the report table; None: not in it.
+        total: the table has the sum over all steps, not the newest value.
+        held_out: `validation_NAME` is printed and in the table, too.
+        histogram: title of its distribution over target tokens; None: no histogram.
+    """
+
+    name: str
+    label: str
+    description: str
+    unit: str = ""
+    line: Format | None = None
+    legend: str | None = None
+    plot: str | None = None
+    logarithmic: bool = False
+    table: Format | None = None
+    total: bool = False
+    held_out: bool = False
+    histogram: str | None = None
+
+
+_ROWS = (
+    Metric(
+        "loss",
+        "loss",
+        "value of the method's own objective; not comparable across methods",
+        line=digits(4),
+        legend="the method's own objective",
+        plot="loss (the method's own objective)",
+        table=digits(4),
+        held_out=True,
+    ),
+    Metric(
+        "nll",
+        "nll",
+        "−log p_y, negative log-likelihood of the label; comparable across methods",
+        unit="nats",
+        line=digits(4),
+        legend="−log p_y of the label (nats)",
+        plot="NLL of the label, nats",
+        table=digits(4),
+        held_out=True,
+    ),
+    Metric(
+        "gamma",
+        "γ",
+        "weight of the label in the target",
+        line=digits(3),
+        legend="weight of the label in the target",
+        plot="γ, weight of the label in the target",
+        table=digits(3),
+        histogram="γ",
+    ),
+    Metric(
+        "strength",
+        "A",
+        "strength A = a + b of the logit gradient; 1 for SFT",
+        line=digits(3),
+        legend="strength a + b of the logit gradient (SFT: 1)",
+        plot="A = a + b, strength of the logit gradient",
+    ),
+    Metric(
+        "negative_mass",
+        "neg mass",
+        "negative mass −Σ min(Q, 0) of the target; 0 where Q is a distribution",
+        line=SCIENTIFIC,
+        legend="negative mass of the target (0: a distribution)",
+        plot="negative mass of the target",
+    ),
+    Metric(
+        "label_prob",
+        "p_y",
+        "probability of the label under the student",
+        plot="p_y, probability of the label",
+        histogram="p_y",
+    ),
+    Metric(
+        "accuracy",
+        "accuracy",
+        "share of target tokens whose label is the student's most probable token",
+        plot="share of labels that are most probable",
+    ),
+    Metric(
+        "entropy",
+        "H",
+        "entropy of the student's prediction",
+        unit="nats",
+        line=digits(3),
+        legend="entropy of the student (nats)",
+        plot="entropy of the student, nats",
+        histogram="entropy, nats",
+    ),
+    Metric(
+        "kl_teacher",
+        "KL_T",
+        "KL(teacher ‖ student); methods with a teacher",
+        unit="nats",
+        line=digits(3),
+        legend="KL(teacher ‖ student) (nats)",
+        plot="KL(teacher ‖ student), nats",
+    ),
+    Metric(
+        "kl_reference",
+        "KL_ref",
+        "KL(reference ‖ student); methods with a reference model",
+        unit="nats",
+        line=digits(3),
+        legend="KL(reference ‖ student) (nats)",
+        plot="KL(reference ‖ student), nats",
+    ),
+    Metric(
+        "grad_norm",
+        "|g|",
+        "global norm of the gradient before clipping",
+        line=digits(3),
+        legend="gradient norm before clipping",
+        plot="gradient norm before clipping",
+        logarithmic=True,
+    ),
+    Metric(
+        "learning_rate",
+        "lr",
+        "learning rate of the step",
+        line=SCIENTIFIC,
+        legend="learning rate",
+        plot="learning rate",
+    ),
+    Metric(
+        "epoch",
+        "epoch",
+        "passes over the data after the step",
+        unit="epochs",
+    ),
+    Metric(
+        "tokens_per_second",
+        "tok/s",
+        "`tokens` / `seconds`, over all devices",
+        unit="tokens/s",
+        line=compact,
+        legend="tokens per second, all devices",
+        plot="tokens per second, all devices",
+        table=COUNT,
+    ),
+    Metric(
+        "tokens",
+        "tokens",
+        "tokens of the step's rows without padding",
+        unit="tokens",
+    ),
+    Metric(
+        "target_tokens",
+        "target tokens",
+        "tokens that the loss is taken over",
+        unit="tokens",
+    ),
+    Metric(
+        "seconds",
+        "seconds",
+        "wall time of the step: with the wait for data, without compilation, "
+        "checkpoints and validation",
+        unit="s",
+    ),
+    Metric(
+        "data_wait",
+        "data wait",
+        "share of `seconds` spent waiting for the batch",
+    ),
+    Metric(
+        "skipped",
+        "skipped",
+        "1 where loss or gradient was not finite and the step changed nothing",
+        table=COUNT,
+        total=True,
+    ),
+    Metric(
+        "spike",
+        "spikes",
+        "1 where the loss was far above the running median (`train.spike_deviations`)",
+    ),
+    Metric(
+        "goodput",
+        "goodput",
+        "share of the run's wall time spent in steps so far",
+        line=PERCENT,
+        legend="share of the wall time spent in steps",
+        table=PERCENT,
+    ),
+)
+
+METRICS = {metric.name: metric for metric in _ROWS}
+"""name -> Metric, in the order of the printed line."""
+
+
+def held_out(metric: Metric) -> Metric:
+    """The row of `validation_NAME`: the mean of a metric over held-out rows."""
+    return replace(
+        metric,
+        name=VALIDATION_PREFIX + metric.name,
+        label=f"val {metric.label}",
+        description=f"{metric.description}; mean over the held-out rows",
+        plot=None,
+        histogram=None,
+    )
+
+
+def find_metric(name: str) -> Metric:
+    """The row of a name in metrics.jsonl, `validation_NAME` included.
+
+    Raises:
+        KeyError: METRICS has no such row.
+    """
+    if name.startswith(VALIDATION_PREFIX):
+        return held_out(METRICS[name.removeprefix(VALIDATION_PREFIX)])
+    return METRICS[name]
+
+
+def line_metrics() -> list[Metric]:
+    """The metrics of the printed line: those of the step, then held-out ones."""
+    printed = [metric for metric in METRICS.values() if metric.line]
+    return printed + [held_out(metric) for metric in printed if metric.held_out]
+
+
+def table_metrics() -> list[Metric]:
+    """The columns of the report table; a held-out metric follows its own."""
+    return [
+        column
+        for metric in METRICS.values()
+        if metric.table
+        for column in ([metric, held_out(metric)] if metric.held_out else [metric])
+    ]
+
+
+def legend(width: int = 88) -> str:
+    """`label: explanation` of every printed metric, in lines of at most `width`."""
+    entries = [
+        f"{m.label}: {m.legend}" for m in METRICS.values() if m.line and m.legend
+    ]
+    lines: list[str] = []
+    for entry in entries:
+        longer = f"{lines[-1]} · {entry}" if lines else ""
+        if lines and len(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(entry)
+    return "\n".join(lines)
+
+
+def markdown_table(metrics: Iterable[Metric] = METRICS.values()) -> str:
+    """One Markdown row per metric, for docs/observability.md."""
+    rows = ["| metric | label | unit | meaning |", "|---|---|---|---|"]
+    for metric in metrics:
+        label = metric.label.replace("|", "\\|")
+        cells = (f"`{metric.name}`", label, metric.unit, metric.description)
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)

@@ -1,0 +1,103 @@
+"""Text that a run prints at its start and at its end."""
+
+from collections.abc import Mapping
+
+import jax
+
+from targetsft_jax.data.chat import show
+from targetsft_jax.evaluation.statistics import AverageAtK, table
+from targetsft_jax.models import decoder, lora
+from targetsft_jax.models.kernels import choose
+from targetsft_jax.parallel import mesh as meshes
+from targetsft_jax.parallel import rules
+from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.telemetry.progress import LEGEND
+from targetsft_jax.training.session import Role, Session
+
+
+def print_session(session: Session, run_dir: RunDir) -> None:
+    """Print devices, models, data and one example with its trained tokens marked."""
+    mesh, numerics = session.mesh, session.spec.numerics
+    device = mesh.devices.flat[0].device_kind
+    count = jax.process_count()
+    processes_text = f" in {count} processes" if count > 1 else ""
+    print(f"\nrun      {run_dir.path}")
+    print(
+        f"devices  {mesh.size} x {device}{processes_text}, mesh {dict(mesh.shape)}, "
+        f"{numerics.dtype}"
+    )
+    kernels = [f"{name} {_kernel(session, role)}" for name, role in _items(session)]
+    print(f"attention {', '.join(kernels)}")
+    for role in session.roles.values():
+        _print_role(session, role)
+    print("data")
+    for line in (*session.dataset.cache_log, *session.dataset.report.lines()):
+        print(f"  {line}")
+    print("one example, trained tokens marked")
+    print(show(session.dataset.example, session.tokenizer))
+    print(f"\n{LEGEND}")
+
+
+def print_end(
+    session: Session,
+    run_dir: RunDir,
+    scores: Mapping[str, AverageAtK],
+    seconds: float,
+) -> None:
+    """Print the scores, the duration, and what lies in the run directory."""
+    if scores:
+        temperature = session.config.evaluation.temperature
+        print(f"\nheld-out problems, temperature {temperature}")
+        print(table(scores))
+    print(f"\ndone in {seconds:.0f} s; written to {run_dir.path}")
+    contents = [
+        (run_dir.metrics.name, "metrics of every step"),
+        (run_dir.tensorboard.name, "the same for TensorBoard"),
+        (run_dir.checkpoints.name, "Orbax: parameters, optimizer, data position"),
+        (run_dir.model.name, "config and tokenizer for exports of checkpoints"),
+        (
+            run_dir.export.name,
+            "for transformers: AutoModelForCausalLM.from_pretrained",
+        ),
+        (run_dir.config.name, "the resolved configuration"),
+    ]
+    if session.spec.lora is not None:
+        text = "for PEFT: PeftModel.from_pretrained over the base"
+        contents.insert(-1, (run_dir.adapter_export.name, text))
+    if scores:
+        text = "every sampled completion with its verdict"
+        contents.insert(0, (run_dir.completions("*").name, text))
+        contents.insert(1, (run_dir.results.name, "the scores"))
+    for name, text in contents:
+        print(f"  {name:<19} {text}")
+
+
+def _print_role(session: Session, role: Role) -> None:
+    config = role.model.config
+    size = decoder.num_parameters(config) / 1e6
+    print(f"{role.name:<8} {size:,.2f}M parameters, {role.dtype}, {role.model.source}")
+    if role.name == "student" and session.spec.lora is not None:
+        print(f"         {lora.trainable(config, session.spec.lora)}")
+    unsharded = rules.undivided(
+        decoder.logical_axes(config),
+        decoder.abstract_params(config, role.dtype),
+        session.mesh,
+    )
+    if unsharded:
+        print(f"         not split by the mesh: {', '.join(unsharded)}")
+
+
+def _kernel(session: Session, role: Role) -> str:
+    """The attention kernel of a role; `auto` chooses by model and devices."""
+    numerics = session.spec.numerics
+    return choose(
+        numerics.attention,
+        meshes.platform(session.mesh),
+        role.model.config,
+        session.config.data.max_length,
+        numerics.dtype,
+    )
+
+
+def _items(session: Session) -> list[tuple[str, Role]]:
+    return list(session.roles.items())

@@ -1,0 +1,104 @@
+"""Export of a trained model, and the model folder that its checkpoints need."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from targetsft_jax.checkpoints.model_folder import AdapterInfo, write_model_folder
+from targetsft_jax.config.load import to_yaml
+from targetsft_jax.config.schema import role_config
+from targetsft_jax.data.chat import stop_tokens
+from targetsft_jax.data.config import SourceConfig, source_name, sources
+from targetsft_jax.hf.exporter import save_pretrained
+from targetsft_jax.hf.model_card import training_card
+from targetsft_jax.hf.peft import save_adapter
+from targetsft_jax.models import lora
+from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.training.micro_batch import BASE
+from targetsft_jax.training.session import Session
+from targetsft_jax.training.state import Params
+
+
+def write_run_model(session: Session, run_dir: RunDir) -> None:
+    """Write RUN/model: config, tokenizer and card that make a checkpoint a model."""
+    adapters, student = session.spec.lora, session.roles["student"]
+    info = None
+    if adapters is not None:
+        info = AdapterInfo(adapters, _base_name(session), student.dtype.name)
+    template = session.config.data.chat_template
+    write_model_folder(
+        run_dir,
+        student.model.folder,
+        model_card(session),
+        info,
+        template=template and session.tokenizer.get_chat_template(),
+        stops=stop_tokens(session.tokenizer),
+    )
+
+
+def export(
+    session: Session,
+    run_dir: RunDir,
+    params: Params,
+    frozen: Mapping[str, Params],
+    step: int,
+) -> None:
+    """Write RUN/hf, and RUN/adapter where adapters were trained.
+
+    Args:
+        session: the run.
+        run_dir: its directory, with the model folder.
+        params: what was trained.
+        frozen: the frozen arguments of the step.
+        step: the optimizer step of `params`.
+    """
+    spec = session.spec
+    if spec.lora is not None:
+        save_adapter(
+            run_dir.adapter_export,
+            spec.student,
+            params,
+            spec.lora,
+            base=_base_name(session),
+        )
+        params = lora.merged(frozen[BASE], params, spec.lora)
+    save_pretrained(
+        run_dir.export,
+        spec.student,
+        params,
+        like=run_dir.model,
+        card=f"{model_card(session)}\nThese weights: optimizer step {step:,}.\n",
+    )
+
+
+def model_card(session: Session) -> str:
+    """The model card of the run's exports."""
+    config, method = session.config, session.spec.method
+    roles = ("student", *session.spec.frozen)
+    return training_card(
+        method=method.name,
+        hyper=method.hyper,
+        models={
+            name: role_config(config, name).path
+            or str(session.roles[name].model.source)
+            for name in roles
+        },
+        data=[
+            f"source               {', '.join(map(_source, sources(config.data)))}",
+            f"fingerprint          {session.dataset.fingerprint}",
+            *session.dataset.report.lines(),
+        ],
+        config=to_yaml(config),
+    )
+
+
+def _base_name(session: Session) -> str:
+    """The student as others find it: its folder or checkpoint, or its hub id."""
+    path = session.config.student.path
+    source = session.roles["student"].model.source
+    local = path is None or Path(path).expanduser().exists()
+    return str(source.resolve()) if local or path is None else path
+
+
+def _source(source: SourceConfig) -> str:
+    synthetic = source.source == "synthetic" and source.name is None
+    return "synthetic problems" if synthetic else source_name(source)

@@ -1,0 +1,122 @@
+"""Average@k of the models of a run, each measured once over all of its sessions."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+
+from targetsft_jax.evaluation.evaluate import benchmark as evaluate_model
+from targetsft_jax.evaluation.results import Results
+from targetsft_jax.evaluation.statistics import AverageAtK
+from targetsft_jax.parallel import mesh as meshes
+from targetsft_jax.parallel import processes
+from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.training.session import Session
+from targetsft_jax.training.state import Params
+from targetsft_jax.training.step_spec import compute_dtype
+
+
+class Measurements:
+    """Scores of a run's models; without problems nothing is measured.
+
+    Args:
+        session: models, problems and sampling settings.
+        run_dir: results.json and the completions are written there.
+
+    Attributes:
+        scores: of the models measured so far, by name.
+        results: those of earlier sessions.
+    """
+
+    def __init__(self, session: Session, run_dir: RunDir):
+        self._session, self._run_dir = session, run_dir
+        self.results = Results(run_dir)
+        self.scores: dict[str, AverageAtK] = {}
+
+    def measure_frozen(self, name: str, role: str) -> None:
+        """Measure a role as it is before training."""
+        session = self._session
+        if not session.problems:
+            return
+        model, dtype = session.roles[role].model, session.roles[role].dtype
+
+        def load() -> Params:
+            if role == "student":
+                return session.student_at_start()
+            return session.frozen_parameters(role)
+
+        self.measure(name, f"{model.source} as {dtype}", load, role)
+
+    def recall(self, name: str, model: str) -> bool:
+        """Whether nothing is left to measure of a model; its score is then known."""
+        if not self._session.problems:
+            return True
+        key = self._key(model)
+        shared = self._session.shared.scores
+        score = self.results.score(name, key) or shared.get(key)
+        if score is None:
+            return False
+        self._add(name, key, score)
+        return True
+
+    def measure(
+        self, name: str, model: str, load: Callable[[], Params], role: str = "student"
+    ) -> None:
+        """Measure a model unless this run, or another of the process, has done so.
+
+        Args:
+            name: in tables and file names.
+            model: identity of the parameters.
+            load: returns the parameters; called only if they are needed.
+            role: whose architecture they have.
+        """
+        if self.recall(name, model):
+            return
+        session, evaluation = self._session, self._session.config.evaluation
+        score, completions = evaluate_model(
+            session.roles[role].model.config,
+            load(),
+            session.problems,
+            session.evaluation_tokenizer,
+            samples=evaluation.samples,
+            max_new_tokens=evaluation.max_new_tokens,
+            temperature=evaluation.temperature,
+            top_p=evaluation.top_p,
+            top_k=evaluation.top_k,
+            seed=session.config.seed,
+            dtype=compute_dtype(session.config, session.mesh),
+            row_sharding=meshes.rows_over(session.mesh),
+        )
+        if processes.is_primary():
+            path = self._run_dir.completions(name)
+            with path.open("w", encoding="utf-8") as file:
+                for row in completions:
+                    text = json.dumps(dataclasses.asdict(row), ensure_ascii=False)
+                    file.write(text + "\n")
+        key = self._key(model)
+        if not model.startswith("trained"):
+            session.shared.scores[key] = score
+        self._add(name, key, score)
+        percent = 100 * score.average_at_k
+        print(f"  Average@{evaluation.samples} of {name}: {percent:.1f}")
+
+    def _add(self, name: str, key: str, score: AverageAtK) -> None:
+        self.scores[name] = score
+        if self.results.score(name, key) != score:
+            self.results.add_score(name, key, score)
+
+    def _key(self, model: str) -> str:
+        """Digest of the parameters' identity, the problems and the sampling."""
+        session = self._session
+        config = session.config
+        settings = dataclasses.asdict(config.evaluation)
+        parts = [
+            model,
+            {k: v for k, v in settings.items() if k not in ("data", "include_teacher")},
+            config.seed,
+            str(compute_dtype(config, session.mesh)),
+            session.evaluation_tokenizer.get_chat_template(),
+            [[problem.messages, problem.answer] for problem in session.problems],
+        ]
+        text = json.dumps(parts, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,269 @@
+"""Loss and metrics of one micro-batch: forward passes and the fused loss."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.lax import stop_gradient
+from jax.sharding import Mesh, NamedSharding
+
+from targetsft_jax.config.method import ResolvedMethod
+from targetsft_jax.loss import MeshLayout, fused_loss, label_logprob
+from targetsft_jax.models import decoder, lora
+from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.lora import Lora
+from targetsft_jax.models.sharded_attention import mesh_attend
+from targetsft_jax.parallel import mesh as meshes
+from targetsft_jax.parallel import vocabulary
+from targetsft_jax.targets.policies import STUDENT
+from targetsft_jax.training.state import Params
+
+Metrics = dict[str, Array]
+Batch = Mapping[str, Array]
+States = tuple[Array, Array]
+"""Hidden states [B, L, D] and the head [V, D] of a model."""
+
+BASE = "base"
+"""The frozen argument that adapters are trained over."""
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """Dtype, memory and kernel choices, none of which changes the mathematics.
+
+    Attributes:
+        dtype: of the forward passes.
+        remat: rematerialisation policy of the student's layers.
+        attention: kernel, one of `kernels.CHOICES`.
+        loss_chunk: tokens per chunk of the loss, on each device.
+    """
+
+    dtype: Any = jnp.float32
+    remat: str = "none"
+    attention: str = "auto"
+    loss_chunk: int = 2048
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """The static part of a train step.
+
+    Attributes:
+        student: its architecture.
+        method: the method, resolved.
+        frozen: architecture of each frozen role that the method reads.
+        vocab_size: real vocabulary, shared by all roles.
+        numerics: dtype, remat, attention kernel, chunk of the loss.
+        lora: the adapters that are trained over a frozen base; None trains all.
+        on_base: frozen roles that are the base itself, without adapters: they share
+            its arrays.
+        vocab_group: devices of the fsdp axis that share embedding and heads (see
+            `parallel.vocabulary`); None: chosen by size.
+        histograms: whether the metrics include `histogram_NAME` [BINS], shares of the
+            target tokens (see `loss.histogram`).
+    """
+
+    student: DecoderConfig
+    method: ResolvedMethod
+    frozen: Mapping[str, DecoderConfig] = field(default_factory=dict)
+    vocab_size: int | None = None
+    numerics: Numerics = Numerics()
+    lora: Lora | None = None
+    on_base: tuple[str, ...] = ()
+    vocab_group: int | None = None
+    histograms: bool = False
+
+    @property
+    def frozen_arguments(self) -> tuple[str, ...]:
+        """Names of the parameters that the step takes beside its state."""
+        separate = tuple(role for role in self.frozen if role not in self.on_base)
+        return separate if self.lora is None else (BASE, *separate)
+
+    @property
+    def logit_caps(self) -> dict[str, float | None]:
+        """The soft cap of each model's logits, by role."""
+        models = {STUDENT: self.student, **self.frozen}
+        return {role: config.final_logit_softcap for role, config in models.items()}
+
+
+def loss_and_metrics(
+    spec: StepSpec,
+    mesh: Mesh,
+    params: Params,
+    frozen: Mapping[str, Params],
+    batch: Batch,
+    scale: Array,
+) -> tuple[Array, Metrics]:
+    """Loss and metrics of one micro-batch [B, L], each a sum over tokens · scale.
+
+    Args:
+        spec: the static part.
+        mesh: the (data, fsdp, tensor) mesh.
+        params: what is trained.
+        frozen: parameters of the frozen arguments and of the policy.
+        batch: arrays [B, L].
+        scale: [] f32, one over the target tokens of the optimizer step.
+    """
+    placement = Placement.of(spec, mesh, batch["tokens"].size)
+    student = forward(
+        spec, placement, spec.student, with_base(spec, params, frozen), batch
+    )
+    second = {
+        role: stop_gradient(
+            forward(
+                spec,
+                placement,
+                config,
+                frozen[BASE if role in spec.on_base else role],
+                batch,
+                remat="none",
+            )
+        )
+        for role, config in spec.frozen.items()
+    }
+    states = {STUDENT: student, **second}
+    loss, metrics = fused_loss(
+        spec.method.method,
+        *student,
+        batch["labels"],
+        weights=batch["loss_mask"].astype(jnp.float32) * scale,
+        layout=placement.layout,
+        chunk_size=spec.numerics.loss_chunk,
+        vocab_size=spec.vocab_size,
+        head_gradient=spec.lora is None,
+        histograms=spec.histograms,
+        logit_caps=spec.logit_caps,
+        **second,
+        **{name: batch[name] for name in spec.method.columns},
+        **policy_columns(spec, placement, states, frozen, batch),
+        **spec.method.hyper,
+    )
+    return loss, {"loss": loss, **metrics}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The devices of a micro-batch.
+
+    Attributes:
+        mesh: the (data, fsdp, tensor) mesh.
+        groups: the mesh with its fsdp axis cut into groups that share the vocabulary.
+    """
+
+    mesh: Mesh
+    groups: Mesh
+
+    @classmethod
+    def of(cls, spec: StepSpec, mesh: Mesh, tokens: int) -> "Placement":
+        """The placement of a micro-batch of `tokens`, counted over all devices."""
+        return cls(mesh, vocabulary_groups(spec, mesh, tokens))
+
+    @property
+    def layout(self) -> MeshLayout:
+        """Tokens and heads in the fused loss."""
+        return MeshLayout(
+            self.groups, vocabulary.TOKENS, vocabulary.VOCABULARY, vocabulary.WIDTH
+        )
+
+
+def forward(
+    spec: StepSpec,
+    placement: Placement,
+    config: DecoderConfig,
+    params: Params,
+    batch: Batch,
+    *,
+    remat: str | None = None,
+) -> States:
+    """Hidden states [B, L, D] and the head [V, D] of one model on the batch.
+
+    Args:
+        spec: the static part.
+        placement: the devices.
+        config, params: the model.
+        batch: arrays [B, L].
+        remat: in place of the step's.
+    """
+    tokens, numerics, mesh = batch["tokens"], spec.numerics, placement.mesh
+    rows = NamedSharding(mesh, meshes.ROWS)
+    hidden = decoder.apply(
+        config,
+        params,
+        tokens,
+        positions=batch["positions"],
+        segment_ids=batch["segment_ids"],
+        dtype=numerics.dtype,
+        remat=numerics.remat if remat is None else remat,
+        constrain=lambda x: jax.lax.with_sharding_constraint(x, rows),
+        embedded=vocabulary.lookup(
+            params["embed"], tokens, placement.groups, numerics.dtype
+        ),
+        attend=mesh_attend(
+            numerics.attention, config, mesh, tokens.shape[1], numerics.dtype
+        ),
+    )
+    return hidden, decoder.head(params)
+
+
+def policy_columns(
+    spec: StepSpec,
+    placement: Placement,
+    states: Mapping[str, States],
+    frozen: Mapping[str, Params],
+    batch: Batch,
+) -> dict[str, Array]:
+    """Per-token inputs [B, L] that come from policies; empty for most methods.
+
+    Args:
+        spec, placement, batch: as for `forward`.
+        states: of the models that have run already; other policies, old or average
+            ones of the student, run here.
+        frozen: parameters of the frozen arguments and of the policy.
+    """
+
+    def label_logprobs(name: str) -> Array:
+        config = spec.frozen.get(name, spec.student)
+        if name in states:
+            model = states[name]
+        else:
+            params = stop_gradient(with_base(spec, frozen[name], frozen))
+            model = forward(spec, placement, config, params, batch, remat="none")
+        return label_logprob(
+            *model,
+            batch["labels"],
+            mask=batch["loss_mask"],
+            vocab_size=spec.vocab_size,
+            logit_cap=config.final_logit_softcap,
+            chunk_size=spec.numerics.loss_chunk,
+            layout=placement.layout,
+        )
+
+    return spec.method.policy.columns(label_logprobs, batch)
+
+
+def with_base(spec: StepSpec, params: Params, frozen: Mapping[str, Params]) -> Params:
+    """A complete model of what is trained: adapters attached to their base."""
+    if spec.lora is None:
+        return params
+    return lora.attach(frozen[BASE], params, spec.lora)
+
+
+def vocabulary_groups(spec: StepSpec, mesh: Mesh, tokens: int) -> Mesh:
+    """The mesh with its fsdp axis cut into groups that share the vocabulary.
+
+    Args:
+        spec, mesh: as for `loss_and_metrics`.
+        tokens: of a micro-batch, over all devices.
+    """
+    group = spec.vocab_group or vocabulary.best_group(
+        mesh,
+        tokens // meshes.row_shards(mesh),
+        spec.student.vocab_size,
+        spec.student.hidden_size,
+        sum(config.hidden_size for config in spec.frozen.values()),
+        head_gradient=spec.lora is None,
+    )
+    return vocabulary.with_groups(mesh, group)

@@ -1,0 +1,99 @@
+"""Checkpoint cadence: by steps, by minutes, of the best metric, and at the end."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+from targetsft_jax.checkpoints.manager import Checkpoints
+from targetsft_jax.checkpoints.position import Position
+from targetsft_jax.checkpoints.retention import Retention, SaveTimer
+from targetsft_jax.config.schema import TrainConfig
+from targetsft_jax.parallel import processes
+from targetsft_jax.storage import disk_full
+from targetsft_jax.telemetry.telemetry import Telemetry
+from targetsft_jax.training.state import TrainState, arrays_of
+
+
+class Saver:
+    """Saves the state of a training; a context that waits for saves under way.
+
+    Args:
+        checkpoints: of the run.
+        retention: the rules for what is retained.
+        position: of the run; its step is replaced.
+        config: the cadence.
+        steps: of the whole training.
+        telemetry: counts the time and prints messages.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        retention: Retention,
+        position: Position,
+        config: TrainConfig,
+        steps: int,
+        telemetry: Telemetry,
+    ):
+        self._checkpoints, self._retention = checkpoints, retention
+        self._position, self._config, self._steps = position, config, steps
+        self._telemetry = telemetry
+        self._timer = SaveTimer(config.save_minutes)
+        self._errors: list[str] = []
+
+    def interval_elapsed(self) -> bool:
+        """Whether `train.save_minutes` have passed, by the primary process's clock."""
+        return processes.is_primary() and self._timer.due()
+
+    def scheduled(self, step: int) -> bool:
+        """Whether a step is saved by its number."""
+        return step % self._config.save_every == 0 or step == self._steps
+
+    def may_be_best(self, validation_metrics: Mapping[str, float]) -> bool:
+        """Whether the metric of `train.keep_best` was measured on held-out data."""
+        return self._config.keep_best in validation_metrics
+
+    def check_metrics(self, metrics: Mapping[str, Any] | None) -> None:
+        """ValueError if steps have no metric of the name `train.keep_best`.
+
+        Called with the metrics of every recorded step, so that a wrong name ends the
+        run at its beginning; None: no step was recorded.
+        """
+        if metrics is not None:
+            self._retention.judged(metrics)
+
+    def save(
+        self, state: TrainState, step: int, metrics: Mapping[str, Any], *, final: bool
+    ) -> None:
+        """Save after a step; a final save, and that of the last step, is completed."""
+        position = replace(self._position, step=step)
+        arrays = arrays_of(state)
+        self._timer.restart()
+        with self._telemetry.lost_to("save"):
+            if final or step == self._steps:
+                self._checkpoints.save_last(
+                    arrays, position, metrics, self._telemetry.message
+                )
+            else:
+                self._errors += self._checkpoints.save(arrays, position, metrics)
+
+    def report_errors(self) -> None:
+        """Print the errors of saves since the last call and schedule another try."""
+        errors = [*self._checkpoints.errors(), *self._errors]
+        self._errors.clear()
+        for message in errors:
+            self._telemetry.message(message)
+            self._timer.again(disk_full.RETRY_SECONDS)
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._telemetry.lost_to("save"):
+            self._checkpoints.close()

@@ -1,0 +1,220 @@
+"""An opened run: models, tokenizer, data and problems, proved before any weight."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from targetsft_jax.checkpoints.open import StoredModel, open_model, shared_tokenizer
+from targetsft_jax.config.schema import Config, ConfigError, role_config
+from targetsft_jax.data.chat_templates import with_template
+from targetsft_jax.data.pipeline import Dataset, prepare
+from targetsft_jax.data.records import Problem, problems
+from targetsft_jax.evaluation.statistics import AverageAtK
+from targetsft_jax.hf.sidecar_files import prove_exportable
+from targetsft_jax.models import decoder, lora
+from targetsft_jax.parallel import rules
+from targetsft_jax.targets.inputs import INPUTS
+from targetsft_jax.training.fit import Start
+from targetsft_jax.training.micro_batch import BASE, StepSpec
+from targetsft_jax.training.state import Params
+from targetsft_jax.training.step_spec import make_mesh, param_dtype, step_spec
+from targetsft_jax.training.tiny_models import start_model
+from targetsft_jax.training.validate import Validation
+
+
+@dataclass(frozen=True)
+class Role:
+    """A model of a run.
+
+    Attributes:
+        name: "student", "teacher" or "reference".
+        model: where it is stored, and its architecture.
+        dtype: of its parameters on the devices.
+    """
+
+    name: str
+    model: StoredModel
+    dtype: Any
+
+
+@dataclass
+class Shared:
+    """Frozen parameters and scores that several runs of one process have in common.
+
+    Attributes:
+        parameters: by source and dtype.
+        scores: of models that no run changes, by the key of their measurement.
+    """
+
+    parameters: dict[tuple[str, str], Params] = field(default_factory=dict)
+    scores: dict[str, AverageAtK] = field(default_factory=dict)
+
+
+@dataclass
+class Session:
+    """An opened run.
+
+    Attributes:
+        config, mesh: of the run.
+        spec: the static part of its step.
+        roles: student and frozen models by name.
+        tokenizer: the student's, with the chat template that is trained.
+        evaluation_tokenizer: the same with the template that problems are posed with.
+        dataset: the packed rows.
+        problems: held-out problems; empty without evaluation.
+        validation: held-out rows; None without validation.
+        shared: what is shared with other runs of the process.
+        start_parameters: the student at its start, while it is on the devices.
+    """
+
+    config: Config
+    mesh: Mesh
+    spec: StepSpec
+    roles: dict[str, Role]
+    tokenizer: Any
+    evaluation_tokenizer: Any
+    dataset: Dataset
+    problems: Sequence[Problem]
+    validation: Validation | None
+    shared: Shared
+    start_parameters: Params | None = None
+
+    def student_at_start(self) -> Params:
+        """The parameters of the student before training; read once."""
+        if self.spec.lora is not None:
+            return self.frozen_parameters("student")
+        if self.start_parameters is None:
+            student = self.roles["student"]
+            self.start_parameters = student.model.load(self.mesh, student.dtype)
+        return self.start_parameters
+
+    def frozen_parameters(self, role: str) -> Params:
+        """Parameters that training does not change; equal models share arrays."""
+        model, dtype = self.roles[role].model, self.roles[role].dtype
+        key = str(model.source), dtype.name
+        if key not in self.shared.parameters:
+            self.shared.parameters[key] = model.load(self.mesh, dtype)
+        return self.shared.parameters[key]
+
+    def frozen_arguments(self) -> dict[str, Params]:
+        """The frozen arguments of the train step."""
+        return {
+            name: self.frozen_parameters("student" if name == BASE else name)
+            for name in self.spec.frozen_arguments
+        }
+
+    def start(self) -> Start:
+        """What is trained, as it is at step 0: the student or fresh adapters."""
+        student = self.roles["student"]
+        config, adapters = student.model.config, self.spec.lora
+        if adapters is None:
+            shapes = decoder.abstract_params(config, student.dtype)
+            return Start(shapes, self._take_student)
+
+        def make(key: Any) -> Params:
+            return lora.init_adapters(config, adapters, key)
+
+        key = jax.random.key(self.config.seed)
+        shapes = jax.eval_shape(make, key)
+        axes = lora.logical_axes(config, adapters)
+        shardings = rules.shardings(axes, shapes, self.mesh)
+        return Start(shapes, lambda: jax.jit(make, out_shardings=shardings)(key))
+
+    def _take_student(self) -> Params:
+        """The student at its start, for a training that consumes it."""
+        params, self.start_parameters = self.student_at_start(), None
+        return params
+
+
+def open_session(config: Config, shared: Shared | None = None) -> Session:
+    """Open and prove everything that can be refused before a weight is read.
+
+    Args:
+        config: the configuration, validated.
+        shared: that of earlier runs in this process.
+
+    Raises:
+        ConfigError, ValueError, OSError: naming what cannot be used.
+    """
+    mesh = make_mesh(config)
+    roles = _open_roles(config, mesh)
+    tokenizer = shared_tokenizer({name: role.model for name, role in roles.items()})
+    tokenizer = with_template(tokenizer, config.data.chat_template)
+    prove_exportable(roles["student"].model.config, tokenizer)
+    prepared = prepare(
+        config.data, tokenizer, config.cache_dir, held_out=config.validation.examples
+    )
+    held_out = prepared.held_out
+    if config.validation.data is not None:
+        held_out = prepare(config.validation.data, tokenizer, config.cache_dir).train
+    for dataset in (prepared.train, held_out):
+        if dataset is not None:
+            _check_columns(config, dataset)
+    evaluation = config.evaluation
+    template = evaluation.data.chat_template if evaluation.data else None
+    held_out_problems: Sequence[Problem] = []
+    if evaluation.problems:
+        held_out_problems = problems(
+            evaluation.data or config.data, "heldout", evaluation.problems
+        )
+    architectures = {name: role.model.config for name, role in roles.items()}
+    return Session(
+        config=config,
+        mesh=mesh,
+        spec=step_spec(config, architectures, len(tokenizer), mesh),
+        roles=roles,
+        tokenizer=tokenizer,
+        evaluation_tokenizer=with_template(
+            tokenizer, template, "evaluation.data.chat_template"
+        ),
+        dataset=prepared.train,
+        problems=held_out_problems,
+        validation=(
+            None if held_out is None else Validation(held_out, config.validation.every)
+        ),
+        shared=shared or Shared(),
+    )
+
+
+def _open_roles(config: Config, mesh: Mesh) -> dict[str, Role]:
+    """The student, the frozen models of its method, and a teacher to be evaluated."""
+    evaluation = config.evaluation
+    names = ["student", *config.method.roles]
+    if evaluation.problems and evaluation.include_teacher and "teacher" not in names:
+        names.append("teacher")
+    roles: dict[str, Role] = {}
+    for name in names:
+        section, dtype = role_config(config, name), param_dtype(name, config, mesh)
+        if section.build:
+            folder = start_model(name, section.build, config.cache_dir, mesh)
+            model = open_model(str(folder))
+        elif section.path:
+            model = open_model(section.path)
+        else:
+            # Only a reference may lack a path: it is the student at its start.
+            model = roles["student"].model
+        roles[name] = Role(name, model, dtype)
+    return roles
+
+
+def _check_columns(config: Config, dataset: Dataset) -> None:
+    """Refuse data without a column that the method reads, or with one too many."""
+    method = config.method
+    for name in method.method.inputs(**method.hyper):
+        sources = INPUTS[name].policy_sources
+        if sources and getattr(config.policy, name) is None and name in dataset.columns:
+            raise ConfigError(
+                f"method {method.name!r} reads {name}, which the data has, and "
+                f"policy.{name} is null; set it to data to use the data's, or to "
+                f"{sources[0]} to make it in the run"
+            )
+    missing = [name for name in method.columns if name not in dataset.columns]
+    if missing:
+        raise ConfigError(
+            f"method {method.name!r} needs {', '.join(missing)} for every example, and "
+            f"the data has none; expected the field {missing[0]!r} in each row of the "
+            "file"
+        )

@@ -1,0 +1,256 @@
+"""Saving and restoring plain trees: full disks, damage, other data, old layouts."""
+
+import json
+import shutil
+import subprocess
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from targetsft_jax.checkpoints import manager
+from targetsft_jax.checkpoints.manager import Checkpoints
+from targetsft_jax.checkpoints.position import Position
+from targetsft_jax.checkpoints.provenance import Provenance
+from targetsft_jax.checkpoints.retention import Retention
+from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.storage import disk_full
+from targetsft_jax.storage.run_dir import RunDir
+
+POSITION = Position(0, 3, 8, "data")
+
+
+def _arrays(step, size=48):
+    w = jax.random.normal(jax.random.key(step), (size // 4, 4))
+    optimizer = {"step": jnp.int32(step), "moments": ({"m": w + 1}, jnp.int32(step))}
+    return {"params": {"layers": {"w": w}}, "optimizer": optimizer}
+
+
+def _save(checkpoints, step, **sizes):
+    position = replace(POSITION, step=step)
+    return checkpoints.save(_arrays(step, **sizes), position, {"loss": 1.0})
+
+
+def _equal(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other)):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A run directory with the checkpoints of steps 1 and 2."""
+    run_dir = RunDir(tmp_path / "run")
+    checkpoints = Checkpoints(run_dir, Retention(2))
+    for step in (1, 2):
+        assert _save(checkpoints, step) == []
+    checkpoints.close()
+    return run_dir
+
+
+def test_trees_come_back_on_the_requested_shardings(saved):
+    mesh = make_mesh(2, 2, 2)
+    sharding = NamedSharding(mesh, P("fsdp"))
+
+    def like(x):
+        spec = sharding if x.ndim else NamedSharding(mesh, P())
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spec)
+
+    checkpoints = Checkpoints(saved, Retention(2))
+    assert checkpoints.latest == 2
+    arrays, step = checkpoints.restore(jax.tree.map(like, _arrays(0)), POSITION)
+    checkpoints.close()
+    assert step == 2
+    _equal(arrays, _arrays(2))
+    w = arrays["params"]["layers"]["w"]
+    assert w.sharding.is_equivalent_to(sharding, w.ndim)
+
+
+def test_the_layout_on_disk(saved):
+    """Items, names and the position's fields are those that earlier versions read."""
+    folder = saved.checkpoints / "2"
+    assert {"params", "optimizer", "position", "provenance"} <= {
+        path.name for path in folder.iterdir()
+    }
+    position = json.loads((folder / "position/metadata").read_text())
+    assert {key: position[key] for key in vars(POSITION)} == vars(
+        replace(POSITION, step=2)
+    )
+    assert position["arrays"].keys() == {
+        "params.layers.w",
+        "optimizer.step",
+        "optimizer.moments.0.m",
+        "optimizer.moments.1",
+    }
+
+
+def test_a_checkpoint_without_provenance_is_restored(saved):
+    """Version 0.1.0 wrote none."""
+    shutil.rmtree(saved.checkpoints / "2/provenance")
+    checkpoints = Checkpoints(saved, Retention(2), Provenance(frozen={"teacher": "x"}))
+    arrays, step = checkpoints.restore(_arrays(0), POSITION)
+    checkpoints.close()
+    assert step == 2
+    _equal(arrays, _arrays(2))
+
+
+def test_a_damaged_checkpoint_is_moved_and_the_one_before_is_used(saved, capsys):
+    path = saved.checkpoints / "2/position/metadata"
+    position = json.loads(path.read_text())
+    position["arrays"]["params.layers.w"] ^= 1
+    path.write_text(json.dumps(position))
+    checkpoints = Checkpoints(saved, Retention(2))
+    arrays, step = checkpoints.restore(_arrays(0), POSITION)
+    assert step == 1
+    _equal(arrays, _arrays(1))
+    assert (saved.damaged_checkpoints / "2").is_dir()
+    printed = capsys.readouterr().out
+    assert "checkpoint 2 cannot be restored (ValueError: params.layers.w" in printed
+    # The run comes by the step again and saves it.
+    assert checkpoints.latest == 1
+    assert _save(checkpoints, 2) == []
+    checkpoints.close()
+    assert Checkpoints(saved, Retention(2)).restore(_arrays(0), POSITION)[1] == 2
+
+
+def test_a_checkpoint_of_other_data_is_refused(saved):
+    checkpoints = Checkpoints(saved, Retention(2))
+    with pytest.raises(ValueError, match="taken on other data: fingerprint was 'data'"):
+        checkpoints.restore(_arrays(0), replace(POSITION, fingerprint="other"))
+    checkpoints.close()
+
+
+def test_versions_are_noted_and_other_frozen_models_refused(tmp_path, capsys):
+    run_dir = RunDir(tmp_path)
+    before = Provenance({"seed": 1}, {"teacher": "aa"}, {"jax": "0.9"})
+    checkpoints = Checkpoints(run_dir, Retention(), before)
+    _save(checkpoints, 1)
+    checkpoints.close()
+    now = replace(before, versions={"jax": "0.10"})
+    checkpoints = Checkpoints(run_dir, Retention(), now)
+    assert checkpoints.restore(_arrays(0), POSITION)[1] == 1
+    assert "checkpoint 1: jax was 0.9 and is 0.10" in capsys.readouterr().out
+    checkpoints.close()
+    swapped = replace(before, frozen={"teacher": "bb"})
+    with pytest.raises(ValueError, match="frozen teacher has other weights.*aa.*bb"):
+        Checkpoints(run_dir, Retention(), swapped).restore(_arrays(0), POSITION)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MB, where this user may mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def _fill(folder, leave):
+    """A file that leaves so many bytes free."""
+    path = folder / "ballast"
+    with path.open("wb") as file:
+        file.write(b"x" * (disk_full.free_bytes(folder) - leave))
+    return path
+
+
+def test_a_real_full_disk_costs_one_save(small_disk):
+    """Orbax writes in the background; the error comes later, and from C++."""
+    run_dir, size = RunDir(small_disk / "run"), {"size": 50_000}
+    checkpoints = Checkpoints(run_dir, Retention(1))
+    assert _save(checkpoints, 1, **size) == []
+    assert checkpoints.wait() == []
+    ballast = _fill(small_disk, leave=150_000)
+    messages = _save(checkpoints, 2, **size) + checkpoints.wait()
+    (message,) = messages
+    assert message.startswith("checkpoint 2 was not saved: no space left for")
+    assert "about 400 kB required" in message and "checkpoint 1 is intact" in message
+    # The half-written checkpoint no longer holds the space.
+    assert disk_full.free_bytes(small_disk) > 100_000
+    assert checkpoints.latest == 1
+    ballast.unlink()
+    assert _save(checkpoints, 3, **size) == []
+    checkpoints.close()
+    again = Checkpoints(run_dir, Retention(1))
+    arrays, step = again.restore(_arrays(0, **size), POSITION)
+    assert step == 3
+    _equal(arrays, _arrays(3, **size))
+    again.close()
+
+
+def _full(times, monkeypatch):
+    """The first saves of these numbers find no space."""
+    begin, left = Checkpoints._begin, [times]
+
+    def fail(self, arrays, position, metrics):
+        if left[0]:
+            left[0] -= 1
+            raise ValueError("RESOURCE_EXHAUSTED: write: No space left on device")
+        begin(self, arrays, position, metrics)
+
+    monkeypatch.setattr(Checkpoints, "_begin", fail)
+    monkeypatch.setattr(disk_full, "LAST_SAVE_SECONDS", 0.2)
+    monkeypatch.setattr(disk_full, "LAST_SAVE_INTERVAL", 0.01)
+
+
+def test_the_last_save_is_retried(tmp_path, monkeypatch):
+    _full(3, monkeypatch)
+    checkpoints, messages = Checkpoints(RunDir(tmp_path), Retention(1)), []
+    position = replace(POSITION, step=4)
+    checkpoints.save_last(_arrays(4), position, {"loss": 1.0}, messages.append)
+    assert checkpoints.latest == 4 and len(messages) == 3
+    checkpoints.close()
+
+
+def test_the_last_save_gives_up_when_the_disk_stays_full(tmp_path, monkeypatch):
+    checkpoints, messages = Checkpoints(RunDir(tmp_path), Retention(1)), []
+    assert _save(checkpoints, 1) == []
+    checkpoints.wait()
+    _full(10**9, monkeypatch)
+    position = replace(POSITION, step=4)
+    with pytest.raises(OSError, match=r"step 4, was not saved.*\(1\) is intact"):
+        checkpoints.save_last(_arrays(4), position, {"loss": 1.0}, messages.append)
+    assert len(messages) >= 2 and checkpoints.latest == 1
+    checkpoints.close()
+
+
+def test_an_error_that_is_not_a_full_disk_is_raised(tmp_path, monkeypatch):
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Checkpoints, "_begin", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        _save(Checkpoints(RunDir(tmp_path), Retention(1)), 1)
+
+
+def test_a_flipped_bit_would_pass_for_a_parameter(saved, monkeypatch):
+    """The control: without the checksums Orbax returns the wrong number in silence."""
+    path = saved.checkpoints / "2"
+    with ocp.CheckpointManager(saved.checkpoints.absolute()) as orbax:
+        item = ocp.args.StandardRestore(_arrays(2)["params"])
+        params = orbax.restore(2, args=ocp.args.Composite(params=item)).params
+    params["layers"]["w"] = params["layers"]["w"].at[0, 0].add(1)
+    shutil.rmtree(path / "params")
+    with ocp.StandardCheckpointer() as writer:
+        writer.save((path / "params").absolute(), params)
+    checkpoints = Checkpoints(saved, Retention(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(manager, "verify", lambda arrays, checksums: None)
+        arrays, step = checkpoints.restore(_arrays(0), POSITION)
+    assert step == 2
+    assert (
+        arrays["params"]["layers"]["w"] != _arrays(2)["params"]["layers"]["w"]
+    ).any()
+    assert checkpoints.restore(_arrays(0), POSITION)[1] == 1
+    checkpoints.close()

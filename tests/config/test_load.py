@@ -1,0 +1,176 @@
+"""Reading a configuration: overrides, misspelt and former keys, wrong types."""
+
+import dataclasses
+
+import pytest
+import yaml
+
+from targetsft_jax.config import load as load_module
+from targetsft_jax.config.load import keys, load, parse, renamed_tree, to_yaml
+from targetsft_jax.config.schema import Config, ConfigError
+
+MINIMAL = ["--student.path", "s", "--target.name", "sft"]
+
+
+def _refusal(*arguments: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        load([*MINIMAL, *arguments])
+    return str(error.value)
+
+
+def test_a_file_with_overrides_is_one_configuration(tmp_path):
+    path = tmp_path / "c.yaml"
+    tree = {
+        "student": {"path": "s"},
+        "target": {"name": "sft"},
+        "train": {"steps": 7, "learning_rate": 1e-3},
+    }
+    path.write_text(yaml.safe_dump(tree))
+    config = load(["--config", str(path), "--train.steps", "9"])
+    assert (config.train.steps, config.train.learning_rate) == (9, 1e-3)
+    assert load([f"--config={path}", "--train.steps=9"]) == config
+
+
+def test_a_shipped_configuration_is_found_by_name():
+    assert load(["--config", "quickstart"]).run_dir == "runs/quickstart"
+
+
+def test_the_printed_tree_reads_back_as_the_same_configuration(tmp_path):
+    path = tmp_path / "again.yaml"
+    config = load([*MINIMAL, "--train.learning_rate", "1e-7", "--lora.rank", "4"])
+    path.write_text(to_yaml(config))
+    assert load(["--config", str(path)]) == config
+
+
+def test_print_config_alone_prints_the_tree(capsys):
+    with pytest.raises(SystemExit) as end:
+        load([*MINIMAL, "--print-config"])
+    assert end.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["student"]["path"] == "s"
+
+
+@pytest.mark.parametrize(
+    "flag", [["--resume"], ["--resume", "true"], ["--resume=true"]]
+)
+def test_resume_is_a_flag_and_a_key(flag):
+    assert load([*MINIMAL, *flag]).resume is True
+
+
+@pytest.mark.parametrize(
+    "typed, meant",
+    [
+        ("train.learing_rate", "train.learning_rate"),
+        ("learning_rate", "train.learning_rate"),
+        ("train.stepz", "train.steps"),
+        ("lora.ranks", "lora.rank"),
+        ("data.max_lenght", "data.max_length"),
+    ],
+)
+def test_a_misspelt_key_names_the_key_that_was_meant(typed, meant, tmp_path):
+    assert f"Did you mean {meant}?" in _refusal(f"--{typed}", "3")
+    section, _, leaf = typed.rpartition(".")
+    if section:
+        path = tmp_path / "c.yaml"
+        path.write_text(yaml.safe_dump({section: {leaf: 3}}))
+        assert f"Did you mean {meant}?" in _refusal("--config", str(path))
+
+
+@pytest.mark.parametrize("old, new", load_module.RENAMED_KEYS.items())
+def test_a_former_key_is_refused_with_its_new_name(old, new, tmp_path):
+    leaf = ".digits" if old.endswith("embedded") else ""
+    assert f"{old}{leaf} was renamed; use {new}{leaf}" in _refusal(
+        f"--{old}{leaf}", "3"
+    )
+    tree: dict = {"digits": 3} if leaf else {}
+    value: object = tree or 3
+    for name in reversed(old.split(".")):
+        value = {name: value}
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(value))
+    assert f"use {new}" in _refusal("--config", str(path))
+
+
+def test_every_renamed_key_is_a_present_one():
+    assert set(load_module.RENAMED_KEYS.values()) <= set(keys())
+    assert not set(load_module.RENAMED_KEYS) & set(keys())
+
+
+def test_compare_points_to_its_command(tmp_path):
+    assert "targetsft_jax.compare" in _refusal("--compare", "[sft]")
+    path = tmp_path / "c.yaml"
+    path.write_text("compare: [sft]\n")
+    assert "targetsft_jax.compare" in _refusal("--config", str(path))
+
+
+def test_the_former_name_of_synthetic_problems_is_refused_with_the_new_one():
+    message = _refusal("--data.source", "embedded")
+    assert "data.source is 'embedded'" in message and "synthetic" in message
+
+
+@pytest.mark.parametrize(
+    "key, value, expected",
+    [
+        (
+            "train.steps",
+            "many",
+            "train.steps is 'many'; expected a whole number or null",
+        ),
+        ("train.steps", "3.5", "train.steps is '3.5'; expected a whole number or null"),
+        (
+            "train.learning_rate",
+            "fast",
+            "train.learning_rate is 'fast'; expected a number",
+        ),
+        ("resume", "maybe", "resume is 'maybe'; expected true or false"),
+        ("lora.targets", "q", "lora.targets is 'q'; expected a list"),
+        ("lora.rank", "wide", "lora.rank is 'wide'; expected a whole number"),
+        ("target.eta", "big", "target.eta is 'big'; expected a number or null"),
+    ],
+)
+def test_a_wrong_type_is_one_sentence(key, value, expected):
+    message = _refusal(f"--{key}", value)
+    assert message.splitlines()[0] == f"{key} is {value!r}; expected {expected}"
+    assert "Union" not in message and "class" not in message
+
+
+def test_a_number_for_a_section_is_refused(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("train: 3\n")
+    assert "train is 3; expected a section" in _refusal("--config", str(path))
+
+
+def test_help_lists_each_hyper_parameter_with_its_methods(capsys):
+    with pytest.raises(SystemExit):
+        load(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "one of sft, dft, alpha" in text
+    assert "Any" not in text.partition("--policy")[0]
+    for words in ("--target.eta", "target_sft: ", "--target.kl_weight", "asft: "):
+        assert words in text
+
+
+def test_a_tree_of_a_former_version_reads_under_the_present_names():
+    old = {
+        "compare": ["sft"],
+        "train": {"micro_batches": 2, "steps": 3},
+        "data": {"source": "embedded", "embedded": {"digits": 2}},
+    }
+    assert renamed_tree(old) == {
+        "train": {"accumulation_steps": 2, "steps": 3},
+        "data": {"source": "synthetic", "synthetic": {"digits": 2}},
+    }
+
+
+def test_parse_does_not_check_values():
+    assert parse(["--train.steps", "0"]).train.steps == 0
+
+
+def test_every_field_of_the_tree_is_declared_by_key():
+    def check(section: type) -> None:
+        for each in dataclasses.fields(section):
+            assert each.metadata.get("help"), f"{section.__name__}.{each.name}"
+            default = each.default_factory
+            if isinstance(default, type) and dataclasses.is_dataclass(default):
+                check(default)
+
+    check(Config)

@@ -1,0 +1,314 @@
+"""Atomic files and folders against kills at every moment, and against each other."""
+
+import errno
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from targetsft_jax.storage import atomic
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = ("a", "b", "inner/c")
+
+# Replaces a target by one number after the other. Each replacement is a process that
+# kills itself before the n-th thing that it does to a file; n grows until one finishes.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from targetsft_jax.storage import atomic
+
+target, kind, exchanges = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "True"
+exchange = atomic._exchange
+events = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
+left = None
+
+def step(event, arguments=()):
+    global left
+    inside = event != "open" or str(arguments[0]).startswith(str(target.parent))
+    if left is not None and event in (*events, "exchanged") and inside:
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+def exchange_with_step(*names):
+    done = exchanges and exchange(*names)
+    step("exchanged")
+    return done
+
+sys.addaudithook(step)
+atomic._exchange = exchange_with_step
+atomic._sync = lambda path: None  # a killed process takes no written page with it
+
+def write(number):
+    if kind == "text":
+        atomic.write_text(target, str(number))
+        return
+    with atomic.folder(target) as partial:
+        for name in ("a", "b", "inner/c"):
+            (partial / name).parent.mkdir(exist_ok=True)
+            (partial / name).write_text(str(number))
+
+def content(path):
+    if kind == "text":
+        return int(path.read_text())
+    (number,) = {int((path / name).read_text()) for name in ("a", "b", "inner/c")}
+    return number
+
+write(0)
+number = kills = restored = 0
+while True:
+    child = os.fork()
+    if child == 0:
+        left = kills + 1
+        write(number + 1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if status == 0:
+        break
+    assert os.WIFSIGNALED(status), status
+    kills += 1
+    if target.exists():
+        number = content(target)
+    else:
+        assert kind == "folder" and not exchanges
+        assert content(atomic.former(target)) == number
+        restored += 1
+assert content(target) == number + 1
+assert os.listdir(target.parent) == [target.name], os.listdir(target.parent)
+print(kills, restored)
+"""
+
+
+@pytest.mark.parametrize("kind", ["text", "folder"])
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_killed_at_every_moment(tmp_path, kind, exchanges):
+    """The target is the old one or the new one, and the next maker clears the rest."""
+    target = tmp_path / "place" / "target"
+    target.parent.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(target), kind, str(exchanges)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    kills, restored = map(int, done.stdout.split())
+    assert kills >= (2 if kind == "text" else 15)
+    assert (restored > 0) == (kind == "folder" and not exchanges)
+
+
+# A maker of one folder beside others: replaces it many times by its own numbers.
+MAKER = """
+import sys
+from pathlib import Path
+from targetsft_jax.storage import atomic
+
+target, number, times = Path(sys.argv[1]), *map(int, sys.argv[2:4])
+if sys.argv[4] == "False":
+    atomic._exchange = lambda one, other: False
+atomic._sync = lambda path: None
+for _ in range(times):
+    with atomic.folder(target) as partial:
+        for name in ("a", "b", "inner/c"):
+            (partial / name).parent.mkdir(exist_ok=True)
+            (partial / name).write_text(str(number))
+"""
+
+
+def _content(folder: int) -> set[str]:
+    """Of an opened folder, whatever its name is meanwhile; empty as it is removed."""
+
+    def read(name):
+        file = os.open(name, os.O_RDONLY, dir_fd=folder)
+        try:
+            return os.read(file, 100).decode()
+        finally:
+            os.close(file)
+
+    try:
+        return {read(name) for name in FILES}
+    except FileNotFoundError:
+        return set()
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_makers_of_one_folder_never_mix(tmp_path, exchanges):
+    """Three makers replace it at once; every reading has the numbers of one of them."""
+    target = tmp_path / "target"
+    command = [sys.executable, "-c", MAKER, str(target)]
+    makers = [
+        subprocess.Popen(
+            [*command, str(number), "100", str(exchanges)],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        for number in range(3)
+    ]
+    while not target.exists():
+        time.sleep(0.01)
+    readings = 0
+    while any(maker.poll() is None for maker in makers):
+        try:
+            folder = os.open(target, os.O_RDONLY)
+        except FileNotFoundError:
+            assert not exchanges
+            continue
+        content = _content(folder)
+        os.close(folder)
+        assert len(content) < 2, content
+        readings += len(content)
+    assert [maker.wait() for maker in makers] == [0, 0, 0]
+    assert readings
+    assert os.listdir(tmp_path) == ["target"]
+
+
+def _write(target, text, **settings):
+    with atomic.folder(target, **settings) as partial:
+        (partial / "a").write_text(text)
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_two_makers_agree_on_the_winner(tmp_path, replace):
+    target = tmp_path / "target"
+    with atomic.folder(target, replace=replace) as late:
+        (late / "a").write_text("late")
+        _write(target, "early", replace=replace)
+        assert late.is_dir()
+    assert (target / "a").read_text() == ("late" if replace else "early")
+    assert os.listdir(tmp_path) == ["target"]
+
+
+def test_a_block_that_raises_changes_nothing(tmp_path):
+    target = tmp_path / "target"
+    for before in ([], ["target"]):
+        with pytest.raises(ZeroDivisionError), atomic.folder(target) as partial:
+            (partial / "a").write_text("half")
+            raise ZeroDivisionError
+        assert os.listdir(tmp_path) == before
+        _write(target, "complete")
+    assert (target / "a").read_text() == "complete"
+
+
+def test_a_target_that_must_not_be_replaced(tmp_path):
+    target = tmp_path / "target"
+
+    def check(folder):
+        if folder.exists():
+            raise FileExistsError(folder)
+
+    _write(target, "first", check=check)
+    with pytest.raises(FileExistsError):
+        _write(target, "second", check=check)
+    assert (target / "a").read_text() == "first"
+    assert os.listdir(tmp_path) == ["target"]
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.parametrize("fails", [1, 2, 3])
+def test_a_rename_that_fails(tmp_path, monkeypatch, exchanges, fails):
+    """The old folder stays, under its name."""
+    target = tmp_path / "target"
+    _write(target, "old")
+    if not exchanges:
+        monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
+    calls, rename = [], os.rename
+
+    def faulty(one, other):
+        calls.append(other)
+        if len(calls) == fails:
+            raise OSError(errno.EIO, "Input/output error")
+        rename(one, other)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", faulty)
+        if exchanges and fails > 1:
+            _write(target, "new")  # one rename is tried, and then the exchange
+        else:
+            with pytest.raises(OSError, match="Input/output"):
+                _write(target, "new")
+    succeeded = exchanges and fails > 1
+    assert (target / "a").read_text() == ("new" if succeeded else "old")
+    assert os.listdir(tmp_path) == ["target"]
+
+
+def _dead_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def _leftover(target, machine, pid, start):
+    path = target.with_name(f".{target.name}.partial-{machine}-{pid}-{start}-0")
+    path.mkdir()
+    (path / "a").write_text("half")
+    return path
+
+
+def test_only_leftovers_of_dead_makers_are_cleared(tmp_path, monkeypatch):
+    target = tmp_path / "target-with-dashes"
+    here, start = atomic._machine(), atomic._start_time(os.getpid())
+    dead = _leftover(target, here, _dead_process(), "1")
+    reused = _leftover(target, here, os.getpid(), int(start) - 1)
+    alive = _leftover(target, here, os.getpid(), start)
+    elsewhere = _leftover(target, "0" * 8, 1, "1")
+    unnamed = target.with_name(f".{target.name}.partial")
+    unnamed.mkdir()
+    _write(target, "new")
+    assert not dead.exists() and not reused.exists()
+    assert alive.exists() and elsewhere.exists() and unnamed.exists()
+    # One whose maker cannot be looked up is cleared when nothing has changed for long.
+    monkeypatch.setattr(atomic, "STALE_SECONDS", -1)
+    _write(target, "new")
+    assert sorted(os.listdir(tmp_path)) == sorted([alive.name, target.name])
+
+
+def test_a_zombie_counts_as_dead():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    for _ in range(1000):
+        if atomic._start_time(process.pid) == "":
+            break
+        time.sleep(0.01)
+    else:
+        pytest.fail("the process that ended still counts as alive")
+    process.wait()
+
+
+def test_a_folder_set_aside_by_a_kill_is_restored(tmp_path):
+    """Also under the name that older versions gave it."""
+    target = tmp_path / "target"
+    for name in (".target.old", ".target.old-0-1-2-3"):
+        _write(target, "old")
+        assert atomic.former(target) is None
+        target.rename(tmp_path / name)
+        assert atomic.former(target) == tmp_path / name
+        with pytest.raises(ZeroDivisionError), atomic.folder(target):
+            raise ZeroDivisionError
+        assert (target / "a").read_text() == "old"
+        assert os.listdir(tmp_path) == ["target"]
+
+
+def test_text_replaces_a_file_and_leaves_nothing_beside_it(tmp_path, monkeypatch):
+    path = tmp_path / "config.yaml"
+    for text in ("one: π\n", "two\n"):
+        atomic.write_text(path, text)
+        assert path.read_text("utf-8") == text
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        atomic.write_text(path, "three\n")
+    assert path.read_text("utf-8") == "two\n"
+    assert os.listdir(tmp_path) == ["config.yaml"]
+
+
+def test_discard_removes_a_folder_that_may_be_gone(tmp_path):
+    target = tmp_path / "target"
+    _write(target, "x")
+    for _ in range(2):
+        atomic.discard(target)
+        assert os.listdir(tmp_path) == []

@@ -1,0 +1,43 @@
+"""Full disks: which errors are theirs, and what the warning contains."""
+
+import errno
+
+import pytest
+
+from targetsft_jax.storage import disk_full
+
+
+@pytest.mark.parametrize(
+    "error, expected",
+    [
+        (OSError(errno.ENOSPC, "x"), True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
+        (ValueError("RESOURCE_EXHAUSTED: write: No space left on device"), True),
+        (OSError(errno.EIO, "Input/output error"), False),
+        (None, False),
+    ],
+)
+def test_errors_of_a_full_disk(error, expected):
+    assert disk_full.lacks_space(error) == expected
+
+
+def test_an_error_that_a_full_disk_caused():
+    for link in ("__cause__", "__context__"):
+        wrapped = RuntimeError("save failed")
+        setattr(wrapped, link, OSError(errno.ENOSPC, "x"))
+        assert disk_full.lacks_space(wrapped)
+
+
+@pytest.mark.parametrize(
+    "required, latest, parts",
+    [
+        (400_000, 1, ["about 400 kB required", "checkpoint 1 is intact"]),
+        (0, None, ["free); there is none yet"]),
+        (3 * 10**13, 0, ["about 30 TB required", "checkpoint 0 is intact"]),
+    ],
+)
+def test_the_warning(tmp_path, required, latest, parts):
+    text = disk_full.warning(2, tmp_path, required, latest)
+    assert text.startswith(f"checkpoint 2 was not saved: no space left for {tmp_path}")
+    for part in [*parts, f"retried after {disk_full.RETRY_SECONDS} s"]:
+        assert part in text

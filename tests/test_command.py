@@ -1,0 +1,41 @@
+"""The shell of the commands: exit codes and one sentence per error."""
+
+import pytest
+
+from targetsft_jax import command
+
+
+@pytest.mark.parametrize(
+    "error, code, printed",
+    [
+        (command.UsageError("k is 1; expected 2"), 2, "configuration: k is 1"),
+        (ValueError("bad row"), 1, "error: bad row"),
+        (FileNotFoundError("no file"), 1, "error: no file"),
+        (KeyboardInterrupt(), 130, "interrupted; nothing was written"),
+    ],
+)
+def test_errors_become_one_sentence_and_an_exit_code(capsys, error, code, printed):
+    def action(_: list[str]) -> None:
+        raise error
+
+    assert command.run_command(action, []) == code
+    streams = capsys.readouterr()
+    assert streams.out == "" and streams.err.startswith(printed)
+    assert streams.err.count("\n") == 1
+
+
+def test_results_of_the_action_are_exit_codes():
+    assert command.run_command(lambda _: None, []) == command.DONE
+    assert command.run_command(lambda _: command.DOES_NOT_FIT, []) == 3
+
+
+def test_a_defect_is_not_hidden():
+    with pytest.raises(ZeroDivisionError):
+        command.run_command(lambda _: 1 // 0, [])
+
+
+def test_the_arguments_are_those_of_the_process_by_default(monkeypatch):
+    received: list[list[str]] = []
+    monkeypatch.setattr("sys.argv", ["command", "a", "--b"])
+    command.run_command(lambda arguments: received.append(arguments))
+    assert received == [["a", "--b"]]
