@@ -42,9 +42,18 @@ def folders(tmp_path_factory):
     return rig.write_folders(tmp_path_factory.mktemp("models"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow ones first: short ones fill the time of two processes to its end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Slow tests run where they are selected, by `-m` or their own id, and first:
+    short ones fill the time of two processes to its end."""
+    fast = [item for item in items if item.get_closest_marker("slow") is None]
+    slow = [item for item in items if item.get_closest_marker("slow") is not None]
+    if config.option.markexpr or any("::" in argument for argument in config.args):
+        items[:] = slow + fast
+    elif slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = fast
 
 
 @pytest.hookimpl(trylast=True)

@@ -14,9 +14,20 @@ from targetsft_jax.__main__ import COMMANDS, main
 PACKAGE = Path(targetsft_jax.__file__).parent
 MODULES = [*COMMANDS, "__main__"]
 
+SHELL = {
+    "BaseException",
+    "ConfigError",
+    "Exception",
+    "KeyboardInterrupt",
+    "OSError",
+    "UsageError",
+    "ValueError",
+}
+"""Errors that `command.run_command` turns into sentences and exit codes."""
+
 # Rooms that are being rewritten; the marks go when they are merged.
 UNTIL_MERGE = pytest.mark.xfail(strict=False, reason="until the rooms are merged")
-LATER = {"train", "plan", "report"}
+LATER = {"compare", "datasets"}
 
 
 def cases(names):
@@ -53,11 +64,15 @@ def test_each_fits_on_a_screen(name: str) -> None:
     assert len(source(name).splitlines()) <= 60
 
 
-@pytest.mark.parametrize("name", cases(COMMANDS))
+@pytest.mark.parametrize("name", COMMANDS)
 def test_each_leaves_errors_and_exit_codes_to_the_shell(name: str) -> None:
     tree = ast.parse(source(name))
-    kinds = {type(node).__name__ for node in ast.walk(tree)}
-    assert not kinds & {"Try", "TryStar"}
+    handlers = [n.type for n in ast.walk(tree) if isinstance(n, ast.ExceptHandler)]
+    assert None not in handlers
+    caught = {
+        node.id for each in handlers for node in ast.walk(each) if hasattr(node, "id")
+    }
+    assert not caught & SHELL
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     assert "run_command" in names
     assert "stderr" not in source(name)

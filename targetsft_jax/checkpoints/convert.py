@@ -9,10 +9,11 @@ import jax
 from targetsft_jax.checkpoints.layered_params import save_params
 from targetsft_jax.checkpoints.model_folder import read_adapters, write_model_folder
 from targetsft_jax.checkpoints.reader import StoredCheckpoint, find_checkpoint
-from targetsft_jax.hf.export_folder import CARD_FILE, whole
+from targetsft_jax.hf.export_folder import CARD_FILE
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.hf.importer import load_config, load_params, resolve
 from targetsft_jax.hf.model_card import converted_card
+from targetsft_jax.storage import atomic
 from targetsft_jax.storage.run_dir import RunDir
 
 
@@ -87,15 +88,19 @@ def from_hf(source: str, out: Path, *, dtype: str | None = None) -> str:
         FileNotFoundError: no such model.
         ValueError: a model that this package cannot load.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists already; name a new folder")
+    _check_new(out)
     folder = resolve(source)
     params = load_params(folder, load_config(folder), dtype=dtype)
-    with whole(out) as partial:
+    with atomic.folder(out, _check_new, replace=False) as partial:
         run_dir = RunDir(partial)
         write_model_folder(run_dir, folder, converted_card(source))
         save_params(run_dir, jax.block_until_ready(params))
     return f"imported {folder} to\n  {out}"
+
+
+def _check_new(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists already; specify a new folder")
 
 
 def _complete(
