@@ -106,7 +106,7 @@ def test_a_killed_process_ends_all_and_others_go_on(folders, area, alone):
     assert job.wait(120) == [0, 0], job.said()
     said = job.printed[0].read_text()
     assert f"checkpoint {saved[-1]} cannot be restored" in said
-    assert f"going on from the checkpoint of step {saved[-2]}" in said
+    assert f"resumed from the checkpoint of step {saved[-2]}" in said
     assert job.printed[1].read_text() == ""
     _assert_same_losses(run_dir, alone)
     _assert_same_export(run_dir, alone)
