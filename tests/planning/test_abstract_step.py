@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from support import rig
 
-from targetsft_jax.config.schema import load
+from targetsft_jax.config.load import load
 from targetsft_jax.data.pipeline import batch_at, prepare
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.parallel.mesh import make_mesh, put_rows

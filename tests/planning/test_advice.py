@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 from support import rig
 
-from targetsft_jax.config.schema import load
+from targetsft_jax.config.load import load
 from targetsft_jax.models.lora import Lora
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.planning import memory

@@ -100,4 +100,4 @@ def test_policies_add_the_counted_products(method, policies, label_heads):
         label_heads=label_heads,
     )
     assert program.flops == pytest.approx(128 * flops.model, rel=0.03)
-    assert step.spec.dtype == jnp.float32
+    assert step.spec.numerics.dtype == jnp.float32

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from targetsft_jax.config.schema import load
+from targetsft_jax.config.load import load
 from targetsft_jax.planning.chips import CHIPS, GIB
 from targetsft_jax.planning.flops import step_flops
 from targetsft_jax.planning.hlo import Program, Shape

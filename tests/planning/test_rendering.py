@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from support import rig
 
-from targetsft_jax.config.schema import load
+from targetsft_jax.config.load import load
 from targetsft_jax.models.lora import Lora
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.planning.chips import Chip

@@ -155,7 +155,7 @@ def test_a_coordinator_that_is_not_there_is_named(capsys):
 def test_a_process_that_nobody_joins_gives_up_in_a_sentence():
     script = (
         "from targetsft_jax.parallel import processes as p;"
-        f"p.join('127.0.0.1:{launched.free_port()}', 2, 0, timeout=2)"
+        f"p.initialize('127.0.0.1:{launched.free_port()}', 2, 0, timeout=2)"
     )
     ended = subprocess.run(
         [sys.executable, "-c", script],
