@@ -1,1 +1,1 @@
-"""Models and training states on disk: saved, found, opened and restored."""
+"""Models and training states on disk: save, restore, locate and open."""

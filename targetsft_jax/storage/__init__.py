@@ -1,1 +1,1 @@
-"""Files and folders that are written atomically; imports nothing else of ours."""
+"""Atomic files and folders, JSON Lines, array folders and the names in a run."""
