@@ -1,1 +1,1 @@
-"""Sampling: prompts in, completions out."""
+"""Sampling of completions: next-token choice, the jitted loop, and `generate`."""
