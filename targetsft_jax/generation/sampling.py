@@ -12,9 +12,9 @@ from targetsft_jax.keys import at_least, between, key, refusals, section
 class SamplingSettings:
     """How completions are sampled."""
 
-    samples: int = key(1, "Completions per problem.", at_least(1))
+    samples: int = key(16, "k: completions per problem.", at_least(1))
     max_new_tokens: int = key(
-        1024, "Most tokens of a completion, its stop token included.", at_least(1)
+        128, "Most tokens of a completion, its stop token included.", at_least(1)
     )
     temperature: float = key(
         1.0, "Divides the logits; 0 takes the most probable token.", at_least(0)
