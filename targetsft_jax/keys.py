@@ -99,10 +99,11 @@ def key(
     return field(default=default, metadata=metadata)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(key,))
+# `key` is no field specifier to type checkers: they would not see its default.
+@dataclass_transform(frozen_default=True)
 def section(cls: type) -> type:
     """Make a class of `key` fields a frozen dataclass whose docstring lists them."""
-    made = dataclass(frozen=True)(cls)
+    made: Any = dataclass(frozen=True)(cls)
     lines = [
         f"    {each.name}: {' '.join(each.metadata['help'].split())}"
         for each in dataclasses.fields(made)

@@ -1,4 +1,4 @@
-"""From rows of files, or generated problems, to batches of tokens.
+"""Data: from rows of files, or generated problems, to batches of tokens.
 
 config → sources → record → chat (tokens and loss mask) → packing → pipeline.
 """

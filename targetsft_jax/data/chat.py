@@ -1,10 +1,10 @@
-"""A conversation as tokens, with a proof of which of them are trained.
+"""Chat templates applied: a conversation as tokens, with a proved loss mask.
 
-Trained are the assistant's words and the token that ends the turn, nothing else.
-Where a template marks them with `{% generation %}` its marks are used. Where it does
-not, the place of each turn is proved on the rendered text: the rendering up to the
-turn must be a prefix of the rendering with the turn, and that of the whole. A
-template that rewrites earlier turns fails the proof and is refused; a mask guessed
+The assistant's content and the token that ends the turn are trained, nothing else.
+A template that marks them with `{% generation %}` is taken at its word. Without marks
+the position of each turn is proved on the rendered text: the rendering up to the turn
+must be a prefix of the rendering with the turn, and that one of the complete rendering.
+A template that rewrites earlier turns fails the proof and is refused; a mask guessed
 from it would be wrong without a sign.
 """
 
@@ -13,7 +13,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Records that are tokenized at a time.
 _BATCH = 1024
 
-# Characters from, and up to without.
+# Half-open intervals of characters.
 Spans = list[tuple[int, int]]
 
 
@@ -38,20 +38,23 @@ class Example:
     tokens: np.ndarray
     """[n] int32."""
     loss_mask: np.ndarray
-    """[n] bool: this token is one the model is trained to say."""
+    """[n] bool: the token is trained."""
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     """[n] float32 each; 0 where loss_mask is False."""
     origin: str = ""
+    """The record: `file:line`, or the coordinates of a generated one."""
+    source: int = 0
+    """Number of the source, in the order of the config."""
 
 
 def encode(record: Record, tokenizer: "PreTrainedTokenizerBase") -> Example:
-    """Tokenizes a record with the tokenizer's own chat template.
+    """Tokenize a record with the tokenizer's chat template.
 
     Raises:
         ValueError: the tokenizer has no chat template.
-        RowError: the template refuses the conversation or rewrites earlier turns; an
-            assistant turn is not closed by a special token; the mask is empty; the
-            text contains a special token; a column has the wrong number of entries.
+        RowError: the template refuses the conversation or rewrites earlier turns; no
+            special token closes an assistant turn; the mask is empty; the text contains
+            a special token; a column has the wrong number of entries.
     """
 
     def refuse(error: RowError) -> None:
@@ -63,46 +66,47 @@ def encode(record: Record, tokenizer: "PreTrainedTokenizerBase") -> Example:
 def encode_all(
     records: Iterable[Record],
     tokenizer: "PreTrainedTokenizerBase",
-    refused: Callable[[RowError], None],
+    refuse: Callable[[RowError], None],
 ) -> Iterator[Example]:
-    """Tokenizes records as `encode` does, many at a time on all cores.
+    """Tokenize records as `encode` does, many at a time on all cores.
 
     Args:
-        records: in any number; a batch of them is held at a time.
-        tokenizer: its chat template makes the text.
-        refused: is told why a record cannot be used; it raises, or the next is taken.
+        records: any number; one batch of them is in memory at a time.
+        tokenizer: with the chat template.
+        refuse: receives the error of each record that cannot be used; if it returns,
+            the record is passed over.
 
     Yields:
-        An example for each record that was not refused, in order.
+        An example for each record that is not refused, in order.
     """
     template = _Template.of(tokenizer)
-    left = iter(records)
-    while batch := list(itertools.islice(left, _BATCH)):
-        found: list[tuple[Record, str, Spans]] = []
+    remaining = iter(records)
+    while batch := list(itertools.islice(remaining, _BATCH)):
+        rendered: list[tuple[Record, str, Spans]] = []
         for record in batch:
             try:
                 template.refuse_special(record)
-                found.append((record, *template.locate(record)))
+                rendered.append((record, *template.locate(record)))
             except RowError as error:
-                refused(error)
-        if not found:
+                refuse(error)
+        if not rendered:
             continue
         encoded = tokenizer(
-            [text for _, text, _ in found],
+            [text for _, text, _ in rendered],
             add_special_tokens=False,
             return_offsets_mapping=True,
             return_attention_mask=False,
             verbose=False,
         )
         ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-        for i, (record, _, spans) in enumerate(found):
+        for i, (record, _, spans) in enumerate(rendered):
             tokens = np.asarray(ids[i], np.int32)
-            mask = _overlapping(np.asarray(offsets[i], np.int32), spans)
+            mask = _overlaps(np.asarray(offsets[i], np.int32), spans)
             try:
                 mask = template.close_turns(tokens, mask, record)
                 example = Example(tokens, mask, _columns(record, mask), record.origin)
             except RowError as error:
-                refused(error)
+                refuse(error)
                 continue
             yield example
 
@@ -110,16 +114,16 @@ def encode_all(
 def encode_prompt(
     messages: list[dict[str, str]], tokenizer: "PreTrainedTokenizerBase"
 ) -> np.ndarray:
-    """Tokens of a conversation after which the assistant speaks: [n] int32."""
+    """Tokens of a conversation with the header of the assistant's turn: [n] int32."""
     text, _ = _Template.of(tokenizer).render(messages, "prompt", prompt=True)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return np.asarray(ids, np.int32)
 
 
 def stop_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Ids at which generation ends: the token that closes a trained turn, and eos.
+    """Ids at which generation stops: the token that closes a trained turn, and eos.
 
-    A base model's eos need not be what its chat template ends a turn with.
+    The eos token of a base model may differ from the end of turn of its chat template.
     """
     messages = [
         {"role": "user", "content": "1+1=?"},
@@ -133,7 +137,7 @@ def stop_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
 
 
 def marks_assistant(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether the chat template itself marks what the assistant says.
+    """True if the chat template itself marks the assistant's tokens.
 
     Raises:
         ValueError: the tokenizer has no chat template.
@@ -148,12 +152,13 @@ def marks_assistant(tokenizer: "PreTrainedTokenizerBase") -> bool:
 
 
 def show(example: Example, tokenizer: "PreTrainedTokenizerBase") -> str:
-    """The example as text, what is trained between ⟦ and ⟧."""
+    """The example as text, with trained tokens between ⟦ and ⟧."""
     starts = np.flatnonzero(np.diff(example.loss_mask, prepend=False))
     pieces = []
     for ids in np.split(example.tokens, starts):
-        pieces.append(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
-    # The runs alternate, and the first one (perhaps empty) is not trained.
+        text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        pieces.append(str(text))
+    # The pieces alternate, and the first one (perhaps empty) is not trained.
     marks = (("", ""), ("⟦", "⟧"))
     return "".join(
         marks[i % 2][0] + piece + marks[i % 2][1] for i, piece in enumerate(pieces)
@@ -169,99 +174,102 @@ class _Template:
     tokenizer: "PreTrainedTokenizerBase"
     special: np.ndarray
     """Ids of the special tokens."""
-    typed: re.Pattern[str]
-    """Finds a special token in a text."""
+    special_pattern: re.Pattern[str]
+    """Matches a special token spelt out in a text."""
 
     @classmethod
     def of(cls, tokenizer: "PreTrainedTokenizerBase") -> "_Template":
-        marked = marks_assistant(tokenizer)  # refuses a tokenizer without a template
+        marked = marks_assistant(tokenizer)  # Refuses a tokenizer without a template.
         ids = sorted(special_ids(tokenizer))
         tokens = sorted(tokenizer.convert_ids_to_tokens(ids), key=len, reverse=True)
-        typed = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
+        pattern = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
         text = tokenizer.get_chat_template()
-        return cls(text, marked, tokenizer, np.asarray(ids), typed)
+        return cls(text, marked, tokenizer, np.asarray(ids), pattern)
 
     def refuse_special(self, record: Record) -> None:
         for i, message in enumerate(record.messages):
-            typed = self.typed.search(message["content"])
-            if typed:
+            match = self.special_pattern.search(message["content"])
+            if match:
                 raise RowError(
                     record.origin,
-                    f"turn {i} contains {typed.group()!r}, which would be read as the"
-                    " special token itself; take it out of the text",
+                    f"turn {i} contains {match.group()!r}, which would be read as the"
+                    " special token itself; remove it from the text",
                 )
 
     def render(
         self, messages: list[dict[str, str]], origin: str, *, prompt: bool = False
     ) -> tuple[str, Spans]:
-        """The text, and from where to where the template itself marks it."""
+        """The text, and the spans of it that the template marks."""
         from jinja2 import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
 
+        # The names of special tokens are variables of the template.
+        variables: dict[str, Any] = dict(self.tokenizer.special_tokens_map)
         try:
-            texts, spans = render_jinja_template(
+            rendered: Any = render_jinja_template(
                 [messages],
                 chat_template=self.text,
                 add_generation_prompt=prompt,
                 return_assistant_tokens_mask=self.marked,
-                **self.tokenizer.special_tokens_map,
+                **variables,
             )
         except (TemplateError, TypeError, OverflowError) as error:
             problem = f"the chat template refuses it: {error}"
             raise RowError(origin, problem) from error
+        texts, spans = rendered
         return texts[0], spans[0] if self.marked else []
 
     def locate(self, record: Record) -> tuple[str, Spans]:
-        """The text, and from where to where the assistant's words go."""
+        """The text, and the spans of the assistant's turns in it."""
         messages, origin = record.messages, record.origin
-        whole, spans = self.render(messages, origin)
+        text, spans = self.render(messages, origin)
         if self.marked:
-            return whole, spans
+            return text, spans
         for i, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
             before, _ = self.render(messages[:i], origin, prompt=True)
             last = i + 1 == len(messages)
-            after = whole if last else self.render(messages[: i + 1], origin)[0]
-            for shorter, longer in ((before, after), (after, whole)):
+            after = text if last else self.render(messages[: i + 1], origin)[0]
+            for shorter, longer in ((before, after), (after, text)):
                 if not longer.startswith(shorter):
                     raise RowError(origin, _prefix_problem(i, shorter, longer))
             spans.append((len(before), len(after)))
-        return whole, spans
+        return text, spans
 
     def close_turns(
         self, tokens: np.ndarray, mask: np.ndarray, record: Record
     ) -> np.ndarray:
-        """Makes every trained stretch end with the token that ends the turn.
+        """The mask with every trained run ending in the token that ends the turn.
 
-        A stretch that stops short of it is extended by it; white space that a template
-        puts behind it is left out, since the model has stopped by then.
+        A run that stops before that token is extended by it; white space that a
+        template writes behind it is left out, since the model has stopped by then.
 
         Raises:
-            RowError: nothing is trained, fewer turns than the assistant has are, or a
+            RowError: nothing is trained; there are fewer runs than assistant turns; a
                 turn ends without a special token, so that nothing would teach to stop.
         """
         special = np.isin(tokens, self.special)
         mask = mask.copy()
-        stretches = _stretches(mask)
+        runs = _runs(mask)
         turns = sum(message["role"] == "assistant" for message in record.messages)
-        if len(stretches) == 0:
+        if len(runs) == 0:
             raise RowError(
                 record.origin,
                 "no token is trained: the chat template marks nothing as the"
                 " assistant's",
             )
-        if len(stretches) != turns:
+        if len(runs) != turns:
             raise RowError(
                 record.origin,
-                f"{len(stretches)} stretches are trained for {turns} assistant turns;"
+                f"{len(runs)} runs of tokens are trained for {turns} assistant turns;"
                 " check the {% generation %} marks of the chat template",
             )
-        for start, end in stretches:
+        for start, end in runs:
             inside = start + np.flatnonzero(special[start:end])
             close = inside[-1] if len(inside) else end
             behind = tokens[close + 1 : end]
-            if close < end and not self.tokenizer.decode(behind).strip():
+            if close < end and not str(self.tokenizer.decode(behind)).strip():
                 mask[close + 1 : end] = False
             elif end < len(tokens) and special[end]:
                 mask[end] = True
@@ -281,13 +289,13 @@ def _has_generation_block(template: str) -> bool:
     return re.search(r"\{%-?\s*generation\s*-?%\}", template) is not None
 
 
-def _overlapping(offsets: np.ndarray, spans: Spans) -> np.ndarray:
-    """Which tokens [n] have a character in a span, by their offsets [n, 2]."""
+def _overlaps(offsets: np.ndarray, spans: Spans) -> np.ndarray:
+    """Mask [n] of the tokens with a character in a span, by their offsets [n, 2]."""
     offsets = offsets.reshape(-1, 2)
     mask = np.zeros(len(offsets), bool)
     for start, end in spans:
-        # A token that joins the template's last character with the turn's first
-        # one is trained: leaving it out would lose the turn's beginning.
+        # A token that joins the template's last character with the turn's first one is
+        # trained: leaving it out would lose the beginning of the turn.
         mask |= (offsets[:, 1] > start) & (offsets[:, 0] < end)
     return mask
 
@@ -298,14 +306,14 @@ def _prefix_problem(turn: int, shorter: str, longer: str) -> str:
     a, b = shorter[same : same + 40], longer[same : same + 40]
     return (
         f"the chat template has no {{% generation %}} marks and renders turn {turn}"
-        f" differently once more follows: {a!r} becomes {b!r}. Which tokens are the"
-        " assistant's cannot be proved; set data.chat_template to one that"
-        " has the marks, or train on single-turn conversations"
+        f" differently when more follows: {a!r} becomes {b!r}. The assistant's tokens"
+        " cannot be proved; set data.chat_template to one that has the marks, or train"
+        " on single-turn conversations"
     )
 
 
-def _stretches(mask: np.ndarray) -> np.ndarray:
-    """[runs, 2]: start and end of each run of True."""
+def _runs(mask: np.ndarray) -> np.ndarray:
+    """Start and end of each run of True: [runs, 2]."""
     padded = np.concatenate([[False], mask, [False]])
     return np.flatnonzero(padded[1:] != padded[:-1]).reshape(-1, 2)
 
@@ -317,8 +325,8 @@ def _columns(record: Record, mask: np.ndarray) -> dict[str, np.ndarray]:
         if isinstance(value, list) and len(value) != trained:
             raise RowError(
                 record.origin,
-                f"{name} has {len(value)} entries; expected {trained}, one for each"
-                " trained token (the end of each assistant turn is one)",
+                f"{name} has {len(value)} entries; expected {trained}, one per trained"
+                " token (the end of each assistant turn is one)",
             )
         column = np.zeros(len(mask), np.float32)
         column[mask] = value

@@ -1,4 +1,4 @@
-"""Chat templates by name or from a file, in place of a tokenizer's own one."""
+"""Chat templates by name or from a file, replacing the tokenizer's."""
 
 import copy
 import re
@@ -18,7 +18,7 @@ _CONTROL = re.compile(r"<[|｜][^|｜<>]+[|｜]>")
 
 
 def names() -> list[str]:
-    """The templates that go by a name: files `NAME.jinja` in the folder `templates`."""
+    """Names of the templates in the folder `templates`, `NAME.jinja` each."""
     return sorted(path.stem for path in _FOLDER.glob("*.jinja"))
 
 
@@ -27,38 +27,43 @@ def with_template(
     template: str | None,
     key: str = "data.chat_template",
 ) -> "PreTrainedTokenizerBase":
-    """The tokenizer with another chat template; it is itself left as it is.
+    """A copy of the tokenizer with another chat template.
 
     Args:
-        tokenizer: whose tokens are shared.
+        tokenizer: not changed.
         template: one of `names()`, a path that ends in `.jinja`, or None for the
-            tokenizer's own. It is rendered in transformers' sandbox, as any other.
-        key: where the choice stands in the configuration, for messages.
+            tokenizer's template. It is rendered in the sandbox of transformers.
+        key: the configuration key, for error messages.
+
+    Returns:
+        The copy; the tokenizer itself if it has this template already.
 
     Raises:
         ValueError: no such template; the tokenizer lacks a special token that a named
-            one writes; no special token closes an assistant turn of it.
+            one writes; no special token closes its assistant turns.
     """
     if template is None:
         return tokenizer
     text = _read(template, key)
+    if tokenizer.chat_template == text:
+        return tokenizer
     special = set(tokenizer.convert_ids_to_tokens(sorted(special_ids(tokenizer))))
     if template in names():
-        lacking = sorted(set(_CONTROL.findall(text)) - special)
-        if lacking:
+        missing = sorted(set(_CONTROL.findall(text)) - special)
+        if missing:
             raise ValueError(
-                f"{key} is {template!r}, which writes {', '.join(lacking)}, and the"
+                f"{key} is {template!r}, which writes {', '.join(missing)}, and the"
                 f" tokenizer {tokenizer.name_or_path!r} has no such special tokens;"
-                " expected a template of the model's own family, or null for the"
-                " tokenizer's own"
+                " expected a template of the model's family, or null for the"
+                " tokenizer's template"
             )
-    other = copy.copy(tokenizer)
-    other.chat_template = text
+    changed = copy.copy(tokenizer)
+    changed.chat_template = text
     try:
-        stop_tokens(other)
+        stop_tokens(changed)
     except ValueError as error:
         raise ValueError(f"{key} is {template!r}: {error}") from error
-    return other
+    return changed
 
 
 def _read(template: str, key: str) -> str:

@@ -1,62 +1,68 @@
-"""Tokenized examples, one behind the other in flat arrays, in memory or on disk."""
+"""Tokenized examples as flat arrays, in memory or memory-mapped from the cache."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from targetsft_jax.data.chat import Example
 
-# Per token, in every set of examples; more columns are float32.
+# Per-token arrays that every set of examples has; further columns are float32.
 TOKENS, MASK = "tokens", "loss_mask"
 
-# Examples that are joined at a time.
+Arrays = dict[str, np.ndarray]
+
+# Examples that are concatenated at a time.
 _PART = 4096
 
 
 @dataclass(frozen=True)
 class Examples:
-    """N tokenized conversations of T tokens in all."""
+    """N tokenized conversations with T tokens in total."""
 
     starts: np.ndarray
-    """[N] int64: how many tokens stand before each example."""
+    """[N] int64: number of tokens before each example."""
     lengths: np.ndarray
     """[N] int64: tokens of each example."""
-    columns: dict[str, np.ndarray]
+    columns: Arrays
     """[T] each: tokens int32, loss_mask bool, and further columns float32."""
     first_trained: np.ndarray
-    """[N] int64: place of an example's first trained token that has a token before
-    it, and so can be predicted; the example's length where there is none."""
+    """[N] int64: position in the example of its first trained token that another token
+    precedes, so that it can be predicted; the example's length if there is none."""
+    source: np.ndarray
+    """[N] int32: number of the source of each example, in the order of the config."""
     origins: Sequence[str]
-    """[N]: the record of each, `file:line` or how it was generated."""
+    """[N]: the record of each, `file:line` or the coordinates of a generated one."""
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def take(self, number: int, length: int | None = None) -> Example:
-        """One example, whole or its first so many tokens."""
+        """One example, or its first `length` tokens."""
         start = int(self.starts[number])
-        own = slice(start, start + int(length or self.lengths[number]))
-        columns = {name: np.array(x[own]) for name, x in self.columns.items()}
+        span = slice(start, start + int(length or self.lengths[number]))
+        columns = {name: np.array(x[span]) for name, x in self.columns.items()}
         tokens, mask = columns.pop(TOKENS), columns.pop(MASK)
-        return Example(tokens, mask, columns, self.origins[number])
+        source = int(self.source[number])
+        return Example(tokens, mask, columns, self.origins[number], source)
 
 
-def flat_parts(examples: Iterable[Example]) -> Iterator[dict[str, np.ndarray]]:
-    """Examples as flat arrays, some thousands at a time, each to be put end to end.
+def flat_parts(examples: Iterable[Example]) -> Iterator[Arrays]:
+    """Flatten examples into arrays of one axis, some thousands of examples at a time.
 
     Yields:
-        Arrays of one axis under the names that `from_flat` reads.
+        Parts of the arrays that `from_flat` reads, to be concatenated.
 
     Raises:
         ValueError: a column that only some examples have.
     """
-    left = iter(examples)
+    remaining = iter(examples)
     first = None
-    while part := list(itertools.islice(left, _PART)):
+    while part := list(itertools.islice(remaining, _PART)):
         first = first or part[0]
-        _same_columns(first, part)
+        _refuse_unequal_columns(first, part)
         origins = [example.origin.encode() for example in part]
         flat = {
             TOKENS: np.concatenate([example.tokens for example in part]),
@@ -67,37 +73,40 @@ def flat_parts(examples: Iterable[Example]) -> Iterator[dict[str, np.ndarray]]:
         yield flat | {
             "lengths": np.array([len(e.tokens) for e in part], np.int64),
             "first_trained": np.array([_first_trained(e) for e in part], np.int64),
+            "source": np.array([e.source for e in part], np.int32),
             "origin_lengths": np.array([len(text) for text in origins], np.int64),
             "origins": np.frombuffer(b"".join(origins), np.uint8),
         }
 
 
-def put_together(parts: Iterable[Mapping[str, np.ndarray]]) -> Examples:
-    """Examples in memory from the arrays of `flat_parts`.
+def join_parts(parts: Iterable[Mapping[str, np.ndarray]]) -> Arrays:
+    """Concatenate the parts of arrays of one axis.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no parts.
     """
     parts = list(parts)
     if not parts:
         raise ValueError("no examples are left to pack; see the report of the data")
-    return from_flat(
-        {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-    )
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
 def from_flat(flat: Mapping[str, np.ndarray]) -> Examples:
-    """Examples from the arrays of `flat_parts` put end to end, as memory or maps."""
+    """Examples from the concatenated arrays of `flat_parts`, without a copy."""
     columns = dict(flat)
     lengths = np.asarray(columns.pop("lengths"))
-    first_trained = np.asarray(columns.pop("first_trained"))
-    origins = _Texts(columns.pop("origin_lengths"), columns.pop("origins"))
-    starts = np.cumsum(lengths) - lengths
-    return Examples(starts, lengths, columns, first_trained, origins)
+    return Examples(
+        starts=np.cumsum(lengths) - lengths,
+        lengths=lengths,
+        first_trained=np.asarray(columns.pop("first_trained")),
+        source=np.asarray(columns.pop("source")),
+        origins=_Texts(columns.pop("origin_lengths"), columns.pop("origins")),
+        columns=columns,
+    )
 
 
 class _Texts(Sequence[str]):
-    """Texts as UTF-8 bytes, one behind the other: millions of them are two arrays."""
+    """Texts as concatenated UTF-8 bytes: millions of them are two arrays."""
 
     def __init__(self, lengths: np.ndarray, text: np.ndarray):
         self._ends, self._text = np.cumsum(lengths), text
@@ -105,7 +114,7 @@ class _Texts(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, number):
+    def __getitem__(self, number: Any) -> Any:
         start = self._ends[number - 1] if number else 0
         return bytes(self._text[start : self._ends[number]]).decode()
 
@@ -115,13 +124,13 @@ def _first_trained(example: Example) -> int:
     return int(trained[0]) + 1 if len(trained) else len(example.loss_mask)
 
 
-def _same_columns(first: Example, examples: Sequence[Example]) -> None:
+def _refuse_unequal_columns(first: Example, examples: Sequence[Example]) -> None:
     for example in examples:
         for name in sorted(example.columns.keys() ^ first.columns.keys()):
             has, lacks = (
                 (example, first) if name in example.columns else (first, example)
             )
             raise ValueError(
-                f"{lacks.origin} has no {name}, {has.origin} has; give it to all rows"
-                " or to none"
+                f"{lacks.origin} has no {name} and {has.origin} has one; expected the"
+                " field in all rows or in none"
             )

@@ -1,4 +1,4 @@
-"""Which rows are kept: conditions on the text of a field."""
+"""Row filters: conditions on the text of a field."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -11,60 +11,60 @@ CONDITIONS = ("not", "matches", *NUMBERS, *LENGTHS)
 
 
 def conditions(where: Mapping[str, Any]) -> dict[str, Test]:
-    """What each field's text must satisfy.
+    """Compile the conditions of each field.
 
     Args:
         where: by field, a text it must equal, a list of texts of which it must be
             one, or a mapping of conditions that must all hold: `not` (a text or a
-            list), `matches` (a regular expression found anywhere), `min` and `max`
+            list), `matches` (a regular expression, searched for), `min` and `max`
             (of a number), `min_chars` and `max_chars` (of the text).
 
     Returns:
-        By field, a function of its text. It raises ValueError where a number is asked
-        for and the text is none.
+        By field, a predicate of its text. It raises ValueError if it compares numbers
+        and the text is not one.
 
     Raises:
         ValueError: `FIELD.CONDITION is …; expected …`.
     """
-    return {field: _test(field, wanted) for field, wanted in where.items()}
+    return {field: _test(field, condition) for field, condition in where.items()}
 
 
-def _test(field: str, wanted: Any) -> Test:
-    if not isinstance(wanted, Mapping):
-        texts = _texts(field, wanted)
+def _test(field: str, condition: Any) -> Test:
+    if not isinstance(condition, Mapping):
+        texts = _texts(field, condition)
         return lambda text: text in texts
-    if not wanted:
+    if not condition:
         raise ValueError(f"{field} is empty; expected some of {', '.join(CONDITIONS)}")
-    tests = [_condition(f"{field}.{name}", name, of) for name, of in wanted.items()]
+    tests = [_condition(f"{field}.{name}", name, x) for name, x in condition.items()]
     return lambda text: all(test(text) for test in tests)
 
 
-def _condition(key: str, name: str, of: Any) -> Test:
+def _condition(key: str, name: str, value: Any) -> Test:
     if name == "not":
-        texts = _texts(key, of)
+        texts = _texts(key, value)
         return lambda text: text not in texts
     if name == "matches":
         try:
-            found = re.compile(of).search
+            search = re.compile(value).search
         except (re.error, TypeError) as error:
             raise ValueError(
-                f"{key} is {of!r}; expected a regular expression ({error})"
+                f"{key} is {value!r}; expected a regular expression ({error})"
             ) from None
-        return lambda text: found(text) is not None
+        return lambda text: search(text) is not None
     if name in NUMBERS:
-        if isinstance(of, bool) or not isinstance(of, int | float):
-            raise ValueError(f"{key} is {of!r}; expected a number")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{key} is {value!r}; expected a number")
         if name == "min":
-            return lambda text: text != "" and float(text) >= of
-        return lambda text: text != "" and float(text) <= of
+            return lambda text: text != "" and float(text) >= value
+        return lambda text: text != "" and float(text) <= value
     if name in LENGTHS:
-        if isinstance(of, bool) or not isinstance(of, int) or of < 0:
-            raise ValueError(f"{key} is {of!r}; expected a whole number, 0 or more")
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ValueError(f"{key} is {value!r}; expected a whole number, 0 or more")
         if name == "min_chars":
-            return lambda text: len(text) >= of
-        return lambda text: len(text) <= of
+            return lambda text: len(text) >= value
+        return lambda text: len(text) <= value
     raise ValueError(
-        f"{key} is no condition; expected {key.rpartition('.')[0]} to have some of"
+        f"{key} is not a condition; expected {key.rpartition('.')[0]} to have some of"
         f" {', '.join(CONDITIONS)}"
     )
 

@@ -1,11 +1,12 @@
-"""Folders of the `datasets` library and of the hub: which files hold a split."""
+"""Split files in folders of the `datasets` library and of the Hugging Face hub."""
 
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from targetsft_jax.data.sources import refuse_half
+from targetsft_jax.data.sources import refuse_missing_shards
 
 _SPLIT_FILE = re.compile(
     r"(?P<split>\w+?)(-\d{5}-of-\d{5})?\.(parquet|jsonl|jsonl\.gz|json|json\.gz)"
@@ -16,19 +17,19 @@ def split_files(folder: str, split: str | None) -> list[str]:
     """The files of a split, in order, for `sources.read_files`.
 
     Args:
-        folder: what `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote, or
-            files in the hub's layout such as `data/train-00000-of-00002.parquet`.
+        folder: written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`, or
+            with files in the hub's layout such as `data/train-00000-of-00002.parquet`.
         split: its name; None: `train`, or the only one.
 
     Raises:
-        ValueError: the folder holds neither, has no such split, or lacks a file.
+        ValueError: the folder has neither, has no such split, or lacks a file.
     """
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(f"{folder}: no such folder; check data.path")
     if (root / "dataset_dict.json").is_file():
         path = root / "dataset_dict.json"
-        names = _beside(path, _read(path).get("splits"))
+        names = _sibling_names(path, _read(path).get("splits"))
         return _arrow_files(root / _choose(names, split, folder))
     if (root / "state.json").is_file():
         name = str(_read(root / "state.json").get("_split") or "train")
@@ -38,24 +39,26 @@ def split_files(folder: str, split: str | None) -> list[str]:
 
 
 def _choose(names: Sequence[str], split: str | None, folder: str) -> str:
-    wanted = split or ("train" if len(names) != 1 else names[0])
-    if wanted not in names:
-        have = ", ".join(sorted(names)) or "none"
+    choice = split or ("train" if len(names) != 1 else names[0])
+    if choice not in names:
+        existing = ", ".join(sorted(names)) or "none"
         raise ValueError(
-            f"{folder}: no split {wanted!r}; it has {have}: set data.split to one"
+            f"{folder}: no split {choice!r}; it has {existing}: set data.split to one"
         )
-    return wanted
+    return choice
 
 
 def _arrow_files(folder: Path) -> list[str]:
     if not (folder / "state.json").is_file():
-        raise ValueError(f"{folder / 'state.json'} is missing: the folder is not whole")
+        raise ValueError(
+            f"{folder / 'state.json'} is missing: the folder is not complete"
+        )
     path = folder / "state.json"
     entries = _read(path).get("_data_files")
     if not isinstance(entries, list):
         entries = []
     names = [e.get("filename") if isinstance(e, dict) else e for e in entries]
-    files = [folder / name for name in _beside(path, names)]
+    files = [folder / name for name in _sibling_names(path, names)]
     missing = [file for file in files if not file.is_file()]
     if missing or not files:
         which = missing[0] if missing else folder / "*.arrow"
@@ -64,50 +67,50 @@ def _arrow_files(folder: Path) -> list[str]:
 
 
 def _hub_files(root: Path, split: str | None) -> list[str]:
-    found: dict[str, list[Path]] = {}
+    by_split: dict[str, list[Path]] = {}
     for path in sorted(root.rglob("*")):
-        name = _SPLIT_FILE.fullmatch(path.name)
-        inside = path.relative_to(root).parts[:-1]
-        if name and path.is_file() and not any(p.startswith(".") for p in inside):
-            found.setdefault(name["split"], []).append(path)
-    if not found:
+        match = _SPLIT_FILE.fullmatch(path.name)
+        folders = path.relative_to(root).parts[:-1]
+        if match and path.is_file() and not any(p.startswith(".") for p in folders):
+            by_split.setdefault(match["split"], []).append(path)
+    if not by_split:
         raise ValueError(
             f"{root}: expected a folder written by save_to_disk (dataset_dict.json or"
             " state.json), or files such as data/train-00000-of-00001.parquet"
         )
-    files = found[_choose(list(found), split, str(root))]
-    folders = sorted({str(path.parent) for path in files})
-    if len(folders) > 1:
+    files = by_split[_choose(list(by_split), split, str(root))]
+    parents = sorted({str(path.parent) for path in files})
+    if len(parents) > 1:
         raise ValueError(
-            f"{root}: the split lies in several folders, {', '.join(folders)}; set"
+            f"{root}: the split is in several folders, {', '.join(parents)}; set"
             " data.path to one of them"
         )
-    refuse_half(map(str, files))
+    refuse_missing_shards(map(str, files))
     return [str(path) for path in files]
 
 
-def _beside(path: Path, names: object) -> list[str]:
-    """Names that a description gives, each of something that lies beside it."""
-    if not isinstance(names, list):
-        names = [names]
-    for name in names:
+def _sibling_names(path: Path, names: object) -> list[str]:
+    """Names that a JSON file lists, each of a file or folder beside it."""
+    siblings: list[str] = []
+    for name in names if isinstance(names, list) else [names]:
         if (
             not isinstance(name, str)
             or name in ("", ".", "..")
             or Path(name).name != name
         ):
             raise ValueError(
-                f"{path} names {name!r}; expected something that lies beside it: the"
+                f"{path} names {name!r}; expected a file or folder beside it: the"
                 " folder is damaged"
             )
-    return names
+        siblings.append(name)
+    return siblings
 
 
-def _read(path: Path) -> dict:
+def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error}); the folder is damaged") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no JSON object; the folder is damaged")
-    return found
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a JSON object; the folder is damaged")
+    return content

@@ -1,104 +1,74 @@
-"""Several sources: each packed apart, and with its share of every step."""
+"""Mixtures: each weighted source packed separately, with its share of every step."""
 
+import functools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
 from targetsft_jax.data import packing
-from targetsft_jax.data.config import DataConfig, source_name, sources
-from targetsft_jax.data.packing import Layout
-from targetsft_jax.data.report import Report
+from targetsft_jax.data.config import DataConfig, sources
+from targetsft_jax.data.packing import RowLayout
 
 # Weights are taken as exact fractions; a common denominator up to this is exact.
 _LARGEST_PERIOD = 100_000
 
 
-def arrange(
-    config: DataConfig, report: Report, numbers: np.ndarray, lengths: np.ndarray
-) -> Layout:
-    """Lays examples out in rows: all together, or with weights each source apart.
+def pack_sources(
+    config: DataConfig, source: np.ndarray, numbers: np.ndarray, lengths: np.ndarray
+) -> RowLayout:
+    """Pack examples into rows: all together, or each source separately if weighted.
 
     Args:
-        config: its mixture and how it packs.
-        report: says how many examples each source has, in order (`encoded`); is told
-            what becomes of them.
-        numbers, lengths: as for `packing.arrange`.
+        config: the sources with their weights, the row length and `packing`.
+        source: [K] int, number of the source of each example; every weighted source
+            has at least one.
+        numbers, lengths: [K] int64, as in `packing.pack`.
 
     Returns:
         The layout; with weights, the rows of one source after those of another.
-
-    Raises:
-        ValueError: a source that has a weight has no example.
     """
-    own = sources(config)
-    names = [source_name(source) for source in own]
-    ends = np.cumsum([report.by_source.get(n, {}).get("encoded", 0) for n in names])
-    of = np.searchsorted(ends, numbers, side="right")
-    for i, name in enumerate(names):
-        mine = of == i
-        report.note("examples", name, int(mine.sum()))
-        report.note("tokens", name, int(lengths[mine].sum()))
-
-    def rows_of(mine) -> Layout:
-        length = config.max_length
-        return packing.arrange(
-            numbers[mine], lengths[mine], length, packing=config.packing
-        )
-
-    if own[0].weight is None:
-        return rows_of(slice(None))
-    parts = []
-    for i, name in enumerate(names):
-        if not (of == i).any():
-            raise ValueError(
-                f"data.mixture[{i}] ({name}) has no example left to train on, and a"
-                f" weight:\n{report}"
-            )
-        parts.append(rows_of(of == i))
-        report.note("packed_rows", name, parts[-1].rows)
-    weights = [source.weight or 0.0 for source in own]
-    report.weights = dict(zip(names, weights))
-    before = np.cumsum([0, *(len(part.examples) for part in parts)])
-    return Layout(
-        np.concatenate([part.examples for part in parts]),
-        np.concatenate([part.lengths for part in parts]),
-        np.concatenate([part.row_ends + n for part, n in zip(parts, before)]),
-        config.max_length,
+    pack = functools.partial(
+        packing.pack, row_length=config.max_length, packing=config.packing
+    )
+    weights = [part.weight for part in sources(config)]
+    if weights[0] is None:
+        return pack(numbers, lengths)
+    return packing.concatenate(
+        [pack(numbers[source == i], lengths[source == i]) for i in range(len(weights))],
+        [weight or 0.0 for weight in weights],
     )
 
 
-def parts(report: Report) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
-    """How many rows of tokens each source has, and its weight, for `order`."""
-    if not report.weights:
-        return (report.packed_rows,), None
-    rows = tuple(report.by_source[name]["packed_rows"] for name in report.weights)
-    return rows, tuple(report.weights.values())
-
-
-def order(rows: Sequence[int], weights: Sequence[float] | None, seed: int):
-    """Row numbers without end, each a function of its place alone.
+def row_order(
+    source_rows: Sequence[int], weights: Sequence[float] | None, seed: int
+) -> Any:
+    """An endless sequence of row numbers; each is a function of its index alone.
 
     Args:
-        rows: of each source; the rows of all are numbered one source after another.
-        weights: of each source; None: all rows once an epoch, in one shuffle.
-        seed: of the shuffles.
+        source_rows: rows of each source; they are numbered one source after another.
+        weights: weight of each source; None: every row once per epoch, in one shuffle.
+        seed: the seed of the shuffles.
 
     Returns:
         A grain MapDataset of ints. Without weights every epoch has each row once, in
-        an order of its own. With weights, among the first n rows those of a source
-        are its share of n to within one, for every n; a source's rows come in
-        passes, each of which has every row once, in an order of its own.
+        another order. With weights, among the first n rows those of a source are its
+        share of n to within one, for every n; the rows of a source come in passes, each
+        of which has every row once, in another order.
     """
     import grain
 
     if weights is None:
-        return grain.MapDataset.range(sum(rows)).seed(seed).shuffle().repeat()
-    starts = [sum(rows[:i]) for i in range(len(rows))]
+        return grain.MapDataset.range(sum(source_rows)).seed(seed).shuffle().repeat()
+    starts = [sum(source_rows[:i]) for i in range(len(source_rows))]
     passes = [
-        grain.MapDataset.range(start, start + n).seed(_own(seed, i)).shuffle().repeat()
-        for i, (start, n) in enumerate(zip(starts, rows))
+        grain.MapDataset.range(start, start + n)
+        .seed(_source_seed(seed, i))
+        .shuffle()
+        .repeat()
+        for i, (start, n) in enumerate(zip(starts, source_rows))
     ]
     turns = _turns(whole_shares(weights))
 
@@ -117,39 +87,40 @@ def order(rows: Sequence[int], weights: Sequence[float] | None, seed: int):
 def whole_shares(weights: Sequence[float]) -> list[int]:
     """The smallest whole numbers in the proportions of the weights as written.
 
-    0.7 and 0.3 are 7 and 3. Where they would add up to more than a hundred
-    thousand, each share is rounded to such a part, and to one at least.
+    0.7 and 0.3 become 7 and 3. If the numbers would add up to more than a hundred
+    thousand, each share is rounded to a multiple of 1/100,000, and to at least one.
     """
     exact = [Fraction(str(weight)) for weight in weights]
     total = sum(exact)
-    parts = [share / total for share in exact]
-    common = math.lcm(*(part.denominator for part in parts))
+    shares = [weight / total for weight in exact]
+    common = math.lcm(*(share.denominator for share in shares))
     if common > _LARGEST_PERIOD:
-        return [max(1, round(part * _LARGEST_PERIOD)) for part in parts]
-    return [int(part * common) for part in parts]
+        return [max(1, round(share * _LARGEST_PERIOD)) for share in shares]
+    return [int(share * common) for share in shares]
 
 
 def _turns(counts: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Whose turn it is at each place of a period: (source, its rows before, in all).
+    """The source at each place of a period: (source, its rows before, in the period).
 
-    The turn number n of a source may come from place ⌊n·P/c⌋ on and must have come
-    before place ⌈(n + 1)·P/c⌉, P being the period and c its count. Whoever may come
-    and must come first is next: this keeps every count within one of its share.
+    Turn n of a source may come from place ⌊n·P/c⌋ on and has to come before place
+    ⌈(n + 1)·P/c⌉, where P is the period and c the count of the source. Among the
+    sources whose turn may come, the one with the earliest limit is next: this keeps
+    every count within one of its share.
     """
     period = sum(counts)
-    have = [0] * len(counts)
+    placed = [0] * len(counts)
     turns = []
     for place in range(period):
         _, source = min(
-            (-(-(have[i] + 1) * period // counts[i]), i)
+            (-(-(placed[i] + 1) * period // counts[i]), i)
             for i in range(len(counts))
-            if have[i] * period < counts[i] * (place + 1)
+            if placed[i] * period < counts[i] * (place + 1)
         )
-        turns.append((source, have[source], counts[source]))
-        have[source] += 1
+        turns.append((source, placed[source], counts[source]))
+        placed[source] += 1
     return turns
 
 
-def _own(seed: int, source: int) -> int:
-    """A seed for a source's shuffle, so that equal sources differ in order."""
+def _source_seed(seed: int, source: int) -> int:
+    """The shuffle seed of a source, so that equal sources differ in order."""
     return int(np.random.SeedSequence([seed, source]).generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""Records that repeat one another, and those that share text with what is measured."""
+"""Find duplicate records, and records that share text with evaluation problems."""
 
 import re
 import unicodedata
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from targetsft_jax.data.record import Record
 from targetsft_jax.data.records import Problem
 
-# Words in a row that two texts have in common before that is called an overlap.
+# Consecutive words that two texts have in common before this counts as an overlap.
 WORDS = 30
 
-# Cases are all counted; of this many the ids are kept.
+# Cases are all counted; the ids of this many are listed.
 SHOWN = 5
 
 _SPACE = re.compile(r"\s+")
@@ -19,52 +19,52 @@ _SPACE = re.compile(r"\s+")
 
 @dataclass
 class Cases:
-    """How many cases there are, and the ids of the first few."""
+    """A number of cases, with the ids of the first ones."""
 
     count: int = 0
     first: list[tuple[str, str]] = field(default_factory=list)
-    """The record's id, and that of what it repeats or shares text with."""
+    """The record's id, and the id of its duplicate or of the problem."""
 
-    def add(self, own: str, other: str) -> None:
-        """Counts one more."""
+    def add(self, id: str, other: str) -> None:
+        """Count another case."""
         self.count += 1
         if len(self.first) < SHOWN:
-            self.first.append((own, other))
+            self.first.append((id, other))
 
 
 class Duplicates:
-    """Finds records that repeat an earlier one; remembers two numbers of each.
+    """Finds records that repeat an earlier one; stores two hashes of each.
 
     Attributes:
-        conversations: records whose turns are all those of an earlier one.
-        prompts: others that ask what an earlier one asks, and answer otherwise.
+        conversations: records with all turns of an earlier one.
+        prompts: others with the prompt of an earlier one and another response.
     """
 
     def __init__(self) -> None:
         self.conversations, self.prompts = Cases(), Cases()
-        self._whole: dict[int, str] = {}
-        self._asked: dict[int, str] = {}
+        self._by_conversation: dict[int, str] = {}
+        self._by_prompt: dict[int, str] = {}
 
     def add(self, record: Record) -> None:
-        """Takes the next record. Texts are compared without case and white space."""
-        turns = [(m["role"], normalised(m["content"])) for m in record.messages]
-        whole, asked = hash(tuple(turns)), hash(tuple(turns[:-1]))
-        own = record.id or record.origin
-        if whole in self._whole:
-            self.conversations.add(own, self._whole[whole])
-        elif asked in self._asked:
-            self.prompts.add(own, self._asked[asked])
-        self._whole.setdefault(whole, own)
-        self._asked.setdefault(asked, own)
+        """Compare the next record; case and white space do not count."""
+        turns = [(m["role"], normalise(m["content"])) for m in record.messages]
+        conversation, prompt = hash(tuple(turns)), hash(tuple(turns[:-1]))
+        id = record.id or record.origin
+        if conversation in self._by_conversation:
+            self.conversations.add(id, self._by_conversation[conversation])
+        elif prompt in self._by_prompt:
+            self.prompts.add(id, self._by_prompt[prompt])
+        self._by_conversation.setdefault(conversation, id)
+        self._by_prompt.setdefault(prompt, id)
 
 
 class Overlap:
-    """Finds records that ask what is measured; remembers the problems' text alone.
+    """Finds records that overlap with evaluation problems; stores only the problems.
 
     Attributes:
-        exact: records with a user turn that is the question of a problem, without
+        exact: records with a user turn that equals the question of a problem, up to
             case and white space.
-        shared: others with a user turn that has WORDS words in a row in common with
+        shared: others with a user turn that has WORDS consecutive words in common with
             a question.
     """
 
@@ -73,30 +73,30 @@ class Overlap:
         self._questions: dict[str, str] = {}
         self._runs: dict[int, str] = {}
         for problem in problems:
-            question = normalised(problem.messages[-1]["content"])
+            question = normalise(problem.messages[-1]["content"])
             self._questions.setdefault(question, problem.id)
             for run in _runs(question):
                 self._runs.setdefault(run, problem.id)
 
     def add(self, record: Record) -> None:
-        """Takes the next record."""
-        asked = [
-            normalised(message["content"])
+        """Compare the next record."""
+        prompts = [
+            normalise(message["content"])
             for message in record.messages
             if message["role"] == "user"
         ]
-        own = record.id or record.origin
-        same = (self._questions[text] for text in asked if text in self._questions)
-        runs = (run for text in asked for run in _runs(text))
+        id = record.id or record.origin
+        same = (self._questions[text] for text in prompts if text in self._questions)
+        runs = (run for text in prompts for run in _runs(text))
         shared = (self._runs[run] for run in runs if run in self._runs)
         if (other := next(same, None)) is not None:
-            self.exact.add(own, other)
+            self.exact.add(id, other)
         elif (other := next(shared, None)) is not None:
-            self.shared.add(own, other)
+            self.shared.add(id, other)
 
 
-def normalised(text: str) -> str:
-    """A text without what differs between copies: case, width of letters and space."""
+def normalise(text: str) -> str:
+    """A text without differences of case, width of letters and white space."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return _SPACE.sub(" ", folded).strip()
 

@@ -1,57 +1,85 @@
-"""Examples of any length as rows of one length."""
+"""Pack examples of any length into rows of one length."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from targetsft_jax.data.examples import MASK, TOKENS, Examples
-from targetsft_jax.data.report import Report
+from targetsft_jax.data.examples import MASK, TOKENS, Arrays, Examples
+from targetsft_jax.data.report import DataReport
 
-# Rows that are filled at a time, by the longest examples first. More fill rows better,
-# cost time, and let examples of like length gather.
+# Rows that are filled at a time, by the longest examples first. More of them fill rows
+# better, take longer, and let examples of similar length gather.
 _OPEN_ROWS = 1024
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Which examples lie in which of R rows, and how much of each."""
+class RowLayout:
+    """Placement of S examples in R rows of L tokens, and the share of each source."""
 
     examples: np.ndarray
-    """[S] int64, numbers of the examples, row after row as they stand there."""
+    """[S] int64: numbers of the examples, row after row in their order there."""
     lengths: np.ndarray
-    """[S] int64, the first so many tokens of each."""
+    """[S] int64: tokens of each example that the row holds, from its beginning."""
     row_ends: np.ndarray
-    """[R] int64: how many of the S lie up to the end of each row."""
+    """[R] int64: how many of the S stand in the rows up to and including each."""
     row_length: int
-    """L, the places in a row."""
+    """L, tokens per row."""
+    source_rows: tuple[int, ...]
+    """Rows of each source that is packed separately, in order; a single number if all
+    are packed together."""
+    weights: tuple[float, ...] | None = None
+    """Weight of each of these sources; None: every row once per epoch."""
 
     @property
     def rows(self) -> int:
         """R."""
         return len(self.row_ends)
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """All of it but L, under the names of the fields."""
+    def arrays(self) -> Arrays:
+        """The arrays under the names of their fields."""
         names = ("examples", "lengths", "row_ends")
         return {name: np.asarray(getattr(self, name), np.int64) for name in names}
 
+    def settings(self) -> dict[str, Any]:
+        """The other fields, as JSON has them."""
+        return {
+            "row_length": self.row_length,
+            "source_rows": list(self.source_rows),
+            "weights": None if self.weights is None else list(self.weights),
+        }
+
+    @classmethod
+    def of(
+        cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]
+    ) -> "RowLayout":
+        """The layout with these `arrays()` and `settings()`."""
+        weights = settings["weights"]
+        return cls(
+            **arrays,
+            row_length=settings["row_length"],
+            source_rows=tuple(settings["source_rows"]),
+            weights=None if weights is None else tuple(weights),
+        )
+
     def segments(self, row: int) -> slice:
-        """Which of the S lie in a row."""
+        """The entries of `examples` and `lengths` that stand in a row."""
         start = int(self.row_ends[row - 1]) if row else 0
         return slice(start, int(self.row_ends[row]))
 
 
-def fit(
-    examples: Examples, max_length: int, overlong: str, report: Report
+def fit_to_rows(
+    examples: Examples, row_length: int, overlong: str, report: DataReport
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which examples are used, and how much of each, so that it fits a row.
+    """Select the examples to use and the length of each, so that it fits into a row.
 
     Args:
-        examples: as encoded.
-        max_length: L, the length of a row.
+        examples: all of them.
+        row_length: L, tokens per row.
         overlong: `truncate` keeps the first L tokens, `drop` leaves the example out,
             `error` raises.
-        report: counts what was truncated or dropped.
+        report: counts truncated and dropped examples.
 
     Returns:
         Numbers of the examples [K] int64, and their lengths [K] int64, 2 to L.
@@ -60,79 +88,94 @@ def fit(
         ValueError: an example is longer than a row and `overlong` is `error`.
     """
     lengths = examples.lengths
-    cut = lengths > max_length
-    if overlong == "error" and cut.any():
-        first = int(np.argmax(cut))
+    exceeds = lengths > row_length
+    if overlong == "error" and exceeds.any():
+        first = int(np.argmax(exceeds))
         raise ValueError(
-            f"{examples.origins[first]}: {lengths[first]} tokens, data.max_length is"
-            f" {max_length}; raise it, or set data.overlong to truncate or drop"
+            f"{examples.origins[first]}: {lengths[first]} tokens and data.max_length is"
+            f" {row_length}; raise it, or set data.overlong to truncate or drop"
         )
-    # The first token has nothing before it to be predicted from.
-    trained = examples.first_trained < np.minimum(lengths, max_length)
-    kept = trained & ~cut if overlong == "drop" else trained
-    untrained = ~trained & ~cut
-    report.drop("nothing is trained after the first token", int(untrained.sum()))
+    # Nothing precedes the first token, so it cannot be predicted.
+    trained = examples.first_trained < np.minimum(lengths, row_length)
+    usable = trained & ~exceeds if overlong == "drop" else trained
+    report.drop(
+        "nothing is trained after the first token", int((~trained & ~exceeds).sum())
+    )
     if overlong == "drop":
-        report.drop("longer than a row", int(cut.sum()))
+        report.drop("longer than a row", int(exceeds.sum()))
     else:
-        lost = cut & ~trained
-        report.drop("nothing trained is left after truncation", int(lost.sum()))
-        report.truncated += int((cut & kept).sum())
-    numbers = np.flatnonzero(kept)
-    return numbers, np.minimum(lengths[numbers], max_length)
+        report.drop(
+            "nothing trained is left after truncation", int((exceeds & ~trained).sum())
+        )
+        report.truncated += int((exceeds & usable).sum())
+    numbers = np.flatnonzero(usable)
+    return numbers, np.minimum(lengths[numbers], row_length)
 
 
-def arrange(
+def pack(
     numbers: np.ndarray,
     lengths: np.ndarray,
-    max_length: int,
+    row_length: int,
     *,
     packing: bool = True,
-) -> Layout:
-    """Lays examples out in rows, from their lengths alone.
+) -> RowLayout:
+    """Place examples in rows, from their lengths alone.
 
     Args:
-        numbers: [K] int64, which examples, in the order in which they are packed.
-        lengths: [K] int64, none longer than `max_length`; at least one.
-        max_length: L.
-        packing: several examples a row, the longest first, or one example a row.
+        numbers: [K] int64, the examples in the order in which they are packed.
+        lengths: [K] int64, each at most `row_length`; at least one.
+        row_length: L, tokens per row.
+        packing: several examples per row, the longest first, or one example per row.
     """
     if not packing:
         ends = np.arange(1, len(numbers) + 1)
-        return Layout(numbers, lengths, ends, max_length)
+        return RowLayout(numbers, lengths, ends, row_length, (len(ends),))
     ends = np.cumsum(lengths)
-    # As many examples at a time as fill the open rows, so that none is given up half
-    # empty for a longer example; within them the longest first, as small ones fit into
-    # what is left at the end.
-    window = (ends - 1) // max(1, _OPEN_ROWS * max_length * 9 // 10)
+    # A window has as many examples as fill the open rows, so that no row is closed half
+    # empty for a longer example; the longest come first in it, since short ones fit
+    # into the remaining places.
+    window = (ends - 1) // max(1, _OPEN_ROWS * row_length * 9 // 10)
     order = np.lexsort((-lengths, window))
     parts = np.split(order, np.flatnonzero(np.diff(window)) + 1)
-    rows = [row for part in parts for row in _packed(part, lengths, max_length)]
+    rows = [row for part in parts for row in _first_fit(part, lengths, row_length)]
     placed = np.concatenate(rows)
     row_ends = np.cumsum([len(row) for row in rows])
-    return Layout(numbers[placed], lengths[placed], row_ends, max_length)
+    return RowLayout(
+        numbers[placed], lengths[placed], row_ends, row_length, (len(rows),)
+    )
 
 
-def lay_out(
-    examples: Examples, layout: Layout, rows: np.ndarray
-) -> dict[str, np.ndarray]:
-    """The tokens of some rows.
+def concatenate(layouts: Sequence[RowLayout], weights: Sequence[float]) -> RowLayout:
+    """The rows of one source after those of another, each source with its weight."""
+    offsets = np.cumsum([0, *(len(layout.examples) for layout in layouts)])
+    return RowLayout(
+        np.concatenate([layout.examples for layout in layouts]),
+        np.concatenate([layout.lengths for layout in layouts]),
+        np.concatenate([layout.row_ends + n for layout, n in zip(layouts, offsets)]),
+        layouts[0].row_length,
+        tuple(layout.rows for layout in layouts),
+        tuple(weights),
+    )
+
+
+def build_rows(examples: Examples, layout: RowLayout, rows: np.ndarray) -> Arrays:
+    """The arrays of some rows.
 
     Args:
-        examples: that the layout is of.
-        layout: of R rows of L places.
+        examples: the examples that the layout places.
+        layout: R rows of L tokens.
         rows: [n] int, 0 to R - 1, in any order.
 
     Returns:
         tokens [n, L] int32, 0 in padding;
-        labels [n, L] int32, the next token of the same segment, 0 at its last place;
+        labels [n, L] int32, the next token of the same segment, 0 at its last position;
         loss_mask [n, L] bool, whether the label is trained;
         segment_ids [n, L] int32, 1, 2, … within a row and 0 in padding;
         positions [n, L] int32, from 0 in each segment;
-        every column [n, L] float32, beside the label it belongs to, 0 elsewhere.
+        every further column [n, L] float32, at the position of its label, 0 elsewhere.
     """
     shape = (len(rows), layout.row_length)
-    found = {
+    columns = {
         name: np.zeros(shape, values.dtype) for name, values in examples.columns.items()
     }
     labels = np.zeros(shape, np.int32)
@@ -140,33 +183,33 @@ def lay_out(
     positions = np.zeros(shape, np.int32)
     counting = np.arange(layout.row_length, dtype=np.int32)
     tokens = examples.columns[TOKENS]
-    # What stands beside its label moves one place to the front.
-    beside = [(found[name], examples.columns[name]) for name in found if name != TOKENS]
-    beside.append((labels, tokens))
+    # Labels, and all that belongs to them, stand one position before their token.
+    shifted = [(columns[n], examples.columns[n]) for n in columns if n != TOKENS]
+    shifted.append((labels, tokens))
     for i, row in enumerate(rows):
         at = 0
         part = layout.segments(int(row))
-        chosen, lengths = layout.examples[part], layout.lengths[part].tolist()
-        starts = examples.starts[chosen].tolist()
+        numbers, lengths = layout.examples[part], layout.lengths[part].tolist()
+        starts = examples.starts[numbers].tolist()
         for segment, (start, n) in enumerate(zip(starts, lengths), 1):
-            found[TOKENS][i, at : at + n] = tokens[start : start + n]
-            for target, source in beside:
+            columns[TOKENS][i, at : at + n] = tokens[start : start + n]
+            for target, source in shifted:
                 target[i, at : at + n - 1] = source[start + 1 : start + n]
             segment_ids[i, at : at + n] = segment
             positions[i, at : at + n] = counting[:n]
             at += n
     arrays = {
-        TOKENS: found.pop(TOKENS),
+        TOKENS: columns.pop(TOKENS),
         "labels": labels,
-        MASK: found.pop(MASK),
+        MASK: columns.pop(MASK),
         "segment_ids": segment_ids,
         "positions": positions,
     }
-    return arrays | found
+    return arrays | columns
 
 
-def trained(examples: Examples, layout: Layout) -> int:
-    """How many labels of all rows have a loss."""
+def count_trained(examples: Examples, layout: RowLayout) -> int:
+    """The number of trained labels in all rows."""
     mask, starts = examples.columns[MASK], examples.starts[layout.examples]
     return sum(
         int(np.count_nonzero(mask[start + 1 : start + n]))
@@ -174,8 +217,10 @@ def trained(examples: Examples, layout: Layout) -> int:
     )
 
 
-def _packed(order: np.ndarray, lengths: np.ndarray, row_length: int):
-    """Places in `order` of the examples of each row, by first-fit in this order."""
+def _first_fit(
+    order: np.ndarray, lengths: np.ndarray, row_length: int
+) -> Iterator[np.ndarray]:
+    """The examples of each row, by first-fit in this order."""
     import grain
 
     source = grain.MapDataset.source(order).map(

@@ -1,229 +1,126 @@
-"""From a config to batches: a pure function of (seed, step)."""
+"""From a data section to batches, each a pure function of (data set, seed, step)."""
 
 import dataclasses
 import functools
 import hashlib
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from targetsft_jax.data import chat, mixture, packing, thinking
+from targetsft_jax.data import mixture, packing
 from targetsft_jax.data.chat import Example
 from targetsft_jax.data.chat_templates import with_template
-from targetsft_jax.data.config import (
-    DataConfig,
-    paths,
-    source_name,
-    sources,
-    validate,
-)
-from targetsft_jax.data.content_hash import identity
-from targetsft_jax.data.examples import Examples, flat_parts, from_flat, put_together
-from targetsft_jax.data.packing import Layout
-from targetsft_jax.data.record import RowError
-from targetsft_jax.data.records import bad_row, load_records
-from targetsft_jax.data.report import Report
-from targetsft_jax.data.token_cache import Cache, kept
+from targetsft_jax.data.config import DataConfig, source_name, sources, validate
+from targetsft_jax.data.content_hash import content_hash
+from targetsft_jax.data.encoding import Encoder, nothing_left
+from targetsft_jax.data.examples import Arrays, Examples, from_flat
+from targetsft_jax.data.packing import RowLayout
+from targetsft_jax.data.report import DataReport
+from targetsft_jax.data.token_cache import CacheFolders, load_or_make
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# Names of the arrays of held-out rows in the cache begin so.
+_HELD_OUT = "held_out_"
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """The training set: tokenized examples, and which of them lie in which row."""
+    """Tokenized examples and their placement in rows."""
 
     examples: Examples
-    layout: Layout
-    report: Report
+    layout: RowLayout
+    report: DataReport
+    """For the reader; batches do not depend on it."""
     fingerprint: str
-    """sha256 of tokens and layout: the same data, tokenizer and packing give the
-    same."""
-    cached: list[str] = field(default_factory=list)
-    """Lines on what came from the cache, and which folder."""
+    """sha256 of tokens and layout: equal for equal data, tokenizer and packing."""
+    cache_log: list[str] = field(default_factory=list)
+    """Lines on what came from the cache or was written to it, with the folder."""
 
     @property
     def rows(self) -> int:
-        """R, the number of rows of tokens."""
+        """R, the number of packed rows."""
         return self.layout.rows
 
     @property
     def columns(self) -> list[str]:
-        """What a batch holds: tokens, labels, loss_mask, … and further columns."""
+        """Names of the arrays of a batch: tokens, labels, loss_mask, …."""
         return list(self.take(np.arange(0)))
 
     @property
     def example(self) -> Example:
-        """The first example of the first row, to be shown."""
+        """The first example of the first row, for display."""
         layout = self.layout
         return self.examples.take(int(layout.examples[0]), int(layout.lengths[0]))
 
-    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows by their numbers [n]: every column as [n, L]; see `packing.lay_out`."""
-        return packing.lay_out(self.examples, self.layout, rows)
+    def take(self, rows: np.ndarray) -> Arrays:
+        """Rows by their numbers [n]: every array [n, L], see `packing.build_rows`."""
+        return packing.build_rows(self.examples, self.layout, rows)
 
     def origins(self, row: int) -> list[str]:
-        """The records that lie in a row, `file:line` each, in their order there."""
-        inside = self.layout.examples[self.layout.segments(row)]
-        return [self.examples.origins[number] for number in inside.tolist()]
+        """The records in a row, `file:line` each, in their order there."""
+        numbers = self.layout.examples[self.layout.segments(row)]
+        return [self.examples.origins[number] for number in numbers.tolist()]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The packed training set, and the held-out examples if there are any."""
+
+    train: Dataset
+    held_out: Dataset | None = None
 
 
 def prepare(
     config: DataConfig,
     tokenizer: "PreTrainedTokenizerBase",
     cache_dir: str | Path | None = None,
-) -> Dataset:
-    """Reads, tokenizes and packs the training set; see `prepare_parts`."""
-    return prepare_parts(config, tokenizer, cache_dir)[0]
-
-
-def prepare_parts(
-    config: DataConfig,
-    tokenizer: "PreTrainedTokenizerBase",
-    cache_dir: str | Path | None = None,
     *,
     held_out: int = 0,
-) -> tuple[Dataset, Dataset | None]:
-    """Reads and tokenizes examples, and packs them: to train on, and held out.
+) -> Prepared:
+    """Read, tokenize and pack examples, to train on and held out.
 
     Examples are shuffled by `shuffle_seed` before they are packed, so that a row is
-    no neighbourhood of the source file. The first ones of that order are held out.
+    not a neighbourhood of the source file. The first ones of that order are held out.
 
     Args:
         config: the data section.
-        tokenizer: whose chat template is used unless the config has another.
-        cache_dir: where tokens and rows are kept, for the next time and out of memory;
-            None, or `cache` false, or generated problems: nothing is kept.
-        held_out: how many examples are kept out of training.
-
-    Returns:
-        The training set, and the examples held out, None where there are none.
+        tokenizer: its chat template is used unless the config has another.
+        cache_dir: where tokens and packed rows are cached and memory-mapped. None,
+            `cache: false` or generated problems: nothing is cached.
+        held_out: number of examples held out from training.
 
     Raises:
         ValueError: the config contradicts itself; a row cannot be used and
-            `on_bad_row` is `error`; no example is left.
+            `on_bad_row` is `error`; no example is left to train on.
     """
     validate(config)
     tokenizer = with_template(tokenizer, config.chat_template)
-    encode = functools.partial(_encode, config, tokenizer)
-    said: list[str] = []
-    generated = all(source.source == "synthetic" for source in sources(config))
-    if cache_dir is None or not config.cache or generated:
-        parts, about = encode()
-        examples = put_together(parts)
-        report = Report(**about())
-        layout, fingerprint = _arrange(config, examples, report, held_out)
-        whole = Dataset(examples, layout, report, fingerprint, said)
-        return whole, _held_out(config, examples, held_out)
-    cache = Cache.of(config, tokenizer, identity(config), cache_dir, held_out)
-    flat, about = kept(cache.tokens, encode, lambda line: said.append("tokens " + line))
-    examples, report = from_flat(flat), Report(**about)
+    encoder = Encoder(config, tokenizer)
+    folders = _cache_folders(config, tokenizer, cache_dir, held_out)
+    log: list[str] = []
 
-    def make():
-        layout, fingerprint = _arrange(config, examples, report, held_out)
-        known = {"report": dataclasses.asdict(report), "fingerprint": fingerprint}
-        return [layout.arrays()], lambda: known
-
-    rows, about = kept(cache.rows, make, lambda line: said.append("rows " + line))
-    layout = Layout(**rows, row_length=config.max_length)
-    report = Report(**about["report"])
-    whole = Dataset(examples, layout, report, about["fingerprint"], said)
-    return whole, _held_out(config, examples, held_out)
-
-
-def _encode(config: DataConfig, tokenizer: "PreTrainedTokenizerBase"):
-    """Parts of flat arrays, and the report once they are taken."""
-    marked = chat.marks_assistant(tokenizer)
-    records, report = load_records(config)
-    report.mask_from = (
-        "the chat template's {% generation %} marks"
-        if marked
-        else "the prefix property of the chat template, proved for each turn"
+    flat, summary = load_or_make(
+        folders.tokens, encoder, lambda line: log.append("tokens " + line)
     )
-    parts = flat_parts(_encoded(config, records, tokenizer, report))
-    first = next(parts, None)
-    if first is None:
-        raise _nothing_left(config, report)
-    return itertools.chain([first], parts), lambda: dataclasses.asdict(report)
-
-
-def _arrange(
-    config: DataConfig, examples: Examples, report: Report, held_out: int
-) -> tuple[Layout, str]:
-    """Which example goes where; the report says what became of them."""
-    numbers, lengths = _shuffled(config, examples, report)
-    if not len(numbers):
-        raise _nothing_left(config, report)
-    if held_out >= len(numbers):
-        raise ValueError(
-            f"validation.examples is {held_out:,} and the data has {len(numbers):,}"
-            f" examples; expected fewer, since the others are trained on:\n{report}"
-        )
-    report.held_out = held_out
-    layout = mixture.arrange(config, report, numbers[held_out:], lengths[held_out:])
-    _count(examples, layout, report)
-    return layout, _fingerprint(examples, layout)
-
-
-def _held_out(config: DataConfig, examples: Examples, number: int) -> Dataset | None:
-    if not number:
-        return None
-    report = Report()
-    numbers, lengths = _shuffled(config, examples, Report())
-    layout = packing.arrange(
-        numbers[:number], lengths[:number], config.max_length, packing=config.packing
+    examples = from_flat(flat)
+    packer = _Packer(config, examples, DataReport(**summary), held_out)
+    arrays, summary = load_or_make(
+        folders.rows, packer, lambda line: log.append("rows " + line)
     )
-    _count(examples, layout, report)
-    return Dataset(examples, layout, report, _fingerprint(examples, layout))
-
-
-def _shuffled(
-    config: DataConfig, examples: Examples, report: Report
-) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers and lengths of the examples that are used, in `shuffle_seed`'s order."""
-    numbers, lengths = packing.fit(examples, config.max_length, config.overlong, report)
-    order = np.random.default_rng(config.shuffle_seed).permutation(len(numbers))
-    return numbers[order], lengths[order]
-
-
-def _count(examples: Examples, layout: Layout, report: Report) -> None:
-    report.examples = len(layout.examples)
-    report.packed_rows, report.row_length = layout.rows, layout.row_length
-    report.tokens = int(layout.lengths.sum())
-    report.trained_tokens = packing.trained(examples, layout)
-
-
-def _nothing_left(config: DataConfig, report: Report) -> ValueError:
-    read = ", ".join(
-        name for own in sources(config) for name in paths(own) or [source_name(own)]
-    )
-    return ValueError(f"no example is left to train on, of {read}:\n{report}")
-
-
-def _encoded(config, records, tokenizer, report):
-    """Examples, source after source; the report counts how many each has."""
-    for source, own in itertools.groupby(records, lambda record: record.source):
-
-        def refused(error, source=source):
-            report.note("bad", source)
-            bad_row(error, config, report)
-
-        treated = _treated(own, config.thinking, refused)
-        for example in chat.encode_all(treated, tokenizer, refused):
-            report.note("encoded", source)
-            yield example
-
-
-def _treated(records, mode, refused):
-    for record in records:
-        try:
-            yield thinking.treat(record, mode)
-        except RowError as error:
-            refused(error)
+    train = _dataset(examples, arrays, summary["train"], log)
+    if not held_out:
+        return Prepared(train)
+    arrays = {
+        name.removeprefix(_HELD_OUT): x
+        for name, x in arrays.items()
+        if name.startswith(_HELD_OUT)
+    }
+    return Prepared(train, _dataset(examples, arrays, summary["held_out"], []))
 
 
 def rows_at(
@@ -231,30 +128,39 @@ def rows_at(
     step: int,
     *,
     batch_size: int,
-    accumulation: int = 1,
+    accumulation_steps: int = 1,
     seed: int = 0,
 ) -> np.ndarray:
-    """Which rows a step takes: a pure function of (dataset, seed, step).
+    """Numbers of the rows of an optimizer step: a function of (dataset, seed, step).
 
-    Every epoch visits each row once in a fresh order, or those of each source in its
-    share where a mixture has weights. A batch may run over into the next epoch; a data
+    Every epoch visits each row once in another order, or those of each source in its
+    share if the mixture has weights. A batch may continue into the next epoch; a data
     set smaller than a batch repeats within it.
 
     Args:
-        dataset: of R rows.
+        dataset: R rows.
         step: 0, 1, …
-        batch_size: B, rows in a micro-batch, over all processes.
-        accumulation: A, micro-batches in a step.
-        seed: of the order of rows.
+        batch_size: B, rows per optimizer step, over all processes.
+        accumulation_steps: A, micro-batches per optimizer step.
+        seed: the seed of the order of rows.
 
     Returns:
-        [A, B] int, 0 to R - 1.
+        [A, B / A] int, 0 to R - 1.
+
+    Raises:
+        ValueError: `step` is negative, or `batch_size` not a multiple of
+            `accumulation_steps`.
     """
     if step < 0:
         raise ValueError(f"step is {step}; expected 0 or more")
-    rows, weights = mixture.parts(dataset.report)
-    numbers = _order(rows, weights, batch_size * accumulation, seed)[step]
-    return numbers.reshape(accumulation, batch_size)
+    if batch_size % accumulation_steps:
+        raise ValueError(
+            f"batch_size is {batch_size}; expected a multiple of accumulation_steps ="
+            f" {accumulation_steps}"
+        )
+    layout = dataset.layout
+    numbers = _batches(layout.source_rows, layout.weights, batch_size, seed)[step]
+    return numbers.reshape(accumulation_steps, -1)
 
 
 def batch_at(
@@ -262,24 +168,28 @@ def batch_at(
     step: int,
     *,
     batch_size: int,
-    accumulation: int = 1,
+    accumulation_steps: int = 1,
     seed: int = 0,
-) -> dict[str, np.ndarray]:
+) -> Arrays:
     """The batch of an optimizer step: a pure function of (dataset, seed, step).
 
     Args:
-        dataset: of R rows of L places.
-        step, batch_size, accumulation, seed: as for `rows_at`, which chooses the rows.
+        dataset: rows of L tokens.
+        step, batch_size, accumulation_steps, seed: as in `rows_at`.
 
     Returns:
-        Every column of the data set as [A, B, L].
+        Every array of the data set as [A, B / A, L].
     """
-    chosen = rows_at(
-        dataset, step, batch_size=batch_size, accumulation=accumulation, seed=seed
+    rows = rows_at(
+        dataset,
+        step,
+        batch_size=batch_size,
+        accumulation_steps=accumulation_steps,
+        seed=seed,
     )
     return {
-        name: values.reshape(*chosen.shape, -1)
-        for name, values in dataset.take(chosen.reshape(-1)).items()
+        name: values.reshape(*rows.shape, -1)
+        for name, values in dataset.take(rows.reshape(-1)).items()
     }
 
 
@@ -288,35 +198,35 @@ def iterate(
     start_step: int = 0,
     *,
     batch_size: int,
-    accumulation: int = 1,
+    accumulation_steps: int = 1,
     seed: int = 0,
     prefetch: int = 2,
-) -> Iterator[dict[str, np.ndarray]]:
-    """Batches from `start_step` on, without end, made ahead of time in a thread.
+) -> Iterator[Arrays]:
+    """Endless batches from `start_step` on, prefetched by a thread.
 
     Args:
-        dataset, batch_size, accumulation, seed: as for `batch_at`.
+        dataset, batch_size, accumulation_steps, seed: as in `batch_at`.
         start_step: the step of the first batch.
-        prefetch: batches kept ready.
+        prefetch: batches that are ready ahead of time.
 
     Returns:
-        Iterator over what `batch_at` gives for start_step, start_step + 1, …
+        Iterator over the values of `batch_at` for start_step, start_step + 1, …
     """
     import grain
 
-    make = functools.partial(
+    batch_of = functools.partial(
         batch_at,
         dataset,
         batch_size=batch_size,
-        accumulation=accumulation,
+        accumulation_steps=accumulation_steps,
         seed=seed,
     )
-    steps = grain.MapDataset.range(start_step, 2**62).map(make)
+    steps = grain.MapDataset.range(start_step, 2**62).map(batch_of)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
     return iter(steps.to_iter_dataset(options))
 
 
-def fingerprint(arrays: dict[str, np.ndarray]) -> str:
+def fingerprint(arrays: Arrays) -> str:
     """sha256 over names, shapes, dtypes and contents."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
@@ -326,7 +236,115 @@ def fingerprint(arrays: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def _fingerprint(examples: Examples, layout: Layout) -> str:
+class _Packer:
+    """Packs the shuffled examples: the first ones held out, the others to train on.
+
+    Attributes:
+        report: of the encoded examples; it counts what is packed.
+    """
+
+    def __init__(
+        self, config: DataConfig, examples: Examples, report: DataReport, held_out: int
+    ):
+        self._config, self._examples, self.report = config, examples, report
+        self._held_out = held_out
+        self._summary: dict[str, Any] = {}
+
+    def parts(self) -> Iterator[Arrays]:
+        """The arrays of both layouts, in a single part."""
+        numbers, lengths = self._shuffled()
+        n = self._held_out
+        self.report.held_out = n
+        layout = self._pack_train(numbers[n:], lengths[n:])
+        self._summary["train"] = self._describe(layout, self.report)
+        arrays = layout.arrays()
+        if n:
+            layout = packing.pack(
+                numbers[:n],
+                lengths[:n],
+                self._config.max_length,
+                packing=self._config.packing,
+            )
+            self._summary["held_out"] = self._describe(layout, DataReport())
+            arrays |= {_HELD_OUT + name: x for name, x in layout.arrays().items()}
+        yield arrays
+
+    def summary(self) -> dict[str, Any]:
+        """Settings, report and fingerprint of both layouts."""
+        return self._summary
+
+    def _shuffled(self) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers and lengths of the usable examples, in the order of shuffle_seed."""
+        config, report = self._config, self.report
+        numbers, lengths = packing.fit_to_rows(
+            self._examples, config.max_length, config.overlong, report
+        )
+        if not len(numbers):
+            raise nothing_left(config, report)
+        if self._held_out >= len(numbers):
+            raise ValueError(
+                f"validation.examples is {self._held_out:,} and the data has"
+                f" {len(numbers):,} examples; expected fewer, since the others are"
+                f" trained on:\n{report}"
+            )
+        order = np.random.default_rng(config.shuffle_seed).permutation(len(numbers))
+        return numbers[order], lengths[order]
+
+    def _pack_train(self, numbers: np.ndarray, lengths: np.ndarray) -> RowLayout:
+        parts = sources(self._config)
+        names = [source_name(part) for part in parts]
+        source = self._examples.source[numbers]
+        self.report.count_examples(names, source, lengths)
+        for i, part in enumerate(parts):
+            if part.weight is not None and i not in source:
+                raise ValueError(
+                    f"data.mixture[{i}] ({names[i]}) has no example left to train on,"
+                    f" and a weight:\n{self.report}"
+                )
+        layout = mixture.pack_sources(self._config, source, numbers, lengths)
+        if layout.weights is not None:
+            self.report.weights = dict(zip(names, layout.weights))
+            for name, rows in zip(names, layout.source_rows):
+                self.report.count_source("packed_rows", name, rows)
+        return layout
+
+    def _describe(self, layout: RowLayout, report: DataReport) -> dict[str, Any]:
+        """A layout without its arrays, as JSON has it; completes its report."""
+        report.examples = len(layout.examples)
+        report.packed_rows, report.row_length = layout.rows, layout.row_length
+        report.tokens = int(layout.lengths.sum())
+        report.trained_tokens = packing.count_trained(self._examples, layout)
+        return {
+            "settings": layout.settings(),
+            "report": dataclasses.asdict(report),
+            "fingerprint": _fingerprint(self._examples, layout),
+        }
+
+
+def _dataset(
+    examples: Examples, arrays: Arrays, summary: dict[str, Any], log: list[str]
+) -> Dataset:
+    """A data set from the arrays and the summary of its layout."""
+    names = ("examples", "lengths", "row_ends")
+    layout = RowLayout.of({name: arrays[name] for name in names}, summary["settings"])
+    report = DataReport(**summary["report"])
+    return Dataset(examples, layout, report, summary["fingerprint"], log)
+
+
+def _cache_folders(
+    config: DataConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    cache_dir: str | Path | None,
+    held_out: int,
+) -> CacheFolders:
+    generated = all(source.source == "synthetic" for source in sources(config))
+    if cache_dir is None or not config.cache or generated:
+        return CacheFolders()
+    content = content_hash(config)
+    return CacheFolders.of(config, tokenizer, content, cache_dir, held_out)
+
+
+def _fingerprint(examples: Examples, layout: RowLayout) -> str:
     return fingerprint(
         examples.columns
         | {
@@ -339,5 +357,11 @@ def _fingerprint(examples: Examples, layout: Layout) -> str:
 
 
 @functools.lru_cache
-def _order(rows, weights, size: int, seed: int):
-    return mixture.order(rows, weights, seed).batch(size)
+def _batches(
+    source_rows: tuple[int, ...],
+    weights: tuple[float, ...] | None,
+    batch_size: int,
+    seed: int,
+) -> Any:
+    """The endless order of rows in batches: a sequence of [B] int."""
+    return mixture.row_order(source_rows, weights, seed).batch(batch_size)

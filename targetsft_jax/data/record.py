@@ -1,18 +1,20 @@
-"""The one shape every example has before it meets a tokenizer."""
+"""Records: every row as one conversation, before it is tokenized."""
 
 import math
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from targetsft_jax.data.config import FieldMap
 from targetsft_jax.data.filters import Test
 from targetsft_jax.targets.inputs import INPUTS, column_names
 
+if TYPE_CHECKING:
+    from targetsft_jax.data.config import FieldMap
+
 
 class RowError(ValueError):
-    """A row that cannot be used; the message opens with its file and line."""
+    """A row that cannot be used; the message begins with its file and line."""
 
     def __init__(self, origin: str, problem: str):
         super().__init__(f"{origin}: {problem}")
@@ -21,41 +23,41 @@ class RowError(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """A conversation and what is known about it."""
+    """A conversation with its gold answer, its columns and its origin."""
 
     messages: list[dict[str, str]]
     """{"role": system | user | assistant, "content": str}, in order."""
     answer: str | None = None
-    """The gold answer, where there is one."""
+    """The gold answer, if there is one."""
     columns: dict[str, float | list[float]] = field(default_factory=dict)
-    """By name from `targets.inputs`: a number, or one number for each trained token."""
+    """By name in `targets.inputs`: a number, or one number per trained token."""
     origin: str = ""
-    """`file:row`, or how the record was generated."""
+    """`file:row`, or the coordinates of a generated record."""
     id: str = ""
-    """The same wherever the files lie: the row's own in its data set, else its file's
-    name and row."""
+    """Independent of the folder: the id of the row in its data set, else the name of
+    the file and the row."""
     source: str = ""
-    """Name of the source it is from."""
+    """Name of its source."""
 
 
 def to_record(
     row: Mapping[str, Any],
-    fields: FieldMap,
+    fields: "FieldMap",
     origin: str,
     *,
     train: bool = True,
     id: str = "",
     source: str = "",
 ) -> Record:
-    """Turns a row into a record.
+    """Make a record of a row.
 
     Args:
-        row: the row as read.
-        fields: which parts of the row are the conversation.
-        origin: `file:row`, for messages.
-        train: whether the record must hold something to train on. Without it the
-            messages end before the last assistant turn, and an answer is required.
-        id, source: of the record.
+        row: the parsed row.
+        fields: maps its fields to the conversation.
+        origin: `file:row`, for error messages.
+        train: require a response to train on. Otherwise the messages end before the
+            last assistant turn, and a gold answer is required.
+        id, source: id of the record and name of its source.
 
     Raises:
         RowError: a field is missing, of the wrong type or empty; roles are not
@@ -88,15 +90,16 @@ def to_record(
     return Record(messages, answer, columns, origin, id, source)
 
 
-def unmet(
+def first_unmet(
     row: Mapping[str, Any], conditions: Mapping[str, Test], origin: str
 ) -> str | None:
-    """The first field whose text does not satisfy its condition; None: all do.
+    """The first field whose text does not satisfy its condition, or None.
 
     A null counts as empty text.
 
     Raises:
-        RowError: the row lacks such a field, or it is no number where one is needed.
+        RowError: the row lacks such a field, or the field is compared as a number and
+            is not one.
     """
     for name, holds in conditions.items():
         value = _get(row, name, origin)
@@ -116,13 +119,13 @@ def unmet(
 def _get(row: Mapping[str, Any], name: str, origin: str) -> Any:
     if name in row:
         return row[name]
-    inside: Any = row
+    value: Any = row
     for part in name.split("."):
-        if not isinstance(inside, Mapping) or part not in inside:
-            have = ", ".join(sorted(row)) or "none"
-            raise RowError(origin, f"field {name!r} is missing; the row has {have}")
-        inside = inside[part]
-    return inside
+        if not isinstance(value, Mapping) or part not in value:
+            names = ", ".join(sorted(row)) or "none"
+            raise RowError(origin, f"field {name!r} is missing; the row has {names}")
+        value = value[part]
+    return value
 
 
 def _as_text(value: Any, name: str, origin: str) -> str:
@@ -135,7 +138,7 @@ def _as_text(value: Any, name: str, origin: str) -> str:
     raise RowError(
         origin,
         f"field {name!r} is {type(value).__name__}; expected text, a number or a list"
-        " (a part of an object is named by a dot, as in 'options.A')",
+        " (name a part of an object by a dot, as in 'options.A')",
     )
 
 
@@ -160,8 +163,8 @@ def _hole(row: Mapping[str, Any], name: str, origin: str) -> str:
 def _messages(row: Mapping[str, Any], name: str, origin: str) -> list[dict[str, str]]:
     turns = _get(row, name, origin)
     if not isinstance(turns, list) or not turns:
-        found = "an empty list" if turns == [] else type(turns).__name__
-        raise RowError(origin, f"field {name!r} is {found}; expected a list of turns")
+        kind = "an empty list" if turns == [] else type(turns).__name__
+        raise RowError(origin, f"field {name!r} is {kind}; expected a list of turns")
     messages = []
     for i, turn in enumerate(turns):
         where = f"{name}[{i}]"
@@ -189,15 +192,15 @@ def _check_roles(messages: list[dict[str, str]], origin: str, train: bool) -> No
         if not _is_unicode(messages[i]["content"]):
             raise RowError(
                 origin,
-                f"turn {i} has half of a surrogate pair, such as \\ud800, which is no"
-                " character; mend the text",
+                f"turn {i} has half of a surrogate pair, such as \\ud800, which is not"
+                " a character; repair the text",
             )
         if role == "system" and i > 0:
             raise RowError(origin, f"turn {i} has role system; expected it first only")
     speakers = [role for role in roles if role != "system"]
     if speakers[:1] != ["user"]:
-        found = speakers[0] if speakers else "none"
-        raise RowError(origin, f"the first speaker is {found}; expected user")
+        first = speakers[0] if speakers else "none"
+        raise RowError(origin, f"the first speaker is {first}; expected user")
     if train and "assistant" not in speakers:
         raise RowError(origin, "no assistant turn: there is nothing to train on")
     if not train and speakers[-1] != "user":

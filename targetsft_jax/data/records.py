@@ -1,4 +1,4 @@
-"""From the data section of a config to records and problems, before any tokenizer."""
+"""Records to train on and problems to evaluate on, before any tokenizer."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from targetsft_jax.data.config import (
 )
 from targetsft_jax.data.filters import conditions
 from targetsft_jax.data.hf_folder import split_files
-from targetsft_jax.data.record import Record, RowError, to_record, unmet
-from targetsft_jax.data.report import Report
+from targetsft_jax.data.record import Record, RowError, first_unmet, to_record
+from targetsft_jax.data.report import DataReport
 from targetsft_jax.data.sources import (
     Row,
     parse_row,
@@ -26,11 +26,11 @@ from targetsft_jax.data.sources import (
     read_lines,
     read_parquet,
 )
-from targetsft_jax.data.synthetic import generate
+from targetsft_jax.data.synthetic import make_record
 
-# Duplicates among generated problems are passed over; after this many in a row the
-# split is taken to hold no other.
-_FRUITLESS = 1000
+# Repeated problems are passed over; after this many in succession the split is assumed
+# to have no further one.
+_MAX_REPEATS = 1000
 
 
 @dataclass(frozen=True)
@@ -38,27 +38,47 @@ class Problem:
     """A question with its gold answer."""
 
     messages: list[dict[str, str]] = field(repr=False)
-    """The conversation up to and with the user's question."""
+    """The conversation up to the user's question, which is the last turn."""
     answer: str
     id: str
-    """`file:row`, or how the problem was generated."""
+    """`file:row`, or the coordinates of a generated problem."""
     source: str = ""
-    """Name of the source it is from."""
+    """Name of its source."""
 
 
-def load_records(config: DataConfig) -> tuple[Iterator[Record], Report]:
-    """Records to train on, and what became of the others.
+def load_records(config: DataConfig) -> tuple[Iterator[Record], DataReport]:
+    """Records to train on, and the report of their rows.
 
     Returns:
-        records: streamed, source after source in the order of each; read once.
-        report: filled while they are read.
+        records: a stream, source after source in the order of each; read once.
+        report: filled while the records are read.
 
     Raises:
-        ValueError: the config contradicts itself; while reading, as for `prepare`.
+        ValueError: the config contradicts itself; while reading, as in `prepare`.
     """
     validate(config)
-    report = Report()
-    return _records(config, report, train=True), report
+    report = DataReport()
+    return read_records(config, report), report
+
+
+def read_records(
+    config: DataConfig, report: DataReport, *, train: bool = True
+) -> Iterator[Record]:
+    """Stream the records of a validated data section, source after source.
+
+    Args:
+        config: the data section.
+        report: counts the rows.
+        train: records to train on; else to evaluate on, see `to_record`.
+    """
+    for source in sources(config):
+        count = 0
+        for record in _read_source(source, config, report, train):
+            count += 1
+            yield record
+            if count == source.limit:
+                report.limited = True
+                break
 
 
 def problems(
@@ -69,17 +89,17 @@ def problems(
     """Problems to evaluate on.
 
     Args:
-        config: generated problems; a data set of the catalogue, or any other source
+        config: generated problems; or a data set of the catalogue, or any other source
             whose rows have `fields.answer`, or several in a mixture.
         split: of generated problems, `heldout` or `train`; always without label
-            noise and no two with the same prompt. Other sources have their own:
-            `config.split`, another file, or `where`.
-        n: how many, the first ones of the source. None: all of a file, or
-            `synthetic.examples` generated ones.
+            noise, and no two with the same prompt. Other sources have their own
+            splits: `config.split`, another file, or `where`.
+        n: number of problems, from the beginning of the source. None: all of a file,
+            or `synthetic.examples` generated ones.
 
     Raises:
-        ValueError: the split has fewer than n distinct problems, a source holds none,
-            a mixture has generated ones, or a row cannot be used and `on_bad_row` is
+        ValueError: the split has fewer than n distinct problems; a source has none; a
+            mixture contains generated ones; a row cannot be used and `on_bad_row` is
             `error`.
     """
     if split not in SPLITS:
@@ -95,46 +115,35 @@ def problems(
                 f"mixture[{i}].source of the problems is synthetic; expected sources"
                 " with a gold answer in each row, or generated problems alone"
             )
-    report = Report()
-    found: list[Problem] = []
-    for record in _records(config, report, train=False):
-        assert record.answer is not None  # to_record has refused it otherwise
-        found.append(
+    report = DataReport()
+    selection: list[Problem] = []
+    for record in read_records(config, report, train=False):
+        assert record.answer is not None  # `to_record` refuses such a row.
+        selection.append(
             Problem(record.messages, record.answer, record.origin, record.source)
         )
-        if len(found) == n:
+        if len(selection) == n:
             break
-    if not found:
+    if not selection:
         raise ValueError(f"no problem is left to evaluate on:\n{report}")
-    return found
+    return selection
 
 
-def bad_row(error: RowError, config: DataConfig, report: Report) -> None:
-    """Raises the error, or counts it in the report, as `on_bad_row` says."""
+def bad_row(error: RowError, config: DataConfig, report: DataReport) -> None:
+    """Raise the error, or count it in the report, according to `on_bad_row`."""
     if config.on_bad_row == "error":
         raise error
     report.skip(error)
 
 
-def _records(config: DataConfig, report: Report, *, train: bool) -> Iterator[Record]:
-    for source in sources(config):
-        used = 0
-        for record in _records_of(source, config, report, train):
-            used += 1
-            yield record
-            if used == source.limit:
-                report.limited = True
-                break
-
-
-def _records_of(
-    source: SourceConfig, config: DataConfig, report: Report, train: bool
+def _read_source(
+    source: SourceConfig, config: DataConfig, report: DataReport, train: bool
 ) -> Iterator[Record]:
     name = source_name(source)
     if source.source == "synthetic":
         for i in range(source.synthetic.examples):
             report.count("rows", name)
-            record = generate(source.synthetic, i)
+            record = make_record(source.synthetic, i)
             yield dataclasses.replace(record, id=record.origin, source=name)
         return
     rows, fields = _open(source, train)
@@ -143,14 +152,14 @@ def _records_of(
         report.count("rows", name)
         try:
             row = parse_row(raw, origin)
-            unmet_by = unmet(row, tests, origin)
-            if unmet_by is not None:
-                report.filter(unmet_by, name)
+            unmet = first_unmet(row, tests, origin)
+            if unmet is not None:
+                report.count_filtered(unmet, name)
                 continue
-            own = row["id"] if source.source == "tfds" else origin.rpartition("/")[2]
-            record = to_record(row, fields, origin, train=train, id=own, source=name)
+            id = row["id"] if source.source == "tfds" else origin.rpartition("/")[2]
+            record = to_record(row, fields, origin, train=train, id=id, source=name)
         except RowError as error:
-            report.note("bad", name)
+            report.count_source("bad", name)
             bad_row(error, config, report)
             continue
         yield record
@@ -159,19 +168,19 @@ def _records_of(
 def _open(
     source: SourceConfig, train: bool
 ) -> tuple[Iterator[tuple[str, Row]], FieldMap]:
-    """The rows of a source that is no generator, and which parts of them to take."""
+    """The rows of a source that is not generated, and the map of their fields."""
     if source.source == "jsonl":
         return read_lines(paths(source)), source.fields
     if source.source == "parquet":
         return read_parquet(paths(source)), source.fields
     if source.source == "hf_dataset":
-        assert isinstance(source.path, str)  # validate has refused it otherwise
+        assert isinstance(source.path, str)  # `validate` refuses others.
         return read_files(split_files(source.path, source.split)), source.fields
     from targetsft_jax.data.catalogue import builder, conversation
 
     assert source.dataset is not None
     assert source.path is None or isinstance(source.path, str)
-    built, split = builder.ready(
+    built, split = builder.build_if_missing(
         source.dataset, source.split, source.data_dir, source.path
     )
     rows = (
@@ -186,20 +195,21 @@ def _open(
 def _generated_problems(
     config: SyntheticConfig, split: str, n: int | None
 ) -> list[Problem]:
-    wanted = config.examples if n is None else n
-    found: dict[str, Problem] = {}
+    number = config.examples if n is None else n
+    distinct: dict[str, Problem] = {}
     index = last_new = 0
-    while len(found) < wanted and index - last_new < _FRUITLESS:
-        record = generate(config, index, split)
+    while len(distinct) < number and index - last_new < _MAX_REPEATS:
+        record = make_record(config, index, split)
         index += 1
         prompt, answer = record.messages[:-1], record.answer
         text = prompt[-1]["content"]
-        if text not in found:
-            found[text] = Problem(prompt, answer or "", record.origin)
+        if text not in distinct:
+            distinct[text] = Problem(prompt, answer or "", record.origin)
             last_new = index
-    if len(found) < wanted:
+    if len(distinct) < number:
         raise ValueError(
-            f"the {split} split of these generated problems has {len(found)} distinct"
-            f" ones; expected {wanted}: raise synthetic.digits or ask for fewer"
+            f"the {split} split of these generated problems has {len(distinct)}"
+            f" distinct ones; expected {number}: raise synthetic.digits or request"
+            " fewer"
         )
-    return list(found.values())
+    return list(distinct.values())

@@ -1,83 +1,105 @@
-"""What became of every row, for the reader at start-up."""
+"""Report of a data set: the number of rows read, left out, truncated and packed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 # Bad rows are all counted; this many are listed.
 SHOWN = 10
 
 
 @dataclass
-class Report:
-    """Counts from the first row read to the last row of tokens packed."""
+class DataReport:
+    """Counts from the first row read to the last row packed, for the reader.
+
+    Nothing of the batches is read off it.
+    """
 
     rows: int = 0
-    """Rows read."""
+    """Rows of the files."""
     filtered: int = 0
     """Rows that `where` left out."""
     filtered_by: dict[str, int] = field(default_factory=dict)
-    """Of them, by the first field that did not satisfy it."""
+    """These rows by the first field that did not satisfy its condition."""
     limited: bool = False
     """Whether `limit` ended the reading."""
     bad: int = 0
-    """Rows skipped because they could not be used."""
+    """Rows that cannot be used and were skipped."""
     bad_rows: list[str] = field(default_factory=list)
-    """The first few of them: `file:line: what is wrong`."""
+    """The first of them: `file:line: problem`."""
     held_out: int = 0
-    """Examples kept out of training, to be measured."""
+    """Examples held out from training for validation."""
     examples: int = 0
-    """Examples that reached the rows of tokens."""
+    """Examples that were packed."""
     truncated: int = 0
-    """Examples cut to the length of a row."""
+    """Examples truncated to the length of a row."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Examples left out, by reason."""
     packed_rows: int = 0
-    """Rows of tokens."""
+    """Packed rows."""
     row_length: int = 0
-    """Places in a row."""
+    """Tokens per packed row."""
     tokens: int = 0
-    """Tokens in those rows."""
+    """Tokens in the packed rows, without padding."""
     trained_tokens: int = 0
-    """Of them, the ones that are labels with a loss."""
+    """Labels with a loss in the packed rows."""
     mask_from: str = ""
-    """How the assistant's tokens were found."""
+    """How the assistant's tokens were located."""
     by_source: dict[str, dict[str, int]] = field(default_factory=dict)
-    """In a mixture, counts for each source under the names of the fields above."""
+    """Counts of each source under the names of the fields above; `encoded` are its
+    examples before any was left out."""
     weights: dict[str, float] = field(default_factory=dict)
-    """In a mixture that has them, the weight of each source."""
+    """Weight of each source of a weighted mixture."""
 
     @property
     def fill(self) -> float:
-        """Share of all places that holds a token."""
+        """Share of the positions of all rows that hold a token."""
         return self.tokens / max(1, self.packed_rows * self.row_length)
 
-    def count(self, what: str, source: str, n: int = 1) -> None:
-        """Adds to one of the counts above, and to the same of a source."""
-        setattr(self, what, getattr(self, what) + n)
-        self.note(what, source, n)
+    def count(self, name: str, source: str, n: int = 1) -> None:
+        """Add to a count, in total and for a source."""
+        setattr(self, name, getattr(self, name) + n)
+        self.count_source(name, source, n)
 
-    def note(self, what: str, source: str, n: int = 1) -> None:
-        """Adds to a count of a source alone."""
-        own = self.by_source.setdefault(source, {})
-        own[what] = own.get(what, 0) + n
+    def count_source(self, name: str, source: str, n: int = 1) -> None:
+        """Add to a count of a source alone."""
+        counts = self.by_source.setdefault(source, {})
+        counts[name] = counts.get(name, 0) + n
 
-    def filter(self, by: str, source: str) -> None:
-        """Counts a row that `where` left out, by the field that decided."""
+    def count_filtered(self, by: str, source: str) -> None:
+        """Count a row that `where` left out, by the field that decided."""
         self.count("filtered", source)
         self.filtered_by[by] = self.filtered_by.get(by, 0) + 1
 
     def skip(self, error: ValueError) -> None:
-        """Counts a row that could not be used."""
+        """Count a row that cannot be used."""
         self.bad += 1
         if self.bad <= SHOWN:
             self.bad_rows.append(str(error))
 
     def drop(self, reason: str, count: int = 1) -> None:
-        """Counts examples left out."""
+        """Count examples that are left out."""
         if count:
             self.dropped[reason] = self.dropped.get(reason, 0) + count
 
+    def count_examples(
+        self, names: Sequence[str], source: np.ndarray, lengths: np.ndarray
+    ) -> None:
+        """Count the examples of each source that are packed, and their tokens.
+
+        Args:
+            names: names of the sources.
+            source: [K] int, number of the source of each example.
+            lengths: [K] int, tokens of each example.
+        """
+        for i, name in enumerate(names):
+            chosen = source == i
+            self.count_source("examples", name, int(chosen.sum()))
+            self.count_source("tokens", name, int(lengths[chosen].sum()))
+
     def lines(self) -> list[str]:
-        """The report, a fact a line; what did not happen is not mentioned."""
+        """The report, one fact per line; counts of zero are left out."""
         lines = [f"rows read            {self.rows:,}"]
         if self.limited:
             lines[0] += " (stopped by data.limit)"
@@ -98,20 +120,20 @@ class Report:
         lines.append(f"examples             {self.examples:,}")
         if self.packed_rows:
             lines += [
-                f"rows of tokens       {self.packed_rows:,} of {self.row_length:,},"
-                f" {self.fill:.1%} full",
+                f"packed rows          {self.packed_rows:,} of {self.row_length:,}"
+                f" tokens, {self.fill:.1%} full",
                 f"tokens               {self.tokens:,}",
                 f"trained tokens       {self.trained_tokens:,}"
                 f" ({self.trained_tokens / max(1, self.tokens):.1%})",
             ]
         if len(self.by_source) > 1:
-            lines += self._sources()
+            lines += self._source_table()
         if self.mask_from:
             lines.append(f"assistant mask from  {self.mask_from}")
         return lines
 
-    def _sources(self) -> list[str]:
-        """A table of the sources: what became of their rows, and how they are mixed."""
+    def _source_table(self) -> list[str]:
+        """A table with the counts of each source and its share of the mixture."""
         head = ("rows", "filtered", "bad", "left out", "examples", "tokens")
         width = max(8, *map(len, self.by_source))
         titles = (
@@ -120,23 +142,23 @@ class Report:
             f"{'passes':>8}",
         )
         lines = [f"{'source':<{width}}" + "".join(titles)]
-        for name, own in self.by_source.items():
-            # Dropped, or held out.
-            left_out = own.get("encoded", 0) - own.get("examples", 0)
-            counts = {**own, "left out": left_out}
-            share, passes = self._mixed(name)
+        for name, counts in self.by_source.items():
+            # Dropped or held out.
+            left_out = counts.get("encoded", 0) - counts.get("examples", 0)
+            cells = {**counts, "left out": left_out}
+            share, passes = self._share(name)
             line = f"{name:<{width}}"
-            line += "".join(f"{counts.get(title, 0):>12,}" for title in head)
+            line += "".join(f"{cells.get(title, 0):>12,}" for title in head)
             lines.append(f"{line}{share:>8.1%}{passes:>8.2f}")
         return lines
 
-    def _mixed(self, name: str) -> tuple[float, float]:
-        """A source's share of the tokens of a step, and its passes in an epoch."""
-        own = self.by_source[name]
+    def _share(self, name: str) -> tuple[float, float]:
+        """Share of a source in the tokens of a step, and its passes per epoch."""
+        counts = self.by_source[name]
         if not self.weights:
-            return own.get("tokens", 0) / max(1, self.tokens), 1.0
+            return counts.get("tokens", 0) / max(1, self.tokens), 1.0
         share = self.weights[name] / sum(self.weights.values())
-        return share, share * self.packed_rows / own["packed_rows"]
+        return share, share * self.packed_rows / counts["packed_rows"]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())

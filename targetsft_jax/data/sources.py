@@ -1,4 +1,4 @@
-"""Rows of local files, each with its `file:row`."""
+"""Read rows of local files, each with its `file:row`."""
 
 import gzip
 import json
@@ -10,23 +10,23 @@ from typing import Any
 
 from targetsft_jax.data.record import RowError
 
-# A row as read: a line of JSON stays bytes until `parse_row`, so that a bad line ends
-# nothing but itself.
+# A line of JSON stays bytes until `parse_row`, so that a bad line is a bad row and does
+# not end the stream.
 Row = bytes | Mapping[str, Any]
-# Rows of a table that are Python objects at a time.
+# Rows of a table that are converted to Python objects at a time.
 _ROWS_AT_A_TIME = 1024
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<shard>\d{5})-of-(?P<shards>\d{5})(?P<kind>\..+)")
 KINDS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".arrow")
 
 
 def read_files(paths: Iterable[str]) -> Iterator[tuple[str, Row]]:
-    """Streams the rows of files of any of KINDS, by the end of their names.
+    """Stream the rows of files of all KINDS, by the end of their names.
 
     Yields:
-        (`file:row`, the row; parse_row makes an object of it).
+        (`file:row`, the row for `parse_row`).
 
     Raises:
-        ValueError: as the readers below; the name ends in none of KINDS.
+        ValueError: as the readers below; a name ends in none of KINDS.
     """
     for path in paths:
         if path.endswith((".jsonl", ".jsonl.gz")):
@@ -44,7 +44,7 @@ def read_files(paths: Iterable[str]) -> Iterator[tuple[str, Row]]:
 
 
 def read_lines(paths: str | Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """Streams the lines of `.jsonl` and `.jsonl.gz` files that are not blank.
+    """Stream the lines of `.jsonl` and `.jsonl.gz` files that are not blank.
 
     Args:
         paths: one file or several, read in order.
@@ -53,10 +53,10 @@ def read_lines(paths: str | Iterable[str]) -> Iterator[tuple[str, bytes]]:
         (`file:line`, the line's bytes).
 
     Raises:
-        ValueError: a file is missing, or its compression is damaged. That ends the
-            stream whatever is done about bad rows: what follows cannot be known.
+        ValueError: a file is missing, or its compression is damaged. This ends the
+            stream even if bad rows are skipped: the rest cannot be counted.
     """
-    for path in present(paths):
+    for path in existing_files(paths):
         number = 0
         try:
             with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
@@ -66,26 +66,26 @@ def read_lines(paths: str | Iterable[str]) -> Iterator[tuple[str, bytes]]:
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(
                 f"{path}: the gzip stream is damaged after line {number} ({error});"
-                " fetch the file again"
+                " download the file again"
             ) from error
 
 
 def read_parquet(paths: str | Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Streams the rows of Parquet files, nested columns as lists and dicts.
+    """Stream the rows of Parquet files, nested columns as lists and dicts.
 
     Yields:
-        (`file:row`, from 1; the row).
+        (`file:row` from 1, the row).
 
     Raises:
-        ValueError: a file is missing, no Parquet file, or damaged.
+        ValueError: a file is missing, not a Parquet file, or damaged.
     """
     import pyarrow
     import pyarrow.parquet
 
-    for path in present(paths):
+    for path in existing_files(paths):
         try:
-            # Groups of rows are read as they are needed, not the file. Checksums are
-            # there if the writer has put them there, and cost next to nothing.
+            # Row groups are read as they are needed. Checksums exist if the writer has
+            # written them, and cost next to nothing.
             with pyarrow.parquet.ParquetFile(
                 path, pre_buffer=False, page_checksum_verification=True
             ) as file:
@@ -95,13 +95,13 @@ def read_parquet(paths: str | Iterable[str]) -> Iterator[tuple[str, dict[str, An
 
 
 def read_arrow(paths: str | Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Streams the rows of files in Arrow's stream format, memory-mapped.
+    """Stream the rows of files in Arrow's stream format, memory-mapped.
 
     Yields, Raises: as `read_parquet`.
     """
     import pyarrow
 
-    for path in present(paths):
+    for path in existing_files(paths):
         try:
             with (
                 pyarrow.memory_map(path) as file,
@@ -113,7 +113,7 @@ def read_arrow(paths: str | Iterable[str]) -> Iterator[tuple[str, dict[str, Any]
 
 
 def parse_row(row: Row, origin: str) -> Mapping[str, Any]:
-    """A row as an object: what a table gave, or a line of JSON.
+    """Parse a line of JSON; the row of a table is returned unchanged.
 
     Raises:
         RowError: not UTF-8, not JSON, or JSON that is not an object.
@@ -130,35 +130,35 @@ def parse_row(row: Row, origin: str) -> Mapping[str, Any]:
     return row
 
 
-def refuse_half(paths: Iterable[str]) -> None:
-    """Raises ValueError where a file `…-00001-of-00003…` lacks one of its fellows."""
+def refuse_missing_shards(paths: Iterable[str]) -> None:
+    """Raise ValueError if `paths` lacks a shard that `…-00001-of-00003…` implies."""
     shards: dict[tuple[str, str, str], set[int]] = {}
     for path in paths:
-        found = _SHARD.fullmatch(str(path))
-        if found:
-            key = (found["stem"], found["shards"], found["kind"])
-            shards.setdefault(key, set()).add(int(found["shard"]))
-    for (stem, count, kind), have in shards.items():
-        lacks = [i for i in range(int(count)) if i not in have]
-        if lacks:
+        match = _SHARD.fullmatch(str(path))
+        if match:
+            key = (match["stem"], match["shards"], match["kind"])
+            shards.setdefault(key, set()).add(int(match["shard"]))
+    for (stem, count, kind), numbers in shards.items():
+        missing = [i for i in range(int(count)) if i not in numbers]
+        if missing:
             raise ValueError(
-                f"{stem}-{lacks[0]:05d}-of-{count}{kind} is missing: {len(have)} of"
-                f" {int(count)} files are there; fetch the others"
+                f"{stem}-{missing[0]:05d}-of-{count}{kind} is missing: {len(numbers)}"
+                f" of {int(count)} files exist; download the others"
             )
 
 
-def present(paths: str | Iterable[str]) -> Iterator[str]:
-    """Each path, or ValueError where it is no file."""
+def existing_files(paths: str | Iterable[str]) -> Iterator[str]:
+    """Each path; ValueError if it is not a file."""
     for path in [paths] if isinstance(paths, str) else paths:
         if not Path(path).is_file():
             raise ValueError(f"{path}: no such file; check data.path")
         yield path
 
 
-def _rows(path: str, batches: Iterable) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(path: str, batches: Iterable[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     number = 0
     for batch in batches:
-        # A stream may have been written in batches of any size.
+        # The batches of a stream may have any size.
         for start in range(0, batch.num_rows, _ROWS_AT_A_TIME):
             for row in batch.slice(start, _ROWS_AT_A_TIME).to_pylist():
                 number += 1
@@ -167,24 +167,26 @@ def _rows(path: str, batches: Iterable) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _read_json(path: str) -> Iterator[tuple[str, Row]]:
     """A list of objects, objects by id (which becomes their `id`), or lines of them."""
-    (path,) = present(path)
+    (path,) = existing_files(path)
     try:
         with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
-            whole = json.loads(file.read().decode("utf-8-sig"))
+            content = json.loads(file.read().decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         if not error.msg.startswith("Extra data"):
-            raise ValueError(f"{path}: not JSON: {error}; fetch it again") from error
+            raise ValueError(f"{path}: not JSON: {error}; download it again") from error
         yield from read_lines(path)
         return
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}: damaged ({error}); fetch it again") from error
-    if isinstance(whole, dict) and all(isinstance(v, dict) for v in whole.values()):
-        whole = [{"id": key, **row} for key, row in whole.items()]
-    elif isinstance(whole, dict):
-        whole = [whole]  # a single line
-    for number, row in enumerate(whole, 1):
+        raise ValueError(f"{path}: damaged ({error}); download it again") from error
+    if isinstance(content, dict) and all(isinstance(v, dict) for v in content.values()):
+        content = [{"id": key, **row} for key, row in content.items()]
+    elif isinstance(content, dict):
+        content = [content]  # A single line.
+    for number, row in enumerate(content, 1):
         yield f"{path}:{number}", row
 
 
 def _damaged(path: str, kind: str, error: Exception) -> ValueError:
-    return ValueError(f"{path}: not a whole {kind} file ({error}); fetch it again")
+    return ValueError(
+        f"{path}: not a complete {kind} file ({error}); download it again"
+    )

@@ -1,6 +1,6 @@
 """Generated problems with worked steps and a known share of wrong digits.
 
-Two kinds, one from arithmetic and one from medicine:
+There are two kinds, one from arithmetic and one from medicine:
 
     478+356=?                    A patient weighs 24 kg. Dose 5 mg/kg. How many mg?
                                  A) 100 B) 120 C) 115 D) 140
@@ -12,55 +12,61 @@ Two kinds, one from arithmetic and one from medicine:
 In the first, each line adds one column and the carry, and its sum has two digits:
 the new carry, then the digit of the answer.
 
-A problem belongs to the held-out split by a hash of what is asked (the numbers, in
-either order; not the options offered), so that no seed and no number of examples
-can bring a held-out problem into training.
+A problem belongs to the held-out split by a hash of its question (the numbers, in
+either order; not the options), so that no seed and no number of examples can bring a
+held-out problem into training.
 """
 
 import hashlib
 import string
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from targetsft_jax.data.config import SyntheticConfig
 from targetsft_jax.data.record import Record
 
+if TYPE_CHECKING:
+    from targetsft_jax.data.config import SyntheticConfig
+
 LETTERS = "ABCD"
-# Of 256 hash buckets, this many are held out: one problem in eight.
+# This many of 256 hash buckets are held out: one problem in eight.
 _HELD_OUT_BUCKETS = 32
-# With the share above, a split without any problem shows long before this.
-_DRAWS = 10_000
+# With the share above, a split without problems is detected long before this.
+_MAX_DRAWS = 10_000
 
 
 @dataclass(frozen=True)
-class Generated:
-    """A problem with its clean solution."""
+class SyntheticProblem:
+    """A problem with its correct solution."""
 
     key: str
-    """What is asked, in a canonical form: the unit of the split."""
+    """The question in a canonical form: the unit of the split."""
     prompt: str
     response: str
     answer: str
 
 
-def generate(config: SyntheticConfig, index: int, split: str | None = None) -> Record:
+def make_record(
+    config: "SyntheticConfig", index: int, split: str | None = None
+) -> Record:
     """The record number `index`: a pure function of the config and the index.
 
     Args:
         config: kinds, digits, noise and seed. `examples` is not read.
-        index: any number of 0 or more.
-        split: `train` or `heldout`; the config's own when not given.
+        index: 0 or more.
+        split: `train` or `heldout`; None: the config's.
 
     Returns:
-        Record whose response carries the config's label noise and whose answer is
-        always the right one.
+        Record whose response has the config's label noise and whose answer is always
+        correct.
     """
     split = split or config.split
     kind, problem = problem_at(config, index, split)
     response = problem.response
     if config.label_noise > 0:
-        # A stream of its own: changing the noise leaves the problems alone.
+        # Another random stream: the problems do not depend on the noise.
         rng = np.random.default_rng([config.seed, index, 1])
         response = add_noise(response, config.label_noise, rng)
     return Record(
@@ -74,9 +80,9 @@ def generate(config: SyntheticConfig, index: int, split: str | None = None) -> R
 
 
 def problem_at(
-    config: SyntheticConfig, index: int, split: str
-) -> tuple[str, Generated]:
-    """The kind and the problem behind record `index` of a split.
+    config: "SyntheticConfig", index: int, split: str
+) -> tuple[str, SyntheticProblem]:
+    """The kind and the problem of record `index` of a split.
 
     Raises:
         ValueError: the kind has no problem in this split (numbers of one digit).
@@ -85,8 +91,8 @@ def problem_at(
     kinds = sorted(config.kinds)
     weights = np.array([config.kinds[kind] for kind in kinds], np.float64)
     kind = kinds[rng.choice(len(kinds), p=weights / weights.sum())]
-    for _ in range(_DRAWS):
-        problem = _MAKERS[kind](config, rng)
+    for _ in range(_MAX_DRAWS):
+        problem = KINDS[kind](config, rng)
         if split_of(problem.key) == split:
             return kind, problem
     raise ValueError(
@@ -96,17 +102,17 @@ def problem_at(
 
 
 def split_of(key: str) -> str:
-    """`train` or `heldout`, from what the problem asks and nothing else."""
+    """`train` or `heldout`, as a function of the question alone."""
     bucket = hashlib.blake2b(key.encode(), digest_size=1).digest()[0]
     return "heldout" if bucket < _HELD_OUT_BUCKETS else "train"
 
 
 def add_noise(response: str, share: float, rng: np.random.Generator) -> str:
-    """Replaces computed characters by wrong ones, each with chance `share`.
+    """Replace computed characters by wrong ones, each with probability `share`.
 
     Computed are the characters after `=` on a line and after `####`: a digit becomes
     one of the nine others, an option letter one of the three others, uniformly.
-    Operands are copied, not computed, and stay.
+    Operands are copied, not computed, and stay unchanged.
     """
     lines = []
     for line in response.split("\n"):
@@ -125,7 +131,7 @@ def _noisy(character: str, share: float, rng: np.random.Generator) -> str:
     return alphabet[(alphabet.index(character) + step) % len(alphabet)]
 
 
-def _addition(config: SyntheticConfig, rng: np.random.Generator) -> Generated:
+def _addition(config: "SyntheticConfig", rng: np.random.Generator) -> SyntheticProblem:
     low, high = 10 ** (config.digits - 1), 10**config.digits
     a, b = (int(n) for n in rng.integers(low, high, size=2))
     lines, carry = [], 0
@@ -134,7 +140,7 @@ def _addition(config: SyntheticConfig, rng: np.random.Generator) -> Generated:
         lines.append(f"{x}+{y}+{carry}={column:02d}")
         carry = column // 10
     answer = str(a + b)
-    return Generated(
+    return SyntheticProblem(
         key=f"addition {min(a, b)} {max(a, b)}",
         prompt=f"{a}+{b}=?",
         response="\n".join([*lines, f"#### {answer}"]),
@@ -142,12 +148,12 @@ def _addition(config: SyntheticConfig, rng: np.random.Generator) -> Generated:
     )
 
 
-def _dosing(config: SyntheticConfig, rng: np.random.Generator) -> Generated:
+def _dosing(config: "SyntheticConfig", rng: np.random.Generator) -> SyntheticProblem:
     weight, dose = int(rng.integers(11, 100)), int(rng.integers(2, 10))
     tens, units = weight // 10 * 10, weight % 10
     milligrams = weight * dose
-    # The slips a person makes: a unit of one factor too many or too few, a part
-    # left out, a carry lost or made up.
+    # Mistakes that people make: one factor a unit too large or too small, a part left
+    # out, a carry lost or invented.
     slips = {
         *(milligrams + sign * slip for sign in (1, -1) for slip in (dose, weight, 10)),
         tens * dose,
@@ -159,7 +165,7 @@ def _dosing(config: SyntheticConfig, rng: np.random.Generator) -> Generated:
     place = int(rng.integers(4))
     options.insert(place, milligrams)
     offered = " ".join(f"{letter}) {n}" for letter, n in zip(LETTERS, options))
-    return Generated(
+    return SyntheticProblem(
         key=f"dosing {weight} {dose}",
         prompt=(
             f"A patient weighs {weight} kg. Dose {dose} mg/kg. How many mg?\n{offered}"
@@ -172,4 +178,7 @@ def _dosing(config: SyntheticConfig, rng: np.random.Generator) -> Generated:
     )
 
 
-_MAKERS = {"addition": _addition, "dosing": _dosing}
+KINDS: dict[
+    str, Callable[["SyntheticConfig", np.random.Generator], SyntheticProblem]
+] = {"addition": _addition, "dosing": _dosing}
+"""Makers of problems, by kind."""

@@ -1,11 +1,13 @@
-"""Thoughts that an assistant writes down before it answers."""
+"""Thinking blocks of assistant turns: kept, or dropped before tokenizing."""
 
 import dataclasses
 
 from targetsft_jax.data.record import Record, RowError
 
-# What opens a block of thoughts and what closes it: as Qwen3, DeepSeek-R1 and others
-# write it, and as m1 does, where the end is the beginning of the answer.
+MODES = ("keep", "drop")
+
+# Opening and closing marks of a block, as Qwen3, DeepSeek-R1 and others write them, and
+# as m1 does, where the closing mark begins the answer.
 _BLOCKS = (
     ("<think>", "</think>"),
     ("<|im_start|>think\n", "<|im_start|>answer\n"),
@@ -13,15 +15,15 @@ _BLOCKS = (
 
 
 def treat(record: Record, thinking: str) -> Record:
-    """Keeps or drops the thoughts of all assistant turns.
+    """Keep or drop the thinking blocks of all assistant turns.
 
     Args:
         record: a conversation.
-        thinking: `keep`, or `drop` for blocks with the white space behind them.
+        thinking: one of MODES; `drop` removes blocks with the white space behind them.
 
     Raises:
-        RowError: a block is not closed; or, where they are dropped, one is not opened
-            or nothing is left.
+        RowError: a block is not closed; with `drop`, a block is not opened or nothing
+            is left.
     """
     messages = []
     for i, message in enumerate(record.messages):
@@ -31,36 +33,38 @@ def treat(record: Record, thinking: str) -> Record:
                 content = _without(content, opening, closing, record.origin, i)
             if thinking == "drop":
                 message = message | {"content": content}
-                _check_left(content, record.origin, i)
+                _check_remains(content, record.origin, i)
         messages.append(message)
     return dataclasses.replace(record, messages=messages)
 
 
 def _without(text: str, opening: str, closing: str, origin: str, turn: int) -> str:
-    kept = []
+    remains = []
     while opening in text:
         before, _, inside = text.partition(opening)
         _, closed, text = inside.partition(closing)
         if not closed:
             raise RowError(
                 origin,
-                f"turn {turn} has an unclosed thinking block: {opening!r} with no"
+                f"turn {turn} has an unclosed thinking block: {opening!r} without"
                 f" {closing!r} behind it; close it, or leave the row out",
             )
-        kept.append(before)
+        remains.append(before)
         text = text.lstrip()
-    return "".join([*kept, text])
+    return "".join([*remains, text])
 
 
-def _check_left(content: str, origin: str, turn: int) -> None:
+def _check_remains(content: str, origin: str, turn: int) -> None:
     for _, closing in _BLOCKS:
         if closing in content:
             raise RowError(
                 origin,
-                f"turn {turn} has {closing!r} with nothing that opens it, so what to"
-                " drop cannot be known; set data.thinking to keep, or mend the row",
+                f"turn {turn} has {closing!r} with nothing that opens it, so the block"
+                " to drop has no beginning; set data.thinking to keep, or repair the"
+                " row",
             )
     if not content.strip():
         raise RowError(
-            origin, f"turn {turn} is empty without its thoughts; expected an answer"
+            origin,
+            f"turn {turn} is empty without its thinking block; expected an answer",
         )

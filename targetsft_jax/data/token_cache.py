@@ -1,4 +1,4 @@
-"""Tokens and packed rows, kept in folders named by what they follow from."""
+"""Cache of tokens and packed rows, in folders named by the hash of what made them."""
 
 import dataclasses
 import datetime
@@ -7,60 +7,72 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Protocol
 
 from targetsft_jax.data.config import DataConfig
+from targetsft_jax.data.examples import Arrays, join_parts
 from targetsft_jax.storage import array_folder, atomic
 from targetsft_jax.targets.inputs import column_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Raised when the same records, tokenizer and settings would give other arrays.
-VERSION = 1
+# Raised when the same records, tokenizer and settings give other arrays.
+VERSION = 2
 
-# What does not change the tokens of an example; packing reads some of it.
+# Settings that packing alone depends on, and settings that change no array: the text
+# of the chat template is hashed, not its name.
 _PACKING = ("max_length", "overlong", "packing", "shuffle_seed")
-_NEITHER = ("cache", "chat_template")
+_WITHOUT_EFFECT = ("cache", "chat_template")
 
-Arrays = dict[str, np.ndarray]
+
+class ArrayMaker(Protocol):
+    """Arrays that can be cached, and a summary of them."""
+
+    def parts(self) -> Iterable[Arrays]:
+        """Parts of the arrays, to be concatenated. Read once."""
+
+    def summary(self) -> Mapping[str, Any]:
+        """Facts about the arrays, as JSON has them. Read after the last part."""
 
 
 @dataclass(frozen=True)
-class Cache:
-    """Where the tokens and the rows of one data section lie, or will lie."""
+class CacheFolders:
+    """Folders of the tokens and of the packed rows of one data section.
 
-    tokens: Path
-    rows: Path
+    Attributes:
+        tokens, rows: None: nothing is cached.
+    """
+
+    tokens: Path | None = None
+    rows: Path | None = None
 
     @classmethod
     def of(
         cls,
         config: DataConfig,
         tokenizer: "PreTrainedTokenizerBase",
-        identity: str,
+        content: str,
         cache_dir: str | Path,
         held_out: int = 0,
-    ) -> "Cache":
+    ) -> "CacheFolders":
         """The folders of a data section.
 
         Args:
-            config: every setting in it counts, but for where the template is from.
-            tokenizer: as it is used, with the chat template that is trained.
-            identity: of the content that the config's sources have now.
-            cache_dir: that all are in.
-            held_out: examples that are not among the rows.
+            config: the data section; every setting counts but the name of the template.
+            tokenizer: with the chat template that is trained.
+            content: hash of the content of the config's sources.
+            cache_dir: the folder of the cache.
+            held_out: number of examples held out from training.
         """
         import tokenizers
         import transformers
 
         settings = dataclasses.asdict(config)
-        for name in _NEITHER:
+        for name in _WITHOUT_EFFECT:
             settings.pop(name)
         packing = {name: settings.pop(name) for name in _PACKING}
-        packing["weights"] = [own.pop("weight") for own in settings["mixture"]]
+        packing["weights"] = [part.pop("weight") for part in settings["mixture"]]
         packing["held_out"] = held_out
         template = tokenizer.get_chat_template()
         tokens = [
@@ -70,9 +82,9 @@ class Cache:
             _hash(tokenizer.backend_tokenizer.to_str()),
             {name: str(x) for name, x in tokenizer.special_tokens_map.items()},
             template,
-            # A template that reads the clock renders otherwise tomorrow.
+            # A template that reads the clock renders another text tomorrow.
             str(datetime.date.today()) if "strftime_now" in template else None,
-            identity,
+            content,
             settings,
             column_names(),
         ]
@@ -82,49 +94,55 @@ class Cache:
         return cls(folder / f"tokens-{key[:20]}", folder / f"rows-{rows[:20]}")
 
 
-def kept(
-    folder: Path,
-    make: Callable[[], tuple[Iterable[Arrays], Callable[[], Mapping[str, Any]]]],
-    say: Callable[[str], None],
+def load_or_make(
+    folder: Path | None, maker: ArrayMaker, log: Callable[[str], None]
 ) -> tuple[Arrays, dict[str, Any]]:
-    """Arrays from a folder of the cache; they are made where it has no whole ones.
+    """Arrays from a folder of the cache; made and written if it has no complete ones.
 
     Args:
-        folder: of the cache.
-        make: gives parts of the arrays, to be put end to end, and what is to be known
-            about them once the last part is taken. May raise; nothing is kept then.
-        say: is told where they came from.
+        folder: of the cache; None: the arrays are made in memory.
+        maker: makes the arrays. If it raises, nothing is written.
+        log: receives a line on where the arrays came from.
 
     Returns:
-        The arrays, memory-mapped, and what is known about them.
+        The arrays (memory-mapped if cached) and their summary.
 
     Raises:
         ValueError: the folder cannot be written.
     """
+    if folder is None:
+        return join_parts(maker.parts()), dict(maker.summary())
     try:
-        found = array_folder.read(folder)
+        cached = array_folder.read(folder)
     except array_folder.Damaged as error:
-        say(f"damaged, made again: {error}")
+        log(f"damaged, made again: {error}")
         atomic.discard(folder)
-        found = None
-    if found is not None:
-        say(f"from the cache: {folder}")
-        return found
-    parts, about = make()
+        cached = None
+    if cached is not None:
+        log(f"from the cache: {folder}")
+        return cached
+    _write(folder, maker)
+    written = array_folder.read(folder)
+    assert written is not None
+    log(f"made, and cached in {folder}")
+    return written
+
+
+def _write(folder: Path, maker: ArrayMaker) -> None:
+    parts = iter(maker.parts())
+    # Before the folder is opened: sources that cannot be read are no error of it.
+    first = next(parts)
     try:
         with array_folder.writing(folder) as writer:
+            writer.append(first)
             for part in parts:
                 writer.append(part)
-            writer.close(about())
+            writer.close(maker.summary())
     except OSError as error:
         raise ValueError(
-            f"{folder} cannot be written ({error}); name another cache_dir, or set"
+            f"{folder} cannot be written ({error}); choose another cache_dir, or set"
             " data.cache to false"
         ) from error
-    found = array_folder.read(folder)
-    assert found is not None
-    say(f"made, and kept in {folder}")
-    return found
 
 
 def _hash(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Tokenizers: the built-in one of 264 tokens, loading others, comparing two."""
+"""Tokenizers: the built-in byte tokenizer, loading, comparison."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# A turn costs one token, an assistant turn two. The end closes assistant turns only:
-# nobody else has to learn to stop. The reserved ones fill up to a multiple of eight.
+# A turn costs one token, an assistant turn two: the end closes assistant turns only,
+# which alone have to teach to stop. Reserved tokens pad the number to eight.
 _SPECIALS = (
     "<|pad|>",
     "<|end|>",
@@ -32,15 +32,15 @@ _CHAT_TEMPLATE = """\
 {%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}
 """
 
-# Encoded by both tokenizers under comparison: equal vocabularies may still split
-# text differently.
+# Encoded by both tokenizers of a comparison: equal vocabularies may still split text
+# differently.
 _PROBE = "  The dose is 12.5 mg/kg;\n\n\tx² + 1 = 0 → \\boxed{42} — été, 剂量, 🙂🏽"
 
 
 def byte_tokenizer() -> "PreTrainedTokenizerBase":
-    """A byte-level tokenizer, built here: 256 bytes, 8 special tokens, no merges.
+    """The built-in byte-level tokenizer: 256 bytes, 8 special tokens, no merges.
 
-    Token b < 256 is the byte b, so every text comes back exactly as it went in. The
+    Token b < 256 is the byte b, so decoding returns every text exactly. The
     end-of-turn token is the eos token, and is trained. The chat template marks
     assistant turns with `{% generation %}`. Works with `save_pretrained` and
     `AutoTokenizer.from_pretrained`.
@@ -69,11 +69,11 @@ def byte_tokenizer() -> "PreTrainedTokenizerBase":
 
 
 def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer saved in a folder; never downloads and runs no code from it.
+    """Load the tokenizer of a folder, without downloads or code from the folder.
 
     Raises:
-        ValueError: no such folder, no tokenizer in it, one that needs code of its
-            own, or one without character offsets (a "slow" tokenizer).
+        ValueError: no such folder; it has no tokenizer, or one that needs custom code,
+            or one without character offsets (a "slow" tokenizer).
     """
     from transformers import AutoTokenizer
 
@@ -83,12 +83,12 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder), trust_remote_code=False, local_files_only=True
         )
-    # Whatever transformers and tokenizers may raise at files that are none.
+    # Transformers and tokenizers raise all kinds of errors at damaged files.
     except Exception as error:  # noqa: BLE001
         raise ValueError(f"{folder}: no usable tokenizer: {error}") from error
     if not tokenizer.is_fast:
         raise ValueError(
-            f"{folder}: {type(tokenizer).__name__} gives no character offsets;"
+            f"{folder}: {type(tokenizer).__name__} has no character offsets;"
             " save a tokenizer.json beside it"
         )
     return tokenizer
@@ -97,61 +97,64 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
 def same_tokenizer(
     a: "PreTrainedTokenizerBase", b: "PreTrainedTokenizerBase", *, show: int = 5
 ) -> list[str]:
-    """What two tokenizers differ in; empty when ids of one mean the same in the other.
+    """Differences between two tokenizers; empty if every id has the same meaning.
 
-    Compared are the contents: the vocabulary with all added tokens, which of them
-    are special, the order of merges, and the ids of a sample text. Not compared are
-    folder names, the number of rows of an embedding, and which token serves as eos or
-    pad: a base model and its instruct version differ in those and share every id.
+    Compared are the vocabulary with all added tokens, the set of special tokens, the
+    order of merges, and the ids of a sample text. Not compared are folder names, the
+    number of rows of an embedding, and the roles eos and pad: a base model and its
+    instruct version differ in those and share every id.
 
     Args:
-        a, b: the two.
-        show: how many differing entries are spelt out.
+        a, b: the tokenizers.
+        show: number of differing entries that are listed.
 
     Returns:
         Lines to print.
     """
     ours, theirs = a.get_vocab(), b.get_vocab()
-    found = _differing("token", ours, theirs, show)
-    found += _differing("special token", _special(a), _special(b), show)
-    if not found:
-        found = _differing("rank of merge", _merges(a), _merges(b), show)
-    if not found:
+    lines = _differences("token", ours, theirs, show)
+    lines += _differences("special token", _special(a), _special(b), show)
+    if not lines:
+        lines = _differences("rank of merge", _merges(a), _merges(b), show)
+    if not lines:
         ids_a, ids_b = (
             t(_PROBE, add_special_tokens=False)["input_ids"] for t in (a, b)
         )
         if ids_a != ids_b:
-            found.append(f"a sample text becomes {ids_a[:12]}… and {ids_b[:12]}…")
-    return found
+            lines.append(f"a sample text becomes {ids_a[:12]}… and {ids_b[:12]}…")
+    return lines
 
 
 def special_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
-    """Ids of all special tokens, those without a role (eos, pad, …) included."""
+    """Ids of all special tokens, including those without a role such as eos or pad."""
     added = tokenizer.added_tokens_decoder
     named = set(tokenizer.all_special_ids)
     return frozenset(named | {i for i, token in added.items() if token.special})
 
 
 def _special(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
-    return {tokenizer.convert_ids_to_tokens(i): i for i in special_ids(tokenizer)}
+    ids = special_ids(tokenizer)
+    return {str(tokenizer.convert_ids_to_tokens(i)): i for i in ids}
 
 
 def _merges(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
-    """Pairs that a BPE joins, with their ranks; empty for other models."""
+    """Merges of a BPE with their ranks; empty for other models."""
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     pairs = model.get("merges") or []
     return {" ".join(pair): rank for rank, pair in enumerate(pairs)}
 
 
-def _differing(what: str, a: dict[str, int], b: dict[str, int], show: int) -> list[str]:
+def _differences(
+    kind: str, a: dict[str, int], b: dict[str, int], show: int
+) -> list[str]:
     keys = sorted(
         (key for key in a.keys() | b.keys() if a.get(key) != b.get(key)),
         key=lambda key: (min(d[key] for d in (a, b) if key in d), key),
     )
     lines = [
-        f"{what} {key!r}: {a.get(key, 'absent')} and {b.get(key, 'absent')}"
+        f"{kind} {key!r}: {a.get(key, 'absent')} and {b.get(key, 'absent')}"
         for key in keys[:show]
     ]
     if len(keys) > show:
-        lines.append(f"… and {len(keys) - show} more {what}s that differ")
+        lines.append(f"… and {len(keys) - show} more {kind}s that differ")
     return lines

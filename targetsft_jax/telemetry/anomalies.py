@@ -54,8 +54,8 @@ def records_of(
     rows = rows_at(
         dataset,
         step - 1,
-        batch_size=config.batch_size // config.accumulation_steps,
-        accumulation=config.accumulation_steps,
+        batch_size=config.batch_size,
+        accumulation_steps=config.accumulation_steps,
         seed=seed,
     )
     found = (dataset.origins(row) for row in rows.reshape(-1).tolist())

@@ -129,8 +129,8 @@ def fit(
         iterate(
             dataset,
             start,
-            batch_size=rows,
-            accumulation=config.accumulation_steps,
+            batch_size=config.batch_size,
+            accumulation_steps=config.accumulation_steps,
             seed=seed,
         ),
         mesh,

@@ -28,7 +28,7 @@ from targetsft_jax.config.schema import (
 from targetsft_jax.data.chat import show, stop_tokens
 from targetsft_jax.data.chat_templates import with_template
 from targetsft_jax.data.config import SourceConfig, source_name, sources
-from targetsft_jax.data.pipeline import Dataset, prepare, prepare_parts
+from targetsft_jax.data.pipeline import Dataset, prepare
 from targetsft_jax.data.records import Problem, problems
 from targetsft_jax.evaluation.evaluate import benchmark
 from targetsft_jax.evaluation.statistics import AverageAtK, table
@@ -225,11 +225,12 @@ def _open(config: Config, mesh: Mesh) -> Session:
     tokenizer = shared_tokenizer({name: role.model for name, role in roles.items()})
     tokenizer = with_template(tokenizer, config.data.chat_template)
     check_exportable(roles["student"].model.config, tokenizer)
-    dataset, kept_out = prepare_parts(
+    prepared = prepare(
         config.data, tokenizer, config.cache_dir, held_out=config.validation.examples
     )
+    dataset, kept_out = prepared.train, prepared.held_out
     if config.validation.data is not None:
-        kept_out = prepare(config.validation.data, tokenizer, config.cache_dir)
+        kept_out = prepare(config.validation.data, tokenizer, config.cache_dir).train
     for name, hyper in trainings(config).items():
         _check_columns(config, name, hyper, dataset)
         if kept_out is not None:
@@ -493,7 +494,7 @@ def _say_session(session: Session, run_dir: Path) -> None:
         if whole:
             print(f"         not split by the mesh: {', '.join(whole)}")
     print("data")
-    for line in session.dataset.cached:
+    for line in session.dataset.cache_log:
         print(f"  {line}")
     for line in session.dataset.report.lines():
         print(f"  {line}")

@@ -44,7 +44,7 @@ def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Pa
     print(f"{name}: no such start model yet; making it ({size}, {recipe})")
     dataset = prepare(
         DataConfig(synthetic=build.data, max_length=build.max_length), tokenizer
-    )
+    ).train
     shapes = decoder.abstract_params(config, jnp.float32)
     places = rules.shardings(decoder.logical_axes(config), shapes, mesh)
     params = jax.jit(

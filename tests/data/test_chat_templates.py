@@ -1,7 +1,7 @@
 """Named templates: the published prompts letter by letter, and who may use them."""
 
 import pytest
-from test_chat import record, trained
+from support.chats import record, trained
 
 from targetsft_jax.data.chat import (
     encode,
@@ -141,11 +141,11 @@ def test_a_template_from_a_file_is_trained(tmp_path):
     config = DataConfig(
         synthetic=SyntheticConfig(examples=2), chat_template=str(path), max_length=128
     )
-    dataset = prepare(config, tokenizer)
+    dataset = prepare(config, tokenizer).train
     assert tokenizer.decode(dataset.example.tokens).count("<|end|>") == 2
     assert (
         dataset.fingerprint
         != prepare(
             DataConfig(synthetic=SyntheticConfig(examples=2), max_length=128), tokenizer
-        ).fingerprint
+        ).train.fingerprint
     )

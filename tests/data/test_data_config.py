@@ -9,8 +9,10 @@ from targetsft_jax.data.config import (
     FieldMap,
     SourceConfig,
     SyntheticConfig,
+    contradictions,
     validate,
 )
+from targetsft_jax.keys import refusals, resumable_keys
 
 JSONL = DataConfig(source="jsonl", path="rows.jsonl")
 
@@ -43,10 +45,7 @@ def test_defaults_are_valid():
         ("where", dict(where={"split": "train"})),
         ("synthetic.kinds", dict(synthetic=SyntheticConfig(kinds={"division": 1.0}))),
         ("synthetic.kinds", dict(synthetic=SyntheticConfig(kinds={}))),
-        (
-            "synthetic.kinds.dosing",
-            dict(synthetic=SyntheticConfig(kinds={"dosing": -1.0})),
-        ),
+        ("synthetic.kinds", dict(synthetic=SyntheticConfig(kinds={"dosing": -1.0}))),
         ("synthetic.digits", dict(synthetic=SyntheticConfig(digits=0))),
         ("synthetic.examples", dict(synthetic=SyntheticConfig(examples=0))),
         ("synthetic.label_noise", dict(synthetic=SyntheticConfig(label_noise=1.5))),
@@ -121,3 +120,41 @@ def test_names_the_key_of_a_mixture(key, mixture):
 def test_a_mixture_stands_alone():
     with pytest.raises(ValueError, match=r"^data\.limit is 3; expected nothing"):
         validate(DataConfig(mixture=[OWN, OTHER], limit=3))
+
+
+def test_keys_are_declared_with_help_and_only_the_cache_may_change_in_a_resumption():
+    for section in (FieldMap, SyntheticConfig, SourceConfig, DataConfig):
+        for field in dataclasses.fields(section):
+            assert field.metadata["help"].endswith("."), field.name
+    assert list(resumable_keys(DataConfig, "data.")) == ["data.cache"]
+
+
+def test_contradictions_and_domains_are_refused_apart():
+    """A section of a larger tree is searched for domains by `keys.refusals` alone."""
+    wrong = DataConfig(thinking="loud", path="rows.jsonl")
+    assert [text.split(" is ")[0] for text in refusals(wrong, "data.")] == [
+        "data.thinking"
+    ]
+    assert [text.split(" is ")[0] for text in contradictions(wrong)] == ["data.path"]
+
+
+@pytest.mark.parametrize(
+    "text, accepted",
+    [
+        ("question", True),
+        ("options.A", True),
+        ("{A}\n\n{b} {{brace}}", True),
+        ("{}", False),
+        ("{a!r}", False),
+        ("{a:>3}", False),
+        ("{a", False),
+        ("a}", False),
+    ],
+)
+def test_templates(text, accepted):
+    config = dataclasses.replace(JSONL, fields=FieldMap(prompt="q", response=text))
+    if accepted:
+        validate(config)
+    else:
+        with pytest.raises(ValueError, match=r"^data\.fields\.response is .*template"):
+            validate(config)

@@ -13,7 +13,7 @@ from targetsft_jax.data.config import (
     SourceConfig,
     SyntheticConfig,
 )
-from targetsft_jax.data.mixture import order, whole_shares
+from targetsft_jax.data.mixture import row_order, whole_shares
 from targetsft_jax.data.pipeline import batch_at, iterate, prepare, rows_at
 from targetsft_jax.data.tokenizer import byte_tokenizer
 
@@ -43,7 +43,7 @@ def test_shares_hold_to_within_a_row_and_passes_are_whole(sources, seed):
     sizes, weights = zip(*sources)
     total = sum(map(Fraction, map(str, weights)))
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    stream = order(sizes, weights, seed)
+    stream = row_order(sizes, weights, seed)
     seen = [[] for _ in sizes]
     for n in range(1, 121):
         row = stream[n - 1]
@@ -60,7 +60,7 @@ def test_shares_hold_to_within_a_row_and_passes_are_whole(sources, seed):
 
 
 def test_passes_differ_in_order_and_so_do_equal_sources():
-    rows = [order([40, 40], [1, 1], 3)[i] for i in range(160)]
+    rows = [row_order([40, 40], [1, 1], 3)[i] for i in range(160)]
     first, second = ([r for r in rows if r // 40 == i] for i in (0, 1))
     assert first[:40] != first[40:]
     assert first[:40] != [r - 40 for r in second[:40]]
@@ -74,10 +74,10 @@ def test_weights_become_the_whole_numbers_they_are_written_as():
 
 
 def test_batches_hold_the_shares_and_the_report_says_so():
-    dataset = prepare(mixed(), byte_tokenizer())
+    dataset = prepare(mixed(), byte_tokenizer()).train
     assert dataset.rows == 70
     for step in range(20):
-        rows = rows_at(dataset, step, batch_size=5, accumulation=2)
+        rows = rows_at(dataset, step, batch_size=10, accumulation_steps=2)
         assert (rows < 20).sum() == 7
     assert dataset.report.by_source["few"]["packed_rows"] == 20
     lines = {line.split()[0]: line.split() for line in dataset.report.lines()}
@@ -88,8 +88,8 @@ def test_batches_hold_the_shares_and_the_report_says_so():
 
 
 def test_a_later_start_gives_the_tail_of_a_mixture():
-    dataset = prepare(mixed(), byte_tokenizer())
-    options = dict(batch_size=3, accumulation=2, seed=5)
+    dataset = prepare(mixed(), byte_tokenizer()).train
+    options = dict(batch_size=6, accumulation_steps=2, seed=5)
     full = [batch_at(dataset, step, **options) for step in range(30)]
     for start in (1, 13, 29):
         tail = [
@@ -100,7 +100,7 @@ def test_a_later_start_gives_the_tail_of_a_mixture():
 
 
 def test_without_weights_sources_are_packed_together_once_an_epoch():
-    dataset = prepare(mixed((None, None), max_length=256), byte_tokenizer())
+    dataset = prepare(mixed((None, None), max_length=256), byte_tokenizer()).train
     rows = [sorted(dataset.origins(i)) for i in range(dataset.rows)]
     assert sum(map(len, rows)) == 70
     kinds = [{origin.split(":")[2] for origin in row} for row in rows]
@@ -111,28 +111,9 @@ def test_without_weights_sources_are_packed_together_once_an_epoch():
 
 
 def test_no_row_holds_two_sources_where_there_are_weights():
-    dataset = prepare(mixed(max_length=256), byte_tokenizer())
+    dataset = prepare(mixed(max_length=256), byte_tokenizer()).train
     for i in range(dataset.rows):
         assert len({origin.split(":")[2] for origin in dataset.origins(i)}) == 1
-
-
-def test_bad_and_dropped_rows_are_counted_for_their_source(tmp_path):
-    path = tmp_path / "a.jsonl"
-    rows = [{"q": "1", "a": "2"}, {"q": "1"}, {"q": "<|end|>", "a": "2"}]
-    rows.append({"q": "b" * 100, "a": "c"})
-    path.write_text("\n".join(map(json.dumps, rows)))
-    file = SourceConfig(
-        source="jsonl", path=str(path), fields=FieldMap(prompt="q", response="a")
-    )
-    config = DataConfig(
-        mixture=[SourceConfig(synthetic=SyntheticConfig(examples=5)), file],
-        max_length=64,
-        on_bad_row="skip",
-    )
-    report = prepare(config, byte_tokenizer()).report
-    own = {line.split()[0]: line.split() for line in report.lines()}["a.jsonl"]
-    assert own[1:6] == ["4", "0", "2", "1", "1"]  # rows, filtered, bad, dropped, kept
-    assert (report.rows, report.bad, report.examples) == (9, 2, 6)
 
 
 def test_a_weighted_source_without_examples_is_an_error(tmp_path):

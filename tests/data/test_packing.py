@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from targetsft_jax.data import packing
 from targetsft_jax.data.chat import Example
 from targetsft_jax.data.config import DataConfig
-from targetsft_jax.data.examples import flat_parts, put_together
-from targetsft_jax.data.packing import arrange, fit, lay_out
+from targetsft_jax.data.examples import flat_parts, from_flat, join_parts
+from targetsft_jax.data.packing import build_rows, fit_to_rows
 from targetsft_jax.data.pipeline import prepare
-from targetsft_jax.data.report import Report
+from targetsft_jax.data.report import DataReport
 
 
 def example(start, mask, **columns):
@@ -30,15 +30,15 @@ def example(start, mask, **columns):
 
 
 def join(examples):
-    return put_together(flat_parts(examples))
+    return from_flat(join_parts(flat_parts(examples)))
 
 
 def pack(examples, row_length, **options):
     """All rows of some examples, in the order given."""
     joined = join(examples)
     numbers = np.arange(len(examples))
-    layout = arrange(numbers, joined.lengths, row_length, **options)
-    return lay_out(joined, layout, np.arange(layout.rows))
+    layout = packing.pack(numbers, joined.lengths, row_length, **options)
+    return build_rows(joined, layout, np.arange(layout.rows))
 
 
 def test_two_examples_in_a_row_worked_by_hand():
@@ -138,30 +138,30 @@ def test_rows_of_published_sets_are_full(shared):
     tokenizer = benchmark.bpe_tokenizer(some)
     for source, rows in zip(both.mixture, (7473, 7500)):
         config = DataConfig(**vars(source), max_length=2048, shuffle_seed=1)
-        report = prepare(config, tokenizer).report
+        report = prepare(config, tokenizer).train.report
         assert report.examples == report.rows == rows
         assert report.fill >= 0.98, report
 
 
 def test_columns_must_be_had_by_all():
-    with pytest.raises(ValueError, match="f:20 has no old_logprob, f:10 has"):
+    with pytest.raises(ValueError, match="f:20 has no old_logprob and f:10 has one"):
         pack([example(10, [0, 1], old_logprob=[0, -1]), example(20, [0, 1])], 4)
     with pytest.raises(ValueError, match="no examples"):
         pack([], 4)
 
 
 def test_truncation_is_counted_and_keeps_the_beginning():
-    report = Report()
+    report = DataReport()
     examples = [
         example(10, [0, 1, 1], old_logprob=[0, -1, -1]),
         example(20, [0, 1, 1, 1, 1], old_logprob=[0, -1, -2, -3, -4]),
         example(30, [0, 0, 0, 0, 1], old_logprob=[0, 0, 0, 0, -1]),
         example(40, [1, 0], old_logprob=[-1, 0]),
     ]
-    numbers, lengths = fit(join(examples), 4, "truncate", report)
+    numbers, lengths = fit_to_rows(join(examples), 4, "truncate", report)
     assert (numbers.tolist(), lengths.tolist()) == ([0, 1], [3, 4])
-    rows = lay_out(
-        join(examples[1:2]), arrange(numbers[:1], lengths[1:], 4), np.array([0])
+    rows = build_rows(
+        join(examples[1:2]), packing.pack(numbers[:1], lengths[1:], 4), np.array([0])
     )
     np.testing.assert_array_equal(rows["tokens"], [[20, 21, 22, 23]])
     np.testing.assert_array_equal(rows["labels"], [[21, 22, 23, 0]])
@@ -175,10 +175,10 @@ def test_truncation_is_counted_and_keeps_the_beginning():
 
 
 def test_overlong_examples_are_dropped_or_refused():
-    report = Report()
+    report = DataReport()
     examples = [example(10, [0, 1, 1]), example(20, [0, 1, 1, 1, 1])]
-    numbers, lengths = fit(join(examples), 4, "drop", report)
+    numbers, lengths = fit_to_rows(join(examples), 4, "drop", report)
     assert (numbers.tolist(), lengths.tolist()) == ([0], [3])
     assert report.dropped == {"longer than a row": 1} and report.truncated == 0
-    with pytest.raises(ValueError, match="f:20: 5 tokens, data.max_length is 4"):
-        fit(join(examples), 4, "error", Report())
+    with pytest.raises(ValueError, match="f:20: 5 tokens and data.max_length is 4"):
+        fit_to_rows(join(examples), 4, "error", DataReport())

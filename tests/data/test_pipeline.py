@@ -9,15 +9,21 @@ import threading
 import numpy as np
 import pytest
 
-from targetsft_jax.data.config import DataConfig, FieldMap, SyntheticConfig
+from targetsft_jax.data import packing, pipeline, records
+from targetsft_jax.data.config import (
+    DataConfig,
+    FieldMap,
+    SourceConfig,
+    SyntheticConfig,
+)
 from targetsft_jax.data.pipeline import (
     batch_at,
     iterate,
     prepare,
-    prepare_parts,
     rows_at,
 )
-from targetsft_jax.data.records import load_records, problems
+from targetsft_jax.data.records import load_records
+from targetsft_jax.data.report import DataReport
 from targetsft_jax.data.tokenizer import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -27,7 +33,7 @@ SMALL = DataConfig(synthetic=SyntheticConfig(examples=50), max_length=64)
 @pytest.fixture(scope="module")
 def dataset():
     """50 rows, one problem each (two do not fit in 64 tokens)."""
-    return prepare(SMALL, TOKENIZER)
+    return prepare(SMALL, TOKENIZER).train
 
 
 def row_names(batch):
@@ -40,7 +46,7 @@ def equal(a, b):
 
 
 def test_shapes_are_accumulation_batch_length(dataset):
-    batch = batch_at(dataset, 3, batch_size=4, accumulation=2, seed=1)
+    batch = batch_at(dataset, 3, batch_size=8, accumulation_steps=2, seed=1)
     assert list(batch) == dataset.columns
     assert {values.shape for values in batch.values()} == {(2, 4, 64)}
 
@@ -61,7 +67,7 @@ def test_an_epoch_visits_every_row_once_and_each_in_another_order(dataset):
 
 def test_accumulation_splits_the_same_rows(dataset):
     whole = batch_at(dataset, 7, batch_size=8, seed=3)
-    split = batch_at(dataset, 7, batch_size=2, accumulation=4, seed=3)
+    split = batch_at(dataset, 7, batch_size=8, accumulation_steps=4, seed=3)
     assert row_names(whole) == row_names(split)
 
 
@@ -81,9 +87,10 @@ def test_seed_and_step_decide(dataset):
 @pytest.mark.parametrize("length", [64, 256], ids=["an example a row", "packed"])
 def test_a_later_start_gives_the_tail(length):
     """From the middle of an epoch on, over its end."""
-    dataset = prepare(dataclasses.replace(SMALL, max_length=length), TOKENIZER)
+    config = dataclasses.replace(SMALL, max_length=length)
+    dataset = prepare(config, TOKENIZER).train
     assert (dataset.rows < 20) == (length == 256)
-    options = dict(batch_size=2, accumulation=2, seed=5)
+    options = dict(batch_size=4, accumulation_steps=2, seed=5)
     full = [b for _, b in zip(range(20), iterate(dataset, **options))]
     tail = [b for _, b in zip(range(7), iterate(dataset, 13, **options))]
     assert all(equal(a, b) for a, b in zip(full[13:], tail, strict=True))
@@ -97,7 +104,7 @@ def test_another_process_gives_the_same(dataset):
         "from targetsft_jax.data.pipeline import *\n"
         "from targetsft_jax.data.tokenizer import byte_tokenizer\n"
         "c = DataConfig(synthetic=SyntheticConfig(examples=50), max_length=64)\n"
-        "d = prepare(c, byte_tokenizer())\n"
+        "d = prepare(c, byte_tokenizer()).train\n"
         "print(d.fingerprint, fingerprint(batch_at(d, 33, batch_size=4, seed=1)))\n"
     )
     from targetsft_jax.data.pipeline import fingerprint
@@ -113,10 +120,12 @@ def test_another_process_gives_the_same(dataset):
 def test_a_step_names_the_records_in_its_rows(packing):
     """What a row says it holds is what its tokens spell, in that order."""
     config = dataclasses.replace(SMALL, max_length=256, packing=packing)
-    packed = prepare(config, TOKENIZER)
-    records, _ = load_records(config)
-    said = {record.origin: record.messages[-1]["content"] for record in records}
-    options = dict(batch_size=2, accumulation=2, seed=4)
+    packed = prepare(config, TOKENIZER).train
+    responses = {
+        record.origin: record.messages[-1]["content"]
+        for record in load_records(config)[0]
+    }
+    options = dict(batch_size=4, accumulation_steps=2, seed=4)
     rows = rows_at(packed, 3, **options)
     batch = batch_at(packed, 3, **options)
     assert rows.shape == (2, 2)
@@ -124,18 +133,88 @@ def test_a_step_names_the_records_in_its_rows(packing):
         text = TOKENIZER.decode(batch["tokens"][place])
         spoken = [turn.split("<|end|>")[0] for turn in text.split("<|assistant|>")[1:]]
         origins = packed.origins(int(rows[place]))
-        assert [said[origin] for origin in origins] == spoken
+        assert [responses[origin] for origin in origins] == spoken
         assert len(origins) == batch["segment_ids"][place].max()
     everything = [
         origin for row in range(packed.rows) for origin in packed.origins(row)
     ]
-    assert sorted(everything) == sorted(said)
+    assert sorted(everything) == sorted(responses)
+
+
+def test_a_batch_that_does_not_divide_is_refused(dataset):
+    problem = "batch_size is 7; expected a multiple of accumulation_steps = 2"
+    for function in (rows_at, batch_at):
+        with pytest.raises(ValueError, match=problem):
+            function(dataset, 0, batch_size=7, accumulation_steps=2)
+
+
+def test_batches_do_not_depend_on_the_report(tmp_path):
+    """With a blank report the same rows come in the same order, cached or not."""
+    path = tmp_path / "rows.jsonl"
+    rows = [{"q": f"{i}?", "a": "x" * (i % 9), "n": i} for i in range(1, 60)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    file = SourceConfig(
+        source="jsonl", path=str(path), fields=FieldMap(prompt="q", response="a")
+    )
+    halves = [
+        dataclasses.replace(file, name=name, weight=weight, where={"n": condition})
+        for name, weight, condition in (
+            ("first", 3, {"max": 20}),
+            ("second", 1, {"min": 21}),
+        )
+    ]
+    config = DataConfig(mixture=halves, max_length=32, on_bad_row="skip")
+    packed = prepare(config, TOKENIZER, tmp_path / "cache").train
+    reread = prepare(config, TOKENIZER, tmp_path / "cache").train
+    options = dict(batch_size=8, accumulation_steps=2, seed=5)
+    for source in (packed, reread):
+        blank = dataclasses.replace(source, report=DataReport())
+        for step in range(12):
+            one, two = (batch_at(x, step, **options) for x in (packed, blank))
+            assert equal(one, two)
+    shares = [
+        (rows_at(packed, step, **options) < packed.layout.source_rows[0]).sum()
+        for step in range(12)
+    ]
+    assert shares == [6] * 12
+
+
+def test_preparing_validates_selects_and_shuffles_once(monkeypatch, tmp_path):
+    """And nothing of it but the validation is repeated with a warm cache."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps({"q": f"{i}", "a": "b"}) for i in range(20)))
+    config = DataConfig(
+        source="jsonl", path=str(path), fields=FieldMap(prompt="q", response="a")
+    )
+    calls = []
+
+    def count(module, name):
+        real = getattr(module, name)
+
+        def counted(*args, **options):
+            calls.append(name)
+            return real(*args, **options)
+
+        monkeypatch.setattr(module, name, counted)
+
+    count(pipeline, "validate")
+    count(records, "validate")
+    count(packing, "fit_to_rows")
+    count(pipeline, "_fingerprint")
+    first = prepare(config, TOKENIZER, tmp_path / "cache", held_out=4)
+    assert calls == ["validate", "fit_to_rows", "_fingerprint", "_fingerprint"]
+    calls.clear()
+    again = prepare(config, TOKENIZER, tmp_path / "cache", held_out=4)
+    assert calls == ["validate"]
+    for one, two in ((first.train, again.train), (first.held_out, again.held_out)):
+        assert one.fingerprint == two.fingerprint and one.report == two.report
+        rows = np.arange(one.rows)
+        assert equal(one.take(rows), two.take(rows))
 
 
 def test_a_set_smaller_than_a_batch_repeats():
-    tiny = prepare(
-        dataclasses.replace(SMALL, synthetic=SyntheticConfig(examples=3)), TOKENIZER
-    )
+    config = dataclasses.replace(SMALL, synthetic=SyntheticConfig(examples=3))
+    tiny = prepare(config, TOKENIZER).train
     names = row_names(batch_at(tiny, 0, batch_size=7))
     assert len(names) == 7 and len(set(names)) == 3
     assert len(set(names[:3])) == len(set(names[3:6])) == 3
@@ -150,7 +229,7 @@ def test_iterate_leaves_no_thread_behind(dataset):
 
 
 def test_the_fingerprint_follows_the_data(dataset):
-    same = prepare(SMALL, TOKENIZER)
+    same = prepare(SMALL, TOKENIZER).train
     assert same.fingerprint == dataset.fingerprint
     for change in (
         dict(synthetic=SyntheticConfig(examples=50, label_noise=0.1)),
@@ -158,85 +237,8 @@ def test_the_fingerprint_follows_the_data(dataset):
         dict(shuffle_seed=1),
         dict(max_length=65),
     ):
-        other = prepare(dataclasses.replace(SMALL, **change), TOKENIZER)
+        other = prepare(dataclasses.replace(SMALL, **change), TOKENIZER).train
         assert other.fingerprint != dataset.fingerprint, change
-
-
-def test_the_report_adds_up(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    rows = [{"q": f"{n}", "a": "x" * n} for n in (1, 5, 100, 3)]
-    rows += [{"q": "b" * 100, "a": "c"}, {"q": "b"}, {"q": "<|end|>", "a": "d"}]
-    path.write_text("\n".join(map(json.dumps, rows)))
-    config = DataConfig(
-        source="jsonl",
-        path=str(path),
-        fields=FieldMap(prompt="q", response="a"),
-        max_length=32,
-        on_bad_row="skip",
-    )
-    report = prepare(config, TOKENIZER).report
-    assert (report.rows, report.bad, report.truncated, report.examples) == (7, 2, 1, 4)
-    assert sum(report.dropped.values()) == 1
-    assert report.rows == report.bad + report.examples + sum(report.dropped.values())
-    # user q assistant a… end: 5, 9, 7 tokens and one row of 32.
-    assert report.tokens == 5 + 9 + 7 + 32
-    assert report.trained_tokens == 2 + 6 + 4 + (32 - 5)
-    assert report.fill == report.tokens / (report.packed_rows * 32)
-    assert "6: field 'a' is missing" in str(report)
-    with pytest.raises(ValueError, match="turn 0 contains"):
-        prepare(
-            dataclasses.replace(config, on_bad_row="error", where={"q": "<|end|>"}),
-            TOKENIZER,
-        )
-    with pytest.raises(ValueError, match=r"no example is left(.|\n)*filtered"):
-        prepare(dataclasses.replace(config, where={"q": "nobody"}), TOKENIZER)
-
-
-@pytest.mark.parametrize("kinds", [{"addition": 1.0}, {"addition": 1.0, "dosing": 1.0}])
-def test_held_out_problems_are_clean_distinct_and_not_trained_on(kinds):
-    config = SyntheticConfig(kinds=kinds, examples=3000, digits=2, label_noise=0.5)
-    found = problems(config, "heldout", 60)
-    prompts = [problem.messages[-1]["content"] for problem in found]
-    assert len(set(prompts)) == 60
-    assert all(problem.messages[-1]["role"] == "user" for problem in found)
-    assert problems(config, "heldout", 60) == found
-    assert problems(config, "heldout", 20) == found[:20]
-    for problem in found:
-        a, plus, b = problem.messages[-1]["content"].rstrip("=?").partition("+")
-        if plus:
-            assert problem.answer == str(int(a) + int(b))
-    trained = problems(config, "train", 1000)
-    assert not set(prompts) & {p.messages[-1]["content"] for p in trained}
-
-
-def test_too_few_problems_are_an_error():
-    with pytest.raises(ValueError, match="distinct ones; expected 5000"):
-        problems(SyntheticConfig(digits=1), "heldout", 5000)
-    with pytest.raises(ValueError, match="split is 'test'"):
-        problems(SyntheticConfig(), "test", 1)
-
-
-def test_problems_of_a_file(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    rows = [{"q": "1+1=?", "a": "so\n#### 2"}, {"q": "2+2=?", "a": "#### 4"}]
-    path.write_text("\n".join(map(json.dumps, rows)))
-    config = DataConfig(
-        source="jsonl",
-        path=str(path),
-        fields=FieldMap(prompt="q", response="a", answer="a"),
-    )
-    found = problems(config)
-    assert [p.messages for p in found] == [
-        [{"role": "user", "content": "1+1=?"}],
-        [{"role": "user", "content": "2+2=?"}],
-    ]
-    assert [p.answer for p in found] == ["so\n#### 2", "#### 4"]
-    assert [p.id for p in found] == [f"{path}:1", f"{path}:2"]
-    assert problems(config, n=1) == found[:1]
-    with pytest.raises(ValueError, match="no problem is left"):
-        problems(dataclasses.replace(config, where={"q": "none"}))
-    with pytest.raises(ValueError, match="set fields.answer"):
-        problems(dataclasses.replace(config, fields=FieldMap(prompt="q")))
 
 
 def test_real_files_are_prepared_whole(shared):
@@ -250,7 +252,7 @@ def test_real_files_are_prepared_whole(shared):
         where={"split": "train"},
         max_length=2048,
     )
-    report = prepare(config, TOKENIZER).report
+    report = prepare(config, TOKENIZER).train.report
     assert (report.rows, report.filtered, report.bad) == (1000, 500, 0)
     assert report.examples + sum(report.dropped.values()) == 500
 
@@ -288,15 +290,16 @@ def test_what_is_held_out_is_not_trained_on_and_nothing_is_lost(cached, tmp_path
     def origins(dataset):
         return [name for row in range(dataset.rows) for name in dataset.origins(row)]
 
-    everything = origins(prepare(config, TOKENIZER, tmp_path))
+    everything = origins(prepare(config, TOKENIZER, tmp_path).train)
     found = []
-    for packing in (True, False):
-        changed = dataclasses.replace(config, packing=packing)
-        trained, measured = prepare_parts(changed, TOKENIZER, tmp_path, held_out=9)
+    for packed in (True, False):
+        changed = dataclasses.replace(config, packing=packed)
+        prepared = prepare(changed, TOKENIZER, tmp_path, held_out=9)
+        trained, measured = prepared.train, prepared.held_out
         assert trained.report.held_out == len(origins(measured)) == 9
         assert sorted(origins(trained) + origins(measured)) == sorted(everything)
         assert trained.fingerprint != measured.fingerprint
         found.append(sorted(origins(measured)))
     assert found[0] == found[1]
     with pytest.raises(ValueError, match=r"validation\.examples is 50 .* has 50"):
-        prepare_parts(config, TOKENIZER, tmp_path, held_out=50)
+        prepare(config, TOKENIZER, tmp_path, held_out=50)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from targetsft_jax.data.config import SyntheticConfig
-from targetsft_jax.data.synthetic import generate, problem_at, split_of
+from targetsft_jax.data.synthetic import make_record, problem_at, split_of
 
 ADDITION = SyntheticConfig()
 DOSING = SyntheticConfig(kinds={"dosing": 1.0})
@@ -22,7 +22,7 @@ def parts(record):
 def test_addition_is_right_in_every_line(digits):
     config = SyntheticConfig(digits=digits)
     for index in range(300):
-        record = generate(config, index)
+        record = make_record(config, index)
         prompt, response = parts(record)
         a, b = map(int, re.fullmatch(r"(\d+)\+(\d+)=\?", prompt).groups())
         assert len(str(a)) == len(str(b)) == digits
@@ -42,7 +42,7 @@ def test_addition_is_right_in_every_line(digits):
 
 def test_dosing_is_right_and_its_options_distinct():
     for index in range(500):
-        record = generate(DOSING, index)
+        record = make_record(DOSING, index)
         prompt, response = parts(record)
         kg, dose = map(int, re.search(r"(\d+) kg. Dose (\d+) mg/kg", prompt).groups())
         options = dict(re.findall(r"([A-D])\) (\d+)", prompt))
@@ -57,15 +57,15 @@ def test_dosing_is_right_and_its_options_distinct():
 
 
 def test_the_right_letter_is_uniform():
-    counts = Counter(generate(DOSING, i).answer for i in range(2000))
+    counts = Counter(make_record(DOSING, i).answer for i in range(2000))
     # 2000 / 4 with a standard deviation of 19; five of them either way.
     assert all(abs(counts[letter] - 500) < 97 for letter in "ABCD")
 
 
 def test_a_record_depends_on_seed_and_index_alone():
-    assert generate(ADDITION, 7) == generate(SyntheticConfig(examples=1), 7)
-    assert generate(ADDITION, 7) != generate(ADDITION, 8)
-    assert generate(ADDITION, 7) != generate(SyntheticConfig(seed=1), 7)
+    assert make_record(ADDITION, 7) == make_record(SyntheticConfig(examples=1), 7)
+    assert make_record(ADDITION, 7) != make_record(ADDITION, 8)
+    assert make_record(ADDITION, 7) != make_record(SyntheticConfig(seed=1), 7)
 
 
 def test_kinds_come_in_their_shares():
@@ -79,7 +79,7 @@ def test_kinds_come_in_their_shares():
 def test_splits_share_no_problem_under_different_seeds(config):
     def asked(split, seed):
         config_ = SyntheticConfig(kinds=config.kinds, digits=config.digits, seed=seed)
-        prompts = [parts(generate(config_, i, split))[0] for i in range(1500)]
+        prompts = [parts(make_record(config_, i, split))[0] for i in range(1500)]
         # The numbers in either order; the options offered do not make it new.
         return {tuple(sorted(re.findall(r"\d+", p.split("\n")[0]))) for p in prompts}
 
@@ -104,7 +104,7 @@ def test_noise_has_the_asked_share_and_touches_nothing_else(clean, share):
     noisy = SyntheticConfig(kinds=clean.kinds, label_noise=share)
     wrong, total, shifts = 0, 0, Counter()
     for index in range(1500):
-        a, b = generate(clean, index), generate(noisy, index)
+        a, b = make_record(clean, index), make_record(noisy, index)
         (prompt, right), (prompt_b, with_noise) = parts(a), parts(b)
         assert prompt == prompt_b and a.answer == b.answer
         assert re.sub(r"(=|#### )\w+", r"\1", right) == re.sub(

@@ -1,7 +1,7 @@
 """Thoughts kept or dropped, held to the text written out."""
 
 import pytest
-from test_chat import record, tokenizer_with, trained
+from support.chats import record, tokenizer_with, trained
 
 from targetsft_jax.data.chat import encode, encode_prompt
 from targetsft_jax.data.record import RowError
@@ -54,7 +54,11 @@ def test_thoughts_go_with_the_white_space_behind_them(said, left):
         ("<think>a</think>b<think>", ("keep", "drop"), "unclosed thinking block"),
         ("<|im_start|>think\nso", ("keep", "drop"), "unclosed thinking block"),
         ("so</think>two", ("drop",), "'</think>' with nothing that opens it"),
-        ("<think>so</think>\n", ("drop",), "turn 1 is empty without its thoughts"),
+        (
+            "<think>so</think>\n",
+            ("drop",),
+            "turn 1 is empty without its thinking",
+        ),
     ],
 )
 def test_a_block_that_cannot_be_told_from_the_answer_is_a_bad_row(said, modes, says):

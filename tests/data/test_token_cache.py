@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from targetsft_jax.data import examples, packing, pipeline, token_cache
+from targetsft_jax.data import encoding, examples, packing, token_cache
 from targetsft_jax.data.config import DataConfig, FieldMap, SourceConfig
 from targetsft_jax.data.pipeline import batch_at, prepare
-from targetsft_jax.data.token_cache import Cache
+from targetsft_jax.data.token_cache import CacheFolders
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.storage.array_folder import read, writing
 
@@ -51,8 +51,8 @@ def work(monkeypatch):
 
         monkeypatch.setattr(module, name, run)
 
-    counted(pipeline, "load_records", "tokens")
-    counted(packing, "arrange", "rows")
+    counted(encoding, "read_records", "tokens")
+    counted(packing, "pack", "rows")
     return done
 
 
@@ -69,18 +69,18 @@ def assert_same(a, b):
 
 
 def test_the_second_time_nothing_is_made(config, tmp_path, work):
-    plain = prepare(config, TOKENIZER)
-    first = prepare(config, TOKENIZER, tmp_path / "cache")
+    plain = prepare(config, TOKENIZER).train
+    first = prepare(config, TOKENIZER, tmp_path / "cache").train
     assert work == ["tokens", "rows"] * 2
-    second = prepare(config, TOKENIZER, tmp_path / "cache")
+    second = prepare(config, TOKENIZER, tmp_path / "cache").train
     assert work == ["tokens", "rows"] * 2
     for other in (first, second):
         assert_same(plain, other)
         assert "rows.jsonl:41" in str(other.report)
-    assert plain.cached == []
-    assert not any("from the cache" in line for line in first.cached)
+    assert plain.cache_log == []
+    assert not any("from the cache" in line for line in first.cache_log)
     folders = sorted((tmp_path / "cache/data").iterdir())
-    said = sorted(second.cached, reverse=True)
+    said = sorted(second.cache_log, reverse=True)
     assert said == [
         f"{f.name.split('-')[0]} from the cache: {f}" for f in folders[::-1]
     ]
@@ -104,9 +104,9 @@ def test_packing_anew_uses_the_tokens_that_are_there(config, tmp_path, work):
     ):
         work.clear()
         changed = dataclasses.replace(config, **change)
-        again = prepare(changed, TOKENIZER, tmp_path)
+        again = prepare(changed, TOKENIZER, tmp_path).train
         assert work == ["rows"], change
-        assert_same(again, prepare(changed, TOKENIZER))
+        assert_same(again, prepare(changed, TOKENIZER).train)
 
 
 def test_a_mixture_is_kept_whole_and_weighed_anew(config, tmp_path, work):
@@ -129,10 +129,10 @@ def test_a_mixture_is_kept_whole_and_weighed_anew(config, tmp_path, work):
     for weights, made in (((1, 3), ["tokens", "rows"]), ((1, 1), ["rows"])):
         work.clear()
         for again in (made, []):
-            whole = prepare(mixed(*weights), TOKENIZER, tmp_path / "cache")
+            whole = prepare(mixed(*weights), TOKENIZER, tmp_path / "cache").train
             assert list(dict.fromkeys(work)) == again
             work.clear()
-            assert_same(whole, prepare(mixed(*weights), TOKENIZER))
+            assert_same(whole, prepare(mixed(*weights), TOKENIZER).train)
             assert whole.report.weights == dict(zip(("short", "long"), weights))
             work.clear()
 
@@ -180,7 +180,7 @@ def test_a_template_that_reads_the_clock_is_kept_for_a_day(config, monkeypatch):
             return today + datetime.timedelta(1)
 
     def folders(tokenizer):
-        return Cache.of(config, tokenizer, "identity", "cache")
+        return CacheFolders.of(config, tokenizer, "identity", "cache")
 
     dated = byte_tokenizer()
     dated.chat_template = "{{- strftime_now('%d') -}}" + dated.chat_template
@@ -215,11 +215,12 @@ def test_damage_is_found_said_and_mended(config, tmp_path, how, kind, file):
     prepare(config, TOKENIZER, tmp_path)
     (folder,) = (tmp_path / "data").glob(f"{kind}-*")
     damage(folder / file, how)
-    again = prepare(config, TOKENIZER, tmp_path)
-    (line,) = (line for line in again.cached if "damaged" in line)
+    again = prepare(config, TOKENIZER, tmp_path).train
+    (line,) = (line for line in again.cache_log if "damaged" in line)
     assert line.startswith(f"{kind} damaged, made again: {folder}")
-    assert_same(prepare(config, TOKENIZER), again)
-    assert not any("damaged" in x for x in prepare(config, TOKENIZER, tmp_path).cached)
+    assert_same(prepare(config, TOKENIZER).train, again)
+    repaired = prepare(config, TOKENIZER, tmp_path).train
+    assert not any("damaged" in line for line in repaired.cache_log)
     assert len(list((tmp_path / "data").iterdir())) == 2
 
 
@@ -273,7 +274,7 @@ def test_processes_may_make_and_read_it_at_once(config, tmp_path):
         "    object.__setattr__(config, name, kind(**getattr(config, name)))\n"
         "tokenizer = byte_tokenizer()\n"
         "sys.stdin.readline()\n"
-        f"print(prepare(config, tokenizer, {str(tmp_path)!r}).fingerprint)\n"
+        f"print(prepare(config, tokenizer, {str(tmp_path)!r}).train.fingerprint)\n"
     )
     command = [sys.executable, "-c", script]
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -282,5 +283,5 @@ def test_processes_may_make_and_read_it_at_once(config, tmp_path):
         process.stdin.write("\n")
         process.stdin.flush()
     said = {process.communicate(timeout=120)[0].strip() for process in running}
-    assert said == {prepare(config, TOKENIZER).fingerprint}
+    assert said == {prepare(config, TOKENIZER).train.fingerprint}
     assert len(list((tmp_path / "data").iterdir())) == 2

@@ -36,7 +36,7 @@ def _changes(whole, rng):
 
 
 def _prepare(config):
-    return prepare(config, byte_tokenizer())
+    return prepare(config, byte_tokenizer()).train
 
 
 def _texts(dataset):
@@ -168,7 +168,7 @@ def test_a_cache_that_is_cut_changed_or_gone_is_made_again(tmp_path, count, conf
     path.write_text("\n".join(map(json.dumps, ROWS)))
     config = DataConfig(source="jsonl", path=str(path), fields=FIELDS, max_length=256)
     tokenizer, cache = byte_tokenizer(), tmp_path / "cache"
-    first = prepare(config, tokenizer, cache)
+    first = prepare(config, tokenizer, cache).train
     wanted = first.fingerprint, _texts(first)
     files = sorted(p for p in cache.rglob("*") if p.is_file())
     assert len(files) > 6
@@ -182,7 +182,7 @@ def test_a_cache_that_is_cut_changed_or_gone_is_made_again(tmp_path, count, conf
             file.unlink()
             if content is not None:
                 file.write_bytes(content)
-            again = prepare(config, tokenizer, cache)
+            again = prepare(config, tokenizer, cache).train
             assert (again.fingerprint, _texts(again)) == wanted
             assert any("damaged, made again" in line for line in again.cached)
             assert file.read_bytes() == whole

@@ -147,7 +147,7 @@ def test_skipped_rows_are_counted_and_the_others_are_all_there(
     path.write_bytes(b"\n".join(lines) + b"\n")
     tokenizer = byte_tokenizer()
     confined(tmp_path)
-    dataset = prepare(_config(path, fields, on_bad_row="skip"), tokenizer)
+    dataset = prepare(_config(path, fields, on_bad_row="skip"), tokenizer).train
     assert dataset.report.bad == len(bad)
     assert dataset.report.rows == 2 * len(bad)
     assert dataset.report.examples == len(bad)

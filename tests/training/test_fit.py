@@ -59,7 +59,8 @@ KEYS = {
 def dataset():
     # Two or more problems in most of 32 rows: the run ends in the second epoch.
     synthetic = SyntheticConfig(examples=64, digits=1)
-    packed = prepare(DataConfig(synthetic=synthetic, max_length=64), byte_tokenizer())
+    config = DataConfig(synthetic=synthetic, max_length=64)
+    packed = prepare(config, byte_tokenizer()).train
     assert packed.rows < 40
     return packed
 
@@ -370,7 +371,7 @@ def test_other_data_is_refused(undisturbed, dataset, tmp_path):
         _fit(dataset, run_dir, seed=4)
     assert "choose another run_dir" in str(refusal.value)
     config = DataConfig(synthetic=SyntheticConfig(examples=65), max_length=64)
-    other = prepare(config, byte_tokenizer())
+    other = prepare(config, byte_tokenizer()).train
     with pytest.raises(ValueError, match=f"is {other.fingerprint!r}"):
         _fit(other, run_dir)
     # A refusal leaves the run as it was.
@@ -474,12 +475,14 @@ def test_devices_get_the_same_rows_however_many_processes_there_are(processes):
     """Each process packs for itself and reads what its own devices are to hold."""
     synthetic = SyntheticConfig(examples=64)
     mesh, config = make_mesh(4, 2, 1), DataConfig(synthetic=synthetic, max_length=128)
-    options = dict(batch_size=8, accumulation=2, seed=3)
-    placed = put(batch_at(prepare(config, byte_tokenizer()), 5, **options), mesh)
+    options = dict(batch_size=16, accumulation_steps=2, seed=3)
+    dataset = prepare(config, byte_tokenizer()).train
+    placed = put(batch_at(dataset, 5, **options), mesh)
     devices = mesh.devices.flatten().tolist()
     own = len(devices) // processes
     for process in range(processes):
-        batch = batch_at(prepare(config, byte_tokenizer()), 5, **options)
+        dataset = prepare(config, byte_tokenizer()).train
+        batch = batch_at(dataset, 5, **options)
         mine = devices[process * own : (process + 1) * own]
         for name, whole in placed.items():
             shards = [x for x in whole.addressable_shards if x.device in mine]

@@ -315,7 +315,7 @@ CONFIG = TrainConfig(
 @pytest.fixture(scope="module")
 def dataset():
     config = DataConfig(synthetic=SyntheticConfig(examples=64), max_length=64)
-    return prepare(config, byte_tokenizer())
+    return prepare(config, byte_tokenizer()).train
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Data sets by name: what they are, where from, and how a row becomes an example."""
+"""Catalogue of data sets by name: files, licences and conversion of rows."""
 
 from targetsft_jax.data.catalogue.maths import MATHS
 from targetsft_jax.data.catalogue.medical import MEDICAL

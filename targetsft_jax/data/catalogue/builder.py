@@ -1,16 +1,17 @@
-"""Data sets of the catalogue as TensorFlow Datasets of ArrayRecord files.
+"""Build data sets of the catalogue as TensorFlow Datasets of ArrayRecord files, and
+read them.
 
-TensorFlow takes no part: tensorflow_datasets writes and describes the files without it.
-Each field is a feature of its own, so that any reader of TFDS understands them; here
-the records are read in bulk and taken apart by protobuf, several times as fast as
-record by record through `as_data_source`.
+TensorFlow is not needed: tensorflow_datasets writes and describes the files without it.
+Each field is a separate feature, so that every reader of TFDS understands the files.
+They are read in bulk and parsed by protobuf, several times as fast as record by record
+through `as_data_source`.
 """
 
 import contextlib
 import functools
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,20 +24,20 @@ from targetsft_jax.data.sources import parse_row, read_files
 from targetsft_jax.storage import atomic
 
 DATA_DIR = "~/.cache/targetsft_jax/datasets"
-"""Not TFDS's own default folder, where another builder may own a name."""
+"""Not the default folder of TFDS, where another builder may use the same name."""
 _RECORDS_AT_A_TIME = 1024
 _SHOWN = 50
 
 
 @dataclass(frozen=True)
 class Built:
-    """A data set on disk."""
+    """A built data set on disk."""
 
     folder: Path
     splits: dict[str, int]
-    """Examples of each split."""
+    """Number of examples of each split."""
     left_out: dict[str, int]
-    """By split, rows that are no example by the entry's own rule."""
+    """Number of rows of each split that the entry's rule leaves out."""
     origin: str
     """The folder or the commit that it was built from."""
     files: dict[str, list[Path]]
@@ -50,18 +51,18 @@ def build(
     *,
     replace: bool = True,
 ) -> Built:
-    """Builds a data set anew, whole or not at all.
+    """Build a data set atomically from its published files.
 
     Args:
-        name: in the catalogue.
-        data_dir: where built sets lie; None: DATA_DIR.
-        manual_dir: the folder of its published files; None: the hub.
-        replace: one that is there; False: where another process has been quicker,
-            its work stays.
+        name: name in the catalogue.
+        data_dir: folder of the built data sets; None: DATA_DIR.
+        manual_dir: folder of the published files; None: the hub.
+        replace: replace an existing build; False: one that another process completes
+            first stays.
 
     Raises:
-        ValueError: no such data set; its files cannot be had or are not whole; rows
-            that cannot be used, each by its file and row.
+        ValueError: no such data set; its files are missing or incomplete; rows that
+            cannot be used, each with its file and row.
     """
     if name not in CATALOGUE:
         raise ValueError(
@@ -76,19 +77,20 @@ def build(
     folder = _folder(name, data_dir)
     partial = atomic.begin(folder.parent)
     try:
-        # TFDS too completes a folder before it names it, but first deletes the old one.
+        # TFDS also completes a folder before it renames it, but deletes the old one
+        # first.
         _write(name, files, str(partial))
-        built_in = partial / folder.relative_to(folder.parents[1])
-        atomic.finish(built_in, folder, replace=replace)
+        complete = partial / folder.relative_to(folder.parents[1])
+        atomic.finish(complete, folder, replace=replace)
     finally:
         atomic.abandon(partial)
-    built = stored(name, data_dir)
+    built = find_built(name, data_dir)
     assert built is not None
     return built
 
 
-def stored(name: str, data_dir: str | None = None) -> Built | None:
-    """A data set as it was built; None where it was not, or by another version.
+def find_built(name: str, data_dir: str | None = None) -> Built | None:
+    """The built data set; None if there is none of the entry's version.
 
     Raises:
         ValueError: the folder is damaged.
@@ -108,47 +110,49 @@ def stored(name: str, data_dir: str | None = None) -> Built | None:
                 for i in range(len(lengths))
             ]
             splits[split["name"]] = sum(lengths)
-        missing = [path for own in files.values() for path in own if not path.is_file()]
+        missing = [p for paths in files.values() for p in paths if not p.is_file()]
         if missing:
             raise ValueError(f"{missing[0].name} is missing")
         left_out, origin = dict(notes["left_out"]), str(notes["origin"])
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ValueError(
             f"{folder} is damaged ({error}); build it again: `python -m"
-            f" targetsft_jax.data build {name}`"
+            f" targetsft_jax.datasets build {name}`"
         ) from error
     return Built(folder, splits, left_out, origin, files)
 
 
-def ready(
+def build_if_missing(
     name: str,
     split: str | None,
     data_dir: str | None = None,
     manual_dir: str | None = None,
 ) -> tuple[Built, str]:
-    """A data set, built where it was not, and the split that is meant.
+    """A data set, built if it is missing, and the name of the split.
 
     Args:
-        split: None: `train`, or the only one of its entry.
+        name, data_dir, manual_dir: as in `build`.
+        split: None: `train`, or the only one of the entry.
 
     Raises:
-        ValueError: as `build`; the data set was built without this split's files.
+        ValueError: as `build`; the data set was built without the files of the split.
     """
     splits = CATALOGUE[name].splits
     split = split or ("train" if "train" in splits else splits[0])
-    built = stored(name, data_dir) or build(name, data_dir, manual_dir, replace=False)
+    built = find_built(name, data_dir)
+    built = built or build(name, data_dir, manual_dir, replace=False)
     if split not in built.splits:
-        have = ", ".join(built.splits)
+        existing = ", ".join(built.splits)
         raise ValueError(
-            f"{built.folder} has no split {split!r}, only {have}: {built.origin} had no"
-            f" files of it; build it from others: `python -m targetsft_jax.data build"
-            f" {name} --manual_dir FOLDER`"
+            f"{built.folder} has no split {split!r}, only {existing}: {built.origin}"
+            " had no files of it; build it from other files: `python -m"
+            f" targetsft_jax.datasets build {name} --manual-dir FOLDER`"
         )
     return built, split
 
 
 def read(built: Built, split: str) -> Iterator[tuple[str, Example]]:
-    """Streams the examples of a split.
+    """Stream the examples of a split.
 
     Yields:
         (`name/split:row`, the example).
@@ -174,7 +178,7 @@ def read(built: Built, split: str) -> Iterator[tuple[str, Example]]:
         except (RuntimeError, ValueError, IndexError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"{path} is damaged ({str(error).strip()}); build it again: `python -m"
-                f" targetsft_jax.data build {name}`"
+                f" targetsft_jax.datasets build {name}`"
             ) from error
     if row != built.splits[split]:
         raise ValueError(
@@ -201,7 +205,7 @@ def _write(name: str, files: Files, data_dir: str) -> None:
     settings = tfds.download.DownloadConfig(try_download_gcs=False)
     tfds.disable_progress_bar()
     try:
-        # Its notes go to stdout, and name the folder that is only for now.
+        # Its messages on stdout name the temporary folder.
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_config=settings)
     except Exception as error:
@@ -210,15 +214,15 @@ def _write(name: str, files: Files, data_dir: str) -> None:
         raise ValueError(_refusal(name, bad)) from error
 
 
-def _builder(name: str, files: Files, data_dir: str):
-    """TFDS's builder of a data set, and the list that its bad rows go to."""
+def _builder(name: str, files: Files, data_dir: str) -> tuple[Any, list[str]]:
+    """The TFDS builder of a data set, and the list that receives its bad rows."""
     import tensorflow_datasets as tfds
 
     dataset = CATALOGUE[name]
     bad: list[str] = []
     notes = tfds.core.MetadataDict(origin=files.origin, left_out={})
 
-    def info(self):
+    def info(self: Any) -> Any:
         text = tfds.features.Text()
         features = {field: text for field in FIELDS}
         features["options"] = tfds.features.Sequence(text)
@@ -232,13 +236,15 @@ def _builder(name: str, files: Files, data_dir: str):
             disable_shuffling=True,  # Rows keep the order of their files.
         )
 
-    def split_generators(self, dl_manager):
+    def split_generators(self: Any, dl_manager: Any) -> dict[str, Any]:
         return {
             split: self._generate_examples(split, paths)
             for split, paths in files.splits.items()
         }
 
-    def generate(self, split, paths):
+    def generate(
+        self: Any, split: str, paths: list[str]
+    ) -> Iterator[tuple[int, Example]]:
         left_out = 0
         number = 0
         for origin, raw in read_files(paths):
@@ -271,18 +277,18 @@ def _builder(name: str, files: Files, data_dir: str):
 
 
 @functools.cache
-def _base():
+def _base() -> Any:
     import tensorflow_datasets as tfds
 
     return tfds.core.GeneratorBasedBuilder
 
 
-def _from_row(files: Files, row, origin: str) -> Example | None:
+def _from_row(files: Files, row: Mapping[str, Any], origin: str) -> Example | None:
     try:
         return files.layout.example(row)
     except KeyError as error:
-        have = ", ".join(sorted(map(str, row)))
-        raise RowError(origin, f"field {error} is missing; it has {have}") from error
+        names = ", ".join(sorted(map(str, row)))
+        raise RowError(origin, f"field {error} is missing; it has {names}") from error
     except (ValueError, TypeError, AttributeError, IndexError) as error:
         raise RowError(origin, str(error)) from error
 

@@ -1,22 +1,22 @@
-"""An example of the catalogue as a row that the field map takes apart."""
+"""Render examples of the catalogue as a prompt and a response."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from targetsft_jax.data.catalogue.entry import LETTERS, Example, last_boxed
+from targetsft_jax.data.catalogue.entry import LETTERS, Example, boxed_answer
 from targetsft_jax.data.config import FieldMap
 
-# Other text here is another training set: raise `token_cache.VERSION` with it.
+# Another text is another training set: raise `token_cache.VERSION` with a change.
 TRAIN = FieldMap(messages=None, prompt="prompt", response="response")
 EVALUATE = FieldMap(messages=None, prompt="prompt", answer="answer")
 
 
 def as_row(example: Example) -> Mapping[str, Any]:
-    r"""The example's own fields, and a prompt and a response made of them.
+    r"""The fields of an example, with a prompt and a response made of them.
 
     `options` become lines "A. …". `prompt` is the question with these lines below it.
-    `response` is the reasoning; where that does not end in the answer, a line
-    "The answer is \boxed{…}." follows it.
+    `response` is the reasoning; if that does not end in the answer, a line
+    "The answer is \boxed{…}." follows.
     """
     options = [f"{a}. {text}" for a, text in zip(LETTERS, example["options"])]
     return example | {
@@ -34,8 +34,8 @@ def _response(reasoning: str, answer: str) -> str:
 
 
 def _ends_in(reasoning: str, answer: str) -> bool:
-    """Whether the last box holds the answer, or the last line ends in it."""
-    if last_boxed(reasoning) == answer:
+    """True if the last box contains the answer, or the last line ends in it."""
+    if boxed_answer(reasoning) == answer:
         return True
     last = reasoning.rsplit("\n", 1)[-1].rstrip(" .$)*")
     before = last[: -len(answer)]

@@ -1,49 +1,50 @@
-"""What an entry of the catalogue says of a data set, and what all its examples have."""
+"""Entries of the catalogue: a data set, its published file layouts, its examples."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Of every example; all are text, options a list of texts.
+from targetsft_jax.data.boxed import last_boxed
+
+# Fields of every example; all are text, options a list of texts.
 FIELDS = ("source", "id", "question", "options", "reasoning", "answer")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 Example = dict[str, Any]
-"""FIELDS, as `example` makes it."""
+"""A mapping of FIELDS, made by `example`."""
 
 
 @dataclass(frozen=True)
-class Layout:
-    """One of the shapes in which a data set is published."""
+class FileLayout:
+    """One of the file layouts in which a data set is published."""
 
     splits: Mapping[str, Sequence[str]]
-    """By split, patterns of its files' paths, tried in order; also with `.gz`."""
+    """Path patterns of the files of each split, tried in order; also with `.gz`."""
     example: Callable[[Mapping[str, Any]], Example | None]
-    """A row as an example. None leaves it out, which is counted. KeyError and
+    """Converts a row. None leaves the row out, which is counted; KeyError and
     ValueError make it a bad row."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set: what it is, whose, where, and how its rows become examples."""
+    """A data set: description, licence, place of publication and file layouts."""
 
     about: str
     licence: str
-    """As its publisher states it, and where that is not known, where to look."""
+    """As its publisher states it, or where to look it up."""
     homepage: str
     hub: str
-    """Id of the data set's repository on the hub, in its first layout."""
-    layouts: Sequence[Layout]
-    """The hub's before others."""
+    """Id of its repository on the hub, which has the first layout."""
+    layouts: Sequence[FileLayout]
+    """The hub's layout, then others."""
     version: str = "1.0.0"
-    """Of the examples; another one is built anew."""
+    """Version of the examples; a data set of another version is rebuilt."""
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The names of all its splits."""
-        return tuple(dict.fromkeys(s for own in self.layouts for s in own.splits))
+        names = (split for layout in self.layouts for split in layout.splits)
+        return tuple(dict.fromkeys(names))
 
 
 def example(
@@ -55,19 +56,20 @@ def example(
     source: str | None = None,
     id: object = None,
 ) -> Example:
-    """An example, checked.
+    """Check and make an example.
 
     Args:
         question: without its options.
-        answer: the gold answer, the letter of an option where there are options;
-            empty where the data set has none.
-        reasoning: what leads to the answer; may end in it.
+        answer: the gold answer, the letter of an option if there are options; empty if
+            the data set has none.
+        reasoning: leads to the answer; may end in it.
         options: texts without their letters.
-        source: where the data set has it from.
-        id: the data set's own; without one the builder numbers the rows.
+        source: origin of the question according to the data set.
+        id: id in the data set; without one the builder numbers the rows.
 
     Raises:
-        ValueError: no question; an option is empty; the answer is no option's letter.
+        ValueError: no question; an option is empty; the answer is not the letter of an
+            option.
     """
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"the question is {question!r}; expected text")
@@ -100,18 +102,7 @@ def letter(index: object) -> str:
     return LETTERS[index]
 
 
-def last_boxed(text: str) -> str:
-    r"""What the last `\boxed{…}` or `\boxed 2` of a solution holds; "" without one."""
-    start = text.rfind("\\boxed")
-    while start >= 0:
-        inside = text[start + len("\\boxed") :]
-        if inside.startswith(" ") and inside.split():
-            return inside.split()[0].rstrip(".,$")
-        if inside.startswith("{"):
-            depth = 0
-            for found in _BRACE.finditer(inside):
-                depth += {"{": 1, "}": -1}.get(found.group(), 0)
-                if depth == 0:
-                    return inside[1 : found.start()].strip()
-        start = text.rfind("\\boxed", 0, start)
-    return ""
+def boxed_answer(text: str) -> str:
+    r"""Content of the last `\boxed{…}` or `\boxed 2` of a solution; "" without one."""
+    boxed = last_boxed(text, unbraced=True)
+    return boxed.content.strip() if boxed else ""

@@ -1,4 +1,4 @@
-"""The published files of a data set: in a folder, or fetched from the hub."""
+"""Published files of a data set: in a folder, or downloaded from the hub."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -6,25 +6,25 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from targetsft_jax.data.catalogue.entry import DataSet, Layout
-from targetsft_jax.data.sources import refuse_half
+from targetsft_jax.data.catalogue.entry import DataSet, FileLayout
+from targetsft_jax.data.sources import refuse_missing_shards
 
 
 @dataclass(frozen=True)
 class Files:
-    """What a data set is built from."""
+    """Files that a data set is built from."""
 
-    layout: Layout
+    layout: FileLayout
     splits: Mapping[str, list[str]]
-    """By split, its files in order."""
+    """Files of each split, in order."""
     origin: str
-    """The folder, or the hub's repository and commit."""
+    """The folder, or the repository and commit on the hub."""
 
 
 def in_folder(name: str, dataset: DataSet, folder: str) -> Files:
     """The files of a data set in a folder, in any of its layouts.
 
-    A folder may also hold a file a split, named SPLIT.jsonl, SPLIT.jsonl.gz or
+    The folder may also have one file per split, named SPLIT.jsonl, SPLIT.jsonl.gz or
     SPLIT.parquet, with the fields of the first layout. Splits without files are left
     out.
 
@@ -39,17 +39,21 @@ def in_folder(name: str, dataset: DataSet, folder: str) -> Files:
         split: [f"{split}.jsonl", f"{split}.parquet"]
         for split in dataset.layouts[0].splits
     }
-    for layout in (*dataset.layouts, Layout(plain, dataset.layouts[0].example)):
-        found = _by_split(layout, paths)
-        if found:
-            splits = {s: [str(root / p) for p in own] for s, own in found.items()}
+    for layout in (*dataset.layouts, FileLayout(plain, dataset.layouts[0].example)):
+        by_split = _by_split(layout, paths)
+        if by_split:
+            splits = {s: [str(root / p) for p in ps] for s, ps in by_split.items()}
             return Files(layout, splits, str(root))
-    wanted = sorted(
-        {g for own in dataset.layouts for gs in own.splits.values() for g in gs}
-    )
+    patterns = {
+        pattern
+        for layout in dataset.layouts
+        for split_patterns in layout.splits.values()
+        for pattern in split_patterns
+    }
     raise ValueError(
-        f"{folder} holds no file of {name}; expected some of {', '.join(wanted)}, as"
-        f" in {dataset.hub} on the hub or at {dataset.homepage}"
+        f"{folder} has no file of {name}; expected some of"
+        f" {', '.join(sorted(patterns))}, as in {dataset.hub} on the hub or at"
+        f" {dataset.homepage}"
     )
 
 
@@ -57,71 +61,71 @@ def from_hub(name: str, dataset: DataSet) -> Files:
     """The files of a data set on the hub, all of one commit, through the hub's cache.
 
     Raises:
-        ValueError: they cannot be fetched, or are laid out in another way.
+        ValueError: they cannot be downloaded, or have another layout.
     """
     import huggingface_hub
 
     layout = dataset.layouts[0]
-    with _fetching(name, dataset):
-        # The commit is asked for once, so that files of two never meet.
-        known = huggingface_hub.HfApi().dataset_info(dataset.hub)
-    paths = [sibling.rfilename for sibling in known.siblings or []]
-    found = _by_split(layout, paths)
-    with _fetching(name, dataset):
+    with _hub_errors(name, dataset):
+        # The commit is requested once, so that files of two commits never mix.
+        info = huggingface_hub.HfApi().dataset_info(dataset.hub)
+    paths = [sibling.rfilename for sibling in info.siblings or []]
+    by_split = _by_split(layout, paths)
+    with _hub_errors(name, dataset):
         splits = {
             split: [
                 huggingface_hub.hf_hub_download(
-                    dataset.hub, path, repo_type="dataset", revision=known.sha
+                    dataset.hub, path, repo_type="dataset", revision=info.sha
                 )
-                for path in own
+                for path in split_paths
             ]
-            for split, own in found.items()
+            for split, split_paths in by_split.items()
         }
     if not splits:
         raise ValueError(
-            f"{dataset.hub} on the hub has none of the files that {name} was written"
-            f" for ({layout.splits}); it has {', '.join(sorted(paths)[:20])}"
+            f"{dataset.hub} on the hub has none of the files that the entry of {name}"
+            f" expects ({layout.splits}); it has {', '.join(sorted(paths)[:20])}"
         )
-    return Files(layout, splits, f"{dataset.hub}@{known.sha}")
+    return Files(layout, splits, f"{dataset.hub}@{info.sha}")
 
 
 @contextlib.contextmanager
-def _fetching(name: str, dataset: DataSet) -> Iterator[None]:
-    """Says what to do where the hub cannot be reached, or refuses."""
+def _hub_errors(name: str, dataset: DataSet) -> Iterator[None]:
+    """Replaces errors of the hub's client by one that names the remedy."""
     try:
         yield
-    except Exception as error:  # The hub's client lets those of others through.
+    except Exception as error:  # The client passes on errors of other libraries.
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
-            f"{name} cannot be fetched from {dataset.hub} on the hub"
-            f" ({type(error).__name__}: {reason}); fetch it where there is a network"
-            " and name its folder: data.path, or --manual_dir of"
-            f" `python -m targetsft_jax.data build {name}`"
+            f"{name} cannot be downloaded from {dataset.hub} on the hub"
+            f" ({type(error).__name__}: {reason}); download it on a machine with"
+            " network access and name the folder: data.path, or --manual-dir of"
+            f" `python -m targetsft_jax.datasets build {name}`"
         ) from error
 
 
-def _by_split(layout: Layout, paths: Iterable[str]) -> dict[str, list[str]]:
+def _by_split(layout: FileLayout, paths: Iterable[str]) -> dict[str, list[str]]:
     paths = sorted(paths)
-    found = {s: _matching(globs, paths) for s, globs in layout.splits.items()}
-    found = {split: own for split, own in found.items() if own}
-    for own in found.values():
-        refuse_half(own)
-    return found
+    matches = {s: _matches(globs, paths) for s, globs in layout.splits.items()}
+    by_split = {split: paths for split, paths in matches.items() if paths}
+    for split_paths in by_split.values():
+        refuse_missing_shards(split_paths)
+    return by_split
 
 
-def _matching(globs: Iterable[str], paths: list[str]) -> list[str]:
-    """What the first pattern that finds anything finds, by path or as a bare name."""
+def _matches(globs: Iterable[str], paths: list[str]) -> list[str]:
+    """Matches of the first pattern that has any, as a path or as a bare file name."""
     for glob in globs:
         bare = glob.rpartition("/")[2]
         for pattern in (glob, bare):
-            for wanted in (pattern, f"{pattern}.gz"):
-                hits = [
+            for variant in (pattern, f"{pattern}.gz"):
+                matches = [
                     path
                     for path in paths
-                    if fnmatchcase(path, wanted)
+                    if fnmatchcase(path, variant)
                     and path.count("/") == pattern.count("/")
                     and (pattern == glob or not bare.startswith("*"))
                 ]
-                if hits:
-                    return hits
+                if matches:
+                    return matches
     return []

@@ -6,9 +6,9 @@ from typing import Any
 from targetsft_jax.data.catalogue.entry import (
     DataSet,
     Example,
-    Layout,
+    FileLayout,
+    boxed_answer,
     example,
-    last_boxed,
 )
 
 
@@ -17,20 +17,20 @@ def _numina(row: Mapping[str, Any]) -> Example:
     solution = row["solution"]
     return example(
         row["problem"],
-        last_boxed(solution),
+        boxed_answer(solution),
         reasoning=solution,
         source=row["source"],
     )
 
 
 def _openr1(row: Mapping[str, Any]) -> Example | None:
-    """problem, answer, source, uuid, and generations, each complete or not and correct
-    or not by math-verify and, of those it could not judge, by a Llama model. The first
-    complete and correct one is taken, with its <think> block."""
-    complete = row["is_reasoning_complete"]
+    """problem, answer, source, uuid, and generations with verdicts: complete or not,
+    and correct or not by math-verify or, where that could not judge, by a Llama model.
+    The example has the first complete and correct one, with its <think> block."""
+    texts, complete = row["generations"], row["is_reasoning_complete"]
     for name in ("correctness_math_verify", "correctness_llama"):
-        for whole, right, text in zip(complete, row[name] or (), row["generations"]):
-            if whole and right:
+        for text, is_complete, is_correct in zip(texts, complete, row[name] or ()):
+            if is_complete and is_correct:
                 return example(
                     row["problem"],
                     row["answer"],
@@ -51,7 +51,7 @@ def _gsm8k(row: Mapping[str, Any]) -> Example:
 
 def _math(row: Mapping[str, Any]) -> Example | None:
     """problem, level, type, solution: the answer is in the solution's last box. Two
-    published solutions end in an empty one; they are left out."""
+    published solutions end in an empty box; they are left out."""
     if "\\boxed{}" in row["solution"]:
         return None
     return _boxed(row["problem"], row["solution"], source=row.get("type"))
@@ -74,13 +74,13 @@ def _minerva(row: Mapping[str, Any]) -> Example:
 
 
 def _minerva_official(row: Mapping[str, Any]) -> Example:
-    """problem, solution, type, idx, as the Qwen2.5-Math evaluation has it."""
+    """problem, solution, type, idx, as in the Qwen2.5-Math evaluation."""
     return _boxed(row["problem"], row["solution"], source=row.get("type"))
 
 
 def _olympiadbench(row: Mapping[str, Any]) -> Example:
     """id, question, context, solution (a list), final_answer (a list), subfield, ….
-    The gold answer is the first one, without its dollar signs, as graders take it."""
+    The gold answer is the first one, without its dollar signs, as for graders."""
     answers, solutions = row["final_answer"], row["solution"]
     if not answers:
         raise ValueError("final_answer is empty")
@@ -111,14 +111,14 @@ def _amc23(row: Mapping[str, Any]) -> Example:
 def _answer(row: Mapping[str, Any]) -> str:
     if row.get("answer") is not None:
         return str(row["answer"])
-    answer = last_boxed(row["solution"])
+    answer = boxed_answer(row["solution"])
     if not answer:
         raise ValueError("solution has no box, and there is no answer")
     return answer
 
 
 def _boxed(problem: str, solution: str, source: str | None) -> Example:
-    answer = last_boxed(solution)
+    answer = boxed_answer(solution)
     if not answer:
         raise ValueError(r"solution has no \boxed{…}: there is no gold answer")
     return example(problem, answer, reasoning=solution, source=source)
@@ -131,7 +131,7 @@ MATHS = {
         homepage="https://huggingface.co/datasets/AI-MO/NuminaMath-CoT",
         hub="AI-MO/NuminaMath-CoT",
         layouts=[
-            Layout(
+            FileLayout(
                 {
                     "train": ["data/train-*.parquet"],
                     "test": ["data/test-*.parquet"],
@@ -145,8 +145,8 @@ MATHS = {
         licence="Apache-2.0",
         homepage="https://huggingface.co/datasets/open-r1/OpenR1-Math-220k",
         hub="open-r1/OpenR1-Math-220k",
-        # The folder data/ holds its configuration `default`.
-        layouts=[Layout({"train": ["data/train-*.parquet"]}, _openr1)],
+        # The folder data/ has its configuration `default`.
+        layouts=[FileLayout({"train": ["data/train-*.parquet"]}, _openr1)],
     ),
     "gsm8k": DataSet(
         about="8.8 k grade-school word problems with solutions",
@@ -154,7 +154,7 @@ MATHS = {
         homepage="https://github.com/openai/grade-school-math",
         hub="openai/gsm8k",
         layouts=[
-            Layout(
+            FileLayout(
                 {
                     split: [
                         f"main/{split}-*.parquet",
@@ -172,8 +172,8 @@ MATHS = {
         homepage="https://github.com/hendrycks/math",
         hub="EleutherAI/hendrycks_math",
         layouts=[
-            # A folder a subject; the official archive has a file a problem.
-            Layout(
+            # One folder per subject; the official archive has one file per problem.
+            FileLayout(
                 {
                     split: [
                         f"*/{split}-*.parquet",
@@ -191,7 +191,7 @@ MATHS = {
         licence="MIT",
         homepage="https://huggingface.co/datasets/HuggingFaceH4/MATH-500",
         hub="HuggingFaceH4/MATH-500",
-        layouts=[Layout({"test": ["test.jsonl"]}, _math500)],
+        layouts=[FileLayout({"test": ["test.jsonl"]}, _math500)],
     ),
     "minerva_math": DataSet(
         about="272 undergraduate problems of science, for evaluation",
@@ -199,8 +199,8 @@ MATHS = {
         homepage="https://huggingface.co/datasets/math-ai/minervamath",
         hub="math-ai/minervamath",
         layouts=[
-            Layout({"test": ["data/test-*.parquet", "test-*.parquet"]}, _minerva),
-            Layout({"test": ["minerva_math/test.jsonl"]}, _minerva_official),
+            FileLayout({"test": ["data/test-*.parquet", "test-*.parquet"]}, _minerva),
+            FileLayout({"test": ["minerva_math/test.jsonl"]}, _minerva_official),
         ],
     ),
     "olympiadbench": DataSet(
@@ -209,7 +209,7 @@ MATHS = {
         homepage="https://huggingface.co/datasets/Hothan/OlympiadBench",
         hub="Hothan/OlympiadBench",
         layouts=[
-            Layout(
+            FileLayout(
                 {
                     "test": [
                         "OE_TO_maths_en_COMP/*.parquet",
@@ -227,7 +227,7 @@ MATHS = {
         homepage="https://huggingface.co/datasets/math-ai/aime24",
         hub="math-ai/aime24",
         layouts=[
-            Layout({"test": ["data/test-*.parquet", "test-*.parquet"]}, _aime24),
+            FileLayout({"test": ["data/test-*.parquet", "test-*.parquet"]}, _aime24),
         ],
     ),
     "amc23": DataSet(
@@ -236,7 +236,7 @@ MATHS = {
         homepage="https://huggingface.co/datasets/math-ai/amc23",
         hub="math-ai/amc23",
         layouts=[
-            Layout({"test": ["data/test-*.parquet", "test-*.parquet"]}, _amc23),
+            FileLayout({"test": ["data/test-*.parquet", "test-*.parquet"]}, _amc23),
         ],
     ),
 }

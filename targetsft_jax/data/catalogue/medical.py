@@ -1,12 +1,12 @@
 """Data sets of medicine: one entry each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from targetsft_jax.data.catalogue.entry import (
     DataSet,
     Example,
-    Layout,
+    FileLayout,
     example,
     letter,
 )
@@ -16,15 +16,18 @@ _DECISIONS = ("yes", "no", "maybe")
 
 def _m23k(row: Mapping[str, Any]) -> Example:
     """prompt (the question with its options), reasoning (thinking),
-    distilled_answer_string (what is said after it), answer_letter, source. The options
+    distilled_answer_string (the response after it), answer_letter, source. The options
     stay in the question, and the thinking becomes a <think> block."""
-    thinking, said = row["reasoning"].strip(), row["distilled_answer_string"].strip()
-    if not said:
+    thinking = row["reasoning"].strip()
+    response = row["distilled_answer_string"].strip()
+    if not response:
         raise ValueError("distilled_answer_string is empty")
     return example(
         row["prompt"],
         row["answer_letter"],
-        reasoning=f"<think>\n{thinking}\n</think>\n\n{said}" if thinking else said,
+        reasoning=f"<think>\n{thinking}\n</think>\n\n{response}"
+        if thinking
+        else response,
         source=row["source"],
     )
 
@@ -45,7 +48,7 @@ def _medmcqa(row: Mapping[str, Any]) -> Example:
 
 
 def _medmcqa_official(row: Mapping[str, Any]) -> Example:
-    """The same with cop from 1."""
+    """id, question, opa to opd, cop (from 1), exp (an explanation or null)."""
     return _medmcqa_from(row, first=1)
 
 
@@ -85,7 +88,9 @@ def _pubmedqa_official(row: Mapping[str, Any]) -> Example:
     )
 
 
-def _decided(question, contexts, long_answer, decision, id) -> Example:
+def _decided(
+    question: str, contexts: Sequence[str], long_answer: str, decision: str, id: object
+) -> Example:
     if decision not in _DECISIONS:
         raise ValueError(
             f"final_decision is {decision!r}; expected {', '.join(_DECISIONS)}"
@@ -101,7 +106,7 @@ def _decided(question, contexts, long_answer, decision, id) -> Example:
 
 def _mmlu_pro_medical(row: Mapping[str, Any]) -> Example | None:
     """question_id, question, options, answer_index, cot_content, category, src; the
-    categories health and biology are kept."""
+    categories are health and biology; others are left out."""
     if row["category"] not in ("health", "biology"):
         return None
     return example(
@@ -126,9 +131,9 @@ def _medxpertqa(row: Mapping[str, Any]) -> Example:
 
 
 def _by_letter(options: Mapping[str, str | None]) -> list[str]:
-    """Options by letter, in order; Parquet has null for letters that are not used."""
-    texts = [options[key] for key in sorted(options) if options[key] is not None]
-    letters = [key for key in sorted(options) if options[key] is not None]
+    """Options by letter, in order; Parquet has null for unused letters."""
+    used = {key: text for key, text in sorted(options.items()) if text is not None}
+    letters, texts = list(used), list(used.values())
     if letters != [letter(i) for i in range(len(letters))]:
         raise ValueError(f"options are {', '.join(letters)}; expected A, B, …")
     return texts
@@ -140,7 +145,7 @@ MEDICAL = {
         licence="see its homepage",
         homepage="https://huggingface.co/datasets/UCSC-VLAA/m23k-tokenized",
         hub="UCSC-VLAA/m23k-tokenized",
-        layouts=[Layout({"train": ["data/train-*.parquet"]}, _m23k)],
+        layouts=[FileLayout({"train": ["data/train-*.parquet"]}, _m23k)],
     ),
     "medqa": DataSet(
         about="11 k questions of the USMLE with four options",
@@ -148,7 +153,7 @@ MEDICAL = {
         homepage="https://github.com/jind11/MedQA",
         hub="GBaker/MedQA-USMLE-4-options",
         layouts=[
-            Layout(
+            FileLayout(
                 {
                     # The hub's copy has no dev split; the official archive has.
                     split: [
@@ -167,14 +172,14 @@ MEDICAL = {
         homepage="https://medmcqa.github.io",
         hub="openlifescienceai/medmcqa",
         layouts=[
-            Layout(
+            FileLayout(
                 {
                     "train": ["data/train-*.parquet"],
                     "validation": ["data/validation-*.parquet"],
                 },
                 _medmcqa,
             ),
-            Layout(
+            FileLayout(
                 {
                     "train": ["train.json"],
                     "validation": ["dev.json", "dev.jsonl"],
@@ -189,15 +194,15 @@ MEDICAL = {
         homepage="https://pubmedqa.github.io",
         hub="qiaojin/PubMedQA",
         layouts=[
-            # train: questions made from titles; test: all that experts have labelled.
-            Layout(
+            # train: questions generated from titles; test: all labelled by experts.
+            FileLayout(
                 {
                     "train": ["pqa_artificial/train-*.parquet"],
                     "test": ["pqa_labeled/train-*.parquet"],
                 },
                 _pubmedqa,
             ),
-            Layout(
+            FileLayout(
                 {
                     "train": ["ori_pqaa.json", "data/ori_pqaa.json"],
                     "test": ["ori_pqal.json", "data/ori_pqal.json"],
@@ -212,7 +217,7 @@ MEDICAL = {
         homepage="https://github.com/TIGER-AI-Lab/MMLU-Pro",
         hub="TIGER-Lab/MMLU-Pro",
         layouts=[
-            Layout({"test": ["data/test-*.parquet"]}, _mmlu_pro_medical),
+            FileLayout({"test": ["data/test-*.parquet"]}, _mmlu_pro_medical),
         ],
     ),
     "medxpertqa": DataSet(
@@ -221,7 +226,7 @@ MEDICAL = {
         homepage="https://github.com/TsinghuaC3I/MedXpertQA",
         hub="TsinghuaC3I/MedXpertQA",
         layouts=[
-            Layout(
+            FileLayout(
                 {"test": ["Text/test.jsonl", "Text/test-*.parquet"]},
                 _medxpertqa,
             ),

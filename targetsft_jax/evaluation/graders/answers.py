@@ -8,10 +8,11 @@ letters and words without regard to case, anything else as it is written.
 import re
 from fractions import Fraction
 
+from targetsft_jax.data.boxed import last_boxed
+
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)")
 _THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 _WORD = re.compile(r"[A-Za-z]|yes|no|maybe|true|false", re.IGNORECASE)
-_BOXED = "\\boxed{"
 
 
 def extract_answer(text: str) -> str | None:
@@ -21,14 +22,14 @@ def extract_answer(text: str) -> str | None:
     `\\boxed{…}` whose braces close, whichever stands later: in long solutions `####`
     also opens headings.
     """
-    boxed, boxed_at = _last_boxed(text)
+    boxed = last_boxed(text)
     marked_at = text.rfind("####")
-    if marked_at > boxed_at:
+    if marked_at > (boxed.start if boxed else -1):
         line = text[marked_at + 4 :].lstrip(" \t").partition("\n")[0]
         # "#### \boxed{5}": the box is then the later mark, so it is not met here.
         if line.strip():
             return line.strip()
-    return boxed.strip() or None
+    return (boxed.content.strip() or None) if boxed else None
 
 
 def is_correct(text: str, answer: str) -> bool:
@@ -54,18 +55,3 @@ def _normal(answer: str) -> Fraction | str:
     if _NUMBER.fullmatch(number):
         return Fraction(number)
     return answer.casefold() if _WORD.fullmatch(answer) else answer
-
-
-def _last_boxed(text: str) -> tuple[str, int]:
-    """Content and place of the last box that closes; ("", -1) without one."""
-    start = text.rfind(_BOXED)
-    while start >= 0:
-        depth = 1
-        for found in re.compile(r"\\.|[{}]", re.DOTALL).finditer(
-            text, start + len(_BOXED)
-        ):
-            depth += {"{": 1, "}": -1}.get(found.group(), 0)
-            if depth == 0:
-                return text[start + len(_BOXED) : found.start()], start
-        start = text.rfind(_BOXED, 0, start)
-    return "", -1

@@ -82,9 +82,9 @@ def test_every_gold_solution_of_gsm8k_grades_itself(shared):
 
 def test_a_generated_solution_grades_itself():
     from targetsft_jax.data.config import SyntheticConfig
-    from targetsft_jax.data.synthetic import generate
+    from targetsft_jax.data.synthetic import make_record
 
     config = SyntheticConfig(kinds={"addition": 1.0, "dosing": 1.0})
     for index in range(50):
-        record = generate(config, index)
+        record = make_record(config, index)
         assert is_correct(record.messages[-1]["content"], record.answer)

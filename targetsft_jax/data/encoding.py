@@ -1,0 +1,86 @@
+"""Encode the records of a data section as tokenized examples, source after source."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from targetsft_jax.data import chat, thinking
+from targetsft_jax.data.chat import Example
+from targetsft_jax.data.config import DataConfig, paths, source_name, sources
+from targetsft_jax.data.examples import Arrays, flat_parts
+from targetsft_jax.data.record import Record, RowError
+from targetsft_jax.data.records import bad_row, read_records
+from targetsft_jax.data.report import DataReport
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class Encoder:
+    """Flat arrays of all examples of a data section, as `token_cache` caches them.
+
+    Attributes:
+        report: filled while the parts are read.
+
+    Raises:
+        ValueError: the tokenizer has no chat template.
+    """
+
+    def __init__(self, config: DataConfig, tokenizer: "PreTrainedTokenizerBase"):
+        marked = chat.marks_assistant(tokenizer)
+        self._config, self._tokenizer = config, tokenizer
+        self.report = DataReport(
+            mask_from="the chat template's {% generation %} marks"
+            if marked
+            else "the prefix property of the chat template, proved for each turn"
+        )
+
+    def parts(self) -> Iterator[Arrays]:
+        """Parts of the arrays that `examples.from_flat` reads.
+
+        Raises:
+            ValueError: a row cannot be used and `on_bad_row` is `error`; no example
+                is left.
+        """
+        empty = True
+        for part in flat_parts(self._examples()):
+            empty = False
+            yield part
+        if empty:
+            raise nothing_left(self._config, self.report)
+
+    def summary(self) -> dict[str, Any]:
+        """The fields of the report."""
+        return dataclasses.asdict(self.report)
+
+    def _examples(self) -> Iterator[Example]:
+        numbers = {source_name(s): i for i, s in enumerate(sources(self._config))}
+        records = read_records(self._config, self.report)
+        for name, group in itertools.groupby(records, lambda record: record.source):
+
+            def refuse(error: RowError, name: str = name) -> None:
+                self.report.count_source("bad", name)
+                bad_row(error, self._config, self.report)
+
+            treated = self._treated(group, refuse)
+            for example in chat.encode_all(treated, self._tokenizer, refuse):
+                self.report.count_source("encoded", name)
+                yield dataclasses.replace(example, source=numbers[name])
+
+    def _treated(
+        self, records: Iterable[Record], refuse: Callable[[RowError], None]
+    ) -> Iterator[Record]:
+        for record in records:
+            try:
+                yield thinking.treat(record, self._config.thinking)
+            except RowError as error:
+                refuse(error)
+
+
+def nothing_left(config: DataConfig, report: DataReport) -> ValueError:
+    """The error of a data section without an example to train on."""
+    read = ", ".join(
+        name for part in sources(config) for name in paths(part) or [source_name(part)]
+    )
+    return ValueError(f"no example is left to train on, of {read}:\n{report}")

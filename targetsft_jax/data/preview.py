@@ -1,0 +1,117 @@
+"""Preview of a data set: packed rows as text, duplicates, overlap with evaluation."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from targetsft_jax.data import chat
+from targetsft_jax.data.config import DataConfig
+from targetsft_jax.data.overlap import WORDS, Cases, Duplicates, Overlap
+from targetsft_jax.data.pipeline import Dataset, prepare, rows_at
+from targetsft_jax.data.records import Problem, load_records
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def print_preview(
+    config: DataConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    problems: Sequence[Problem] | None = None,
+    *,
+    cache_dir: str | None = None,
+    held_out: int = 0,
+    rows: int = 3,
+    seed: int = 0,
+) -> None:
+    """Print rows of a training, the report of its data, duplicates and overlaps.
+
+    Args:
+        config: the data section.
+        tokenizer: the tokenizer of the student, with the chat template.
+        problems: the problems of the evaluation; None: there is no evaluation.
+        cache_dir, held_out: as in `prepare`.
+        rows: number of rows, the first of the training.
+        seed: the seed of the order of rows.
+
+    Raises:
+        ValueError: as `prepare`.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    # Colour on a terminal; no wrapping, since the lines are those of the data.
+    console = Console(soft_wrap=True, highlight=False)
+    dataset = prepare(config, tokenizer, cache_dir, held_out=held_out).train
+    for line in show_rows(dataset, tokenizer, rows, seed):
+        text = Text(line)
+        text.highlight_regex(r"⟦[^⟧]*⟧", "green")
+        text.highlight_regex(r"^(row|  segment) \d.*", "bold")
+        console.print(text)
+    console.print("\ndata", style="bold")
+    lines = [*dataset.cache_log, *dataset.report.lines()]
+    for line in [*lines, *find_repetitions(config, problems)]:
+        console.print(Text(f"  {line}"))
+
+
+def show_rows(
+    dataset: Dataset, tokenizer: "PreTrainedTokenizerBase", rows: int, seed: int
+) -> Iterator[str]:
+    """Lines that show the first rows of a training, segment by segment.
+
+    Trained tokens are read off the mask of the labels, the one that the loss uses.
+    """
+    if rows < 1:
+        return
+    for number in rows_at(dataset, 0, batch_size=rows, seed=seed)[0].tolist():
+        row = {name: x[0] for name, x in dataset.take(np.array([number])).items()}
+        segments, length = row["segment_ids"], len(row["segment_ids"])
+        tokens_in_row = int((segments > 0).sum())
+        yield (
+            f"row {number}: {segments.max()} segments, {tokens_in_row:,} of"
+            f" {length:,} tokens, {int(row['loss_mask'].sum()):,} trained"
+        )
+        for segment, origin in enumerate(dataset.origins(number), 1):
+            inside = segments == segment
+            tokens, mask = row["tokens"][inside], row["loss_mask"][inside]
+            # The mask at a position is that of its label, the next token.
+            trained = np.concatenate([[False], mask[:-1]])
+            yield (
+                f"  segment {segment}: {len(tokens):,} tokens, {int(mask.sum()):,}"
+                f" trained, {origin}"
+            )
+            yield chat.show(chat.Example(tokens, trained), tokenizer)
+
+
+def find_repetitions(
+    config: DataConfig, problems: Sequence[Problem] | None
+) -> Iterator[str]:
+    """Lines on duplicate records, and on those that overlap with the evaluation.
+
+    Args:
+        config: the data section.
+        problems: the problems of the evaluation; None: there is no evaluation.
+    """
+    duplicates, overlap = Duplicates(), Overlap(problems or ())
+    # The report of the data set has counted bad rows already.
+    records, _ = load_records(config)
+    for record in records:
+        duplicates.add(record)
+        overlap.add(record)
+    yield from _describe("same conversation", duplicates.conversations)
+    yield from _describe("same prompt, another response", duplicates.prompts)
+    if problems is None:
+        yield "overlap with evaluation: not computed, since there is no evaluation"
+        return
+    yield f"overlap with the {len(problems):,} problems of the evaluation"
+    yield from _describe("same question", overlap.exact)
+    yield from _describe(f"{WORDS} consecutive words", overlap.shared)
+
+
+def _describe(kind: str, cases: Cases) -> Iterator[str]:
+    yield f"{kind:<30} {cases.count:,}"
+    for id, other in cases.first:
+        yield f"  {id} and {other}"
+    if cases.count > len(cases.first):
+        yield f"  … and {cases.count - len(cases.first):,} more"

@@ -1,0 +1,68 @@
+"""Records become examples that carry the number of their source."""
+
+import json
+
+import pytest
+
+from targetsft_jax.data.config import (
+    DataConfig,
+    FieldMap,
+    SourceConfig,
+    SyntheticConfig,
+)
+from targetsft_jax.data.encoding import Encoder
+from targetsft_jax.data.examples import from_flat, join_parts
+from targetsft_jax.data.record import RowError
+from targetsft_jax.data.tokenizer import byte_tokenizer
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Generated problems, a file of bad rows only, and a file with a thought."""
+    bad, good = tmp_path / "bad.jsonl", tmp_path / "good.jsonl"
+    bad.write_text(json.dumps({"q": "<|end|>", "a": "b"}))
+    rows = [{"q": "1", "a": "<think>no</think>2"}, {"q": "1", "a": "<think>"}]
+    good.write_text("\n".join(map(json.dumps, rows)))
+    fields = FieldMap(prompt="q", response="a")
+    files = [
+        SourceConfig(source="jsonl", path=str(path), fields=fields)
+        for path in (bad, good)
+    ]
+    synthetic = SourceConfig(synthetic=SyntheticConfig(examples=2))
+    return DataConfig(mixture=[synthetic, *files], thinking="drop", on_bad_row="skip")
+
+
+def test_every_example_has_the_number_of_its_source(config):
+    """A source without an example does not shift the numbers."""
+    tokenizer = byte_tokenizer()
+    encoder = Encoder(config, tokenizer)
+    examples = from_flat(join_parts(encoder.parts()))
+    assert examples.source.tolist() == [0, 0, 2]
+    assert tokenizer.decode(examples.take(2).tokens) == "<|user|>1<|assistant|>2<|end|>"
+    by_source = encoder.summary()["by_source"]
+    assert by_source["synthetic"] == {"rows": 2, "encoded": 2}
+    assert by_source["bad.jsonl"] == {"rows": 1, "bad": 1}
+    assert by_source["good.jsonl"] == {"rows": 2, "bad": 1, "encoded": 1}
+    assert encoder.report.bad == 2 and "generation" in encoder.report.mask_from
+
+
+def test_nothing_to_train_on_names_the_files_and_what_became_of_their_rows(config):
+    files = DataConfig(mixture=config.mixture[1:2], on_bad_row="skip")
+    problem = (
+        r"no example is left to train on, of .*bad.jsonl:\n(.*\n)*bad rows skipped"
+    )
+    with pytest.raises(ValueError, match=problem):
+        list(Encoder(files, byte_tokenizer()).parts())
+
+
+def test_a_bad_row_is_an_error_unless_it_is_to_be_skipped(config):
+    strict = DataConfig(mixture=config.mixture, thinking="drop")
+    with pytest.raises(RowError, match="bad.jsonl:1: turn 0 contains"):
+        list(Encoder(strict, byte_tokenizer()).parts())
+
+
+def test_a_tokenizer_without_a_template_is_refused_before_anything_is_read(config):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="has no chat template"):
+        Encoder(config, tokenizer)

@@ -1,0 +1,135 @@
+"""Rows become records, or are refused with file, line, field, value and expectation."""
+
+import pytest
+
+from targetsft_jax.data import record as record_module
+from targetsft_jax.data.config import FieldMap
+from targetsft_jax.data.record import RowError, to_record
+from targetsft_jax.keys import between
+from targetsft_jax.targets import inputs
+
+QA = FieldMap(prompt="question", response="answer")
+
+
+GOOD = {"question": "1+1=?", "answer": "2"}
+
+
+TURNS = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "1+1=?"},
+    {"role": "assistant", "content": "2"},
+]
+
+
+def test_prompt_and_response_become_turns():
+    record = to_record(GOOD, QA, "f:1")
+    assert record.messages == [
+        {"role": "user", "content": "1+1=?"},
+        {"role": "assistant", "content": "2"},
+    ]
+    assert record.answer is None and record.origin == "f:1"
+
+
+def test_templates_join_lists_and_reach_into_objects():
+    fields = FieldMap(
+        prompt="{contexts}\n\nQ: {question} {{A}} {options.A}",
+        response="{long}\n#### {final}",
+        system="role",
+        answer="final",
+    )
+    row = {
+        "contexts": ["one", "two"],
+        "question": r"\frac{1}{2}?",
+        "options": {"A": 7},
+        "long": "Since it is.",
+        "final": "yes",
+        "role": "You are a doctor.",
+    }
+    record = to_record(row, fields, "f:1")
+    assert [turn["content"] for turn in record.messages] == [
+        "You are a doctor.",
+        "one\ntwo\n\nQ: \\frac{1}{2}? {A} 7",
+        "Since it is.\n#### yes",
+    ]
+    assert record.answer == "yes"
+
+
+def test_messages_are_taken_as_they_are_and_extra_keys_left_out():
+    row = {"messages": [dict(turn, name="x") for turn in TURNS]}
+    assert to_record(row, FieldMap(), "f:1").messages == TURNS
+
+
+def test_evaluation_ends_before_the_answer_and_needs_a_gold_one():
+    fields = FieldMap(answer="gold")
+    record = to_record({"messages": TURNS, "gold": 2}, fields, "f:1", train=False)
+    assert record.messages == TURNS[:2] and record.answer == "2"
+    unanswered = to_record(
+        {"question": "1+1=?", "gold": 2},
+        FieldMap(prompt="question", response="answer", answer="gold"),
+        "f:1",
+        train=False,
+    )
+    assert unanswered.messages == TURNS[1:2]
+    with pytest.raises(RowError, match="f:1: no gold answer: set fields.answer"):
+        to_record({"messages": TURNS}, FieldMap(), "f:1", train=False)
+
+
+def test_columns_are_read_by_name():
+    row = GOOD | {
+        "trajectory_weight": 2,
+        "critical_mask": [True, 0],
+        "old_logprob": -0.5,
+        "other": 1,
+    }
+    assert to_record(row, QA, "f:1").columns == {
+        "trajectory_weight": 2.0,
+        "critical_mask": [1.0, 0.0],
+        "old_logprob": -0.5,
+    }
+
+
+def test_a_new_input_of_methods_is_read_without_a_change_of_the_reader(monkeypatch):
+    """One line in `targets.inputs` is enough, and an unknown name is no column."""
+    extended = dict(inputs.INPUTS)
+    extended["surprise"] = inputs.Input("surprise", "token", between(0, 1))
+    row = GOOD | {"surprise": [0, 0.5], "other": [1]}
+    assert to_record(row, QA, "f:1").columns == {}
+    monkeypatch.setattr(inputs, "INPUTS", extended)
+    monkeypatch.setattr(record_module, "INPUTS", extended)
+    assert to_record(row, QA, "f:1").columns == {"surprise": [0.0, 0.5]}
+    with pytest.raises(RowError, match=r"f:1: surprise is 2; expected a number"):
+        to_record(row | {"surprise": 2}, QA, "f:1")
+
+
+def turns(*pairs):
+    return {"messages": [{"role": r, "content": c} for r, c in pairs]}
+
+
+@pytest.mark.parametrize(
+    "fields, row, says",
+    [
+        (QA, {"answer": "2"}, "field 'question' is missing; the row has answer"),
+        (QA, GOOD | {"answer": None}, "'answer' is NoneType; expected text"),
+        (QA, GOOD | {"answer": {"a": 1}}, "'answer' is dict; expected text"),
+        (QA, GOOD | {"answer": " \n"}, "'answer' is empty"),
+        (QA, GOOD | {"trajectory_weight": [1.0]}, "expected a number, 0 or more"),
+        (QA, GOOD | {"trajectory_weight": -1}, "expected a number, 0 or more"),
+        (QA, GOOD | {"critical_mask": 0.5}, "expected a number, 0 or 1"),
+        (QA, GOOD | {"old_logprob": [-1.0, 0.5]}, "expected a number, at most 0"),
+        (QA, GOOD | {"old_logprob": float("nan")}, "old_logprob is nan"),
+        (FieldMap(), {"messages": "hi"}, "'messages' is str; expected a list"),
+        (FieldMap(), {"messages": []}, "'messages' is an empty list"),
+        (FieldMap(), {"messages": ["hi"]}, r"messages\[0\] is str; expected an object"),
+        (FieldMap(), {"messages": [{"role": "user"}]}, r"\.content is missing"),
+        (FieldMap(), turns(("user", "a"), ("assistant", "")), "content is empty"),
+        (FieldMap(), turns(("user", "a")), "no assistant turn"),
+        (FieldMap(), turns(("human", "a"), ("assistant", "b")), "role 'human'"),
+        (FieldMap(), turns(("assistant", "b")), "first speaker is assistant"),
+        (FieldMap(), turns(("user", "a"), ("system", "b")), "role system"),
+        (FieldMap(prompt="{q}"), {"x": 1}, "field 'q' is missing"),
+    ],
+)
+def test_a_bad_row_says_where_and_why(fields, row, says):
+    with pytest.raises(RowError, match=says) as error:
+        to_record(row, fields, "rows.jsonl:7")
+    assert str(error.value).startswith("rows.jsonl:7: ")
