@@ -1,1 +1,6 @@
-"""From a model and problems to a score: sample, grade, aggregate."""
+"""Evaluation of models on problems: sample completions, grade them, aggregate.
+
+evaluate.py     a model and problems in, a score and graded completions out
+graders/        the answer that a completion states, and whether it is correct
+statistics.py   Average@k and its standard error, from arrays of verdicts
+"""

@@ -30,8 +30,9 @@ from targetsft_jax.data.chat_templates import with_template
 from targetsft_jax.data.config import SourceConfig, source_name, sources
 from targetsft_jax.data.pipeline import Dataset, prepare
 from targetsft_jax.data.records import Problem, problems
-from targetsft_jax.evaluation.evaluate import benchmark
+from targetsft_jax.evaluation.evaluate import evaluate_model
 from targetsft_jax.evaluation.statistics import AverageAtK, table
+from targetsft_jax.generation.sampling import SamplingSettings
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.hf.model_card import training_card
 from targetsft_jax.hf.peft import save_adapter
@@ -445,16 +446,18 @@ def _measure(
 ) -> None:
     """Average@k of some parameters, kept in the session and in a file of answers."""
     asked = session.config.evaluation
-    score, answered = benchmark(
+    score, graded = evaluate_model(
         session.roles[role].model.config,
         params,
         session.problems,
         session.asking,
-        samples=asked.samples,
-        max_new_tokens=asked.max_new_tokens,
-        temperature=asked.temperature,
-        top_p=asked.top_p,
-        top_k=asked.top_k,
+        SamplingSettings(
+            samples=asked.samples,
+            max_new_tokens=asked.max_new_tokens,
+            temperature=asked.temperature,
+            top_p=asked.top_p,
+            top_k=asked.top_k,
+        ),
         seed=session.config.seed,
         dtype=session.dtype,
         row_sharding=meshes.rows_over(session.mesh),
@@ -465,8 +468,8 @@ def _measure(
         return
     path = run_dir / f"answers_{name}.jsonl"
     with path.open("w", encoding="utf-8") as file:
-        for row in answered:
-            file.write(json.dumps(dataclasses.asdict(row), ensure_ascii=False) + "\n")
+        for problem in graded:
+            file.write(json.dumps(problem.row(), ensure_ascii=False) + "\n")
 
 
 def _say_session(session: Session, run_dir: Path) -> None:
