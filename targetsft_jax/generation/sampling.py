@@ -110,8 +110,7 @@ def nucleus_logits(logits: jax.Array, top_p: jax.Array) -> jax.Array:
         enough = jnp.sum(above, axis=-1, keepdims=True) >= top_p
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
-    # The mass above `low` is at least top_p, and above `high` less: keep what is above
-    # `low`.
+    # Tokens above `low` have at least the mass top_p, those above `high` less.
     largest = jnp.max(probabilities, axis=-1, keepdims=True)
     low, _ = jax.lax.fori_loop(0, 30, halve, (jnp.zeros_like(largest), largest))
     return jnp.where(probabilities > low, logits, -jnp.inf)
