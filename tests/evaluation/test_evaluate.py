@@ -93,7 +93,7 @@ def test_truncated_completions_and_those_without_answers_are_wrong(scripted):
     assert graded[0].row() == {
         "id": "a",
         "answer": "2",
-        "responses": ["1+1=2\n#### 2", "#### 3", "#### 2"],
+        "completions": ["1+1=2\n#### 2", "#### 3", "#### 2"],
         "correct": [True, False, False],
     }
 

@@ -24,15 +24,9 @@ def _full_at(steps, monkeypatch):
     monkeypatch.setattr(Checkpoints, "_begin", begin)
 
 
-<<<<<<< HEAD:tests/training/test_disk_full.py
-def test_training_goes_on_and_saves_later(
-    undisturbed,
-    dataset,
-=======
 def test_training_continues_and_saves_later(
     undisturbed,
     dataset,
->>>>>>> room-storage:tests/training/test_full_disk.py
     tmp_path,
     monkeypatch,
     capsys,
@@ -49,13 +43,8 @@ def test_training_continues_and_saves_later(
     assert {"4", "6"} <= names or {"3", "6"} <= names
 
 
-<<<<<<< HEAD:tests/training/test_disk_full.py
-def test_the_last_save_waits_for_room_and_then_says_so(
-    dataset,
-=======
 def test_the_last_save_is_retried_and_then_reported(
     dataset,
->>>>>>> room-storage:tests/training/test_full_disk.py
     tmp_path,
     monkeypatch,
     capsys,
@@ -72,15 +61,9 @@ def test_the_last_save_is_retried_and_then_reported(
     assert fit_target_sft(dataset, tmp_path).resumed_from == 2
 
 
-<<<<<<< HEAD:tests/training/test_disk_full.py
-def test_numbers_wait_for_space_too(
-    undisturbed,
-    dataset,
-=======
 def test_metrics_wait_for_space_too(
     undisturbed,
     dataset,
->>>>>>> room-storage:tests/training/test_full_disk.py
     tmp_path,
     monkeypatch,
     capsys,
