@@ -101,6 +101,16 @@ def test_trained_are_the_answers_and_their_ends(named, system):
     assert text.startswith(tokenizer.decode(later) + "3" + end)
 
 
+def test_a_template_is_applied_once(named):
+    """The tokenizer that has it already is returned, and no other one is changed."""
+    name, tokenizer, _, _ = named
+    assert with_template(tokenizer, name) is tokenizer
+    assert with_template(tokenizer, None) is tokenizer
+    plain = tokenizer_of(PROMPTS[name][0])
+    assert with_template(plain, name).chat_template == tokenizer.chat_template
+    assert plain.chat_template == byte_tokenizer().chat_template
+
+
 def test_a_template_of_another_family_is_refused():
     with pytest.raises(
         ValueError, match=r"chat_template is 'qwen_boxed', which writes <\|im_end\|>"

@@ -1,10 +1,9 @@
-"""Build data sets of the catalogue as TensorFlow Datasets of ArrayRecord files, and
-read them.
+"""Build and read data sets of the catalogue as ArrayRecord files.
 
-TensorFlow is not needed: tensorflow_datasets writes and describes the files without it.
-Each field is a separate feature, so that every reader of TFDS understands the files.
-They are read in bulk and parsed by protobuf, several times as fast as record by record
-through `as_data_source`.
+They are TensorFlow Datasets without TensorFlow: tensorflow_datasets writes and
+describes the files without it. Each field is a separate feature, so that every reader
+of TFDS understands the files. They are read in bulk and parsed by protobuf, several
+times as fast as record by record through `as_data_source`.
 """
 
 import contextlib
