@@ -1,4 +1,4 @@
-"""Exports: bit for bit, whole or absent, and never over something that is not ours."""
+"""Exports: bit for bit, atomic, and never in place of files that are not exports."""
 
 import json
 
@@ -30,7 +30,7 @@ def test_round_trip_is_bit_exact(tmp_path, family, limit):
     content = checkpoints.tensors(family, tied=False)
     folder = checkpoints.write(tmp_path / "theirs", content, family, tied=False)
     config = load_config(folder)
-    # Through float32 masters: widening and narrowing again must lose nothing.
+    # Through float32 master weights, which must lose nothing.
     params = load_params(folder, config, dtype=jnp.float32)
     target = tmp_path / "ours"
     save_pretrained(target, config, params, dtype="bfloat16", max_shard_bytes=limit)
@@ -84,7 +84,7 @@ def test_failure_leaves_the_earlier_export(tmp_path, tiny, monkeypatch):
             save_pretrained(target, config, params)
     assert (target / "model.safetensors").read_bytes() == before
     bigger = jax.tree.map(lambda leaf: leaf + 1, params)
-    save_pretrained(target, config, bigger)  # what was left behind is no obstacle
+    save_pretrained(target, config, bigger)  # leftovers are no obstacle
     assert (target / "model.safetensors").read_bytes() != before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "theirs"]
 
@@ -107,11 +107,11 @@ def test_other_folders_are_not_replaced(tmp_path, tiny):
     assert load_config(tmp_path / "empty") == config
 
 
-def test_files_beside_an_export_are_not_lost(tmp_path, tiny):
+def test_other_files_in_an_export_are_not_deleted(tmp_path, tiny):
     config, params = tiny
     target = tmp_path / "out"
     save_pretrained(target, config, params, max_shard_bytes=1500)
-    save_pretrained(target, config, params)  # shards of an export are our own
+    save_pretrained(target, config, params)  # shards of an earlier export are replaced
     for number in range(6):
         (target / f"notes_{number}.md").write_text("seen in run 7")
     (target / "plots").mkdir()
@@ -185,7 +185,7 @@ def model_for(tokenizer, model_type):
     return config, jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes)
 
 
-def test_tokenizer_travels_along(tmp_path):
+def test_the_tokenizer_is_exported(tmp_path):
     from transformers import AutoTokenizer
 
     tokenizer = small_tokenizer(["<unk>", "<pad>", "<end>", "yes", "no"])
@@ -221,7 +221,7 @@ def test_byte_tokenizer_round_trip(tmp_path):
     save_pretrained(tmp_path / "out", config, params, tokenizer=back)  # and again
 
 
-def test_several_chat_templates_are_ours_to_replace(tmp_path):
+def test_several_chat_templates_are_replaced(tmp_path):
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = {"default": "{{ messages }}", "tools": "{{ tools }}"}
     config, params = model_for(tokenizer, "llama")
@@ -230,20 +230,20 @@ def test_several_chat_templates_are_ours_to_replace(tmp_path):
     assert any(path.is_dir() for path in (tmp_path / "out").iterdir())
 
 
-def test_tokenizer_that_would_not_come_back(tmp_path, monkeypatch):
-    """transformers makes a Qwen2Tokenizer, with a token more, of any qwen2 folder."""
+def test_a_tokenizer_that_autotokenizer_changes_is_refused(tmp_path, monkeypatch):
+    """transformers loads a Qwen2Tokenizer, with one more token, from qwen2 folders."""
     tokenizer = byte_tokenizer()
     config, params = model_for(tokenizer, "qwen2")
     target = tmp_path / "out"
     save_pretrained(target, config, params)
     before = sorted(path.name for path in target.iterdir())
-    monkeypatch.setattr(exporter, "_host_tensor", None)  # not a weight is written
+    monkeypatch.setattr(exporter, "_host_tensor", None)  # no weight is written
     with pytest.raises(ValueError) as error:
         save_pretrained(target, config, params, tokenizer=tokenizer)
     message = str(error.value)
     assert "model_type 'qwen2', AutoTokenizer loads a Qwen2Tokenizer" in message
     assert "token '<|endoftext|>': absent before, 264 after" in message
-    # The accent of its own: Qwen2Tokenizer composes it with the letter before it.
+    # The combining accent: Qwen2Tokenizer composes it with the letter before it.
     assert "ids of a sample text: [101, 204, 129, " in message
     assert "model_type 'llama'" in message and "tokenizer=None" in message
     assert sorted(path.name for path in target.iterdir()) == before
@@ -272,7 +272,7 @@ def test_qwen_tokenizer_on_qwen2(tmp_path):
         ),
     ],
 )
-def test_what_the_proof_compares(tmp_path, monkeypatch, change, message):
+def test_differences_of_tokenizers_are_named(tmp_path, monkeypatch, change, message):
     from transformers import AutoTokenizer
 
     changed = byte_tokenizer()
@@ -284,14 +284,14 @@ def test_what_the_proof_compares(tmp_path, monkeypatch, change, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_all_processes_stop_where_the_first_one_does(tmp_path, tiny, monkeypatch):
-    """The first tells the others before the weights are gathered."""
+def test_all_processes_stop_if_the_primary_one_fails(tmp_path, tiny, monkeypatch):
+    """The primary process broadcasts its failure before weights are gathered."""
     config, params = tiny
     (tmp_path / "file").touch()
-    told = []
+    broadcasts = []
 
     def broadcast(value):
-        told.append(bool(value))
+        broadcasts.append(bool(value))
         return np.asarray(True)
 
     monkeypatch.setattr(jax, "process_count", lambda: 2)
@@ -302,7 +302,7 @@ def test_all_processes_stop_where_the_first_one_does(tmp_path, tiny, monkeypatch
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     with pytest.raises(RuntimeError, match="process 0 could not begin.*file"):
         save_pretrained(tmp_path / "file", config, params)
-    assert told == [True, False]
+    assert broadcasts == [True, False]
 
 
 def test_tokenizer_larger_than_the_vocabulary(tmp_path, tiny):

@@ -1,4 +1,4 @@
-"""Every family's checkpoint: ours to files and back, bit for bit, and what is fused."""
+"""Checkpoints of every family: round trips bit for bit, and fused tensors."""
 
 import collections
 import json
@@ -18,7 +18,7 @@ from targetsft_jax.hf.tensor_map import checkpoint_tensors
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import abstract_params, logical_axes
 
-# Some of the flags that the checkpoint decides.
+# Some of the flags that are read from config.json.
 READ = {
     "llama": {"qkv_bias": True, "o_bias": True},
     "gemma2": {"query_pre_attn_scalar": 5, "final_logit_softcap": 3.0},
@@ -41,7 +41,7 @@ def random_params(config):
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_ours_to_files_and_back(model_type, tied, tmp_path):
+def test_round_trip_is_bit_exact(model_type, tied, tmp_path):
     config = config_of(model_type, tie_word_embeddings=tied)
     params = random_params(config)
     save_pretrained(tmp_path / "m", config, params)
@@ -52,7 +52,7 @@ def test_ours_to_files_and_back(model_type, tied, tmp_path):
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_every_parameter_is_in_one_tensor(model_type):
-    """Each layer's part of each leaf is in the files once, and nothing else is."""
+    """Each layer of each leaf is in one tensor of the files, and nothing else is."""
     config = config_of(model_type, tie_word_embeddings=False)
     shapes = abstract_params(config)
     expected = {}
@@ -70,7 +70,7 @@ def test_every_parameter_is_in_one_tensor(model_type):
 
 @pytest.mark.parametrize("model_type", ["phi3", "gemma3_text"])
 def test_pieces_of_fused_tensors(model_type, tmp_path, monkeypatch):
-    """Row by row onto devices that share the heads: each finds its own rows."""
+    """Row by row, onto devices that share the heads."""
     config = config_of(model_type)
     params = random_params(config)
     save_pretrained(tmp_path / "m", config, params)
@@ -88,18 +88,18 @@ def test_pieces_of_fused_tensors(model_type, tmp_path, monkeypatch):
         jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
-def test_fused_tensors_hold_their_parts_in_order(tmp_path):
+def test_fused_tensors_have_their_parts_in_order(tmp_path):
     config = config_of("phi3")
     params = random_params(config)
     save_pretrained(tmp_path, config, params)
     stored = checkpoints.read(tmp_path)
-    for kept, module, names in (
+    for stored_name, module, names in (
         ("self_attn.qkv_proj", "attention", "qkv"),
         ("mlp.gate_up_proj", "mlp", ("gate", "up")),
     ):
         parts = [params["layers"][module][name]["kernel"][1].T for name in names]
         np.testing.assert_array_equal(
-            stored[f"model.layers.1.{kept}.weight"], np.concatenate(parts)
+            stored[f"model.layers.1.{stored_name}.weight"], np.concatenate(parts)
         )
 
 

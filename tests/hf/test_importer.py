@@ -1,4 +1,4 @@
-"""Checkpoints are read slice by slice, and refused whole when anything is wrong."""
+"""Import of checkpoints slice by slice, and refusals before anything is read."""
 
 import json
 import time
@@ -21,7 +21,7 @@ def load(folder, **options):
     return load_params(folder, load_config(folder), **options)
 
 
-def test_values_land_where_their_names_say(tmp_path):
+def test_values_are_read_into_their_parameters(tmp_path):
     content = checkpoints.tensors(tied=False, dtype=np.float32)
     folder = checkpoints.write(tmp_path / "m", content, tied=False)
     params = load(folder)
@@ -42,16 +42,16 @@ def test_values_land_where_their_names_say(tmp_path):
 
 
 def as_on_accelerators(patch):
-    """Write every parameter into arrays that lie on the devices already."""
+    """Write every parameter into arrays that are on the devices already."""
     patch.setattr(shard_reader, "_HostShard", shard_reader._DeviceShard)
 
 
 @pytest.mark.parametrize("staged", [True, False], ids=["staged", "placed"])
 @pytest.mark.parametrize("shards", [1, 3])
-def test_sharded_reading_equals_whole_reading(tmp_path, shards, staged, monkeypatch):
+def test_sharded_equals_unsharded_reading(tmp_path, shards, staged, monkeypatch):
     content = checkpoints.tensors()
     folder = checkpoints.write(tmp_path / "m", content, shards=shards)
-    whole = load(folder, dtype=jnp.float32)
+    unsharded = load(folder, dtype=jnp.float32)
     sizes = []
     read = shard_reader._Piece.read
 
@@ -72,12 +72,12 @@ def test_sharded_reading_equals_whole_reading(tmp_path, shards, staged, monkeypa
         is_leaf=lambda x: isinstance(x, tuple),
     )
     split = load(folder, dtype=jnp.float32, shardings=shardings)
-    for a, b, want in zip(*map(jax.tree.leaves, (whole, split, shardings))):
+    for a, b, want in zip(*map(jax.tree.leaves, (unsharded, split, shardings))):
         np.testing.assert_array_equal(a, b)
         assert b.sharding == want
-    # Each slice once: together they are the model, though some lie on many devices.
-    assert sum(sizes) == sum(leaf.size for leaf in jax.tree.leaves(whole))
-    assert max(sizes) <= max(leaf.size for leaf in jax.tree.leaves(whole)) // 8
+    # Each slice is read once, even if it is on several devices.
+    assert sum(sizes) == sum(leaf.size for leaf in jax.tree.leaves(unsharded))
+    assert max(sizes) <= max(leaf.size for leaf in jax.tree.leaves(unsharded)) // 8
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -89,27 +89,29 @@ def test_large_parameters_go_to_the_devices_in_pieces(tmp_path, dtype, monkeypat
     one = jax.sharding.SingleDeviceSharding(jax.devices()[3])
     some = NamedSharding(mesh, PartitionSpec("b"))  # the layers, where they divide
     for sharding in (one, some):
-        whole = load(folder, dtype=dtype, shardings=sharding)
+        unsharded = load(folder, dtype=dtype, shardings=sharding)
         with monkeypatch.context() as patch:
             as_on_accelerators(patch)
             patch.setattr(shard_reader, "PIECE_BYTES", 3 * 16 * 4)
             pieces = load(folder, dtype=dtype, shardings=sharding)
-        for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(pieces), strict=True):
+        for a, b in zip(
+            jax.tree.leaves(unsharded), jax.tree.leaves(pieces), strict=True
+        ):
             assert b.sharding == sharding and b.dtype == dtype
             np.testing.assert_array_equal(a, b)
-    kernel = whole["layers"]["mlp"]["down"]["kernel"]
+    kernel = unsharded["layers"]["mlp"]["down"]["kernel"]
     want = content["model.layers.1.mlp.down_proj.weight"].T.astype(dtype)
     np.testing.assert_array_equal(kernel[1], want)
 
 
 @pytest.mark.parametrize("stored", [np.float32, np.float16, ml_dtypes.bfloat16])
-def test_values_that_are_no_numbers_are_counted(tmp_path, stored):
+def test_non_finite_values_are_counted(tmp_path, stored):
     content = checkpoints.tensors(dtype=stored)
     content["model.norm.weight"][3] = np.nan
     content["model.layers.1.mlp.up_proj.weight"][:2, :4] = -np.inf
     folder = checkpoints.write(tmp_path / "m", content)
     mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
-    # Replicated over one axis: a value is counted once wherever it lies.
+    # Replicated over one axis: a value is counted once.
     split = NamedSharding(mesh, PartitionSpec(None, "b"))
     where = _where_it_fits(load_config(folder), split)
     for dtype in (jnp.float32, jnp.bfloat16):
@@ -123,13 +125,13 @@ def test_values_that_are_no_numbers_are_counted(tmp_path, stored):
 
 
 def _where_it_fits(config, sharding):
-    """A sharding for each parameter; vectors lie everywhere."""
+    """A sharding for each parameter; vectors are replicated."""
     everywhere = NamedSharding(sharding.mesh, PartitionSpec())
     shapes = abstract_params(config)
     return jax.tree.map(lambda x: sharding if x.ndim > 1 else everywhere, shapes)
 
 
-def test_overflow_of_the_asked_dtype_is_counted(tmp_path):
+def test_overflow_of_the_requested_dtype_is_counted(tmp_path):
     content = checkpoints.tensors(dtype=np.float32)
     content["model.norm.weight"][:2] = 1e30
     folder = checkpoints.write(tmp_path / "m", content)
@@ -221,7 +223,7 @@ def test_missing_shards_are_named(tmp_path):
         load(folder)
 
 
-def test_a_tensor_that_the_index_forgot_is_seen(tmp_path):
+def test_a_tensor_missing_from_the_index_is_reported(tmp_path):
     content = checkpoints.tensors()
     content["extra.weight"] = np.ones(3, np.float32)
     folder = checkpoints.write(tmp_path / "m", content, shards=2)
@@ -270,16 +272,16 @@ def test_resolve(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="is a file"):
         resolve(tmp_path / "file")
-    asked = {}
+    requested = {}
 
     def download(name, allow_patterns):
-        asked[name] = allow_patterns
+        requested[name] = allow_patterns
         return str(tmp_path)
 
     monkeypatch.setattr(importer.huggingface_hub, "snapshot_download", download)
     assert resolve("owner/model") == tmp_path
     assert not any(
-        "bin" in pattern or ".py" in pattern for pattern in asked["owner/model"]
+        "bin" in pattern or ".py" in pattern for pattern in requested["owner/model"]
     )
 
 
