@@ -29,7 +29,7 @@ def _run(arguments: list[str]) -> None:
 
 def _preview(rows: int, arguments: list[str]) -> None:
     from targetsft_jax.checkpoints.open import open_model
-    from targetsft_jax.config.schema import load
+    from targetsft_jax.config.load import load
     from targetsft_jax.data.preview import print_preview
     from targetsft_jax.data.records import problems
     from targetsft_jax.data.tokenizer import byte_tokenizer

@@ -155,7 +155,7 @@ def _cell(
             f"methods: {name} has no hyper-parameter {unknown[0]}; it has "
             f"{', '.join(method.defaults) or 'none'}"
         )
-    unread = {
+    unread: dict[str, Any] = {
         key: None
         for key, entry in INPUTS.items()
         if entry.policy_sources and name != base.target.name

@@ -13,10 +13,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from targetsft_jax.models import decoder
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.layer_leaf import LayerLeaf
+from targetsft_jax.parallel.processes import to_host
 
 Path = tuple[str, ...]
 
@@ -143,7 +145,8 @@ def merged(params: dict, adapters: dict, lora: Lora, dtype: Any = None) -> dict:
 class Merged:
     """Kernels W + scale · A·B [layers, in, out], computed one layer at a time.
 
-    Each layer is summed in float32 and cast once, so that no second model exists.
+    Each layer is summed on the host in float64 and rounded once: the same bits from a
+    run on any mesh and from its checkpoint, and no second model on the devices.
     """
 
     kernel: LayerLeaf
@@ -157,17 +160,11 @@ class Merged:
         """Shape of W."""
         return self.kernel.shape
 
-    def __getitem__(self, layer: int) -> jax.Array:
-        """Kernel [in, out] of one layer."""
-        kernel, a, b = (x[layer] for x in (self.kernel, self.lora_a, self.lora_b))
-        return _sum(kernel, a, b, self.scale).astype(self.dtype)
-
-
-@jax.jit
-def _sum(kernel: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
-    # The default precision of a TPU multiplies float32 in bfloat16.
-    product = jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-    return kernel.astype(jnp.float32) + scale * product
+    def __getitem__(self, layer: int) -> np.ndarray:
+        """Kernel [in, out] of one layer; all processes must ask for it together."""
+        leaves = (self.kernel, self.lora_a, self.lora_b)
+        kernel, a, b = (to_host(leaf[layer]).astype(np.float64) for leaf in leaves)
+        return (kernel + self.scale * (a @ b)).astype(self.dtype)
 
 
 def _shapes(config: DecoderConfig, lora: Lora) -> dict[Path, dict]:

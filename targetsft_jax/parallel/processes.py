@@ -69,14 +69,7 @@ def initialize(
         "shutdown_timeout_seconds": 60,
     }
     if coordinator == AUTO:
-        try:
-            jax.distributed.initialize(**limits)
-        except (ValueError, RuntimeError) as error:
-            raise ConnectionError(
-                "mesh.coordinator is auto, and jax detected no job "
-                f"({_first_line(error)}); expected a TPU pod, SLURM or MPI. Elsewhere, "
-                "set mesh.coordinator to HOST:PORT, mesh.processes and mesh.process"
-            ) from None
+        _initialize_detected(limits)
         return jax.process_count() > 1
     processes = _number("mesh.processes", processes, PROCESSES)
     process = _number("mesh.process", process, PROCESS)
@@ -85,6 +78,30 @@ def initialize(
             f"mesh.process is {process} and mesh.processes is {processes}; expected a "
             f"process number from 0 to {processes - 1}"
         )
+    _initialize_at(coordinator, processes, process, timeout, limits)
+    return processes > 1
+
+
+def _initialize_detected(limits: dict[str, Any]) -> None:
+    """Join the job that jax detects."""
+    try:
+        jax.distributed.initialize(**limits)
+    except (ValueError, RuntimeError) as error:
+        raise ConnectionError(
+            f"mesh.coordinator is auto and jax detected no job ({_first_line(error)}); "
+            "expected a TPU pod, SLURM or MPI. Elsewhere, set mesh.coordinator to "
+            "HOST:PORT, mesh.processes and mesh.process"
+        ) from None
+
+
+def _initialize_at(
+    coordinator: str,
+    processes: int,
+    process: int,
+    timeout: int,
+    limits: dict[str, Any],
+) -> None:
+    """Join the job of a coordinator within `timeout` seconds."""
     start = time.monotonic()
     if process:
         _wait_for_listener(coordinator, timeout)
@@ -115,7 +132,6 @@ def initialize(
         ) from None
     finally:
         timer.cancel()
-    return processes > 1
 
 
 def is_multiprocess() -> bool:

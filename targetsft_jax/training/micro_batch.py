@@ -125,6 +125,12 @@ def loss_and_metrics(
         for role, config in spec.frozen.items()
     }
     states = {STUDENT: student, **second}
+    inputs: dict[str, Any] = {
+        **second,
+        **{name: batch[name] for name in spec.method.columns},
+        **policy_columns(spec, placement, states, frozen, batch),
+        **spec.method.hyper,
+    }
     loss, metrics = fused_loss(
         spec.method.method,
         *student,
@@ -136,10 +142,7 @@ def loss_and_metrics(
         head_gradient=spec.lora is None,
         histograms=spec.histograms,
         logit_caps=spec.logit_caps,
-        **second,
-        **{name: batch[name] for name in spec.method.columns},
-        **policy_columns(spec, placement, states, frozen, batch),
-        **spec.method.hyper,
+        **inputs,
     )
     return loss, {"loss": loss, **metrics}
 

@@ -63,8 +63,9 @@ def abstract_state(
         params: parameters, or their shapes.
         optimizer, shardings, policy: as for `init_state`.
     """
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32)
     shapes = TrainState(
-        jax.ShapeDtypeStruct((), jnp.int32),
+        step,
         params,
         jax.eval_shape(optimizer.init, params),
         jax.eval_shape(policy.start, params),

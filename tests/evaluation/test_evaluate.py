@@ -16,7 +16,7 @@ from targetsft_jax.generation.sampling import SamplingSettings
 from targetsft_jax.models import decoder
 from targetsft_jax.models.config import DecoderConfig
 
-# Eight rows more than the tokenizer has tokens.
+# The embedding has eight rows more than the tokenizer has tokens.
 CONFIG = DecoderConfig(
     vocab_size=272,
     hidden_size=16,

@@ -1,4 +1,4 @@
-"""Malformed model folders: index, config, tensors, tokenizer; none leads outside."""
+"""Malformed model folders: index, config, tensors, tokenizer; nothing else is read."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ TRUNCATIONS = 40
 
 @pytest.fixture
 def model(tmp_path):
-    """A whole folder of two shards; beside it one that an index must not reach."""
+    """An intact folder of two shards, and a file outside that must not be read."""
     content = checkpoints.tensors()
     folder = checkpoints.write(tmp_path / "model", content, shards=2)
     shutil.copy(folder / FIRST, tmp_path / "outside.safetensors")
@@ -32,16 +32,16 @@ def _load(folder):
 
 
 def _refused(folder, count, kind, action=_load):
-    """A sentence that names the folder; not an error of some library's own."""
+    """Expect a sentence that names the folder, and no error of another library."""
     with pytest.raises((ValueError, FileNotFoundError)) as refused:
         action(folder)
-    said = str(refused.value)
-    assert str(folder) in said and len(said) > len(str(folder)) + 15, said
-    assert type(refused.value) in (ValueError, FileNotFoundError), said
+    message = str(refused.value)
+    assert str(folder) in message and len(message) > len(str(folder)) + 15, message
+    assert type(refused.value) in (ValueError, FileNotFoundError), message
     count(kind, "refused by file")
 
 
-def test_the_whole_folder_is_read(model, confined):
+def test_the_intact_folder_is_read(model, confined):
     """The control: undamaged, and within its folder."""
     confined(model)
     assert _load(model)["embed"].shape == (40, 16)
@@ -71,9 +71,7 @@ OUTSIDE = (
 
 
 @pytest.mark.parametrize("entries", ["one", "all"])
-def test_an_index_that_names_anything_but_a_file_beside_it(
-    model, entries, count, confined
-):
+def test_an_index_with_names_outside_its_folder(model, entries, count, confined):
     index = json.loads((model / INDEX).read_text())
     keys = list(index["weight_map"])
     confined(model)
@@ -84,26 +82,26 @@ def test_an_index_that_names_anything_but_a_file_beside_it(
         _refused(model, count, "index files")
 
 
-def test_an_index_that_is_none(model, count, confined):
-    whole = (model / INDEX).read_bytes()
+def test_a_malformed_index(model, count, confined):
+    intact = (model / INDEX).read_bytes()
     rng = np.random.default_rng(0)
-    wrong = ["", "[]", "{}", "null", "3", '"x"', '{"weight_map": []}', "{" * 9000]
-    wrong += ['{"weight_map": {}}', '{"weight_map": null}', '{"weight_map": "x"}']
-    wrong = [text.encode() for text in wrong] + [b"\xff\xfe\x00"]
-    wrong += [whole[:end] for end in rng.integers(1, len(whole) - 1, TRUNCATIONS)]
+    malformed = ["", "[]", "{}", "null", "3", '"x"', '{"weight_map": []}', "{" * 9000]
+    malformed += ['{"weight_map": {}}', '{"weight_map": null}', '{"weight_map": "x"}']
+    malformed = [text.encode() for text in malformed] + [b"\xff\xfe\x00"]
+    malformed += [intact[:end] for end in rng.integers(1, len(intact) - 1, TRUNCATIONS)]
     confined(model)
-    for content in wrong:
+    for content in malformed:
         (model / INDEX).write_bytes(content)
         _refused(model, count, "index files")
 
 
-def test_a_config_that_is_none_or_wrong(model, count, confined):
+def test_a_malformed_config(model, count, confined):
     path = model / "config.json"
-    whole = path.read_text()
-    config = json.loads(whole)
+    intact = path.read_text()
+    config = json.loads(intact)
     confined(model)
-    for end in range(0, len(whole) - 1, 3):
-        path.write_text(whole[:end])
+    for end in range(0, len(intact) - 1, 3):
+        path.write_text(intact[:end])
         _refused(model, count, "model configs")
     needed = [key for key in checkpoints.SIZES if key != "head_dim"]
     for key in (*needed, "model_type"):
@@ -116,24 +114,24 @@ def test_a_config_that_is_none_or_wrong(model, count, confined):
         _refused(model, count, "model configs")
 
 
-def test_tensors_that_are_cut_or_whose_header_lies(model, count, confined):
+def test_truncated_tensors_and_false_headers(model, count, confined):
     path = model / FIRST
-    whole = path.read_bytes()
-    length = int.from_bytes(whole[:8], "little")
-    header, data = json.loads(whole[8 : 8 + length]), whole[8 + length :]
+    intact = path.read_bytes()
+    length = int.from_bytes(intact[:8], "little")
+    header, data = json.loads(intact[8 : 8 + length]), intact[8 + length :]
     rng = np.random.default_rng(0)
     confined(model)
-    ends = [*range(0, 12), *rng.integers(12, len(whole) - 1, TRUNCATIONS).tolist()]
+    ends = [*range(0, 12), *rng.integers(12, len(intact) - 1, TRUNCATIONS).tolist()]
     for end in ends:
-        path.write_bytes(whole[:end])
+        path.write_bytes(intact[:end])
         _refused(model, count, "tensor files")
     for stated in (0, 1, length - 1, length + 1, 2**31, 2**63 - 1, 2**64 - 1):
-        path.write_bytes(stated.to_bytes(8, "little") + whole[8:])
+        path.write_bytes(stated.to_bytes(8, "little") + intact[8:])
         _refused(model, count, "tensor files")
     for key in [name for name in header if name != "__metadata__"][:5]:
         entry = header[key]
         begin, end = entry["data_offsets"]
-        lies = [
+        false_entries = [
             {"dtype": "X9"},
             {"dtype": None},
             {"shape": [-1, 2]},
@@ -146,8 +144,8 @@ def test_tensors_that_are_cut_or_whose_header_lies(model, count, confined):
             {"data_offsets": [0, 2**40]},
             {"data_offsets": [-8, end]},
         ]
-        for lie in lies:
-            _write(path, header | {key: entry | lie}, data)
+        for false in false_entries:
+            _write(path, header | {key: entry | false}, data)
             _refused(model, count, "tensor files")
         _write(path, {k: v for k, v in header.items() if k != key}, data)
         _refused(model, count, "tensor files")
@@ -160,18 +158,21 @@ def _write(path, header, data):
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
-def test_a_tokenizer_that_is_none(tmp_path, count, confined):
+def test_a_malformed_tokenizer(tmp_path, count, confined):
     folder = tmp_path / "tokenizer"
     byte_tokenizer().save_pretrained(folder)
     path = folder / "tokenizer.json"
-    whole = path.read_bytes()
+    intact = path.read_bytes()
     load_tokenizer(folder)  # the control, and what is imported on the way
     confined(folder)
     rng = np.random.default_rng(0)
-    wrong = [whole[:end] for end in rng.integers(0, len(whole) - 2, TRUNCATIONS)]
-    wrong += [b"{}", b"[]", b"null", b"3", b'{"model": {}}', b"\xff\xfe"]
-    wrong += [whole.replace(b'"BPE"', b'"XYZ"'), whole.replace(b'"vocab"', b'"vocap"')]
-    for content in wrong:
+    malformed = [intact[:end] for end in rng.integers(0, len(intact) - 2, TRUNCATIONS)]
+    malformed += [b"{}", b"[]", b"null", b"3", b'{"model": {}}', b"\xff\xfe"]
+    malformed += [
+        intact.replace(b'"BPE"', b'"XYZ"'),
+        intact.replace(b'"vocab"', b'"vocap"'),
+    ]
+    for content in malformed:
         path.write_bytes(content)
         _refused(folder, count, "tokenizers", load_tokenizer)
     path.unlink()

@@ -1,4 +1,4 @@
-"""Generation against a loop over full forward passes, and its promises."""
+"""Generation against repeated full forward passes, and reproducibility."""
 
 import functools
 
@@ -27,7 +27,7 @@ LONGEST = 80
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_compilation():
-    """Machine code tuned less and made in half the time, from the same programs."""
+    """The same programs with fewer compiler optimizations, in half the time."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -54,7 +54,7 @@ def run(prompts=SHORT, **options):
 
 @functools.cache
 def greedy():
-    # As many stop tokens as in the test of them, for one program; none is ever drawn.
+    # As many stop tokens as in their test, for one program; none is ever drawn.
     return run(PROMPTS, temperature=0, stop_ids=range(24, 28))
 
 
@@ -64,7 +64,7 @@ def every_logit(tokens):
 
 
 def full_forward(rows):
-    """Logits [rows, LONGEST, V]; what stands behind a row's end has no meaning."""
+    """Logits [rows, LONGEST, V]; those after the end of a row are meaningless."""
     padded = np.zeros((len(PROMPTS), LONGEST), np.int32)  # one program for all calls
     for at, row in enumerate(rows):
         padded[at, : len(row)] = row
@@ -72,7 +72,7 @@ def full_forward(rows):
 
 
 def test_greedy_equals_full_forward():
-    """Each token is the most probable one behind the prompt and those before it."""
+    """Each token is the most probable one after the prompt and earlier tokens."""
     rows = [[*prompt, *one.tokens] for prompt, (one,) in zip(PROMPTS, greedy())]
     chosen = set()
     for prompt, (one,), logits in zip(PROMPTS, greedy(), full_forward(rows)):
@@ -80,10 +80,10 @@ def test_greedy_equals_full_forward():
         assert len(one.tokens) == 6 and not one.finished
         assert one.tokens == best[:6].tolist()
         chosen |= set(one.tokens)
-    assert len(chosen) > 4  # not one token for ever
+    assert len(chosen) > 4  # not one repeated token
 
 
-def test_stop_token_ends_and_is_left_out():
+def test_a_stop_token_ends_a_completion_and_is_not_in_it():
     whole = [greedy()[PROMPTS.index(prompt)] for prompt in SHORT]
     first = {one.tokens[0] for (one,) in whole}
     stop = whole[1][0].tokens[3]
@@ -106,7 +106,7 @@ def test_samples_follow_the_softmax():
     logits = full_forward([prompt])[0, len(prompt) - 1] / temperature
     whole = np.exp(logits - logits.max())
     whole /= whole.sum()
-    assert whole[12:].sum() > 0.2  # what may not be drawn would show
+    assert whole[12:].sum() > 0.2  # mass that must not be drawn
     exact = whole[:12] / whole[:12].sum()
     options = dict(samples=2000, max_new_tokens=1, temperature=temperature)
     (drawn,) = run([prompt], **options, vocab_size=12)
@@ -120,7 +120,7 @@ def test_samples_follow_the_softmax():
     assert {one.tokens[0] for one in drawn} == set(inside.tolist())
     (drawn,) = run([prompt], **options, top_k=4)
     assert {one.tokens[0] for one in drawn} == set(order[:4].tolist())
-    # The nucleus counts what top-k has left.
+    # The nucleus is of the tokens that top-k leaves.
     left = whole[order[:4]] / whole[order[:4]].sum()
     both = order[: 1 + np.searchsorted(np.cumsum(left), 0.5)]
     assert len(both) < len(inside)
@@ -128,20 +128,20 @@ def test_samples_follow_the_softmax():
     assert {one.tokens[0] for one in drawn} == set(both.tolist())
 
 
-def test_same_key_same_samples_whatever_the_batch():
+def test_equal_keys_give_equal_samples_for_any_batch_size():
     options = dict(samples=3, stop_ids=[5])
     whole = run(**options)
     assert run(**options) == whole
     assert run(batch_size=3, **options) == whole  # the second batch is filled up
     assert run(key=jax.random.key(8), **options) != whole
     assert len({tuple(one.tokens) for one in whole[0]}) > 1
-    # A prompt that is asked twice draws anew.
+    # A repeated prompt has other samples.
     again = run([*SHORT[:3], SHORT[0]], **options)
     assert again[:3] == whole[:3] and again[3] != again[0]
 
 
 def test_on_a_mesh():
-    """Also where the prompts do not fill the mesh: three on four rows."""
+    """Also if the prompts do not fill the mesh: three on four rows."""
     mesh = jax.make_mesh((4, 2), ("rows", "cols"), axis_types=(AxisType.Auto,) * 2)
 
     def spread(leaf):

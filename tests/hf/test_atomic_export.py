@@ -1,4 +1,4 @@
-"""An interrupted export leaves the old one or the new one."""
+"""An interrupted export leaves the earlier export or the new one, complete."""
 
 import json
 import os
@@ -17,8 +17,8 @@ from targetsft_jax.hf.importer import load_config, load_params, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Exports one number after the other. Each export is a process of its own that kills
-# itself as it is about to do its n-th thing to a file; n grows until one gets through.
+# Exports one number after the other. Each export is a separate process that kills
+# itself before its n-th operation on a file; n grows until an export completes.
 KILLED = """
 import os, signal, sys, warnings
 from pathlib import Path
@@ -85,12 +85,12 @@ while True:
     kills += 1
     for folder in out.parent.iterdir():
         try:
-            number_in_it = content(folder)
+            loaded = content(folder)
         except (ValueError, OSError):
             # Not complete yet, or being cleared away: it does not load.
             assert folder.name.startswith(".out.partial-"), (kills, folder)
         else:
-            assert number_in_it in (number, number + 1), (kills, folder)
+            assert loaded in (number, number + 1), (kills, folder, loaded)
     if out.exists():
         number = content(out)
     else:
@@ -107,7 +107,7 @@ def theirs(tmp_path):
 
 
 def content(folder):
-    """The one number that an export consists of."""
+    """The number that all values of an export are."""
     params = load_params(folder, load_config(folder))
     (number,) = {float(x) for leaf in jax.tree.leaves(params) for x in np.ravel(leaf)}
     return number
@@ -116,7 +116,7 @@ def content(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["exchange", "two renames"])
 def test_killed_at_every_moment(theirs, tmp_path, way):
-    """No folder, hidden or not, loads as half of one export and half of another."""
+    """No folder, hidden or not, loads as a mixture of two exports."""
     out = tmp_path / "place" / "out"
     out.parent.mkdir()
     done = subprocess.run(
@@ -131,7 +131,7 @@ def test_killed_at_every_moment(theirs, tmp_path, way):
 
 
 def test_killed_between_two_renames(theirs, tmp_path, monkeypatch):
-    """The only moment without the folder: the next export first restores it."""
+    """The only moment without the folder; the next export restores it first."""
     config = load_config(theirs)
     params = load_params(theirs, config)
     out = tmp_path / "place" / "out"
@@ -165,7 +165,7 @@ def test_an_edited_card_is_not_replaced(theirs, tmp_path):
         assert (out / "README.md").read_text() == edited
 
 
-def test_unknown_fields_of_like_are_copied(theirs, tmp_path):
+def test_unknown_keys_of_like_are_preserved(theirs, tmp_path):
     path = theirs / "config.json"
     source = json.loads(path.read_text()) | {"max_window_layers": 21, "eos_token_id": 3}
     path.write_text(json.dumps(source | {"dtype": "float32"}))

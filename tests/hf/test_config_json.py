@@ -1,4 +1,4 @@
-"""config.json: both spellings are read; what we would compute wrongly is refused."""
+"""config.json of transformers 4 and 5; unsupported values are refused."""
 
 import json
 import warnings
@@ -34,7 +34,7 @@ def read(**changes):
     return config_from_json({**LLAMA, **changes}, "here/config.json")
 
 
-def test_old_and_new_spelling_agree():
+def test_configs_of_both_versions_are_equal():
     want = RopeScaling(8.0, 1.0, 4.0, 8192)
     new = read(rope_parameters={**LLAMA3, "rope_theta": 5e5}, dtype="bfloat16")
     old = read(rope_scaling=LLAMA3, rope_theta=5e5, torch_dtype="bfloat16")
@@ -43,7 +43,7 @@ def test_old_and_new_spelling_agree():
     assert new.rope_scaling == want and new.rope_theta == 5e5
 
 
-def test_absent_keys_mean_what_transformers_means():
+def test_absent_keys_have_the_defaults_of_transformers():
     config = config_from_json(QWEN, "here")
     assert (config.rope_theta, config.rms_norm_eps) == (10_000.0, 1e-6)
     assert not config.tie_word_embeddings and config.qkv_bias
@@ -87,7 +87,7 @@ REFUSED = {
         {"model_type": "phi3", "rope_scaling": {"type": "longrope"}},
         "rope_scaling.*longrope.*rope_type default",
     ),
-    # transformers takes these two for longrope in this family.
+    # In this family, transformers reads these two as longrope.
     "su": ({"model_type": "phi3", "rope_scaling": {"type": "su"}}, "su.*default"),
     "yarn of phi": (
         {"model_type": "phi3", "rope_scaling": {"type": "yarn", "factor": 2.0}},
@@ -157,7 +157,7 @@ def test_refused(name):
         read(**change)
 
 
-def test_attention_dropout_is_not_ignored_in_silence():
+def test_attention_dropout_is_warned_about():
     with pytest.warns(UserWarning, match="here/config.json: .*dropout is 0.1.*never"):
         assert read(attention_dropout=0.1) == read()
     with warnings.catch_warnings():
@@ -170,7 +170,7 @@ GEMMA = {k: v for k, v in SIZES.items() if k != "num_hidden_layers"}
 
 
 def test_the_first_configs_of_gemma2():
-    """As on the hub: no layer_types, no tie_word_embeddings, v4's words."""
+    """As on the hub: without layer_types and tie_word_embeddings, in version 4."""
     raw = {
         "model_type": "gemma2",
         **GEMMA,
@@ -191,7 +191,7 @@ def test_the_first_configs_of_gemma2():
     assert (config.attn_logit_softcap, config.final_logit_softcap) == (50.0, 30.0)
     assert config.score_scale == 224**-0.5
     uncapped = config_from_json({**raw, "attn_logit_softcapping": None}, "here")
-    assert uncapped.attn_logit_softcap is None  # null is a value; absence is not
+    assert uncapped.attn_logit_softcap is None  # null and an absent key differ
     del raw["attn_logit_softcapping"], raw["query_pre_attn_scalar"]
     absent = config_from_json(raw, "here")
     assert absent.attn_logit_softcap == 50.0 and absent.score_scale == 1 / 16
@@ -302,7 +302,7 @@ def test_every_flag_of_a_family_is_written_and_read_back(model_type):
         ),
     ],
 )
-def test_flags_that_a_family_cannot_say_are_not_written(model_type, change, message):
+def test_flags_that_a_family_does_not_have_are_refused(model_type, change, message):
     plain = {**PLAIN, **FAMILIES[model_type].flags}
     config = DecoderConfig(40, 16, 24, 2, 4, 2, model_type=model_type, **plain | change)
     with pytest.raises(ValueError, match=message):
@@ -310,7 +310,7 @@ def test_flags_that_a_family_cannot_say_are_not_written(model_type, change, mess
 
 
 @pytest.mark.parametrize("scaling", [None, RopeScaling(8.0, 1.0, 4.0, 8192)])
-def test_written_is_read_back(scaling):
+def test_round_trip(scaling):
     config = DecoderConfig(
         40,
         16,
@@ -332,7 +332,7 @@ def test_written_is_read_back(scaling):
     assert config_from_json(new, "") == config_from_json(old, "") == config
 
 
-def test_transformers_reads_what_we_write(tmp_path):
+def test_transformers_reads_our_config(tmp_path):
     from transformers import AutoConfig
 
     scaling = RopeScaling(8.0, 1.0, 4.0, 8192)

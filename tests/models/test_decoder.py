@@ -1,4 +1,4 @@
-"""The decoder: packing, padding, cache, precision, remat, and the shape of its tree."""
+"""The decoder: packing, padding, KV cache, precision, remat, and parameter shapes."""
 
 import dataclasses
 import functools
@@ -36,7 +36,7 @@ LLAMA = DecoderConfig(
     qkv_bias=False,
     model_type="llama",
 )
-# Everything that only some families have, and two layers left over by the period.
+# All features of particular families, and two layers beyond the last full period.
 GEMMA = DecoderConfig(
     vocab_size=40,
     hidden_size=16,
@@ -64,8 +64,8 @@ ALL = pytest.mark.parametrize(
 )
 
 
-# One shape for every pass and few programs, shared by the tests: compiling is all that
-# takes time here, and outside jit each primitive would be compiled on its own.
+# One shape for all passes and few programs, shared by the tests, since compilation
+# dominates their time. Outside jit, each primitive would be compiled separately.
 ROWS, LENGTH = 4, 10
 TOKENS = np.random.default_rng(2).integers(0, 40, (ROWS, LENGTH)).astype(np.int32)
 POSITIONS = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), (ROWS, LENGTH))
@@ -100,7 +100,7 @@ def backward(config, params, tokens, segments, positions, probe, *, dtype, remat
 
 @functools.cache
 def params_of(config):
-    """Every leaf random and large enough that a part left out shows."""
+    """Random parameters, large enough that an omitted part changes the result."""
     shapes = decoder.abstract_params(config)
     rng = np.random.default_rng(1)
 
@@ -209,8 +209,8 @@ def test_packed_segments_equal_separate_rows(config):
     sizes = [4, 3, 3]
     places = [slice(start, start + size) for start, size in zip([0, 4, 7], sizes)]
     segments, restarted = np.ones_like(TOKENS), POSITIONS.copy()
-    # A segment a row as well. What stands behind it there is not probed, and no token
-    # looks ahead (test_causal).
+    # One segment per row as well. The tokens after it are not compared, and do not
+    # change it (test_causal).
     alone, probe_alone = TOKENS.copy(), np.zeros_like(PROBE)
     probe = PROBE * (np.arange(ROWS) == 0)[:, None, None]
     for row, (place, size) in enumerate(zip(places, sizes)):
@@ -232,10 +232,10 @@ def test_packed_segments_equal_separate_rows(config):
     assert np.abs(crossed - want)[sizes[0] :].max() > 1e-2
 
 
-def test_absent_positions_count_and_absent_segments_are_one():
-    whole, _, _ = backward(*WRITTEN_OUT, **PLAIN)
+def test_defaults_of_positions_and_segments():
+    default, _, _ = backward(*WRITTEN_OUT, **PLAIN)
     got = forward(QWEN, params_of(QWEN), TOKENS)
-    np.testing.assert_allclose(got, whole, atol=1e-5)
+    np.testing.assert_allclose(got, default, atol=1e-5)
 
 
 @ALL
@@ -294,8 +294,8 @@ def test_remat_changes_no_gradient(remat):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_remat_policies_differ_in_what_is_computed_again():
-    """Every weight is multiplied again under "full", fewer are under "dots"."""
+def test_remat_policies_differ_in_recomputed_products():
+    """Products with weights are recomputed: all with "full", fewer with "dots"."""
     products = {name: program(name).count("dot_general") for name in REMAT_POLICIES}
     assert products["none"] < products["dots"] < products["full"]
 
@@ -354,9 +354,9 @@ def test_cache_equals_the_full_forward(config, side):
         fed = np.asarray([[TOKENS[row, n + index]] for row, n in enumerate(lengths)])
         one, cache = forward_cached(config, params, fed, cache)
         later.append(one[:, 0])
-    whole = forward(config, params, TOKENS)
+    full = forward(config, params, TOKENS)
     for row, length in enumerate(lengths):
-        want = whole[row, : length + new]
+        want = full[row, : length + new]
         np.testing.assert_allclose(
             hidden[row][real[row] == 1], want[:length], atol=2e-5
         )
@@ -364,12 +364,12 @@ def test_cache_equals_the_full_forward(config, side):
         np.testing.assert_allclose(got, want[length:], atol=2e-5)
 
 
-def test_layers_that_alternate_and_a_kernel_made_for_its_window():
-    """One of two kernels runs in each layer, also where a layer is computed again."""
-    made_for = set()
+def test_alternating_layers_run_the_kernel_of_their_window():
+    """Each layer runs one of two kernels, also when remat recomputes it."""
+    windows = set()
 
     def kernel(*arrays, window, **how):
-        made_for.add(window)
+        windows.add(window)
         return kernels.xla(*arrays, window=window, **how)
 
     def pulled(attend, remat):
@@ -385,11 +385,11 @@ def test_layers_that_alternate_and_a_kernel_made_for_its_window():
         assert float(value) == pytest.approx(float(want), rel=1e-5)
         for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected)):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-4)
-    assert made_for == {3, None}
+    assert windows == {3, None}
 
 
-def test_alternating_layers_are_one_in_the_program():
-    """As many products of weights as a model of one layer has: they are scanned."""
+def test_alternating_layers_are_compiled_once():
+    """The program has as many products with weights as that of one layer."""
 
     def products(config):
         run = functools.partial(decoder.apply, config)
@@ -403,7 +403,7 @@ def test_alternating_layers_are_one_in_the_program():
 
 
 def test_cache_in_pieces_and_bfloat16():
-    """Several tokens a call, also behind others; the cache in the compute dtype."""
+    """Several tokens per call, after earlier ones; the cache in the compute dtype."""
     cache = decoder.init_cache(QWEN, 1, LENGTH, jnp.bfloat16)
     pieces = []
     for piece in np.split(TOKENS[:1], [4, 5, 9], axis=1):  # 4, 1, 4 and 1 tokens

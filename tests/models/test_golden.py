@@ -1,4 +1,4 @@
-"""Logits equal those that transformers computed, from files, with no torch.
+"""Logits equal those of transformers, read from golden files without torch.
 
 The files are written by tests/support/golden_logits.py.
 """
@@ -21,7 +21,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 @functools.cache
-def kept(family):
+def golden(family):
     return dict(np.load(GOLDEN / f"{family}.npz"))
 
 
@@ -32,7 +32,7 @@ def loaded(tmp_path_factory):
     @functools.cache
     def read(family):
         folder = tmp_path_factory.mktemp(family)
-        named = kept(family)
+        named = golden(family)
         tensors = {n[7:]: named[n] for n in named if n.startswith("tensor:")}
         save_file(tensors, folder / "model.safetensors")
         (folder / "config.json").write_text(str(named["config"]))
@@ -56,12 +56,12 @@ def error(got, want):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits(family, loaded):
     config, params = loaded(family)
-    want = kept(family)["logits"]
+    want = golden(family)["logits"]
     assert np.abs(want).max() > 1
-    assert error(logits(config, params, kept(family)["tokens"]), want) < 2e-5
+    assert error(logits(config, params, golden(family)["tokens"]), want) < 2e-5
 
 
-# What would be wrong without a flag, and must show: in one family that has it.
+# Flags whose omission must change the logits, each in one family that has it.
 FORGOTTEN = {
     "norms of heads": ("qwen3", {"qk_norm": False}),
     "biases": ("qwen2", {"qkv_bias": False}),
@@ -82,9 +82,9 @@ FORGOTTEN = {
 
 
 @pytest.mark.parametrize("name", FORGOTTEN)
-def test_what_is_left_out_shows(name, loaded):
+def test_an_omitted_flag_changes_the_logits(name, loaded):
     family, changes = FORGOTTEN[name]
     config, params = loaded(family)
     other = dataclasses.replace(config, **changes)
-    want = kept(family)["logits"]
-    assert error(logits(other, params, kept(family)["tokens"]), want) > 1e-3
+    want = golden(family)["logits"]
+    assert error(logits(other, params, golden(family)["tokens"]), want) > 1e-3

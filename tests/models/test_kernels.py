@@ -1,4 +1,4 @@
-"""Attention kernels against each segment on its own, forward and backward."""
+"""Attention kernels against separate segments, forward and backward."""
 
 import functools
 
@@ -38,7 +38,7 @@ def _inputs(heads, kv_heads, dtype):
 
 
 def _alone(query, key, value, window=None, scale=SIZE**-0.5, softcap=None):
-    """Causal attention over everything that is given, in plain numbers."""
+    """Causal attention in numpy, without segments: the oracle."""
     repeat = query.shape[1] // key.shape[1]
     key, value = (jnp.repeat(x, repeat, axis=1) for x in (key, value))
     scores = jnp.einsum("qhd,khd->hqk", query, key) * scale
@@ -51,7 +51,7 @@ def _alone(query, key, value, window=None, scale=SIZE**-0.5, softcap=None):
 
 
 def _assert_packed_equals_separate(attend, heads, kv_heads, dtype, tolerance, **how):
-    """Output and the gradients of query, key and value, where there are tokens."""
+    """Output and gradients of query, key and value, at real tokens."""
     query, key, value, probe = _inputs(heads, kv_heads, dtype)
     segments = _segments()
     real = (segments > 0)[..., None, None]
@@ -79,10 +79,10 @@ def _assert_packed_equals_separate(attend, heads, kv_heads, dtype, tolerance, **
     gradients, out = pulled(packed)
     wanted, separate_out = pulled(separate)
     out = jnp.where(real, out, 0)
-    for made, expected in zip((out, *gradients), (separate_out, *wanted)):
+    for actual, expected in zip((out, *gradients), (separate_out, *wanted)):
         scale = float(jnp.abs(expected).max())
         np.testing.assert_allclose(
-            np.asarray(made, np.float32),
+            np.asarray(actual, np.float32),
             np.asarray(expected, np.float32),
             rtol=0,
             atol=tolerance * scale,
@@ -97,8 +97,8 @@ def test_packed_equals_separate(name, heads, kv_heads):
     )
 
 
-# A window over two of the kernel's blocks; a cap that bends scores of size 4; and both
-# at once, with a window that is longer than some segments and shorter than others.
+# A window over two blocks of the kernel; a cap that affects scores of size 4; and both
+# at once, with a window longer than some segments and shorter than others.
 HOWS = {
     "window": {"window": 150},
     "cap": {"softcap": 3.0, "scale": 0.5},
@@ -122,12 +122,12 @@ def test_a_scale_for_the_gpu_kernel():
 
 @pytest.mark.parametrize("name", ["xla", "splash"])
 def test_packed_equals_separate_in_bfloat16(name):
-    """Inputs are exact in both; the kernel rounds what it multiplies: 2^-8 of it."""
+    """Inputs are exact in both; the kernel rounds its factors to 2^-8."""
     _assert_packed_equals_separate(RUNNABLE[name], 4, 2, jnp.bfloat16, tolerance=2e-2)
 
 
 @pytest.mark.parametrize("ignored", ["window", "softcap", "scale"])
-def test_a_kernel_that_ignores_what_it_is_given_fails_the_same_test(ignored):
+def test_a_kernel_that_ignores_an_option_fails_the_same_test(ignored):
     def ignores(*arrays, **how):
         return kernels.xla(*arrays, **{**how, ignored: None})
 
@@ -165,10 +165,10 @@ def test_forward_and_backward_lower_for_their_platform(name, platform, how):
     try:
         text = traced.lower(lowering_platforms=(platform,)).as_text()
     except RuntimeError as error:
-        # From jax 0.12 on, Pallas asks which GPU it lowers for.
+        # From jax 0.12 on, Pallas needs to know which GPU it lowers for.
         if "No supported GPU" not in str(error):
             raise
-        pytest.skip("this jax lowers Pallas kernels for GPUs only beside one")
+        pytest.skip("this jax lowers Pallas GPU kernels only with a GPU")
     assert ("custom_call" in text) == (name != "xla")
 
 

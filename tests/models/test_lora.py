@@ -1,4 +1,4 @@
-"""Adapters: where they are, what they start as, and what they do to a kernel."""
+"""Adapters: their shapes, initial values, and effect on a kernel."""
 
 from functools import partial
 
@@ -25,12 +25,12 @@ KEY = jax.random.key(0)
 
 
 def _base(dtype="float32"):
-    made = decoder.init_params(CONFIG, jax.random.key(1))
-    return jax.tree.map(lambda x: (4 * x).astype(dtype), made)
+    params = decoder.init_params(CONFIG, jax.random.key(1))
+    return jax.tree.map(lambda x: (4 * x).astype(dtype), params)
 
 
 def _filled():
-    """Adapters whose B is no longer zero."""
+    """Adapters with nonzero B, as after training."""
     rng = np.random.default_rng(0)
     return jax.tree_util.tree_map_with_path(
         lambda path, x: (
@@ -82,7 +82,7 @@ def test_adapters_have_the_kernels_shapes_and_axes():
     assert all(x.dtype == "float32" for x in jax.tree.leaves(adapters))
 
 
-def test_layers_and_targets_draw_their_own_numbers():
+def test_layers_and_targets_are_initialized_differently():
     layers = lora.init_adapters(CONFIG, LORA, KEY)["layers"]
     q, v = (layers["attention"][name]["lora_a"] for name in "qv")
     for one, other in ((q[0], q[1]), (q, v)):
@@ -92,7 +92,7 @@ def test_layers_and_targets_draw_their_own_numbers():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_fresh_adapters_change_nothing(dtype):
-    """To the bit: what is added is zero."""
+    """Bit for bit, since zero is added."""
     base = _base()
     with_adapters = lora.attach(base, lora.init_adapters(CONFIG, LORA, KEY), LORA)
     run = jax.jit(partial(decoder.apply, CONFIG, tokens=_tokens(), dtype=dtype))
@@ -103,33 +103,33 @@ def test_fresh_adapters_change_nothing(dtype):
 
 def test_the_base_is_neither_copied_nor_changed():
     base = _base()
-    made = lora.attach(base, _filled(), LORA)
+    attached = lora.attach(base, _filled(), LORA)
     assert (
-        made["layers"]["attention"]["q"]["kernel"]
+        attached["layers"]["attention"]["q"]["kernel"]
         is (base["layers"]["attention"]["q"]["kernel"])
     )
-    assert made["embed"] is base["embed"]
+    assert attached["embed"] is base["embed"]
     assert "lora_a" not in base["layers"]["attention"]["q"]
-    assert "lora_a" not in made["layers"]["attention"]["k"]
+    assert "lora_a" not in attached["layers"]["attention"]["k"]
 
 
-def test_a_cache_sees_the_same_model():
-    """A prompt and then single tokens, against the whole row at once."""
+def test_adapters_apply_with_a_cache():
+    """A prompt and then single tokens, against the entire row at once."""
     params, tokens = lora.attach(_base(), _filled(), LORA), _tokens()
     forward = jax.jit(partial(decoder.apply, CONFIG))
     cached = jax.jit(partial(decoder.apply_cached, CONFIG))
     hidden, cache = cached(params, tokens[:, :11], decoder.init_cache(CONFIG, 2, 12))
     last, _ = cached(params, tokens[:, 11:], cache)
-    found = np.concatenate([hidden, last], axis=1)
-    np.testing.assert_allclose(found, forward(params, tokens), atol=2e-5)
-    assert np.abs(found - forward(_base(), tokens)).max() > 0.1
+    actual = np.concatenate([hidden, last], axis=1)
+    np.testing.assert_allclose(actual, forward(params, tokens), atol=2e-5)
+    assert np.abs(actual - forward(_base(), tokens)).max() > 0.1
 
 
 def test_a_sum_is_rounded_once():
-    """Over bfloat16 kernels: the float64 sum of what is stored, to the nearest."""
+    """With bfloat16 kernels: the float64 sum of the stored values, rounded once."""
     base, adapters = _base("bfloat16"), _filled()
-    made = lora.merged(base, adapters, LORA)["layers"]["mlp"]["down"]["kernel"]
-    assert (made.shape, made.dtype) == ((2, 40, 32), jnp.bfloat16)
+    merged = lora.merged(base, adapters, LORA)["layers"]["mlp"]["down"]["kernel"]
+    assert (merged.shape, merged.dtype) == ((2, 40, 32), jnp.bfloat16)
     pair = adapters["layers"]["mlp"]["down"]
     for layer in range(2):
         kernel, a, b = (
@@ -141,13 +141,13 @@ def test_a_sum_is_rounded_once():
             )
         )
         wanted = jnp.asarray(kernel + 2.5 * a @ b, jnp.float32).astype(jnp.bfloat16)
-        found = np.asarray(made[layer], np.float32)
-        # Half-way cases may fall to the other side.
-        assert np.mean(found != np.asarray(wanted, np.float32)) < 0.01
-        assert found.shape == (40, 32)
+        actual = np.asarray(merged[layer], np.float32)
+        # Ties may round to the other neighbour.
+        assert np.mean(actual != np.asarray(wanted, np.float32)) < 0.01
+        assert actual.shape == (40, 32)
 
 
-def test_what_cannot_be_adapted_is_refused():
+def test_unknown_targets_and_large_ranks_are_refused():
     with pytest.raises(
         ValueError, match="lora.targets has qkv; expected projections"
     ) as e:

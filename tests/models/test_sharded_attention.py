@@ -1,4 +1,4 @@
-"""A kernel inside the sharded step: the portable path's numbers on every mesh."""
+"""Attention kernels on a mesh: equal to the portable path on every mesh."""
 
 import dataclasses
 import functools
@@ -53,15 +53,15 @@ def test_a_kernel_on_a_mesh_equals_the_portable_path(sizes, monkeypatch):
     def pulled(attend):
         return jax.jit(jax.value_and_grad(lambda p: run(p, attend)))(params)
 
-    (made, gradients), (wanted, expected) = pulled(attend), pulled(None)
-    np.testing.assert_allclose(made, wanted, rtol=1e-5)
+    (actual, gradients), (wanted, expected) = pulled(attend), pulled(None)
+    np.testing.assert_allclose(actual, wanted, rtol=1e-5)
     for left, right in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected)):
         scale = float(jnp.abs(right).max())
         np.testing.assert_allclose(left, right, rtol=0, atol=2e-5 * scale)
 
 
 def test_windows_caps_and_scales_reach_a_kernel_on_a_mesh(monkeypatch):
-    """Layers that alternate: each device runs one of two kernels on its own heads."""
+    """Alternating layers: each device runs one of two kernels on its heads."""
     config = dataclasses.replace(
         CONFIG,
         num_layers=3,
@@ -89,13 +89,13 @@ def test_windows_caps_and_scales_reach_a_kernel_on_a_mesh(monkeypatch):
         apply = functools.partial(decoder.apply, config, attend=attend)
         return jax.jit(apply)(params, tokens)
 
-    made = run(config, attend)
-    np.testing.assert_allclose(made, run(config, None), atol=1e-4)
+    actual = run(config, attend)
+    np.testing.assert_allclose(actual, run(config, None), atol=1e-4)
     how = {"scale": 5**-0.5, "softcap": 0.5}
     expected = [((2, 128, 2, 64), {"window": window, **how}) for window in (3, None)]
     assert all(x in seen for x in expected) and all(x in expected for x in seen)
     plain = dataclasses.replace(config, attn_logit_softcap=None)
-    assert np.abs(made - run(plain, None)).max() > 1e-2
+    assert np.abs(actual - run(plain, None)).max() > 1e-2
 
 
 def test_auto_on_this_mesh_is_the_portable_path():

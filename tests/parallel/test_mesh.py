@@ -1,4 +1,4 @@
-"""Mesh shapes from sizes, and how a batch lies on the mesh."""
+"""Mesh shapes from sizes, and the sharding of a batch."""
 
 import jax
 import numpy as np
@@ -25,12 +25,12 @@ from targetsft_jax.parallel.mesh import (
         (6, (-1, 3, 1), (2, 3, 1)),
     ],
 )
-def test_minus_one_takes_what_is_left(devices, sizes, expected):
+def test_minus_one_is_all_remaining_devices(devices, sizes, expected):
     assert mesh_shape(devices, *sizes) == expected
 
 
 @pytest.mark.parametrize(
-    "devices, sizes, said",
+    "devices, sizes, message",
     [
         (8, (3, 1, 1), "needs 3 devices; found 8"),
         (8, (16, 1, 1), "needs 16 devices; found 8"),
@@ -41,19 +41,19 @@ def test_minus_one_takes_what_is_left(devices, sizes, expected):
         (8, (-1, -1, 1), "at most once"),
         (8, (0, 1, 1), "expected positive sizes"),
         (8, (8, -2, 1), "expected positive sizes"),
-        # Two wrongs that multiply to a right number of devices.
+        # Two negative sizes whose product fits.
         (8, (-2, -4, 1), "expected positive sizes"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(devices, sizes, said):
-    with pytest.raises(ValueError, match=said) as refusal:
+def test_sizes_that_do_not_fit_are_refused(devices, sizes, message):
+    with pytest.raises(ValueError, match=message) as refusal:
         mesh_shape(devices, *sizes)
-    # The sizes are told by name, so that the wrong one can be seen.
+    # All sizes are named, so that the user sees which one to change.
     named = dict(zip(("data", "fsdp", "tensor"), sizes))
     assert str(named) in str(refusal.value)
 
 
-def test_the_mesh_holds_every_device_once():
+def test_the_mesh_has_every_device_once():
     mesh = make_mesh(-1, 2, 2)
     assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
     assert {d.id for d in mesh.devices.flat} == {d.id for d in jax.devices()}
@@ -63,7 +63,7 @@ def test_the_mesh_holds_every_device_once():
         make_mesh(4, devices=jax.devices()[:2])
 
 
-def test_rows_go_to_data_and_fsdp_and_are_whole_along_the_tensor_axis():
+def test_rows_are_sharded_over_data_and_fsdp_and_replicated_over_tensor():
     mesh = make_mesh(2, 2, 2)
     values = np.arange(3 * 8 * 5).reshape(3, 8, 5)
     laid = jax.device_put(values, rows_over(mesh, lead=1))

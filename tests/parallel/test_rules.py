@@ -1,4 +1,4 @@
-"""Where the parameters of a real decoder lie, against shapes counted by hand."""
+"""Shardings of a decoder's parameters, against shapes computed by hand."""
 
 import jax
 import pytest
@@ -26,16 +26,16 @@ def _tree(**changes):
     return decoder.logical_axes(config), shapes
 
 
-def test_every_parameter_of_a_decoder_has_its_place():
+def test_shardings_of_every_parameter():
     axes, shapes = _tree()
-    places = shardings(axes, shapes, make_mesh(2, 2, 2))
-    found = {
-        jax.tree_util.keystr(path, simple=True, separator="."): place.spec
-        for path, place in jax.tree_util.tree_leaves_with_path(places)
+    result = shardings(axes, shapes, make_mesh(2, 2, 2))
+    specs = {
+        jax.tree_util.keystr(path, simple=True, separator="."): sharding.spec
+        for path, sharding in jax.tree_util.tree_leaves_with_path(result)
     }
     into = P(None, "fsdp", "tensor")
     out = P(None, "tensor", "fsdp")
-    assert found == {
+    assert specs == {
         "embed": P(None, ("fsdp", "tensor")),
         "head": P(None, ("fsdp", "tensor")),
         "final_norm": P(None),
@@ -54,23 +54,23 @@ def test_every_parameter_of_a_decoder_has_its_place():
     }
 
 
-def test_a_device_holds_its_share_and_no_more():
-    """Bytes on one device: matrices are split over fsdp x tensor, norms are whole."""
+def test_bytes_per_device():
+    """Matrices are sharded over fsdp x tensor, norms are replicated."""
     axes, shapes = _tree(qkv_bias=False)
     mesh = make_mesh(2, 2, 2)
-    made = jax.jit(
+    params = jax.jit(
         lambda: jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), shapes),
         out_shardings=shardings(axes, shapes, mesh),
     )()
     on_first = sum(
-        leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(made)
+        leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(params)
     )
     # Per layer: q and o 32x32, k and v 32x16, three of 32x48; embedding and head.
     matrices = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48) + 2 * 264 * 32
     assert on_first == matrices // 4 + 5 * 32
 
 
-def test_what_the_mesh_does_not_divide_stays_whole_and_is_named():
+def test_undivided_axes_are_replicated_and_named():
     # 4 query heads of 10 are 40 wide, 2 key/value heads 20: 8 divides the first only.
     axes, shapes = _tree(hidden_size=36, head_dim=10, qkv_bias=False)
     mesh = make_mesh(1, 1, 8)
@@ -81,15 +81,15 @@ def test_what_the_mesh_does_not_divide_stays_whole_and_is_named():
         "layers.attention.k.kernel",
         "layers.attention.v.kernel",
     ]
-    # One device on an axis divides everything: there is nothing to report.
+    # An axis of one device divides everything.
     assert undivided(axes, shapes, make_mesh(8, 1, 1)) == []
     axes, shapes = _tree()
     for sizes in ((2, 2, 2), (1, 8, 1), (1, 1, 8)):
         assert undivided(axes, shapes, make_mesh(*sizes)) == []
 
 
-def test_a_dimension_is_split_over_the_first_axes_that_divide_it():
-    """36 divides by 4 and not by 8: fsdp takes it and tensor does not."""
+def test_a_dimension_is_sharded_over_the_first_axes_that_divide_it():
+    """36 is a multiple of 4 and not of 8: it is sharded over fsdp only."""
     mesh = make_mesh(1, 4, 2)
     assert spec(("vocab", "table"), (260, 36), mesh) == P(None, "fsdp")
     assert spec(("vocab", "table"), (260, 40), mesh) == P(None, ("fsdp", "tensor"))
@@ -105,7 +105,7 @@ def test_an_unknown_name_is_refused_by_that_name():
 
 
 def test_two_dimensions_on_one_mesh_axis_are_refused():
-    """No device could hold such a part: that must not pass for some other layout."""
+    """Such a sharding does not exist, and must not become another one."""
     shape = jax.ShapeDtypeStruct((32, 48), "float32")
     with pytest.raises(Exception, match="duplicate entries for `tensor`"):
         shardings({"w": ("heads", "mlp")}, {"w": shape}, make_mesh(2, 2, 2))

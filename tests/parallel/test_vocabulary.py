@@ -1,4 +1,4 @@
-"""Looking tokens up in a sharded table, and how many devices share one."""
+"""Lookup of tokens in a sharded table, and the size of groups."""
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +30,12 @@ MESHES = [
 # 16 divides by all axes, 12 by some of them, 7 by none.
 @pytest.mark.parametrize("width", [16, 12, 7])
 @pytest.mark.parametrize("shape, group", MESHES)
-def test_equals_indexing_and_so_does_its_gradient(shape, group, width):
+def test_lookup_and_its_gradient_equal_indexing(shape, group, width):
     mesh = make_mesh(*shape, devices=jax.devices()[: np.prod(shape)])
     rng = np.random.default_rng(1)
     table = jnp.asarray(rng.normal(size=(V, width)), jnp.float32)
     probe = jnp.asarray(rng.normal(size=(*TOKENS.shape, width)), jnp.float32)
-    place = shardings({"t": ("vocab", "table")}, {"t": table}, mesh)["t"]
+    sharding = shardings({"t": ("vocab", "table")}, {"t": table}, mesh)["t"]
 
     @jax.jit
     def run(table, tokens):
@@ -46,11 +46,13 @@ def test_equals_indexing_and_so_does_its_gradient(shape, group, width):
         return jax.grad(value, has_aux=True)(table)
 
     rows = NamedSharding(mesh, P(("data", "fsdp")))
-    made, found = run(jax.device_put(table, place), jax.device_put(TOKENS, rows))
-    np.testing.assert_array_equal(found, np.asarray(table)[TOKENS])
+    gradient, rows_of_table = run(
+        jax.device_put(table, sharding), jax.device_put(TOKENS, rows)
+    )
+    np.testing.assert_array_equal(rows_of_table, np.asarray(table)[TOKENS])
     wanted = jax.grad(lambda t: jnp.sum(t[TOKENS] * probe))(table)
-    np.testing.assert_allclose(made, wanted, rtol=0, atol=1e-5)
-    assert made.sharding.is_equivalent_to(place, 2)
+    np.testing.assert_allclose(gradient, wanted, rtol=0, atol=1e-5)
+    assert gradient.sharding.is_equivalent_to(sharding, 2)
 
 
 def test_a_bfloat16_result_has_a_float32_gradient_sum():
@@ -61,13 +63,13 @@ def test_a_bfloat16_result_has_a_float32_gradient_sum():
     def value(table):
         return lookup(table, tokens, with_groups(mesh, 4), jnp.bfloat16).sum()
 
-    made = jax.jit(jax.grad(value))(jnp.ones((V, 16)))
-    assert made.dtype == jnp.float32
-    np.testing.assert_array_equal(made[0], np.full(16, 1024.0))
+    gradient = jax.jit(jax.grad(value))(jnp.ones((V, 16)))
+    assert gradient.dtype == jnp.float32
+    np.testing.assert_array_equal(gradient[0], np.full(16, 1024.0))
 
 
-def test_the_table_does_not_move_where_tokens_do():
-    """No array of the whole table, and none of all tokens by the whole width."""
+def test_tokens_are_moved_and_not_the_table():
+    """No array has the full table, or all tokens in full width."""
     mesh = make_mesh(1, 8, 1)
 
     def run(table, tokens):
@@ -94,7 +96,7 @@ def test_the_group_grows_with_the_vocabulary_and_shrinks_with_tokens():
     # A frozen head has no gradient to share.
     frozen = {"head_gradient": False}
     assert best_group(mesh, 16_384, 152_064, 3584, 3584, **frozen) == 2
-    # Where the tensor axis has cut the vocabulary already, less is left to share.
+    # A tensor axis splits the vocabulary already, so groups are smaller.
     assert best_group(make_mesh(1, 2, 4), 4096, 152_064, 3584, 3584) == 2
     assert best_group(make_mesh(1, 2, 4), 16_384, 152_064, 3584, 3584) == 1
 

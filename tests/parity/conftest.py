@@ -1,4 +1,4 @@
-"""Compiling is nearly all that these tests do."""
+"""Quick compilation, which dominates the time of these tests."""
 
 import jax
 import pytest
@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_compilation():
-    """Machine code tuned less and made in half the time, from the same programs."""
+    """The same programs with fewer compiler optimizations, in half the time."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

@@ -1,4 +1,4 @@
-"""An exported adapter over its base, as someone who has transformers and PEFT meets it.
+"""An exported adapter over its base, loaded by transformers and PEFT.
 
 Three ways to one function: PEFT over the base, transformers on the merged export, and
 our own forward pass with the adapters in place.
@@ -33,7 +33,7 @@ CASES = {
         lora.Lora(8, 16.0, ("v", "up", "q")),
     ),
 }
-# PEFT's modules for our targets, where they are not one for each.
+# Modules of PEFT for our targets, where they differ.
 SHARED = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
 
 
@@ -93,11 +93,10 @@ def test_peft_over_the_base_is_our_forward_pass(exported, record_property):
     _close(exported["ours"], theirs)
     far = np.abs(np.asarray(exported["ours"]) - theirs).max()
     record_property("LoRA", float(far / np.abs(theirs).max()))
-    # The bound means something: the adapter moves the logits far more.
+    # The adapter changes the logits by far more than the bound.
     moved = np.abs(np.asarray(exported["ours"]) - np.asarray(exported["start"]))
     assert moved.max() > 0.05 * np.abs(theirs).max()
-    # Every adapter of PEFT's model came from the file, and every one of the file's
-    # went into it.
+    # PEFT loaded all adapters of the file, and no others.
     state = peft.get_peft_model_state_dict(model)
     assert all(np.abs(value.numpy()).max() > 0 for value in state.values())
     targets = exported["adapted"].targets
@@ -114,13 +113,13 @@ def test_the_merged_export_is_the_same_model(exported):
     _close(tiny.logits(merged.eval(), tiny.tokens()), exported["ours"])
 
 
-def test_the_base_is_found_by_the_adapter_alone(exported):
+def test_the_adapter_names_its_base(exported):
     model = peft.AutoPeftModelForCausalLM.from_pretrained(exported["adapter"]).eval()
     _close(tiny.logits(model, tiny.tokens()), exported["ours"])
 
 
 def test_fresh_adapters_start_as_pefts_do():
-    """A of the same distribution, B zero: PEFT's own, over the same base."""
+    """A of the same distribution and B zero, as PEFT initializes over the same base."""
     base = tiny.build(**tiny.CASES["qwen2-tied"])
     asked = peft.LoraConfig(r=64, target_modules=["q_proj"], task_type="CAUSAL_LM")
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""An export with its tokenizer, as someone who has only transformers meets it."""
+"""An export with its tokenizer, loaded by transformers alone."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ CHATS = [
 
 
 def test_model_and_tokenizer_of_one_folder(tmp_path):
-    """From a chat to logits: the same ids, then the same numbers."""
+    """From a chat to logits: equal ids, then equal logits."""
     tokenizer = byte_tokenizer()
     config = DecoderConfig(
         vocab_size=len(tokenizer),
@@ -66,7 +66,7 @@ def test_model_and_tokenizer_of_one_folder(tmp_path):
         row = np.asarray([ids], np.int32)
         ours = jax.jit(lambda p, r: apply(config, p, r) @ head(p).T)(params, row)
         want = tiny.logits(model, row)
-        assert np.abs(want).max() > 1  # the bound below means something
+        assert np.abs(want).max() > 1  # far above the bound below
         np.testing.assert_allclose(ours, want, atol=1e-4)
     assert model.config.eos_token_id == theirs.eos_token_id == 257
     assert model.generation_config.eos_token_id == 257
@@ -74,7 +74,7 @@ def test_model_and_tokenizer_of_one_folder(tmp_path):
 
 
 def test_bfloat16_export_rounds_as_we_do(tmp_path):
-    """The weights as stored, read back as float32, give our own logits."""
+    """The stored weights, read back as float32, give our bfloat16 logits."""
     config = DecoderConfig(
         264, 32, 48, 2, 4, 2, qkv_bias=False, model_type="llama", rope_theta=10_000.0
     )
@@ -95,8 +95,8 @@ def test_bfloat16_export_rounds_as_we_do(tmp_path):
     np.testing.assert_allclose(ours, tiny.logits(model, row), atol=1e-4)
 
 
-def test_a_checkpoint_of_theirs_there_and_back(tmp_path):
-    """What transformers wrote comes back as the same model with the same config."""
+def test_a_checkpoint_of_transformers_there_and_back(tmp_path):
+    """A checkpoint of transformers returns as the same model with the same config."""
     theirs = tiny.build(**tiny.CASES["llama3-rope"])
     theirs.config.update({"note": "kept", "pretraining_tp": 1})
     theirs.generation_config.temperature = 0.7

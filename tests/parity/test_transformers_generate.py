@@ -42,5 +42,5 @@ def test_greedy(case, tmp_path, record_property):
                 pad_token_id=0,
             )
         assert ours.tokens == want[0, len(prompt) :].tolist()
-        assert len(set(ours.tokens)) > 2  # not one token for ever
+        assert len(set(ours.tokens)) > 2  # not one repeated token
     record_property("generate", True)

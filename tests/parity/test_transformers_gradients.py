@@ -19,7 +19,7 @@ CASES = [*tiny.ONE_EACH.values(), "gemma2-biases", "phi3-partial-rotary"]
 
 
 def torch_gradients(model, ids, folder):
-    """Written like a checkpoint, so that they are read into our tree."""
+    """Write gradients as a checkpoint, from which they are read into our tree."""
     rows = torch.tensor(ids).long()
     logits = model(rows[:, :-1]).logits
     targets = rows[:, 1:].reshape(-1)
@@ -59,7 +59,7 @@ def test_every_parameter(case, tmp_path, record_property):
     worst = 0.0
     for (path, got), want in zip(made, wanted, strict=True):
         scale = np.abs(want).max()
-        assert scale > 1e-4, path  # a gradient that could not be wrong
+        assert scale > 1e-4, path  # far above the bound below
         worst = max(worst, float(np.abs(got - want).max() / scale))
     record_property("family", config.model_type)
     record_property("gradient error", float(worst))

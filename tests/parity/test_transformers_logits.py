@@ -31,7 +31,7 @@ def our_logits(
 
 
 def error(got, want):
-    """The largest difference, relative to the scale of the logits."""
+    """Largest difference, relative to the largest logit."""
     assert np.abs(want).max() > 1
     return float(np.abs(np.asarray(got) - want).max() / np.abs(want).max())
 
@@ -86,7 +86,7 @@ def test_packed_rows_equal_transformers_on_separate_rows(
 
 @pytest.mark.parametrize("case", tiny.ONE_EACH.values())
 def test_bfloat16_rounds_no_more_than_theirs(case, tmp_path, record_property):
-    """Root mean squares over all logits, ours and theirs against their float32."""
+    """Root mean square errors of both against the float32 logits of transformers."""
     theirs = tiny.build(**tiny.CASES[case])
     theirs.save_pretrained(tmp_path)
     rounded = AutoModelForCausalLM.from_pretrained(
@@ -106,7 +106,7 @@ def test_bfloat16_rounds_no_more_than_theirs(case, tmp_path, record_property):
     assert 0 < ours < 1.05 * other
 
 
-def test_llama3_scaling_is_not_a_bystander():
+def test_llama3_scaling_changes_the_logits():
     scaled = tiny.build(**tiny.CASES["llama3-rope"])
     plain = tiny.build(model_type="llama", rope_parameters={"rope_theta": 500_000.0})
     ids = tiny.tokens()
@@ -121,7 +121,7 @@ def test_bfloat16_checkpoint(model_type, tmp_path):
     config = load_config(tmp_path / "theirs")
     ids = tiny.tokens()
     params = load_params(tmp_path / "theirs", config, dtype=jnp.float32)
-    # Read again: casting a live model would round its rotary buffer as well.
+    # Read from disk, since a cast of the model would round its rotary buffer as well.
     want = tiny.logits(
         AutoModelForCausalLM.from_pretrained(tmp_path / "theirs", dtype=torch.float32),
         ids,
@@ -154,7 +154,7 @@ def test_sharded_both_ways(tmp_path):
 
 
 def test_long_positions_stay_close(tmp_path):
-    """Rotary angles at positions in the hundreds, where float32 starts to matter."""
+    """Rotary angles at positions in the hundreds, where float32 rounding matters."""
     theirs = tiny.build(**tiny.CASES["llama3-rope"])
     theirs.save_pretrained(tmp_path)
     config = load_config(tmp_path)

@@ -21,7 +21,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "models" / "golden"
 SMALL = dict(
     vocab_size=48, hidden_size=16, intermediate_size=24, num_hidden_layers=2, seed=5
 )
-# Where a family's first case is too large, or shows less with these sizes.
+# Changes to first cases that are too large, or less sensitive in these sizes.
 CHANGES = {
     "qwen3": dict(head_dim=6),
     "mistral": dict(sliding_window=5),

@@ -50,7 +50,7 @@ def tensors(model_type="qwen2", tied=True, dtype=ml_dtypes.bfloat16):
 
 
 def write(folder, content, model_type="qwen2", tied=True, shards=1):
-    """A checkpoint folder; more than one shard brings an index."""
+    """Write a checkpoint folder, with an index for more than one shard."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"model_type": model_type, **SIZES, "tie_word_embeddings": tied}
     (folder / "config.json").write_text(json.dumps(config))
@@ -69,7 +69,7 @@ def write(folder, content, model_type="qwen2", tied=True, shards=1):
 
 
 def read(folder):
-    """Every tensor of a folder, read by the safetensors library."""
+    """Read every tensor of a folder with the safetensors library."""
     from safetensors.numpy import load_file
 
     result = {}

@@ -14,14 +14,16 @@ from safetensors.numpy import load_file
 from support import rig
 
 from targetsft_jax.checkpoints import open as roles
-from targetsft_jax.config import schema as config_module
+from targetsft_jax.config.load import load
 from targetsft_jax.convert import main as convert
 from targetsft_jax.hf.importer import load_params
 from targetsft_jax.models.lora import Lora, num_adapter_parameters
 from targetsft_jax.train import main
 from targetsft_jax.training import run as run_module
 from targetsft_jax.training import step_spec as spec_module
+from targetsft_jax.training.measure import Measurements
 from targetsft_jax.training.micro_batch import BASE
+from targetsft_jax.training.session import Shared
 
 LORA = Lora(4, 6.0, ("q", "o", "up"))
 ASKED = {"lora.rank": 4, "lora.alpha": 6, "lora.targets": "[q, o, up]"}
@@ -29,10 +31,9 @@ HF = {"q": "self_attn.q_proj", "o": "self_attn.o_proj", "up": "mlp.up_proj"}
 
 
 def _arguments(folders, run_dir, **more) -> list[str]:
-    """ASFT, which reads a reference, after plain SFT; on all three axes."""
+    """ASFT, which reads a reference, on all three axes."""
     settings = {
         "target__name": "asft",
-        "compare": "[sft]",
         "mesh__fsdp": 2,
         "mesh__tensor": 2,
         "train__save_every": 2,
@@ -42,46 +43,55 @@ def _arguments(folders, run_dir, **more) -> list[str]:
 
 
 class Done(NamedTuple):
-    """A finished run: its folder, the folders that it has loaded, (spec, frozen,
-    fitted) of each training, the parameters that it measured, what it said."""
+    """Finished runs by SFT and ASFT in one process.
+
+    Attributes:
+        run_dir: of ASFT.
+        loaded: folders of the weights that were read.
+        fits: (spec, frozen, result) of each training.
+        measured: parameters that ASFT evaluated, by name.
+        printed: text of the run by ASFT.
+    """
 
     run_dir: Path
     loaded: list
     fits: list
     measured: dict
-    said: str
+    printed: str
 
 
 @pytest.fixture(scope="module")
 def done(folders, tmp_path_factory) -> Done:
-    run_dir = tmp_path_factory.mktemp("lora") / "run"
+    folder = tmp_path_factory.mktemp("lora")
     loaded, fits, measured = [], [], {}
+    shared = Shared()
     with pytest.MonkeyPatch.context() as patch:
-        real, fit = roles.load_params, run_module.fit
+        read, fit = roles.load_params, run_module.fit
 
-        def load(folder, *a, **k):
+        def load_params(folder, *a, **k):
             loaded.append(folder)
-            return real(folder, *a, **k)
+            return read(folder, *a, **k)
 
-        def fitted(spec, params, frozen, *a, **k):
-            fits.append((spec, frozen, fit(spec, params, frozen, *a, **k)))
+        def fitted(spec, start, frozen, *a, **k):
+            fits.append((spec, frozen, fit(spec, start, frozen, *a, **k)))
             return fits[-1][-1]
 
-        patch.setattr(roles, "load_params", load)
+        def measure(self, name, model, load, role="student"):
+            measured[name] = load()
+
+        patch.setattr(roles, "load_params", load_params)
         patch.setattr(run_module, "fit", fitted)
-        patch.setattr(
-            run_module,
-            "_measure",
-            lambda session, name, params, *_: measured.update({name: params}),
-        )
-        arguments = _arguments(folders, run_dir, evaluation__problems=1)
-        with contextlib.redirect_stdout(io.StringIO()) as said:
-            assert main(arguments) == 0
-    return Done(run_dir, loaded, fits, measured, said.getvalue())
+        patch.setattr(Measurements, "measure", measure)
+        for method in ("sft", "asft"):
+            settings = {"target__name": method, "evaluation__problems": 1}
+            arguments = _arguments(folders, folder / method, **settings)
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                run_module.run(load(arguments), shared)
+    return Done(folder / "asft", loaded, fits, measured, printed.getvalue())
 
 
 def test_one_base_is_read_and_held(done, folders):
-    """By both methods and by the reference; and it is still the file's."""
+    """By both runs and by the reference; and it is still the file's."""
     fits = done.fits
     assert done.loaded == [folders["student"]]
     assert [set(frozen) for _, frozen, _ in fits] == [{BASE}, {BASE}]
@@ -199,44 +209,42 @@ def test_the_adapter_names_its_base_and_targets(done, folders):
     assert (found["r"], found["lora_alpha"], found["lora_dropout"]) == (4, 6, 0)
     assert set(found["target_modules"]) == {"q_proj", "o_proj", "up_proj"}
     assert found["task_type"] == "CAUSAL_LM"
-    assert (done.run_dir / "compare/sft/adapter/adapter_config.json").is_file()
 
 
 def test_a_cut_run_resumes_bit_for_bit(done, folders, tmp_path):
     """The last checkpoint and all that came after the one before are gone."""
     run_dir = tmp_path / "run"
     shutil.copytree(done.run_dir, run_dir)
-    for part in (run_dir, run_dir / "compare/sft"):
-        shutil.rmtree(part / "checkpoints/4")
-        shutil.rmtree(part / "hf")
-        shutil.rmtree(part / "adapter")
-        lines = (part / "metrics.jsonl").read_text().splitlines(keepends=True)
-        (part / "metrics.jsonl").write_text("".join(lines[:3]))
+    shutil.rmtree(run_dir / "checkpoints/4")
+    shutil.rmtree(run_dir / "hf")
+    shutil.rmtree(run_dir / "adapter")
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run_dir / "metrics.jsonl").write_text("".join(lines[:3]))
     assert main(_arguments(folders, run_dir)) == 0
-    for part in ("", "compare/sft"):
-        again, before = run_dir / part, done.run_dir / part
-        rows = rig.untimed(rig.metrics_of(again))
-        assert rows == rig.untimed(rig.metrics_of(before))
-        for name in ("hf/model.safetensors", "adapter/adapter_model.safetensors"):
-            assert (again / name).read_bytes() == (before / name).read_bytes()
+    rows = rig.untimed(rig.metrics_of(run_dir))
+    assert rows == rig.untimed(rig.metrics_of(done.run_dir))
+    for name in ("hf/model.safetensors", "adapter/adapter_model.safetensors"):
+        assert (run_dir / name).read_bytes() == (done.run_dir / name).read_bytes()
 
 
 def test_other_adapters_are_another_run(done, folders, capsys):
     arguments = [*_arguments(folders, done.run_dir), "--lora.rank", "8"]
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     assert "lora.rank: was 4, is 8" in capsys.readouterr().err
 
 
 def test_what_is_trained_is_said(done, folders, tmp_path, capsys):
     """At the start, and of which model; and the configuration says it again."""
-    assert "lora rank 4, alpha 6 on q, o, up: 1,664 of 25,888 parameters" in done.said
-    assert "adapter" in done.said.split("written to")[1]
+    assert (
+        "lora rank 4, alpha 6 on q, o, up: 1,664 of 25,888 parameters" in done.printed
+    )
+    assert "adapter" in done.printed.split("written to")[1]
     arguments = _arguments(folders, tmp_path / "run")
     with pytest.raises(SystemExit):
         main([*arguments, "--print-config"])
     (tmp_path / "again.yaml").write_text(capsys.readouterr().out)
-    again = config_module.load(["--config", str(tmp_path / "again.yaml")])
-    assert again == config_module.load(arguments)
+    again = load(["--config", str(tmp_path / "again.yaml")])
+    assert again == load(arguments)
     assert (again.lora.rank, again.lora.targets) == (4, ["q", "o", "up"])
 
 
@@ -245,15 +253,13 @@ def test_dtypes_of_a_base_and_of_its_reference(folders, tmp_path, monkeypatch):
     mesh = rig.one_device()
 
     def dtypes(platform, *more):
-        arguments = [*_arguments(folders, tmp_path), "--compare", "[]", *more]
-        config = config_module.load(arguments)
+        arguments = [*_arguments(folders, tmp_path), *more]
+        config = load(arguments)
         monkeypatch.setattr(spec_module.meshes, "platform", lambda _: platform)
         names = ("student", "reference")
         found = [spec_module.param_dtype(name, config, mesh).name for name in names]
         models = dict.fromkeys(names, rig.STUDENT)
-        step = spec_module.step_spec(
-            config, "asft", {"kl_weight": 0.05}, models, rig.VOCABULARY, mesh
-        )
+        step = spec_module.step_spec(config, models, rig.VOCABULARY, mesh)
         return found, step.on_base
 
     same = ("reference",)

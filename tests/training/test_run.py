@@ -316,7 +316,7 @@ def test_changed_data_is_refused_on_resumption(folders, tmp_path, capsys):
     arguments = _from_file(folders, tmp_path, _rows(), target__name="sft")
     said = [_run(tmp_path / "run", arguments).said for _ in range(2)]
     # The second time the run is over, and its data is read back.
-    assert "tokens made, and kept in" in said[0] and "cache/data/rows-" in said[0]
+    assert "tokens written to the cache" in said[0] and "cache/data/rows-" in said[0]
     assert "tokens from the cache: " in said[1] and "rows from the cache: " in said[1]
     before = (tmp_path / "run/hf/model.safetensors").read_bytes()
     _jsonl(tmp_path / "rows.jsonl", _rows()[:-1])

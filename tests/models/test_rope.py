@@ -1,0 +1,71 @@
+"""Rotary embeddings: relative angles, partial rotation, and scaled frequencies."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from targetsft_jax.models.rope import (
+    LinearScaling,
+    RopeScaling,
+    YarnScaling,
+    frequencies,
+    rotate,
+    rotation,
+)
+
+
+def test_frequencies_by_their_formula():
+    want = [10_000 ** (-2 * i / 8) for i in range(4)]
+    np.testing.assert_allclose(frequencies(8, 10_000), want, rtol=1e-6)
+
+
+def test_products_depend_on_the_difference_of_positions():
+    rng = np.random.default_rng(0)
+    query, key = (jnp.asarray(rng.normal(size=(1, 1, 1, 8)), "f4") for _ in range(2))
+
+    def product(p, q):
+        at = [rotation(jnp.asarray([[n]]), 8, 100.0) for n in (p, q)]
+        return float(jnp.sum(rotate(query, at[0]) * rotate(key, at[1])))
+
+    assert product(5, 2) == pytest.approx(product(13, 10), rel=1e-5)
+    assert abs(product(5, 2) - product(5, 3)) > 1e-3
+
+
+def test_further_features_are_unchanged():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 1, 12)), "f4")
+    turned = rotate(x, rotation(jnp.asarray([[3, 4]]), 8, 100.0))
+    np.testing.assert_array_equal(turned[..., 8:], x[..., 8:])
+    complex_pairs = np.asarray(x[..., :4]) + 1j * np.asarray(x[..., 4:8])
+    angles = np.asarray([3, 4])[None, :, None, None] * frequencies(8, 100.0)
+    want = complex_pairs * np.exp(1j * angles)
+    np.testing.assert_allclose(turned[..., :4], want.real, atol=1e-5)
+    np.testing.assert_allclose(turned[..., 4:8], want.imag, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [RopeScaling(8.0, 1.0, 4.0, 256), YarnScaling(8.0, 256, truncate=False)],
+)
+def test_scaling_divides_low_frequencies_only(scaling):
+    plain = frequencies(64, 10_000.0).astype(np.float64)
+    ratio = plain / frequencies(64, 10_000.0, scaling)
+    assert ratio[0] == pytest.approx(1) and ratio[-1] == pytest.approx(8)
+    assert (np.diff(ratio) > -1e-6).all()
+
+
+def test_linear_scaling_divides_all_frequencies():
+    scaled = frequencies(8, 100.0, LinearScaling(4.0))
+    np.testing.assert_allclose(4 * scaled, frequencies(8, 100.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: LinearScaling(0), "factor is 0"),
+        (lambda: RopeScaling(8.0, 4.0, 4.0, 256), "high_freq_factor above"),
+        (lambda: YarnScaling(8.0, -1), "original_max_position_embeddings is -1"),
+    ],
+)
+def test_scalings_without_meaning_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
