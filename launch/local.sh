@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# N processes of one run on this machine, each with its own devices:
+# Run one training in N processes on this machine, each with separate devices:
 #   launch/local.sh 2 --config FILE --mesh.cpu_devices 4 [--key value …]
-# PYTHON is the interpreter. SIGTERM and Ctrl-C go to all of them: they save and stop.
+# PYTHON is the interpreter. SIGTERM and Ctrl-C are forwarded to all processes, which
+# save a checkpoint and stop.
 set -u
 count=${1:?usage: launch/local.sh N --config FILE [--key value …]}
 shift
@@ -14,7 +15,7 @@ export JAX_COORDINATOR_ADDRESS=127.0.0.1:$port JAX_NUM_PROCESSES=$count
 
 pids=()
 stop() {
-  trap - TERM INT  # a second one ends this script, and the processes too
+  trap - TERM INT  # a second signal ends this script and the processes
   trap 'kill -TERM "${pids[@]}" 2>/dev/null; exit 143' TERM INT
   kill -TERM "${pids[@]}" 2>/dev/null
 }
@@ -29,7 +30,7 @@ for pid in "${pids[@]}"; do
   while true; do
     wait "$pid"
     code=$?
-    # A signal to this script ends the wait, not the process.
+    # A signal to this script interrupts `wait`; the process may still run.
     if ((code > 128)) && kill -0 "$pid" 2>/dev/null; then continue; fi
     break
   done

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# One run on the nodes of a SLURM job, a process a node:
+# Run one training on the nodes of a SLURM job, one process per node:
 #   sbatch --nodes 4 launch/slurm.sh --config FILE [--key value …]
-# SLURM tells jax who the processes are. run_dir, cache_dir and the data must lie where
-# every node sees them. SIGTERM comes two minutes before the time is over: all save and
-# stop, and the same command goes on from there.
+# jax reads the processes from SLURM. run_dir, cache_dir and the data must be on a file
+# system that every node mounts. Two minutes before the time limit SLURM sends SIGTERM:
+# all processes save a checkpoint and stop, and the same command resumes the run.
 #SBATCH --job-name=targetsft
 #SBATCH --ntasks-per-node=1
 #SBATCH --time=24:00:00

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# One run on all hosts of a TPU slice:
+# Run one training on all hosts of a TPU slice:
 #   launch/tpu_pod.sh NAME ZONE --config FILE [--key value …]
-# The package is installed on every host in FOLDER (default targetsft-jax, with .venv in
-# it). run_dir, cache_dir and the data must lie where every host sees them, such as a
-# mounted Filestore. The same command goes on after a pre-emption.
+# The package must be installed on every host in FOLDER (default targetsft-jax) with a
+# .venv in it. run_dir, cache_dir and the data must be on a file system that every host
+# mounts, such as Filestore. After a preemption the same command resumes the run.
 set -eu
 name=${1:?usage: launch/tpu_pod.sh NAME ZONE --config FILE [--key value …]}
 zone=${2:?usage: launch/tpu_pod.sh NAME ZONE --config FILE [--key value …]}

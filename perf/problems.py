@@ -36,7 +36,7 @@ class LossProblem:
         vocabulary: V.
         width: D of the student.
         teacher_width: D' of the teacher.
-        teacher_vocabulary: V' of the teacher; V unless given.
+        teacher_vocabulary: V' of the teacher; by default V.
         chunk: tokens per chunk.
         dtype: of hidden states and heads.
     """

@@ -3,8 +3,9 @@
     python perf/step_peers.py [--rounds 3] [--steps 6] [--prompts 0 0.5]
         [--clock cpu]
 
-Tiny Qwen2 models with a real vocabulary, float32, AdamW, global-norm clipping. Every
-trainer reads the same two checkpoints and the same rows, and runs its own loop. Each
+Tiny Qwen2 models with a real vocabulary, float32, AdamW, global-norm clipping. All read
+the same two checkpoints and the same rows. Peers run their own training loops; this
+package's train step runs in a plain one that fetches the metrics of every step. Each
 peer is installed once in a separate environment. Rounds alternate between trainers, so
 that other work on the machine slows all of them; medians are compared. Equal losses in
 the first step show that the objectives are the same.

@@ -53,7 +53,7 @@ def main() -> None:
         nargs="+",
         default=list(numbers),
         choices=numbers,
-        help="rows of the table; all unless given",
+        help="rows of the table (default: all)",
     )
     options = parser.parse_args()
 

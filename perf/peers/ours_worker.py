@@ -1,8 +1,8 @@
-"""Worker: this package's training loop and fused loss."""
+"""Worker: this package's train step and fused loss."""
 
 import json
 import sys
-import tempfile
+import time
 from functools import partial
 from pathlib import Path
 
@@ -15,58 +15,61 @@ from measure import SEED, WIDTHS, N, V, growth
 import targetsft_jax as tsft
 from targetsft_jax.checkpoints.open import open_model
 from targetsft_jax.config.schema import TrainConfig
-from targetsft_jax.data.pipeline import Dataset
-from targetsft_jax.parallel.mesh import make_mesh
-from targetsft_jax.training.fit import fit
-from targetsft_jax.training.step import StepSpec
+from targetsft_jax.parallel.mesh import make_mesh, put_rows
+from targetsft_jax.training.optimizer import make_optimizer
+from targetsft_jax.training.step import (
+    StepSpec,
+    init_state,
+    make_train_step,
+    state_shardings,
+)
 
 CHUNK = 512
 
 
 def step(problem: Path, objective: str) -> dict:
-    """Seconds of each step from metrics.jsonl, and the first loss."""
+    """Seconds of each step with its metrics on the host, and the first loss."""
     data = np.load(problem / "rows.npz")
-    steps, rows, length = data["mask"].shape
     mesh = make_mesh(devices=jax.devices()[:1])
-    roles = {n: open_model(problem / n) for n in ("student", "teacher")}
-    frozen = {"teacher": roles["teacher"]} if objective == "kd_h" else {}
+    models = {name: open_model(problem / name) for name in ("student", "teacher")}
+    student = models.pop("student")
+    frozen = models if objective == "kd_h" else {}
     spec = StepSpec(
-        student=roles["student"].config,
-        frozen={name: role.config for name, role in frozen.items()},
+        student=student.config,
+        frozen={name: model.config for name, model in frozen.items()},
         method=objective,
         hyper={"kd_weight": 0.5} if frozen else {},
         vocab_size=V,
         loss_chunk=CHUNK,
     )
-    flat = {
-        "tokens": data["tokens"][..., :-1],
-        "labels": data["tokens"][..., 1:],
-        "loss_mask": data["mask"],
-        "segment_ids": np.ones_like(data["tokens"][..., :-1]),
-        "positions": np.broadcast_to(
-            np.arange(length, dtype=np.int32), data["mask"].shape
-        ),
+    optimizer = make_optimizer(TrainConfig(learning_rate=1e-5), len(data["tokens"]))
+    params = student.load(mesh, "float32")
+    shardings = state_shardings(spec.student, params, optimizer, mesh)
+    state = init_state(params, optimizer, shardings)
+    frozen_params = {
+        name: model.load(mesh, "float32") for name, model in frozen.items()
     }
-    # All steps have the same rows: one epoch is one step.
-    arrays = {name: np.ascontiguousarray(x[0]) for name, x in flat.items()}
-    config = TrainConfig(
-        steps=steps, batch_size=rows, learning_rate=1e-5, save_every=steps + 1
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        fit(
-            spec,
-            roles["student"].load(mesh, "float32"),
-            {name: role.load(mesh, "float32") for name, role in frozen.items()},
-            Dataset(arrays, None, None, "perf"),  # type: ignore[arg-type]
-            mesh,
-            config,
-            run_dir=Path(folder),
-            seed=SEED,
-        )
-        lines = (Path(folder) / "metrics.jsonl").read_text().splitlines()
-    metrics = [json.loads(line) for line in lines]
-    seconds = [row["seconds"] for row in metrics]
-    return {"loss": metrics[0]["loss"], "seconds": seconds}
+    train_step = make_train_step(spec, optimizer, mesh, shardings)
+    losses, seconds = [], []
+    for tokens, mask in zip(data["tokens"], data["mask"]):
+        start = time.perf_counter()
+        batch = put_rows(_batch(tokens, mask), mesh, lead=1)
+        state, metrics = train_step(state, frozen_params, batch)
+        losses.append(float(jax.device_get(metrics)["loss"]))
+        seconds.append(time.perf_counter() - start)
+    return {"loss": losses[0], "seconds": seconds}
+
+
+def _batch(tokens: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Batch [1, B, L] of rows with one segment each, from tokens [B, L + 1]."""
+    positions = np.arange(mask.shape[1], dtype=np.int32)
+    return {
+        "tokens": tokens[None, :, :-1],
+        "labels": tokens[None, :, 1:],
+        "loss_mask": mask[None],
+        "segment_ids": np.ones_like(tokens[None, :, :-1]),
+        "positions": np.broadcast_to(positions, mask[None].shape),
+    }
 
 
 def loss(objective: str) -> dict:

@@ -21,8 +21,8 @@ def layer_flops(
     Args:
         config: the decoder.
         length: tokens per row.
-        mean_context: keys per query on average, before windows; (L + 1) / 2 unless
-            given. Packed examples have fewer.
+        mean_context: keys per query on average, before windows; by default (L + 1) / 2.
+            Packed examples have fewer.
     """
     return _projections(config) + _attention(config, length, mean_context)
 

@@ -34,7 +34,7 @@ class Memory:
 
     @property
     def fits(self) -> bool:
-        """Whether the program fits an otherwise empty device."""
+        """True if the program fits an otherwise empty device."""
         return self.capacity is None or self.needed <= self.capacity
 
 
@@ -52,7 +52,7 @@ class Part:
 
 
 def compiled_memory(compiled: Any, capacity: float | None) -> Memory:
-    """Memory of a compiled program (`jax.stages.Compiled`), by XLA's own analysis."""
+    """Memory of a compiled program (`jax.stages.Compiled`), by XLA's analysis."""
     analysis = compiled.memory_analysis()
     arguments = analysis.argument_size_in_bytes
     temporaries = analysis.temp_size_in_bytes
@@ -106,7 +106,7 @@ def _estimates(step: AbstractStep) -> Iterator[Part]:
     yield Part("float32 gradients", bytes_per_device(gradients) / GIB)
     layer_inputs = rows * length * student.hidden_size * itemsize * student.num_layers
     if spec.numerics.remat == "full":
-        name = "inputs of all layers, kept for the backward pass"
+        name = "inputs of all layers, saved for the backward pass"
         yield Part(name, layer_inputs / GIB)
     else:
         # In widths of the hidden state: four of attention, three of the MLP.
@@ -126,7 +126,7 @@ def _estimates(step: AbstractStep) -> Iterator[Part]:
 
 
 def materialises_scores(step: AbstractStep) -> bool:
-    """Whether the student's attention holds all scores [L, L] of a row on a TPU."""
+    """True if the student's attention holds all scores [L, L], on an accelerator."""
     spec, length = step.spec, step.batch["tokens"].shape[-1]
     kind = platform(step.mesh)
     kernel = choose(

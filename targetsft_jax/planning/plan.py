@@ -122,7 +122,7 @@ def make_plan(
     Args:
         config: the run's configuration. No data and no weights are read.
         topology: the devices.
-        capacity: GiB per device; that of the topology's chip unless given.
+        capacity: GiB per device; by default that of the topology's chip.
 
     Raises:
         ConfigError: a key does not fit the models or the mesh.

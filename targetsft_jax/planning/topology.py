@@ -124,7 +124,7 @@ def get_topology(name: str, slices: int = 1) -> Topology:
         description = topologies.get_topology_desc(
             topology_name=name, platform="tpu", **options
         )
-    except Exception as error:  # noqa: BLE001  the plug-in raises its own kinds
+    except Exception as error:  # noqa: BLE001  the plug-in raises several kinds
         reason = str(error).strip().split("\n")[0]
         raise TopologyError(
             f"--topology is {name!r}, which the TPU compiler rejects ({reason}); "

@@ -17,7 +17,7 @@ SFT = ["--target.name", "sft", "--student.path", "absent"]
 
 
 def _keys(step, *arguments, capacity=None) -> list[str]:
-    """What each line of advice names, up to its colon."""
+    """Keys that the lines of advice name, up to their colons."""
     config = load([*SFT, *arguments])
     return [line.partition(":")[0] for line in advice(config, step, capacity)]
 

@@ -88,7 +88,7 @@ def test_temporaries_without_a_program_are_estimated(make_step):
     )
     full = replace(make_step().spec, remat="full")
     parts = _bytes(temporary_parts(make_step(full), None))
-    assert parts["inputs of all layers, kept for the backward pass"] == inputs
+    assert parts["inputs of all layers, saved for the backward pass"] == inputs
 
 
 def test_rows_are_those_of_a_micro_batch_on_one_device(make_step):

@@ -52,7 +52,7 @@ class Program:
         of small arrays are left out.
 
         Args:
-            unknown: trip count of loops whose own is unknown.
+            unknown: trip count of loops that have no known one.
         """
         return 2 * sum(b.written * b.times(unknown) for b in self.buffers)
 

@@ -1,4 +1,4 @@
-"""Whole programs: TPU spellings, and the partitioner's output."""
+"""Complete programs: TPU spellings, and the partitioner's output."""
 
 from functools import partial
 
