@@ -4,7 +4,7 @@
     python .ci/families_table.py families.xml
 
 A test takes part by recording properties: "family" with its model_type, and any of
-`COLUMNS` with a number (the worst one is shown) or True. Several reports may be given.
+`COLUMNS` with a number (the table shows the worst) or True. Several reports are joined.
 """
 
 import re

@@ -1,11 +1,11 @@
-"""From records to batches: tokenizing and packing against reading the cache, on a CPU.
+"""Time from records to batches on a CPU: tokenizing and packing, or the cache.
 
     python perf/data_cpu.py --gsm8k FILE --math FILE [--rounds 5]
 
 GSM8K's and MATH's training files (JSON lines as published) in rows of 2,048 tokens,
-with a BPE of 8,192 tokens that is made of their own text. Each round does all of it in
-turn: no cache; the tokens kept, and packed anew; tokens and rows kept; the last with
-the files put out of memory before (cold). Then an epoch is taken from `iterate`.
+with a BPE of 8,192 tokens trained on their text. Each round measures, in turn: no
+cache; tokens cached, rows packed; tokens and rows cached; the same with the files
+evicted from the page cache (cold). Each is followed by an epoch of `iterate`.
 """
 
 import argparse
@@ -15,8 +15,9 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from targetsft_jax.data.config import DataConfig, FieldMap, SourceConfig
 from targetsft_jax.data.pipeline import Dataset, iterate, prepare
@@ -26,8 +27,8 @@ from targetsft_jax.data.tokenizer import byte_tokenizer
 LENGTH, VOCABULARY, BATCH = 2048, 8192, 8
 
 
-def bpe_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY):
-    """A byte-level BPE made of some texts, with the built-in special tokens."""
+def bpe_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Any:
+    """A byte-level BPE trained on some texts, with the built-in special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -56,7 +57,7 @@ def bpe_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY):
 
 
 def sources(gsm8k: str | Path, math: str | Path) -> DataConfig:
-    """Both files as one set, every row once an epoch."""
+    """Both files as one data set, every row once per epoch."""
     files = (
         ("gsm8k", gsm8k, FieldMap(prompt="question", response="answer")),
         ("math", math, FieldMap(prompt="problem", response="solution")),
@@ -70,22 +71,22 @@ def sources(gsm8k: str | Path, math: str | Path) -> DataConfig:
     )
 
 
-def texts(config: DataConfig) -> Iterable[str]:
-    """What all turns say."""
+def texts(config: DataConfig) -> Iterator[str]:
+    """The contents of all turns."""
     for record in load_records(config)[0]:
         for message in record.messages:
             yield message["content"]
 
 
 def evict(folder: Path) -> None:
-    """Puts the files of a folder out of the system's memory."""
+    """Evict the files of a folder from the page cache."""
     for path in folder.rglob("*.npy"):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def epoch(dataset: Dataset) -> float:
-    """Seconds of an epoch of batches."""
+    """Seconds per epoch of batches."""
     began = time.perf_counter()
     batches = iterate(dataset, batch_size=BATCH)
     for _ in range(dataset.rows // BATCH):
@@ -99,54 +100,51 @@ def main() -> None:
     parser.add_argument("--gsm8k", required=True)
     parser.add_argument("--math", required=True)
     parser.add_argument("--rounds", type=int, default=5)
-    own = parser.parse_args()
-    config = sources(own.gsm8k, own.math)
+    options = parser.parse_args()
+    config = sources(options.gsm8k, options.math)
     tokenizer = bpe_tokenizer(texts(config))
     folder = Path(tempfile.mkdtemp())
     plain = dataclasses.replace(config, cache=False)
-    dataset = prepare(config, tokenizer, folder)
+    dataset = prepare(config, tokenizer, folder).train
 
-    def tokens_kept() -> Dataset:
+    def tokens_cached() -> Dataset:
         for rows in (folder / "data").glob("rows-*"):
             shutil.rmtree(rows)
-        return prepare(config, tokenizer, folder)
+        return prepare(config, tokenizer, folder).train
 
     def cold() -> Dataset:
         evict(folder)
-        return prepare(config, tokenizer, folder)
+        return prepare(config, tokenizer, folder).train
 
     ways = {
-        "no cache": lambda: prepare(plain, tokenizer),
-        "tokens kept, packed anew": tokens_kept,
-        "tokens and rows kept, warm": lambda: prepare(config, tokenizer, folder),
-        "tokens and rows kept, cold": cold,
+        "no cache": lambda: prepare(plain, tokenizer).train,
+        "tokens cached": tokens_cached,
+        "tokens and rows cached, warm": lambda: (
+            prepare(config, tokenizer, folder).train
+        ),
+        "tokens and rows cached, cold": cold,
     }
-    prepared: dict[str, list[float]] = {name: [] for name in ways}
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(own.rounds):
+    preparing: dict[str, list[float]] = {name: [] for name in ways}
+    epochs: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(options.rounds):
         for name, way in ways.items():
             began = time.perf_counter()
-            made = way()
-            prepared[name].append(time.perf_counter() - began)
-            assert made.fingerprint == dataset.fingerprint
-            taken[name].append(epoch(made))
+            again = way()
+            preparing[name].append(time.perf_counter() - began)
+            assert again.fingerprint == dataset.fingerprint
+            epochs[name].append(epoch(again))
     shutil.rmtree(folder)
 
     print(dataset.report)
     print(f"\n{'':<28}{'prepare s':>10}{'k tokens/s':>12}{'+ epoch':>10}")
     for name in ways:
-        first, whole = (
-            statistics.median(seconds)
-            for seconds in (
-                prepared[name],
-                [a + b for a, b in zip(prepared[name], taken[name])],
-            )
-        )
+        both = [a + b for a, b in zip(preparing[name], epochs[name])]
+        first, total = statistics.median(preparing[name]), statistics.median(both)
         tokens = dataset.report.tokens / 1000
         print(
-            f"{name:<28}{first:>10.2f}{tokens / first:>12,.0f}{tokens / whole:>10,.0f}"
+            f"{name:<28}{first:>10.2f}{tokens / first:>12,.0f}{tokens / total:>10,.0f}"
         )
-    seconds = statistics.median(sum(taken.values(), []))
+    seconds = statistics.median(sum(epochs.values(), []))
     batches = dataset.rows // BATCH
     print(
         f"\niterate: {batches / seconds:,.0f} batches/s of {BATCH} x {LENGTH},"

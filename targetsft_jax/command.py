@@ -20,6 +20,10 @@ class UsageError(ValueError):
     """Arguments or a configuration that cannot be used."""
 
 
+class Stopped(Exception):
+    """The command stopped early because it was asked to, and lost nothing."""
+
+
 def run_command(
     action: Callable[[list[str]], int | None],
     arguments: Sequence[str] | None = None,
@@ -35,13 +39,17 @@ def run_command(
         interrupted: printed after Ctrl-C.
 
     Returns:
-        The exit code. `UsageError`, `ValueError` and `OSError` become one line on
-        standard error; other exceptions are defects and pass through.
+        The exit code. `Stopped` is printed and counts as done; `UsageError`,
+        `ValueError` and `OSError` become one line on standard error; other exceptions
+        are defects and pass through.
     """
     # Transformers is used for configs and tokenizers: torch is not missing.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
         status = action(list(sys.argv[1:] if arguments is None else arguments))
+    except Stopped as stop:
+        print(stop)
+        return DONE
     except UsageError as error:
         sys.stderr.write(f"configuration: {error}\n")
         return BAD_ARGUMENTS

@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from targetsft_jax.command import run_command
 
@@ -18,33 +17,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compare(arguments: list[str]) -> int:
-    import yaml
-
-    own, overrides = _parser().parse_known_args(arguments)
-    from targetsft_jax.config.shipped import find
-    from targetsft_jax.experiments.compare import compare, tables
+    options, overrides = _parser().parse_known_args(arguments)
+    from targetsft_jax.experiments.compare import print_cells, run_cells
     from targetsft_jax.experiments.grid import cells, read_comparison
     from targetsft_jax.parallel.launch import launch
-    from targetsft_jax.parallel.preemption import Preempted
-    from targetsft_jax.train import launch_options
 
-    options = {k: getattr(own, k) for k in ("methods", "seeds", "run_dir")}
-    settings = {k: yaml.safe_load(v) for k, v in options.items() if v is not None}
-    grid = cells(read_comparison(Path(find(own.config)), settings), overrides)
-    if own.dry_run:
-        for cell in grid:
-            print(f"{cell.name:<24} seed {cell.seed}  {cell.config.run_dir}")
-        return 0
-
-    def action() -> None:
-        try:
-            scores = compare(grid)
-        except Preempted as stop:
-            print(f"{stop}; rerun the same command to resume")
-        else:
-            print("\n" + "\n".join(tables(grid, scores)))
-
-    return launch(action, **launch_options(grid[0].config.mesh))
+    replacing = {k: getattr(options, k) for k in ("methods", "seeds", "run_dir")}
+    grid = cells(read_comparison(options.config, replacing), overrides)
+    if options.dry_run:
+        return print_cells(grid)
+    mesh = grid[0].config.mesh
+    return launch(lambda: run_cells(grid), **mesh.processes_of_run())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,9 +39,8 @@ def _parser() -> argparse.ArgumentParser:
         "the base configuration of all cells.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--config", required=True, help="YAML: base, run_dir, methods, seeds"
-    )
+    text = "a YAML file with base, run_dir, methods and seeds, or a shipped name"
+    parser.add_argument("--config", required=True, help=text)
     parser.add_argument("--methods", help="replaces the file's: '[sft, dft]'")
     parser.add_argument("--seeds", help="replaces the file's: '[0, 1]'")
     parser.add_argument("--run_dir", help="replaces the file's")

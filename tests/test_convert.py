@@ -131,7 +131,7 @@ def test_the_card_describes_the_training(run):
         "π̃ = T",
         "(α, β) = (1−η, η) teacher",
         "eta = 0.5",
-        "arXiv 2606.11189",
+        "arxiv.org/abs/2606.11189",
         "teacher: `",
         "generated problems",
         "rows read            64",

@@ -15,26 +15,27 @@ def gsm8k(tmp_path):
     return gsm8k_source(tmp_path)
 
 
-def test_offline_a_sentence_says_what_to_do(tmp_path, capsys):
+def test_offline_one_sentence_names_the_remedy(tmp_path, capsys):
     code = main(["build", "gsm8k", "--data-dir", str(tmp_path)])
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert code == 1
     assert (
-        "gsm8k cannot be downloaded from openai/gsm8k on the hub (OfflineMode" in said
+        "gsm8k cannot be downloaded from openai/gsm8k on the hub (OfflineMode" in output
     )
-    assert "--manual-dir" in said and len(said.splitlines()) == 1
+    assert "--manual-dir" in output and len(output.splitlines()) == 1
 
 
 def test_the_command_builds_and_lists(gsm8k, capsys):
     where = ["--data-dir", gsm8k.data_dir]
     assert main(["build", "gsm8k", "--manual-dir", gsm8k.path, *where]) == 0
-    said = capsys.readouterr().out
-    assert "gsm8k/train: 3 examples\n" in said and f"from {gsm8k.path}" in said
+    output = capsys.readouterr().out
+    assert "gsm8k/train: 3 examples\n" in output and f"from {gsm8k.path}" in output
     assert main(["list", *where]) == 0
-    said = capsys.readouterr().out
-    assert all(name in said for name in CATALOGUE)
+    output = capsys.readouterr().out
+    assert all(name in output for name in CATALOGUE)
     assert (
-        "built: train 3; in" in said and said.count("not built") == len(CATALOGUE) - 1
+        "built: train 3; in" in output
+        and output.count("not built") == len(CATALOGUE) - 1
     )
 
 

@@ -57,7 +57,7 @@ def step(problem: Path, objective: str) -> dict:
             spec,
             roles["student"].load(mesh, "float32"),
             {name: role.load(mesh, "float32") for name, role in frozen.items()},
-            Dataset(arrays, None, None, "benchmark"),  # type: ignore[arg-type]
+            Dataset(arrays, None, None, "perf"),  # type: ignore[arg-type]
             mesh,
             config,
             run_dir=Path(folder),

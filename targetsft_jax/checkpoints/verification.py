@@ -1,4 +1,4 @@
-"""Read a training state and verify it: every process its part, agreed on by all."""
+"""Read a training state and verify it by checksums, in agreement of all processes."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -17,8 +17,7 @@ from targetsft_jax.config.schema import (
     ValidationConfig,
     role_config,
 )
-from targetsft_jax.data.config import source_name, sources
-from targetsft_jax.data.config import validate as validate_data
+from targetsft_jax.data.config import contradictions, source_name, sources
 from targetsft_jax.keys import refusals
 from targetsft_jax.models.lora import PROJECTIONS
 
@@ -31,18 +30,11 @@ def validate(config: Config) -> None:
     """
     for message in _refusals(config):
         raise ConfigError(message)
-    try:
-        validate_data(config.data)
-        if config.evaluation.data is not None:
-            validate_data(config.evaluation.data, "evaluation.data")
-        if config.validation.data is not None:
-            validate_data(config.validation.data, "validation.data")
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
 
 
 def _refusals(config: Config) -> Iterator[str]:
     yield from refusals(config)
+    yield from _data(config)
     yield from _policy(config.policy)
     yield from _roles(config, config.method)
     if config.lora is not None:
@@ -51,6 +43,14 @@ def _refusals(config: Config) -> Iterator[str]:
     yield from _processes(config.mesh)
     yield from _evaluation(config.evaluation, config)
     yield from _validation(config.validation, config.train.keep_best)
+
+
+def _data(config: Config) -> Iterator[str]:
+    yield from contradictions(config.data, "data")
+    if config.evaluation.data is not None:
+        yield from contradictions(config.evaluation.data, "evaluation.data")
+    if config.validation.data is not None:
+        yield from contradictions(config.validation.data, "validation.data")
 
 
 def _roles(config: Config, method: ResolvedMethod) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from targetsft_jax.command import UsageError
 from targetsft_jax.config.method import ResolvedMethod, resolve
 from targetsft_jax.data.config import DataConfig, SyntheticConfig
+from targetsft_jax.generation.sampling import SamplingSettings
 from targetsft_jax.keys import at_least, between, key, more_than, one_of, section
 from targetsft_jax.models.decoder import REMAT_POLICIES
 from targetsft_jax.models.kernels import CHOICES as ATTENTION_KERNELS
@@ -194,6 +195,11 @@ class MeshConfig:
         10, "Seconds of silence after which a process counts as dead.", at_least(1)
     )
 
+    def processes_of_run(self) -> dict[str, Any]:
+        """The keys that `parallel.launch.launch` takes: all but the axes."""
+        axes = ("data", "fsdp", "tensor", "vocab_group")
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in axes}
+
 
 @section
 class TrainConfig:
@@ -310,25 +316,10 @@ class TrainConfig:
 
 
 @section
-class EvaluationConfig:
+class EvaluationConfig(SamplingSettings):
     """Average@k on held-out problems, before and after training."""
 
     problems: int = key(0, "Held-out problems; 0 skips the evaluation.", at_least(0))
-    samples: int = key(16, "Completions per problem (k).", at_least(1))
-    temperature: float = key(
-        1.0, "Sampling temperature; 0 is greedy decoding.", at_least(0)
-    )
-    top_p: float = key(
-        1.0, "Nucleus sampling: smallest total probability.", between(0, 1, closed="(]")
-    )
-    top_k: int = key(
-        0, "Sample from the most probable tokens only; 0 disables it.", at_least(0)
-    )
-    max_new_tokens: int = key(
-        128,
-        "Longest completion; a truncated one counts as wrong.",
-        at_least(1),
-    )
     include_teacher: bool = key(
         False, "Evaluate the teacher too: the ceiling of what it can teach."
     )

@@ -9,7 +9,7 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 @dataclass(frozen=True)
 class Boxed:
-    """Content of a box, and where in the text its command begins."""
+    """Content of a box, and the position of its command in the text."""
 
     content: str
     start: int

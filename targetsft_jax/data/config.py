@@ -136,7 +136,9 @@ class SourceConfig:
         None, "Name in the catalogue, for `source: tfds`.", one_of(CATALOGUE)
     )
     data_dir: str | None = key(
-        None, "Folder of the built data sets of the catalogue; null: under ~/.cache."
+        None,
+        "Folder of the built data sets of the catalogue; null:"
+        " ~/.cache/targetsft_jax/datasets.",
     )
     split: str | None = key(
         None,
@@ -145,8 +147,7 @@ class SourceConfig:
     )
     fields: FieldMap = key(
         FieldMap,
-        "Map of the fields of a row to a conversation; data sets of the catalogue have"
-        " a map already.",
+        "Map of the fields of a row to a conversation.",
     )
     where: dict[str, Any] = key(
         dict,
@@ -159,7 +160,9 @@ class SourceConfig:
         SyntheticConfig, "The generated problems, for `source: synthetic`."
     )
     limit: int | None = key(
-        None, "Use only this many rows, from the first usable one.", at_least(1)
+        None,
+        "Number of usable rows to read, from the beginning; null: all.",
+        at_least(1),
     )
     weight: float | None = key(
         None,

@@ -167,16 +167,16 @@ def _messages(row: Mapping[str, Any], name: str, origin: str) -> list[dict[str, 
         raise RowError(origin, f"field {name!r} is {kind}; expected a list of turns")
     messages = []
     for i, turn in enumerate(turns):
-        where = f"{name}[{i}]"
+        path = f"{name}[{i}]"
         if not isinstance(turn, Mapping):
             kind = type(turn).__name__
-            raise RowError(origin, f"{where} is {kind}; expected an object")
+            raise RowError(origin, f"{path} is {kind}; expected an object")
         for key in ("role", "content"):
             if not isinstance(turn.get(key), str):
                 kind = type(turn[key]).__name__ if key in turn else "missing"
-                raise RowError(origin, f"{where}.{key} is {kind}; expected text")
+                raise RowError(origin, f"{path}.{key} is {kind}; expected text")
         if turn["role"] == "assistant" and not turn["content"].strip():
-            raise RowError(origin, f"{where}.content is empty; expected a response")
+            raise RowError(origin, f"{path}.content is empty; expected a response")
         messages.append({"role": turn["role"], "content": turn["content"]})
     return messages
 

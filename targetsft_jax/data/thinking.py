@@ -1,4 +1,4 @@
-"""Thinking blocks of assistant turns: kept, or dropped before tokenizing."""
+"""Thinking blocks of assistant turns: keep or drop them before tokenizing."""
 
 import dataclasses
 

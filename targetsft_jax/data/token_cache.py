@@ -1,4 +1,4 @@
-"""Cache of tokens and packed rows, in folders named by the hash of what made them."""
+"""Cache of tokens and packed rows, in folders named by the hash of their inputs."""
 
 import dataclasses
 import datetime
@@ -102,7 +102,7 @@ def load_or_make(
     Args:
         folder: of the cache; None: the arrays are made in memory.
         maker: makes the arrays. If it raises, nothing is written.
-        log: receives a line on where the arrays came from.
+        log: receives a line on the origin of the arrays.
 
     Returns:
         The arrays (memory-mapped if cached) and their summary.
@@ -115,7 +115,7 @@ def load_or_make(
     try:
         cached = array_folder.read(folder)
     except array_folder.Damaged as error:
-        log(f"damaged, made again: {error}")
+        log(f"damaged, rebuilt: {error}")
         atomic.discard(folder)
         cached = None
     if cached is not None:
@@ -124,13 +124,13 @@ def load_or_make(
     _write(folder, maker)
     written = array_folder.read(folder)
     assert written is not None
-    log(f"made, and cached in {folder}")
+    log(f"written to the cache: {folder}")
     return written
 
 
 def _write(folder: Path, maker: ArrayMaker) -> None:
     parts = iter(maker.parts())
-    # Before the folder is opened: sources that cannot be read are no error of it.
+    # Before the folder is opened: an unreadable source is not an error of the folder.
     first = next(parts)
     try:
         with array_folder.writing(folder) as writer:

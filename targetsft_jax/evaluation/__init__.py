@@ -1,4 +1,7 @@
-"""Evaluation: completions of a model, graded and averaged over problems.
+"""Evaluation of models on problems: sample completions, grade them, aggregate.
 
-Graders are in `graders/`; statistics are pure functions of arrays.
+evaluate.py     a model and problems in, a score and graded completions out
+graders/        the answer that a completion states, and whether it is correct
+results.py      scores and exports that a run has finished
+statistics.py   Average@k and its standard error, from arrays of verdicts
 """

@@ -1,17 +1,21 @@
-"""Problems in, a score out: sample k answers to each, grade them, aggregate."""
+"""Evaluate a model on problems: sample k completions of each, grade, aggregate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.typing import DTypeLike
 
 from targetsft_jax.data.chat import encode_prompt, stop_tokens
 from targetsft_jax.data.records import Problem
 from targetsft_jax.evaluation.graders.answers import extract_answer, is_correct
 from targetsft_jax.evaluation.statistics import AverageAtK, average_at_k
 from targetsft_jax.generation.generate import generate
+from targetsft_jax.generation.sampling import SamplingSettings
 from targetsft_jax.models.config import DecoderConfig
 
 if TYPE_CHECKING:
@@ -19,72 +23,96 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """A problem with the sampled responses and their verdicts; one line of a file."""
+class GradedProblem:
+    """A problem with its sampled completions and their verdicts.
+
+    Attributes:
+        id: of the problem.
+        answer: its gold answer.
+        completions: texts of the completions, without special tokens.
+        correct: whether each of them is correct.
+    """
 
     id: str
     answer: str
-    responses: list[str]
+    completions: list[str]
     correct: list[bool]
 
+    def row(self) -> dict[str, Any]:
+        """JSON row of a file of graded problems."""
+        return {
+            "id": self.id,
+            "answer": self.answer,
+            "completions": self.completions,
+            "correct": self.correct,
+        }
 
-def benchmark(
+
+def evaluate_model(
     config: DecoderConfig,
-    params: dict[str, Any],
+    params: dict,
     problems: Sequence[Problem],
     tokenizer: "PreTrainedTokenizerBase",
+    settings: SamplingSettings,
     *,
-    samples: int,
-    max_new_tokens: int,
-    temperature: float,
-    top_p: float,
-    top_k: int,
     seed: int,
-    **options: Any,
-) -> tuple[AverageAtK, list[Answered]]:
+    dtype: DTypeLike = jnp.float32,
+    batch_size: int | None = None,
+    row_sharding: NamedSharding | None = None,
+) -> tuple[AverageAtK, list[GradedProblem]]:
     """Average@k of a model on problems.
 
+    A completion that reaches `max_new_tokens` counts as truncated, and is wrong even if
+    it states the answer.
+
     Args:
-        config, params: the model.
-        problems: what is asked, with the answers.
-        tokenizer: its tokenizer; the chat template makes the prompts.
-        samples: k.
-        max_new_tokens: an answer that is longer counts as truncated, and wrong.
-        temperature, top_p, top_k: of sampling.
-        seed: of sampling; equal seeds sample equally.
-        **options: more arguments of `generate`.
+        config: the decoder.
+        params: its parameters, on one device or on a mesh.
+        problems: prompts with gold answers.
+        tokenizer: of the model; its chat template renders the prompts.
+        settings: of sampling; `samples` is k.
+        seed: of sampling; equal seeds give equal completions.
+        dtype, batch_size, row_sharding: as in `generate`.
 
     Returns:
-        The score, and every problem with its responses.
+        The score, and every problem with its graded completions.
+
+    Raises:
+        ValueError: as `generate`; an empty gold answer.
     """
     completions = generate(
         config,
         params,
         [encode_prompt(problem.messages, tokenizer).tolist() for problem in problems],
-        samples=samples,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
+        samples=settings.samples,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
         stop_ids=stop_tokens(tokenizer),
         key=jax.random.key(seed),
         vocab_size=min(len(tokenizer), config.vocab_size),
-        **options,
+        dtype=dtype,
+        batch_size=batch_size,
+        row_sharding=row_sharding,
     )
-    answered, stated = [], []
-    for problem, sampled in zip(problems, completions):
-        texts = [tokenizer.decode(c.tokens, skip_special_tokens=True) for c in sampled]
-        # What was cut off is wrong, even if an early line looks like an answer.
-        correct = [
-            c.finished and is_correct(text, problem.answer)
-            for c, text in zip(sampled, texts)
+    graded, has_answer = [], []
+    for problem, samples in zip(problems, completions):
+        texts = [
+            str(tokenizer.decode(sample.tokens, skip_special_tokens=True))
+            for sample in samples
         ]
-        answered.append(Answered(problem.id, problem.answer, texts, correct))
-        stated.append([extract_answer(text) is not None for text in texts])
-    cut = [[not c.finished for c in sampled] for sampled in completions]
+        correct = [
+            sample.finished and is_correct(text, problem.answer)
+            for sample, text in zip(samples, texts)
+        ]
+        graded.append(GradedProblem(problem.id, problem.answer, texts, correct))
+        has_answer.append([extract_answer(text) is not None for text in texts])
     score = average_at_k(
-        np.array([a.correct for a in answered]),
-        answered=np.array(stated),
-        truncated=np.array(cut),
+        np.array([problem.correct for problem in graded]),
+        has_answer=np.array(has_answer),
+        truncated=np.array(
+            [[not sample.finished for sample in samples] for samples in completions]
+        ),
     )
-    return score, answered
+    return score, graded

@@ -1,4 +1,4 @@
-"""Average@k: the mean over problems of the mean over k samples."""
+"""Average@k: the mean over problems of the mean over k completions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ import numpy as np
 
 @dataclass(frozen=True)
 class AverageAtK:
-    """Scores of one model on one set of problems, as shares, unrounded."""
+    """Scores of one model on one set of problems, as shares."""
 
     average_at_k: float
-    """Mean share of correct samples."""
+    """Mean share of correct completions."""
     standard_error: float
-    """Of that mean, over problems; nan for a single problem."""
+    """Standard error of that mean over problems; nan for a single problem."""
     pass_at_k: float
-    """Share of problems with at least one correct sample."""
+    """Share of problems with at least one correct completion."""
     no_answer: float
-    """Share of samples that state no answer (they count as wrong)."""
+    """Share of completions that state no answer; they are wrong."""
     truncated: float
-    """Share of samples cut off by the length limit."""
+    """Share of completions that reached the length limit; they are wrong."""
     problems: int
     k: int
 
@@ -27,40 +27,42 @@ class AverageAtK:
 def average_at_k(
     correct: np.ndarray,
     *,
-    answered: np.ndarray | None = None,
+    has_answer: np.ndarray | None = None,
     truncated: np.ndarray | None = None,
 ) -> AverageAtK:
-    """Aggregates graded samples.
+    """Aggregate verdicts of completions.
 
-    The standard error is over problems, not samples: samples of one problem are not
+    The standard error is over problems, since completions of one problem are not
     independent.
 
     Args:
         correct: [P, k] bool.
-        answered: [P, k] bool, whether a sample states an answer; None: all do.
-        truncated: [P, k] bool, whether a sample was cut off; None: none was.
+        has_answer: [P, k] bool, whether a completion states an answer; None: all do.
+        truncated: [P, k] bool, whether a completion was truncated; None: none was.
 
     Raises:
-        ValueError: a matrix is empty, not boolean or of another shape; a sample is
-            correct and unanswered.
+        ValueError: a matrix is empty, not boolean or of another shape; a completion is
+            correct and states no answer.
     """
     correct = _matrix("correct", correct, np.shape(correct))
     problems, k = correct.shape
-    if answered is None:
-        answered = np.ones_like(correct)
+    if has_answer is None:
+        has_answer = np.ones_like(correct)
     if truncated is None:
         truncated = np.zeros_like(correct)
-    answered = _matrix("answered", answered, correct.shape)
+    has_answer = _matrix("has_answer", has_answer, correct.shape)
     truncated = _matrix("truncated", truncated, correct.shape)
-    if (correct & ~answered).any():
-        raise ValueError("a sample is correct and states no answer; check the grading")
-    each = correct.mean(axis=1)  # [P]
-    spread = each.std(ddof=1) / np.sqrt(problems) if problems > 1 else np.nan
+    if (correct & ~has_answer).any():
+        raise ValueError(
+            "a completion is correct and states no answer; check the grader"
+        )
+    per_problem = correct.mean(axis=1)  # [P]
+    error = per_problem.std(ddof=1) / np.sqrt(problems) if problems > 1 else np.nan
     return AverageAtK(
-        average_at_k=float(each.mean()),
-        standard_error=float(spread),
+        average_at_k=float(per_problem.mean()),
+        standard_error=float(error),
         pass_at_k=float(correct.any(axis=1).mean()),
-        no_answer=float(1 - answered.mean()),
+        no_answer=float(1 - has_answer.mean()),
         truncated=float(truncated.mean()),
         problems=problems,
         k=k,
@@ -68,14 +70,14 @@ def average_at_k(
 
 
 def table(scores: Mapping[str, AverageAtK]) -> str:
-    """Scores of several models as a Markdown table, in percent, in the order given.
+    """Scores of several models by name, as a Markdown table in percent.
 
-    The heading names k; models measured with different k get a row each that says so.
+    The heading has k; if the models have different k, their rows have it.
     """
     ks = {score.k for score in scores.values()}
     k = str(ks.pop()) if len(ks) == 1 else "k"
     head = ("model", f"Average@{k}", f"Pass@{k}", "no answer", "truncated", "problems")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for name, score in scores.items():
         label = name if k != "k" else f"{name} (k={score.k})"
         rows.append(
@@ -100,10 +102,10 @@ def table(scores: Mapping[str, AverageAtK]) -> str:
 
 def _matrix(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     values = np.asarray(values)
-    wanted = "[problems, k]" if len(shape) != 2 else str(shape)
+    expected = "[problems, k]" if len(shape) != 2 else str(shape)
     if values.shape != shape or values.ndim != 2 or values.size == 0:
         raise ValueError(
-            f"{name} has shape {values.shape}; expected {wanted}, not empty"
+            f"{name} has shape {values.shape}; expected {expected}, not empty"
         )
     if values.dtype != bool:
         raise ValueError(f"{name} is {values.dtype}; expected bool")

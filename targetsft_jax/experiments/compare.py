@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from targetsft_jax.command import DONE
 from targetsft_jax.config.resume import changed_keys
 from targetsft_jax.config.schema import Config
 from targetsft_jax.evaluation.results import Results
@@ -16,6 +17,19 @@ from targetsft_jax.training.session import Shared
 
 REFERENCES = ("teacher", "start")
 """Models that all cells share, measured once and listed first."""
+
+
+def print_cells(cells: Sequence[Cell]) -> int:
+    """Print the cells, and which of them are finished; returns the exit code."""
+    for cell in cells:
+        state = "to run" if finished_scores(cell.config) is None else "finished"
+        print(f"{cell.name:<24} seed {cell.seed}  {state:<8}  {cell.config.run_dir}")
+    return DONE
+
+
+def run_cells(cells: Sequence[Cell]) -> None:
+    """Run a comparison and print its tables."""
+    print("\n" + "\n".join(tables(cells, compare(cells))))
 
 
 def compare(cells: Sequence[Cell]) -> dict[str, AverageAtK]:

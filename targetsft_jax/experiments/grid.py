@@ -9,6 +9,7 @@ from typing import Any
 from targetsft_jax.config.checks import validate
 from targetsft_jax.config.load import parse
 from targetsft_jax.config.schema import Config, ConfigError, TargetConfig
+from targetsft_jax.config.shipped import find
 from targetsft_jax.targets.api import get_method
 from targetsft_jax.targets.inputs import INPUTS
 
@@ -46,21 +47,24 @@ class Cell:
     config: Config
 
 
-def read_comparison(path: Path, overrides: Mapping[str, Any]) -> Comparison:
+def read_comparison(config: str, replacing: Mapping[str, str | None]) -> Comparison:
     """The comparison of a YAML file.
 
     Args:
-        path: the file; a relative `base` in it is relative to the file.
-        overrides: values that replace those of the file.
+        config: a file, or the name of a shipped one; a relative `base` in it is
+            relative to the file.
+        replacing: YAML of the values that replace those of the file; None keeps them.
 
     Raises:
         ConfigError: naming the file, the key and what is expected.
     """
     import yaml
 
+    path = find(config)
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        overrides = {k: yaml.safe_load(v) for k, v in replacing.items() if v}
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from None
     known = Comparison.__dataclass_fields__
     if not isinstance(tree, Mapping):

@@ -20,6 +20,7 @@ from targetsft_jax.hf.tensor_files import INDEX_FILE, SINGLE_FILE
 from targetsft_jax.hf.tensor_map import ParameterSlice, checkpoint_tensors
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import abstract_params
+from targetsft_jax.models.layer_leaf import LayerLeaf
 from targetsft_jax.parallel import processes
 from targetsft_jax.storage import atomic
 
@@ -176,7 +177,7 @@ def _check_shapes(config: DecoderConfig, params: dict) -> None:
         )
 
 
-def _leaf(params: dict, path: tuple[str, ...]) -> Any:
+def _leaf(params: dict, path: tuple[str, ...]) -> LayerLeaf:
     leaf: Any = params
     for name in path:
         leaf = leaf[name]

@@ -62,7 +62,7 @@ def _tensors(
         ranks[module.rpartition(".")[2]] = lora.rank * len(adapted)
         a, b = _stacked(adapted, parts[-1])
         for name, value in (("lora_A", a), ("lora_B", b)):
-            # safetensors writes memory in its own order.
+            # safetensors writes memory as it is laid out.
             value = np.ascontiguousarray(value)
             tensors[f"base_model.model.{module}.{name}.weight"] = value
     return tensors, ranks

@@ -44,13 +44,13 @@ class Columns:
         return [{key: next(every) for key in part} for part in parts]
 
     def full_rows(self, tile: Array) -> Array:
-        """This device's columns [C, v] -> the whole vocabulary's [C, V]."""
+        """This device's columns [C, v] -> full rows [C, V]."""
         if self.axes:
             tile = jax.lax.all_gather(tile, self.axes, axis=1, tiled=True)
         return tile[:, : self.vocabulary]
 
     def local_columns(self, rows: Array, width: int) -> Array:
-        """The whole vocabulary's columns [C, V] -> this device's [C, width]."""
+        """Full rows [C, V] -> this device's columns [C, width]."""
         # As wide as the last device's columns may reach.
         reach = -(-self.vocabulary // width) * width + width
         wide = jnp.pad(rows, [(0, 0), (0, reach - rows.shape[1])])
@@ -64,11 +64,11 @@ class TileRows(Rows):
 
     Args:
         logits: this device's columns of a chunk's logits [C, v].
-        labels: [C] int, numbers in the whole vocabulary.
+        labels: [C] int, numbers in the vocabulary.
         other: the same columns of the second model [C, v], or None.
         columns: the numbers of these columns.
         mixes: alternatives whose statistics join the one all-gather; any other one
-            takes an all-gather of its own.
+            takes a separate all-gather.
     """
 
     def __init__(

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from targetsft_jax.models import decoder
 from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.layer_leaf import LayerLeaf
 
 Path = tuple[str, ...]
 
@@ -145,9 +146,9 @@ class Merged:
     Each layer is summed in float32 and cast once, so that no second model exists.
     """
 
-    kernel: Any
-    lora_a: Any
-    lora_b: Any
+    kernel: LayerLeaf
+    lora_a: LayerLeaf
+    lora_b: LayerLeaf
     scale: float
     dtype: Any
 

@@ -4,8 +4,10 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+from targetsft_jax.command import Stopped
 
-class Preempted(Exception):
+
+class Preempted(Stopped):
     """The run stopped on SIGTERM, with a checkpoint of its last step.
 
     Attributes:
@@ -13,7 +15,10 @@ class Preempted(Exception):
     """
 
     def __init__(self, step: int):
-        super().__init__(f"stopped after step {step} (checkpoint saved)")
+        super().__init__(
+            f"stopped after step {step} (checkpoint saved); rerun the same command to "
+            "resume"
+        )
         self.step = step
 
 

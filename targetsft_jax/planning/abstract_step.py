@@ -42,11 +42,13 @@ class AbstractRole:
         config: architecture.
         dtype: of the parameters.
         origin: where the architecture comes from, in words.
+        folder: with its config and perhaps its tokenizer; None for a built model.
     """
 
     config: DecoderConfig
     dtype: Any
     origin: str
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
         ConfigError: a key does not fit the models or the mesh.
         ValueError, OSError: a model's folder cannot be used.
     """
-    roles, folders = _roles(config, mesh)
-    vocab_size, vocabulary_origin = _vocabulary(roles, folders["student"])
+    roles = _roles(config, mesh)
+    vocab_size, vocabulary_origin = _vocabulary(roles)
     architectures = {name: role.config for name, role in roles.items()}
     spec = step_spec(config, architectures, vocab_size, mesh)
     optimizer = make_optimizer(config.train, config.train.steps or SCHEDULE_STEPS)
@@ -110,37 +112,34 @@ def bytes_per_device(tree: Any) -> int:
     )
 
 
-def _roles(
-    config: Config, mesh: Mesh
-) -> tuple[dict[str, AbstractRole], dict[str, Path | None]]:
-    """The student and the method's frozen roles; and the folder of each, if any."""
+def _roles(config: Config, mesh: Mesh) -> dict[str, AbstractRole]:
+    """The student and the frozen roles of the method."""
     roles: dict[str, AbstractRole] = {}
-    folders: dict[str, Path | None] = {}
     for name in ("student", *config.method.roles):
         role = role_config(config, name)
-        dtype = param_dtype(name, config, mesh)
         if role.build:
             model, origin, folder = architecture(role.build), f"{name}.build", None
         elif role.path:
             stored = open_model(role.path, weights=False)
-            model, origin, folder = stored.config, role.path, stored.folder
+            model, origin, folder = stored.config, str(role.path), stored.folder
         else:
             # Only a reference may have no path: it is the student at its start.
-            model, origin = roles["student"].config, "the student at its start"
-            folder = folders["student"]
-        roles[name] = AbstractRole(model, dtype, origin)
-        folders[name] = folder
-    return roles, folders
+            student = roles["student"]
+            model, origin = student.config, "the student at its start"
+            folder = student.folder
+        roles[name] = AbstractRole(
+            model, param_dtype(name, config, mesh), origin, folder
+        )
+    return roles
 
 
-def _vocabulary(
-    roles: Mapping[str, AbstractRole], folder: Path | None
-) -> tuple[int, str]:
+def _vocabulary(roles: Mapping[str, AbstractRole]) -> tuple[int, str]:
     """Number of real tokens, and where it comes from.
 
     The tokenizer's length where the student's folder has one, else the smallest
     embedding.
     """
+    folder = roles["student"].folder
     smallest = min(role.config.vocab_size for role in roles.values())
     if folder is None:
         return smallest, "the built models' tokenizer"

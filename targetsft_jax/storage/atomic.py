@@ -174,8 +174,11 @@ def _replace_in_two(complete: Path, target: Path) -> bool:
 
 
 def _remove(folder: Path, target: Path) -> None:
-    """Remove a folder under a temporary name of the target: half of one is no `former`
-    one, and after a kill another maker clears the rest."""
+    """Rename a folder to a temporary sibling of the target, and remove it.
+
+    So a half-removed folder is not taken for the `former` one, and after a kill the
+    next maker clears the rest.
+    """
     removed = _sibling(target, "partial")
     with contextlib.suppress(OSError):
         os.rename(folder, removed)

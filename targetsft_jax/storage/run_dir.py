@@ -16,7 +16,7 @@ class RunDir:
 
     @property
     def name(self) -> str:
-        """Its last part, which names the run beside others."""
+        """The last part of the path, which names the run among others."""
         return self.path.absolute().name
 
     @property
@@ -31,7 +31,7 @@ class RunDir:
 
     @property
     def histograms(self) -> Path:
-        """Distributions of γ, p_y and entropy over tokens, now and then."""
+        """Distributions of γ, p_y and entropy over tokens, every few steps."""
         return self.path / "histograms.jsonl"
 
     @property
@@ -46,7 +46,7 @@ class RunDir:
 
     @property
     def results(self) -> Path:
-        """Scores of the models measured, and which step was exported."""
+        """Scores of the evaluated models, and the step that was exported."""
         return self.path / "results.json"
 
     @property
@@ -81,7 +81,7 @@ class RunDir:
 
     @property
     def adapters(self) -> Path:
-        """In `model`: rank, alpha, targets and base of the adapters trained."""
+        """In `model`: rank, alpha, targets and base of the trained adapters."""
         return self.model / "adapters.json"
 
     @property
@@ -95,5 +95,5 @@ class RunDir:
         return self.path / "adapter"
 
     def completions(self, model: str) -> Path:
-        """Every sampled completion of a model measured, with its verdict."""
+        """Every sampled completion of an evaluated model, with its verdict."""
         return self.path / f"completions_{model}.jsonl"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from targetsft_jax.keys import Domain, at_least
+from targetsft_jax import keys
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Input:
 
     name: str
     per: Literal["model", "token", "example"]
-    domain: Domain | None = None
+    domain: keys.Domain | None = None
     policy_sources: tuple[str, ...] = ()
 
 
@@ -38,12 +38,14 @@ _TABLE: dict[str, Input] = {
     for each in (
         Input("teacher_logits", "model"),
         Input("reference_logits", "model"),
-        Input("trajectory_weight", "example", at_least(0), ("current", "ema", "data")),
-        Input("critical_mask", "token", Domain("0 or 1", lambda x: x in (0, 1))),
+        Input(
+            "trajectory_weight", "example", keys.at_least(0), ("current", "ema", "data")
+        ),
+        Input("critical_mask", "token", keys.Domain("0 or 1", lambda x: x in (0, 1))),
         Input(
             "old_logprob",
             "token",
-            Domain("at most 0", lambda x: x <= 0),
+            keys.Domain("at most 0", lambda x: x <= 0),
             ("snapshot", "data"),
         ),
     )
@@ -59,12 +61,3 @@ SECOND_MODELS = tuple(each.name for each in INPUTS.values() if each.per == "mode
 def column_names() -> tuple[str, ...]:
     """Names of the inputs that a data row can have."""
     return tuple(each.name for each in INPUTS.values() if each.per != "model")
-
-
-def policy_sources() -> dict[str, tuple[str, ...]]:
-    """Sources of each input that a run can compute itself, by name."""
-    return {
-        each.name: each.policy_sources
-        for each in INPUTS.values()
-        if each.policy_sources
-    }

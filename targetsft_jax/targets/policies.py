@@ -1,9 +1,9 @@
-"""Policies that a method weighs the student against, kept and used by the step itself.
+"""Policies beside the student: the snapshot of PSFT, the average of iw-SFT.
 
-PSFT reads log π_old of each label, and iw-SFT a weight for each trajectory. Both come
-from parameters: of the student some steps ago, of its average, of the reference. Those
-that training changes are part of its state (`TrainState.held`), lie as the student's
-parameters lie, and are saved with them. Over adapters they are adapters.
+PSFT reads log π_old of each label, and iw-SFT a weight for each trajectory. Both are
+computed from parameters: of the student some steps ago, of its average, of the
+reference. Parameters that change during training are part of the train state
+(`TrainState.held`), sharded and saved as the student's; with LoRA they are adapters.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,12 +26,13 @@ STUDENT, REFERENCE = "student", "reference"
 
 @dataclass(frozen=True)
 class Policy:
-    """None: nothing is held, and all per-token inputs come with the data.
+    """No policy: all per-token inputs are columns of the data.
 
     Attributes:
-        makes: the per-token input that the step makes.
-        held: names of the parameters that the state holds for it.
-        reads: names whose label log-probabilities it asks for in each micro-batch.
+        makes: name of the per-token input that the step computes.
+        held: names of the parameters that the train state has for it.
+        reads: names of the parameters whose label log-probabilities it needs in each
+            micro-batch.
     """
 
     makes: ClassVar[str | None] = None
@@ -45,15 +46,15 @@ class Policy:
         return ()
 
     def start(self, params: Params) -> Held:
-        """What is held at step 0; traceable."""
+        """Its parameters at step 0; traceable."""
         return {}
 
     def before(self, step: Array, params: Params, held: Held) -> Held:
-        """What is held during a step, by its number from 0 and its parameters."""
+        """Its parameters during a step, by the step's number from 0."""
         return held
 
     def after(self, params: Params, held: Held) -> Held:
-        """What is held after an update to `params`."""
+        """Its parameters after an update to `params`."""
         return held
 
     def columns(
@@ -73,13 +74,13 @@ FROM_DATA = Policy()
 
 @dataclass(frozen=True)
 class Snapshot(Policy):
-    """PSFT's π_old: in step s, the student as it was before step k·⌊s/k⌋.
+    """The snapshot π_old of PSFT: in step s, the student before step k·⌊s/k⌋.
 
-    It depends on the step's number alone: steps that are skipped count, and do not put
-    a refresh off.
+    Refreshes depend on the step's number alone: skipped steps count, and do not delay
+    a refresh.
 
     Attributes:
-        refresh_every: k, optimizer steps; with 1 the ratio is 1 in every step.
+        refresh_every: k, in optimizer steps; with 1 the ratio is 1 in every step.
     """
 
     refresh_every: int = 8
@@ -112,11 +113,12 @@ class Snapshot(Policy):
 
 @dataclass(frozen=True)
 class Trajectory(Policy):
-    """iw-SFT's weights q/π_ref of trajectories; π_ref is the frozen reference.
+    """Trajectory weights q/π_ref of iw-SFT, with the frozen reference as π_ref.
 
     Attributes:
-        average: whether q is an average of the student in place of itself.
-        decay: of that average, d·average + (1 − d)·student after each update.
+        average: True if q is an exponential average of the student; else q is the
+            student.
+        decay: decay d of the average, d·average + (1 − d)·student after each update.
         mode, temperature, clip: as in `targets.trajectory_weight`.
     """
 
@@ -144,24 +146,24 @@ class Trajectory(Policy):
         )
 
     def start(self, params: Params) -> Held:
-        # In bfloat16 an average stands still where the student moves by a rounding.
+        # A bfloat16 average would not move where the student moves by one rounding.
         return {
             name: jax.tree.map(partial(jnp.array, dtype=jnp.float32), params)
             for name in self.held
         }
 
     def after(self, params: Params, held: Held) -> Held:
-        def mixed(average: Array, new: Array) -> Array:
+        def moved(average: Array, new: Array) -> Array:
             return average + (1 - self.decay) * (new.astype(jnp.float32) - average)
 
-        return {name: jax.tree.map(mixed, tree, params) for name, tree in held.items()}
+        return {name: jax.tree.map(moved, tree, params) for name, tree in held.items()}
 
     def columns(
         self, logprob: Callable[[str], Array], batch: Mapping[str, Array]
     ) -> dict[str, Array]:
-        own, reference = map(logprob, self.reads)
+        q, reference = map(logprob, self.reads)
         weight = trajectory_weight(
-            own,
+            q,
             reference,
             batch["segment_ids"],
             mode=self.mode,

@@ -13,6 +13,7 @@ from targetsft_jax.hf.model_card import training_card
 from targetsft_jax.hf.peft import save_adapter
 from targetsft_jax.models import lora
 from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.targets.describe import explain
 from targetsft_jax.training.micro_batch import BASE
 from targetsft_jax.training.session import Session
 from targetsft_jax.training.state import Params
@@ -76,7 +77,7 @@ def model_card(session: Session) -> str:
     roles = ("student", *session.spec.frozen)
     return training_card(
         method=method.name,
-        hyper=method.hyper,
+        explanation=explain(method.method, method.hyper),
         models={
             name: role_config(config, name).path
             or str(session.roles[name].model.source)

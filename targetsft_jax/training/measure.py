@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Callable
 
-from targetsft_jax.evaluation.evaluate import benchmark as evaluate_model
+from targetsft_jax.evaluation.evaluate import evaluate_model
 from targetsft_jax.evaluation.results import Results
 from targetsft_jax.evaluation.statistics import AverageAtK
 from targetsft_jax.parallel import mesh as meshes
@@ -73,16 +73,12 @@ class Measurements:
         if self.recall(name, model):
             return
         session, evaluation = self._session, self._session.config.evaluation
-        score, completions = evaluate_model(
+        score, graded = evaluate_model(
             session.roles[role].model.config,
             load(),
             session.problems,
             session.evaluation_tokenizer,
-            samples=evaluation.samples,
-            max_new_tokens=evaluation.max_new_tokens,
-            temperature=evaluation.temperature,
-            top_p=evaluation.top_p,
-            top_k=evaluation.top_k,
+            evaluation,
             seed=session.config.seed,
             dtype=compute_dtype(session.config, session.mesh),
             row_sharding=meshes.rows_over(session.mesh),
@@ -90,9 +86,8 @@ class Measurements:
         if processes.is_primary():
             path = self._run_dir.completions(name)
             with path.open("w", encoding="utf-8") as file:
-                for row in completions:
-                    text = json.dumps(dataclasses.asdict(row), ensure_ascii=False)
-                    file.write(text + "\n")
+                for problem in graded:
+                    file.write(json.dumps(problem.row(), ensure_ascii=False) + "\n")
         key = self._key(model)
         if not model.startswith("trained"):
             session.shared.scores[key] = score

@@ -13,7 +13,7 @@ from targetsft_jax.data.chat_templates import with_template
 from targetsft_jax.data.pipeline import Dataset, prepare
 from targetsft_jax.data.records import Problem, problems
 from targetsft_jax.evaluation.statistics import AverageAtK
-from targetsft_jax.hf.sidecar_files import prove_exportable
+from targetsft_jax.hf.sidecar_files import check_exportable
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.parallel import rules
 from targetsft_jax.targets.inputs import INPUTS
@@ -143,7 +143,7 @@ def open_session(config: Config, shared: Shared | None = None) -> Session:
     roles = _open_roles(config, mesh)
     tokenizer = shared_tokenizer({name: role.model for name, role in roles.items()})
     tokenizer = with_template(tokenizer, config.data.chat_template)
-    prove_exportable(roles["student"].model.config, tokenizer)
+    check_exportable(roles["student"].model.config, tokenizer)
     prepared = prepare(
         config.data, tokenizer, config.cache_dir, held_out=config.validation.examples
     )

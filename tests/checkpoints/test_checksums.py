@@ -1,4 +1,4 @@
-"""Fingerprints against the same sum in Python, and against what they are to notice."""
+"""Checksums against the same sum in Python, and against changes they must detect."""
 
 import jax
 import jax.numpy as jnp
@@ -19,27 +19,27 @@ def _array(dtype: str, shape=(4, 6, 5)):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_is_the_sum_that_it_says(dtype: str):
+def test_the_sum_is_the_documented_one(dtype: str):
     x = _array(dtype)
     host = np.asarray(x)
     bits = host.view(f"u{host.dtype.itemsize}").ravel().tolist()
-    want = sum(b * (2 * place + 1) for place, b in enumerate(bits)) % 2**32
+    want = sum(b * (2 * index + 1) for index, b in enumerate(bits)) % 2**32
     assert array_checksums({"a": {"b": x}}) == {"a.b": want}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_flipped_bit_is_noticed(dtype: str):
+def test_every_flipped_bit_is_detected(dtype: str):
     x = _array(dtype, (3, 4))
     host = np.asarray(x)
-    whole = array_checksums(x)
-    for place in range(host.size):
+    before = array_checksums(x)
+    for index in range(host.size):
         for bit in range(8 * host.dtype.itemsize):
             changed = host.copy()
-            changed.view(f"u{host.dtype.itemsize}").reshape(-1)[place] ^= 1 << bit
-            assert array_checksums(jnp.asarray(changed)) != whole
+            changed.view(f"u{host.dtype.itemsize}").reshape(-1)[index] ^= 1 << bit
+            assert array_checksums(jnp.asarray(changed)) != before
 
 
-def test_exchanged_elements_are_noticed():
+def test_exchanged_elements_are_detected():
     x = _array("float32")
     assert array_checksums(x) != array_checksums(x[::-1])
     assert array_checksums(x) != array_checksums(jnp.swapaxes(x, 0, 1))

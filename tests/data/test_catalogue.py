@@ -1,9 +1,10 @@
-"""Every entry of the catalogue, on files laid out as its publisher's, and the builder.
+"""Every entry of the catalogue, on files in the layouts of its publisher.
 
 The rows are written for these tests; tests that take `shared` read published files.
 """
 
 import gzip
+import importlib.util
 import json
 from pathlib import Path
 
@@ -18,19 +19,19 @@ from targetsft_jax.data.records import problems
 
 
 @pytest.mark.parametrize(
-    "name, file, row, becomes", PUBLISHED, ids=[f"{n}-{f}" for n, f, _, _ in PUBLISHED]
+    "name, file, row, expected", PUBLISHED, ids=[f"{n}-{f}" for n, f, _, _ in PUBLISHED]
 )
-def test_an_entry_reads_its_publishers_layout(tmp_path, name, file, row, becomes):
+def test_an_entry_reads_its_publishers_layout(tmp_path, name, file, row, expected):
     write(tmp_path / "from" / file, [row])
     built = builder.build(name, str(tmp_path), str(tmp_path / "from"))
     (split,) = built.splits
-    ((origin, found),) = builder.read(built, split)
+    ((origin, example),) = builder.read(built, split)
     assert origin == f"{name}/{split}:1"
-    assert tuple(sorted(found)) == tuple(sorted(FIELDS))
-    assert found == found | becomes
+    assert tuple(sorted(example)) == tuple(sorted(FIELDS))
+    assert example == example | expected
 
 
-def test_every_entry_is_tried_above_and_says_what_it_is():
+def test_every_entry_has_a_case_and_a_description():
     assert {name for name, *_ in PUBLISHED} == set(CATALOGUE)
     for dataset in CATALOGUE.values():
         assert dataset.licence and dataset.homepage.startswith("https://")
@@ -38,16 +39,25 @@ def test_every_entry_is_tried_above_and_says_what_it_is():
         assert all(layout.example.__doc__ for layout in dataset.layouts)
 
 
-def test_published_pubmedqa_is_read_whole(shared, tmp_path):
-    """By pmid, as its repository has it."""
+def test_the_table_of_the_docs_is_current():
+    root = Path(__file__).parents[2]
+    spec = importlib.util.spec_from_file_location("table", root / ".ci/data_table.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    table = f"<!-- catalogue_table -->\n{module.catalogue_table()}\n<!-- end -->"
+    assert table in (root / "docs/data.md").read_text(encoding="utf-8")
+
+
+def test_published_pubmedqa_is_read_completely(shared, tmp_path):
+    """One object by pmid, as in its repository."""
     with gzip.open(shared / "data/pubmedqa/pqal.jsonl.gz") as file:
         rows = {row["pmid"]: row for row in map(json.loads, file)}
     (tmp_path / "ori_pqal.json").write_text(json.dumps(rows))
     built = builder.build("pubmedqa", str(tmp_path / "built"), str(tmp_path))
-    found = [example for _, example in builder.read(built, "test")]
+    examples = [example for _, example in builder.read(built, "test")]
     answers = [row["final_decision"] for row in rows.values()]
-    assert [e["options"][ord(e["answer"]) - ord("A")] for e in found] == answers
-    assert [e["id"] for e in found] == list(rows)
+    assert [e["options"][ord(e["answer"]) - ord("A")] for e in examples] == answers
+    assert [e["id"] for e in examples] == list(rows)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +75,7 @@ def test_published_pubmedqa_is_read_whole(shared, tmp_path):
         ("medxpertqa", "medxpertqa_text/test_subset.jsonl.gz", "test", 1449, "B"),
     ],
 )
-def test_published_files_are_read_whole(
+def test_published_files_are_read_completely(
     shared, tmp_path, name, file, split, rows, first
 ):
     plain = Path(file).name.replace("test_subset", "test")
@@ -77,9 +87,9 @@ def test_published_files_are_read_whole(
         data_dir=str(tmp_path / "built"),
         path=str(tmp_path),
     )
-    found = problems(config)
-    assert len(found) == rows
-    assert first is None or found[0].answer == first
+    examples = problems(config)
+    assert len(examples) == rows
+    assert first is None or examples[0].answer == first
     records, report = load_all(config)
     assert len(records) == report.rows == rows and report.bad == 0
     assert len({r.id for r in records}) == rows

@@ -6,7 +6,7 @@ from support.published import BOXED, PUBLISHED, write
 from targetsft_jax.data.catalogue import builder
 
 
-def test_half_files_are_refused(tmp_path):
+def test_missing_shards_and_folders_are_refused(tmp_path):
     row = {"source": "amc", "problem": "?", "solution": BOXED}
     write(tmp_path / "data/train-00001-of-00003.parquet", [row])
     with pytest.raises(ValueError, match="train-00000-of-00003.parquet is missing: 1"):
@@ -22,7 +22,7 @@ def test_half_files_are_refused(tmp_path):
 def test_files_come_from_one_commit_of_the_hub(tmp_path, monkeypatch):
     import huggingface_hub
 
-    asked = []
+    downloads = []
     write(tmp_path / "hub/main/test-00000-of-00001.parquet", [PUBLISHED[2][2]])
 
     class Api:
@@ -32,7 +32,7 @@ def test_files_come_from_one_commit_of_the_hub(tmp_path, monkeypatch):
             return type("Info", (), {"sha": "c0ffee", "siblings": files})
 
     def download(repo, path, *, repo_type, revision):
-        asked.append((repo, path, repo_type, revision))
+        downloads.append((repo, path, repo_type, revision))
         return str(tmp_path / "hub" / path)
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
@@ -40,4 +40,4 @@ def test_files_come_from_one_commit_of_the_hub(tmp_path, monkeypatch):
     built = builder.build("gsm8k", str(tmp_path / "built"))
     assert built.origin == "openai/gsm8k@c0ffee" and built.splits == {"test": 1}
     file = "main/test-00000-of-00001.parquet"
-    assert asked == [("openai/gsm8k", file, "dataset", "c0ffee")]
+    assert downloads == [("openai/gsm8k", file, "dataset", "c0ffee")]

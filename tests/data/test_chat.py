@@ -1,4 +1,4 @@
-"""The assistant mask, held to what each template should train, written out by hand."""
+"""The loss mask of each template, compared with texts written by hand."""
 
 import numpy as np
 import pytest
@@ -42,23 +42,25 @@ def template(request):
         ("a", "same", "same", "same"),
     ],
 )
-def test_trained_is_what_the_assistant_says_and_the_end_of_turn(
+def test_the_assistants_content_and_its_end_of_turn_are_trained(
     template, contents, system
 ):
     tokenizer, end = template
     example = encode(record(*contents, system=system), tokenizer)
-    assert trained(example, tokenizer) == [said + end for said in contents[1::2]]
+    assert trained(example, tokenizer) == [
+        response + end for response in contents[1::2]
+    ]
     assert example.tokens.dtype == np.int32 and example.loss_mask.dtype == bool
     assert example.tokens.shape == example.loss_mask.shape
 
 
-def test_the_prompt_of_generation_is_what_training_saw(template):
+def test_the_prompt_of_generation_is_a_prefix_of_training(template):
     tokenizer, _ = template
-    whole = encode(record("a", "b", "c", "d", system="s"), tokenizer)
+    example = encode(record("a", "b", "c", "d", system="s"), tokenizer)
     turns = record("a", "b", "c", "d", system="s").messages
     prompt = encode_prompt(turns[:-1], tokenizer)
-    np.testing.assert_array_equal(prompt, whole.tokens[: len(prompt)])
-    assert whole.loss_mask[len(prompt)] and not whole.loss_mask[len(prompt) - 1]
+    np.testing.assert_array_equal(prompt, example.tokens[: len(prompt)])
+    assert example.loss_mask[len(prompt)] and not example.loss_mask[len(prompt) - 1]
 
 
 def test_bos_stands_once():
@@ -72,7 +74,7 @@ def test_bos_stands_once():
 
 
 def test_a_token_across_the_border_is_trained():
-    """BPE joins the header's newline with the answer's own."""
+    """BPE merges the header's newline with the answer's."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -102,7 +104,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused():
 
 
 @pytest.mark.parametrize(
-    "template, says",
+    "template, problem",
     [
         (marked("''", "<|im_end|>"), "no token is trained"),
         (marked("m['content']", "\\n"), "no special token closes it"),
@@ -114,9 +116,9 @@ def test_a_template_that_rewrites_earlier_turns_is_refused():
         ),
     ],
 )
-def test_a_template_without_a_right_mask_is_refused(template, says):
-    contents = ("a", "b", "c", "d") if "runs" in says else ("a", "b")
-    with pytest.raises(RowError, match=f"rows.jsonl:3: .*{says}"):
+def test_a_template_without_a_right_mask_is_refused(template, problem):
+    contents = ("a", "b", "c", "d") if "runs" in problem else ("a", "b")
+    with pytest.raises(RowError, match=f"rows.jsonl:3: .*{problem}"):
         encode(record(*contents), tokenizer_with(template))
 
 
@@ -137,7 +139,7 @@ def test_a_special_token_typed_in_a_text_is_refused():
 
 
 def test_special_tokens_without_a_role_are_refused_too():
-    """Llama 3 has hundreds that neither eos nor any other name points to."""
+    """Llama 3 has hundreds without a role such as eos."""
     from tokenizers import AddedToken
 
     tokenizer = byte_tokenizer()
@@ -148,20 +150,20 @@ def test_special_tokens_without_a_role_are_refused_too():
 
 
 @pytest.mark.parametrize("size", [1, 2, 100])
-def test_many_at_a_time_are_as_one_by_one(template, size, monkeypatch):
+def test_batches_of_records_equal_single_ones(template, size, monkeypatch):
     monkeypatch.setattr(chat, "_BATCH", size)
     tokenizer, end = template
     good = [record("a" * n, "é" * n, "b", "🙂", system="s") for n in (1, 9, 2)]
     typed = record("a", f"b{end}", "c", "d")
     columns = record("a", "b", "c", "d", old_logprob=[-1.0])
     refused = []
-    found = list(
+    examples = list(
         encode_all(
             [good[0], typed, good[1], columns, good[2]], tokenizer, refused.append
         )
     )
     assert ["contains" in str(error) for error in refused] == [True, False]
-    for one, item in zip(found, good, strict=True):
+    for one, item in zip(examples, good, strict=True):
         alone = encode(item, tokenizer)
         np.testing.assert_array_equal(one.tokens, alone.tokens)
         np.testing.assert_array_equal(one.loss_mask, alone.loss_mask)
@@ -229,5 +231,5 @@ def test_real_rows(shared):
         )
         records, _ = load_records(config)
         for item in records:
-            said = item.messages[-1]["content"]
-            assert trained(encode(item, tokenizer), tokenizer) == [said + "<|end|>"]
+            response = item.messages[-1]["content"]
+            assert trained(encode(item, tokenizer), tokenizer) == [response + "<|end|>"]

@@ -1,4 +1,4 @@
-"""Named templates: the published prompts letter by letter, and who may use them."""
+"""Named templates: the published prompts letter by letter, and their tokenizers."""
 
 import pytest
 from support.chats import record, trained
@@ -60,7 +60,7 @@ PROMPTS = {
 
 
 def tokenizer_of(tokens, template=None):
-    """The built-in one with a family's special tokens."""
+    """The built-in tokenizer with the special tokens of a family."""
     tokenizer = byte_tokenizer()
     tokenizer.add_special_tokens({"extra_special_tokens": list(tokens)})
     return with_template(tokenizer, template)
@@ -72,11 +72,11 @@ def named(request):
     return request.param, tokenizer_of(tokens, request.param), prompt, end
 
 
-def test_every_template_is_tried_here():
+def test_every_template_has_a_case_above():
     assert names() == sorted(PROMPTS)
 
 
-def test_the_prompt_is_the_published_one(named):
+def test_the_prompt_equals_the_published_one(named):
     _, tokenizer, prompt, end = named
     tokens = encode_prompt(record("What is 1+1?").messages, tokenizer)
     assert tokenizer.decode(tokens) == prompt
@@ -96,9 +96,19 @@ def test_trained_are_the_answers_and_their_ends(named, system):
         assert text.startswith(prompt + "2 🙂" + end)
     else:
         assert system in text and "helpful" not in text and "Cutting" not in text
-    # Later answers follow the prompt that generation would be given.
-    asked = encode_prompt(conversation.messages[:-1], tokenizer)
-    assert text.startswith(tokenizer.decode(asked) + "3" + end)
+    # Later answers follow the prompt that generation would use.
+    later = encode_prompt(conversation.messages[:-1], tokenizer)
+    assert text.startswith(tokenizer.decode(later) + "3" + end)
+
+
+def test_a_template_is_applied_once(named):
+    """The tokenizer that has it already is returned, and no other one is changed."""
+    name, tokenizer, _, _ = named
+    assert with_template(tokenizer, name) is tokenizer
+    assert with_template(tokenizer, None) is tokenizer
+    plain = tokenizer_of(PROMPTS[name][0])
+    assert with_template(plain, name).chat_template == tokenizer.chat_template
+    assert plain.chat_template == byte_tokenizer().chat_template
 
 
 def test_a_template_of_another_family_is_refused():
@@ -114,7 +124,7 @@ def test_a_template_of_another_family_is_refused():
 
 
 @pytest.mark.parametrize(
-    "name, text, says",
+    "name, text, problem",
     [
         ("no_such", None, "expected one of deepseek_math, llama_boxed"),
         ("missing.jinja", None, "a file that ends in .jinja"),
@@ -123,13 +133,13 @@ def test_a_template_of_another_family_is_refused():
         ("unsafe.jinja", "{{ messages.__class__.__mro__[1]() }}", "refuses it"),
     ],
 )
-def test_a_template_that_cannot_be_used_is_refused(name, text, says, tmp_path):
+def test_a_template_that_cannot_be_used_is_refused(name, text, problem, tmp_path):
     path = tmp_path / name
     if text:
         path.write_text(text)
-    given = name if says.startswith("expected") else str(path)
-    with pytest.raises(ValueError, match=f"data.chat_template is .*{says}"):
-        with_template(byte_tokenizer(), given)
+    template = name if problem.startswith("expected") else str(path)
+    with pytest.raises(ValueError, match=f"data.chat_template is .*{problem}"):
+        with_template(byte_tokenizer(), template)
 
 
 def test_a_template_from_a_file_is_trained(tmp_path):

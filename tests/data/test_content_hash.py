@@ -13,7 +13,7 @@ from targetsft_jax.data.config import (
 from targetsft_jax.data.content_hash import content_hash
 
 
-def test_identity_follows_every_byte_and_nothing_else(tmp_path):
+def test_the_hash_follows_every_byte_and_nothing_else(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"a": 1}\n')
     config = SourceConfig(source="jsonl", path=str(path))
@@ -27,11 +27,11 @@ def test_identity_follows_every_byte_and_nothing_else(tmp_path):
     assert content_hash(both) != first
     path.write_bytes(b'{"a": 2}\n')
     assert content_hash(config) != first
-    made = SourceConfig()
+    synthetic = SourceConfig()
     seeds = SourceConfig(synthetic=SyntheticConfig(seed=1))
-    assert content_hash(made) == content_hash(made) != content_hash(seeds)
-    assert content_hash(DataConfig(mixture=[made, config])) != content_hash(
-        DataConfig(mixture=[config, made])
+    assert content_hash(synthetic) == content_hash(synthetic) != content_hash(seeds)
+    assert content_hash(DataConfig(mixture=[synthetic, config])) != content_hash(
+        DataConfig(mixture=[config, synthetic])
     )
     with pytest.raises(ValueError, match="no such file"):
         content_hash(dataclasses.replace(config, path=str(tmp_path / "none.jsonl")))

@@ -65,8 +65,14 @@ def test_bad_and_dropped_rows_are_counted_for_their_source(tmp_path):
         on_bad_row="skip",
     )
     report = prepare(config, byte_tokenizer()).train.report
-    own = {line.split()[0]: line.split() for line in report.lines()}["a.jsonl"]
-    assert own[1:6] == ["4", "0", "2", "1", "1"]  # rows, filtered, bad, dropped, kept
+    cells = {line.split()[0]: line.split() for line in report.lines()}["a.jsonl"]
+    assert cells[1:6] == [
+        "4",
+        "0",
+        "2",
+        "1",
+        "1",
+    ]  # rows, filtered, bad, left out, used
     assert (report.rows, report.bad, report.examples) == (9, 2, 6)
 
 

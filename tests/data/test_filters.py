@@ -7,7 +7,7 @@ from targetsft_jax.data.record import RowError, first_unmet
 
 
 @pytest.mark.parametrize(
-    "condition, kept",
+    "condition, expected",
     [
         ("b", "b"),
         (["a", "c"], "ac"),
@@ -18,20 +18,20 @@ from targetsft_jax.data.record import RowError, first_unmet
         ({"min_chars": 1, "not": "c"}, "ab"),
     ],
 )
-def test_conditions_on_text(condition, kept):
+def test_conditions_on_text(condition, expected):
     tests = conditions({"x": condition})
     rows = {"a": "a", "b": "b", "c": "c", "d": None}
-    held = [k for k, v in rows.items() if first_unmet({"x": v}, tests, "f:1") is None]
-    assert "".join(held) == kept  # the null d is empty text
+    passed = [k for k, v in rows.items() if first_unmet({"x": v}, tests, "f:1") is None]
+    assert "".join(passed) == expected  # the null d is empty text
 
 
 def test_conditions_on_numbers():
     tests = conditions({"meta.year": {"min": 2000, "max": 2010.5}})
     years = [1999, 2000, "2010", 2010.5, 2011, None]
-    kept = [
+    expected = [
         y for y in years if first_unmet({"meta": {"year": y}}, tests, "f:1") is None
     ]
-    assert kept == [2000, "2010", 2010.5]
+    assert expected == [2000, "2010", 2010.5]
     for name in ("min", "max"):
         assert first_unmet({"x": None}, conditions({"x": {name: 5}}), "f:1") == "x"
     with pytest.raises(RowError, match="f:1: field 'meta.year' is 'x'; expected a num"):

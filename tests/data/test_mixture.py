@@ -1,4 +1,4 @@
-"""Mixtures: shares to within a row, every row before any twice, and resumption."""
+"""Mixtures: shares to within a row, complete passes, and resumption."""
 
 import json
 from fractions import Fraction
@@ -25,7 +25,7 @@ SOURCES = st.lists(
 
 
 def mixed(weights=(0.7, 0.3), max_length=64):
-    """Two sources of 20 and 50 rows of tokens, an example each."""
+    """Two sources of 20 and 50 packed rows, one example each."""
     return DataConfig(
         mixture=[
             SourceConfig(
@@ -39,21 +39,21 @@ def mixed(weights=(0.7, 0.3), max_length=64):
 
 @settings(max_examples=12, deadline=None)
 @given(SOURCES, st.integers(0, 2**32 - 1))
-def test_shares_hold_to_within_a_row_and_passes_are_whole(sources, seed):
+def test_shares_hold_to_within_a_row_and_passes_are_complete(sources, seed):
     sizes, weights = zip(*sources)
     total = sum(map(Fraction, map(str, weights)))
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     stream = row_order(sizes, weights, seed)
-    seen = [[] for _ in sizes]
+    rows_of = [[] for _ in sizes]
     for n in range(1, 121):
         row = stream[n - 1]
         (of,) = (
             i for i in range(len(sizes)) if starts[i] <= row < starts[i] + sizes[i]
         )
-        seen[of].append(row)
-        for rows, weight in zip(seen, weights):
+        rows_of[of].append(row)
+        for rows, weight in zip(rows_of, weights):
             assert abs(len(rows) - n * Fraction(str(weight)) / total) < 1
-    for rows, size in zip(seen, sizes):
+    for rows, size in zip(rows_of, sizes):
         for start in range(0, len(rows), size):
             one_pass = rows[start : start + size]
             assert len(set(one_pass)) == len(one_pass)
@@ -73,7 +73,7 @@ def test_weights_become_the_whole_numbers_they_are_written_as():
     assert tiny == 1 and rest == 100_000
 
 
-def test_batches_hold_the_shares_and_the_report_says_so():
+def test_batches_have_the_shares_and_the_report_lists_them():
     dataset = prepare(mixed(), byte_tokenizer()).train
     assert dataset.rows == 70
     for step in range(20):
@@ -99,7 +99,7 @@ def test_a_later_start_gives_the_tail_of_a_mixture():
             assert all((a[name] == b[name]).all() for name in a)
 
 
-def test_without_weights_sources_are_packed_together_once_an_epoch():
+def test_without_weights_sources_are_packed_together_once_per_epoch():
     dataset = prepare(mixed((None, None), max_length=256), byte_tokenizer()).train
     rows = [sorted(dataset.origins(i)) for i in range(dataset.rows)]
     assert sum(map(len, rows)) == 70
@@ -110,7 +110,7 @@ def test_without_weights_sources_are_packed_together_once_an_epoch():
     assert dataset.report.by_source["few"]["examples"] == 20
 
 
-def test_no_row_holds_two_sources_where_there_are_weights():
+def test_no_row_has_two_sources_if_they_are_weighted():
     dataset = prepare(mixed(max_length=256), byte_tokenizer()).train
     for i in range(dataset.rows):
         assert len({origin.split(":")[2] for origin in dataset.origins(i)}) == 1

@@ -1,4 +1,4 @@
-"""Repetitions and overlaps, held to cases written out."""
+"""Duplicates and overlaps, compared with cases written by hand."""
 
 from targetsft_jax.data.overlap import WORDS, Duplicates, Overlap
 from targetsft_jax.data.record import Record
@@ -19,8 +19,8 @@ def scanned(scan, *records):
     return scan
 
 
-def test_repetitions_are_found_with_what_they_repeat():
-    found = scanned(
+def test_duplicates_are_listed_with_the_record_that_they_repeat():
+    scan = scanned(
         Duplicates(),
         record("a", "1+1=?", "2"),
         record("b", "1-1=?", "2"),
@@ -32,18 +32,18 @@ def test_repetitions_are_found_with_what_they_repeat():
         record("h", "DOSE?", "ﬁve"),
         record("i", "dose?", "five"),
     )
-    assert found.conversations.first == [("d", "a"), ("f", "c"), ("g", "a"), ("i", "h")]
-    assert (found.conversations.count, found.prompts.count) == (4, 1)
-    assert found.prompts.first == [("c", "a")]
+    assert scan.conversations.first == [("d", "a"), ("f", "c"), ("g", "a"), ("i", "h")]
+    assert (scan.conversations.count, scan.prompts.count) == (4, 1)
+    assert scan.prompts.first == [("c", "a")]
 
 
-def test_only_the_first_cases_are_kept():
-    found = scanned(Duplicates(), *(record(str(i), "q", "r") for i in range(100)))
-    assert found.conversations.count == 99
-    assert found.conversations.first[-1] == ("5", "0")
+def test_only_the_first_cases_are_listed():
+    scan = scanned(Duplicates(), *(record(str(i), "q", "r") for i in range(100)))
+    assert scan.conversations.count == 99
+    assert scan.conversations.first[-1] == ("5", "0")
 
 
-def test_overlap_is_the_same_question_or_thirty_words_in_a_row():
+def test_overlap_is_the_same_question_or_thirty_consecutive_words():
     problems = [
         Problem([{"role": "user", "content": question}], "", name)
         for name, question in (
@@ -53,7 +53,7 @@ def test_overlap_is_the_same_question_or_thirty_words_in_a_row():
         )
     ]
     inside = " ".join(LONG[5 : 5 + WORDS])
-    found = scanned(
+    scan = scanned(
         Overlap(problems),
         record("a", "how  MANY?", "3"),
         record("b", "How many!", "3"),
@@ -64,13 +64,13 @@ def test_overlap_is_the_same_question_or_thirty_words_in_a_row():
         record("g", "Other", "yes", "What now?", "3"),
         record("h", " ".join(LONG[:20] + ["x"] + LONG[20:]), "3"),
     )
-    assert found.exact.first == [("a", "short"), ("e", "long"), ("g", "system")]
-    assert found.shared.first == [("c", "long")]
-    assert (found.exact.count, found.shared.count) == (3, 1)
+    assert scan.exact.first == [("a", "short"), ("e", "long"), ("g", "system")]
+    assert scan.shared.first == [("c", "long")]
+    assert (scan.exact.count, scan.shared.count) == (3, 1)
 
 
 def test_published_sets(shared):
-    """MATH's training set against MATH-500, by asking every question for every run."""
+    """MATH and MATH-500, compared with a search of every run in every question."""
     from targetsft_jax.data.config import DataConfig, FieldMap
     from targetsft_jax.data.records import load_records, problems
 
@@ -78,18 +78,20 @@ def test_published_sets(shared):
         path = str(shared / "data" / name)
         return DataConfig(source="jsonl", path=path, fields=FieldMap(**fields))
 
-    asked = problems(source("math500/test.jsonl", prompt="problem", answer="answer"))
+    questions = problems(
+        source("math500/test.jsonl", prompt="problem", answer="answer")
+    )
     train = source("math/train.jsonl.gz", prompt="problem", response="solution")
     records = list(load_records(train)[0])
-    found = scanned(Overlap(asked), *records)
-    questions = (p.messages[0]["content"].lower().split() for p in asked)
-    spaced = "|".join(f" {' '.join(words)} " for words in questions)
-    wanted = 0
+    scan = scanned(Overlap(questions), *records)
+    texts = (p.messages[0]["content"].lower().split() for p in questions)
+    spaced = "|".join(f" {' '.join(words)} " for words in texts)
+    expected = 0
     for item in records:
         words = item.messages[0]["content"].lower().split()
         ends = range(WORDS, len(words) + 1)
-        wanted += any(f" {' '.join(words[n - WORDS : n])} " in spaced for n in ends)
-    assert (found.exact.count, found.shared.count) == (0, wanted) and wanted > 0
-    itself = Overlap(asked)
-    scanned(itself, *(record(p.id, p.messages[0]["content"]) for p in asked))
-    assert itself.exact.count == len(asked) == 500
+        expected += any(f" {' '.join(words[n - WORDS : n])} " in spaced for n in ends)
+    assert (scan.exact.count, scan.shared.count) == (0, expected) and expected > 0
+    itself = Overlap(questions)
+    scanned(itself, *(record(p.id, p.messages[0]["content"]) for p in questions))
+    assert itself.exact.count == len(questions) == 500

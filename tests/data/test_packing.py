@@ -1,4 +1,4 @@
-"""Rows of tokens: nothing lost, nothing doubled, nothing across a segment."""
+"""Packed rows: every token once, and no label across the end of a segment."""
 
 import importlib.util
 import itertools
@@ -19,7 +19,7 @@ from targetsft_jax.data.report import DataReport
 
 
 def example(start, mask, **columns):
-    """Tokens start, start + 1, …: a token tells which example it is of."""
+    """Tokens start, start + 1, …: a token identifies its example."""
     n = len(mask)
     return Example(
         np.arange(start, start + n, dtype=np.int32),
@@ -34,7 +34,7 @@ def join(examples):
 
 
 def pack(examples, row_length, **options):
-    """All rows of some examples, in the order given."""
+    """All rows of some examples, in their order."""
     joined = join(examples)
     numbers = np.arange(len(examples))
     layout = packing.pack(numbers, joined.lengths, row_length, **options)
@@ -70,7 +70,7 @@ def test_two_examples_in_a_row_worked_by_hand():
     }
 
 
-def test_without_packing_an_example_a_row():
+def test_without_packing_every_row_has_one_example():
     arrays = pack([example(10, [0, 1]), example(20, [0, 1, 1])], 4, packing=False)
     np.testing.assert_array_equal(arrays["tokens"], [[10, 11, 0, 0], [20, 21, 22, 0]])
     np.testing.assert_array_equal(arrays["segment_ids"], [[1, 1, 0, 0], [1, 1, 1, 0]])
@@ -81,7 +81,7 @@ def test_without_packing_an_example_a_row():
     st.lists(st.lists(st.booleans(), min_size=1, max_size=12), min_size=1, max_size=40),
     st.booleans(),
 )
-def test_every_token_arrives_once_with_its_own_label(masks, packing):
+def test_every_token_arrives_once_with_its_label(masks, packing):
     """Read back by segment, the rows are the examples."""
     examples = [
         example(
@@ -90,7 +90,7 @@ def test_every_token_arrives_once_with_its_own_label(masks, packing):
         for i, mask in enumerate(masks)
     ]
     arrays = pack(examples, 12, packing=packing)
-    found = {}
+    by_token = {}
     for row in range(len(arrays["tokens"])):
         segments = arrays["segment_ids"][row]
         used = segments[segments > 0]
@@ -99,12 +99,12 @@ def test_every_token_arrives_once_with_its_own_label(masks, packing):
         assert (segments[len(used) :] == 0).all()
         for segment in range(1, used.max() + 1):
             at = {k: v[row][segments == segment] for k, v in arrays.items()}
-            found[int(at["tokens"][0])] = at
+            by_token[int(at["tokens"][0])] = at
         for name in arrays:
             assert not arrays[name][row][segments == 0].any(), name
-    assert len(found) == len(examples)
+    assert len(by_token) == len(examples)
     for item in examples:
-        at, n = found[int(item.tokens[0])], len(item.tokens)
+        at, n = by_token[int(item.tokens[0])], len(item.tokens)
         np.testing.assert_array_equal(at["tokens"], item.tokens)
         np.testing.assert_array_equal(at["positions"], np.arange(n))
         np.testing.assert_array_equal(at["labels"], [*item.tokens[1:], 0])
@@ -115,7 +115,7 @@ def test_every_token_arrives_once_with_its_own_label(masks, packing):
 
 @pytest.mark.parametrize("open_rows", [1024, 32])
 def test_rows_are_full(open_rows, monkeypatch):
-    """Hardly more than the tokens need: a row in a hundred, and the last of each go."""
+    """At most one row in a hundred more than the tokens need, and one per window."""
     monkeypatch.setattr(packing, "_OPEN_ROWS", open_rows)
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.lognormal(np.log(100), 0.5, 3000).astype(int), 2, 1024)
@@ -127,12 +127,14 @@ def test_rows_are_full(open_rows, monkeypatch):
 
 @pytest.mark.slow
 def test_rows_of_published_sets_are_full(shared):
-    """At 2,048 places, with tokens that are made of the same text."""
+    """At 2,048 tokens per row, with a tokenizer trained on the same text."""
     path = Path(__file__).parents[2] / "perf" / "data_cpu.py"
     spec = importlib.util.spec_from_file_location("data_cpu", path)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    files = {own: shared / "data" / own / "train.jsonl.gz" for own in ("gsm8k", "math")}
+    files = {
+        name: shared / "data" / name / "train.jsonl.gz" for name in ("gsm8k", "math")
+    }
     both = benchmark.sources(**files)
     some = itertools.islice(benchmark.texts(both), 0, None, 3)
     tokenizer = benchmark.bpe_tokenizer(some)
@@ -143,7 +145,7 @@ def test_rows_of_published_sets_are_full(shared):
         assert report.fill >= 0.98, report
 
 
-def test_columns_must_be_had_by_all():
+def test_a_column_of_some_examples_only_is_refused():
     with pytest.raises(ValueError, match="f:20 has no old_logprob and f:10 has one"):
         pack([example(10, [0, 1], old_logprob=[0, -1]), example(20, [0, 1])], 4)
     with pytest.raises(ValueError, match="no examples"):

@@ -1,4 +1,4 @@
-"""Batches are a pure function of (seed, step); what is held out stays out."""
+"""Batches are a pure function of (seed, step); held-out examples are never trained."""
 
 import dataclasses
 import json
@@ -66,9 +66,9 @@ def test_an_epoch_visits_every_row_once_and_each_in_another_order(dataset):
 
 
 def test_accumulation_splits_the_same_rows(dataset):
-    whole = batch_at(dataset, 7, batch_size=8, seed=3)
+    single = batch_at(dataset, 7, batch_size=8, seed=3)
     split = batch_at(dataset, 7, batch_size=8, accumulation_steps=4, seed=3)
-    assert row_names(whole) == row_names(split)
+    assert row_names(single) == row_names(split)
 
 
 def test_seed_and_step_decide(dataset):
@@ -84,7 +84,7 @@ def test_seed_and_step_decide(dataset):
         batch_at(dataset, -1, batch_size=4)
 
 
-@pytest.mark.parametrize("length", [64, 256], ids=["an example a row", "packed"])
+@pytest.mark.parametrize("length", [64, 256], ids=["one example per row", "packed"])
 def test_a_later_start_gives_the_tail(length):
     """From the middle of an epoch on, over its end."""
     config = dataclasses.replace(SMALL, max_length=length)
@@ -98,7 +98,7 @@ def test_a_later_start_gives_the_tail(length):
 
 
 def test_another_process_gives_the_same(dataset):
-    """Nothing depends on hash seeds, the clock or what ran before."""
+    """Nothing depends on hash seeds, the clock or earlier calls."""
     script = (
         "from targetsft_jax.data.config import *\n"
         "from targetsft_jax.data.pipeline import *\n"
@@ -109,16 +109,16 @@ def test_another_process_gives_the_same(dataset):
     )
     from targetsft_jax.data.pipeline import fingerprint
 
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.split()
     here = fingerprint(batch_at(dataset, 33, batch_size=4, seed=1))
-    assert said == [dataset.fingerprint, here]
+    assert output == [dataset.fingerprint, here]
 
 
 @pytest.mark.parametrize("packing", [True, False])
 def test_a_step_names_the_records_in_its_rows(packing):
-    """What a row says it holds is what its tokens spell, in that order."""
+    """The records of a row are those that its tokens spell, in that order."""
     config = dataclasses.replace(SMALL, max_length=256, packing=packing)
     packed = prepare(config, TOKENIZER).train
     responses = {
@@ -131,9 +131,9 @@ def test_a_step_names_the_records_in_its_rows(packing):
     assert rows.shape == (2, 2)
     for place in np.ndindex(2, 2):
         text = TOKENIZER.decode(batch["tokens"][place])
-        spoken = [turn.split("<|end|>")[0] for turn in text.split("<|assistant|>")[1:]]
+        texts = [turn.split("<|end|>")[0] for turn in text.split("<|assistant|>")[1:]]
         origins = packed.origins(int(rows[place]))
-        assert [responses[origin] for origin in origins] == spoken
+        assert [responses[origin] for origin in origins] == texts
         assert len(origins) == batch["segment_ids"][place].max()
     everything = [
         origin for row in range(packed.rows) for origin in packed.origins(row)
@@ -180,7 +180,7 @@ def test_batches_do_not_depend_on_the_report(tmp_path):
 
 
 def test_preparing_validates_selects_and_shuffles_once(monkeypatch, tmp_path):
-    """And nothing of it but the validation is repeated with a warm cache."""
+    """With a warm cache only the validation is repeated."""
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps({"q": f"{i}", "a": "b"}) for i in range(20)))
     config = DataConfig(
@@ -241,7 +241,7 @@ def test_the_fingerprint_follows_the_data(dataset):
         assert other.fingerprint != dataset.fingerprint, change
 
 
-def test_real_files_are_prepared_whole(shared):
+def test_every_row_of_real_files_is_prepared(shared):
     config = DataConfig(
         source="jsonl",
         path=str(shared / "data/pubmedqa/pqal.jsonl.gz"),
@@ -258,7 +258,7 @@ def test_real_files_are_prepared_whole(shared):
 
 
 def test_importing_is_cheap():
-    """Nothing heavy until it is needed, such as readers of formats not asked for."""
+    """Nothing heavy until it is needed, such as readers of other formats."""
     script = (
         "import sys, targetsft_jax.data.config, targetsft_jax.data.record,"
         " targetsft_jax.data.sources, targetsft_jax.data.synthetic\n"
@@ -268,15 +268,15 @@ def test_importing_is_cheap():
         "import targetsft_jax.data.pipeline, targetsft_jax.data.tokenizer\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout
-    assert said.strip() == "[]"
+    assert output.strip() == "[]"
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_what_is_held_out_is_not_trained_on_and_nothing_is_lost(cached, tmp_path):
-    """The same examples are held out whatever rows are made of them."""
+def test_held_out_examples_are_not_trained_on_and_none_is_lost(cached, tmp_path):
+    """The same examples are held out, however they are packed."""
     config = SMALL
     if cached:
         path = tmp_path / "rows.jsonl"
@@ -291,15 +291,15 @@ def test_what_is_held_out_is_not_trained_on_and_nothing_is_lost(cached, tmp_path
         return [name for row in range(dataset.rows) for name in dataset.origins(row)]
 
     everything = origins(prepare(config, TOKENIZER, tmp_path).train)
-    found = []
+    selections = []
     for packed in (True, False):
         changed = dataclasses.replace(config, packing=packed)
         prepared = prepare(changed, TOKENIZER, tmp_path, held_out=9)
-        trained, measured = prepared.train, prepared.held_out
-        assert trained.report.held_out == len(origins(measured)) == 9
-        assert sorted(origins(trained) + origins(measured)) == sorted(everything)
-        assert trained.fingerprint != measured.fingerprint
-        found.append(sorted(origins(measured)))
-    assert found[0] == found[1]
+        trained, held_out = prepared.train, prepared.held_out
+        assert trained.report.held_out == len(origins(held_out)) == 9
+        assert sorted(origins(trained) + origins(held_out)) == sorted(everything)
+        assert trained.fingerprint != held_out.fingerprint
+        selections.append(sorted(origins(held_out)))
+    assert selections[0] == selections[1]
     with pytest.raises(ValueError, match=r"validation\.examples is 50 .* has 50"):
         prepare(config, TOKENIZER, tmp_path, held_out=50)

@@ -106,7 +106,7 @@ def turns(*pairs):
 
 
 @pytest.mark.parametrize(
-    "fields, row, says",
+    "fields, row, problem",
     [
         (QA, {"answer": "2"}, "field 'question' is missing; the row has answer"),
         (QA, GOOD | {"answer": None}, "'answer' is NoneType; expected text"),
@@ -129,7 +129,7 @@ def turns(*pairs):
         (FieldMap(prompt="{q}"), {"x": 1}, "field 'q' is missing"),
     ],
 )
-def test_a_bad_row_says_where_and_why(fields, row, says):
-    with pytest.raises(RowError, match=says) as error:
+def test_a_bad_row_is_refused_with_its_place_and_reason(fields, row, problem):
+    with pytest.raises(RowError, match=problem) as error:
         to_record(row, fields, "rows.jsonl:7")
     assert str(error.value).startswith("rows.jsonl:7: ")

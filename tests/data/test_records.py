@@ -48,7 +48,7 @@ def test_skipping_counts_all_and_lists_the_first(mixed):
         load_all(mixed)
 
 
-def test_limit_stops_reading_and_says_so(mixed):
+def test_limit_stops_reading_and_is_reported(mixed):
     records, report = load_all(dataclasses.replace(mixed, limit=2))
     assert len(records) == 2 and report.rows == 2
     assert "stopped by data.limit" in str(report)
@@ -62,13 +62,13 @@ def test_a_missing_filter_field_is_a_bad_row(mixed):
 @pytest.mark.parametrize("kinds", [{"addition": 1.0}, {"addition": 1.0, "dosing": 1.0}])
 def test_held_out_problems_are_clean_distinct_and_not_trained_on(kinds):
     config = SyntheticConfig(kinds=kinds, examples=3000, digits=2, label_noise=0.5)
-    found = problems(config, "heldout", 60)
-    prompts = [problem.messages[-1]["content"] for problem in found]
+    selection = problems(config, "heldout", 60)
+    prompts = [problem.messages[-1]["content"] for problem in selection]
     assert len(set(prompts)) == 60
-    assert all(problem.messages[-1]["role"] == "user" for problem in found)
-    assert problems(config, "heldout", 60) == found
-    assert problems(config, "heldout", 20) == found[:20]
-    for problem in found:
+    assert all(problem.messages[-1]["role"] == "user" for problem in selection)
+    assert problems(config, "heldout", 60) == selection
+    assert problems(config, "heldout", 20) == selection[:20]
+    for problem in selection:
         a, plus, b = problem.messages[-1]["content"].rstrip("=?").partition("+")
         if plus:
             assert problem.answer == str(int(a) + int(b))
@@ -92,14 +92,14 @@ def test_problems_of_a_file(tmp_path):
         path=str(path),
         fields=FieldMap(prompt="q", response="a", answer="a"),
     )
-    found = problems(config)
-    assert [p.messages for p in found] == [
+    selection = problems(config)
+    assert [p.messages for p in selection] == [
         [{"role": "user", "content": "1+1=?"}],
         [{"role": "user", "content": "2+2=?"}],
     ]
-    assert [p.answer for p in found] == ["so\n#### 2", "#### 4"]
-    assert [p.id for p in found] == [f"{path}:1", f"{path}:2"]
-    assert problems(config, n=1) == found[:1]
+    assert [p.answer for p in selection] == ["so\n#### 2", "#### 4"]
+    assert [p.id for p in selection] == [f"{path}:1", f"{path}:2"]
+    assert problems(config, n=1) == selection[:1]
     with pytest.raises(ValueError, match="no problem is left"):
         problems(dataclasses.replace(config, where={"q": "none"}))
     with pytest.raises(ValueError, match="set fields.answer"):

@@ -1,4 +1,4 @@
-"""Tables and folders are read as lines are: streamed, each row with file and row."""
+"""Files of every kind are streamed, each row with its file and number."""
 
 import gzip
 import random
@@ -28,11 +28,11 @@ from targetsft_jax.data.sources import (
 )
 def test_tables_give_nested_rows_and_their_numbers(tmp_path, write, read, name):
     path = write(tmp_path / name)
-    found = list(read([path, path]))
-    assert [row for _, row in found] == ROWS + ROWS
-    assert [origin for origin, _ in found[-2:]] == [f"{path}:2499", f"{path}:2500"]
-    whole = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    rows_read = list(read([path, path]))
+    assert [row for _, row in rows_read] == ROWS + ROWS
+    assert [origin for origin, _ in rows_read[-2:]] == [f"{path}:2499", f"{path}:2500"]
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(
         ValueError, match=rf"{name}: not a complete .* file .*download it"
     ):
@@ -41,8 +41,8 @@ def test_tables_give_nested_rows_and_their_numbers(tmp_path, write, read, name):
         list(read(str(tmp_path / "none")))
 
 
-def test_a_table_is_not_held_whole(tmp_path):
-    """Groups of rows are read one by one, and let go."""
+def test_a_table_is_not_held_in_memory(tmp_path):
+    """Row groups are read one by one and released."""
     rng = random.Random(0)
     rows = [{"text": rng.randbytes(500).hex(), "n": i} for i in range(20_000)]
     path = write_parquet(tmp_path / "big.parquet", rows, row_group_size=1000)
@@ -62,24 +62,24 @@ def test_json_files_are_lists_or_objects_by_id(tmp_path):
         ('{"a": 1}', [{"a": 1}]),
     ):
         path.write_text(text)
-        found = list(read_files([str(path)]))
-        assert [row for _, row in found] == rows
-        assert found[0][0] == f"{path}:1"
+        rows_read = list(read_files([str(path)]))
+        assert [row for _, row in rows_read] == rows
+        assert rows_read[0][0] == f"{path}:1"
     path.write_text('[{"a": 1}, {"a"')
     with pytest.raises(ValueError, match="a.json: not JSON"):
         list(read_files([str(path)]))
 
 
 @pytest.mark.parametrize(
-    "line, says",
+    "line, problem",
     [
         (b'{"a": ', "not JSON"),
         (b"[1, 2]", "a JSON list; expected an object"),
         (b'{"a": "\xff"}', "not UTF-8"),
     ],
 )
-def test_a_bad_line_says_where_and_why(line, says):
-    with pytest.raises(RowError, match=f"rows.jsonl:7: {says}"):
+def test_a_bad_line_is_refused_with_its_place_and_reason(line, problem):
+    with pytest.raises(RowError, match=f"rows.jsonl:7: {problem}"):
         parse_row(line, "rows.jsonl:7")
 
 

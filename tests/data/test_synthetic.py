@@ -1,4 +1,4 @@
-"""Generated problems are right, reproducible, disjoint and as noisy as asked."""
+"""Generated problems are correct, reproducible, disjoint and as noisy as configured."""
 
 import re
 from collections import Counter
@@ -19,7 +19,7 @@ def parts(record):
 
 
 @pytest.mark.parametrize("digits", [1, 2, 3, 6, 9])
-def test_addition_is_right_in_every_line(digits):
+def test_addition_is_correct_in_every_line(digits):
     config = SyntheticConfig(digits=digits)
     for index in range(300):
         record = make_record(config, index)
@@ -40,7 +40,7 @@ def test_addition_is_right_in_every_line(digits):
         assert last == f"#### {a + b}" and record.answer == str(a + b)
 
 
-def test_dosing_is_right_and_its_options_distinct():
+def test_dosing_is_correct_and_its_options_distinct():
     for index in range(500):
         record = make_record(DOSING, index)
         prompt, response = parts(record)
@@ -77,13 +77,16 @@ def test_kinds_come_in_their_shares():
 
 @pytest.mark.parametrize("config", [SyntheticConfig(digits=2), DOSING])
 def test_splits_share_no_problem_under_different_seeds(config):
-    def asked(split, seed):
+    def questions(split, seed):
         config_ = SyntheticConfig(kinds=config.kinds, digits=config.digits, seed=seed)
         prompts = [parts(make_record(config_, i, split))[0] for i in range(1500)]
         # The numbers in either order; the options offered do not make it new.
         return {tuple(sorted(re.findall(r"\d+", p.split("\n")[0]))) for p in prompts}
 
-    train, held_out = asked("train", 0) | asked("train", 1), asked("heldout", 2)
+    train, held_out = (
+        questions("train", 0) | questions("train", 1),
+        questions("heldout", 2),
+    )
     assert train and held_out and not train & held_out
 
 
@@ -100,7 +103,7 @@ def computed(response):
 
 @pytest.mark.parametrize("clean", [ADDITION, DOSING])
 @pytest.mark.parametrize("share", [0.1, 0.4])
-def test_noise_has_the_asked_share_and_touches_nothing_else(clean, share):
+def test_noise_has_the_configured_share_and_touches_nothing_else(clean, share):
     noisy = SyntheticConfig(kinds=clean.kinds, label_noise=share)
     wrong, total, shifts = 0, 0, Counter()
     for index in range(1500):

@@ -1,4 +1,4 @@
-"""Thoughts kept or dropped, held to the text written out."""
+"""Thinking blocks kept or dropped, compared with texts written by hand."""
 
 import pytest
 from support.chats import record, tokenizer_with, trained
@@ -9,8 +9,8 @@ from targetsft_jax.data.thinking import treat
 
 THOUGHT = "<think>\none and one\n</think>\n\nTwo."
 M1 = "<|im_start|>think\none and one\n<|im_start|>answer\nAnswer: 2"
-# As Qwen3's own: thoughts of the last turn are written, an empty one if there is none,
-# and those of earlier turns taken out.
+# As Qwen3's: the thinking block of the last turn is written (an empty one if there is
+# none), and those of earlier turns are removed.
 QWEN3 = """\
 {%- for m in messages -%}
 {%- if m['role'] == 'assistant' -%}
@@ -32,7 +32,7 @@ def answers(item):
 
 
 @pytest.mark.parametrize(
-    "said, left",
+    "response, remainder",
     [
         (THOUGHT, "Two."),
         (M1, "Answer: 2"),
@@ -40,15 +40,15 @@ def answers(item):
         ("No thought.\n", "No thought.\n"),
     ],
 )
-def test_thoughts_go_with_the_white_space_behind_them(said, left):
-    item = record("Is <think> a tag?", said, "b", said)
-    assert answers(treat(item, "drop")) == [left, left]
+def test_blocks_are_dropped_with_the_white_space_behind_them(response, remainder):
+    item = record("Is <think> a tag?", response, "b", response)
+    assert answers(treat(item, "drop")) == [remainder, remainder]
     assert treat(item, "keep") == item
     assert treat(item, "drop").messages[0] == item.messages[0]
 
 
 @pytest.mark.parametrize(
-    "said, modes, says",
+    "response, modes, problem",
     [
         ("<think>so", ("keep", "drop"), "turn 1 has an unclosed thinking block"),
         ("<think>a</think>b<think>", ("keep", "drop"), "unclosed thinking block"),
@@ -61,28 +61,28 @@ def test_thoughts_go_with_the_white_space_behind_them(said, left):
         ),
     ],
 )
-def test_a_block_that_cannot_be_told_from_the_answer_is_a_bad_row(said, modes, says):
+def test_a_block_without_both_marks_is_a_bad_row(response, modes, problem):
     for mode in ("keep", "drop"):
         if mode in modes:
-            with pytest.raises(RowError, match=f"rows.jsonl:3: .*{says}"):
-                treat(record("a", said), mode)
+            with pytest.raises(RowError, match=f"rows.jsonl:3: .*{problem}"):
+                treat(record("a", response), mode)
         else:
-            assert answers(treat(record("a", said), mode)) == [said]
+            assert answers(treat(record("a", response), mode)) == [response]
 
 
-def test_a_template_as_qwen3s_trains_the_thought_of_a_single_turn():
+def test_a_template_like_qwen3s_trains_the_block_of_a_single_turn():
     tokenizer = tokenizer_with(QWEN3)
     item = record("1+1=?", THOUGHT)
-    for mode, spoken in (
+    for mode, expected in (
         ("keep", "<think>\none and one\n</think>\n\nTwo.<|im_end|>"),
         ("drop", "<think>\n\n</think>\n\nTwo.<|im_end|>"),
     ):
         example = encode(treat(item, mode), tokenizer)
-        assert trained(example, tokenizer) == [spoken]
+        assert trained(example, tokenizer) == [expected]
         prompt = encode_prompt(item.messages[:1], tokenizer)
         text = tokenizer.decode(example.tokens)
-        assert text.startswith(tokenizer.decode(prompt) + spoken)
-    # Earlier turns are rewritten: nobody can say what of them is trained.
+        assert text.startswith(tokenizer.decode(prompt) + expected)
+    # Earlier turns are rewritten, so their trained tokens cannot be proved.
     for mode in ("keep", "drop"):
         with pytest.raises(RowError, match="renders turn 1 differently"):
             encode(treat(record("a", THOUGHT, "b", THOUGHT), mode), tokenizer)

@@ -1,4 +1,4 @@
-"""Tokens and rows from the cache are those that would be made, or are made again."""
+"""Cached tokens and rows equal those made in memory, or are made again."""
 
 import dataclasses
 import datetime
@@ -39,7 +39,7 @@ def config(tmp_path, monkeypatch):
 
 @pytest.fixture
 def work(monkeypatch):
-    """What is done: `tokens` and `rows` as they are made."""
+    """The work that is done: `tokens` and `rows` whenever they are made."""
     done = []
 
     def counted(module, name, what):
@@ -68,7 +68,7 @@ def assert_same(a, b):
     ]
 
 
-def test_the_second_time_nothing_is_made(config, tmp_path, work):
+def test_a_second_preparation_makes_nothing(config, tmp_path, work):
     plain = prepare(config, TOKENIZER).train
     first = prepare(config, TOKENIZER, tmp_path / "cache").train
     assert work == ["tokens", "rows"] * 2
@@ -80,21 +80,21 @@ def test_the_second_time_nothing_is_made(config, tmp_path, work):
     assert plain.cache_log == []
     assert not any("from the cache" in line for line in first.cache_log)
     folders = sorted((tmp_path / "cache/data").iterdir())
-    said = sorted(second.cache_log, reverse=True)
-    assert said == [
+    lines = sorted(second.cache_log, reverse=True)
+    assert lines == [
         f"{f.name.split('-')[0]} from the cache: {f}" for f in folders[::-1]
     ]
     # Out of memory: what a batch does not touch stays on the disk.
     assert isinstance(second.examples.columns["tokens"], np.memmap)
 
 
-def test_off_means_off(config, tmp_path):
+def test_without_the_cache_nothing_is_written(config, tmp_path):
     prepare(dataclasses.replace(config, cache=False), TOKENIZER, tmp_path / "cache")
     prepare(DataConfig(max_length=64, limit=20), TOKENIZER, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
-def test_packing_anew_uses_the_tokens_that_are_there(config, tmp_path, work):
+def test_packing_again_uses_the_cached_tokens(config, tmp_path, work):
     prepare(config, TOKENIZER, tmp_path)
     for change in (
         {"max_length": 40},
@@ -109,12 +109,12 @@ def test_packing_anew_uses_the_tokens_that_are_there(config, tmp_path, work):
         assert_same(again, prepare(changed, TOKENIZER).train)
 
 
-def test_a_mixture_is_kept_whole_and_weighed_anew(config, tmp_path, work):
-    kept = {f.name: getattr(config, f.name) for f in dataclasses.fields(SourceConfig)}
+def test_a_mixture_is_cached_and_weighted_again(config, tmp_path, work):
+    keys = {f.name: getattr(config, f.name) for f in dataclasses.fields(SourceConfig)}
 
     def mixed(*weights):
         parts = [
-            SourceConfig(**kept | {"name": name, "where": where, "weight": weight})
+            SourceConfig(**keys | {"name": name, "where": where, "weight": weight})
             for name, where, weight in zip(
                 ("short", "long"),
                 (
@@ -126,52 +126,52 @@ def test_a_mixture_is_kept_whole_and_weighed_anew(config, tmp_path, work):
         ]
         return DataConfig(mixture=parts, max_length=48, on_bad_row="skip")
 
-    for weights, made in (((1, 3), ["tokens", "rows"]), ((1, 1), ["rows"])):
+    for weights, expected in (((1, 3), ["tokens", "rows"]), ((1, 1), ["rows"])):
         work.clear()
-        for again in (made, []):
-            whole = prepare(mixed(*weights), TOKENIZER, tmp_path / "cache").train
+        for again in (expected, []):
+            mixture = prepare(mixed(*weights), TOKENIZER, tmp_path / "cache").train
             assert list(dict.fromkeys(work)) == again
             work.clear()
-            assert_same(whole, prepare(mixed(*weights), TOKENIZER).train)
-            assert whole.report.weights == dict(zip(("short", "long"), weights))
+            assert_same(mixture, prepare(mixed(*weights), TOKENIZER).train)
+            assert mixture.report.weights == dict(zip(("short", "long"), weights))
             work.clear()
 
 
-def test_whatever_changes_the_tokens_makes_them_anew(config, tmp_path, work):
+def test_whatever_changes_the_tokens_makes_them_again(config, tmp_path, work):
     prepare(config, TOKENIZER, tmp_path / "cache")
     path = Path(config.path)
 
-    def made(config=config, tokenizer=TOKENIZER):
+    def remakes(config=config, tokenizer=TOKENIZER):
         work.clear()
         prepare(config, tokenizer, tmp_path / "cache")
         return "tokens" in work
 
-    assert not made()
-    assert made(dataclasses.replace(config, thinking="drop"))
-    assert made(dataclasses.replace(config, where={"trajectory_weight": "7"}))
-    assert made(
+    assert not remakes()
+    assert remakes(dataclasses.replace(config, thinking="drop"))
+    assert remakes(dataclasses.replace(config, where={"trajectory_weight": "7"}))
+    assert remakes(
         dataclasses.replace(config, fields=FieldMap(prompt="{q}!", response="a"))
     )
     other = byte_tokenizer()
     other.chat_template += " "
-    assert made(tokenizer=other)
+    assert remakes(tokenizer=other)
     other = byte_tokenizer()
     other.add_tokens(["xx"])
-    assert made(tokenizer=other)
+    assert remakes(tokenizer=other)
     template = tmp_path / "mine.jinja"
     template.write_text(TOKENIZER.chat_template + "\n")
     named = dataclasses.replace(config, chat_template=str(template))
-    assert made(named) and not made(named)
+    assert remakes(named) and not remakes(named)
     template.write_text(TOKENIZER.chat_template + "\n\n")
-    assert made(named)
+    assert remakes(named)
     # Other bytes under the same name, of the same size and time.
     before = path.stat()
     path.write_text(path.read_text().replace("xx", "xy", 1))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert made()
+    assert remakes()
 
 
-def test_a_template_that_reads_the_clock_is_kept_for_a_day(config, monkeypatch):
+def test_a_template_that_reads_the_clock_is_cached_for_a_day(config, monkeypatch):
     today = datetime.date.today()
 
     class Tomorrow(datetime.date):
@@ -211,20 +211,20 @@ def damage(path, how):
         ("rows", "examples.npy"),
     ],
 )
-def test_damage_is_found_said_and_mended(config, tmp_path, how, kind, file):
+def test_damage_is_detected_reported_and_repaired(config, tmp_path, how, kind, file):
     prepare(config, TOKENIZER, tmp_path)
     (folder,) = (tmp_path / "data").glob(f"{kind}-*")
     damage(folder / file, how)
     again = prepare(config, TOKENIZER, tmp_path).train
     (line,) = (line for line in again.cache_log if "damaged" in line)
-    assert line.startswith(f"{kind} damaged, made again: {folder}")
+    assert line.startswith(f"{kind} damaged, rebuilt: {folder}")
     assert_same(prepare(config, TOKENIZER).train, again)
     repaired = prepare(config, TOKENIZER, tmp_path).train
     assert not any("damaged" in line for line in repaired.cache_log)
     assert len(list((tmp_path / "data").iterdir())) == 2
 
 
-def test_a_failure_keeps_nothing(config, tmp_path):
+def test_a_failure_caches_nothing(config, tmp_path):
     strict = dataclasses.replace(config, on_bad_row="error")
     with pytest.raises(ValueError, match="rows.jsonl:41"):
         prepare(strict, TOKENIZER, tmp_path / "cache")
@@ -233,7 +233,7 @@ def test_a_failure_keeps_nothing(config, tmp_path):
 
 def test_a_folder_is_seen_whole_or_not_at_all(tmp_path):
     """Two write it at once; a third fails; a reader looks at every moment."""
-    folder, numbers = tmp_path / "kept", np.arange(5)
+    folder, numbers = tmp_path / "cached", np.arange(5)
 
     def write(writer):
         for part in (numbers[:2], numbers[2:]):
@@ -249,11 +249,11 @@ def test_a_folder_is_seen_whole_or_not_at_all(tmp_path):
         with writing(folder) as early:
             write(early)
             assert read(folder) is None
-        found, about = read(folder)
+        arrays, about = read(folder)
         late.append({"numbers": numbers})
         late.close({})
     np.testing.assert_array_equal(read(folder)[0]["numbers"], numbers)
-    np.testing.assert_array_equal(found["numbers"], numbers)
+    np.testing.assert_array_equal(arrays["numbers"], numbers)
     assert about == {"about": "é"} and list(tmp_path.iterdir()) == [folder]
 
 
@@ -282,6 +282,6 @@ def test_processes_may_make_and_read_it_at_once(config, tmp_path):
     for process in running:
         process.stdin.write("\n")
         process.stdin.flush()
-    said = {process.communicate(timeout=120)[0].strip() for process in running}
-    assert said == {prepare(config, TOKENIZER).train.fingerprint}
+    outputs = {process.communicate(timeout=120)[0].strip() for process in running}
+    assert outputs == {prepare(config, TOKENIZER).train.fingerprint}
     assert len(list((tmp_path / "data").iterdir())) == 2

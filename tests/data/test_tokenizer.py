@@ -20,7 +20,7 @@ TURNS = [
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text().filter(lambda text: "<|" not in text))  # hypothesis reads our source
+@given(st.text().filter(lambda text: "<|" not in text))  # hypothesis reads this source
 def test_every_text_comes_back_byte_for_byte(text):
     ids = TOKENIZER(text, add_special_tokens=False)["input_ids"]
     assert ids == list(text.encode())  # no token of a special is typed by chance
@@ -92,23 +92,23 @@ def test_an_equal_vocabulary_that_splits_otherwise_is_not_the_same():
 
 
 def test_an_equal_vocabulary_with_other_merges_is_not_the_same():
-    """Three letters that are joined from the left or from the right."""
+    """Three letters that merge from the left or from the right."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
     letters = {token: n for n, token in enumerate(("q", "w", "v", "qw", "wv"))}
 
-    def made(*merges):
+    def bpe(*merges):
         raw = Tokenizer(models.BPE(vocab=letters, merges=list(merges)))
         return PreTrainedTokenizerFast(tokenizer_object=raw)
 
     left, right = (("q", "w"), ("w", "v")), (("w", "v"), ("q", "w"))
-    assert made(*left)("qwv").input_ids != made(*right)("qwv").input_ids
-    assert same_tokenizer(made(*left), made(*right)) == [
+    assert bpe(*left)("qwv").input_ids != bpe(*right)("qwv").input_ids
+    assert same_tokenizer(bpe(*left), bpe(*right)) == [
         "rank of merge 'q w': 0 and 1",
         "rank of merge 'w v': 1 and 0",
     ]
-    assert same_tokenizer(made(*left), made(*left)) == []
+    assert same_tokenizer(bpe(*left), bpe(*left)) == []
 
 
 def test_roles_of_tokens_do_not_matter():

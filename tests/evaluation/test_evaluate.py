@@ -1,4 +1,6 @@
-"""Problems to a score: what is asked, what counts, and what is kept of it."""
+"""Prompts that a model gets, verdicts of its completions, and their score."""
+
+import dataclasses
 
 import jax
 import numpy as np
@@ -7,9 +9,10 @@ import pytest
 from targetsft_jax.data.config import SyntheticConfig
 from targetsft_jax.data.records import Problem, problems
 from targetsft_jax.data.tokenizer import byte_tokenizer
-from targetsft_jax.evaluation import evaluate as benchmark_module
-from targetsft_jax.evaluation.evaluate import benchmark
+from targetsft_jax.evaluation import evaluate
+from targetsft_jax.evaluation.evaluate import evaluate_model
 from targetsft_jax.generation.generate import Completion
+from targetsft_jax.generation.sampling import SamplingSettings
 from targetsft_jax.models import decoder
 from targetsft_jax.models.config import DecoderConfig
 
@@ -22,14 +25,8 @@ CONFIG = DecoderConfig(
     num_heads=2,
     num_kv_heads=1,
 )
-SETTINGS = {
-    "samples": 3,
-    "max_new_tokens": 6,
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "top_k": 0,
-}
-ASKED = [
+SETTINGS = SamplingSettings(samples=3, max_new_tokens=6)
+PROBLEMS = [
     Problem([{"role": "user", "content": "1+1=?"}], "2", "a"),
     Problem(
         [
@@ -43,71 +40,95 @@ ASKED = [
 
 
 @pytest.fixture
-def answers(monkeypatch):
-    """A model that says what it is told to; what it was asked is kept."""
-    asked = {}
+def scripted(monkeypatch):
+    """A function that replaces the model by one with these completions.
 
-    def says(*texts: tuple[str, bool]) -> dict:
+    It returns a dict that gets the arguments of `generate`.
+    """
+    arguments = {}
+
+    def script(*texts: tuple[str, bool]) -> dict:
         tokenizer = byte_tokenizer()
 
         def generate(config, params, prompts, **options):
-            asked.update(options, prompts=prompts, params=params)
-            made = [Completion(tokenizer(t)["input_ids"], end) for t, end in texts]
-            return [made[:3], made[3:]]
+            arguments.update(options, prompts=prompts, params=params)
+            completions = [
+                Completion(tokenizer(text)["input_ids"], finished)
+                for text, finished in texts
+            ]
+            return [completions[:3], completions[3:]]
 
-        monkeypatch.setattr(benchmark_module, "generate", generate)
-        return asked
+        monkeypatch.setattr(evaluate, "generate", generate)
+        return arguments
 
-    return says
+    return script
 
 
-def test_what_is_cut_off_or_silent_is_wrong(answers):
-    answers(
+def test_truncated_completions_and_those_without_answers_are_wrong(scripted):
+    scripted(
         ("1+1=2\n#### 2", True),
         ("#### 3", True),
-        # Right, but it did not end there.
+        # Correct, but truncated.
         ("#### 2", False),
         ("nothing to say", True),
         ("#### 10", True),
         ("#### 10", True),
     )
-    score, kept = benchmark(CONFIG, {}, ASKED, byte_tokenizer(), seed=0, **SETTINGS)
-    assert [row.correct for row in kept] == [[True, False, False], [False, True, True]]
+    score, graded = evaluate_model(
+        CONFIG, {}, PROBLEMS, byte_tokenizer(), SETTINGS, seed=0
+    )
+    assert [problem.correct for problem in graded] == [
+        [True, False, False],
+        [False, True, True],
+    ]
     assert score.average_at_k == pytest.approx((1 / 3 + 2 / 3) / 2)
     assert score.pass_at_k == 1
     assert score.no_answer == pytest.approx(1 / 6)
     assert score.truncated == pytest.approx(1 / 6)
     assert (score.problems, score.k) == (2, 3)
-    assert [(row.id, row.answer) for row in kept] == [("a", "2"), ("b", "10")]
-    assert kept[0].responses == ["1+1=2\n#### 2", "#### 3", "#### 2"]
+    assert [(problem.id, problem.answer) for problem in graded] == [
+        ("a", "2"),
+        ("b", "10"),
+    ]
+    assert graded[0].row() == {
+        "id": "a",
+        "answer": "2",
+        "completions": ["1+1=2\n#### 2", "#### 3", "#### 2"],
+        "correct": [True, False, False],
+    }
 
 
-def test_prompts_are_the_chat_templates_and_end_where_the_assistant_speaks(answers):
-    asked = answers(*[("", True)] * 6)
+def test_prompts_are_rendered_up_to_the_response(scripted):
+    arguments = scripted(*[("", True)] * 6)
     tokenizer = byte_tokenizer()
-    benchmark(CONFIG, "params", ASKED, tokenizer, seed=4, batch_size=2, **SETTINGS)
-    assert [tokenizer.decode(ids) for ids in asked["prompts"]] == [
+    evaluate_model(
+        CONFIG, "params", PROBLEMS, tokenizer, SETTINGS, seed=4, batch_size=2
+    )
+    assert [tokenizer.decode(ids) for ids in arguments["prompts"]] == [
         "<|user|>1+1=?<|assistant|>",
         "<|system|>Be brief.<|user|>9+1=?<|assistant|>",
     ]
-    assert asked["stop_ids"] == [tokenizer.eos_token_id]
-    # Rows that are no tokens must not be sampled.
-    assert asked["vocab_size"] == 264
-    assert asked["params"] == "params" and asked["batch_size"] == 2
-    assert asked["key"] == jax.random.key(4)
-    assert {key: asked[key] for key in SETTINGS} == SETTINGS
+    assert arguments["stop_ids"] == [tokenizer.eos_token_id]
+    # Padded rows of the embedding must not be sampled.
+    assert arguments["vocab_size"] == 264
+    assert arguments["params"] == "params" and arguments["batch_size"] == 2
+    assert arguments["key"] == jax.random.key(4)
+    settings = dataclasses.asdict(SETTINGS)
+    assert {key: arguments[key] for key in settings} == settings
 
 
-def test_equal_seeds_sample_equally_and_others_do_not():
+def test_equal_seeds_give_equal_completions_and_others_do_not():
     """With a real, untrained model and generated problems."""
     params = decoder.init_params(CONFIG, jax.random.key(0))
-    asked = problems(SyntheticConfig(digits=2), "heldout", 2)
+    generated = problems(SyntheticConfig(digits=2), "heldout", 2)
 
     def run(seed):
-        return benchmark(CONFIG, params, asked, byte_tokenizer(), seed=seed, **SETTINGS)
+        return evaluate_model(
+            CONFIG, params, generated, byte_tokenizer(), SETTINGS, seed=seed
+        )
 
     (score, one), (_, same), (_, other) = run(1), run(1), run(2)
     assert one == same
-    assert [a.responses for a in one] != [a.responses for a in other]
+    assert [a.completions for a in one] != [a.completions for a in other]
     assert np.isfinite(score.average_at_k) and score.problems == 2
-    assert [a.answer for a in one] == [problem.answer for problem in asked]
+    assert [a.answer for a in one] == [problem.answer for problem in generated]

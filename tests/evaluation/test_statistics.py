@@ -1,4 +1,4 @@
-"""Average@k of small matrices, worked by hand."""
+"""Average@k of small matrices, computed by hand."""
 
 import numpy as np
 import pytest
@@ -8,10 +8,10 @@ from targetsft_jax.evaluation.statistics import average_at_k, table
 CORRECT = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]], bool)
 
 
-def test_shares_worked_by_hand():
-    answered = np.array([[1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 1, 1]], bool)
+def test_shares_computed_by_hand():
+    has_answer = np.array([[1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 1, 1]], bool)
     truncated = np.array([[0, 0, 0, 1], [0, 0, 0, 0], [1, 1, 0, 0]], bool)
-    score = average_at_k(CORRECT, answered=answered, truncated=truncated)
+    score = average_at_k(CORRECT, has_answer=has_answer, truncated=truncated)
     # Problems have 1/2, 1/4 and 0: mean 1/4, variance (1/16 + 0 + 1/16) / 2 = 1/16.
     assert score.average_at_k == 0.25
     assert score.standard_error == pytest.approx(0.25 / np.sqrt(3), rel=1e-12)
@@ -22,14 +22,14 @@ def test_shares_worked_by_hand():
 
 
 def test_the_error_is_over_problems_not_samples():
-    """The same samples many times over tell no more about the problems."""
+    """Repetitions of the same completions add no information about the problems."""
     once = average_at_k(CORRECT)
     many = average_at_k(np.repeat(CORRECT, 100, axis=1))
     assert many.standard_error == pytest.approx(once.standard_error)
 
 
 def test_the_error_covers_the_truth():
-    """About 95 % of two-error intervals hold the mean the problems are drawn from."""
+    """About 95 % of the intervals contain the mean that problems are drawn from."""
     rng = np.random.default_rng(0)
     inside = 0
     for _ in range(400):
@@ -47,18 +47,18 @@ def test_one_problem_has_no_error():
 
 
 @pytest.mark.parametrize(
-    "correct, others, says",
+    "correct, others, message",
     [
         (np.zeros((0, 4), bool), {}, r"correct has shape \(0, 4\)"),
         (np.zeros(4, bool), {}, r"expected \[problems, k\]"),
         (np.zeros((2, 2)), {}, "correct is float64; expected bool"),
-        (CORRECT, {"answered": CORRECT[:2]}, r"answered has shape \(2, 4\)"),
+        (CORRECT, {"has_answer": CORRECT[:2]}, r"has_answer has shape \(2, 4\)"),
         (CORRECT, {"truncated": CORRECT.T}, r"truncated has shape \(4, 3\)"),
-        (CORRECT, {"answered": ~CORRECT}, "correct and states no answer"),
+        (CORRECT, {"has_answer": ~CORRECT}, "correct and states no answer"),
     ],
 )
-def test_what_cannot_be_is_refused(correct, others, says):
-    with pytest.raises(ValueError, match=says):
+def test_impossible_verdicts_are_refused(correct, others, message):
+    with pytest.raises(ValueError, match=message):
         average_at_k(correct, **others)
 
 

@@ -26,13 +26,13 @@ CHAT = {
     ]
 }
 FIELDS = FieldMap(prompt="{question}\n{options.A}", response="answer")
-# What is no text, no number and no list of these.
+# Neither a text, nor a number, nor a list of these.
 NO_TEXT = (None, {}, {"text": "4"}, [{}], [None], [["4", {}]], "", " \n\t", [], [""])
 NO_NUMBER = ("0.5", [0.5], {}, -0.1, float("nan"), float("inf"), -float("inf"), "", [])
 
 
 def _bad_questions():
-    """Rows with a field that cannot be used, which the valid row has."""
+    """The valid row with one field that cannot be used."""
     for name in ("question", "answer"):
         row = copy.deepcopy(GOOD)
         del row[name]
@@ -53,7 +53,7 @@ def _bad_questions():
 
 
 def _bad_chats():
-    """Conversations that are none, or that end or begin with nobody to train."""
+    """Values that are not a conversation, or one without a turn to train."""
     turns = CHAT["messages"]
     user, assistant = turns[1], turns[2]
     for value in (None, {}, "hi", 3, [], [3], ["hi"], [None], [[]], [{}], [user]):
@@ -92,10 +92,10 @@ def _with(turns, place, turn):
 
 
 def _bad_lines():
-    """Lines that are no JSON object: cut, of another kind, or no text."""
-    whole = json.dumps(GOOD).encode()
-    for end in range(1, len(whole)):
-        yield whole[:end]
+    """Lines that are not a JSON object: truncated, of another type, or not text."""
+    line = json.dumps(GOOD).encode()
+    for end in range(1, len(line)):
+        yield line[:end]
     for value in ("1", "null", "true", '"text"', "[]", "[{}]", "NaN", "1e999"):
         yield value.encode()
     yield from (
@@ -108,19 +108,19 @@ def _bad_lines():
         b"x",
     )
     yield b"[" * 100_000
-    yield whole + whole
-    yield whole.replace(b":", b"=", 1)
+    yield line + line
+    yield line.replace(b":", b"=", 1)
     yield b'{"question": "\\ud800", "answer": "#### 4", "options": {"A": "3"}}'
     rng = np.random.default_rng(0)
     for _ in range(100):
-        # A byte above 127 where ASCII stood: no UTF-8 any more.
-        broken = bytearray(whole)
-        broken[rng.integers(len(whole))] = rng.integers(128, 256)
-        yield bytes(broken)
+        # A byte above 127 in place of ASCII is not UTF-8.
+        damaged = bytearray(line)
+        damaged[rng.integers(len(line))] = rng.integers(128, 256)
+        yield bytes(damaged)
 
 
 def _files(kind):
-    """(lines that cannot be used, one that can, the fields)."""
+    """(Malformed lines, a good one, the map of the fields)."""
     if kind == "lines":
         return list(_bad_lines()), json.dumps(GOOD).encode(), FIELDS
     bad, good, fields = {
@@ -137,10 +137,10 @@ def _config(path, fields, **more):
 
 
 @pytest.mark.parametrize("kind", ["questions", "chats", "lines"])
-def test_skipped_rows_are_counted_and_the_others_are_all_there(
+def test_skipped_rows_are_counted_and_all_others_are_used(
     kind, tmp_path, count, confined
 ):
-    """Every malformed row between two good ones: no bad one in, no good one out."""
+    """Of malformed rows between good ones, exactly the good ones are used."""
     bad, good, fields = _files(kind)
     path = tmp_path / "rows.jsonl"
     lines = [line for pair in zip(bad, [good] * len(bad)) for line in pair]
@@ -165,6 +165,8 @@ def test_each_ends_the_run_with_its_file_and_line(kind, tmp_path, count, confine
         path.write_bytes(good + b"\n" + line + b"\n")
         with pytest.raises(ValueError) as refused:
             prepare(_config(path, fields), tokenizer)
-        said = str(refused.value)
-        assert said.startswith(f"{path}:2: ") and len(said) > len(str(path)) + 15, line
+        message = str(refused.value)
+        assert (
+            message.startswith(f"{path}:2: ") and len(message) > len(str(path)) + 15
+        ), line
         count(f"rows ({kind})", "refused by file and line")

@@ -1,4 +1,4 @@
-"""An export is the old one or the new one, whatever interrupts it."""
+"""An interrupted export leaves the old one or the new one."""
 
 import json
 import os
@@ -85,12 +85,12 @@ while True:
     kills += 1
     for folder in out.parent.iterdir():
         try:
-            found = content(folder)
+            number_in_it = content(folder)
         except (ValueError, OSError):
             # Not complete yet, or being cleared away: it does not load.
             assert folder.name.startswith(".out.partial-"), (kills, folder)
         else:
-            assert found in (number, number + 1), (kills, folder, found)
+            assert number_in_it in (number, number + 1), (kills, folder)
     if out.exists():
         number = content(out)
     else:
@@ -126,12 +126,12 @@ def test_killed_at_every_moment(theirs, tmp_path, way):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    # Tensors, files, their way to the disk, names, and what is cleared away.
+    # Tensors, files, folders, renames and removals.
     assert int(done.stdout) > 40
 
 
 def test_killed_between_two_renames(theirs, tmp_path, monkeypatch):
-    """The only moment without the folder: the next export puts it back first."""
+    """The only moment without the folder: the next export first restores it."""
     config = load_config(theirs)
     params = load_params(theirs, config)
     out = tmp_path / "place" / "out"
@@ -147,7 +147,7 @@ def test_killed_between_two_renames(theirs, tmp_path, monkeypatch):
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
-def test_an_edited_card_is_not_ours(theirs, tmp_path):
+def test_an_edited_card_is_not_replaced(theirs, tmp_path):
     config = load_config(theirs)
     params = load_params(theirs, config)
     out = tmp_path / "out"
@@ -165,7 +165,7 @@ def test_an_edited_card_is_not_ours(theirs, tmp_path):
         assert (out / "README.md").read_text() == edited
 
 
-def test_like_keeps_what_we_do_not_know(theirs, tmp_path):
+def test_unknown_fields_of_like_are_copied(theirs, tmp_path):
     path = theirs / "config.json"
     source = json.loads(path.read_text()) | {"max_window_layers": 21, "eos_token_id": 3}
     path.write_text(json.dumps(source | {"dtype": "float32"}))

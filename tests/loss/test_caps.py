@@ -1,4 +1,4 @@
-"""Soft caps of logits: against the dense oracle, whose tanh jax differentiates."""
+"""Soft caps of logits against the dense oracle, whose tanh jax differentiates."""
 
 import jax
 import jax.numpy as jnp
@@ -23,18 +23,16 @@ def _pulled(loss, hidden, head):
 
 def _fused(name, hidden, head, labels, arguments, caps, **options):
     def loss(hidden, head):
-        given = {"chunk_size": 7, **options, **arguments}
-        if "layout" in given:
-            return fused_loss(name, hidden, head, labels, logit_caps=caps, **given)
-        return fused_loss(name, hidden, head, labels, logit_caps=caps, **given)
+        tensors = {"chunk_size": 7, **options, **arguments}
+        return fused_loss(name, hidden, head, labels, logit_caps=caps, **tensors)
 
     return _pulled(loss, hidden, head)
 
 
 def _oracle(name, hidden, head, labels, arguments, caps):
     def loss(hidden, head):
-        made = reference_loss(name, hidden, head, labels, logit_caps=caps, **arguments)
-        return made, None
+        value = reference_loss(name, hidden, head, labels, logit_caps=caps, **arguments)
+        return value, None
 
     return _pulled(loss, hidden, head)
 
@@ -51,30 +49,30 @@ def _wide(tree):
 def test_equals_the_oracle(name: str):
     """In float64, with a teacher of three rows more that carry no probability."""
     with jax.enable_x64(True):
-        *given, arguments = loss_problems.problem("float64", "holes", 3)
+        *tensors, arguments = loss_problems.problem("float64", "holes", 3)
         short = loss_problems.cut(arguments, loss_problems.V)
-        (wanted, _), pulls = _oracle(name, *given, short, CAPS)
-        (loss, _), made = _fused(name, *given, arguments, CAPS)
-        (other, _), uncapped = _fused(name, *given, arguments, None)
-    np.testing.assert_allclose(loss, wanted, rtol=1e-13)
-    for left, right, plain in zip(made, map(np.asarray, pulls), uncapped):
+        (expected, _), oracle = _oracle(name, *tensors, short, CAPS)
+        (loss, _), gradients = _fused(name, *tensors, arguments, CAPS)
+        (other, _), uncapped = _fused(name, *tensors, arguments, None)
+    np.testing.assert_allclose(loss, expected, rtol=1e-13)
+    for left, right, plain in zip(gradients, map(np.asarray, oracle), uncapped):
         scale = np.abs(right).max()
         np.testing.assert_allclose(left, right, rtol=0, atol=1e-13 * scale)
         assert np.abs(np.asarray(plain) - right).max() > 1e-2 * scale
-    assert abs(float(other) - float(wanted)) > 1e-2 * abs(float(wanted))
+    assert abs(float(other) - float(expected)) > 1e-2 * abs(float(expected))
 
 
 @pytest.mark.parametrize("capped", CAPS)
-def test_each_role_has_a_cap_of_its_own(capped: str):
+def test_each_role_has_a_separate_cap(capped: str):
     name = "kl" if capped == "reference" else "target_sft"
     caps = {capped: CAPS[capped]}
     with jax.enable_x64(True):
-        given = loss_problems.problem("float64", "holes")
-        (wanted, _), pulls = _oracle(name, *given, caps)
-        (loss, metrics), made = _fused(name, *given, {"student": None, **caps})
-        (_, plain), _ = _fused(name, *given, None)
-    np.testing.assert_allclose(loss, wanted, rtol=1e-13)
-    for left, right in zip(made, pulls):
+        tensors = loss_problems.problem("float64", "holes")
+        (expected, _), oracle = _oracle(name, *tensors, caps)
+        (loss, metrics), gradients = _fused(name, *tensors, {"student": None, **caps})
+        (_, plain), _ = _fused(name, *tensors, None)
+    np.testing.assert_allclose(loss, expected, rtol=1e-13)
+    for left, right in zip(gradients, oracle):
         np.testing.assert_allclose(left, right, rtol=0, atol=1e-13)
     key = "kl_reference" if name == "kl" else "kl_teacher"
     assert abs(float(metrics[key]) - float(plain[key])) > 1e-2 * float(plain[key])
@@ -83,12 +81,12 @@ def test_each_role_has_a_cap_of_its_own(capped: str):
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 1.2e-2)])
 def test_narrow_dtypes(dtype: str, tolerance: float):
     """bfloat16 rounds g once before its products, and the gradients once after."""
-    given = loss_problems.problem(dtype, "holes")
-    (loss, _), made = _fused("target_sft", *given, CAPS)
+    tensors = loss_problems.problem(dtype, "holes")
+    (loss, _), gradients = _fused("target_sft", *tensors, CAPS)
     with jax.enable_x64(True):
-        (wanted, _), pulls = _oracle("target_sft", *_wide(given), CAPS)
-    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
-    for left, right in zip(made, pulls):
+        (expected, _), oracle = _oracle("target_sft", *_wide(tensors), CAPS)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    for left, right in zip(gradients, oracle):
         assert left.dtype == dtype
         scale = np.abs(right).max()
         np.testing.assert_allclose(
@@ -103,8 +101,8 @@ def test_a_users_loss_gets_capped_logits():
     with jax.enable_x64(True):
         hidden, head, labels, arguments = loss_problems.problem("float64", "holes")
         weights, other = arguments["weights"], arguments["teacher"]
-        given = {"weights": weights, "teacher": other}
-        (loss, _), made = _fused(squares, hidden, head, labels, given, CAPS)
+        tensors = {"weights": weights, "teacher": other}
+        (loss, _), gradients = _fused(squares, hidden, head, labels, tensors, CAPS)
 
         def dense(hidden, head):
             z, t = (
@@ -113,9 +111,9 @@ def test_a_users_loss_gets_capped_logits():
             )
             return jnp.sum(weights * jnp.sum(jnp.square(z - t), axis=-1)), None
 
-        (wanted, _), pulls = _pulled(dense, hidden, head)
-    np.testing.assert_allclose(loss, wanted, rtol=1e-13)
-    for left, right in zip(made, pulls):
+        (expected, _), oracle = _pulled(dense, hidden, head)
+    np.testing.assert_allclose(loss, expected, rtol=1e-13)
+    for left, right in zip(gradients, oracle):
         np.testing.assert_allclose(left, right, rtol=0, atol=1e-13)
 
 
@@ -126,14 +124,14 @@ def test_on_a_mesh():
     )
     places = ("data", "fsdp"), ("fsdp", "tensor"), ("fsdp", "tensor")
     with jax.enable_x64(True):
-        given = loss_problems.problem("float64", "holes", 3)
-        (wanted, statistics), pulls = _fused("target_sft", *given, CAPS)
+        tensors = loss_problems.problem("float64", "holes", 3)
+        (expected, statistics), oracle = _fused("target_sft", *tensors, CAPS)
         layout = MeshLayout(mesh, *places)
-        (loss, metrics), made = _fused("target_sft", *given, CAPS, layout=layout)
-    np.testing.assert_allclose(loss, wanted, rtol=1e-12)
+        (loss, metrics), gradients = _fused("target_sft", *tensors, CAPS, layout=layout)
+    np.testing.assert_allclose(loss, expected, rtol=1e-12)
     for key, value in statistics.items():
         np.testing.assert_allclose(metrics[key], value, rtol=1e-12, atol=1e-15)
-    for left, right in zip(made, pulls):
+    for left, right in zip(gradients, oracle):
         np.testing.assert_allclose(left, right, rtol=0, atol=1e-15)
 
 

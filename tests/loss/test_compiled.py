@@ -1,4 +1,4 @@
-"""What the compiled loss holds and does: a chunk of logits, no product too many."""
+"""Arrays and products of the compiled loss: a chunk of logits, the fewest products."""
 
 import re
 
@@ -22,7 +22,7 @@ def _compile(name, tokens, function, **options):
         return jax.ShapeDtypeStruct(shape, dtype)
 
     def total(hidden, head, labels, weights, other):
-        made = function(
+        total_flops = function(
             name,
             hidden,
             head,
@@ -32,7 +32,7 @@ def _compile(name, tokens, function, **options):
             reference=other,
             **options,
         )
-        return made[0] if isinstance(made, tuple) else made
+        return total_flops[0] if isinstance(total_flops, tuple) else total_flops
 
     return (
         jax.jit(jax.value_and_grad(total, (0, 1)))
@@ -76,8 +76,8 @@ def _lowered(name, tokens, chunk, gradients, head, other, dtype="float32", **opt
     second = (array(tokens, other[1]), array(*other))
     hidden, labels = array(tokens, head[1]), array(tokens, dtype="int32")
     weights = array(tokens, dtype="float32")
-    given = (hidden, array(*head), labels, weights, second)
-    return jax.jit(run).lower(*given)
+    abstract = (hidden, array(*head), labels, weights, second)
+    return jax.jit(run).lower(*abstract)
 
 
 def _largest_array(compiled) -> int:
@@ -98,20 +98,20 @@ WITH_A_SECOND = ["kl", "kd", "kd_h", "target_sft"]
 @pytest.mark.parametrize("name", [*WITHOUT_A_SECOND, *WITH_A_SECOND])
 @pytest.mark.parametrize("gradients", [True, False], ids=["pulled", "value"])
 def test_products_are_the_fewest(name: str, gradients: bool):
-    """3 F_s + F_t with gradients, F_s + F_t for the value; all arguments are given."""
+    """3 F_s + F_t with gradients, F_s + F_t for the value; all models are present."""
     size, chunks = 2003, 8
     wide = {"head": (size, 64), "other": (size, 96)}
     program = read(_compiled(name, 512, 64, gradients, **wide).as_text())
     # The loop ends where no weights are left: its length is not in the program.
-    made = sum(dot.flops * dot.times(chunks) for dot in program.dots)
+    total_flops = sum(dot.flops * dot.times(chunks) for dot in program.dots)
     student, other = 2 * 512 * size * 64, 2 * 512 * size * 96
-    wanted = (3 if gradients else 1) * student + other * (name in WITH_A_SECOND)
-    assert made == pytest.approx(wanted, rel=0.03)
+    expected = (3 if gradients else 1) * student + other * (name in WITH_A_SECOND)
+    assert total_flops == pytest.approx(expected, rel=0.03)
 
 
 @pytest.mark.parametrize("name", ["sft", "target_sft"])
 @pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "trained"])
-def test_a_frozen_head_has_no_product_and_no_array_of_its_gradient(name, frozen):
+def test_a_frozen_head_has_neither_product_nor_array_of_its_gradient(name, frozen):
     """2 F_s + F_t, and nothing [V, D] in float32; the trained head is the control."""
     size, chunks = 2003, 8
     options = {"dtype": "bfloat16", "head_gradient": not frozen}
@@ -119,10 +119,10 @@ def test_a_frozen_head_has_no_product_and_no_array_of_its_gradient(name, frozen)
     # Before XLA: a CPU has no products of bfloat16, and widens the head for them.
     assert (f"tensor<{size}x72xf32>" in lowered.as_text()) != frozen
     program = read(lowered.compile().as_text())
-    made = sum(dot.flops * dot.times(chunks) for dot in program.dots)
+    total_flops = sum(dot.flops * dot.times(chunks) for dot in program.dots)
     student, other = 2 * 512 * size * 72, 2 * 512 * size * 96
-    wanted = (2 if frozen else 3) * student + other * (name == "target_sft")
-    assert made == pytest.approx(wanted, rel=0.03)
+    expected = (2 if frozen else 3) * student + other * (name == "target_sft")
+    assert total_flops == pytest.approx(expected, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -132,15 +132,15 @@ def test_no_second_softmax_without_an_alternative(name: str, passes: int):
     """The only full rows of exponentials are p's, and T's where there is one."""
     size, chunk = 2003, 64
     text = _compiled(name, 512, chunk, True, (size, 64), (size, 96)).as_text()
-    made = [b for b in read(text).buffers if b.op == "exponential"]
-    assert sum(b.shape.size >= chunk * size for b in made) == passes
+    total_flops = [b for b in read(text).buffers if b.op == "exponential"]
+    assert sum(b.shape.size >= chunk * size for b in total_flops) == passes
 
 
 def test_memory_is_flat_in_tokens():
     """Eight times the tokens: the same temporaries."""
-    given = dict(head=(8009, 16), other=(8009, 24), chunk=256, gradients=True)
+    abstract = dict(head=(8009, 16), other=(8009, 24), chunk=256, gradients=True)
     small, large = (
-        _temporaries(_compiled("target_sft", tokens, **given))
+        _temporaries(_compiled("target_sft", tokens, **abstract))
         for tokens in (2048, 8 * 2048)
     )
     assert large == pytest.approx(small, rel=0.02)
@@ -161,8 +161,8 @@ def test_no_array_of_tokens_by_vocabulary(name: str, caps):
     # The chunk's logits and the head are what is left: no array grows with N·V.
     assert _largest_array(small) <= CHUNK * V
     assert _largest_array(large) <= max(CHUNK * V, 4 * N * D)
-    # Per further token: its hidden states and gradient (twice, for the loop's own
-    # copies), the teacher's, and a few scalars. Logits would be 4·V = 4036 bytes.
+    # Per further token: its hidden states and gradient (twice, for copies
+    # by the loop), the teacher's, and a few scalars. Logits would be 4·V = 4036 bytes.
     grown = _temporaries(large) - _temporaries(small)
     assert grown <= 3 * N * 4 * (5 * D + 16)
 

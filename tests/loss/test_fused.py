@@ -61,19 +61,19 @@ def _assert_equals_oracle(case, chunk, masks):
         for mask in masks:
             hidden, head, labels, arguments = loss_problems.problem("float64", mask, 3)
             short = loss_problems.cut(arguments, loss_problems.V)
-            wanted, pulls = _oracle(case, hidden, head, labels, short)
-            given = (hidden, head, labels, arguments)
-            (loss, metrics), made = _fused(case, *given, chunk)
+            expected, gradients = _oracle(case, hidden, head, labels, short)
+            tensors = (hidden, head, labels, arguments)
+            (loss, metrics), result = _fused(case, *tensors, chunk)
             heaviest = arguments["weights"].max()
-            _assert_close(loss, wanted, "float64", 64)
-            for left, right, factor in zip(made, pulls, (head, hidden)):
+            _assert_close(loss, expected, "float64", 64)
+            for left, right, factor in zip(result, gradients, (head, hidden)):
                 floor = heaviest * float(jnp.abs(factor).max())
                 _assert_close(left, right, "float64", 64, floor)
             for key, value in metrics.items():
                 assert np.isfinite(value), key
             if mask == "none":
                 assert loss == 0
-                assert not any(np.any(x) for x in (*made, *metrics.values()))
+                assert not any(np.any(x) for x in (*result, *metrics.values()))
 
 
 @every_method
@@ -99,10 +99,12 @@ def test_the_oracle_would_notice():
     with jax.enable_x64(True):
         hidden, head, labels, arguments = loss_problems.problem("float64", "all")
         near = method_cases.Case("kl", {"kl_weight": 0.05 + 1e-9})
-        _, pulls = _oracle(near, hidden, head, labels, arguments)
-        (_, _), made = _fused(method_cases.Case("kl"), hidden, head, labels, arguments)
+        _, gradients = _oracle(near, hidden, head, labels, arguments)
+        (_, _), result = _fused(
+            method_cases.Case("kl"), hidden, head, labels, arguments
+        )
     with pytest.raises(AssertionError):
-        _assert_close(made[1], pulls[1], "float64", 64)
+        _assert_close(result[1], gradients[1], "float64", 64)
 
 
 @pytest.mark.parametrize(
@@ -117,8 +119,8 @@ def test_equals_the_oracle_in_narrow_dtypes(name: str, dtype: str):
     """
     case = method_cases.Case(name)
     hidden, head, labels, arguments = loss_problems.problem(dtype)
-    (loss, _), made = _fused(case, hidden, head, labels, arguments)
-    assert made[0].dtype == hidden.dtype and made[1].dtype == head.dtype
+    (loss, _), result = _fused(case, hidden, head, labels, arguments)
+    assert result[0].dtype == hidden.dtype and result[1].dtype == head.dtype
     with jax.enable_x64(True):
 
         def widen(x):
@@ -127,10 +129,10 @@ def test_equals_the_oracle_in_narrow_dtypes(name: str, dtype: str):
 
         wide = jax.tree.map(widen, (hidden, head, labels, arguments))
         wide = [jax.tree.map(jnp.asarray, x) for x in wide]
-        wanted, pulls = _oracle(case, *wide)
+        expected, gradients = _oracle(case, *wide)
     # Logits are float32 sums in both: a few hundred float32 roundings.
-    _assert_close(loss, wanted, "float32", 64)
-    for left, right in zip(made, pulls):
+    _assert_close(loss, expected, "float32", 64)
+    for left, right in zip(result, gradients):
         _assert_close(left, right, dtype, 64 if dtype == "float32" else 3)
 
 
@@ -147,10 +149,10 @@ def _dense_metrics(case, hidden, head, labels, arguments):
     columns = {k: v for k, v in arguments.items() if k not in ("weights", *CUT)}
     q = target(case.name, logits, labels, **columns, **dense, **case.hyper)
     log_p = jax.nn.log_softmax(logits)
-    own = jnp.take_along_axis(log_p, labels[..., None], -1)[..., 0]
+    log_p_y = jnp.take_along_axis(log_p, labels[..., None], -1)[..., 0]
     statistics = {
-        "nll": -own,
-        "label_prob": jnp.exp(own),
+        "nll": -log_p_y,
+        "label_prob": jnp.exp(log_p_y),
         "entropy": -(jnp.exp(log_p) * log_p).sum(-1),
         "accuracy": logits.argmax(-1) == labels,
         "gamma": q.label_weight,
@@ -175,9 +177,9 @@ def test_metrics_and_value_equal_dense_values(name: str):
     with jax.enable_x64(True):
         hidden, head, labels, arguments = loss_problems.problem("float64", "holes", 3)
         short = loss_problems.cut(arguments, loss_problems.V)
-        wanted, statistics = _dense_metrics(case, hidden, head, labels, short)
+        expected, statistics = _dense_metrics(case, hidden, head, labels, short)
         (loss, metrics), _ = _fused(case, hidden, head, labels, arguments)
-    np.testing.assert_allclose(loss, wanted, rtol=1e-13)
+    np.testing.assert_allclose(loss, expected, rtol=1e-13)
     assert metrics.keys() == statistics.keys()
     for key, value in statistics.items():
         # A negative mass of 0 is not counted at all where a method is proper.
@@ -190,15 +192,15 @@ def test_metrics_and_value_equal_dense_values(name: str):
 def test_the_primal_alone_is_the_same(name: str):
     """Evaluation takes no gradient and runs another loop."""
     with jax.enable_x64(True):
-        given = loss_problems.problem("float64", "holes", 3)
-        wanted, _ = _fused(method_cases.Case(name), *given)
-        hidden, head, labels, arguments = given
-        made = fused_loss(name, hidden, head, labels, **arguments, chunk_size=RAGGED)
+        tensors = loss_problems.problem("float64", "holes", 3)
+        expected, _ = _fused(method_cases.Case(name), *tensors)
+        hidden, head, labels, arguments = tensors
+        result = fused_loss(name, hidden, head, labels, **arguments, chunk_size=RAGGED)
 
         def close(left, right):
             np.testing.assert_allclose(left, right, rtol=1e-13, atol=1e-16)
 
-        jax.tree.map(close, made, wanted)
+        jax.tree.map(close, result, expected)
 
 
 def test_a_cotangent_scales_both_gradients_and_metrics_have_none():
@@ -208,8 +210,8 @@ def test_a_cotangent_scales_both_gradients_and_metrics_have_none():
         loss, metrics = fused_loss("dft", hidden, head, labels, **arguments)
         return -3.5 * loss + sum(metrics.values())
 
-    _, pulls = _fused(method_cases.Case("dft"), hidden, head, labels, arguments)
-    for left, right in zip(jax.grad(total, (0, 1))(hidden, head), pulls):
+    _, gradients = _fused(method_cases.Case("dft"), hidden, head, labels, arguments)
+    for left, right in zip(jax.grad(total, (0, 1))(hidden, head), gradients):
         np.testing.assert_allclose(left, -3.5 * right, rtol=1e-6, atol=1e-9)
 
 
@@ -225,21 +227,21 @@ def test_no_gradient_to_second_models_weights_and_columns():
             np.testing.assert_array_equal(leaf, 0)
 
 
-def test_what_stands_at_weight_zero_is_not_read():
+def test_values_at_weight_zero_are_not_read():
     """Labels out of range and NaN columns: the same loss and gradients."""
     hidden, head, labels, arguments = loss_problems.problem("float32")
     off = arguments["weights"] == 0
     assert off.any() and (np.asarray(labels)[off] == loss_problems.GARBAGE).all()
     for name in ("iw_sft", "psft"):
-        wanted = _fused(method_cases.Case(name), hidden, head, labels, arguments)
+        expected = _fused(method_cases.Case(name), hidden, head, labels, arguments)
         garbage = {
             **arguments,
             "trajectory_weight": np.where(off, np.nan, arguments["trajectory_weight"]),
             "old_logprob": np.where(off, -np.inf, arguments["old_logprob"]),
         }
         huge = jnp.where(off, 2**30, labels)
-        made = _fused(method_cases.Case(name), hidden, head, huge, garbage)
-        jax.tree.map(np.testing.assert_array_equal, made, wanted)
+        result = _fused(method_cases.Case(name), hidden, head, huge, garbage)
+        jax.tree.map(np.testing.assert_array_equal, result, expected)
 
 
 @pytest.mark.parametrize("name", ["target_sft", "label_smoothing"])
@@ -252,26 +254,26 @@ def test_heads_of_different_length_share_the_smallest_vocabulary(name: str, real
         hidden, head, _, arguments = loss_problems.problem("float64", "all", 11)
         labels = jnp.arange(48).reshape(8, 6) % rows
         short = loss_problems.cut(arguments, rows)
-        wanted, pulls = _oracle(case, hidden, head[:rows], labels, short)
-        given = (hidden, head, labels, arguments)
-        (loss, _), made = _fused(case, *given, real=real)
+        expected, gradients = _oracle(case, hidden, head[:rows], labels, short)
+        tensors = (hidden, head, labels, arguments)
+        (loss, _), result = _fused(case, *tensors, real=real)
         floor = float(jnp.abs(head).max())
-        _assert_close(loss, wanted, "float64", 64, 1.0)
-        _assert_close(made[0], pulls[0], "float64", 64, floor)
-        _assert_close(made[1][:rows], pulls[1], "float64", 64, floor)
-        assert made[1].shape == head.shape and not np.any(made[1][rows:])
+        _assert_close(loss, expected, "float64", 64, 1.0)
+        _assert_close(result[0], gradients[0], "float64", 64, floor)
+        _assert_close(result[1][:rows], gradients[1], "float64", 64, floor)
+        assert result[1].shape == head.shape and not np.any(result[1][rows:])
 
 
 def test_a_student_head_longer_than_the_teachers():
     case = method_cases.Case("target_sft")
     with jax.enable_x64(True):
         hidden, head, labels, arguments = loss_problems.problem("float64", "all")
-        wanted, pulls = _fused(case, hidden, head, labels, arguments)
+        expected, gradients = _fused(case, hidden, head, labels, arguments)
         long = jnp.concatenate([head, 9 * jnp.ones((7, loss_problems.D))])
-        made, (d_hidden, d_head) = _fused(case, hidden, long, labels, arguments)
-    jax.tree.map(np.testing.assert_array_equal, made, wanted)
-    np.testing.assert_array_equal(d_hidden, pulls[0])
-    np.testing.assert_array_equal(d_head[: loss_problems.V], pulls[1])
+        result, (d_hidden, d_head) = _fused(case, hidden, long, labels, arguments)
+    jax.tree.map(np.testing.assert_array_equal, result, expected)
+    np.testing.assert_array_equal(d_hidden, gradients[0])
+    np.testing.assert_array_equal(d_head[: loss_problems.V], gradients[1])
     np.testing.assert_array_equal(d_head[loss_problems.V :], 0)
 
 
@@ -324,18 +326,18 @@ def test_a_users_loss_equals_its_dense_autodiff(chunk: int, array):
                 **columns,
             )
 
-        wanted, pulls = jax.value_and_grad(dense, (0, 1))(hidden, head)
-        (loss, metrics), made = jax.value_and_grad(fused, (0, 1), has_aux=True)(
+        expected, gradients = jax.value_and_grad(dense, (0, 1))(hidden, head)
+        (loss, metrics), result = jax.value_and_grad(fused, (0, 1), has_aux=True)(
             hidden, head
         )
-    np.testing.assert_allclose(loss, wanted, rtol=1e-13)
-    for left, right in zip(made, pulls):
+    np.testing.assert_allclose(loss, expected, rtol=1e-13)
+    for left, right in zip(result, gradients):
         _assert_close(left, right, "float64", 64)
     assert {"nll", "entropy", "label_prob", "accuracy", "kl_teacher"} == set(metrics)
 
 
-def test_a_users_loss_sees_no_label_outside_the_vocabulary():
-    """A gather at −100 wraps around or fills with NaN, as jax is asked to."""
+def test_a_users_loss_gets_no_label_outside_the_vocabulary():
+    """A gather at −100 wraps around or fills with NaN, by jax's mode."""
     hidden, head, labels, arguments = loss_problems.problem("float32")
     assert (np.asarray(labels) == loss_problems.GARBAGE).any()
 
@@ -343,8 +345,8 @@ def test_a_users_loss_sees_no_label_outside_the_vocabulary():
         wrong = (labels < 0) | (labels >= logits.shape[-1])
         return jnp.full(labels.shape, jnp.any(wrong), logits.dtype)
 
-    given = (outside, hidden, head, labels)
-    assert fused_loss(*given, weights=arguments["weights"])[0] == 0
+    tensors = (outside, hidden, head, labels)
+    assert fused_loss(*tensors, weights=arguments["weights"])[0] == 0
 
 
 def test_gamma_per_token_goes_through_the_chunks():
@@ -357,8 +359,8 @@ def test_gamma_per_token_goes_through_the_chunks():
         )[0]
         for c in (7, 48)
     ]
-    wanted = reference_loss(case.name, hidden, head, labels, **arguments, gamma=gamma)
-    np.testing.assert_allclose(losses, [wanted] * 2, rtol=1e-5)
+    expected = reference_loss(case.name, hidden, head, labels, **arguments, gamma=gamma)
+    np.testing.assert_allclose(losses, [expected] * 2, rtol=1e-5)
 
 
 def test_refuses():
@@ -410,8 +412,8 @@ def test_hard_logits_give_finite_gradients():
         "old_logprob": tile["old_logprob"].astype(np.float32),
     }
     for name in ("alpha", "psft", "gem", "target_sft"):
-        (loss, metrics), made = _fused(
+        (loss, metrics), result = _fused(
             method_cases.Case(name), hidden, head, tile["labels"], arguments, 9
         )
-        for leaf in jax.tree.leaves((loss, metrics, made)):
+        for leaf in jax.tree.leaves((loss, metrics, result)):
             assert np.isfinite(leaf).all(), name

@@ -1,4 +1,4 @@
-"""Histograms of the loss against numpy on dense per-token values."""
+"""Histograms of the loss against numpy on dense statistics of tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from targetsft_jax.loss.histogram import BINS, EDGES, histogram
 
 
 def _expected(values, weights, edges):
-    """numpy's own, the outermost bins open."""
+    """numpy's histogram, with the outermost bins open."""
     inside = np.clip(values, edges[0], np.nextafter(edges[-1], -np.inf))
     return np.histogram(inside, edges, weights=weights)[0]
 
@@ -25,16 +25,16 @@ def test_counts_with_weights_and_open_ends():
             assert len(edges) == BINS + 1
             values = np.concatenate([rng.uniform(-3, 9, 500), edges])
             weights = rng.uniform(0, 2, values.size)
-            made = histogram(jnp.asarray(values), jnp.asarray(weights), edges)
+            counts = histogram(jnp.asarray(values), jnp.asarray(weights), edges)
             np.testing.assert_allclose(
-                made, _expected(values, weights, edges), rtol=1e-12
+                counts, _expected(values, weights, edges), rtol=1e-12
             )
 
 
-def test_a_token_without_weight_is_not_counted_whatever_it_is():
+def test_a_token_without_weight_is_not_counted():
     values = jnp.array([jnp.nan, jnp.inf, 0.52])
-    made = histogram(values, jnp.array([0.0, 0.0, 1.0]), EDGES["gamma"])
-    np.testing.assert_array_equal(made, np.eye(BINS)[10])
+    counts = histogram(values, jnp.array([0.0, 0.0, 1.0]), EDGES["gamma"])
+    np.testing.assert_array_equal(counts, np.eye(BINS)[10])
 
 
 @pytest.mark.parametrize("layout", [None, "fsdp groups"])
@@ -50,21 +50,21 @@ def test_the_loss_counts_its_tokens_on_one_device_and_on_many(layout):
         safe = jnp.where(weights == 0, 0, labels)
         q = target("target_sft", logits, safe, teacher_logits=teacher, **case.hyper)
         log_p = jax.nn.log_softmax(logits)
-        own = jnp.take_along_axis(log_p, safe[..., None], -1)[..., 0]
-        wanted = {
+        log_p_y = jnp.take_along_axis(log_p, safe[..., None], -1)[..., 0]
+        statistics = {
             "gamma": q.gamma,
-            "label_prob": jnp.exp(own),
+            "label_prob": jnp.exp(log_p_y),
             "entropy": -(jnp.exp(log_p) * log_p).sum(-1),
         }
         options = {"histograms": True, "chunk_size": 4, **arguments, **case.hyper}
-        given = ("target_sft", hidden, head, labels)
+        tensors = ("target_sft", hidden, head, labels)
         if layout is None:
-            _, metrics = fused_loss(*given, **options)
+            _, metrics = fused_loss(*tensors, **options)
         else:
-            _, metrics = fused_loss(*given, **options, layout=layout_of(layout))
-    for name, values in wanted.items():
-        flat, own_weights = (np.asarray(x).ravel() for x in (values, weights))
-        expected = _expected(flat, own_weights, EDGES[name])
+            _, metrics = fused_loss(*tensors, **options, layout=layout_of(layout))
+    for name, values in statistics.items():
+        flat, token_weights = (np.asarray(x).ravel() for x in (values, weights))
+        expected = _expected(flat, token_weights, EDGES[name])
         assert (expected > 0).sum() > 1, name
         np.testing.assert_allclose(
             metrics[f"histogram_{name}"], expected, rtol=1e-9, atol=1e-15

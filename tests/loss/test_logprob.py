@@ -20,29 +20,29 @@ def _dense(hidden, head, labels, mask, cap=None):
     top = logits.max(-1, keepdims=True)
     total = top[..., 0] + np.log(np.exp(logits - top).sum(-1))
     safe = np.where(mask, labels, 0)
-    own = np.take_along_axis(logits, safe[..., None], -1)[..., 0]
-    return np.where(mask, own - total, 0)
+    label_logits = np.take_along_axis(logits, safe[..., None], -1)[..., 0]
+    return np.where(mask, label_logits - total, 0)
 
 
 def _problem(mask):
     hidden, head, labels, arguments = loss_problems.problem("float64", mask)
-    kept = arguments["weights"] > 0
-    # Real labels only: rows of a head past the vocabulary are no tokens.
-    return hidden, head, jnp.minimum(labels, REAL - 1), kept
+    live = arguments["weights"] > 0
+    # Real labels only: rows of a head past the vocabulary are not tokens.
+    return hidden, head, jnp.minimum(labels, REAL - 1), live
 
 
 @pytest.mark.parametrize("mask", loss_problems.MASKS)
 @pytest.mark.parametrize("chunk, cap", [(7, None), (1000, 3.0)])
 def test_equals_dense_logits(mask: str, chunk: int, cap: float | None):
     with jax.enable_x64(True):
-        *given, kept = _problem(mask)
-        found = label_logprob(
-            *given, mask=kept, vocab_size=REAL, logit_cap=cap, chunk_size=chunk
+        *tensors, live = _problem(mask)
+        logprob = label_logprob(
+            *tensors, mask=live, vocab_size=REAL, logit_cap=cap, chunk_size=chunk
         )
-    np.testing.assert_allclose(found, _dense(*given, kept, cap), rtol=1e-13, atol=0)
+    np.testing.assert_allclose(logprob, _dense(*tensors, live, cap), rtol=1e-13, atol=0)
 
 
-# Tokens that meet over one axis and over two, heads whole and split.
+# Tokens gathered over one axis and over two, heads replicated and split.
 @pytest.mark.parametrize(
     "layout",
     [
@@ -54,24 +54,24 @@ def test_equals_dense_logits(mask: str, chunk: int, cap: float | None):
     ]
     + ["step (1, 8, 1), groups of 4", "step (2, 2, 2), groups of 2"],
 )
-def test_every_mesh_gives_each_token_its_own(layout: str):
+def test_every_mesh_gives_each_token_its_value(layout: str):
     with jax.enable_x64(True):
-        *given, kept = _problem("holes")
+        *tensors, live = _problem("holes")
 
-        def run(*given):
+        def run(*tensors):
             options = {"layout": layout_of(layout), "vocab_size": REAL, "chunk_size": 4}
-            return label_logprob(*given, mask=kept, **options)
+            return label_logprob(*tensors, mask=live, **options)
 
-        found = jax.jit(run, compiler_options=quicker())(*given)
-    np.testing.assert_allclose(found, _dense(*given, kept), rtol=1e-13, atol=0)
+        logprob = jax.jit(run, compiler_options=quicker())(*tensors)
+    np.testing.assert_allclose(logprob, _dense(*tensors, live), rtol=1e-13, atol=0)
 
 
 def test_no_array_of_tokens_by_vocabulary_and_nothing_to_differentiate():
     hidden, head, labels, arguments = loss_problems.problem("float32", "all")
-    kept = arguments["weights"] > 0
+    live = arguments["weights"] > 0
 
     def total(hidden, head):
-        return jnp.sum(label_logprob(hidden, head, labels, mask=kept, chunk_size=4))
+        return jnp.sum(label_logprob(hidden, head, labels, mask=live, chunk_size=4))
 
     pulled = jax.grad(total, (0, 1))
     assert not any(np.any(g) for g in pulled(hidden, head))

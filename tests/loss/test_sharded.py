@@ -27,10 +27,10 @@ def _sharded(name, layout, **hyper):
     return jax.jit(pulled, compiler_options=quicker())
 
 
-def _assert_same(made, wanted):
+def _assert_same(actual, reference):
     """All leaves to the rounding of sums in another order."""
-    (loss, metrics), pulls = made
-    (expected, statistics), gradients = wanted
+    (loss, metrics), pulls = actual
+    (expected, statistics), gradients = reference
     np.testing.assert_allclose(loss, expected, rtol=1e-12, atol=1e-15)
     assert metrics.keys() == statistics.keys()
     for key, value in statistics.items():
@@ -66,9 +66,11 @@ def test_a_frozen_head_leaves_all_else_as_it_is(layout: str):
     with jax.enable_x64(True):
         inputs = loss_problems.problem("float64", "holes", 3)
         sharded = _sharded("target_sft", layout, head_gradient=False)
-        made, (d_hidden, d_head) = sharded(*inputs)
-        wanted, pulls = loss_problems.compiled(method_cases.Case("target_sft"))(*inputs)
-        _assert_same((made, (d_hidden,)), (wanted, pulls[:1]))
+        actual, (d_hidden, d_head) = sharded(*inputs)
+        reference, pulls = loss_problems.compiled(method_cases.Case("target_sft"))(
+            *inputs
+        )
+        _assert_same((actual, (d_hidden,)), (reference, pulls[:1]))
         assert not np.any(d_head)
 
 
@@ -76,10 +78,10 @@ def test_value_alone_and_weights_of_zero():
     options = {"layout": layout_of("fsdp groups")}
     for mask in ("holes", "none"):
         hidden, head, labels, arguments = loss_problems.problem("float32", mask)
-        given = ("target_sft", hidden, head, labels)
-        loss, metrics = fused_loss(*given, **arguments, **options)
-        wanted, statistics = fused_loss(*given, **arguments)
-        np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+        tensors = ("target_sft", hidden, head, labels)
+        loss, metrics = fused_loss(*tensors, **arguments, **options)
+        reference, statistics = fused_loss(*tensors, **arguments)
+        np.testing.assert_allclose(loss, reference, rtol=1e-5)
         for key, value in statistics.items():
             np.testing.assert_allclose(metrics[key], value, rtol=1e-5, atol=1e-7)
         if mask == "none":
@@ -89,20 +91,20 @@ def test_value_alone_and_weights_of_zero():
 def test_a_users_loss_is_spread_too():
     def scaled(logits, labels, *, boost, factor):
         log_p = jax.nn.log_softmax(logits)
-        own = jnp.take_along_axis(log_p, labels[:, None], -1)[:, 0]
-        return -factor * boost * own
+        log_p_y = jnp.take_along_axis(log_p, labels[:, None], -1)[:, 0]
+        return -factor * boost * log_p_y
 
     with jax.enable_x64(True):
         hidden, head, labels, arguments = loss_problems.problem("float64", "holes")
         boost = np.linspace(1, 2, labels.size).reshape(labels.shape)
-        given = {"weights": arguments["weights"], "boost": boost}
+        tensors = {"weights": arguments["weights"], "boost": boost}
         sharded = _sharded(scaled, "fsdp groups", factor=1.5)
 
         def plain(hidden, head):
-            return fused_loss(scaled, hidden, head, labels, **given, factor=1.5)
+            return fused_loss(scaled, hidden, head, labels, **tensors, factor=1.5)
 
         _assert_same(
-            sharded(hidden, head, labels, given),
+            sharded(hidden, head, labels, tensors),
             jax.value_and_grad(plain, (0, 1), has_aux=True)(hidden, head),
         )
 
@@ -114,7 +116,7 @@ def _computations(hlo: str) -> dict[str, str]:
 
 
 def _in_loops(hlo: str) -> str:
-    """The text of all computations that a while loop reaches, loops excluded none."""
+    """The text of all computations that a while loop reaches, nested loops included."""
     bodies = _computations(hlo)
     todo = re.findall(r"(?:body|condition)=%?([\w.\-]+)", hlo)
     seen: set[str] = set()
@@ -146,14 +148,14 @@ def _text(layout, name="target_sft"):
         return place(head, P(None, where.stored(head.shape[1])))
 
     states, other = arguments["teacher"]
-    given = {"weights": rows(arguments["weights"])}
+    tensors = {"weights": rows(arguments["weights"])}
     if name == "target_sft":
-        given["teacher"] = (rows(states), stored(other))
+        tensors["teacher"] = (rows(states), stored(other))
     if name == "kl":
-        given["reference"] = (rows(states), stored(other))
+        tensors["reference"] = (rows(states), stored(other))
     sharded = _sharded(name, layout)
     return (
-        sharded.lower(rows(hidden), stored(head), rows(labels), given)
+        sharded.lower(rows(hidden), stored(head), rows(labels), tensors)
         .compile()
         .as_text()
     )

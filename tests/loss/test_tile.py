@@ -48,7 +48,7 @@ def _entries(rows):
         yield f"T of {mix}", rows.alternative(mix).probabilities
 
 
-# All mixes in the one all-gather, some of them, and each in one of its own.
+# All mixes in the one all-gather, some of them, or none.
 @pytest.mark.parametrize(
     "gathered", [MIXES, MIXES[:2], ()], ids=["all", "some", "none"]
 )
@@ -63,7 +63,7 @@ def test_split_columns_have_the_statistics_of_full_rows(gathered):
         return dict(_statistics(rows)), dict(_entries(rows))
 
     with jax.enable_x64(True):
-        # What stands in the padding must not matter.
+        # Values in the padding must not matter.
         wide = [
             np.pad(x, ((0, 0), (0, 3)), constant_values=7.0) for x in (logits, other)
         ]

@@ -9,6 +9,7 @@ import pytest
 
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.layer_leaf import LayerLeaf
 from targetsft_jax.models.lora import Lora
 
 CONFIG = DecoderConfig(
@@ -155,3 +156,9 @@ def test_what_cannot_be_adapted_is_refused():
     with pytest.raises(ValueError, match="layers.attention.v is 32 x 16") as e:
         lora.init_adapters(CONFIG, Lora(17, 1.0, ("q", "v")), KEY)
     assert "lora.rank is 17" in str(e.value) and "at most 16" in str(e.value)
+
+
+def test_merged_kernels_are_layer_leaves():
+    kernel = jnp.ones((2, 4, 3))
+    merged = lora.Merged(kernel, kernel[..., :1], kernel[:, :1], 0.5, kernel.dtype)
+    assert isinstance(merged, LayerLeaf) and merged.shape == (2, 4, 3)

@@ -1,14 +1,27 @@
-"""The plan command from end to end: a report, and an exit code that scripts can use."""
+"""Plans against arithmetic by hand: memory parts, traffic, roofline, failures."""
 
 import importlib.util
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import pytest
 
-from targetsft_jax.plan import main
-from targetsft_jax.planning.topology import TopologyError, parse_topology
+from targetsft_jax.config.load import load
+from targetsft_jax.planning.chips import CHIPS, GIB
+from targetsft_jax.planning.flops import step_flops
+from targetsft_jax.planning.hlo import Program, Shape
+from targetsft_jax.planning.hlo.collectives import Collective
+from targetsft_jax.planning.hlo.loops import Loop
+from targetsft_jax.planning.plan import (
+    Traffic,
+    _compile,
+    _max_loss_chunks,
+    _traffic,
+    make_plan,
+)
+from targetsft_jax.planning.rendering import lines
+from targetsft_jax.planning.topology import get_topology
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ["--config", str(ROOT / "configs" / "quickstart.yaml")]
@@ -18,162 +31,182 @@ needs_libtpu = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def started():
-    """Jax has its eight CPU devices before the command could ask for others."""
-    assert len(jax.devices()) == 8
+@pytest.fixture(scope="module")
+def sharded():
+    """The quickstart on eight CPU devices, parameters over four of them."""
+    config = load([*QUICKSTART, "--mesh.data", "2", "--mesh.fsdp", "4"])
+    return make_plan(config, get_topology("cpu:8"))
 
 
-def _architecture(folder: Path, **changes) -> str:
-    folder.mkdir()
-    shape = {
-        "model_type": "qwen2",
-        "vocab_size": 512,
-        "hidden_size": 256,
-        "intermediate_size": 512,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "tie_word_embeddings": True,
-    }
-    (folder / "config.json").write_text(json.dumps(shape | changes))
-    return str(folder)
+def test_arguments_add_up(sharded):
+    parts = {part.name: part.gib for part in sharded.parts}
+    # Parameters, moments and the teacher are split over the 4 devices of fsdp.
+    student = parts["student parameters"]
+    assert parts["AdamW moments"] == pytest.approx(2 * student, rel=1e-3)
+    names = ("student parameters", "AdamW moments", "teacher parameters", "batch")
+    total = sum(parts[name] for name in names)
+    assert total == pytest.approx(sharded.memory.arguments, rel=1e-3)
+    assert 0 < sharded.memory.arguments < sharded.memory.peak
+    assert [part.gib for part in sharded.parts] == sorted(parts.values(), reverse=True)
 
 
-def test_a_plan_on_virtual_devices(tmp_path, capsys):
-    given = ["--topology", "cpu:8", "--mesh.data", "2", "--mesh.fsdp", "4"]
-    path = tmp_path / "plan.json"
-    assert main([*QUICKSTART, *given, "--json", str(path)]) == 0
-    said = capsys.readouterr().out
-    for part in (
-        "topology  cpu:8: 8 x cpu, mesh data 2, fsdp 4, tensor 1",
-        "264 in the vocabulary: the built models' tokenizer",
-        "24 rows of 48 tokens in 1 micro-batch",
-        "all-gather",
-        "its capacity is unknown",
-    ):
-        assert part in said
-    found = json.loads(path.read_text())
-    assert found["fits"] and found["devices"] == 8
-    assert found["tokens_per_step"] == 24 * 48
-    assert found["roofline_seconds"] is None
-    memory = found["gib_per_device"]
-    assert 0 < memory["arguments"] < memory["peak"]
-    # Parameters, moments and the teacher, split over the 4 devices of fsdp.
-    student = memory["parts"]["student parameters"]
-    assert memory["parts"]["AdamW moments"] == pytest.approx(2 * student, rel=1e-3)
-    parts = ("student parameters", "AdamW moments", "teacher parameters", "batch")
-    whole = sum(memory["parts"][name] for name in parts)
-    assert whole == pytest.approx(memory["arguments"], rel=1e-3)
-    assert found["collectives_per_device_and_step"]["all-gather"]["bytes"] > 0
-
-
-def test_a_plan_over_adapters(tmp_path, capsys):
-    """ASFT's reference is the base: one model, and moments of adapters alone."""
-    student = _architecture(tmp_path / "student", hidden_size=64, intermediate_size=96)
-    given = [
-        *("--topology", "cpu:8", "--mesh.data", "4", "--mesh.tensor", "2"),
-        *("--student.path", student, "--target.name", "asft", "--lora.rank", "8"),
-        *("--target.eta", "null", "--student.build", "null", "--compare", "[]"),
-        *("--student.dtype", "bfloat16", "--lora.targets", "[q, v]"),
-    ]
-    path = tmp_path / "plan.json"
-    assert main([*QUICKSTART, *given, "--json", str(path)]) == 0
-    # q is 64 x 64 and v 64 x 32, in two layers of rank 8.
-    numbers = 2 * 8 * (128 + 96)
-    said = capsys.readouterr().out
-    assert f"lora rank 8, alpha 32 on q, v: {numbers:,} of 9" in said
-    found = json.loads(path.read_text())
-    assert found["trained_parameters"] == numbers
-    held = {name: gib * 2**30 for name, gib in found["gib_per_device"]["parts"].items()}
-    assert not [name for name in held if name.startswith(("reference", "student"))]
-    # A is whole where its kernel is split by columns, which are B's.
-    adapters = 4 * 2 * 8 * (64 + 64 / 2 + 64 + 32 / 2)
-    assert held["adapters"] == pytest.approx(adapters)
-    assert held["AdamW moments"] == pytest.approx(2 * adapters, rel=1e-2)
-    base = 2 * (512 * 64 + 2 * (64 * (64 + 64) + 64 * 64 + 3 * 64 * 96)) / 2
-    assert held["base parameters"] == pytest.approx(base, rel=0.02)
-
-
-def test_what_does_not_fit_is_said_with_a_remedy(capsys):
-    assert main([*QUICKSTART, "--topology", "cpu:8", "--capacity", "0.01"]) == 3
-    said = capsys.readouterr().out
-    assert "does not fit" in said and "GiB too much; the three largest" in said
-    assert (
-        said.split("three largest parts\n")[1].split("what to change")[0].count("GiB")
-        == 3
+def test_a_device_computes_its_share_of_the_flops(sharded):
+    """An eighth of the count for all tokens, in the layers and in the loss."""
+    spec, program = sharded.step.spec, sharded.cost.program
+    flops = step_flops(
+        spec.student,
+        spec.frozen.values(),
+        length=48,
+        vocabulary=spec.vocab_size,
+        # Scores are computed for the full square of a row.
+        mean_context=48,
     )
-    for key in ("train.remat full", "train.accumulation_steps 2", "mesh.fsdp 8"):
-        assert key in said
+    # The loss alone is in a loop without a known trip count; here it is one chunk.
+    loss = sum(dot.flops for dot in program.dots if dot.trips is None)
+    assert loss == pytest.approx(flops.heads * 24 * 48 / 8)
+    layers = flops.student + flops.frozen
+    assert program.flops - loss == pytest.approx(layers * 24 * 48 / 8)
+
+
+def test_an_unknown_capacity_refuses_nothing(sharded):
+    assert sharded.memory.capacity is None and sharded.memory.fits
+    assert sharded.advice == ()
+    assert sharded.roofline is None and sharded.mfu_bound is None
+    assert sharded.tokens_per_step == 24 * 48
+
+
+def test_collectives_add_up_by_kind():
+    """Counts and bytes per step; a loop without a known trip count runs 5 times."""
+
+    def reduce(*trips):
+        loops = tuple(Loop(f"while.{n}", count) for n, count in enumerate(trips))
+        shape = (Shape("f32", (8,)),)
+        return Collective("sum", loops, "", "all-reduce", shape, shape, 4)
+
+    gather = replace(reduce(), kind="all-gather")
+    program = Program((reduce(), reduce(3, None), gather), (), ())
+    each = 2 * 3 * 32 // 4
+    assert _traffic(program, 5) == {
+        "all-gather": Traffic(1, 3 * 32),
+        "all-reduce": Traffic(1 + 15, 16 * each),
+    }
+
+
+@pytest.mark.parametrize("chunk, count", [(512, 1), (144, 1), (143, 2), (16, 9)])
+def test_the_loss_has_a_chunk_for_all_tokens_of_a_device(sharded, chunk, count):
+    # 24 rows of 48 tokens over 8 devices: 144 tokens.
+    spec = replace(sharded.step.spec, loss_chunk=chunk)
+    assert _max_loss_chunks(replace(sharded.step, spec=spec)) == count
+
+
+def test_hbm_traffic_is_arguments_and_all_written_arrays(sharded):
+    program, arguments = sharded.cost.program, sharded.memory.arguments * GIB
+    written = sum(array.written * array.times() for array in program.buffers)
+    expected = 2 * (arguments + written)
+    assert sharded.cost.hbm_bytes == pytest.approx(expected, abs=1)
+
+
+def test_a_plan_over_adapters(tmp_path, write_architecture):
+    """ASFT's reference is the base: one model, and moments of adapters alone."""
+    student = write_architecture(
+        tmp_path / "student", hidden_size=64, intermediate_size=96
+    )
+    config = load(
+        [
+            *("--mesh.data", "4", "--mesh.tensor", "2"),
+            *("--student.path", student, "--target.name", "asft", "--lora.rank", "8"),
+            *("--student.dtype", "bfloat16", "--lora.targets", "[q, v]"),
+            *("--data.max_length", "48", "--train.batch_size", "24"),
+        ]
+    )
+    plan = make_plan(config, get_topology("cpu:8"))
+    bytes_of = {part.name: part.gib * GIB for part in plan.parts}
+    assert not [name for name in bytes_of if name.startswith(("reference", "student"))]
+    # q is 64 x 64 and v 64 x 32, in two layers of rank 8. A is replicated where its
+    # kernel is split by columns, which are B's.
+    adapters = 4 * 2 * 8 * (64 + 64 / 2 + 64 + 32 / 2)
+    assert bytes_of["adapters"] == pytest.approx(adapters)
+    assert bytes_of["AdamW moments"] == pytest.approx(2 * adapters, rel=1e-2)
+    base = 2 * (512 * 64 + 2 * (64 * (64 + 64) + 64 * 64 + 3 * 64 * 96)) / 2
+    assert bytes_of["base parameters"] == pytest.approx(base, rel=0.02)
+    trained = sum(leaf.size for leaf in jax.tree.leaves(plan.step.state.params))
+    assert trained == 2 * 8 * (128 + 96)
+
+
+class Lowered:
+    """A program whose compilation fails."""
+
+    def __init__(self, message):
+        self.message = message
+
+    def compile(self):
+        raise jax.errors.JaxRuntimeError(self.message)
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    "message, gib",
     [
-        (["--topology", "v5e-16"], "expected cpu:N, or a generation and its bounds"),
-        (["--topology", "cpu:2x2"], "expected cpu:N, such as cpu:8"),
-        (["--topology", "cpu:8", "--num-slices", "2"], "cpu:N is one slice"),
-        (["--topology", "cpu:8", "--train.remat", "ful"], "train.remat is 'ful'"),
-        (["--topology", "cpu:8", "--train.batch_size", "3"], "does not divide"),
+        ("RESOURCE_EXHAUSTED: (512.0M) exceeds available memory (15.75G)", 0.5),
+        ("RESOURCE_EXHAUSTED: Ran out of memory. Used 20.5G of 15.75G hbm.", 20.5),
+        ("RESOURCE_EXHAUSTED: Ran out of memory. Used 1.25T of 15.75G hbm.", 1280),
     ],
 )
-def test_bad_input_is_refused(arguments, said, capsys):
-    assert main([*QUICKSTART, *arguments]) == 2
-    assert said in capsys.readouterr().err
+def test_out_of_memory_errors_state_the_size(message, gib):
+    assert _compile(Lowered(message)) == (None, gib)
 
 
-def test_names_of_topologies():
-    assert parse_topology("v5p:2x2x4") == ("v5p", (2, 2, 4))
-    assert parse_topology("cpu:8") == ("cpu", (8,))
-    for wrong in ("v5e", "v9:2x2", "v5e:0x4", "cpu:", "v5e:4*4"):
-        with pytest.raises(TopologyError):
-            parse_topology(wrong)
-
-
-def test_without_the_tpu_compiler_the_remedy_is_said(monkeypatch, capsys):
-    real = importlib.util.find_spec
-
-    def without(name, package=None):
-        return None if name == "libtpu" else real(name, package)
-
-    monkeypatch.setattr(importlib.util, "find_spec", without)
-    assert main([*QUICKSTART, "--topology", "v5e:2x4"]) == 1
-    assert 'pip install -e ".[tpu]"' in capsys.readouterr().err
+@pytest.mark.parametrize("message", ["INTERNAL: no", "RESOURCE_EXHAUSTED: no size"])
+def test_other_compiler_errors_are_failures(message):
+    with pytest.raises(ValueError, match=f"XLA did not compile the step: {message}"):
+        _compile(Lowered(message))
 
 
 @needs_libtpu
 @pytest.mark.slow
-def test_a_plan_for_a_tpu_that_is_not_here(tmp_path, capsys):
+def test_a_plan_for_an_absent_tpu(tmp_path, write_architecture):
     """Only config.json is read: there are no weights, and no tokenizer."""
-    student = _architecture(tmp_path / "student")
-    teacher = _architecture(tmp_path / "teacher", vocab_size=640, hidden_size=384)
-    given = [
-        *("--topology", "v5e:2x4", "--mesh.data", "1", "--mesh.fsdp", "-1"),
-        *("--student.path", student, "--teacher.path", teacher),
-        *("--data.max_length", "256", "--train.batch_size", "8"),
-        *("--train.remat", "full", "--json", str(tmp_path / "plan.json")),
-    ]
-    assert main(given) == 0
-    said = capsys.readouterr().out
-    assert "8 x TPU v5 lite, mesh data 1, fsdp 8, tensor 1" in said
-    assert "512 in the vocabulary: the smallest vocab_size" in said
-    # The devices decide, not the host: bfloat16 and the TPU's own kernel.
-    assert "splash attention" in said and "computed in bfloat16" in said
-    assert "fits: 15." in said
-    found = json.loads((tmp_path / "plan.json").read_text())
-    assert found["gib_per_device"]["capacity"] == 15.75
-    assert 0 < found["mfu_bound"] < 1
-    assert found["roofline_seconds"]["step"] > 0
+    student = write_architecture(tmp_path / "student")
+    teacher = write_architecture(tmp_path / "teacher", vocab_size=640, hidden_size=384)
+    config = load(
+        [
+            *("--mesh.data", "1", "--mesh.fsdp", "-1"),
+            *("--student.path", student, "--teacher.path", teacher),
+            *("--data.max_length", "256", "--train.batch_size", "8"),
+            *("--train.remat", "full"),
+        ]
+    )
+    plan = make_plan(config, get_topology("v5e:2x4"))
+    assert plan.step.mesh.shape == {"data": 1, "fsdp": 8, "tensor": 1}
+    assert plan.memory.capacity == 15.75 and plan.memory.fits
+    report = "\n".join(lines(plan))
+    assert "512 in the vocabulary: the smallest vocab_size" in report
+    # The devices decide, not the host: bfloat16 and the TPU's kernel.
+    assert "splash attention" in report and "computed in bfloat16" in report
+    assert "8 x TPU v5 lite" in report and "fits: 15." in report
+    chip, roofline = CHIPS["v5e"], plan.roofline
+    executed = plan.flops.executed * 8 * 256 / 8
+    assert roofline.compute == pytest.approx(executed / chip.flops)
+    assert roofline.hbm == pytest.approx(plan.cost.hbm_bytes / chip.hbm_bandwidth)
+    sent = sum(traffic.bytes for traffic in plan.cost.traffic.values())
+    assert roofline.ici == pytest.approx(sent / chip.ici_bandwidth)
+    model = plan.flops.model * 8 * 256 / 8
+    assert plan.mfu_bound == pytest.approx(model / chip.flops / roofline.seconds)
+    assert 0 < plan.mfu_bound < 1
 
 
 @needs_libtpu
-def test_the_compiler_s_own_refusal_is_read(tmp_path, capsys):
-    huge = _architecture(tmp_path / "huge", hidden_size=16384, num_hidden_layers=40)
-    given = [
-        *("--topology", "v5e:1x1", "--student.path", huge, "--target.name", "sft"),
-        *("--data.max_length", "256", "--train.batch_size", "1", "--mesh.data", "1"),
-    ]
-    assert main(given) == 3
-    said = capsys.readouterr().out
-    assert "reported by the out-of-memory error" in said
-    assert "GiB  AdamW moments" in said and "a larger topology" in said
+def test_the_compiler_s_out_of_memory_error_is_a_plan(tmp_path, write_architecture):
+    student = write_architecture(
+        tmp_path / "huge", hidden_size=16384, num_hidden_layers=40
+    )
+    config = load(
+        [
+            *("--student.path", student, "--target.name", "sft"),
+            *("--data.max_length", "256", "--train.batch_size", "1"),
+        ]
+    )
+    plan = make_plan(config, get_topology("v5e:1x1"))
+    assert plan.cost is None and plan.memory.peak is None
+    assert not plan.memory.fits and plan.memory.needed > plan.memory.arguments > 100
+    assert plan.parts[0].name == "AdamW moments"
+    assert [line for line in plan.advice if line.startswith("a larger topology")]

@@ -94,16 +94,16 @@ def test_a_file_in_which_all_rows_stay_is_not_written(tmp_path):
 
 
 class _SmallDisk:
-    """A file that takes so many bytes and then has no room."""
+    """A file that runs out of space after so many bytes."""
 
-    def __init__(self, file, room):
-        self.file, self.room = file, room
+    def __init__(self, file, space):
+        self.file, self.space = file, space
 
     def write(self, content):
-        if not self.room:
+        if not self.space:
             raise OSError(errno.ENOSPC, "No space left on device")
-        written = self.file.write(content[: self.room])
-        self.room -= written
+        written = self.file.write(content[: self.space])
+        self.space -= written
         return written
 
     def close(self):
@@ -111,17 +111,17 @@ class _SmallDisk:
 
 
 @pytest.mark.parametrize("size", [10, 20_000])
-@pytest.mark.parametrize("room", [0, 1, 25])
-def test_a_full_disk_loses_no_row_and_doubles_none(tmp_path, size, room):
+@pytest.mark.parametrize("space", [0, 1, 25])
+def test_a_full_disk_loses_no_row_and_doubles_none(tmp_path, size, space):
     """Rows of any size, also larger than the buffers of Python's files."""
     path = tmp_path / "rows.jsonl"
     rows = [{"step": n, "text": "x" * size} for n in range(3)]
     writer = jsonl.Writer(path)
-    disk = writer._file = _SmallDisk(writer._file, room)
+    disk = writer._file = _SmallDisk(writer._file, space)
     for row in rows[:2]:
         with pytest.raises(OSError, match="No space"):
             writer.append(row)
-    disk.room = 10**9
+    disk.space = 10**9
     writer.append(rows[2])
     writer.close()
     assert jsonl.read(path) == rows

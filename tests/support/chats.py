@@ -78,7 +78,7 @@ def record(*contents, system=None, **columns):
 
 
 def trained(example, tokenizer):
-    """The trained stretches as text."""
+    """The trained runs of tokens as text."""
     pieces, inside = [], False
     for token, on in zip(example.tokens, example.loss_mask):
         if on and not inside:

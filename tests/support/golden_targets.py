@@ -6,7 +6,7 @@ writes the file. Nothing here imports the package: losses are the papers' formul
 after another, and their logit gradients are derived by hand. The committed file is
 older: torch computed it from the official implementations, with gradients by autograd.
 Inputs agree to the bit, and values to a few roundings of the terms that they are sums
-of (`test_the_file_is_what_its_maker_makes`).
+of (`test_the_file_equals_its_maker`).
 
     loss__NAME      [N]      the published per-token loss
     grad__NAME      [N, V]   its gradient in the logits

@@ -1,4 +1,4 @@
-"""One small problem for all tests of the loss: hidden states, heads and columns."""
+"""Small problems for tests of the loss: hidden states, heads and columns."""
 
 from functools import lru_cache
 from typing import Any
@@ -21,13 +21,13 @@ def weights(mask: str, dtype: Any = np.float32) -> np.ndarray:
     """[B, L]: uneven weights, 0 outside the mask."""
     rng = np.random.default_rng(3)
     uneven = rng.uniform(0.2, 1.0, (B, L)) / (B * L)
-    kept = {
+    masks = {
         "all": np.ones((B, L)),
         "none": np.zeros((B, L)),
         "prefix": np.arange(L) < np.arange(1, B + 1)[:, None] // 2,
         "holes": rng.uniform(size=(B, L)) > 0.3,
     }[mask]
-    return (uneven * kept).astype(dtype)
+    return (uneven * masks).astype(dtype)
 
 
 def problem(
@@ -68,12 +68,12 @@ def cut(arguments: dict[str, Any], rows: int) -> dict[str, Any]:
 def compiled(case: method_cases.Case, chunk: int = 7, real: int | None = None) -> Any:
     """(hidden, head, labels, arguments) -> (loss, metrics), (∂hidden, ∂head).
 
-    One jit for all tests, and `quicker`: a compilation is most of what a test costs.
+    One jit for all tests, with `quicker`: compilation dominates the cost of a test.
     """
 
     def loss(hidden: Any, head: Any, labels: Any, arguments: Any) -> Any:
         options = {"chunk_size": chunk, "vocab_size": real, **case.hyper}
         return fused_loss(case.name, hidden, head, labels, **arguments, **options)
 
-    pulled = jax.value_and_grad(loss, (0, 1), has_aux=True)
-    return jax.jit(pulled, compiler_options=quicker())
+    gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)
+    return jax.jit(gradients, compiler_options=quicker())

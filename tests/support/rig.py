@@ -21,6 +21,7 @@ from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel.mesh import make_mesh, rows_over
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.targets.api import get_method, hyper_parameters
+from targetsft_jax.targets.inputs import column_names
 from targetsft_jax.targets.policies import FROM_DATA
 from targetsft_jax.training.fit import Fitted, Start, TrainingData, fit
 from targetsft_jax.training.micro_batch import BASE, Numerics, StepSpec
@@ -135,28 +136,30 @@ def micro(parts: int, rows: dict | None = None) -> dict:
 def examples() -> list[dict]:
     """Eight examples of 5 to 12 tokens with 1 to 9 targets: arrays by name, [length].
 
-    With a value of every per-token input that a method may read.
+    With a value of every column that a method may read.
     """
     rng = np.random.default_rng(6)
-    made = []
+    examples = []
     for number in range(8):
         length, targets = 5 + number, [1, 4, 2, 7, 3, 6, 1, 9][number]
         tokens = rng.integers(0, 256, length)
         mask = np.arange(length) >= length - 1 - targets
         mask[-1] = False
-        made.append(
-            {
-                "tokens": tokens,
-                "labels": np.where(mask, np.roll(tokens, -1), 0),
-                "loss_mask": mask,
-                "segment_ids": np.ones(length),
-                "positions": np.arange(length),
-                "trajectory_weight": np.full(length, rng.uniform(0.2, 2)),
-                "critical_mask": rng.uniform(size=length) < 0.5,
-                "old_logprob": -rng.exponential(4, length),
-            }
-        )
-    return made
+        example = {
+            "tokens": tokens,
+            "labels": np.where(mask, np.roll(tokens, -1), 0),
+            "loss_mask": mask,
+            "segment_ids": np.ones(length),
+            "positions": np.arange(length),
+            "trajectory_weight": np.full(length, rng.uniform(0.2, 2)),
+            "critical_mask": rng.uniform(size=length) < 0.5,
+            "old_logprob": -rng.exponential(4, length),
+        }
+        for name in column_names():
+            if name not in example:
+                example[name] = rng.uniform(size=length)
+        examples.append(example)
+    return examples
 
 
 def laid_out(layout: list, parts: int, rows: int, length: int) -> dict:

@@ -1,4 +1,4 @@
-"""What the functional API refuses, and in which words; and what it accepts."""
+"""Refusals of the functional API, with their messages, and accepted arguments."""
 
 import jax
 import jax.numpy as jnp
@@ -32,14 +32,14 @@ def test_unknown_hyper_parameter_names_the_method(function, name: str):
 @pytest.mark.parametrize("name", NEEDY)
 def test_missing_input_names_method_and_input(function, name: str):
     (needed,) = METHODS[name].inputs(**METHODS[name].defaults)
-    for given in ({}, {needed: None}):
+    for absent in ({}, {needed: None}):
         with pytest.raises(ValueError, match=f"{name}.*needs {needed}"):
-            function(name, LOGITS, LABELS, **given)
+            function(name, LOGITS, LABELS, **absent)
 
 
 @both
 @pytest.mark.parametrize("wrong", [-1, 4, -100])
-def test_label_outside_the_vocabulary_is_named_with_its_place(function, wrong: int):
+def test_label_outside_the_vocabulary_is_named_with_its_index(function, wrong: int):
     labels = LABELS.copy()
     labels[1, 2] = wrong
     with pytest.raises(ValueError, match=rf"label {wrong} at index \(1, 2\).*\[0, 4\)"):
@@ -47,7 +47,7 @@ def test_label_outside_the_vocabulary_is_named_with_its_place(function, wrong: i
 
 
 def test_label_outside_under_jit_is_finite_with_probability_zero():
-    """Values cannot be seen there: such a row must at least not spread NaN."""
+    """Values are unknown there: such a row must at least not spread NaN."""
     labels = np.where(LABELS == 3, -100, LABELS)
     g = jax.jit(lambda y: target("dft", LOGITS, y).logit_gradient())(labels)
     assert np.isfinite(g).all()
@@ -72,7 +72,7 @@ def test_shapes_and_dtypes_that_do_not_fit(function):
 
 
 @both
-def test_values_that_no_method_has(function):
+def test_values_outside_of_every_method(function):
     teacher = {"teacher_logits": LOGITS}
     for pattern, name, arguments in (
         ("gem: variant is 'cubic'", "gem", {"variant": "cubic"}),
@@ -92,7 +92,7 @@ def test_values_that_no_method_has(function):
             function(name, LOGITS, LABELS, **arguments)
 
 
-def test_a_target_without_alternative_or_rows_says_so():
+def test_a_target_without_alternative_or_rows_raises():
     with pytest.raises(ValueError, match="label pull only"):
         _ = target("sft", LOGITS, LABELS).alternative
     with pytest.raises(ValueError, match="not bound"):
@@ -138,7 +138,7 @@ def test_integer_labels_of_any_width():
 
 
 def test_induced_target_of_any_loss():
-    """Focal loss, which is no method: Q from its derivative by hand."""
+    """Focal loss, which is not a method: Q from its derivative by hand."""
 
     def focal(logits):
         log_p = jax.nn.log_softmax(logits)

@@ -23,20 +23,20 @@ Arrays = dict[str, np.ndarray]
 
 
 def _load(path: Path, name: str) -> tuple[method_cases.Tile, Arrays]:
-    """A file's tile, with the trajectory weights that `name` was made with."""
+    """A file's tile, with the trajectory weights of `name`."""
     tile, data = method_cases.golden_tile(path)
     if name in method_cases.TRAJECTORY:
         log_p = jax.nn.log_softmax(jnp.asarray(data["logits"]))
-        own = log_p[jnp.arange(len(data["labels"])), data["labels"]]
-        logprob = own if name.endswith("_self") else data["q_logp"]
+        label_logp = log_p[jnp.arange(len(data["labels"])), data["labels"]]
+        logprob = label_logp if name.endswith("_self") else data["q_logp"]
         arguments = (logprob, data["ref_logp"], data["seg"])
         weight = trajectory_weight(*arguments, **method_cases.TRAJECTORY[name])
         tile["trajectory_weight"] = np.asarray(weight)
-    wanted = {key: data[f"{key}__{name}"] for key in ("loss", "grad", "negmass")}
-    return tile, wanted
+    expected = {key: data[f"{key}__{name}"] for key in ("loss", "grad", "negmass")}
+    return tile, expected
 
 
-def test_the_file_is_what_its_maker_makes():
+def test_the_file_equals_its_maker():
     """Inputs to the bit; values to 4 ulp of what is added up, at least of 1.
 
     Numpy here and torch in the file round exponentials and sums differently.
@@ -56,24 +56,24 @@ def test_the_file_is_what_its_maker_makes():
 
 
 def _compare(
-    name: str, tile: method_cases.Tile, wanted: Arrays, results: Arrays, dtype: str
+    name: str, tile: method_cases.Tile, expected: Arrays, results: Arrays, dtype: str
 ) -> None:
-    """Each quantity within the dtype's rounding of the terms that it is made of."""
+    """Each quantity within the dtype's rounding of its terms."""
     bound = method_cases.rounding(method_cases.GOLDEN[name], tile, dtype)
     scale = method_cases.scale(results)
     # Where a weight underflows, it is off by the smallest normal number.
     tiny = 4 * float(jnp.finfo(results["g"].dtype).tiny)
-    vocabulary = wanted["grad"].shape[-1]
+    vocabulary = expected["grad"].shape[-1]
     for key in ("g", "autodiff"):
-        error = np.abs(results[key][:, :vocabulary] - wanted["grad"]).max(-1)
+        error = np.abs(results[key][:, :vocabulary] - expected["grad"]).max(-1)
         np.testing.assert_array_less(error, bound * scale + tiny, err_msg=key)
         assert not results[key][:, vocabulary:].any(), "padding is pulled"
     # A value is a sum of weights times logarithms, which are as long as the row.
-    size = np.abs(wanted["loss"]) + scale * method_cases.largest(tile["logits"])
-    error = np.abs(results["value"] - wanted["loss"])
+    size = np.abs(expected["loss"]) + scale * method_cases.largest(tile["logits"])
+    error = np.abs(results["value"] - expected["loss"])
     np.testing.assert_array_less(error, bound * size + tiny)
     # Q = p − g has the rounding of p as well.
-    error = np.abs(results["negative_mass"] - wanted["negmass"])
+    error = np.abs(results["negative_mass"] - expected["negmass"])
     np.testing.assert_array_less(error, bound * (1 + scale) + tiny)
 
 
@@ -88,23 +88,23 @@ def _run(name: str, tile: method_cases.Tile, dtype: str) -> Arrays:
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", method_cases.GOLDEN)
-def test_own_vectors(name: str, dtype: str):
+def test_committed_vectors(name: str, dtype: str):
     with jax.enable_x64(dtype == "float64"):
-        golden, wanted = _load(method_cases.OWN_GOLDEN, name)
+        golden, expected = _load(method_cases.GOLDEN_FILE, name)
         count = len(golden["labels"])
-        # The hard rows follow, as in the other tests: operations compile once.
+        # Hard rows follow, as in other tests: each operation then compiles once.
         tile = {
             key: np.concatenate([golden[key], value[count:]])
             for key, value in method_cases.tile().items()
         }
         results = jax.tree.map(lambda x: x[:count], _run(name, tile, dtype))
-    _compare(name, golden, wanted, results, dtype)
+    _compare(name, golden, expected, results, dtype)
 
 
 @pytest.mark.parametrize("name", method_cases.GOLDEN)
-def test_own_vectors_in_bfloat16(name: str):
+def test_committed_vectors_in_bfloat16(name: str):
     case = method_cases.GOLDEN[name]
-    tile, wanted = _load(method_cases.OWN_GOLDEN, name)
+    tile, expected = _load(method_cases.GOLDEN_FILE, name)
     logits = jnp.asarray(tile["logits"], jnp.bfloat16)
     arguments = {**method_cases.inputs(case, tile, jnp.bfloat16), **case.hyper}
     value, pull = jax.vjp(
@@ -129,7 +129,7 @@ def test_own_vectors_in_bfloat16(name: str):
         "value": np.asarray(value),
         "negative_mass": np.asarray(q.negative_mass()),
     }
-    _compare(name, tile, wanted, results, "bfloat16")
+    _compare(name, tile, expected, results, "bfloat16")
 
 
 @pytest.mark.parametrize("name", method_cases.GOLDEN)
@@ -140,31 +140,31 @@ def test_shared_vectors(name: str, shared: Path):
     widest = max(tile["logits"].shape[-1] for tile, _ in loaded)
     count = sum(len(tile["labels"]) for tile, _ in loaded)
     if name == "ls_0.1":
-        # Smoothing alone spreads over all that it is given: the widest file only.
+        # Smoothing depends on the number of entries: the widest file only.
         loaded = [x for x in loaded if x[0]["logits"].shape[-1] == widest]
     padded = [_pad(tile, widest) for tile, _ in loaded]
     tile = {key: np.concatenate([x[key] for x in padded]) for key in padded[0]}
-    # Rows again until the shape is the same for all names: operations compile once.
+    # Rows repeat until the shape is equal for all names: operations compile once.
     tile = {key: np.take(x, range(count), 0, mode="wrap") for key, x in tile.items()}
     with jax.enable_x64(True):
         results = _run(name, tile, "float64")
     start = 0
-    for part, wanted in loaded:
+    for part, expected in loaded:
         rows = slice(start, start + len(part["labels"]))
         start = rows.stop
-        mine = {key: value[rows] for key, value in results.items()}
-        _compare(name, part, wanted, mine, "float64")
+        part_results = {key: value[rows] for key, value in results.items()}
+        _compare(name, part, expected, part_results, "float64")
 
 
 def test_not_detaching_the_target_is_another_method():
     """The vectors of Target-SFT without stop-gradient must not pass for it."""
-    tile, wanted = _load(method_cases.OWN_GOLDEN, "target_eta0.5_nodetach")
-    _, detached = _load(method_cases.OWN_GOLDEN, "target_eta0.5")
+    tile, expected = _load(method_cases.GOLDEN_FILE, "target_eta0.5_nodetach")
+    _, detached = _load(method_cases.GOLDEN_FILE, "target_eta0.5")
     with jax.enable_x64(True):
         results = _run("target_eta0.5", tile, "float64")
     _compare("target_eta0.5", tile, detached, results, "float64")
     with pytest.raises(AssertionError):
-        _compare("target_eta0.5", tile, wanted, results, "float64")
+        _compare("target_eta0.5", tile, expected, results, "float64")
 
 
 def _pad(source: method_cases.Tile, vocabulary: int) -> method_cases.Tile:

@@ -1,4 +1,4 @@
-"""What the papers say that methods become at the ends of their ranges.
+"""Limits of methods: what they become at the ends of their ranges, by the papers.
 
 And one example by hand, so that a sign or a factor cannot be wrong in both the code
 and the vectors.
@@ -15,7 +15,7 @@ from targetsft_jax import METHODS, objective, target
 @pytest.fixture(scope="module")
 def batch():
     """Ordinary rows in float64, as (logits, labels, all inputs)."""
-    golden, _ = method_cases.golden_tile(method_cases.OWN_GOLDEN)
+    golden, _ = method_cases.golden_tile(method_cases.GOLDEN_FILE)
     logits, labels = golden.pop("logits"), golden.pop("labels")
     with jax.enable_x64(True):
         yield logits, labels, golden
@@ -47,7 +47,7 @@ def test_by_hand():
     models = {"teacher_logits": np.log(teacher), "reference_logits": np.log(teacher)}
     spread = np.array([1, 0.5**0.5, 3**0.5])
     guided = np.array([0, 0.25, 0]) + 0.75 * spread / spread.sum()
-    wanted = {
+    expected = {
         ("dft",): [3 / 8, 7 / 16, 3 / 16],
         ("target_sft", "eta", 1.0): [3 / 32, 11 / 32, 18 / 32],
         ("target_sft", "eta", 0.5): guided,
@@ -57,11 +57,11 @@ def test_by_hand():
         ("label_smoothing", "smoothing", 0.3): [0.1, 0.8, 0.1],
     }
     with jax.enable_x64(True):
-        for (name, *pair), q in wanted.items():
+        for (name, *pair), q in expected.items():
             hyper = dict([pair]) if pair else {}
-            made = target(name, np.log(p), label, **models, **hyper)
-            _same(made.induced()[0], q)
-            _same(made.logit_gradient()[0], p[0] - q)
+            actual = target(name, np.log(p), label, **models, **hyper)
+            _same(actual.induced()[0], q)
+            _same(actual.logit_gradient()[0], p[0] - q)
         # Values: DFT 1/4 log 4; PSFT with r = 1/4 over 1/5 = 1.25 <= 1.28 is -r.
         _same(objective("dft", np.log(p), label), [np.log(4) / 4])
         old = np.log([0.2])
@@ -70,16 +70,16 @@ def test_by_hand():
         kl = (np.log(1 / 4) + np.log(1 / 2)) / 8 + 3 / 4 * np.log(3)
         value = objective("kl", np.log(p), label, **models, kl_weight=2.0)
         _same(value, [np.log(4) + 2 * kl])
-        made = target("kl", np.log(p), label, **models, kl_weight=1.0)
-        _same(made.negative_mass(), [3 / 8])
+        actual = target("kl", np.log(p), label, **models, kl_weight=1.0)
+        _same(actual.negative_mass(), [3 / 8])
         # Rescaled: (d + T)/2.
-        _same(made.rescaled()[0], [1 / 16, 9 / 16, 6 / 16])
-        assert not made.proper[0]
+        _same(actual.rescaled()[0], [1 / 16, 9 / 16, 6 / 16])
+        assert not actual.proper[0]
         # gamma = 1 determines no residual: T by convention, for every lambda, and not
         # the quotient of two rounding errors that (1 - a - b) + b leaves.
         for weight in (0.05, 0.1, 1.0):
-            made = target("kl", np.log(p), label, **models, kl_weight=weight)
-            _same(made.residual(), teacher)
+            actual = target("kl", np.log(p), label, **models, kl_weight=weight)
+            _same(actual.residual(), teacher)
         assert np.isnan(target("gem", np.log(p), label).rescaled()).all()
 
 
@@ -102,12 +102,12 @@ def test_target_sft_at_its_corners(batch):
 def test_methods_that_become_sft(batch):
     sft = _gradient(batch, "sft")
     log_p = np.asarray(jax.nn.log_softmax(batch[0]))
-    own = np.take_along_axis(log_p, batch[1][:, None], -1)[:, 0]
-    ones = np.ones(len(own))
+    label_logp = np.take_along_axis(log_p, batch[1][:, None], -1)[:, 0]
+    ones = np.ones(len(label_logp))
     for name, changes in {
         "alpha": {"alpha": 0.0},
         "gem": {"beta": 1.0},
-        "psft": {"old_logprob": own},
+        "psft": {"old_logprob": label_logp},
         "label_smoothing": {"smoothing": 0.0},
         "kl": {"kl_weight": 0.0},
         "kd_h": {"kd_weight": 0.0},
@@ -134,8 +134,8 @@ def test_methods_that_become_dft(batch):
     _same(asft - dft, kl - _gradient(batch, "sft"))
 
 
-def test_psft_keeps_the_ratio_at_its_clip_whole(batch):
-    """r = 1 + ε exactly: the rule is ≤, and a halved derivative would be another."""
+def test_psft_does_not_clip_a_ratio_at_its_clip(batch):
+    """r = 1 + ε exactly: the rule is ≤, and its derivative is not halved."""
     logits = np.log(np.array([[0.5, 0.25, 0.25]]))
     arguments = {"old_logprob": np.log([0.25]), "clip_epsilon": 0.0}
     q = target("psft", logits, np.array([1]), **arguments)
@@ -169,14 +169,14 @@ def test_other_composed_targets(batch):
     logits, labels, inputs = batch
     p = jax.nn.softmax(logits)
     reference = inputs["reference_logits"]
-    for residual, wanted in {
+    for residual, expected in {
         "tempered": jax.nn.softmax(logits / 0.7),
         "reference": jax.nn.softmax(reference),
         "guided_reference": jax.nn.softmax((logits + reference) / 2),
         "model": p,
     }.items():
         q = target("custom", logits, labels, **inputs, gamma=0.25, residual=residual)
-        _same(q.residual(), wanted)
+        _same(q.residual(), expected)
 
 
 def test_every_golden_case_is_a_method():

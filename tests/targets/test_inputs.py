@@ -34,7 +34,8 @@ def test_a_new_column_travels_from_a_row_to_the_method(value, tmp_path, monkeypa
     monkeypatch.setitem(inputs._TABLE, new.name, new)
     # Two letters and the end of the turn are trained.
     row = {"q": "é", "a": "xy", "patience": value}
-    dataset = prepare(_config(tmp_path / "rows.jsonl", [row]), byte_tokenizer())
+    config = _config(tmp_path / "rows.jsonl", [row])
+    dataset = prepare(config, byte_tokenizer()).train
     batch = dataset.take(np.arange(1))
     trained = batch["loss_mask"].astype(bool)
     np.testing.assert_array_equal(

@@ -1,6 +1,6 @@
 """Every registered method against the same properties, on ordinary and hard rows.
 
-`method_cases.CASES` comes from `METHODS`: a new method is tested by being registered.
+`method_cases.CASES` is derived from `METHODS`: a registered method is tested.
 """
 
 import inspect
@@ -23,7 +23,7 @@ ROWS = ["golden"] * 8 + method_cases.HARD_NAMES
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    """An own softmax, in long double."""
+    """Softmax in long double."""
     wide = logits.astype(np.longdouble)
     masses = np.exp(wide - wide.max(-1, keepdims=True))
     return masses / masses.sum(-1, keepdims=True)
@@ -45,7 +45,7 @@ def _p(dtype: str) -> np.ndarray:
 
 @every_dtype
 @every_case
-def test_gradient_is_finite_and_value_is_no_nan(case: method_cases.Case, dtype: str):
+def test_gradient_is_finite_and_value_is_not_nan(case: method_cases.Case, dtype: str):
     r = method_cases.evaluate(case, dtype)
     for key in ("g", "autodiff", "q", "a", "strength", "negative_mass"):
         finite = np.isfinite(r[key]).reshape(len(ROWS), -1).all(-1)
@@ -84,7 +84,7 @@ def test_closed_form_is_the_derivative_of_the_value(
 @every_case
 def test_gradient_sums_to_zero_and_target_to_one(case: method_cases.Case, dtype: str):
     r = method_cases.evaluate(case, dtype)
-    # Sums in long double, so that only the entries' own rounding is seen.
+    # Sums in long double, so that only the entries' rounding counts.
     g, q = r["g"].astype(np.longdouble), r["q"].astype(np.longdouble)
     eps = 8 * float(jnp.finfo(dtype).eps)
     _within(np.abs(g.sum(-1)), eps * method_cases.scale(r), dtype)
@@ -111,7 +111,7 @@ def test_target_is_label_and_residual(case: method_cases.Case, dtype: str):
     built = gamma * hit + (1 - gamma) * r["residual"]
     eps = float(jnp.finfo(dtype).eps)
     defined = np.abs(1 - r["a"]) > 4 * eps
-    # SFT+KL at γ = 1 has no residual: then only a distribution is asked for.
+    # SFT+KL at γ = 1 has no residual: then only its sum is checked.
     error = np.where(defined[:, None], np.abs(built - r["q"]), 0)
     _within(error, 16 * eps * (1 + method_cases.scale(r)), dtype)
     # A distribution or not, it sums to 1; but it is a quotient of what Q's rounding
@@ -124,7 +124,7 @@ def test_target_is_label_and_residual(case: method_cases.Case, dtype: str):
 
 @every_dtype
 @every_case
-def test_methods_called_proper_have_no_negative_mass(
+def test_methods_declared_proper_have_no_negative_mass(
     case: method_cases.Case, dtype: str
 ):
     r = method_cases.evaluate(case, dtype)
@@ -151,13 +151,13 @@ def test_jit_changes_rounding_only(name: str):
             return q.logit_gradient(), q.induced(), q.gamma, q.residual()
 
         values, pull = jax.vjp(value, logits)
-        made, leak = jax.vjp(outputs, logits)
-        (leaked,) = leak(jax.tree.map(jnp.ones_like, made))
-        found = induced_target(value, logits)
-        return values, *pull(jnp.ones_like(values)), *made[:2], found, leaked
+        results, leak = jax.vjp(outputs, logits)
+        (leaked,) = leak(jax.tree.map(jnp.ones_like, results))
+        induced_q = induced_target(value, logits)
+        return values, *pull(jnp.ones_like(values)), *results[:2], induced_q, leaked
 
     logits = jnp.asarray(method_cases.tile()["logits"], jnp.float32)
-    values, autodiff, g, q, found, leaked = run(
+    values, autodiff, g, q, induced_q, leaked = run(
         logits, method_cases.tile()["labels"], arrays
     )
     bound = method_cases.rounding(case, method_cases.tile(), "float32")
@@ -166,7 +166,7 @@ def test_jit_changes_rounding_only(name: str):
     _within(np.abs(np.asarray(autodiff) - eager["g"]), bound * scale, "float32")
     _within(np.abs(np.asarray(q) - eager["q"]), bound * (1 + scale), "float32")
     # The target of the loss as any other function is the same target.
-    _within(np.abs(np.asarray(found) - eager["q"]), bound * (1 + scale), "float32")
+    _within(np.abs(np.asarray(induced_q) - eager["q"]), bound * (1 + scale), "float32")
     finite = np.isfinite(eager["value"])
     np.testing.assert_array_equal(np.isfinite(values), finite)
     size = np.abs(eager["value"]) + scale * method_cases.largest(
@@ -174,7 +174,7 @@ def test_jit_changes_rounding_only(name: str):
     )
     error = np.abs(np.where(finite, values - eager["value"], 0))
     _within(error, bound * np.where(finite, size, 0), "float32")
-    # Nothing flows through a target to the logits that it was made from.
+    # Nothing flows through a target to the logits behind it.
     np.testing.assert_array_equal(leaked, 0)
 
 
@@ -192,8 +192,8 @@ def test_no_gradient_reaches_the_inputs(name: str):
         q = target(name, logits, tile["labels"], **{**arrays, **moving})
         return q.induced(), q.logit_gradient(), q.residual(), q.gamma
 
-    made, pull = jax.vjp(outputs, moving)
-    (leaked,) = pull(jax.tree.map(jnp.ones_like, made))
+    results, pull = jax.vjp(outputs, moving)
+    (leaked,) = pull(jax.tree.map(jnp.ones_like, results))
     for key, value in leaked.items():
         np.testing.assert_array_equal(value, 0, err_msg=key)
 
@@ -207,10 +207,10 @@ def test_leading_shapes(name: str):
     arrays |= method_cases.inputs(method_cases.Case(name), tile, "float32")
 
     def run(arrays):
-        given = dict(arrays)
-        given = (given.pop("logits"), given.pop("labels")), given
-        q = target(name, *given[0], **given[1])
-        value = objective(name, *given[0], **given[1])
+        tensors = dict(arrays)
+        tensors = (tensors.pop("logits"), tensors.pop("labels")), tensors
+        q = target(name, *tensors[0], **tensors[1])
+        value = objective(name, *tensors[0], **tensors[1])
         return q.logit_gradient(), q.induced(), q.negative_mass(), q.strength, value
 
     flat = run(arrays)
@@ -226,7 +226,7 @@ def test_leading_shapes(name: str):
 
 @every_method
 def test_registry_entry_is_consistent(name: str):
-    """What the table tells a reader is what the function does."""
+    """The texts of an entry agree with its function."""
     method = METHODS[name]
     needs = method.inputs(**method.defaults)
     signature = inspect.signature(method.build)
@@ -272,7 +272,7 @@ def test_every_variant_names_a_method():
 
 
 def test_a_new_method_is_tested_without_an_entry(monkeypatch):
-    """The promise of `method_cases`: inputs by name, defaults from the registry."""
+    """`method_cases` generates inputs by name and takes defaults from the registry."""
     new = Method(
         lambda rows, *, patience, factor: METHODS["sft"].build(rows),
         needs=("patience",),

@@ -1,4 +1,4 @@
-"""The corners where a plain formula loses all of its digits."""
+"""Accuracy where a plain formula loses all of its digits."""
 
 import math
 
@@ -77,13 +77,13 @@ def test_alpha_keeps_its_value_near_zero(alpha: float, log_odds: float):
 def test_alpha_keeps_its_derivative_where_the_weight_is_small(
     alpha: float, exponent: float
 ):
-    """∂/∂z_y = −p^α (1 − p): expm1's own derivative is 100 % off at p^α = e^-20."""
+    """∂/∂z_y = −p^α (1 − p): the derivative of expm1 is 100 % off at p^α = e^-20."""
     log_p = exponent / alpha
     log_odds = log_p - math.log(-math.expm1(log_p)) + math.log(1 + math.exp(-1))
     expected = math.exp(exponent) * math.expm1(log_p)
     logits = _row(log_odds).astype(np.float32)
     _, gradient = _value_and_gradient("alpha", logits, alpha=alpha)
-    # Roundings of the input, of log p and of α·log p, each of its own size.
+    # Roundings of the input, of log p and of α·log p, each relative to its size.
     rtol = (8 + 4 * abs(exponent) + alpha * abs(log_odds)) * 2.0**-24
     np.testing.assert_allclose(gradient[0, 0], expected, rtol=rtol)
 
@@ -91,7 +91,7 @@ def test_alpha_keeps_its_derivative_where_the_weight_is_small(
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("alpha", [-0.01, -0.3, -0.5, -1.0, -2.0, -10.0])
 def test_negative_alpha_stays_finite(alpha: float, dtype: str):
-    """p^α leaves the range of any float: the weight is held and the value goes on."""
+    """p^α leaves the range of any float: the weight is clamped, the value continues."""
     with jax.enable_x64(dtype == "float64"):
         for log_odds in (-10.0, -60.0, -200.0, -1e3, -1e5, -np.inf):
             logits = _row(log_odds).astype(dtype)
@@ -121,7 +121,7 @@ def test_ratio_of_probabilities_cannot_overflow():
         np.testing.assert_allclose(gradient, q.logit_gradient(), atol=1e-6)
 
 
-def test_guided_prior_of_disjoint_models_pulls_nowhere():
+def test_guided_prior_of_disjoint_models_has_no_pull():
     """No token has mass under both: the second pull is dropped, the first stays."""
     student = np.array([[0.0, 1.0, -np.inf]])
     teacher = np.array([[-np.inf, -np.inf, 0.0]])
@@ -140,11 +140,11 @@ def test_a_tempered_student_does_not_round_at_the_size_of_its_logits():
     plain = np.array([[0.5, -1.25, 2.0, 0.0]], np.float32)
     near = target("gem", plain, LABEL).logit_gradient()
     far = target("gem", plain + np.float32(2**15), LABEL).logit_gradient()
-    # Quarters are exact also beside 2^15, so that only our own rounding is left.
+    # Quarters are exact also next to 2^15, so only the function's rounding is left.
     np.testing.assert_allclose(far, near, rtol=0, atol=2e-7)
 
 
-def test_entropy_weight_sees_only_the_top_tokens():
+def test_entropy_weight_is_that_of_the_top_tokens():
     """H of the k largest, renormalised, over ln k; from the definition in NumPy."""
     rng = np.random.default_rng(1)
     logits, labels = rng.normal(size=(5, 40)) * 3, np.zeros(5, int)
@@ -155,8 +155,8 @@ def test_entropy_weight_sees_only_the_top_tokens():
             top = -np.sort(-logits, -1)[:, :k]
             p = np.exp(top) / np.exp(top).sum(-1, keepdims=True)
             share = -(p * np.log(p)).sum(-1) / math.log(k)
-            for given in (logits, wide):
-                gamma = target("eaft", given, labels, top_k=k).gamma
+            for tile in (logits, wide):
+                gamma = target("eaft", tile, labels, top_k=k).gamma
                 np.testing.assert_allclose(gamma, share, rtol=1e-13)
 
 

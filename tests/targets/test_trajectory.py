@@ -33,21 +33,21 @@ def test_equals_the_definition(mode: str, temperature: float):
             arguments = (mode, temperature, clip)
             wanted = _by_loop(LOGPROB, REFERENCE, SEGMENTS, counted, *arguments)
             options = dict(zip(("mode", "temperature", "clip"), arguments))
-            made = trajectory_weight(
+            result = trajectory_weight(
                 LOGPROB, REFERENCE, SEGMENTS, loss_mask=counted, **options
             )
-            np.testing.assert_allclose(made, wanted, rtol=2e-6)
+            np.testing.assert_allclose(result, wanted, rtol=2e-6)
     # The last segment has no counted token: weight 1, not NaN.
-    made = trajectory_weight(LOGPROB, REFERENCE, SEGMENTS, mode=mode, loss_mask=mask)
-    np.testing.assert_array_equal(made[5:], 1)
+    result = trajectory_weight(LOGPROB, REFERENCE, SEGMENTS, mode=mode, loss_mask=mask)
+    np.testing.assert_array_equal(result[5:], 1)
 
 
 def test_tokens_one_by_one():
-    made = trajectory_weight(
+    result = trajectory_weight(
         LOGPROB, REFERENCE, SEGMENTS, mode="token", clip=(0.5, 2.0)
     )
     wanted = np.clip(np.exp(LOGPROB - REFERENCE), 0.5, 2.0)
-    np.testing.assert_allclose(made, wanted, rtol=1e-6)
+    np.testing.assert_allclose(result, wanted, rtol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["mean", "sum", "token"])
@@ -69,9 +69,9 @@ def test_packed_rows_equal_separate_rows(mode: str):
 def test_segments_need_not_be_adjacent_nor_small():
     order = np.array([4, 0, 8, 2, 6, 1, 7, 3, 5])
     ids = np.array([2**31 - 1, -5, 0])[np.array([0, 0, 0, 1, 1, 2, 2, 2, 2])]
-    made = trajectory_weight(LOGPROB[order], REFERENCE[order], ids[order])
+    result = trajectory_weight(LOGPROB[order], REFERENCE[order], ids[order])
     wanted = trajectory_weight(LOGPROB, REFERENCE, SEGMENTS)
-    np.testing.assert_allclose(made, np.asarray(wanted)[order], rtol=1e-6)
+    np.testing.assert_allclose(result, np.asarray(wanted)[order], rtol=1e-6)
 
 
 def test_a_long_product_does_not_overflow():
@@ -86,8 +86,8 @@ def test_a_long_product_does_not_overflow():
     # Tokens outside the mask may hold anything.
     mask = np.arange(2000) < 5
     garbage = np.where(mask, zeros, -np.inf)
-    made = trajectory_weight(garbage, garbage, ids, mode="mean", loss_mask=mask)
-    np.testing.assert_array_equal(made, 1)
+    result = trajectory_weight(garbage, garbage, ids, mode="mean", loss_mask=mask)
+    np.testing.assert_array_equal(result, 1)
 
 
 def test_no_gradient_and_the_same_under_jit():
@@ -105,9 +105,9 @@ def test_bfloat16_is_summed_in_float32():
     """A bfloat16 sum of 512 ratios of 1/512 stops growing long before 1."""
     ratio = jnp.full(512, 2.0**-9, jnp.bfloat16)
     zeros, ids = jnp.zeros(512, jnp.bfloat16), jnp.zeros(512, int)
-    made = trajectory_weight(ratio, zeros, ids, mode="sum")
-    assert made.dtype == jnp.float32
-    np.testing.assert_allclose(made, np.e, rtol=1e-6)
+    result = trajectory_weight(ratio, zeros, ids, mode="sum")
+    assert result.dtype == jnp.float32
+    np.testing.assert_allclose(result, np.e, rtol=1e-6)
     with jax.enable_x64(True):
         wide = trajectory_weight(np.zeros(3), np.zeros(3), np.zeros(3, int))
         assert wide.dtype == jnp.float64
@@ -115,14 +115,14 @@ def test_bfloat16_is_summed_in_float32():
 
 def test_golden_modes_differ_from_each_other():
     """Else the vectors would not notice a mode that is ignored."""
-    _, data = method_cases.golden_tile(method_cases.OWN_GOLDEN)
+    _, data = method_cases.golden_tile(method_cases.GOLDEN_FILE)
     arguments = (data["q_logp"], data["ref_logp"], data["seg"])
-    made = {
+    result = {
         mode: np.asarray(trajectory_weight(*arguments, mode=mode))
         for mode in ("mean", "sum", "token")
     }
     for one, other in (("mean", "sum"), ("mean", "token"), ("sum", "token")):
-        assert np.abs(made[one] - made[other]).max() > 0.1
+        assert np.abs(result[one] - result[other]).max() > 0.1
 
 
 def test_refuses():

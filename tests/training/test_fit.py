@@ -259,7 +259,7 @@ def test_the_command_takes_being_stopped_for_success(monkeypatch, capsys, tmp_pa
 
     monkeypatch.setattr(run, "run", stopped)
     assert main(["--student.path", "x", "--teacher.path", "y"]) == 0
-    assert "stopped after step 7 (checkpoint saved)" in capsys.readouterr().out
+    assert "stopped after step 7 (checkpoint saved); rerun" in capsys.readouterr().out
 
 
 def test_too_many_steps_that_are_not_finite_end_the_run(

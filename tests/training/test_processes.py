@@ -106,7 +106,7 @@ def test_a_killed_process_ends_all_and_others_go_on(folders, area, alone):
     assert job.wait(120) == [0, 0], job.said()
     said = job.printed[0].read_text()
     assert f"checkpoint {saved[-1]} cannot be restored" in said
-    assert f"going on from the checkpoint of step {saved[-2]}" in said
+    assert f"resumed from the checkpoint of step {saved[-2]}" in said
     assert job.printed[1].read_text() == ""
     _assert_same_losses(run_dir, alone)
     _assert_same_export(run_dir, alone)
@@ -155,7 +155,7 @@ def test_a_coordinator_that_is_not_there_is_named(capsys):
 def test_a_process_that_nobody_joins_gives_up_in_a_sentence():
     script = (
         "from targetsft_jax.parallel import processes as p;"
-        f"p.join('127.0.0.1:{launched.free_port()}', 2, 0, timeout=2)"
+        f"p.initialize('127.0.0.1:{launched.free_port()}', 2, 0, timeout=2)"
     )
     ended = subprocess.run(
         [sys.executable, "-c", script],

@@ -92,7 +92,7 @@ def test_everything_promised_is_written(done):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         assert len(rows) == 2
         verdicts = [row["correct"] for row in rows]
-        assert all(len(row["responses"]) == 2 for row in rows)
+        assert all(len(row["completions"]) == 2 for row in rows)
         assert np.mean(verdicts) == score.average_at_k
         assert stored[name]["score"]["average_at_k"] == score.average_at_k
 

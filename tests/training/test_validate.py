@@ -55,7 +55,7 @@ def test_a_run_measures_on_the_way_and_is_not_changed_by_it(folders, tmp_path, c
         "log__profile_steps": 1,
         # Each measured step is saved; the best and the newest stay.
         "train__keep_best": "validation_nll",
-        "train__keep_checkpoints": 1,
+        "train__max_to_keep": 1,
     }
     assert main(rig.small_run(folders, tmp_path / "with", **held_out)) == 0
     said = capsys.readouterr().out

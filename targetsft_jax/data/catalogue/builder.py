@@ -1,10 +1,9 @@
-"""Build data sets of the catalogue as TensorFlow Datasets of ArrayRecord files, and
-read them.
+"""Build and read data sets of the catalogue as ArrayRecord files.
 
-TensorFlow is not needed: tensorflow_datasets writes and describes the files without it.
-Each field is a separate feature, so that every reader of TFDS understands the files.
-They are read in bulk and parsed by protobuf, several times as fast as record by record
-through `as_data_source`.
+They are TensorFlow Datasets without TensorFlow: tensorflow_datasets writes and
+describes the files without it. Each field is a separate feature, so that every reader
+of TFDS understands the files. They are read in bulk and parsed by protobuf, several
+times as fast as record by record through `as_data_source`.
 """
 
 import contextlib
@@ -77,10 +76,11 @@ def build(
     folder = _folder(name, data_dir)
     partial = atomic.begin(folder.parent)
     try:
-        # TFDS too completes a folder before it names it, but first deletes the old one.
+        # TFDS also completes a folder before it renames it, but deletes the old one
+        # first.
         _write(name, files, str(partial))
-        built_in = partial / folder.relative_to(folder.parents[1])
-        atomic.finish(built_in, folder, replace=replace)
+        complete = partial / folder.relative_to(folder.parents[1])
+        atomic.finish(complete, folder, replace=replace)
     finally:
         atomic.abandon(partial)
     built = find_built(name, data_dir)

@@ -1,9 +1,9 @@
-"""Text of the commands `list` and `build`: the catalogue and its built data sets."""
+"""Text output of the commands `list` and `build`."""
 
 from collections.abc import Iterator
 
 from targetsft_jax.data.catalogue import CATALOGUE
-from targetsft_jax.data.catalogue.builder import Built, find_built
+from targetsft_jax.data.catalogue.builder import build, find_built
 
 
 def list_catalogue(data_dir: str | None = None) -> Iterator[str]:
@@ -24,8 +24,18 @@ def list_catalogue(data_dir: str | None = None) -> Iterator[str]:
             yield f"{indent} built: {sizes}; in {built.folder}"
 
 
-def describe_build(name: str, built: Built) -> Iterator[str]:
-    """Lines on a build: examples of each split, rows left out, origin and folder."""
+def build_dataset(
+    name: str, data_dir: str | None = None, manual_dir: str | None = None
+) -> Iterator[str]:
+    """Build a data set; lines on the examples of each split, origin and folder.
+
+    Args:
+        name, data_dir, manual_dir: as in `builder.build`.
+
+    Raises:
+        ValueError: as `builder.build`.
+    """
+    built = build(name, data_dir, manual_dir)
     for split, examples in built.splits.items():
         count = built.left_out.get(split)
         left_out = f", {count:,} rows left out by the entry's rule" if count else ""

@@ -1,1 +1,1 @@
-"""Graders: what a completion states, and whether it is right."""
+"""Graders: the answer that a completion states, compared with the gold answer."""

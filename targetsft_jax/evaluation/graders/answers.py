@@ -1,8 +1,8 @@
-"""Whether a response gives the right answer: strict, and short enough to check.
+"""Strict grader of stated answers: numbers by value, words without regard to case.
 
-An answer counts when it is stated: after a last `####`, or in a last `\\boxed{…}`.
-A response that states none is wrong. What is compared are plain numbers by value,
-letters and words without regard to case, anything else as it is written.
+A completion states an answer after its last `####` or in its last `\\boxed{…}`; one
+that states none is wrong. Anything but numbers, letters and words is compared as it is
+written.
 """
 
 import re
@@ -13,30 +13,30 @@ from targetsft_jax.data.boxed import last_boxed
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)")
 _THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 _WORD = re.compile(r"[A-Za-z]|yes|no|maybe|true|false", re.IGNORECASE)
+_MARK = "####"
 
 
 def extract_answer(text: str) -> str | None:
-    """The answer a response states, stripped; None when it states none.
+    """The answer that a completion states, stripped; None without one.
 
     It is the rest of the line after the last `####`, or the content of the last
-    `\\boxed{…}` whose braces close, whichever stands later: in long solutions `####`
-    also opens headings.
+    `\\boxed{…}` whose braces close, whichever is later: in long solutions `####` also
+    begins headings.
     """
     boxed = last_boxed(text)
-    marked_at = text.rfind("####")
-    if marked_at > (boxed.start if boxed else -1):
-        line = text[marked_at + 4 :].lstrip(" \t").partition("\n")[0]
-        # "#### \boxed{5}": the box is then the later mark, so it is not met here.
+    mark = text.rfind(_MARK)
+    if mark > (boxed.start if boxed else -1):
+        line = text[mark + len(_MARK) :].lstrip(" \t").partition("\n")[0]
         if line.strip():
             return line.strip()
     return (boxed.content.strip() or None) if boxed else None
 
 
 def is_correct(text: str, answer: str) -> bool:
-    """Whether the response states this answer.
+    """Whether a completion states this answer.
 
     Args:
-        text: the response.
+        text: the completion.
         answer: the gold answer, or a worked solution that states it.
 
     Raises:
@@ -44,12 +44,14 @@ def is_correct(text: str, answer: str) -> bool:
     """
     gold = extract_answer(answer) or answer.strip()
     if not gold:
-        raise ValueError("the gold answer is empty; check the field it is read from")
+        raise ValueError(
+            "the gold answer is empty; check the field that it is read from"
+        )
     stated = extract_answer(text)
-    return stated is not None and _normal(stated) == _normal(gold)
+    return stated is not None and _normalized(stated) == _normalized(gold)
 
 
-def _normal(answer: str) -> Fraction | str:
+def _normalized(answer: str) -> Fraction | str:
     answer = " ".join(answer.split())
     number = _THOUSANDS.sub("", answer)
     if _NUMBER.fullmatch(number):

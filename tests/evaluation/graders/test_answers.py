@@ -1,4 +1,4 @@
-"""Answers stated and answers given, each verdict written by hand."""
+"""Extraction and comparison of stated answers, with verdicts by hand."""
 
 import json
 

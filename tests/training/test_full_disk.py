@@ -24,7 +24,7 @@ def _full_at(steps, monkeypatch):
     monkeypatch.setattr(Checkpoints, "_begin", begin)
 
 
-def test_training_goes_on_and_saves_later(
+def test_training_continues_and_saves_later(
     undisturbed,
     dataset,
     tmp_path,
@@ -35,15 +35,15 @@ def test_training_goes_on_and_saves_later(
     monkeypatch.setattr(disk, "RETRY_SECONDS", 0)
     finished = fit_target_sft(dataset, tmp_path, config=replace(CONFIG, save_every=2))
     rig.assert_equal_trees(rig.host(finished.state), rig.host(undisturbed[1].state))
-    said = capsys.readouterr().out
-    assert "checkpoint 2 was not saved" in said and "there is none yet" in said
-    assert "checkpoint 4 was not saved" not in said
+    printed = capsys.readouterr().out
+    assert "checkpoint 2 was not saved" in printed and "there is none yet" in printed
+    assert "checkpoint 4 was not saved" not in printed
     names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     # The step after the failure, as the time to try again was over at once.
     assert {"4", "6"} <= names or {"3", "6"} <= names
 
 
-def test_the_last_save_waits_for_room_and_then_says_so(
+def test_the_last_save_is_retried_and_then_reported(
     dataset,
     tmp_path,
     monkeypatch,
@@ -61,7 +61,7 @@ def test_the_last_save_waits_for_room_and_then_says_so(
     assert fit_target_sft(dataset, tmp_path).resumed_from == 2
 
 
-def test_numbers_wait_for_space_too(
+def test_metrics_wait_for_space_too(
     undisturbed,
     dataset,
     tmp_path,

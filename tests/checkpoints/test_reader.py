@@ -1,0 +1,74 @@
+"""Locating checkpoints: which paths name one, which step, and what is refused."""
+
+import shutil
+
+import pytest
+
+from targetsft_jax.checkpoints.reader import (
+    StoredCheckpoint,
+    checkpoint_steps,
+    find_checkpoint,
+    is_run_path,
+)
+from targetsft_jax.storage.run_dir import RunDir
+
+
+@pytest.fixture
+def steps(tmp_path):
+    """A run directory with the complete checkpoints 2, 9 and 10, and others."""
+    run_dir = RunDir(tmp_path / "run")
+    for name in ("2", "9", "10", "11.orbax-checkpoint-tmp-0", "notes"):
+        folder = run_dir.checkpoints / name / "params"
+        folder.mkdir(parents=True)
+        (folder / "_METADATA").write_text("{}")
+    (run_dir.checkpoints / "12/params").mkdir(parents=True)
+    return run_dir
+
+
+def test_complete_checkpoints_in_numerical_order(steps, tmp_path):
+    assert checkpoint_steps(steps) == [2, 9, 10]
+    assert checkpoint_steps(RunDir(tmp_path)) == []
+    assert checkpoint_steps(RunDir(tmp_path / "none")) == []
+
+
+def test_a_run_directory_names_its_newest_or_the_requested_step(steps):
+    assert find_checkpoint(steps.path) == StoredCheckpoint(steps, 10)
+    assert find_checkpoint(str(steps.path), 9).folder == steps.checkpoints / "9"
+    assert find_checkpoint(steps.checkpoints / "2").step == 2
+
+
+def test_relative_paths(steps, monkeypatch):
+    monkeypatch.chdir(steps.checkpoints)
+    assert find_checkpoint("2") == StoredCheckpoint(steps, 2)
+    monkeypatch.chdir(steps.path)
+    assert find_checkpoint(".").step == 10
+    assert find_checkpoint("checkpoints/9").step == 9
+
+
+@pytest.mark.parametrize(
+    "path, step, error, message",
+    [
+        ("run", 5, FileNotFoundError, "no complete checkpoint 5; it has 2, 9, 10"),
+        ("run/checkpoints/12", None, FileNotFoundError, "no complete checkpoint 12"),
+        ("run/checkpoints/2", 9, ValueError, "--step 9 names another"),
+        ("none", None, FileNotFoundError, "found: no such folder"),
+        ("empty", None, FileNotFoundError, "found: nothing.*RUN/checkpoints/STEP"),
+    ],
+)
+def test_what_is_refused(steps, tmp_path, path, step, error, message):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(error, match=message):
+        find_checkpoint(tmp_path / path, step)
+
+
+def test_run_paths_are_not_hugging_face_folders(steps, tmp_path):
+    assert is_run_path(steps.path) and is_run_path(steps.checkpoints / "2")
+    assert not is_run_path(tmp_path) and not is_run_path(tmp_path / "none")
+    shutil.copytree(steps.path, tmp_path / "both")
+    (tmp_path / "both/config.json").touch()
+    assert not is_run_path(tmp_path / "both")
+
+
+def test_params_that_cannot_be_read(steps):
+    with pytest.raises(ValueError, match="10/params cannot be read.*another check"):
+        find_checkpoint(steps.path).params()

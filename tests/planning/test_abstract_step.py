@@ -1,0 +1,110 @@
+"""Abstract steps against the arrays that a real run would have; nothing is compiled."""
+
+import jax
+import numpy as np
+import pytest
+from support import rig
+
+from targetsft_jax.config.load import load
+from targetsft_jax.data.pipeline import batch_at, prepare
+from targetsft_jax.data.tokenizer import byte_tokenizer
+from targetsft_jax.parallel.mesh import make_mesh, put_rows
+from targetsft_jax.planning.abstract_step import abstract_step, bytes_per_device
+from targetsft_jax.training.optimizer import make_optimizer
+from targetsft_jax.training.step import init_state, state_shardings
+from targetsft_jax.training.step_spec import make_mesh as config_mesh
+
+SIZES = ["--train.batch_size", "8", "--data.max_length", "32"]
+
+
+def _config(*arguments):
+    return load([*SIZES, *arguments])
+
+
+@pytest.fixture(scope="module")
+def sharded():
+    """ASFT's step over four devices of fsdp: a configuration, a mesh, the step."""
+    arguments = ["--target.name", "asft", "--mesh.fsdp", "4", "--mesh.data", "2"]
+    config = _config(
+        *arguments,
+        *("--student.build.hidden_size", "32", "--student.build.num_layers", "2"),
+        *("--data.synthetic.examples", "64"),
+    )
+    mesh = config_mesh(config)
+    return config, mesh, abstract_step(config, mesh)
+
+
+def _described(tree):
+    """Shape, dtype and sharding of every leaf, by its path."""
+    return {
+        jax.tree_util.keystr(path): (leaf.shape, leaf.dtype, leaf.sharding)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def test_the_state_is_that_of_a_run(sharded):
+    config, mesh, step = sharded
+    student = step.roles["student"].config
+    optimizer = make_optimizer(config.train, 100)
+    params = rig.params_of(student)
+    shardings = state_shardings(student, params, optimizer, mesh)
+    state = init_state(params, optimizer, shardings)
+    assert _described(step.state) == _described(state)
+
+
+def test_bytes_are_those_of_the_shards_on_one_device(sharded):
+    config, mesh, step = sharded
+    arrays = {
+        "rows": np.zeros((1, 8, 32), np.int32),
+        "mask": np.zeros((1, 8, 32), bool),
+    }
+    placed = put_rows(arrays, mesh, lead=1)
+    first = mesh.devices.flat[0]
+    expected = sum(
+        shard.data.nbytes
+        for array in placed.values()
+        for shard in array.addressable_shards
+        if shard.device == first
+    )
+    assert bytes_per_device(placed) == expected == 32 * 5
+
+
+def test_the_batch_is_that_of_the_pipeline(sharded):
+    config, mesh, step = sharded
+    dataset = prepare(config.data, byte_tokenizer())
+    batch = batch_at(dataset, 0, batch_size=config.train.batch_size)
+    assert _described(step.batch) == _described(put_rows(batch, mesh, lead=1))
+
+
+def test_a_reference_without_a_path_is_the_student_at_its_start(sharded):
+    _, _, step = sharded
+    assert list(step.roles) == ["student", "reference"]
+    assert step.roles["reference"].config == step.roles["student"].config
+    assert step.roles["reference"].origin == "the student at its start"
+    assert list(step.frozen) == ["reference"]
+
+
+def test_the_step_is_lowered_for_its_shapes(sharded):
+    _, _, step = sharded
+    (state, frozen, batch), _ = step.lowered.in_avals
+    arguments = (step.state, step.frozen, step.batch)
+    assert [x.shape for x in jax.tree.leaves((state, frozen, batch))] == [
+        x.shape for x in jax.tree.leaves(arguments)
+    ]
+
+
+def test_the_vocabulary_is_the_tokenizer_s_where_there_is_one(
+    folders, tmp_path, write_architecture
+):
+    student = write_architecture(tmp_path / "student", hidden_size=64)
+    mesh = make_mesh(devices=jax.devices()[:1])
+    sft = ["--target.name", "sft"]
+    bare = abstract_step(_config("--student.path", student, *sft), mesh)
+    assert bare.spec.vocab_size == 512
+    assert bare.vocabulary_origin.startswith("the smallest vocab_size")
+    stored = abstract_step(
+        _config("--student.path", str(folders["student"]), *sft), mesh
+    )
+    assert stored.spec.vocab_size == rig.VOCABULARY
+    assert stored.roles["student"].config.vocab_size > rig.VOCABULARY
+    assert stored.vocabulary_origin == "the student's tokenizer"

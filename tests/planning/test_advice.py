@@ -1,0 +1,77 @@
+"""Advice: each key where it helps, and not where it is set already."""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import pytest
+from support import rig
+
+from targetsft_jax.config.load import load
+from targetsft_jax.models.lora import Lora
+from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.planning import memory
+from targetsft_jax.planning.abstract_step import AbstractRole
+from targetsft_jax.planning.advice import advice
+
+SFT = ["--target.name", "sft", "--student.path", "absent"]
+
+
+def _keys(step, *arguments, capacity=None) -> list[str]:
+    """What each line of advice names, up to its colon."""
+    config = load([*SFT, *arguments])
+    return [line.partition(":")[0] for line in advice(config, step, capacity)]
+
+
+def test_cheap_changes_come_first(make_step):
+    """No key is set yet: two rows per device, float32, a large chunk."""
+    spec = replace(make_step().spec, loss_chunk=1024)
+    assert _keys(make_step(spec)) == [
+        "train.remat full",
+        "train.accumulation_steps 2",
+        "mesh.data 1, mesh.fsdp 4",
+        "train.loss_chunk 512",
+        "student.dtype bfloat16",
+        "lora.rank 16",
+        "data.max_length",
+    ]
+
+
+def test_changes_that_are_made_are_not_repeated(make_step):
+    spec = replace(make_step().spec, lora=Lora(2, 4.0, ("q",)), loss_chunk=512)
+    # One row per device, and fsdp has all devices but those of tensor.
+    step = make_step(spec, mesh=make_mesh(fsdp=4, tensor=2), rows=4)
+    half = AbstractRole(rig.STUDENT, jnp.dtype("bfloat16"), "a test")
+    step = replace(step, roles={"student": half})
+    assert _keys(step, "--train.remat", "full") == ["data.max_length"]
+
+
+def test_tensor_parallelism_where_a_device_has_one_row(make_step):
+    one = make_step(mesh=make_mesh(fsdp=8), rows=8)
+    two = make_step(mesh=make_mesh(fsdp=8), rows=16)
+    assert "mesh.tensor 2" in _keys(one) and "mesh.tensor 2" not in _keys(two)
+
+
+def test_accumulation_steps_double(make_step):
+    keys = _keys(make_step(), "--train.accumulation_steps", "4")
+    assert "train.accumulation_steps 8" in keys
+
+
+@pytest.mark.parametrize("factor, devices", [(2.1, None), (1.9, 16), (0.9, 32)])
+def test_a_larger_topology_where_arguments_take_half_of_the_capacity(
+    factor, devices, make_step
+):
+    step = make_step()
+    state = sum(part.gib for part in memory.argument_parts(step))
+    config = load(SFT)
+    lines = list(advice(config, step, factor * state))
+    larger = [line for line in lines if line.startswith("a larger topology")]
+    assert len(larger) == (devices is not None)
+    if devices:
+        assert f"with {devices} devices" in larger[0]
+
+
+def test_portable_attention_is_named_where_it_holds_scores(make_step, monkeypatch):
+    long = "data.max_length a multiple of 128 and train.attention auto"
+    assert long not in _keys(make_step())
+    monkeypatch.setattr(memory, "platform", lambda mesh: "tpu")
+    assert long in _keys(make_step())

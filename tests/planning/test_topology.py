@@ -1,0 +1,80 @@
+"""Topology names, and the devices that they stand for."""
+
+import importlib.util
+import os
+
+import jax
+import pytest
+
+from targetsft_jax.command import UsageError
+from targetsft_jax.planning.chips import CHIPS
+from targetsft_jax.planning.topology import (
+    TopologyError,
+    UnavailableTopology,
+    get_topology,
+    parse_topology,
+    prepare_jax,
+)
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason='libtpu is not installed: pip install -e ".[tpu]"',
+)
+
+
+def test_names_have_a_kind_and_bounds():
+    assert parse_topology("v5p:2x2x4") == ("v5p", (2, 2, 4))
+    assert parse_topology("cpu:8") == ("cpu", (8,))
+
+
+@pytest.mark.parametrize("name", ["v5e", "v9:2x2", "v5e:0x4", "cpu:", "v5e:4*4"])
+def test_other_names_are_usage_errors(name):
+    with pytest.raises(TopologyError, match="expected cpu:N, or a generation"):
+        parse_topology(name)
+    assert issubclass(TopologyError, UsageError)
+
+
+def test_cpu_topologies_are_the_first_devices_of_jax():
+    topology = get_topology("cpu:3")
+    assert topology.devices == tuple(jax.devices()[:3])
+    assert topology.chip is None and topology.slices == 1
+
+
+@pytest.mark.parametrize(
+    "slices, message", [(2, "cpu:N is one slice"), (0, "expected 1 or more")]
+)
+def test_slices_that_do_not_exist(slices, message):
+    with pytest.raises(TopologyError, match=message):
+        get_topology("cpu:8", slices)
+
+
+def test_more_cpu_devices_than_jax_started_with():
+    with pytest.raises(UnavailableTopology, match="started with 8 CPU devices"):
+        get_topology("cpu:16")
+
+
+def test_preparing_leaves_a_started_jax_and_the_environment_alone(monkeypatch):
+    monkeypatch.setenv("TPU_WORKER_ID", "7")
+    prepare_jax("cpu:2")
+    assert len(jax.devices()) == 8
+    assert os.environ["TPU_WORKER_ID"] == "7"
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+    "name, slices, devices", [("v5e:1x1", 1, 1), ("v5e:2x4", 1, 8), ("v5e:2x2", 2, 8)]
+)
+def test_described_tpus(name, slices, devices):
+    prepare_jax(name)
+    topology = get_topology(name, slices)
+    assert [device.platform for device in topology.devices] == ["tpu"] * devices
+    assert topology.chip == CHIPS["v5e"]
+    indices = {getattr(device, "slice_index", 0) for device in topology.devices}
+    assert len(indices) == slices
+
+
+@needs_libtpu
+def test_bounds_that_the_compiler_rejects():
+    prepare_jax("v5e:3x5")
+    with pytest.raises(TopologyError, match="which the TPU compiler rejects"):
+        get_topology("v5e:3x5")

@@ -1,0 +1,78 @@
+"""Parameters of the policies beside the student: when they change, and to what."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from targetsft_jax import trajectory_weight
+from targetsft_jax.targets.policies import (
+    AVERAGE,
+    FROM_DATA,
+    OLD,
+    REFERENCE,
+    STUDENT,
+    Snapshot,
+    Trajectory,
+)
+
+
+def _params(value, dtype="float32"):
+    return {"w": jnp.full(3, value, dtype)}
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_a_snapshot_is_the_student_before_the_last_refresh(every: int):
+    policy = Snapshot(every)
+    held, before = policy.start(_params(0.0)), jax.jit(policy.before)
+    for step in range(7):
+        # The student of step s is s everywhere.
+        held = before(jnp.asarray(step), _params(float(step)), held)
+        np.testing.assert_array_equal(held[OLD]["w"], every * (step // every))
+        assert policy.after(_params(step + 1.0), held) is held
+
+
+def test_an_average_follows_its_decay_in_float32():
+    policy = Trajectory(average=True, decay=0.75)
+    held = policy.start(_params(1.0, "bfloat16"))
+    assert held[AVERAGE]["w"].dtype == jnp.float32
+    expected = 1.0
+    for value in (2.0, -1.0, 0.5):
+        held = policy.after(_params(value, "bfloat16"), held)
+        expected = 0.75 * expected + 0.25 * value
+        np.testing.assert_allclose(held[AVERAGE]["w"], expected, rtol=1e-6)
+
+
+def test_trajectory_weights_are_of_the_policies_that_are_read():
+    batch = {
+        "segment_ids": np.array([[1, 1, 2, 2]]),
+        "loss_mask": np.array([[True, True, False, True]]),
+    }
+    logprobs = {
+        name: -np.linspace(1, 2, 4, dtype="f4")[None] * factor
+        for name, factor in ((STUDENT, 1.0), (AVERAGE, 1.5), (REFERENCE, 2.0))
+    }
+    for average, q in ((False, STUDENT), (True, AVERAGE)):
+        policy = Trajectory(average, mode="sum", temperature=0.5, clip=(0.1, 3.0))
+        assert policy.reads == (q, REFERENCE)
+        columns = policy.columns(logprobs.__getitem__, batch)
+        expected = trajectory_weight(
+            logprobs[q],
+            logprobs[REFERENCE],
+            batch["segment_ids"],
+            mode="sum",
+            temperature=0.5,
+            clip=(0.1, 3.0),
+            loss_mask=batch["loss_mask"],
+        )
+        np.testing.assert_array_equal(columns["trajectory_weight"], expected)
+
+
+def test_a_snapshot_column_is_its_label_log_probability():
+    columns = Snapshot().columns({OLD: "log π_old"}.__getitem__, {})
+    assert columns == {"old_logprob": "log π_old"}
+
+
+def test_without_a_policy_nothing_is_stored_and_nothing_is_read():
+    assert FROM_DATA.start(_params(1.0)) == {} and FROM_DATA.reads == ()
+    assert FROM_DATA.columns({}.__getitem__, {}) == {}
