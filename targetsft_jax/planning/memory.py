@@ -34,7 +34,7 @@ class Memory:
 
     @property
     def fits(self) -> bool:
-        """Whether the program fits an otherwise empty device."""
+        """True if the program fits an otherwise empty device."""
         return self.capacity is None or self.needed <= self.capacity
 
 
@@ -126,7 +126,7 @@ def _estimates(step: AbstractStep) -> Iterator[Part]:
 
 
 def materialises_scores(step: AbstractStep) -> bool:
-    """Whether the student's attention holds all scores [L, L] of a row on a TPU."""
+    """True if the student's attention holds all scores [L, L] of a row on a TPU."""
     spec, length = step.spec, step.batch["tokens"].shape[-1]
     kind = platform(step.mesh)
     kernel = choose(

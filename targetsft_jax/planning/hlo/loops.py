@@ -216,7 +216,7 @@ def _initial_value(
 
 
 def _is_invariant(body: Computation, index: int) -> bool:
-    """Whether the body returns an element of the loop state unchanged."""
+    """True if the body returns an element of the loop state unchanged."""
     if body.root is None or body.root.op != "tuple":
         return False
     return _state_index(body, body.root.operands[index]) == index
