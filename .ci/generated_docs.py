@@ -91,6 +91,23 @@ def metrics() -> str:
 
 
 @part
+def catalogue() -> str:
+    """One row for each data set of the catalogue, by subject."""
+    from targetsft_jax.data.catalogue.maths import MATHS
+    from targetsft_jax.data.catalogue.medical import MEDICAL
+
+    rows: list[tuple[str, ...]] = [
+        ("subject", "`dataset`", "contents", "splits", "licence")
+    ]
+    for subject, datasets in (("mathematics", MATHS), ("medicine", MEDICAL)):
+        for name, dataset in datasets.items():
+            link = f"[`{name}`]({dataset.homepage})"
+            splits = codes(dataset.splits)
+            rows.append((subject, link, dataset.about, splits, dataset.licence))
+    return table(*rows)
+
+
+@part
 def goodput() -> str:
     """One row for each cause of time outside of steps."""
     from targetsft_jax.telemetry.goodput import CAUSES

@@ -21,7 +21,7 @@ class UsageError(ValueError):
 
 
 class Stopped(Exception):
-    """The command stopped early because it was asked to, and lost nothing."""
+    """The command stopped early on request, with everything saved."""
 
 
 def run_command(

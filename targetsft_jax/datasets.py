@@ -8,39 +8,34 @@ from targetsft_jax.command import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command; returns the exit code."""
     return run_command(_run, arguments)
 
 
 def _run(arguments: list[str]) -> None:
     from targetsft_jax.data.catalogue import listing
 
-    options, rest = _parser().parse_known_args(arguments)
-    if options.command == "preview":
-        _preview(options.rows, rest)
-    elif rest:
-        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
-    elif options.command == "list":
-        print(*listing.list_catalogue(options.data_dir), sep="\n")
-    else:
-        folders = options.data_dir, options.manual_dir
-        print(*listing.build_dataset(options.name, *folders), sep="\n")
+    args, keys = _parser().parse_known_args(arguments)
+    if args.command == "preview":
+        return _preview(args.rows, keys)
+    args = _parser().parse_args(arguments)  # Refuses keys.
+    lines = listing.list_catalogue(args.data_dir)
+    if args.command == "build":
+        lines = listing.build_dataset(args.name, args.data_dir, args.manual_dir)
+    print(*lines, sep="\n")
 
 
-def _preview(rows: int, arguments: list[str]) -> None:
-    from targetsft_jax.checkpoints.open import open_model
+def _preview(rows: int, keys: list[str]) -> None:
+    from targetsft_jax.checkpoints.open import open_tokenizer
     from targetsft_jax.config.load import load
-    from targetsft_jax.data.preview import print_preview
-    from targetsft_jax.data.records import problems
-    from targetsft_jax.data.tokenizer import byte_tokenizer
+    from targetsft_jax.data import preview, records
 
-    config = load(arguments)
-    student, data = config.student.path, config.evaluation.data
-    n = config.evaluation.problems or None
-    print_preview(
+    config = load(keys)
+    data, n = config.evaluation.data, config.evaluation.problems or None
+    preview.print_preview(
         config.data,
-        open_model(student, weights=False).tokenizer() if student else byte_tokenizer(),
-        problems(data or config.data, "heldout", n) if n or data else None,
+        open_tokenizer(config.student.path),
+        records.problems(data or config.data, n=n) if n or data else None,
         cache_dir=config.cache_dir,
         held_out=config.validation.examples,
         rows=rows,
@@ -50,20 +45,14 @@ def _preview(rows: int, arguments: list[str]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m targetsft_jax.datasets")
-    commands = parser.add_subparsers(required=True, dest="command")
-    listing = commands.add_parser("list", help="list the catalogue and what is built")
-    building = commands.add_parser(
-        "build", help="write a data set as ArrayRecord files"
-    )
-    building.add_argument("name", help="name in the catalogue")
-    folder = "folder of the published files; without it they are downloaded"
-    building.add_argument("--manual-dir", metavar="FOLDER", help=folder)
-    folder = "folder of built data sets (~/.cache/targetsft_jax/datasets)"
-    for command in (listing, building):
-        command.add_argument("--data-dir", metavar="FOLDER", help=folder)
-    text = "show packed rows as text, and counts; takes all keys of the train command"
-    preview = commands.add_parser("preview", help=text, allow_abbrev=False)
+    add = parser.add_subparsers(required=True, dest="command").add_parser
+    preview = add("preview", help="rows of a run; takes its keys", allow_abbrev=False)
     preview.add_argument("--rows", type=int, default=3, help="number of rows (3)")
+    build = add("build", help="write a data set as ArrayRecord files")
+    build.add_argument("name", help="name in the catalogue")
+    build.add_argument("--manual-dir", metavar="DIR", help="published files")
+    for each in (build, add("list", help="list the catalogue and what is built")):
+        each.add_argument("--data-dir", metavar="DIR", help="folder of built data sets")
     return parser
 
 

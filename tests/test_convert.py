@@ -133,7 +133,7 @@ def test_the_card_describes_the_training(run):
         "eta = 0.5",
         "arxiv.org/abs/2606.11189",
         "teacher: `",
-        "generated problems",
+        "synthetic problems",
         "rows read            64",
         "trained tokens",
         "save_every: 2",

@@ -25,22 +25,11 @@ SHELL = {
 }
 """Errors that `command.run_command` turns into sentences and exit codes."""
 
-# Rooms that are being rewritten; the marks go when they are merged.
-UNTIL_MERGE = pytest.mark.xfail(strict=False, reason="until the rooms are merged")
-LATER = {"compare", "datasets"}
-
-
-def cases(names):
-    return [
-        pytest.param(name, marks=UNTIL_MERGE if name in LATER else ()) for name in names
-    ]
-
 
 def source(module: str) -> str:
     return (PACKAGE / f"{module}.py").read_text(encoding="utf-8")
 
 
-@UNTIL_MERGE
 def test_every_module_with_a_main_is_listed() -> None:
     modules = {
         path.stem
@@ -59,7 +48,7 @@ def test_each_has_a_main_and_a_help(name: str, capsys) -> None:
     assert first.startswith(f"usage: python -m targetsft_jax.{name}")
 
 
-@pytest.mark.parametrize("name", cases(MODULES))
+@pytest.mark.parametrize("name", MODULES)
 def test_each_fits_on_a_screen(name: str) -> None:
     assert len(source(name).splitlines()) <= 60
 

@@ -20,7 +20,7 @@ from targetsft_jax.storage.run_dir import RunDir
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """What a checkpoint of adapters needs to become a model.
+    """Rank, alpha, targets and base that make a checkpoint of adapters a model.
 
     Attributes:
         lora: rank, alpha and targets.

@@ -13,7 +13,11 @@ from targetsft_jax.checkpoints.reader import (
     find_checkpoint,
     is_run_path,
 )
-from targetsft_jax.data.tokenizer import load_tokenizer, same_tokenizer
+from targetsft_jax.data.tokenizer import (
+    byte_tokenizer,
+    load_tokenizer,
+    same_tokenizer,
+)
 from targetsft_jax.hf.importer import load_config, load_params, mapped_params, resolve
 from targetsft_jax.models import decoder
 from targetsft_jax.models.config import DecoderConfig
@@ -41,7 +45,7 @@ class StoredModel:
 
     @property
     def source(self) -> Path:
-        """Where its weights are."""
+        """The folder of its weights."""
         return self.folder if self.checkpoint is None else self.checkpoint.folder
 
     def load(self, mesh: Mesh, dtype: Any) -> dict[str, Any]:
@@ -105,6 +109,13 @@ def open_model(path: str | Path, *, weights: bool = True) -> StoredModel:
             )
         folder = run_dir.model
     return StoredModel(str(path), folder, load_config(folder), checkpoint)
+
+
+def open_tokenizer(path: str | Path | None) -> "PreTrainedTokenizerBase":
+    """A model's tokenizer; without a path, the one of models that are built."""
+    if path is None:
+        return byte_tokenizer()
+    return open_model(path, weights=False).tokenizer()
 
 
 def shared_tokenizer(models: Mapping[str, StoredModel]) -> "PreTrainedTokenizerBase":

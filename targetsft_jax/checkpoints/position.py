@@ -22,7 +22,7 @@ class Position:
     fingerprint: str
 
     def differences(self, saved: Mapping[str, Any]) -> list[str]:
-        """How a checkpoint's position differs, in everything but its step."""
+        """Differences of a checkpoint's position, in everything but its step."""
         return [
             f"{key} was {saved.get(key)!r} and is {value!r}"
             for key, value in vars(self).items()

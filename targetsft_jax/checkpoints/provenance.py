@@ -36,7 +36,7 @@ def identity(params: Any) -> str:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a checkpoint was made from.
+    """Origin of a checkpoint.
 
     Attributes:
         config: the configuration of the run.

@@ -84,7 +84,7 @@ def find_checkpoint(path: str | Path, step: int | None = None) -> StoredCheckpoi
 
 
 def is_run_path(path: Path) -> bool:
-    """Whether a path names a checkpoint of this package, not a Hugging Face folder."""
+    """True if a path names a checkpoint of this package, not a Hugging Face folder."""
     if _is_checkpoint(path.absolute()):
         return True
     return not (path / "config.json").exists() and bool(checkpoint_steps(RunDir(path)))
@@ -99,7 +99,7 @@ def checkpoint_steps(run_dir: RunDir) -> list[int]:
 
 
 def _is_checkpoint(folder: Path) -> bool:
-    """Whether an absolute path is of the form RUN/checkpoints/STEP."""
+    """True if an absolute path is of the form RUN/checkpoints/STEP."""
     parents = folder.parents
     if len(parents) < 2 or not folder.name.isdecimal():
         return False

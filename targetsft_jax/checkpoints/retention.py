@@ -86,7 +86,7 @@ class SaveTimer:
         self._retry_at = math.inf
 
     def due(self) -> bool:
-        """Whether the interval has elapsed; if so, it starts again."""
+        """True if the interval has elapsed; if so, it starts again."""
         now = self._clock()
         if now - self._since < self._seconds and now < self._retry_at:
             return False

@@ -1,4 +1,4 @@
-"""From a data section to batches, each a pure function of (data set, seed, step)."""
+"""Data pipeline: batches as pure functions of (data set, seed, step)."""
 
 import dataclasses
 import functools

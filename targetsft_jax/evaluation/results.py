@@ -13,7 +13,7 @@ _EMPTY: dict[str, Any] = {"finished": False, "export": None}
 
 
 class Results:
-    """What a run has measured and exported, so that its resumption repeats neither.
+    """Scores and export of a run, so that its resumption repeats neither.
 
     Args:
         run_dir: of the run; a missing or unreadable file counts as no results.
@@ -50,7 +50,7 @@ class Results:
         self._write()
 
     def is_exported(self, step: int, fingerprint: str) -> bool:
-        """Whether the run directory has the export of a training.
+        """True if the run directory has the export of a training.
 
         Args:
             step: its last optimizer step.
@@ -69,7 +69,7 @@ class Results:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end: trained, exported and measured."""
+        """True if the run came to its end: trained, exported and measured."""
         complete = (self._run_dir.export / "config.json").is_file()
         return bool(self._tree["finished"]) and complete
 

@@ -97,7 +97,7 @@ def _panels(runs: list[Run]) -> list[Panel]:
 
 
 def _varies(metric: str, runs: list[Run]) -> bool:
-    """Whether any run has the metric, and it is not one constant."""
+    """True if a run has the metric, and it is not one constant."""
     values = [value for run in runs for value in run.series(metric)[1]]
     return bool(values) and max(values) - min(values) > 1e-5 * max(map(abs, values))
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from targetsft_jax.loss.histogram import EDGES, histogram
@@ -298,4 +299,4 @@ def _product(equation: str, left: Array, right: Array) -> Array:
 
 
 def _wide(x: Array) -> Any:
-    return jnp.promote_types(x.dtype, jnp.float32)
+    return np.promote_types(x.dtype, np.float32)

@@ -7,6 +7,7 @@ its product and its statistics are those of the loss.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.lax import stop_gradient
 
@@ -54,7 +55,7 @@ def label_logprob(
             values = TileRows(logits, part.labels, None, columns).log_prob
             return logprob.at[indices].set(values, mode="drop", unique_indices=True)
 
-        wide = jnp.promote_types(hidden.dtype, "float32")
+        wide = np.promote_types(hidden.dtype, np.float32)
         zeros = jnp.zeros(group.labels.shape, wide)
         logprob = jax.lax.fori_loop(0, layout.trips(live.chunks), step, zeros)
         # The last chunk is padded with tokens that are not live.

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.lax import stop_gradient
 
@@ -55,6 +56,6 @@ def reference_loss(
 
 
 def _logits(hidden: Array, head: Array, cap: float | None) -> Array:
-    wide = jnp.promote_types(hidden.dtype, jnp.float32)
+    wide = np.promote_types(hidden.dtype, np.float32)
     raw = jnp.einsum("...d,vd->...v", hidden, head, preferred_element_type=wide)
     return raw if cap is None else cap * jnp.tanh(raw / cap)

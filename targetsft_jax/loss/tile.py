@@ -93,7 +93,8 @@ class TileRows(Rows):
 
     @cached_property
     def is_label(self) -> Array:
-        return self.numbers == self.labels[:, None]
+        with jax.numpy_dtype_promotion("standard"):  # Labels of any width.
+            return self.numbers == self.labels[:, None]
 
     @cached_property
     def label_shifted(self) -> Array:

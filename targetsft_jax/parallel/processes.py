@@ -135,12 +135,12 @@ def _initialize_at(
 
 
 def is_multiprocess() -> bool:
-    """Whether the run has more than one process."""
+    """True if the run has more than one process."""
     return jax.process_count() > 1
 
 
 def is_primary() -> bool:
-    """Whether this process is the one that prints and writes."""
+    """True if this process is the one that prints and writes."""
     return jax.process_index() == 0
 
 

@@ -186,7 +186,7 @@ def _remove(folder: Path, target: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Whether two names have changed places; not every file system supports it."""
+    """Exchange two names; True on success, since few file systems support it."""
     try:
         rename = ctypes.CDLL(None).renameat2
     except (AttributeError, OSError):
@@ -241,7 +241,7 @@ def _clear_leftovers(target: Path) -> None:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Whether the maker is dead; one that cannot be looked up, if nothing changes."""
+    """True if the maker is dead; one that cannot be looked up, if nothing changes."""
     machine, pid, start = (["", "", ""] + path.name.split("-")[-4:-1])[-3:]
     if machine == _machine() and pid.isdecimal():
         return _start_time(int(pid)) != start

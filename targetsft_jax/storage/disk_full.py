@@ -16,7 +16,7 @@ _MESSAGES = ("no space left on device", "disk quota exceeded")
 
 
 def lacks_space(error: BaseException | None) -> bool:
-    """Whether an error, or one that caused it, is that of a full disk or quota."""
+    """True if an error, or one that caused it, is that of a full disk or quota."""
     if error is None:
         return False
     text = str(error).lower()

@@ -81,7 +81,8 @@ class Rows:
         vocabulary = jax.lax.broadcasted_iota(
             jnp.int32, self.logits.shape, self.logits.ndim - 1
         )
-        return vocabulary == self.labels[..., None]
+        with jax.numpy_dtype_promotion("standard"):  # Labels of any width.
+            return vocabulary == self.labels[..., None]
 
     @cached_property
     def shifted(self) -> Array:

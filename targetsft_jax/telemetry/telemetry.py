@@ -171,7 +171,7 @@ class Telemetry:
 
     @contextmanager
     def _full_disk_is_reported(self, number: int) -> Iterator[None]:
-        """Training goes on without space for its metrics: they stay buffered."""
+        """Continue without space for metrics: they stay buffered."""
         try:
             yield
         except OSError as error:

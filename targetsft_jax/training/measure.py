@@ -48,7 +48,7 @@ class Measurements:
         self.measure(name, f"{model.source} as {dtype}", load, role)
 
     def recall(self, name: str, model: str) -> bool:
-        """Whether nothing is left to measure of a model; its score is then known."""
+        """True if nothing is left to measure of a model; its score is then known."""
         if not self._session.problems:
             return True
         key = self._key(model)

@@ -43,15 +43,15 @@ class Saver:
         self._errors: list[str] = []
 
     def interval_elapsed(self) -> bool:
-        """Whether `train.save_minutes` have passed, by the primary process's clock."""
+        """True if `train.save_minutes` have passed, by the primary process's clock."""
         return processes.is_primary() and self._timer.due()
 
     def scheduled(self, step: int) -> bool:
-        """Whether a step is saved by its number."""
+        """True if a step is saved by its number."""
         return step % self._config.save_every == 0 or step == self._steps
 
     def may_be_best(self, validation_metrics: Mapping[str, float]) -> bool:
-        """Whether the metric of `train.keep_best` was measured on held-out data."""
+        """True if the metric of `train.keep_best` was measured on held-out data."""
         return self._config.keep_best in validation_metrics
 
     def check_metrics(self, metrics: Mapping[str, Any] | None) -> None:

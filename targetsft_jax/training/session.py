@@ -107,7 +107,7 @@ class Session:
         }
 
     def start(self) -> Start:
-        """What is trained, as it is at step 0: the student or fresh adapters."""
+        """Parameters to train, at step 0: the student or fresh adapters."""
         student = self.roles["student"]
         config, adapters = student.model.config, self.spec.lora
         if adapters is None:

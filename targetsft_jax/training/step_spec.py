@@ -113,7 +113,7 @@ def step_spec(
 
 
 def _on_base(role: str, config: Config, mesh: Mesh) -> bool:
-    """Whether a frozen role is the base of the student's adapters, to the bit."""
+    """True if a frozen role is the base of the student's adapters, to the bit."""
     return (
         config.lora is not None
         and _starts_as_student(role, config)

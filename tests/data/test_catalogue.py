@@ -4,7 +4,6 @@ The rows are written for these tests; tests that take `shared` read published fi
 """
 
 import gzip
-import importlib.util
 import json
 from pathlib import Path
 
@@ -37,15 +36,6 @@ def test_every_entry_has_a_case_and_a_description():
         assert dataset.licence and dataset.homepage.startswith("https://")
         assert dataset.hub.count("/") == 1
         assert all(layout.example.__doc__ for layout in dataset.layouts)
-
-
-def test_the_table_of_the_docs_is_current():
-    root = Path(__file__).parents[2]
-    spec = importlib.util.spec_from_file_location("table", root / ".ci/data_table.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    table = f"<!-- catalogue_table -->\n{module.catalogue_table()}\n<!-- end -->"
-    assert table in (root / "docs/data.md").read_text(encoding="utf-8")
 
 
 def test_published_pubmedqa_is_read_completely(shared, tmp_path):

@@ -260,7 +260,8 @@ def rounding(case: Case, source: Tile, dtype: Any) -> np.ndarray:
     the error is at most that of the smallest x which does not. Then come a sum
     over the row (pairwise: log V roundings), a division and the products of g.
     """
-    info = jnp.finfo(jnp.promote_types(dtype, jnp.float32))
+    wide = jnp.dtype(dtype) == jnp.float64
+    info = jnp.finfo(jnp.float64 if wide else jnp.float32)
     reach = float(-np.log(float(info.tiny)))
     names = ("logits", "teacher_logits", "reference_logits")
     spans = [largest(source[name]) for name in names]

@@ -33,7 +33,7 @@ def extract_answer(text: str) -> str | None:
 
 
 def is_correct(text: str, answer: str) -> bool:
-    """Whether a completion states this answer.
+    """True if a completion states this answer.
 
     Args:
         text: the completion.

@@ -75,7 +75,7 @@ class _Window:
 
     @classmethod
     def of(cls, settings: dict[str, str], axis: int) -> "_Window":
-        """The window of one axis; fields of `window={…}` are joined by "x"."""
+        """Parse the fields of `window={…}`, whose values are joined by "x"."""
 
         def value(name: str, default: str) -> str:
             return settings[name].split("x")[axis] if name in settings else default
