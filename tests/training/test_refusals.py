@@ -314,7 +314,7 @@ def test_paths_that_do_not_exist(refused, tmp_path):
 
 def test_a_hub_id_without_network(refused):
     said = refused(student__path="nobody/no-such-model")
-    _has(said, "nobody/no-such-model is neither a folder here nor a model", "local")
+    _has(said, "nobody/no-such-model is neither a local folder nor a model", "local")
     assert said.count("\n") <= 3
 
 
