@@ -11,7 +11,7 @@ from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.parallel.mesh import make_mesh, put_rows
 from targetsft_jax.planning.abstract_step import abstract_step, bytes_per_device
 from targetsft_jax.training.optimizer import make_optimizer
-from targetsft_jax.training.step import init_state, state_shardings
+from targetsft_jax.training.state import init_state, state_shardings
 from targetsft_jax.training.step_spec import make_mesh as config_mesh
 
 SIZES = ["--train.batch_size", "8", "--data.max_length", "32"]
