@@ -1,0 +1,67 @@
+"""RUN/results.json: what a run has measured and exported, read back."""
+
+import pytest
+
+from targetsft_jax.evaluation.results import Results
+from targetsft_jax.evaluation.statistics import AverageAtK
+from targetsft_jax.storage.run_dir import RunDir
+
+SCORE = AverageAtK(0.5, 0.1, 0.75, 0.0, 0.25, 8, 4)
+
+
+@pytest.fixture
+def run_dir(tmp_path) -> RunDir:
+    return RunDir(tmp_path)
+
+
+def _export(run_dir: RunDir) -> None:
+    run_dir.export.mkdir()
+    (run_dir.export / "config.json").write_text("{}")
+
+
+def test_a_score_is_read_back_under_its_key_alone(run_dir):
+    results = Results(run_dir)
+    assert results.score("start", "k") is None
+    results.add_score("start", "k", SCORE)
+    again = Results(run_dir)
+    assert again.score("start", "k") == SCORE
+    assert again.score("start", "other") is None
+    assert again.scores() == {"start": SCORE}
+
+
+def test_an_export_counts_while_its_folder_is_there(run_dir):
+    results = Results(run_dir)
+    _export(run_dir)
+    results.set_exported(4, "rows")
+    again = Results(run_dir)
+    assert again.is_exported(4, "rows")
+    assert not again.is_exported(5, "rows") and not again.is_exported(4, "others")
+    (run_dir.export / "config.json").unlink()
+    assert not again.is_exported(4, "rows")
+
+
+def test_a_finished_run_needs_its_export(run_dir):
+    Results(run_dir).set_finished(True)
+    assert not Results(run_dir).finished
+    _export(run_dir)
+    assert Results(run_dir).finished
+    Results(run_dir).set_finished(False)
+    assert not Results(run_dir).finished
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"scores": 3}', '{"scores": {"start": 3}}', '{"export": 1}'],
+)
+def test_a_damaged_file_counts_as_no_results(run_dir, text):
+    run_dir.results.write_text(text)
+    results = Results(run_dir)
+    assert results.score("start", "k") is None
+    assert not results.finished and not results.is_exported(4, "rows")
+
+
+def test_a_damaged_score_is_measured_again(run_dir):
+    Results(run_dir).add_score("start", "k", SCORE)
+    text = run_dir.results.read_text().replace('"average_at_k"', '"average"')
+    run_dir.results.write_text(text)
+    assert Results(run_dir).score("start", "k") is None

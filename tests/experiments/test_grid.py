@@ -1,0 +1,127 @@
+"""Cells of a comparison: methods × hyper-parameters × seeds as configurations."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from targetsft_jax.config.schema import ConfigError
+from targetsft_jax.experiments.grid import Comparison, cells, read_comparison
+
+BASE = {
+    "student": {"path": "s"},
+    "teacher": {"path": "t"},
+    "target": {"name": "target_sft", "eta": 0.3},
+    "train": {"steps": 7},
+}
+
+
+@pytest.fixture
+def base(tmp_path) -> str:
+    path = tmp_path / "base.yaml"
+    path.write_text(yaml.safe_dump(BASE))
+    return str(path)
+
+
+def _file(tmp_path: Path, **tree) -> str:
+    path = tmp_path / "comparison.yaml"
+    path.write_text(yaml.safe_dump({"base": "base.yaml", "run_dir": "runs/x", **tree}))
+    return str(path)
+
+
+def test_every_method_with_every_seed(base):
+    grid = cells(Comparison(base, "runs/x", ["sft", "target_sft"], [0, 5]))
+    assert [(cell.name, cell.seed) for cell in grid] == [
+        ("sft", 0),
+        ("sft", 5),
+        ("target_sft", 0),
+        ("target_sft", 5),
+    ]
+    assert [cell.config.run_dir for cell in grid[:2]] == [
+        "runs/x/sft/seed0",
+        "runs/x/sft/seed5",
+    ]
+    for cell in grid:
+        assert cell.config.seed == cell.seed
+        assert cell.config.train.steps == 7
+
+
+def test_hyper_parameters_of_the_base_stay_with_its_method(base):
+    sft, guided = cells(Comparison(base, "runs/x", ["sft", "target_sft"]))
+    assert sft.config.target.eta is None
+    assert guided.config.target.eta == 0.3
+    assert guided.config.method.hyper["eta"] == 0.3
+
+
+def test_lists_of_values_are_cells_of_their_own(base):
+    methods = [{"target_sft": {"eta": [0, 0.5, 1]}}, {"gem": {"beta": 0.8}}, "dft"]
+    grid = cells(Comparison(base, "runs/x", methods))
+    assert [cell.name for cell in grid] == [
+        "target_sft eta=0",
+        "target_sft eta=0.5",
+        "target_sft eta=1",
+        "gem beta=0.8",
+        "dft",
+    ]
+    assert [cell.config.target.eta for cell in grid[:3]] == [0, 0.5, 1]
+    assert len({cell.config.run_dir for cell in grid}) == 5
+
+
+def test_overrides_change_every_cell(base):
+    grid = cells(
+        Comparison(base, "runs/x", ["sft", "dft"]), ["--train.batch_size", "16"]
+    )
+    assert [cell.config.train.batch_size for cell in grid] == [16, 16]
+
+
+def test_policy_sources_that_another_method_reads_are_left_out(base, tmp_path):
+    tree = BASE | {"target": {"name": "psft"}, "policy": {"old_logprob": "data"}}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(tree))
+    psft, sft = cells(Comparison(base, "runs/x", ["psft", "sft"]))
+    assert psft.config.policy.old_logprob == "data"
+    assert sft.config.policy.old_logprob is None
+
+
+def test_the_shipped_comparison_is_found_by_name():
+    comparison = read_comparison("compare/quickstart", {})
+    assert comparison.methods == ["sft", "target_sft"]
+    grid = cells(comparison)
+    assert [cell.config.method.name for cell in grid] == ["sft", "target_sft"]
+
+
+def test_a_file_is_read_with_its_replacements(base, tmp_path):
+    path = _file(tmp_path, methods=["sft"])
+    replacing = {"methods": "[dft, {gem: {beta: 0.9}}]", "seeds": "[1, 2]"}
+    comparison = read_comparison(path, replacing | {"run_dir": None})
+    assert comparison.methods == ["dft", {"gem": {"beta": 0.9}}]
+    assert comparison.seeds == [1, 2] and comparison.run_dir == "runs/x"
+    assert len(cells(comparison)) == 4
+
+
+@pytest.mark.parametrize(
+    "tree, parts",
+    [
+        ({}, ("methods is missing",)),
+        ({"methods": "sft"}, ("methods is 'sft'", "a list")),
+        ({"methods": ["sft"], "seeds": 3}, ("seeds is 3", "whole numbers")),
+        ({"methods": ["sft"], "sedes": [3]}, ("sedes is not a key", "seeds")),
+        ({"methods": ["tsft"]}, ("no method 'tsft'", "target_sft")),
+        ({"methods": [{"sft": {"eta": 1}}]}, ("sft has no hyper-parameter eta",)),
+        ({"methods": [{"gem": {"beta": -1}}]}, ("target.beta is -1", "expected")),
+        ({"methods": [["sft"]]}, ("['sft']", "a name")),
+        ({"methods": ["sft", "sft"]}, ("sft twice", "once")),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_refusals_name_the_key(base, tmp_path, tree, parts):
+    with pytest.raises(ConfigError) as error:
+        cells(read_comparison(_file(tmp_path, **tree), {}))
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_a_file_that_is_not_yaml_is_named(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("methods: [sft")
+    with pytest.raises(ConfigError, match=r"c\.yaml cannot be read as YAML"):
+        read_comparison(str(path), {})
