@@ -1,6 +1,8 @@
 """Shared test environment: eight virtual CPU devices, and nothing from outside."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Before jax is imported anywhere: the suite runs on the CPU, on eight devices.
@@ -9,6 +11,16 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# Compiled programs are shared by the workers and by tests that compile the same one
+# twice, in a folder of this run of the suite: the first process makes it, its workers
+# inherit the variables.
+OWN_CACHE = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    OWN_CACHE = tempfile.mkdtemp(prefix="targetsft-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = OWN_CACHE
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import pytest  # noqa: E402
 from support import rig  # noqa: E402
@@ -54,6 +66,12 @@ def pytest_collection_modifyitems(
     elif slow:
         config.hook.pytest_deselected(items=slow)
         items[:] = fast
+
+
+def pytest_unconfigure() -> None:
+    """Remove the compiled programs of this run."""
+    if OWN_CACHE is not None:
+        shutil.rmtree(OWN_CACHE, ignore_errors=True)
 
 
 @pytest.hookimpl(trylast=True)

@@ -74,6 +74,7 @@ def _damages(path, rng):
     return damages + [flip] * 6 if content else damages[:2]
 
 
+@pytest.mark.slow
 def test_random_damage_is_reported_or_of_no_consequence(intact, tmp_path, count, capfd):
     """The newest checkpoint damaged in one place: no wrong number and no crash."""
     rng = np.random.default_rng(0)

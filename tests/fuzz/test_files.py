@@ -133,6 +133,7 @@ def test_an_incomplete_saved_folder(tmp_path, count, confined):
         _refused(config, str(folder), count, "hf_dataset")
 
 
+@pytest.mark.slow
 def test_a_built_set_with_truncated_changed_or_missing_files(tmp_path, count, confined):
     published = tmp_path / "published"
     published.mkdir()

@@ -82,6 +82,7 @@ def test_an_index_with_names_outside_its_folder(model, entries, count, confined)
         _refused(model, count, "index files")
 
 
+@pytest.mark.slow
 def test_a_malformed_index(model, count, confined):
     intact = (model / INDEX).read_bytes()
     rng = np.random.default_rng(0)
@@ -114,6 +115,7 @@ def test_a_malformed_config(model, count, confined):
         _refused(model, count, "model configs")
 
 
+@pytest.mark.slow
 def test_truncated_tensors_and_false_headers(model, count, confined):
     path = model / FIRST
     intact = path.read_bytes()

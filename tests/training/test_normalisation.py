@@ -103,7 +103,13 @@ def _assert_same(found, wanted):
         assert np.any(b)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        case if case in KINDS else pytest.param(case, marks=pytest.mark.slow)
+        for case in CASES
+    ],
+)
 def test_every_layout_and_eight_devices_give_the_same(case: str):
     for layout in LAYOUTS.values():
         _assert_same(_pulled(case, layout), _wanted(case))
