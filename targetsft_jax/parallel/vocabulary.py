@@ -72,7 +72,7 @@ def best_group(
         vocabulary: rows of a head.
         width: D of the student.
         other_width: D of the second model, 0 without one.
-        head_gradient: whether ∂head exists and is communicated.
+        head_gradient: True if ∂head exists and is communicated.
     """
     fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
 
