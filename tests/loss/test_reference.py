@@ -11,7 +11,7 @@ from targetsft_jax.loss import reference_loss
 
 @pytest.mark.parametrize("name", METHODS)
 def test_value_and_gradient_are_those_of_the_published_loss(name: str):
-    """The oracle differentiates CE(Q, p); the objective, its published formula."""
+    """The oracle differentiates CE(Q, p), the objective its published formula."""
     case = method_cases.Case(name)
     with jax.enable_x64(True):
         hidden, head, labels, arguments = loss_problems.problem("float64", "all")

@@ -36,7 +36,7 @@ LLAMA = DecoderConfig(
     qkv_bias=False,
     model_type="llama",
 )
-# All features of particular families, and two layers beyond the last full period.
+# The features of all families, and two layers beyond the last full period.
 GEMMA = DecoderConfig(
     vocab_size=40,
     hidden_size=16,
@@ -138,7 +138,7 @@ def test_tree_agrees_with_its_axes_and_count(config):
     }
 
     def check(names, leaf):
-        # The sizes of norms have no names; the count below checks them.
+        # Dimensions of norms have no names; the count below checks them.
         want = [sizes.get(name, size) for name, size in zip(names, leaf.shape)]
         assert list(leaf.shape) == want and len(names) == leaf.ndim
 
@@ -252,7 +252,7 @@ def test_causal(config):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_padding_is_finite_and_touches_nothing(dtype):
+def test_padding_is_finite_and_has_no_effect(dtype):
     segments = np.ones_like(TOKENS)
     segments[0, 5:] = segments[1] = segments[2, :5] = 0
     probe = np.where(segments[..., None] > 0, PROBE, 0)

@@ -27,7 +27,7 @@ def golden(family):
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
-    """family -> its config and parameters, read as a checkpoint once."""
+    """Config and parameters by family, each read once."""
 
     @functools.cache
     def read(family):
@@ -61,15 +61,15 @@ def test_logits(family, loaded):
     assert error(logits(config, params, golden(family)["tokens"]), want) < 2e-5
 
 
-# Flags whose omission must change the logits, each in one family that has it.
+# Flags whose omission must change the logits, each with a family that has it.
 FORGOTTEN = {
     "norms of heads": ("qwen3", {"qk_norm": False}),
     "biases": ("qwen2", {"qkv_bias": False}),
     "window": ("mistral", {"sliding_window": None}),
-    "a window of one more": ("mistral", {"sliding_window": 6}),
+    "a window of one token more": ("mistral", {"sliding_window": 6}),
     "part of the head": ("phi3", {"partial_rotary_factor": 1.0}),
     "1 + w": ("gemma2", {"unit_offset": False}),
-    "norms behind": ("gemma2", {"sandwich_norms": False}),
+    "sandwich norms": ("gemma2", {"sandwich_norms": False}),
     "scaled embeddings": ("gemma2", {"scale_embedding": False}),
     "activation": ("gemma2", {"activation": "silu"}),
     "scale of scores": ("gemma2", {"query_pre_attn_scalar": None}),

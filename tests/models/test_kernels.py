@@ -1,4 +1,4 @@
-"""Attention kernels against separate segments, forward and backward."""
+"""Attention kernels: packed rows against separate segments, and limits."""
 
 import functools
 
@@ -11,7 +11,7 @@ from targetsft_jax.models import kernels
 from targetsft_jax.models.config import DecoderConfig
 
 LENGTH, SIZE = 256, 64
-# Two rows of segments of uneven length; the last numbers of each row are padding.
+# Ends of the segments of two rows; the first row ends in padding.
 ENDS = ((37, 128, 250), (200, 201, 256))
 RUNNABLE = {
     "xla": kernels.xla,
@@ -122,7 +122,7 @@ def test_a_scale_for_the_gpu_kernel():
 
 @pytest.mark.parametrize("name", ["xla", "splash"])
 def test_packed_equals_separate_in_bfloat16(name):
-    """Inputs are exact in both; the kernel rounds its factors to 2^-8."""
+    """Inputs are exact in bfloat16; the kernel rounds its factors to 2^-8."""
     _assert_packed_equals_separate(RUNNABLE[name], 4, 2, jnp.bfloat16, tolerance=2e-2)
 
 

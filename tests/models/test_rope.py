@@ -66,6 +66,6 @@ def test_linear_scaling_divides_all_frequencies():
         (lambda: YarnScaling(8.0, -1), "original_max_position_embeddings is -1"),
     ],
 )
-def test_scalings_without_meaning_are_refused(build, message):
+def test_invalid_scalings_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()

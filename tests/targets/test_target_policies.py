@@ -1,4 +1,4 @@
-"""Parameters of the policies beside the student: when they change, and to what."""
+"""Policy parameters: when they change, and to which values."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def test_an_average_follows_its_decay_in_float32():
         np.testing.assert_allclose(held[AVERAGE]["w"], expected, rtol=1e-6)
 
 
-def test_trajectory_weights_are_of_the_policies_that_are_read():
+def test_trajectory_weights_compare_the_policies_of_reads():
     batch = {
         "segment_ids": np.array([[1, 1, 2, 2]]),
         "loss_mask": np.array([[True, True, False, True]]),
@@ -73,6 +73,6 @@ def test_a_snapshot_column_is_its_label_log_probability():
     assert columns == {"old_logprob": "log π_old"}
 
 
-def test_without_a_policy_nothing_is_stored_and_nothing_is_read():
+def test_the_base_class_stores_and_reads_nothing():
     assert FROM_DATA.start(_params(1.0)) == {} and FROM_DATA.reads == ()
     assert FROM_DATA.columns({}.__getitem__, {}) == {}
