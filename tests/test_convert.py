@@ -156,12 +156,14 @@ def test_a_run_trains_from_checkpoints(run, tmp_path):
         assert model.config == load_config(run / "hf")
         assert model.source == run / "checkpoints" / str(step)
         assert convert("to-hf", path, tmp_path / str(step)) == 0
-        want = load_params(tmp_path / str(step), model.config)
+        expected = load_params(tmp_path / str(step), model.config)
         params = model.load(mesh, "float32")
-        rig.assert_equal_trees(params, want)
+        rig.assert_equal_trees(params, expected)
         assert len(params["embed"].sharding.device_set) == 8
         narrow = model.load(mesh, "bfloat16")
-        np.testing.assert_array_equal(narrow["embed"], want["embed"].astype("bfloat16"))
+        np.testing.assert_array_equal(
+            narrow["embed"], expected["embed"].astype("bfloat16")
+        )
     assert open_model(run / "hf").checkpoint is None
     models = {"student": run, "teacher": run / "checkpoints/2"}
     axes = {"mesh__fsdp": 2, "mesh__tensor": 2}
@@ -193,12 +195,12 @@ def test_neither_optimizer_nor_accelerator_is_needed(run, tmp_path):
 def test_layers_are_read_one_at_a_time(run, tmp_path):
     """Also from checkpoints of earlier versions, with all layers in a chunk."""
     config = load_config(run / "hf")
-    want = load_params(run / "hf", config)
+    expected = load_params(run / "hf", config)
     with ocp.CheckpointManager(tmp_path / "old/checkpoints") as manager:
-        manager.save(7, args=ocp.args.Composite(params=ocp.args.StandardSave(want)))
+        manager.save(7, args=ocp.args.Composite(params=ocp.args.StandardSave(expected)))
     for folder, chunk in ((run, 1), (tmp_path / "old", 2)):
         params = find_checkpoint(folder).params()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(want):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(expected):
             stored = params
             for entry in path:
                 stored = stored[entry.key]

@@ -10,7 +10,7 @@ from targetsft_jax.keys import at_least, between, key, refusals, section
 
 @section
 class SamplingSettings:
-    """Sampling of completions."""
+    """Sampling settings of completions."""
 
     samples: int = key(16, "k: completions per problem.", at_least(1))
     max_new_tokens: int = key(

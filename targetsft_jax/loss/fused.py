@@ -64,8 +64,8 @@ def fused_loss(
             costs time on accelerators; on a CPU 512 is fast.
         vocab_size: real vocabulary; rows of either head past it carry no probability.
             Default: the smaller number of rows.
-        logit_caps: for models whose logits are c · tanh(hidden @ headᵀ / c): the c of
-            "student", "teacher" and "reference"; no cap where absent or None.
+        logit_caps: soft caps c of "student", "teacher" and "reference", whose logits
+            are c · tanh(hidden @ headᵀ / c); no cap if absent or None.
         layout: sharding of tokens and heads (see `sharded.MeshLayout`).
         head_gradient: False where the head is frozen: its gradient is neither computed
             nor stored, which saves one product per chunk.

@@ -24,7 +24,7 @@ class DecoderConfig:
         rms_norm_eps: added to the mean square before its root.
         rope_theta: base of the rotary frequencies.
         rope_scaling: scaling of the rotary frequencies (see `rope`), or None.
-        partial_rotary_factor: fraction of each head's features that rotate; the first.
+        partial_rotary_factor: leading fraction of each head's features that rotate.
         tie_word_embeddings: the head shares the matrix of the embedding.
         qkv_bias: query, key and value projections have a bias.
         o_bias: the output projection of attention has a bias.
@@ -40,7 +40,7 @@ class DecoderConfig:
             loss and generation apply the cap.
         sliding_window: a token attends to itself and the window - 1 tokens before it,
             in the layers of `sliding_layers`; None for no window.
-        sliding_layers: for each layer, whether the window applies; None for all layers.
+        sliding_layers: per layer, True if the window applies; None for all layers.
         local_rope_theta: base of the rotary frequencies in those layers, which then
             have no scaling; None for the base of the other layers.
         model_type: name of the family in checkpoints ("qwen2", "llama"). The decoder

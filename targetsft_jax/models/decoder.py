@@ -285,7 +285,7 @@ def _rotations(
 
 
 def _scaled(config: DecoderConfig, x: jax.Array) -> jax.Array:
-    """Embeddings times sqrt(D) where the config scales them, in their own dtype."""
+    """Embeddings x, times sqrt(D) if the config scales them, in the dtype of x."""
     if not config.scale_embedding:
         return x
     return x * jnp.asarray(config.hidden_size**0.5, x.dtype)

@@ -228,7 +228,7 @@ def _pallas_limits(config: DecoderConfig, length: int, dtype: jnp.dtype) -> str:
     return _plain_only(config, length)
 
 
-# In order of preference: `auto` is the first one that supports model and platform.
+# In order of preference: `auto` is the first that supports model and platform.
 KERNELS: Mapping[str, Kernel] = {
     "splash": Kernel(splash, ("tpu",), _splash_limits),
     "cudnn": Kernel(cudnn, ("gpu", "cuda"), _cudnn_limits),
@@ -245,7 +245,7 @@ def choose(
 
     Args:
         name: one of `CHOICES`; "auto" is the fastest that supports the model.
-        platform: of the devices: "tpu", "gpu" or "cpu".
+        platform: "tpu", "gpu" or "cpu".
         config: the decoder; length: tokens per row; dtype: of its forward pass.
 
     Raises:

@@ -125,7 +125,7 @@ def rows_over(mesh: Mesh, lead: int = 0) -> NamedSharding:
 def put_rows(
     batch: Mapping[str, np.ndarray], mesh: Mesh, lead: int = 0
 ) -> dict[str, jax.Array]:
-    """Put a batch on the mesh as [..., B_{data,fsdp}, L], rows to their devices only.
+    """Put a batch on the mesh as [..., B_{data,fsdp}, L], each device with its rows.
 
     Args:
         batch: arrays [..., B, L], complete in every process.

@@ -98,7 +98,7 @@ def lookup(
         table: [V, D_{fsdp_across,fsdp,tensor}], as far as these divide D.
         tokens: [B_{data,fsdp_across,fsdp}, L] int32.
         mesh: from `with_groups`.
-        dtype: of the result.
+        dtype: dtype of the result.
 
     Returns:
         [B_{data,fsdp_across,fsdp}, L, D].

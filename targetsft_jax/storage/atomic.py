@@ -1,8 +1,9 @@
 """Atomic text files and folders: written under a temporary name, then renamed.
 
-At every moment a reader sees the complete old target or the complete new one, even if
-the writer is killed. Temporary names are unique per writer, so that two writers of one
-target do not collide: with `replace` the last one to finish wins, without it the first.
+A target is never half-written, even if its writer is killed at any moment: it is the
+complete old one or the complete new one. Temporary names are unique per writer, so that
+writers of one target do not collide: with `replace` the last to finish wins, without it
+the first.
 """
 
 import contextlib
@@ -240,7 +241,7 @@ def _clear_leftovers(target: Path) -> None:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """True if the writer is dead, or of another host and idle for `STALE_SECONDS`."""
+    """True if the writer is dead, or on another host and idle for `STALE_SECONDS`."""
     machine, pid, start = (["", "", ""] + path.name.split("-")[-4:-1])[-3:]
     if machine == _machine() and pid.isdecimal():
         return _start_time(int(pid)) != start

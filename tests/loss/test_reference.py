@@ -34,8 +34,8 @@ def test_value_and_gradient_are_those_of_the_published_loss(name: str):
         def oracle(hidden, head):
             return reference_loss(name, hidden, head, labels, **arguments)
 
-        wanted, gradients = jax.value_and_grad(published, (0, 1))(hidden, head)
+        expected, gradients = jax.value_and_grad(published, (0, 1))(hidden, head)
         value, oracles = jax.value_and_grad(oracle, (0, 1))(hidden, head)
-    np.testing.assert_allclose(value, wanted, rtol=1e-13)
+    np.testing.assert_allclose(value, expected, rtol=1e-13)
     for left, right in zip(oracles, gradients):
         np.testing.assert_allclose(left, right, rtol=0, atol=1e-14)

@@ -49,16 +49,16 @@ def logits(config, params, tokens):
     return soft_cap(hidden @ head(params).T, config.final_logit_softcap)
 
 
-def error(got, want):
-    return np.abs(got - want).max() / np.abs(want).max()
+def error(actual, expected):
+    return np.abs(actual - expected).max() / np.abs(expected).max()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits(family, loaded):
     config, params = loaded(family)
-    want = golden(family)["logits"]
-    assert np.abs(want).max() > 1
-    assert error(logits(config, params, golden(family)["tokens"]), want) < 2e-5
+    expected = golden(family)["logits"]
+    assert np.abs(expected).max() > 1
+    assert error(logits(config, params, golden(family)["tokens"]), expected) < 2e-5
 
 
 # Flags whose omission must change the logits, each with a family that has it.
@@ -86,5 +86,5 @@ def test_an_omitted_flag_changes_the_logits(name, loaded):
     family, changes = FORGOTTEN[name]
     config, params = loaded(family)
     other = dataclasses.replace(config, **changes)
-    want = golden(family)["logits"]
-    assert error(logits(other, params, golden(family)["tokens"]), want) > 1e-3
+    expected = golden(family)["logits"]
+    assert error(logits(other, params, golden(family)["tokens"]), expected) > 1e-3

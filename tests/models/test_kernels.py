@@ -77,9 +77,9 @@ def _assert_packed_equals_separate(attend, heads, kv_heads, dtype, tolerance, **
         return jax.jit(jax.grad(function, (0, 1, 2), has_aux=True))(query, key, value)
 
     gradients, out = pulled(packed)
-    wanted, separate_out = pulled(separate)
+    separate_gradients, separate_out = pulled(separate)
     out = jnp.where(real, out, 0)
-    for actual, expected in zip((out, *gradients), (separate_out, *wanted)):
+    for actual, expected in zip((out, *gradients), (separate_out, *separate_gradients)):
         scale = float(jnp.abs(expected).max())
         np.testing.assert_allclose(
             np.asarray(actual, np.float32),

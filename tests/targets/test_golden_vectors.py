@@ -66,8 +66,8 @@ def _compare(
     for key in ("g", "autodiff"):
         error = np.abs(results[key][:, :vocabulary] - expected["grad"]).max(-1)
         np.testing.assert_array_less(error, bound * scale + tiny, err_msg=key)
-        assert not results[key][:, vocabulary:].any(), "padding is pulled"
-    # A value is a sum of weights times logarithms, over the row.
+        assert not results[key][:, vocabulary:].any(), "padding has a gradient"
+    # A value is a sum of weights times logarithms, bounded by the row's logits.
     size = np.abs(expected["loss"]) + scale * method_cases.largest(tile["logits"])
     error = np.abs(results["value"] - expected["loss"])
     np.testing.assert_array_less(error, bound * size + tiny)
