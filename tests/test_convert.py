@@ -181,15 +181,15 @@ def test_neither_optimizer_nor_accelerator_is_needed(run, tmp_path):
     for step in (copy / "checkpoints").iterdir():
         shutil.rmtree(step / "optimizer")
         shutil.rmtree(step / "position")
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "targetsft_jax.convert", "to-hf", copy, tmp_path / "o"],
         env={"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cuda"},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    exported = f"exported {copy / 'checkpoints/4'} to\n  {tmp_path / 'o'}\n"
-    assert done.stdout.endswith(exported)
+    assert result.returncode == 0, result.stderr
+    message = f"exported {copy / 'checkpoints/4'} to\n  {tmp_path / 'o'}\n"
+    assert result.stdout.endswith(message)
 
 
 def test_layers_are_read_one_at_a_time(run, tmp_path):

@@ -25,9 +25,9 @@ print(jax_seconds, seconds)
 
 def test_import_is_quick_and_has_no_side_effects():
     """At most one second of CPU time in addition to jax."""
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0, done.stderr
-    _, seconds = map(float, done.stdout.split())
+    assert result.returncode == 0, result.stderr
+    _, seconds = map(float, result.stdout.split())
     assert seconds <= 1

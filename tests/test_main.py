@@ -91,6 +91,6 @@ def test_an_unknown_command_is_bad_usage(capsys) -> None:
 
 def test_the_package_is_a_command() -> None:
     command = [sys.executable, "-m", "targetsft_jax", "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"targetsft-jax {targetsft_jax.__version__}\n"
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"targetsft-jax {targetsft_jax.__version__}\n"

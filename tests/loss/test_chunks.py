@@ -24,8 +24,8 @@ def test_live_tokens_are_taken_once_and_in_order(size: int):
     numbers = jnp.arange(7) + 10
     rows, values = zip(*(live.take(i, numbers) for i in range(int(live.chunks))))
     assert live.size == min(size, 7) and int(live.chunks) == -(-4 // live.size)
-    taken = np.concatenate(rows)[:4].tolist()
-    assert taken == [1, 3, 4, 6]
+    order = np.concatenate(rows)[:4].tolist()
+    assert order == [1, 3, 4, 6]
     values = np.concatenate(values)
     np.testing.assert_array_equal(values[:4], [11, 13, 14, 16])
     # Tokens of weight 0 and padding are zeroed, even if they are NaN.

@@ -73,8 +73,8 @@ def test_no_array_of_tokens_by_vocabulary_and_nothing_to_differentiate():
     def total(hidden, head):
         return jnp.sum(label_logprob(hidden, head, labels, mask=live, chunk_size=4))
 
-    pulled = jax.grad(total, (0, 1))
-    assert not any(np.any(g) for g in pulled(hidden, head))
-    shapes = str(jax.make_jaxpr(pulled)(hidden, head))
+    gradient = jax.grad(total, (0, 1))
+    assert not any(np.any(g) for g in gradient(hidden, head))
+    shapes = str(jax.make_jaxpr(gradient)(hidden, head))
     assert f"f32[4,{loss_problems.V}]" in shapes
     assert f"f32[{loss_problems.B * loss_problems.L},{loss_problems.V}]" not in shapes

@@ -23,8 +23,8 @@ def _sharded(name, layout, **hyper):
     def loss(hidden, head, labels, arguments):
         return fused_loss(name, hidden, head, labels, **arguments, **options)
 
-    pulled = jax.value_and_grad(loss, (0, 1), has_aux=True)
-    return jax.jit(pulled, compiler_options=quicker())
+    value_and_grad = jax.value_and_grad(loss, (0, 1), has_aux=True)
+    return jax.jit(value_and_grad, compiler_options=quicker())
 
 
 def _assert_same(actual, reference):

@@ -33,13 +33,13 @@ def test_products_depend_on_the_difference_of_positions():
 
 def test_further_features_are_unchanged():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 1, 12)), "f4")
-    turned = rotate(x, rotation(jnp.asarray([[3, 4]]), 8, 100.0))
-    np.testing.assert_array_equal(turned[..., 8:], x[..., 8:])
+    rotated = rotate(x, rotation(jnp.asarray([[3, 4]]), 8, 100.0))
+    np.testing.assert_array_equal(rotated[..., 8:], x[..., 8:])
     complex_pairs = np.asarray(x[..., :4]) + 1j * np.asarray(x[..., 4:8])
     angles = np.asarray([3, 4])[None, :, None, None] * frequencies(8, 100.0)
     expected = complex_pairs * np.exp(1j * angles)
-    np.testing.assert_allclose(turned[..., :4], expected.real, atol=1e-5)
-    np.testing.assert_allclose(turned[..., 4:8], expected.imag, atol=1e-5)
+    np.testing.assert_allclose(rotated[..., :4], expected.real, atol=1e-5)
+    np.testing.assert_allclose(rotated[..., 4:8], expected.imag, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -24,20 +24,20 @@ from targetsft_jax.storage import atomic
 target, kind, exchanges = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "True"
 exchange = atomic._exchange
 events = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
-left = None
+remaining = None
 
 def step(event, arguments=()):
-    global left
+    global remaining
     inside = event != "open" or str(arguments[0]).startswith(str(target.parent))
-    if left is not None and event in (*events, "exchanged") and inside:
-        left -= 1
-        if left == 0:
+    if remaining is not None and event in (*events, "exchanged") and inside:
+        remaining -= 1
+        if remaining == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
 def exchange_with_step(*names):
-    done = exchanges and exchange(*names)
+    success = exchanges and exchange(*names)
     step("exchanged")
-    return done
+    return success
 
 sys.addaudithook(step)
 atomic._exchange = exchange_with_step
@@ -63,7 +63,7 @@ number = kills = restored = 0
 while True:
     child = os.fork()
     if child == 0:
-        left = kills + 1
+        remaining = kills + 1
         write(number + 1)
         os._exit(0)
     _, status = os.waitpid(child, 0)
@@ -89,14 +89,14 @@ def test_killed_at_every_moment(tmp_path, kind, exchanges):
     """The target is the old or the new one, and the next writer removes leftovers."""
     target = tmp_path / "place" / "target"
     target.parent.mkdir()
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", KILLED, str(target), kind, str(exchanges)],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    kills, restored = map(int, done.stdout.split())
+    assert result.returncode == 0, result.stderr
+    kills, restored = map(int, result.stdout.split())
     assert kills >= (2 if kind == "text" else 15)
     assert (restored > 0) == (kind == "folder" and not exchanges)
 

@@ -62,9 +62,9 @@ def test_value_is_infinite_only_where_mass_is_pulled_to_the_impossible(
     """The loss is infinite only where the target has mass and the student has none."""
     r = method_cases.evaluate(case, dtype)
     impossible = ~np.isfinite(method_cases.tile()["logits"])
-    pulled = ((r["q"] - _p(dtype)) != 0) & impossible
+    has_pull = ((r["q"] - _p(dtype)) != 0) & impossible
     hit = np.arange(7) == method_cases.tile()["labels"][:, None]
-    allowed = pulled.any(-1) | (impossible & hit).any(-1)
+    allowed = has_pull.any(-1) | (impossible & hit).any(-1)
     # alpha < 0 leaves the range of a float at log p = -1e4: 1/sqrt(p) is e^5000.
     allowed |= r["a"] > jnp.finfo(dtype).max ** 0.75
     assert (np.isfinite(r["value"]) | allowed).all()
@@ -108,11 +108,11 @@ def test_target_is_label_and_residual(case: method_cases.Case, dtype: str):
     r = method_cases.evaluate(case, dtype)
     gamma = r["a"].astype(np.longdouble)[:, None]
     hit = np.arange(7) == method_cases.tile()["labels"][:, None]
-    built = gamma * hit + (1 - gamma) * r["residual"]
+    expected = gamma * hit + (1 - gamma) * r["residual"]
     eps = float(jnp.finfo(dtype).eps)
     defined = np.abs(1 - r["a"]) > 4 * eps
     # SFT+KL at γ = 1 has no residual: then only its sum is checked.
-    error = np.where(defined[:, None], np.abs(built - r["q"]), 0)
+    error = np.where(defined[:, None], np.abs(expected - r["q"]), 0)
     _within(error, 16 * eps * (1 + method_cases.scale(r)), dtype)
     # Signed or not, π̃ sums to 1, to the rounding of Q divided by 1 − γ; without an
     # existing T it is 0.
