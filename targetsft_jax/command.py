@@ -1,8 +1,8 @@
-"""One shell for every command: exit codes, errors, and the environment they run in.
+"""Entry point shared by all commands: exit codes and error messages.
 
-0    done
-1    failed: the error is on standard error in one sentence
-2    the arguments or the configuration cannot be used
+0    success
+1    failure: one line on standard error
+2    invalid arguments or configuration
 3    `plan` only: the step does not fit
 130  interrupted
 """
@@ -17,7 +17,7 @@ DONE, FAILED, BAD_ARGUMENTS, DOES_NOT_FIT, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 class UsageError(ValueError):
-    """Arguments or a configuration that cannot be used."""
+    """Invalid arguments or configuration."""
 
 
 class Stopped(Exception):
@@ -30,20 +30,20 @@ def run_command(
     *,
     interrupted: str = "interrupted; nothing was written",
 ) -> int:
-    """Run a command's action and turn its errors into sentences and exit codes.
+    """Run a command and map its errors to one-line messages and exit codes.
 
     Args:
         action: the command; it takes the arguments and returns an exit code, None for
             DONE.
-        arguments: those of the process unless given.
-        interrupted: printed after Ctrl-C.
+        arguments: command-line arguments; None for those of the process.
+        interrupted: message printed on Ctrl-C.
 
     Returns:
-        The exit code. `Stopped` is printed and counts as done; `UsageError`,
+        The exit code. `Stopped` is printed and counts as success; `UsageError`,
         `ValueError` and `OSError` become one line on standard error; other exceptions
         are defects and pass through.
     """
-    # Transformers is used for configs and tokenizers: torch is not missing.
+    # Transformers reports a missing torch, which configs and tokenizers do not need.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
         status = action(list(sys.argv[1:] if arguments is None else arguments))
@@ -63,7 +63,7 @@ def run_command(
 
 
 def file_size(text: str) -> int:
-    """Argument type of a file size: "5GB", "500 MB" or "1.5kB" in bytes."""
+    """Argparse type of file sizes: "5GB", "500 MB" or "1.5kB" in bytes."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)B?", text.strip(), re.IGNORECASE)
     if not match or not float(match[1]):
         raise argparse.ArgumentTypeError(

@@ -1,4 +1,4 @@
-"""One declaration per configuration key: default, help, domain, and resumability.
+"""Configuration keys, each declared once: default, help, domain, resumability.
 
     @section
     class TrainConfig:
@@ -6,8 +6,9 @@
 
         batch_size: int = key(32, "Rows per optimizer step.", at_least(1))
 
-Refusals, `--help` and the comparison of a run with its resumption all read these
-declarations. Hyper-parameters of methods and sampling settings use the same `Domain`.
+Validation errors, `--help` and the check of a resumed run's configuration follow from
+these declarations. Hyper-parameters of methods and sampling settings use the same
+`Domain`.
 """
 
 import dataclasses
@@ -23,21 +24,21 @@ class Domain:
     """The values that a key may have.
 
     Attributes:
-        expected: the domain in words, as an error message completes "expected ".
-        accepts: whether a value lies in it. Called with values of the key's type,
-            never with None.
+        expected: the domain in words, which follow "expected " in an error.
+        accepts: membership predicate; called with values of the key's type, never with
+            None.
     """
 
     expected: str
     accepts: Callable[[Any], bool]
 
     def refusal(self, name: str, value: Any, *, nullable: bool = False) -> str | None:
-        """The sentence that refuses a value, or None where the domain has it.
+        """Error message for a value outside the domain, or None for one inside.
 
         Args:
             name: dotted path of the key, as the user writes it.
             value: its value; numbers must be finite.
-            nullable: whether None is a value too.
+            nullable: True if None is accepted.
         """
         if value is None and nullable:
             return None
@@ -50,17 +51,17 @@ class Domain:
 
 
 def at_least(smallest: float) -> Domain:
-    """Numbers from `smallest` on."""
+    """Numbers ≥ `smallest`."""
     return Domain(f"{smallest:g} or more", lambda value: value >= smallest)
 
 
 def more_than(bound: float) -> Domain:
-    """Numbers above `bound`."""
+    """Numbers > `bound`."""
     return Domain(f"a number more than {bound:g}", lambda value: value > bound)
 
 
 def between(low: float, high: float, *, closed: str = "[]") -> Domain:
-    """Numbers of an interval; `closed` has its brackets, such as "[)"."""
+    """Numbers in an interval; `closed` is its pair of brackets, such as "[)"."""
 
     def accepts(value: Any) -> bool:
         above = value >= low if closed[0] == "[" else value > low
@@ -73,7 +74,7 @@ def between(low: float, high: float, *, closed: str = "[]") -> Domain:
 
 
 def one_of(choices: Iterable[str]) -> Domain:
-    """Names from a registry."""
+    """Names in a registry."""
     names = tuple(choices)
     return Domain(f"one of {', '.join(names)}", lambda value: value in names)
 
@@ -85,14 +86,15 @@ def key(
     *,
     resumable: bool = False,
 ) -> Any:
-    """A field of a `section`.
+    """Declare a field of a `section`.
 
     Args:
-        default: its default; a function without arguments makes a new one each time.
+        default: default value, or a function without arguments that returns a new one
+            for each instance.
         help: one sentence for `--help`.
-        domain: the values that it may have; None: any of its type.
-        resumable: whether a run may be resumed with another value: the key changes
-            where or how something is done, not the trained model.
+        domain: accepted values; None for all values of the field's type.
+        resumable: True if a run may be resumed with another value, since the key does
+            not affect the trained model.
     """
     metadata = {"help": help, "domain": domain, "resumable": resumable}
     if callable(default):
@@ -100,38 +102,38 @@ def key(
     return field(default=default, metadata=metadata)
 
 
-# `key` is no field specifier to type checkers: they would not see its default.
+# No `field_specifiers=(key,)`: type checkers would miss the positional default.
 @dataclass_transform(frozen_default=True)
 def section(cls: type) -> type:
-    """Make a class of `key` fields a frozen dataclass whose docstring lists them."""
-    made: Any = dataclass(frozen=True)(cls)
+    """Turn a class of `key` fields into a frozen dataclass and document the fields."""
+    frozen: Any = dataclass(frozen=True)(cls)
     lines = [
-        f"    {each.name}: {_help_line(each)}"
-        for each in dataclasses.fields(made)
-        if "help" in each.metadata
+        f"    {entry.name}: {_help_line(entry)}"
+        for entry in dataclasses.fields(frozen)
+        if "help" in entry.metadata
     ]
-    made.__doc__ = (cls.__doc__ or "").rstrip() + "\n\nArgs:\n" + "\n".join(lines)
-    return made
+    frozen.__doc__ = (cls.__doc__ or "").rstrip() + "\n\nArgs:\n" + "\n".join(lines)
+    return frozen
 
 
-def _help_line(each: dataclasses.Field) -> str:
-    text = " ".join(each.metadata["help"].split())
-    domain: Domain | None = each.metadata["domain"]
+def _help_line(entry: dataclasses.Field) -> str:
+    text = " ".join(entry.metadata["help"].split())
+    domain: Domain | None = entry.metadata["domain"]
     return text if domain is None else f"{text} [{domain.expected}]"
 
 
 def refusals(config: Any, prefix: str = "") -> Iterator[str]:
-    """Sentences that refuse the values of a section and of the sections inside it.
+    """Error messages for out-of-domain values of a section, nested sections included.
 
     Args:
         config: an instance of a `section`.
         prefix: its dotted path with a final dot; empty for the root.
     """
     hints = typing.get_type_hints(type(config))
-    for each in dataclasses.fields(config):
-        value = getattr(config, each.name)
-        path = prefix + each.name
-        kind = hints[each.name]
+    for entry in dataclasses.fields(config):
+        value = getattr(config, entry.name)
+        path = prefix + entry.name
+        kind = hints[entry.name]
         if dataclasses.is_dataclass(value):
             yield from refusals(value, f"{path}.")
         elif dataclasses.is_dataclass(kind):
@@ -143,24 +145,26 @@ def refusals(config: Any, prefix: str = "") -> Iterator[str]:
         elif isinstance(value, list) and any(map(dataclasses.is_dataclass, value)):
             for number, part in enumerate(value):
                 yield from refusals(part, f"{path}[{number}].")
-        domain: Domain | None = each.metadata.get("domain")
+        domain: Domain | None = entry.metadata.get("domain")
         if domain is not None:
-            nullable = "None" in str(each.type)
+            nullable = "None" in str(entry.type)
             refusal = domain.refusal(path, value, nullable=nullable)
             if refusal is not None:
                 yield refusal
 
 
 def resumable_keys(section: type, prefix: str = "") -> Iterator[str]:
-    """Dotted paths of the keys that a resumption may change; a section covers all of
-    its keys."""
+    """Dotted paths of the keys that a resumed run may change.
+
+    The path of a section covers all of its keys.
+    """
     hints = typing.get_type_hints(section)
-    for each in dataclasses.fields(section):
-        path = prefix + each.name
-        if each.metadata.get("resumable"):
+    for entry in dataclasses.fields(section):
+        path = prefix + entry.name
+        if entry.metadata.get("resumable"):
             yield path
             continue
-        parts = [hints[each.name], *typing.get_args(hints[each.name])]
+        parts = [hints[entry.name], *typing.get_args(hints[entry.name])]
         for part in parts:
             if dataclasses.is_dataclass(part) and isinstance(part, type):
                 yield from resumable_keys(part, f"{path}.")

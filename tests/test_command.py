@@ -1,4 +1,4 @@
-"""The shell of the commands: exit codes and one sentence per error."""
+"""Entry point of the commands: exit codes, and one line per error."""
 
 import pytest
 
@@ -14,7 +14,7 @@ from targetsft_jax import command
         (KeyboardInterrupt(), 130, "interrupted; nothing was written"),
     ],
 )
-def test_errors_become_one_sentence_and_an_exit_code(capsys, error, code, printed):
+def test_errors_become_one_line_and_an_exit_code(capsys, error, code, printed):
     def action(_: list[str]) -> None:
         raise error
 

@@ -1,4 +1,4 @@
-"""Checkpoints become Hugging Face folders and back, bit for bit, or are refused."""
+"""Conversion between checkpoints and Hugging Face folders: round trips, refusals."""
 
 import json
 import re
@@ -40,12 +40,12 @@ TOKENIZER = {
 
 
 @pytest.fixture
-def theirs(tmp_path):
-    """A checkpoint in two files, with keys that DecoderConfig does not know."""
+def original(tmp_path):
+    """A Hugging Face folder of two shards, with config keys that are not supported."""
     content = checkpoints.tensors()
     # In some checkpoints one tensor has another dtype than the rest.
     content["model.norm.weight"] = content["model.norm.weight"].astype(np.float32)
-    folder = checkpoints.write(tmp_path / "theirs", content, shards=2)
+    folder = checkpoints.write(tmp_path / "original", content, shards=2)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | UNKNOWN))
     (folder / "generation_config.json").write_text(GENERATION)
@@ -58,44 +58,46 @@ def convert(*arguments):
     return main([str(argument) for argument in arguments])
 
 
-def test_there_and_back_is_the_same(theirs, tmp_path):
-    ours, back = tmp_path / "ours", tmp_path / "back"
-    assert convert("from-hf", theirs, ours) == 0
-    assert convert("to-hf", ours, back) == 0
-    before, after = (checkpoints.read(folder) for folder in (theirs, back))
+def test_a_round_trip_is_exact(original, tmp_path):
+    imported, exported = tmp_path / "imported", tmp_path / "exported"
+    assert convert("from-hf", original, imported) == 0
+    assert convert("to-hf", imported, exported) == 0
+    before, after = (checkpoints.read(folder) for folder in (original, exported))
     assert before.keys() == after.keys()
     for key, tensor in before.items():
         assert after[key].dtype == tensor.dtype, key
         assert after[key].tobytes() == tensor.tobytes(), key
-    old, new = (json.loads((f / "config.json").read_text()) for f in (theirs, back))
+    old, new = (
+        json.loads((f / "config.json").read_text()) for f in (original, exported)
+    )
     assert {key: new[key] for key in old} == old
-    assert (back / "generation_config.json").read_text() == GENERATION
+    assert (exported / "generation_config.json").read_text() == GENERATION
     for name, text in TOKENIZER.items():
-        assert (back / name).read_text() == text
-    card = (back / "README.md").read_text()
-    assert f"Converted from `{theirs}`" in card and "optimizer step" not in card
-    # Again over the existing export, from the checkpoint's path, in smaller files.
-    step = ours / "checkpoints/0"
-    assert convert("to-hf", step, back, "--max-shard-size", "1.5kB") == 0
-    assert len(list(back.glob("model-*.safetensors"))) > 5
-    assert checkpoints.read(back).keys() == before.keys()
+        assert (exported / name).read_text() == text
+    card = (exported / "README.md").read_text()
+    assert f"Converted from `{original}`" in card and "optimizer step" not in card
+    # Over the existing export, from the path of the checkpoint, in smaller files.
+    step = imported / "checkpoints/0"
+    assert convert("to-hf", step, exported, "--max-shard-size", "1.5kB") == 0
+    assert len(list(exported.glob("model-*.safetensors"))) > 5
+    assert checkpoints.read(exported).keys() == before.keys()
     assert not list(tmp_path.glob(".*"))
 
 
-def test_dtype_is_the_requested_one(theirs, tmp_path):
-    ours, back = tmp_path / "ours", tmp_path / "back"
-    assert convert("from-hf", theirs, ours, "--dtype", "float32") == 0
-    assert convert("to-hf", ours, back, "--dtype", "float16") == 0
-    document = json.loads((back / "config.json").read_text())
+def test_dtype_is_the_requested_one(original, tmp_path):
+    imported, exported = tmp_path / "imported", tmp_path / "exported"
+    assert convert("from-hf", original, imported, "--dtype", "float32") == 0
+    assert convert("to-hf", imported, exported, "--dtype", "float16") == 0
+    document = json.loads((exported / "config.json").read_text())
     assert document["dtype"] == document["torch_dtype"] == "float16"
-    before, after = (checkpoints.read(folder) for folder in (theirs, back))
+    before, after = (checkpoints.read(folder) for folder in (original, exported))
     for key, tensor in before.items():
         np.testing.assert_array_equal(after[key], tensor.astype(np.float16))
 
 
 @pytest.fixture(scope="module")
 def run(folders, tmp_path_factory):
-    """A finished run with two checkpoints, on the mesh that other tests compile for."""
+    """A finished run with two checkpoints, on the mesh of other tests."""
     folder = tmp_path_factory.mktemp("run")
     student = shutil.copytree(folders["student"], folder / "student")
     path = student / "config.json"
@@ -106,7 +108,7 @@ def run(folders, tmp_path_factory):
     return folder / "run"
 
 
-def test_a_run_exports_what_it_exported_itself(run, tmp_path):
+def test_export_of_a_run_equals_the_export_at_its_end(run, tmp_path):
     out = tmp_path / "out"
     assert convert("to-hf", run, out) == 0
     names = {path.name for path in out.iterdir()}
@@ -146,7 +148,7 @@ def test_the_card_describes_the_training(run):
     assert "base_model" not in card  # a local path is not a hub id
 
 
-def test_a_run_takes_checkpoints_for_models(run, tmp_path):
+def test_a_run_trains_from_checkpoints(run, tmp_path):
     """A run directory as student, one of its checkpoints as teacher."""
     mesh = make_mesh(2, 2, 2)
     for path, step in ((run, 4), (run / "checkpoints/2", 2)):
@@ -154,12 +156,14 @@ def test_a_run_takes_checkpoints_for_models(run, tmp_path):
         assert model.config == load_config(run / "hf")
         assert model.source == run / "checkpoints" / str(step)
         assert convert("to-hf", path, tmp_path / str(step)) == 0
-        want = load_params(tmp_path / str(step), model.config)
+        expected = load_params(tmp_path / str(step), model.config)
         params = model.load(mesh, "float32")
-        rig.assert_equal_trees(params, want)
+        rig.assert_equal_trees(params, expected)
         assert len(params["embed"].sharding.device_set) == 8
         narrow = model.load(mesh, "bfloat16")
-        np.testing.assert_array_equal(narrow["embed"], want["embed"].astype("bfloat16"))
+        np.testing.assert_array_equal(
+            narrow["embed"], expected["embed"].astype("bfloat16")
+        )
     assert open_model(run / "hf").checkpoint is None
     models = {"student": run, "teacher": run / "checkpoints/2"}
     axes = {"mesh__fsdp": 2, "mesh__tensor": 2}
@@ -171,32 +175,32 @@ def test_a_run_takes_checkpoints_for_models(run, tmp_path):
 
 
 def test_neither_optimizer_nor_accelerator_is_needed(run, tmp_path):
-    """In a separate process, under a platform that does not exist."""
+    """A separate process, with a platform that does not exist."""
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     for step in (copy / "checkpoints").iterdir():
         shutil.rmtree(step / "optimizer")
         shutil.rmtree(step / "position")
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "targetsft_jax.convert", "to-hf", copy, tmp_path / "o"],
         env={"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cuda"},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    exported = f"exported {copy / 'checkpoints/4'} to\n  {tmp_path / 'o'}\n"
-    assert done.stdout.endswith(exported)
+    assert result.returncode == 0, result.stderr
+    message = f"exported {copy / 'checkpoints/4'} to\n  {tmp_path / 'o'}\n"
+    assert result.stdout.endswith(message)
 
 
 def test_layers_are_read_one_at_a_time(run, tmp_path):
-    """Also from checkpoints of earlier versions, whose chunks hold all layers."""
+    """Also from checkpoints of earlier versions, with all layers in a chunk."""
     config = load_config(run / "hf")
-    want = load_params(run / "hf", config)
+    expected = load_params(run / "hf", config)
     with ocp.CheckpointManager(tmp_path / "old/checkpoints") as manager:
-        manager.save(7, args=ocp.args.Composite(params=ocp.args.StandardSave(want)))
+        manager.save(7, args=ocp.args.Composite(params=ocp.args.StandardSave(expected)))
     for folder, chunk in ((run, 1), (tmp_path / "old", 2)):
         params = find_checkpoint(folder).params()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(want):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(expected):
             stored = params
             for entry in path:
                 stored = stored[entry.key]
@@ -207,10 +211,10 @@ def test_layers_are_read_one_at_a_time(run, tmp_path):
                 assert stored._store.chunk_layout.read_chunk.shape[0] == chunk
                 for layer in range(2):
                     np.testing.assert_array_equal(stored[layer], leaf[layer])
-                assert not len(stored._layers)  # nothing stays cached
+                assert not len(stored._layers)  # no layer is cached
 
 
-def test_refusals(theirs, run, tmp_path, capsys):
+def test_refusals(original, run, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "bare/checkpoints/3/params").mkdir(parents=True)
     (tmp_path / "bare/checkpoints/3/params/_METADATA").write_text("{}")
@@ -222,18 +226,21 @@ def test_refusals(theirs, run, tmp_path, capsys):
     (tmp_path / "notes/thesis.txt").touch()
     cases = [
         (("to-hf", tmp_path / "no"), "no complete checkpoint.*no such folder"),
-        (("to-hf", theirs), "no complete checkpoint.*found: .*config.json"),
+        (("to-hf", original), "no complete checkpoint.*found: .*config.json"),
         (("to-hf", tmp_path / "empty"), "found: nothing"),
         (("to-hf", run, "--step", "5"), "no complete checkpoint 5; it has 2, 4"),
         (("to-hf", run / "checkpoints/2", "--step", "4"), "names another"),
         (("to-hf", tmp_path / "bare"), "cannot be read.*Use another"),
         (("to-hf", tmp_path / "older"), "config.json does not exist.*--like"),
-        (("to-hf", run, "--like", theirs), "do not fit the config"),
+        (("to-hf", run, "--like", original), "do not fit the config"),
         (
             ("to-hf", tmp_path / "part"),
             "part/checkpoints/1 holds layers.*adapters.json",
         ),
-        (("to-hf", run, "--base", theirs), "expected a complete model without --base"),
+        (
+            ("to-hf", run, "--base", original),
+            "expected a complete model without --base",
+        ),
         (("from-hf", tmp_path / "no"), "does not exist"),
         (("from-hf", tmp_path / "empty"), "config.json does not exist"),
     ]
@@ -242,7 +249,7 @@ def test_refusals(theirs, run, tmp_path, capsys):
         error = capsys.readouterr().err
         assert re.search(message, error, re.S) and error.startswith("error: "), error
         assert not (tmp_path / "out").exists()
-    for command, source in (("to-hf", run), ("from-hf", theirs)):
+    for command, source in (("to-hf", run), ("from-hf", original)):
         assert convert(command, source, tmp_path / "notes") == 1
         assert "notes exists" in capsys.readouterr().err
     assert not list(tmp_path.glob(".*"))
@@ -259,7 +266,7 @@ def test_refusals(theirs, run, tmp_path, capsys):
         ["sideways", "a", "b"],
     ],
 )
-def test_bad_usage_is_status_2(arguments, capsys):
+def test_bad_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
     assert exit_.value.code == 2

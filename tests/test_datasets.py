@@ -1,4 +1,4 @@
-"""The commands list, build and preview, end to end."""
+"""Commands `list`, `build` and `preview`, end to end."""
 
 import json
 
@@ -15,7 +15,7 @@ def gsm8k(tmp_path):
     return gsm8k_source(tmp_path)
 
 
-def test_offline_one_sentence_names_the_remedy(tmp_path, capsys):
+def test_offline_one_line_names_the_remedy(tmp_path, capsys):
     code = main(["build", "gsm8k", "--data-dir", str(tmp_path)])
     output = capsys.readouterr().err
     assert code == 1
@@ -61,7 +61,7 @@ def _preview(student, path, **options):
     )
 
 
-def test_preview_reads_the_students_tokenizer_and_the_evaluation(
+def test_preview_uses_the_students_tokenizer_and_the_evaluation(
     folders, tmp_path, capsys
 ):
     path, test = tmp_path / "rows.jsonl", tmp_path / "test.jsonl"

@@ -1,4 +1,4 @@
-"""The table of families shows the measurements of the tests, unless one failed."""
+"""Table of families: measurements of passed tests."""
 
 import runpy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Import of the package: quick, without side effects."""
+"""Import of the package: quick and without side effects."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ before = dict(os.environ)
 start = time.process_time()
 import jax, jax.numpy
 jax_seconds = time.process_time() - start
-# Taken again, since jax itself sets variables.
+# After the import of jax, which sets variables.
 environment = dict(os.environ)
 start = time.process_time()
 import targetsft_jax
@@ -24,10 +24,10 @@ print(jax_seconds, seconds)
 
 
 def test_import_is_quick_and_has_no_side_effects():
-    """At most one second of processor time beyond jax."""
-    done = subprocess.run(
+    """At most one second of CPU time in addition to jax."""
+    result = subprocess.run(
         [sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0, done.stderr
-    _, seconds = map(float, done.stdout.split())
+    assert result.returncode == 0, result.stderr
+    _, seconds = map(float, result.stdout.split())
     assert seconds <= 1

@@ -1,4 +1,4 @@
-"""Keys: one declaration gives refusals, help and the rules of resumption."""
+"""Configuration keys: errors, help and resumability from one declaration."""
 
 import dataclasses
 import math
@@ -39,7 +39,7 @@ class Outer:
     free: Inner = key(Inner, "A section.", resumable=True)
 
 
-def test_defaults_are_made_anew_for_each_instance():
+def test_every_instance_has_new_defaults():
     one, other = Outer(), Outer()
     assert (one.count, one.limit, one.names) == (3, None, ["x"])
     assert one.names is not other.names
@@ -100,7 +100,7 @@ def test_a_value_outside_its_domain_is_refused_by_path(config, expected):
     ],
     ids=lambda value: value.expected if isinstance(value, Domain) else "",
 )
-def test_domains_at_their_ends(domain, inside, outside):
+def test_boundaries_of_domains(domain, inside, outside):
     assert [domain.refusal("k", value) for value in inside] == [None] * len(inside)
     for value in outside:
         assert (

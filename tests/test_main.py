@@ -1,4 +1,4 @@
-"""The list of commands, and their dispatch."""
+"""List of commands, and dispatch."""
 
 import ast
 import importlib
@@ -23,7 +23,7 @@ SHELL = {
     "UsageError",
     "ValueError",
 }
-"""Errors that `command.run_command` turns into sentences and exit codes."""
+"""Errors that `command.run_command` maps to messages and exit codes."""
 
 
 def source(module: str) -> str:
@@ -54,7 +54,7 @@ def test_each_fits_on_a_screen(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_leaves_errors_and_exit_codes_to_the_shell(name: str) -> None:
+def test_each_leaves_errors_and_exit_codes_to_run_command(name: str) -> None:
     tree = ast.parse(source(name))
     handlers = [n.type for n in ast.walk(tree) if isinstance(n, ast.ExceptHandler)]
     assert None not in handlers
@@ -67,7 +67,7 @@ def test_each_leaves_errors_and_exit_codes_to_the_shell(name: str) -> None:
     assert "stderr" not in source(name)
 
 
-def test_one_sentence_for_each(capsys) -> None:
+def test_each_has_a_sentence(capsys) -> None:
     assert main([]) == 0
     printed = capsys.readouterr().out
     for name, sentence in COMMANDS.items():
@@ -91,6 +91,6 @@ def test_an_unknown_command_is_bad_usage(capsys) -> None:
 
 def test_the_package_is_a_command() -> None:
     command = [sys.executable, "-m", "targetsft_jax", "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"targetsft-jax {targetsft_jax.__version__}\n"
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"targetsft-jax {targetsft_jax.__version__}\n"

@@ -16,7 +16,7 @@ from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel.processes import to_host
 
 SHORTEST_BUCKET = 64
-"""Prompts are padded at least to this: compiling shorter ones costs more."""
+"""Smallest padded prompt length: compiling a shorter one costs more than padding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Completion:
 
     Attributes:
         tokens: the sampled ids, without the stop token.
-        finished: whether a stop token ended it; False if max_new_tokens did.
+        finished: True if a stop token ended it, False if `max_new_tokens` did.
     """
 
     tokens: list[int]
@@ -63,9 +63,9 @@ def generate(
         samples, max_new_tokens, temperature, top_p, top_k: as in `SamplingSettings`.
         stop_ids: tokens that end a completion; may be empty.
         key: PRNG key; equal keys give equal completions.
-        vocab_size: ids from here on are never sampled, for models whose embedding has
+        vocab_size: ids ≥ vocab_size are never sampled, for models whose embedding has
             padded rows; None for `config.vocab_size`.
-        dtype: of the forward passes and the cache. Logits and probabilities are
+        dtype: dtype of the forward passes and the cache. Logits and probabilities are
             float32.
         batch_size: prompts decoded at a time, `batch_size * samples` rows of cache;
             None for all prompts of one padded length.
@@ -100,7 +100,7 @@ def generate(
         "key": key,
         "temperature": np.float32(temperature),
         "top_p": np.float32(top_p),
-        # Never empty, which would be a special case; no token is -1.
+        # -1 is not a token: it keeps the array from being empty.
         "stop_ids": np.asarray(sorted({-1, *stop_ids}), np.int32),
     }
     completions: list[list[Completion]] = [[] for _ in prompts]
@@ -108,7 +108,7 @@ def generate(
         size = min(batch_size or len(members), len(members))
         for first in range(0, len(members), size):
             numbers = members[first : first + size]
-            # Copies of a prompt fill the batch, which needs no further program.
+            # Filled with copies of a prompt, so that one program serves all batches.
             missing = _padded_size(size, row_sharding) - len(numbers)
             batch = _left_padded(prompts, numbers + numbers[:1] * missing, length)
             tokens, ended = to_host(decode(config, plan, params, batch, settings))
@@ -132,7 +132,7 @@ def _buckets(prompts: Sequence[Sequence[int]]) -> dict[int, list[int]]:
 def _left_padded(
     prompts: Sequence[Sequence[int]], numbers: list[int], length: int
 ) -> dict[str, np.ndarray]:
-    """A batch of prompts that end in the last column, where completions begin."""
+    """Batch of prompts padded on the left, so that completions start in one column."""
     tokens = np.zeros((len(numbers), length), np.int32)
     is_real = np.zeros((len(numbers), length), np.int32)
     for index, number in enumerate(numbers):
@@ -174,6 +174,6 @@ def _check_tokens(
         if outside:
             raise ValueError(
                 f"prompt {number} has token {outside[0]}; expected 0.."
-                f"{config.vocab_size - 1}, the model's vocabulary. Is it another "
-                "model's tokenizer?"
+                f"{config.vocab_size - 1}, the model's vocabulary. Check that the "
+                "tokenizer belongs to the model"
             )

@@ -16,7 +16,7 @@ from targetsft_jax.models.decoder import apply_cached, head, init_cache
 from targetsft_jax.models.layers import soft_cap
 
 NO_TOKEN = -1
-"""In the output, after the end of a completion."""
+"""Fills the output after the end of a completion."""
 
 
 _State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, Cache]
@@ -25,14 +25,14 @@ _State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, Cache]
 
 @dataclasses.dataclass(frozen=True)
 class LoopPlan:
-    """Everything that shapes the compiled program; static under jit.
+    """Static arguments of the compiled program.
 
     Attributes:
         samples: completions per prompt.
-        max_new_tokens: most tokens of a completion.
-        sampling: how a token is chosen.
-        vocab_size: ids from here on are never sampled.
-        dtype: of the forward passes and the cache.
+        max_new_tokens: maximum number of tokens per completion.
+        sampling: strategy for the choice of a token.
+        vocab_size: ids ≥ vocab_size are never sampled.
+        dtype: dtype of the forward passes and the cache.
         row_sharding: its first axis is the sharding of rows; None for no constraint.
     """
 
@@ -73,7 +73,7 @@ def decode(
 
     Returns:
         Tokens [P, samples, max_new_tokens] int32 with `NO_TOKEN` from the stop token
-        on, and [P, samples] bool: whether a stop token ended the completion.
+        on, and [P, samples] bool, True if a stop token ended the completion.
     """
     prompts, length = batch["tokens"].shape
     rows = prompts * plan.samples
@@ -122,9 +122,9 @@ def _chooser(
     numbers: jax.Array,
     settings: Mapping[str, Any],
 ) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
-    """A function of (hidden [R, D], step, ended, output) that appends a token per row.
+    """Build the function that appends a token per row.
 
-    It returns the tokens [R], and the new `ended` and `output`.
+    (hidden [R, D], step, ended, output) -> tokens [R], new `ended`, new `output`.
     """
     matrix = head(params)[: plan.vocab_size].astype(plan.dtype)
     keys = _row_keys(settings["key"], numbers, plan.samples)
@@ -156,10 +156,12 @@ def _chooser(
 def _row_keys(key: jax.Array, numbers: jax.Array, samples: int) -> jax.Array:
     """[P * samples] PRNG keys, from the number of the prompt and of the sample."""
 
-    def of_prompt(number: jax.Array) -> jax.Array:
+    def prompt_keys(number: jax.Array) -> jax.Array:
         prompt_key = jax.random.fold_in(key, number)
         return jax.vmap(lambda sample: jax.random.fold_in(prompt_key, sample))(
             jnp.arange(samples, dtype=jnp.int32)
         )
 
-    return jax.vmap(of_prompt)(numbers).reshape(numbers.shape[0] * samples, *key.shape)
+    return jax.vmap(prompt_keys)(numbers).reshape(
+        numbers.shape[0] * samples, *key.shape
+    )

@@ -10,23 +10,23 @@ from targetsft_jax.keys import at_least, between, key, refusals, section
 
 @section
 class SamplingSettings:
-    """Settings of sampling."""
+    """Sampling settings of completions."""
 
     samples: int = key(16, "k: completions per problem.", at_least(1))
     max_new_tokens: int = key(
-        128, "Most tokens of a completion, its stop token included.", at_least(1)
+        128, "Maximum tokens per completion, stop token included.", at_least(1)
     )
     temperature: float = key(
-        1.0, "Divides the logits; 0 takes the most probable token.", at_least(0)
+        1.0, "Divisor of the logits; 0 decodes greedily.", at_least(0)
     )
     top_p: float = key(
         1.0,
-        "Sample from the fewest tokens that have this probability together; 1 for all.",
+        "Nucleus sampling: the fewest tokens of this total probability; 1 disables it.",
         between(0, 1, closed="(]"),
     )
     top_k: int = key(
         0,
-        "Sample from this many of the most probable tokens, before top_p; 0 for all.",
+        "Top-k sampling, applied before top_p; 0 disables it.",
         at_least(0),
     )
 
@@ -34,7 +34,7 @@ class SamplingSettings:
         """Check every setting against its domain.
 
         Raises:
-            ValueError: a setting is out of its domain; names all of them.
+            ValueError: a setting is out of its domain; the message names all such.
         """
         problems = list(refusals(self))
         if problems:
@@ -46,9 +46,9 @@ class SamplingPlan:
     """The part of the settings that shapes the compiled program.
 
     Attributes:
-        greedy: the most probable token, with nothing drawn.
-        nucleus: whether `top_p` removes any token.
-        top_k: tokens to draw from; 0 for all.
+        greedy: True to take the most probable token without sampling.
+        nucleus: True if `top_p` removes tokens.
+        top_k: number of tokens to sample from; 0 for all.
     """
 
     greedy: bool
@@ -68,9 +68,9 @@ def next_token(
     Args:
         logits: [R, V] f32.
         keys: [R] PRNG keys, one per row.
-        plan: which of the steps below apply.
+        plan: static settings.
         temperature: [] f32, divides the logits.
-        top_p: [] f32, mass of the nucleus of what top-k leaves.
+        top_p: [] f32, mass of the nucleus within the top-k tokens.
 
     Returns:
         [R] int32.
@@ -86,7 +86,7 @@ def next_token(
 
 
 def top_k_logits(logits: jax.Array, k: int) -> jax.Array:
-    """Logits [R, V] with -inf below the k-th largest; ties with it remain."""
+    """Logits [R, V] with -inf below the k-th largest; ties with it are kept."""
     smallest = jax.lax.top_k(logits, k)[0][:, -1:]
     return jnp.where(logits >= smallest, logits, -jnp.inf)
 
@@ -94,7 +94,7 @@ def top_k_logits(logits: jax.Array, k: int) -> jax.Array:
 def nucleus_logits(logits: jax.Array, top_p: jax.Array) -> jax.Array:
     """Logits [R, V] with -inf outside the nucleus: the fewest tokens with mass top_p.
 
-    A token is removed if more probable ones have `top_p` together already. The cut-off
+    A token is removed if the mass of more probable ones reaches `top_p`. The cut-off
     probability is found by bisection, since sorting the vocabulary is slow (15 times
     slower on a CPU for 1,024 × 512). See "The Curious Case of Neural Text
     Degeneration", arXiv:1904.09751.

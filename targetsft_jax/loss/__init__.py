@@ -1,7 +1,7 @@
 """Fused losses: hidden states and heads in, a loss and its metrics out.
 
 Logits exist one chunk of tokens at a time, forward and backward; the vocabulary may be
-sharded over a mesh. No method is known by name: `targets` supplies the normal form.
+sharded over a mesh. No method is special-cased: `targets` supplies the normal form.
 Imports `targets`, and `parallel.rules` for heads that are stored on a mesh.
 """
 

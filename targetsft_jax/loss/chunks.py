@@ -5,9 +5,9 @@ gradient g in closed form; the two products of g (with the head for ∂hidden, w
 for ∂head) follow at once. That is three student products and one of the second model,
 the fewest possible without exploiting sparsity of g.
 
-Tokens of weight 0 never reach a head: all others come first, and the loop ends behind
-the last of them. Nothing differentiates through the loop, so its length may depend on
-the data.
+Tokens of weight 0 are never multiplied with a head: the others are sorted first, and
+the loop ends after the last of them. The loop is not differentiated, so its length may
+depend on the data.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ class Spec:
 
     Attributes:
         caps: soft caps by the name of their logits; "logits" are the student's.
-        histograms: True to count how statistics are spread over tokens.
+        histograms: True to add histograms of the per-token statistics.
     """
 
     method: Method | None
@@ -47,13 +47,13 @@ class Spec:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """Constants in θ, by token: leading shape [...], or [N] once flattened.
+    """Per-token arrays, constant in θ: leading shape [...], or [N] when flattened.
 
     Attributes:
         labels: int; weights: float.
         columns: the method's per-token inputs by name.
-        second: the second model's hidden states [..., D'], by the name of its logits;
-            one entry or none for a method, up to two for a user's function.
+        second: hidden states [..., D'] of second models, by the name of their logits;
+            at most one for a method, at most two for a user's function.
     """
 
     labels: Array
@@ -65,13 +65,14 @@ class Batch:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ChunkSums:
-    """Sums over chunks: this device's tokens and columns.
+    """Sums over chunks, for this device's tokens and columns.
 
     Attributes:
         sums: the loss and metrics, equal on all devices that share these tokens.
-        shares: metrics [] of which this device has its columns' share.
-        d_hidden: this device's columns' part of ∂hidden [N, D], or None.
-        d_head: ∂head [v, D] float32 of its columns from its tokens, or None.
+        shares: metrics [], partial sums over this device's columns.
+        d_hidden: ∂hidden [N, D], a partial sum over this device's columns, or None.
+        d_head: ∂head [v, D] float32 of this device's columns, a partial sum over its
+            tokens, or None.
     """
 
     sums: Sums
@@ -96,13 +97,13 @@ def chunked_loss(
 
     Args:
         spec: the loss.
-        columns: the columns of the vocabulary that the heads' rows are.
+        columns: this device's columns of the vocabulary, the rows of `head`.
         hidden: [N, D]; head: [v, D], in the same dtype.
         batch: flat, [N].
         heads: rows [v, D'] of the second models' heads.
-        chunk_size: tokens in a chunk.
-        gradients: those to compute, of "hidden" and "head": one product each. Without
-            any, F_s + F_t is all.
+        chunk_size: tokens per chunk.
+        gradients: any of "hidden" and "head", each one matmul per chunk; empty for the
+            forward products F_s + F_t alone.
         trips: this device's number of chunks -> the number to run.
     """
     live = LiveTokens.of(batch.weights, chunk_size)
@@ -151,13 +152,13 @@ def chunked_loss(
 
 @dataclass(frozen=True)
 class LiveTokens:
-    """Tokens with a weight, in chunks.
+    """Tokens of nonzero weight, in chunks.
 
     Attributes:
-        order: indices of tokens, those with a weight first in their order, padded to a
-            multiple of `size` by indices past the end.
-        count: [] int32, tokens with a weight.
-        size: tokens in a chunk.
+        order: indices of all tokens, those of nonzero weight first and in order, padded
+            to a multiple of `size` by indices past the end.
+        count: [] int32, number of tokens of nonzero weight.
+        size: tokens per chunk.
     """
 
     order: Array
@@ -176,18 +177,18 @@ class LiveTokens:
 
     @property
     def chunks(self) -> Array:
-        """Number of chunks that hold them all, [] int32."""
+        """Number of chunks with live tokens, [] int32."""
         return -(-self.count // self.size)
 
     def take(self, number: Array, tree: Any) -> tuple[Array, Any]:
-        """Indices [C] of a chunk, and its part of arrays [N, ...]."""
+        """Token indices [C] of a chunk, and its slices [C, ...] of arrays [N, ...]."""
         first = number * self.size
         rows = jax.lax.dynamic_slice(self.order, (first,), (self.size,))
         is_live = first + jnp.arange(self.size, dtype=jnp.int32) < self.count
 
         def part(leaf: Array) -> Array:
             values = jnp.take(leaf, rows, axis=0, mode="clip")
-            # Not even a NaN of a token without a weight may reach ∂head.
+            # Zeroed, so that a NaN at a token of weight 0 cannot reach ∂head.
             return jnp.where(is_live.reshape(-1, *[1] * (leaf.ndim - 1)), values, 0)
 
         return rows, jax.tree.map(part, tree)
@@ -200,9 +201,9 @@ def capped_logits(states: Array, head: Array, cap: float | None) -> Array:
 
 
 def _mixes(spec: Spec, batch: Batch) -> tuple[Mix, ...]:
-    """Alternatives that a chunk reads: constants, known before any logits.
+    """Mixes of the alternatives that a chunk needs, known before its logits.
 
-    Their statistics then join the student's, in one pass and in one collective.
+    Their statistics are computed with the student's, in one pass and one collective.
     """
     mixes: list[Mix | None] = []
     if spec.method is not None:
@@ -220,7 +221,7 @@ def _chunk(
     part: Batch,
     second: Mapping[str, Array],
 ) -> tuple[Sums, Sums, Array]:
-    """Sums of weighted value and metrics, shares, and weighted g [C, v] of a chunk."""
+    """Weighted sums and shares of a chunk, and its weighted g [C, v]."""
     weights = part.weights.astype(compute_dtype(logits))
     key = next(iter(second), None)
     other = None if key is None else second[key]
@@ -275,6 +276,9 @@ def _differentiate(
     """Values [C] of a user's loss and its weighted logit gradient [C, v], by autodiff.
 
     A function may read any entry of a row, so every device computes full rows.
+
+    Raises:
+        ValueError: the function does not return one loss per token.
     """
     function = spec.function
     assert function is not None
@@ -288,7 +292,7 @@ def _differentiate(
             f"the loss function returned {values.shape} for labels "
             f"{part.labels.shape}; expected one loss per token"
         )
-    # A cotangent of 0 does not stop a NaN: padding may have no derivative.
+    # 0 · NaN is NaN, and padding may have no derivative.
     (gradient,) = backward(weights.astype(values.dtype))
     gradient = jnp.where(weights[:, None] == 0, 0, gradient)
     return values, columns.local_columns(gradient, logits.shape[1])

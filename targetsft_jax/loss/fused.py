@@ -1,7 +1,7 @@
 """Fused loss: hidden states and a head in, a loss out, without a [tokens, V] array.
 
 The forward pass computes the gradient together with the value, chunk by chunk (see
-`chunks`), and the backward pass only scales it. No method is special here. A loss that
+`chunks`), and the backward pass only scales it. No method is special-cased. A loss that
 is not a method (any function of logits and labels) is differentiated chunk by chunk.
 """
 
@@ -64,8 +64,8 @@ def fused_loss(
             costs time on accelerators; on a CPU 512 is fast.
         vocab_size: real vocabulary; rows of either head past it carry no probability.
             Default: the smaller number of rows.
-        logit_caps: for models whose logits are c · tanh(hidden @ headᵀ / c): the c of
-            "student", "teacher" and "reference"; no cap where absent or None.
+        logit_caps: soft caps c of "student", "teacher" and "reference", whose logits
+            are c · tanh(hidden @ headᵀ / c); no cap if absent or None.
         layout: sharding of tokens and heads (see `sharded.MeshLayout`).
         head_gradient: False where the head is frozen: its gradient is neither computed
             nor stored, which saves one product per chunk.
@@ -77,7 +77,7 @@ def fused_loss(
         The loss [] and metrics, each Σ weights · statistic [] (means, if the weights
         sum to one), detached: `nll`, `gamma`, `strength`, `negative_mass`, `entropy`,
         `label_prob`, `accuracy`, and `kl_teacher` or `kl_reference` with a second
-        model. A function has no `gamma`, `strength` or `negative_mass`.
+        model. A loss function has no `gamma`, `strength` or `negative_mass`.
 
     Raises:
         ValueError: unknown or missing inputs, shapes that do not fit, or a cap that is
@@ -143,7 +143,7 @@ class Layout:
         return Columns(vocabulary, padded=size > vocabulary), size
 
     def tokens_in(self, tree: Any) -> Any:
-        """Arrays of this device's tokens -> of all tokens of its vocabulary group."""
+        """Arrays over this device's tokens -> over those of its vocabulary group."""
         return tree
 
     def rows_in(self, head: Array, size: int, width: int) -> Array:
@@ -151,24 +151,24 @@ class Layout:
         return head if head.shape[0] == size else head[:size]
 
     def tokens_out(self, d_hidden: Array) -> Array:
-        """∂hidden of the group's tokens, this device's columns -> of its tokens, all
-        columns."""
+        """∂hidden of the group's tokens from this device's columns -> ∂hidden of this
+        device's tokens from all columns."""
         return d_hidden
 
     def local_tokens(self, x: Array) -> Array:
-        """An array of the group's tokens, equal on its devices -> of its tokens."""
+        """An array over the group's tokens, replicated in it -> over this device's."""
         return x
 
     def rows_out(self, d_head: Array, like: Array) -> Array:
-        """∂head of this device's rows and tokens -> of all tokens, as stored."""
+        """∂head of this device's rows and tokens -> over all tokens, as stored."""
         return jnp.pad(d_head, [(0, like.shape[0] - d_head.shape[0]), (0, 0)])
 
     def total(self, sums: Any, shares: Any) -> Any:
-        """Sums over the tokens, and shares over tokens and columns, of all devices."""
+        """Reduce over devices: `sums` over tokens, `shares` over tokens and columns."""
         return {**sums, **shares}
 
     def trips(self, count: Array) -> Array:
-        """Number of chunks that every device runs."""
+        """Number of chunks to run, equal on all devices."""
         return count
 
 
@@ -193,7 +193,7 @@ def named_caps(caps: Mapping[str, float | None] | None) -> dict[str, float]:
 
 
 def round_up(size: int, multiple: int) -> int:
-    """The smallest multiple that is not below a size."""
+    """The smallest multiple of `multiple` that is at least `size`."""
     return -(-size // multiple) * multiple
 
 
@@ -204,13 +204,13 @@ def _plan(
     inputs: Mapping[str, Any],
     tokens: tuple[int, ...],
 ) -> tuple[Spec, dict[str, Model], dict[str, Array]]:
-    """The loss, the second models that it reads, and its per-token columns."""
+    """The loss, its second models by logits name, and its per-token columns."""
     for dense in SECOND_MODELS:
         if dense in inputs:
             model = dense.removesuffix("_logits")
             raise ValueError(
-                f"{dense} is an input of `target` and `objective`; give fused_loss "
-                f"{model}=(hidden, head) in its place"
+                f"{dense} is an input of `target` and `objective`; pass fused_loss "
+                f"{model}=(hidden, head) instead"
             )
     models = {"teacher_logits": teacher, "reference_logits": reference}
     present = {key: model for key, model in models.items() if model is not None}
@@ -229,7 +229,7 @@ def _plan(
 def _split_columns(
     inputs: Mapping[str, Any], tokens: tuple[int, ...]
 ) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Arrays [*tokens, ...], which are chunked, and all other inputs."""
+    """Inputs [*tokens, ...], which are chunked, and all others."""
     columns = {
         key: jnp.asarray(value)
         for key, value in inputs.items()
@@ -251,7 +251,7 @@ def _evaluate(
     *,
     gradients: tuple[str, ...],
 ) -> tuple[Any, ...]:
-    """Loss, metrics, and those of ∂hidden and ∂head that `gradients` names."""
+    """Loss, metrics, and the requested `gradients`."""
     shared = min([head.shape[0], *(other.shape[0] for other in heads.values())])
 
     def local(
@@ -260,7 +260,7 @@ def _evaluate(
         columns, size = layout.columns(vocabulary, shared)
 
         def rows_of(head: Array, states: Array) -> Array:
-            # Cast before it moves: a head is sent in the dtype of its products.
+            # Cast before resharding: heads are communicated in the compute dtype.
             return layout.rows_in(head.astype(states.dtype), size, states.shape[-1])
 
         rows = {key: rows_of(other, batch.second[key]) for key, other in heads.items()}

@@ -7,7 +7,7 @@ from jax import Array
 BINS = 20
 
 PREFIX = "histogram_"
-"""Metric `histogram_NAME` [BINS] is the distribution whose mean is NAME."""
+"""Metric `histogram_NAME` [BINS] is the distribution of the metric NAME over tokens."""
 
 EDGES = {
     "gamma": np.linspace(0, 1, BINS + 1),
@@ -22,12 +22,12 @@ def histogram(values: Array, weights: Array, edges: np.ndarray) -> Array:
     """Sum of the weights in each bin: [BINS] in the weights' dtype.
 
     Args:
-        values: [C], of tokens; where the weight is 0 the value may be anything.
+        values: [C]; ignored where the weight is 0.
         weights: [C].
         edges: [BINS + 1], increasing; a value on an edge is in the bin above it.
     """
-    # Comparisons with the inner edges, not a scatter, which is slow on accelerators;
-    # C × BINS is small beside one row of logits.
+    # Comparisons with the inner edges, since scatters are slow on accelerators; their
+    # C × BINS entries are few compared with the chunk's C × V logits.
     above = values[:, None] >= jnp.asarray(edges[1:-1], values.dtype)
     inside = jnp.pad(above, [(0, 0), (1, 0)], constant_values=True)
     beyond = jnp.pad(above, [(0, 0), (0, 1)], constant_values=False)

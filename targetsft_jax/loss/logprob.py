@@ -1,8 +1,8 @@
 """Log-probabilities of labels, computed in the same chunks as the loss.
 
 A policy equal to the student must have exactly the student's log-probabilities: one
-rounding of a logit near 32 in bfloat16 moves their ratio by 13 %. So a chunk's tokens,
-its product and its statistics are those of the loss.
+rounding of a logit near 32 in bfloat16 moves their ratio by 13 %. So chunks,
+matmuls and statistics are those of the loss.
 """
 
 import jax
@@ -29,7 +29,7 @@ def label_logprob(
 ) -> Array:
     """log p(label) [...] float32 where `mask`, and 0 elsewhere; constant in θ.
 
-    No [tokens, V] array exists, and masked tokens reach no head.
+    No [tokens, V] array exists, and masked tokens are not multiplied with the head.
 
     Args:
         hidden: hidden states [..., D] in the compute dtype.
@@ -58,7 +58,7 @@ def label_logprob(
         wide = np.promote_types(hidden.dtype, np.float32)
         zeros = jnp.zeros(group.labels.shape, wide)
         logprob = jax.lax.fori_loop(0, layout.trips(live.chunks), step, zeros)
-        # The last chunk is padded with tokens that are not live.
+        # The last chunk is padded with masked tokens.
         logprob = layout.local_tokens(jnp.where(group.weights > 0, logprob, 0))
         return (logprob.reshape(batch.labels.shape),)
 

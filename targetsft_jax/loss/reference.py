@@ -1,7 +1,7 @@
 """Reference loss for tests: dense logits, and autodiff of the cross-entropy to Q.
 
-Slow, large and obvious. It shares no line with the fused loss's gradient: the target
-is constant and jax differentiates CE(Q, softmax(hidden @ headᵀ)).
+Slow, memory-hungry and simple by design. It shares no code with the fused gradient: the
+target is constant and jax differentiates CE(Q, softmax(hidden @ headᵀ)).
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ def reference_loss(
         if model is not None:
             inputs[f"{role}_logits"] = stop_gradient(_logits(*model, caps.get(role)))
     logits = _logits(hidden, head, caps.get("student"))
-    # Tokens of weight 0 may have any label; they have no target.
+    # Tokens of weight 0 may have labels outside the vocabulary.
     labels = jnp.where(weights == 0, 0, labels)
     q = stop_gradient(target(method, logits, labels, **inputs).induced())
     log_p = jax.nn.log_softmax(logits.astype(q.dtype), axis=-1)

@@ -91,7 +91,7 @@ class MeshLayout(Layout):
         if parts == 1:
             return super().columns(vocabulary, shared)
         size = -(-vocabulary // parts)
-        # Full tiles of a TPU, where that adds little.
+        # Rounded up to full TPU tiles, where that adds little.
         size = round_up(size, 128) if size >= 1024 else size
         number = reduce(
             lambda index, axis: index * self.mesh.shape[axis] + lax.axis_index(axis),
@@ -151,17 +151,17 @@ class MeshLayout(Layout):
 
     def trips(self, count: Array) -> Array:
         # Devices that share a vocabulary have the same tokens and so the same count;
-        # with one number for all, the collectives of the whole mesh stay in step.
+        # with one number for all devices, their collectives stay aligned.
         return lax.pmax(count, self.mesh.axis_names)
 
     @property
     def _groups(self) -> Axes:
-        """Token axes whose devices gather their tokens: each group shares them."""
+        """Token axes of a vocabulary group, within which tokens are gathered."""
         return tuple(axis for axis in self.tokens if axis in self.vocabulary)
 
     @property
     def _splits(self) -> Axes:
-        """Vocabulary axes in the order that they split the rows."""
+        """Vocabulary axes, the slowest first, as they split the rows."""
         stored = [axis for axis in reversed(self._width) if axis in self.vocabulary]
         return (*(a for a in self.vocabulary if a not in self._width), *stored)
 
@@ -174,10 +174,10 @@ class MeshLayout(Layout):
         )
 
     def _moves(self, width: int) -> list[tuple[str, bool]]:
-        """Axes in the order that they reshard a stored head, each with True if the head
-        is stored over it.
+        """Axes in the order in which they reshard a stored head, each with True if the
+        head is stored over it.
 
-        The last axis of the width comes first: then neighbouring columns are joined.
+        The last axis of the width is the first, so that adjacent columns are joined.
         """
         stored = self.stored(width)
         rows_only = [axis for axis in self.vocabulary if axis not in self._width]
@@ -202,5 +202,5 @@ class MeshLayout(Layout):
 
 
 def _to_rows(head: Array, rows: int) -> Array:
-    """A head cut, or padded with zeros, to a number of rows."""
+    """Truncate a head, or pad it with zeros, to `rows` rows."""
     return jnp.pad(head[:rows], [(0, max(0, rows - head.shape[0])), (0, 0)])

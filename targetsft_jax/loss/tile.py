@@ -1,9 +1,9 @@
-"""Row statistics of a chunk of logits whose columns may lie on several devices.
+"""Row statistics of a chunk of logits whose columns may be sharded over devices.
 
 Every device reduces each statistic over its columns in one pass over its tile, relative
-to its own maxima. One all-gather exchanges those few numbers per row; then each device
-rescales them to the common maxima and adds them up. With all columns on one device the
-same code runs without the all-gather.
+to its local maxima. One all-gather exchanges those few numbers per row; then each
+device rescales them to the global maxima and sums them. With all columns on one device
+the same code runs without the all-gather.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Columns:
 
     Attributes:
         vocabulary: number of real tokens; columns past it carry no probability.
-        first: number of the tile's first column; [] int32, or 0.
+        first: vocabulary index of the tile's first column; [] int32, or 0.
         padded: True if any device holds columns past the vocabulary.
         axes: mesh axes that the columns are split over; none if they are unsharded.
     """
@@ -36,12 +36,12 @@ class Columns:
     axes: tuple[str, ...] = ()
 
     def gather(self, parts: Sequence[Parts]) -> list[Parts]:
-        """Statistics [C] of this device -> [T, C] of all, in one collective."""
+        """Statistics [C] of this device -> [T, C] of T devices, in one collective."""
         if not self.axes:
             return [{key: x[None] for key, x in part.items()} for part in parts]
         stacked = jnp.stack([x for part in parts for x in part.values()])
-        every = iter(jnp.moveaxis(jax.lax.all_gather(stacked, self.axes), 1, 0))
-        return [{key: next(every) for key in part} for part in parts]
+        statistics = iter(jnp.moveaxis(jax.lax.all_gather(stacked, self.axes), 1, 0))
+        return [{key: next(statistics) for key in part} for part in parts]
 
     def full_rows(self, tile: Array) -> Array:
         """This device's columns [C, v] -> full rows [C, V]."""
@@ -51,10 +51,10 @@ class Columns:
 
     def local_columns(self, rows: Array, width: int) -> Array:
         """Full rows [C, V] -> this device's columns [C, width]."""
-        # As wide as the last device's columns may reach.
+        # Wide enough for the last device's columns.
         reach = -(-self.vocabulary // width) * width + width
         wide = jnp.pad(rows, [(0, 0), (0, reach - rows.shape[1])])
-        # A device far behind the vocabulary has padding only, wherever it is cut.
+        # Clamped for devices past the vocabulary, which hold padding only.
         first = jnp.minimum(self.first, reach - width)
         return jax.lax.dynamic_slice_in_dim(wide, first, width, axis=1)
 
@@ -64,11 +64,11 @@ class TileRows(Rows):
 
     Args:
         logits: this device's columns of a chunk's logits [C, v].
-        labels: [C] int, numbers in the vocabulary.
+        labels: [C] int, indices in the vocabulary.
         other: the same columns of the second model [C, v], or None.
-        columns: the numbers of these columns.
-        mixes: alternatives whose statistics join the one all-gather; any other one
-            takes a separate all-gather.
+        columns: indices of these columns in the vocabulary.
+        mixes: alternatives whose statistics are part of the one all-gather; any other
+            takes a separate one.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class TileRows(Rows):
 
     @cached_property
     def numbers(self) -> Array:
-        """Number of each column in the vocabulary [C, v] int32."""
+        """Vocabulary index of each column [C, v] int32."""
         offsets = jax.lax.broadcasted_iota(jnp.int32, self.logits.shape, 1)
         return offsets + self.columns.first
 
@@ -114,8 +114,8 @@ class TileRows(Rows):
         local = super().top(k)
         if not self.columns.axes:
             return local
-        every = jax.lax.all_gather(local, self.columns.axes, axis=1, tiled=True)
-        return jax.lax.top_k(every, min(k, every.shape[1]))[0]
+        candidates = jax.lax.all_gather(local, self.columns.axes, axis=1, tiled=True)
+        return jax.lax.top_k(candidates, min(k, candidates.shape[1]))[0]
 
     def alternative(self, mix: Mix) -> Alternative:
         if mix not in self.mixes:
@@ -153,7 +153,7 @@ class TileRows(Rows):
 
     @cached_property
     def _local_maximum(self) -> Array:
-        """The largest of this device's logits [C]; 0 where it has none."""
+        """Maximum of this device's logits [C]; 0 where all are −inf."""
         return _finite(jnp.max(self.logits, axis=-1))
 
     @cached_property
@@ -171,14 +171,14 @@ class TileRows(Rows):
 
     @cached_property
     def _drift(self) -> Array:
-        """Each device's maximum less the common one [T, C]; 0 where it has none."""
+        """Local minus global maximum by device [T, C]; 0 where all logits are −inf."""
         local = self._gathered[0]["maximum"]
         return jnp.where(local > -jnp.inf, local - self._maximum, 0)
 
     @cached_property
     def _local_drift(self) -> Array:
-        some = jnp.max(self.logits, axis=-1) > -jnp.inf
-        return jnp.where(some, self._local_maximum - self._maximum, 0)
+        is_finite = jnp.max(self.logits, axis=-1) > -jnp.inf
+        return jnp.where(is_finite, self._local_maximum - self._maximum, 0)
 
     @cached_property
     def _student(self) -> Parts:
@@ -197,7 +197,7 @@ class TileRows(Rows):
         return self._blanked(self._mixed(mix, self._local_shifted))
 
     def _finish(self, scores: Array, merged: Parts) -> Alternative:
-        """T from its scores at the common maximum and the merged statistics."""
+        """T from its scores at the global maximum of logits, and merged statistics."""
         total = merged["total"]
         inverse = (1 / total)[:, None]
         return Alternative(
@@ -208,7 +208,7 @@ class TileRows(Rows):
         )
 
     def _blanked(self, x: Array) -> Array:
-        """-inf in the columns past the vocabulary."""
+        """Set columns past the vocabulary to −inf."""
         if not self.columns.padded:
             return x
         return jnp.where(self.numbers < self.columns.vocabulary, x, -jnp.inf)
@@ -243,16 +243,16 @@ def _merge(parts: Parts, drift: Array | float, frame: Array | float) -> Parts:
 
     Args:
         parts: from `_mix_parts` of each device.
-        drift: each device's maximum of logits less the common one [T, C].
-        frame: the same difference for its scores.
+        drift: local minus global maximum of the logits, by device [T, C].
+        frame: the same difference for the scores.
     """
     maxima = parts["maximum"] + frame
     highest = jnp.max(maxima, axis=0)
     supported = highest > -jnp.inf
     maximum = _finite(highest)
-    some = parts["maximum"] > -jnp.inf
-    down = jnp.where(some, maxima - maximum, 0)
-    scale = jnp.where(some, jnp.exp(down), 0)
+    is_finite = parts["maximum"] > -jnp.inf
+    down = jnp.where(is_finite, maxima - maximum, 0)
+    scale = jnp.where(is_finite, jnp.exp(down), 0)
     total = jnp.sum(scale * parts["total"], axis=0)
     return {
         "maximum": maximum,
@@ -264,5 +264,5 @@ def _merge(parts: Parts, drift: Array | float, frame: Array | float) -> Parts:
 
 
 def _finite(maximum: Array) -> Array:
-    """A maximum to subtract: 0 in place of −inf, where there is nothing."""
+    """A maximum to subtract: −inf, where all values are −inf, becomes 0."""
     return jnp.where(maximum > -jnp.inf, maximum, 0)

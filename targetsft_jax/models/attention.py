@@ -17,7 +17,7 @@ LayerCache = tuple[jax.Array, jax.Array]
 
 
 class SelfAttention(Protocol):
-    """Attention of rows to themselves, as every kernel computes it (see `kernels`)."""
+    """Self-attention of packed rows: the signature of all kernels (see `kernels`)."""
 
     def __call__(
         self,
@@ -30,7 +30,7 @@ class SelfAttention(Protocol):
         scale: float | None = None,
         softcap: float | None = None,
     ) -> jax.Array:
-        """Mixed values [B, T, H, d].
+        """Attention output [B, T, H, d].
 
         Args:
             query: [B, T, H, d].
@@ -133,7 +133,7 @@ def attend(
             key_slots[None],
         )
         near = query_positions[:, :, None] - key_positions[:, None, :] < window
-        # All padding has the same position, so its own slot is made visible to it.
+        # Padding attends at least to its own slot: no row of the mask is empty.
         visible &= near | (key_slots[None, :] == query_slots[:, None])[None]
     mask = visible[:, None]
     if softcap is None:
@@ -204,9 +204,8 @@ def attend_one(
 class Attention(nn.Module):
     """Self-attention with rotary position embeddings, optionally over a KV cache.
 
-    `is_windowed` decides whether the config's window applies in this layer: a bool, a
-    [] bool array where the scanned layers alternate, or None where all layers are
-    alike.
+    `is_windowed` is True if the config's window applies in this layer: a bool, a []
+    bool array if the scanned layers alternate, or None if all layers are alike.
     """
 
     config: DecoderConfig
@@ -275,7 +274,7 @@ class Attention(nn.Module):
     ) -> jax.Array:
         config = self.config
         scale, softcap = config.score_scale, config.attn_logit_softcap
-        # A window that covers all keys is no window.
+        # A window that covers all keys has no effect.
         length = span.key_segment_ids.shape[1]
         window = config.sliding_window
         if is_windowed is False or (window is not None and window >= length):
@@ -307,7 +306,7 @@ class Attention(nn.Module):
         arrays = (query, key, value, span.segment_ids)
         if is_static:
             return kernel(*arrays, window=window)
-        # A kernel is compiled for its window: both are compiled and one of them runs.
+        # A kernel is compiled for one window: both are compiled, and one of them runs.
         return jax.lax.cond(
             is_windowed,
             partial(kernel, window=window),
@@ -317,7 +316,7 @@ class Attention(nn.Module):
 
 
 def norm_init(config: DecoderConfig) -> Initializer:
-    """Initializer of a norm's parameter, with which the norm multiplies by one."""
+    """Initializer of a norm's parameter, for an initial scale of one."""
     init = nn.initializers
     return init.zeros_init() if config.unit_offset else init.ones_init()
 
@@ -331,7 +330,7 @@ def _select(
 
 
 def _write(cache: jax.Array, new: jax.Array, start: jax.Array) -> jax.Array:
-    """[B, K, S, d] with the new [B, T, K, d] from slot `start` on."""
+    """Write `new` [B, T, K, d] into a cache [B, K, S, d] from slot `start` on."""
     zero = jnp.zeros((), jnp.int32)
     new = jnp.swapaxes(new, 1, 2).astype(cache.dtype)
     return jax.lax.dynamic_update_slice(cache, new, (zero, zero, start, zero))

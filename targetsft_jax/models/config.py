@@ -9,7 +9,7 @@ ACTIVATIONS = ("silu", "gelu_tanh")
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """Everything that the decoder's function depends on; static and hashable under jit.
+    """Decoder hyper-parameters; static and hashable under jit.
 
     Attributes:
         vocab_size: V, rows of the embedding and of the head (padded rows included).
@@ -24,23 +24,23 @@ class DecoderConfig:
         rms_norm_eps: added to the mean square before its root.
         rope_theta: base of the rotary frequencies.
         rope_scaling: scaling of the rotary frequencies (see `rope`), or None.
-        partial_rotary_factor: share of a head's features that rotate, the first ones.
-        tie_word_embeddings: the head is the embedding.
+        partial_rotary_factor: leading fraction of each head's features that rotate.
+        tie_word_embeddings: the head shares the matrix of the embedding.
         qkv_bias: query, key and value projections have a bias.
         o_bias: the output projection of attention has a bias.
-        qk_norm: every head of query and key is normalized before it rotates.
+        qk_norm: queries and keys are normalized per head before their rotation.
         unit_offset: norms multiply by 1 + their parameter, which starts at 0.
         sandwich_norms: the outputs of attention and MLP are normalized before they are
             added to the residual stream.
         scale_embedding: embeddings are multiplied by sqrt(hidden_size).
-        activation: of the MLP's gate, one of `ACTIVATIONS`.
+        activation: activation of the MLP's gate, one of `ACTIVATIONS`.
         query_pre_attn_scalar: scores are divided by its square root; None for head_dim.
         attn_logit_softcap: scores become cap * tanh(score / cap); None for no cap.
         final_logit_softcap: the same for logits. The decoder computes no logits: the
             loss and generation apply the cap.
         sliding_window: a token attends to itself and the window - 1 tokens before it,
             in the layers of `sliding_layers`; None for no window.
-        sliding_layers: for each layer, whether the window applies; None for all layers.
+        sliding_layers: per layer, True if the window applies; None for all layers.
         local_rope_theta: base of the rotary frequencies in those layers, which then
             have no scaling; None for the base of the other layers.
         model_type: name of the family in checkpoints ("qwen2", "llama"). The decoder
@@ -154,7 +154,7 @@ class DecoderConfig:
         if sliding is not None and len(sliding) != self.num_layers:
             raise ValueError(
                 f"sliding_layers has {len(sliding)} entries and num_layers is "
-                f"{self.num_layers}; expected one entry for each layer."
+                f"{self.num_layers}; expected one entry per layer."
             )
         if self.sliding_window is None and (sliding or self.local_rope_theta):
             raise ValueError(
@@ -162,7 +162,7 @@ class DecoderConfig:
                 "and sliding_window is None; set it, or neither of them."
             )
         if sliding is not None and len(set(sliding)) == 1:
-            # Normalized, so that equal decoders compare equal.
+            # Normalized, so that configs of equal decoders compare equal.
             object.__setattr__(self, "sliding_layers", None)
             if not sliding[0]:
                 object.__setattr__(self, "sliding_window", None)

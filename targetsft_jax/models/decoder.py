@@ -1,7 +1,7 @@
 """Decoder-only transformer as pure functions: parameters and tokens to hidden states.
 
-It computes no logits: the loss and generation take `hidden` and `head`, and decide how
-much of [tokens, V] exists at a time.
+Logits are not computed here: the loss and generation take `hidden` and `head`, and
+choose how much of [tokens, V] exists at a time.
 """
 
 import functools
@@ -40,7 +40,7 @@ INIT_SCALE = 0.02
 def init_params(
     config: DecoderConfig, key: jax.Array, dtype: DTypeLike = jnp.float32
 ) -> dict:
-    """Random parameters: normal(0, 0.02), zero biases, norms that multiply by one.
+    """Random parameters: normal(0, 0.02), zero biases, norm scales of one.
 
     The standard deviation of the projections into the residual stream (o, down) is
     divided by sqrt(2 * layers), so that its variance does not grow with depth (GPT-2).
@@ -61,7 +61,7 @@ def init_params(
 
 
 def abstract_params(config: DecoderConfig, dtype: DTypeLike = jnp.float32) -> dict:
-    """Shapes and dtypes of the parameters; nothing is allocated.
+    """Shapes and dtypes of the parameters, without allocation.
 
     Returns:
         The tree of `init_params` with a `jax.ShapeDtypeStruct` at each leaf.
@@ -206,7 +206,7 @@ def apply_cached(
     segment_ids: jax.Array | None = None,
     dtype: DTypeLike = jnp.float32,
 ) -> tuple[jax.Array, Cache]:
-    """`apply` to the next tokens of every row, after those in the cache.
+    """Hidden states of the next tokens of each row, with a KV cache of earlier ones.
 
     The first call takes the prompts, padded on either side, with `segment_ids` 1 for
     their tokens and 0 for padding; each further call takes one token per row. A token's
@@ -285,7 +285,7 @@ def _rotations(
 
 
 def _scaled(config: DecoderConfig, x: jax.Array) -> jax.Array:
-    """Embeddings times sqrt(D) where the config scales them, in their own dtype."""
+    """Embeddings x, times sqrt(D) if the config scales them, in the dtype of x."""
     if not config.scale_embedding:
         return x
     return x * jnp.asarray(config.hidden_size**0.5, x.dtype)

@@ -28,7 +28,7 @@ def xla(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> jax.Array:
-    """Every platform: the portable attention; memory grows with T²."""
+    """Portable attention, for every platform; memory grows with T²."""
     return attend(
         query,
         key,
@@ -53,7 +53,7 @@ def splash(
     softcap: float | None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """TPU: splash attention of jax, block-sparse; memory grows with T."""
+    """Splash attention of jax for TPU: block-sparse; memory grows with T."""
     from jax.experimental.pallas.ops.tpu import splash_attention as kernels
 
     length, heads, size = query.shape[1:]
@@ -72,7 +72,7 @@ def splash(
     else:
         head_mask = kernels.LocalMask((length, length), (window - 1, 0), 0)
     mask = kernels.MultiHeadMask([head_mask] * heads)
-    # Evaluated eagerly: under a trace, the kernel's tables would be its tracers.
+    # Evaluated eagerly: under a trace, the tables of the kernel would become tracers.
     with jax.ensure_compile_time_eval():
         kernel = kernels.make_splash_mha(
             mask,
@@ -105,7 +105,7 @@ def cudnn(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> jax.Array:
-    """GPU: flash attention of cuDNN; segments become a mask [B, 1, T, T].
+    """Flash attention of cuDNN for GPU; segments become a mask [B, 1, T, T].
 
     Raises:
         ValueError: a window or a soft cap, which it does not support.
@@ -134,7 +134,7 @@ def pallas_gpu(
     softcap: float | None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """GPU: Pallas flash attention of jax; keys and values are repeated per head.
+    """Pallas flash attention of jax for GPU; keys and values are repeated per head.
 
     Raises:
         ValueError: a window or a soft cap, which it does not support.
@@ -228,7 +228,7 @@ def _pallas_limits(config: DecoderConfig, length: int, dtype: jnp.dtype) -> str:
     return _plain_only(config, length)
 
 
-# In order of preference: `auto` is the first one that supports model and platform.
+# In order of preference: `auto` is the first that supports model and platform.
 KERNELS: Mapping[str, Kernel] = {
     "splash": Kernel(splash, ("tpu",), _splash_limits),
     "cudnn": Kernel(cudnn, ("gpu", "cuda"), _cudnn_limits),
@@ -245,12 +245,12 @@ def choose(
 
     Args:
         name: one of `CHOICES`; "auto" is the fastest that supports the model.
-        platform: of the devices: "tpu", "gpu" or "cpu".
+        platform: "tpu", "gpu" or "cpu".
         config: the decoder; length: tokens per row; dtype: of its forward pass.
 
     Raises:
-        ValueError: the requested kernel does not support these; names the limit, and a
-            kernel that does.
+        ValueError: the requested kernel does not support the model; the message names
+            the limit and a kernel that does.
     """
     if name not in CHOICES:
         raise ValueError(

@@ -1,16 +1,16 @@
-"""The protocol of parameters that are read one layer at a time."""
+"""Protocol of parameters that are read one layer at a time."""
 
 from typing import Any, Protocol, runtime_checkable
 
 
 @runtime_checkable
 class LayerLeaf(Protocol):
-    """A leaf of the tree of `init_params` that may lie on disk or be computed.
+    """A leaf of the parameter tree, in memory, on disk, or computed layer by layer.
 
-    Arrays are such leaves. The others are `StoredLeaf` of a checkpoint, `MappedLeaf` of
-    safetensors files and `lora.Merged`: each access reads or computes a layer, and the
-    result is not cached, so that an export holds one layer in memory. Leaves without a
-    layer axis are read by `numpy.asarray`.
+    Arrays, `StoredLeaf` (checkpoints), `MappedLeaf` (safetensors) and `lora.Merged`
+    implement it. The last three read or compute a layer per access without caching it,
+    so that an export holds one layer in memory. Leaves without a layer axis are read by
+    `numpy.asarray`.
     """
 
     dtype: Any

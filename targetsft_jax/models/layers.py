@@ -1,7 +1,7 @@
 """Layers of the decoder: projection, RMS norm, gated MLP, soft cap.
 
-Parameters keep their dtype and each use casts them to the compute dtype, so that
-float32 master weights need no second copy.
+Parameters are cast to the compute dtype on use, so that float32 master weights need no
+second copy.
 """
 
 from collections.abc import Callable
@@ -23,8 +23,8 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 class Projection(nn.Module):
     """`x @ kernel (+ bias)`: [..., D] -> [..., features], in the dtype of x.
 
-    Adapters beside the kernel (see `lora`) add the product (x @ A) @ B. The matrices
-    are never summed, so that a frozen kernel needs no gradient.
+    Adapters of the kernel (see `lora`) add the product (x @ A) @ B. The matrices are
+    never summed, so that a frozen kernel needs no gradient.
     """
 
     features: int

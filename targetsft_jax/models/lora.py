@@ -1,8 +1,8 @@
 """Low-rank adapters (LoRA): y = x·W + (alpha / rank) · (x·A)·B, with W frozen.
 
-See "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685. A and B lie
-beside the kernel that they adapt in the parameter tree, and `Projection` adds their
-product. The trained tree has adapters only: `attach` inserts them into the base's tree
+See "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685. A and B are
+siblings of their kernel in the parameter tree, and `Projection` adds their product. The
+trained tree has adapters only: `attach` inserts them into the base's tree
 for a forward pass, and `merged` adds them to its kernels for an export.
 """
 
@@ -100,7 +100,7 @@ def num_adapter_parameters(config: DecoderConfig, lora: Lora) -> int:
 
 
 def trainable(config: DecoderConfig, lora: Lora) -> str:
-    """One line with the rank, the targets and the share of parameters trained."""
+    """One line with the rank, the targets and the fraction of parameters trained."""
     trained = num_adapter_parameters(config, lora)
     total = decoder.num_parameters(config) + trained
     return (
@@ -113,7 +113,7 @@ def trainable(config: DecoderConfig, lora: Lora) -> str:
 def attach(params: dict, adapters: dict, lora: Lora) -> dict:
     """The base's tree with its adapters, for `decoder.apply`; the base is not copied.
 
-    B carries the scale, since it is the smallest of the possible factors.
+    The scale is folded into B, so that no activation is multiplied by it.
     """
 
     def with_adapters(_: dict, pair: dict) -> dict:
@@ -127,9 +127,9 @@ def merged(params: dict, adapters: dict, lora: Lora, dtype: Any = None) -> dict:
 
     Args:
         params: the base; leaves may be any `LayerLeaf`.
-        adapters: as trained, likewise.
+        adapters: the tree of `init_adapters`, likewise.
         lora: their rank and scale.
-        dtype: of the sums; None for the dtype of each kernel.
+        dtype: dtype of the sums; None for that of each kernel.
     """
 
     def merge(module: dict, pair: dict) -> dict:
@@ -161,7 +161,7 @@ class Merged:
         return self.kernel.shape
 
     def __getitem__(self, layer: int) -> np.ndarray:
-        """Kernel [in, out] of one layer; all processes must ask for it together."""
+        """Kernel [in, out] of one layer; all processes must call it together."""
         leaves = (self.kernel, self.lora_a, self.lora_b)
         kernel, a, b = (to_host(leaf[layer]).astype(np.float64) for leaf in leaves)
         return (kernel + self.scale * (a @ b)).astype(self.dtype)

@@ -105,7 +105,7 @@ class YarnScaling:
         size = 2 * len(frequencies)
 
         def pair(rotations: float) -> float:
-            """Index of the pair with so many rotations over the original context."""
+            """Index of the pair with this many rotations over the original context."""
             wavelength = self.original_max_position_embeddings / (
                 rotations * 2 * math.pi
             )

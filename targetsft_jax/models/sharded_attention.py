@@ -19,8 +19,8 @@ def mesh_attend(
 ) -> SelfAttention | None:
     """Attention of a training step; None for the decoder's portable attention.
 
-    In the notation of the scaling book, query[B_{data,fsdp}, T, H_tensor, d], key and
-    value alike, and the mixed values too. The partitioner cannot look into a kernel
+    In the notation of the scaling book, query[B_{data,fsdp}, T, H_tensor, d], and
+    key, value and output likewise. The partitioner cannot look into a kernel
     and would gather its operands, so `shard_map` runs it on each device's rows and
     heads.
 
@@ -30,7 +30,8 @@ def mesh_attend(
         mesh: the (data, fsdp, tensor) mesh.
 
     Raises:
-        ValueError: the kernel does not support these; names one that does.
+        ValueError: the kernel does not support the model; the message names one that
+            does.
     """
     supported = kernels.choose(name, platform(mesh), config, length, dtype)
     if supported == "xla":

@@ -1,4 +1,4 @@
-"""Start of a command's work on its devices, in one process or as one of several."""
+"""Launch of a command on its devices, in one process or as one of several."""
 
 import os
 import sys
@@ -18,13 +18,13 @@ def launch(
     join_seconds: int = 300,
     heartbeat_seconds: int = 10,
 ) -> int:
-    """Run an action on the devices and with the processes of a mesh section.
+    """Run an action on the devices and processes of a `mesh` section.
 
-    In a run of several processes only the primary one prints, and a process that fails
-    ends at once: an orderly end would wait for the others, which wait for it.
+    With several processes only the primary one prints, and a failed process exits
+    immediately: an orderly shutdown would wait for the others, which wait for it.
 
     Args:
-        action: the work; it returns an exit code, None for success.
+        action: returns an exit code, None for success.
         cpu_devices: virtual CPU devices of this process; None: the real devices.
         coordinator, processes, process, join_seconds, heartbeat_seconds: as in
             `processes.initialize`.
@@ -33,7 +33,7 @@ def launch(
         The exit code.
 
     Raises:
-        ValueError, OSError: the processes cannot find each other.
+        ValueError, OSError: the processes cannot connect.
     """
     import jax
 
@@ -57,7 +57,7 @@ def launch(
     try:
         status = run_command(lambda _: action(), [])
     except Exception:  # noqa: BLE001
-        # Such as a step that fails because another process is gone.
+        # For example, a step that failed because another process died.
         traceback.print_exc()
         status = FAILED
     if status:

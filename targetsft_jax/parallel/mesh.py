@@ -63,7 +63,7 @@ def make_mesh(
 ) -> Mesh:
     """A (data, fsdp, tensor) mesh over the devices.
 
-    The slices of a multi-slice TPU lie along the data axis, the only one whose
+    The slices of a multi-slice TPU are laid out along the data axis, the only one whose
     collectives may cross the network between slices.
 
     Args:
@@ -125,7 +125,7 @@ def rows_over(mesh: Mesh, lead: int = 0) -> NamedSharding:
 def put_rows(
     batch: Mapping[str, np.ndarray], mesh: Mesh, lead: int = 0
 ) -> dict[str, jax.Array]:
-    """Put a batch on the mesh as [..., B_{data,fsdp}, L]; devices get their rows only.
+    """Put a batch on the mesh as [..., B_{data,fsdp}, L], each device with its rows.
 
     Args:
         batch: arrays [..., B, L], complete in every process.

@@ -23,12 +23,12 @@ class Preempted(Stopped):
 
 
 class StopSignal:
-    """A context in which the first SIGTERM is recorded and does not end the process.
+    """Context manager that records the first SIGTERM instead of ending the process.
 
-    A second one ends it, as without this context.
+    A second SIGTERM ends the process, as without this context.
 
     Attributes:
-        requested: whether this process has received SIGTERM.
+        requested: True if this process has received SIGTERM.
     """
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ COORDINATOR, PROCESSES, PROCESS = (
     "JAX_NUM_PROCESSES",
     "JAX_PROCESS_ID",
 )
-"""Environment variables that replace arguments of `initialize` that are None."""
+"""Environment variables, read where arguments of `initialize` are None."""
 
 AUTO = "auto"
 _TEXT_BYTES = 512
@@ -46,7 +46,7 @@ def initialize(
             all others terminate.
 
     Returns:
-        Whether the job has several processes.
+        True if the job has several processes.
 
     Raises:
         ValueError: a number is missing or out of range.
@@ -61,7 +61,7 @@ def initialize(
                 f"mesh.coordinator or {COORDINATOR}"
             )
         return False
-    # jax's handler would replace ours, which lets a second SIGTERM kill the process.
+    # jax's handler would replace `StopSignal`, and a second SIGTERM would not kill.
     jax.config.update("jax_enable_preemption_service", False)
     limits: dict[str, Any] = {
         "initialization_timeout": timeout,
@@ -112,7 +112,7 @@ def _initialize_at(
         "mesh.process, the same mesh.processes and the same mesh.coordinator; "
         "mesh.join_seconds sets the limit"
     )
-    # The timeout of jax ends the process with a C++ stack trace.
+    # On its own timeout jax ends the process with a C++ stack trace.
     timer = threading.Timer(remaining, _exit, [timeout_error])
     timer.daemon = True
     timer.start()
@@ -183,7 +183,10 @@ def to_host(tree: Any) -> Any:
 def _wait_for_listener(coordinator: str, timeout: int) -> None:
     """Wait until process 0 listens.
 
-    The client of jax would terminate this process without a helpful message.
+    Otherwise the client of jax terminates this process without a helpful message.
+
+    Raises:
+        ConnectionError: it does not listen within `timeout` seconds.
     """
     host, _, port = coordinator.rpartition(":")
     deadline = time.monotonic() + timeout

@@ -107,7 +107,7 @@ def shardings(axes: Any, shapes: Any, mesh: Mesh) -> Any:
 def undivided(axes: Any, shapes: Any, mesh: Mesh) -> list[str]:
     """Paths of parameters with an axis that its mesh axes do not divide.
 
-    These are replicated over the mesh axes left out: correct, but a waste of memory.
+    They are replicated over the mesh axes left out, which is correct but wastes memory.
     """
     paths = []
     for path, shape in jax.tree_util.tree_leaves_with_path(shapes):

@@ -72,7 +72,7 @@ def best_group(
         vocabulary: rows of a head.
         width: D of the student.
         other_width: D of the second model, 0 without one.
-        head_gradient: whether ∂head exists and is communicated.
+        head_gradient: True if ∂head exists and is communicated.
     """
     fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
 
@@ -98,7 +98,7 @@ def lookup(
         table: [V, D_{fsdp_across,fsdp,tensor}], as far as these divide D.
         tokens: [B_{data,fsdp_across,fsdp}, L] int32.
         mesh: from `with_groups`.
-        dtype: of the result.
+        dtype: dtype of the result.
 
     Returns:
         [B_{data,fsdp_across,fsdp}, L, D].

@@ -16,11 +16,11 @@ _HEADER_BYTES = 128
 
 
 class Damaged(ValueError):
-    """A folder whose files are not those that were written."""
+    """Folder with a missing, truncated or altered file."""
 
 
 class Writer:
-    """Appends to arrays part by part, so that none is in memory in full."""
+    """Incremental writer of arrays, none of which is in memory in full."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -28,7 +28,7 @@ class Writer:
         self._shapes: dict[str, tuple[int, np.dtype]] = {}
 
     def append(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Append to the ends of some arrays, each of one axis and always one dtype."""
+        """Append one-dimensional parts to arrays; the dtype of an array is constant."""
         for name, values in arrays.items():
             if name not in self._files:
                 self._files[name] = (self._folder / f"{name}.npy").open("wb")
@@ -40,7 +40,7 @@ class Writer:
             self._shapes[name] = (size + len(values), dtype)
 
     def close(self, about: Mapping[str, Any]) -> None:
-        """Complete the files and write the manifest, with `about` in it."""
+        """Complete the files and write the manifest, which contains `about`."""
         files = {}
         for name, file in self._files.items():
             file.seek(0)
@@ -63,9 +63,9 @@ class Writer:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[Writer]:
-    """A writer of a folder that appears when the block ends, unless it raises.
+    """Context of a `Writer`, whose folder appears when the block ends without error.
 
-    Of several makers of one folder the first to finish wins: the content is a function
+    Of several writers of one folder the first to finish wins: the content is a function
     of the folder's name.
     """
     with atomic.folder(folder, replace=False) as partial:
@@ -73,7 +73,7 @@ def writing(folder: Path) -> Iterator[Writer]:
 
 
 def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-    """The arrays, memory-mapped, and `about`; None where there is no folder.
+    """The arrays, memory-mapped, and `about`; None if the folder does not exist.
 
     Raises:
         Damaged: a file is missing, or its size or SHA-256 differs from the manifest.
@@ -83,7 +83,7 @@ def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
     try:
         digest, _, text = (folder / _MANIFEST).read_text("utf-8").partition("\n")
         if hashlib.sha256(text.encode()).hexdigest() != digest:
-            raise Damaged(f"{folder / _MANIFEST} was changed")
+            raise Damaged(f"{folder / _MANIFEST} fails its checksum")
         manifest = json.loads(text)
         arrays = {}
         for name, (size, expected) in manifest["files"].items():
@@ -93,7 +93,7 @@ def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
                     f"{path} has {path.stat().st_size:,} bytes; expected {size:,}"
                 )
             if _digest(path) != expected:
-                raise Damaged(f"{path} was changed")
+                raise Damaged(f"{path} fails its checksum")
             # Empty arrays cannot be mapped.
             mapped = size > _HEADER_BYTES
             arrays[path.stem] = np.load(

@@ -1,9 +1,9 @@
 """Atomic text files and folders: written under a temporary name, then renamed.
 
-A reader, or a process that is killed at any moment, sees a target as it was or as it
-will be, never half-written. Temporary names are unique per maker, so that two makers of
-one target never write into the same place: with `replace` the last one to finish wins,
-without it the first.
+A target is never half-written, even if its writer is killed at any moment: it is the
+complete old one or the complete new one. Temporary names are unique per writer, so that
+writers of one target do not collide: with `replace` the last to finish wins, without it
+the first.
 """
 
 import contextlib
@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 STALE_SECONDS = 24 * 60 * 60
-"""Age from which a leftover counts as abandoned if its maker ran on another host."""
+"""Age from which a leftover of another host counts as abandoned."""
 
-# renameat2 of Linux: two names change places at one instant.
+# renameat2 of Linux exchanges two names atomically.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST)
 
@@ -30,8 +30,8 @@ _OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST)
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically.
 
-    It survives a kill of the process at any moment. It is not synced: this is called
-    about once per second while a run trains.
+    Safe against a kill of the process at any moment, but not synced to disk, since a
+    run calls it about once per second.
     """
     _clear_leftovers(path)
     partial = _sibling(path, "partial")
@@ -56,7 +56,7 @@ def folder(
 
     Args:
         target: the folder to write.
-        check: raises where the target holds something that must not be replaced.
+        check: raises if the target must not be replaced.
         replace: replace an existing target; otherwise the existing one stays.
     """
     target = Path(target).resolve()
@@ -71,12 +71,12 @@ def folder(
 def begin(target: Path, check: Callable[[Path], None] | None = None) -> Path:
     """Create an empty temporary sibling of `target` to write into.
 
-    Clears what makers that are dead have left beside the target, and restores the
-    target if a kill between the two renames of `finish` has left it under another name.
+    Removes leftovers of dead writers next to the target, and restores the target if a
+    kill between the two renames of `finish` has left it under another name.
 
     Args:
         target: the folder to write.
-        check: raises where the target holds something that must not be replaced.
+        check: raises if the target must not be replaced.
     """
     restore(target)
     if check is not None:
@@ -103,7 +103,7 @@ def finish(complete: Path, target: Path, *, replace: bool = True) -> None:
     for path in (*complete.rglob("*"), complete):
         _sync(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Each round but the last was overtaken by another maker of the same target.
+    # Repeated as long as other writers of the same target interfere.
     while not _rename_to_free(complete, target):
         if not replace:
             break
@@ -115,28 +115,28 @@ def finish(complete: Path, target: Path, *, replace: bool = True) -> None:
 
 
 def abandon(partial: Path) -> None:
-    """Remove a temporary folder, if it is still there."""
+    """Remove a temporary folder, if it exists."""
     shutil.rmtree(partial, ignore_errors=True)
 
 
 def discard(target: Path) -> None:
-    """Remove a folder so that no reader sees half of it; others may do so too."""
+    """Remove a folder atomically; several processes may do so at once."""
     _remove(target, target)
 
 
 def former(target: Path) -> Path | None:
-    """The complete folder that `finish` renamed before it was killed, if any."""
+    """Complete folder under the temporary name of a killed `finish`, or None."""
     return None if target.exists() else max(_olds(target), key=_changed, default=None)
 
 
 def restore(target: Path) -> None:
-    """Give a target its name back after a kill between the two renames of `finish`.
+    """Rename a target back after a kill between the two renames of `finish`.
 
-    What such kills left beside an existing target is removed.
+    If the target exists, leftovers of such kills are removed.
     """
     olds = _olds(target)
     if (newest := former(target)) is not None:
-        # Harmless if their maker is alive after all: it starts another round.
+        # Harmless if the writer is alive after all: it starts another round.
         with contextlib.suppress(OSError):
             os.rename(newest, target)
     elif target.exists():
@@ -146,7 +146,7 @@ def restore(target: Path) -> None:
 
 
 def _rename_to_free(complete: Path, target: Path) -> bool:
-    """Rename if the target is absent or an empty folder; whether it was."""
+    """Rename if the target is absent or an empty folder; True on success."""
     try:
         os.rename(complete, target)
     except OSError as error:
@@ -157,7 +157,7 @@ def _rename_to_free(complete: Path, target: Path) -> bool:
 
 
 def _replace_in_two(complete: Path, target: Path) -> bool:
-    """Replace the target by two renames; False if another maker came in between."""
+    """Replace the target by two renames; False if another writer interfered."""
     old = _sibling(target, "old")
     try:
         os.rename(target, old)
@@ -176,8 +176,8 @@ def _replace_in_two(complete: Path, target: Path) -> bool:
 def _remove(folder: Path, target: Path) -> None:
     """Rename a folder to a temporary sibling of the target, and remove it.
 
-    So a half-removed folder is not taken for the `former` one, and after a kill the
-    next maker clears the rest.
+    A half-removed folder is thus never taken for the `former` one, and after a kill the
+    next writer removes the rest.
     """
     removed = _sibling(target, "partial")
     with contextlib.suppress(OSError):
@@ -196,7 +196,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _sync(path: Path) -> None:
-    """Wait until it is on disk, so that no name appears before its content."""
+    """Flush a file or folder to disk, so that no name appears before its content."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)
@@ -205,10 +205,10 @@ def _sync(path: Path) -> None:
 
 
 def _sibling(target: Path, kind: str) -> Path:
-    """A new name beside the target: `.NAME.KIND-MACHINE-PID-START-RANDOM`."""
+    """A new name next to the target: `.NAME.KIND-MACHINE-PID-START-RANDOM`."""
     pid = os.getpid()
-    maker = f"{_machine()}-{pid}-{_start_time(pid)}-{secrets.token_hex(4)}"
-    return target.with_name(f".{target.name}.{kind}-{maker}")
+    writer = f"{_machine()}-{pid}-{_start_time(pid)}-{secrets.token_hex(4)}"
+    return target.with_name(f".{target.name}.{kind}-{writer}")
 
 
 def _siblings(target: Path, kind: str) -> list[Path]:
@@ -229,7 +229,7 @@ def _olds(target: Path) -> list[Path]:
 
 
 def _clear_leftovers(target: Path) -> None:
-    """Remove the temporary siblings whose makers are dead."""
+    """Remove temporary siblings of dead writers."""
     for path in _siblings(target, "partial"):
         if not _is_abandoned(path):
             continue
@@ -241,7 +241,7 @@ def _clear_leftovers(target: Path) -> None:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """True if the maker is dead; one that cannot be looked up, if nothing changes."""
+    """True if the writer is dead, or on another host and idle for `STALE_SECONDS`."""
     machine, pid, start = (["", "", ""] + path.name.split("-")[-4:-1])[-3:]
     if machine == _machine() and pid.isdecimal():
         return _start_time(int(pid)) != start
@@ -249,7 +249,7 @@ def _is_abandoned(path: Path) -> bool:
 
 
 def _changed(path: Path) -> float:
-    """Time of the last change; the present if it is being removed."""
+    """Time of the last change in seconds; the present if the path is gone."""
     try:
         return path.lstat().st_ctime
     except OSError:
@@ -258,20 +258,20 @@ def _changed(path: Path) -> float:
 
 @functools.cache
 def _machine() -> str:
-    """Names what a process id belongs to: host, boot and namespace of process ids."""
-    described = platform.node()
+    """Hash of host, boot and PID namespace, within which process ids are unique."""
+    identity = platform.node()
     with contextlib.suppress(OSError):
-        described += Path("/proc/sys/kernel/random/boot_id").read_text()
-        described += os.readlink("/proc/self/ns/pid")
-    return hashlib.sha256(described.encode()).hexdigest()[:8]
+        identity += Path("/proc/sys/kernel/random/boot_id").read_text()
+        identity += os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(identity.encode()).hexdigest()[:8]
 
 
 def _start_time(pid: int) -> str:
-    """When a process started, since its id may be used again; empty if it is dead."""
+    """Start time of a process, since its id may be reused; empty if it is dead."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
         fields = stat.rpartition(")")[2].split()
-        # A zombie's files are as abandoned as those of a process that is gone.
+        # A zombie writes no more, so it counts as dead.
         return "" if fields[0] in "XZ" else fields[19]
     except (OSError, IndexError):
         pass

@@ -1,22 +1,22 @@
-"""Full disks: detection, the warning, and for how long a save is retried."""
+"""Full disks: detection, warning, and retry intervals of saves."""
 
 import errno
 import shutil
 from pathlib import Path
 
 RETRY_SECONDS = 60
-"""From a save that ran out of space to the next attempt, unless one is due earlier."""
+"""Seconds until a save that ran out of space is retried, unless one is due earlier."""
 
 LAST_SAVE_SECONDS, LAST_SAVE_INTERVAL = 300, 10
-"""For how long the last save of a run is retried, and how often."""
+"""Seconds for which the last save of a run is retried, and between attempts."""
 
 _ERRNOS = (errno.ENOSPC, errno.EDQUOT)
-# C++ libraries pass on the text alone.
+# Errors of C++ libraries have the text only.
 _MESSAGES = ("no space left on device", "disk quota exceeded")
 
 
 def lacks_space(error: BaseException | None) -> bool:
-    """True if an error, or one that caused it, is that of a full disk or quota."""
+    """True if an error, or one of its causes, is that of a full disk or quota."""
     if error is None:
         return False
     text = str(error).lower()
@@ -31,10 +31,10 @@ def free_bytes(folder: Path) -> int:
 
 
 def warning(step: int, folder: Path, required: int, latest: int | None) -> str:
-    """The message about a checkpoint that ran out of space.
+    """Warning about a checkpoint that was not saved for lack of space.
 
     Args:
-        step: of the checkpoint.
+        step: optimizer step of the checkpoint.
         folder: the folder of the checkpoints.
         required: bytes of the checkpoint, or 0 if unknown.
         latest: step of the newest complete checkpoint, if any.

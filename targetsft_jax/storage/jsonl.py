@@ -1,7 +1,7 @@
-"""JSON Lines: one JSON object per line, appended as a run goes.
+"""JSON Lines logs: one JSON object per line, append-only, tolerant of damage.
 
-Damage costs one line only: one that its writer was killed in, or one with a byte that
-does not decode.
+Damage costs one line only: a truncated line of a killed writer, or a line that does not
+decode.
 """
 
 import json
@@ -16,9 +16,9 @@ from targetsft_jax.storage import atomic
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file in order; damaged lines are passed over.
+    """The objects of a file in order; damaged lines are skipped.
 
-    Empty where there is no file.
+    Empty if the file does not exist.
     """
     return [row for _, row in _lines(path)]
 
@@ -26,15 +26,15 @@ def read(path: Path) -> list[dict[str, Any]]:
 def truncate_after(path: Path, step: int) -> list[dict[str, Any]]:
     """Remove, atomically, the rows of later steps and the damaged lines.
 
-    Rows without an integer `step` count as damaged. The lines that stay keep their
-    bytes, and a file in which all stay is not written.
+    Rows without an integer `step` count as damaged. The bytes of remaining lines do not
+    change, and a file without lines to remove is not written.
 
     Args:
-        path: the file; nothing is done where there is none.
-        step: the last step that stays.
+        path: the file; it need not exist.
+        step: the last step that remains.
 
     Returns:
-        The rows of later steps.
+        The removed rows of later steps.
     """
     if not path.exists():
         return []
@@ -48,34 +48,34 @@ def truncate_after(path: Path, step: int) -> list[dict[str, Any]]:
 
 
 class Writer:
-    """Appends rows to a file; each is in it when `append` returns.
+    """Unbuffered writer: a row is in the file when `append` returns.
 
     A row that could not be written, as on a full disk, is written first by the next
-    `append`: after the OSError nothing is lost and no line is doubled.
+    `append`: no row is lost or duplicated after an OSError.
 
     Args:
-        path: the file; created if there is none.
+        path: the file; created if it does not exist.
     """
 
     def __init__(self, path: Path):
-        # Not buffered: a buffer would lose or tear rows that are larger than itself.
+        # Unbuffered: a buffer would lose or truncate rows that are larger than itself.
         self._file = path.open("ab", buffering=0)
         self._pending = bytearray()
         if not _ends_a_line(path):
             self._pending += b"\n"
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Write one object. Floats that are not finite become null: JSON has none.
+        """Write one object; non-finite floats, which JSON lacks, become null.
 
         Raises:
-            OSError: it could not be written yet.
+            OSError: the row is not written yet.
         """
         text = json.dumps(_finite(row), ensure_ascii=False, allow_nan=False)
         self._pending += text.encode("utf-8", "backslashreplace") + b"\n"
         self._write()
 
     def close(self) -> None:
-        """Write what is pending and close the file.
+        """Write pending rows and close the file.
 
         Raises:
             OSError: rows could not be written.
@@ -87,7 +87,7 @@ class Writer:
             self._file.close()
 
     def __enter__(self) -> Self:
-        """Itself."""
+        """Return the writer."""
         return self
 
     def __exit__(
@@ -111,12 +111,12 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         content = path.read_bytes()
     except FileNotFoundError:
         return
-    # By line feeds alone: text may hold other characters that end a line in Unicode.
+    # Line feeds only: text may contain other line separators of Unicode.
     for line in content.split(b"\n"):
         try:
             text = line.decode("utf-8")
             row = json.loads(text)
-        # RecursionError: brackets without end.
+        # RecursionError: too deeply nested.
         except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):

@@ -1,4 +1,4 @@
-"""The run directory: the name of every file and folder that a run writes."""
+"""Run directory: names of all files and folders that a run writes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ class RunDir:
 
     @property
     def name(self) -> str:
-        """The last part of the path, which names the run among others."""
+        """Name of the run: the last part of the path."""
         return self.path.absolute().name
 
     @property
@@ -56,7 +56,7 @@ class RunDir:
 
     @property
     def wandb_id(self) -> Path:
-        """The run's id at Weights & Biases."""
+        """Id of the run at Weights & Biases."""
         return self.path / "wandb_id"
 
     @property
@@ -76,12 +76,12 @@ class RunDir:
 
     @property
     def model(self) -> Path:
-        """Config, tokenizer and card that make a checkpoint a model."""
+        """Config, tokenizer and model card that complete a checkpoint."""
         return self.path / "model"
 
     @property
     def adapters(self) -> Path:
-        """In `model`: rank, alpha, targets and base of the trained adapters."""
+        """Rank, alpha, targets and base of the trained adapters."""
         return self.model / "adapters.json"
 
     @property
@@ -95,5 +95,5 @@ class RunDir:
         return self.path / "adapter"
 
     def completions(self, model: str) -> Path:
-        """Every sampled completion of an evaluated model, with its verdict."""
+        """Sampled completions of an evaluated model, with their grades."""
         return self.path / f"completions_{model}.jsonl"

@@ -26,7 +26,7 @@ from targetsft_jax.targets.rows import Rows, compute_dtype
 def target(
     method: str | Method, logits: Array, labels: Array, **inputs: Any
 ) -> QTarget:
-    """The target distribution that a method teaches at each token, in normal form.
+    """Target distribution of a method at each token, in normal form.
 
     Args:
         method: a name in `METHODS` (or the alias `p_loss`), or a `Method`.
@@ -85,7 +85,7 @@ def resolve(
         method, {key: value for key, value in inputs.items() if key in method.hyper}
     )
     needs = method.inputs(**hyper)
-    # Unknown names that are no input of any method are misspelt hyper-parameters.
+    # A name that is not an input of any method is a misspelt hyper-parameter: raises.
     known = (*INPUTS, *needs, *method.hyper)
     hyper_parameters(method, {key: None for key in inputs if key not in known})
     missing = [key for key in needs if inputs.get(key) is None]
@@ -95,7 +95,7 @@ def resolve(
 
 
 def get_method(method: str | Method) -> Method:
-    """The method of a name or alias; a `Method` is returned as it is.
+    """Look up a method by name or alias; a `Method` is returned unchanged.
 
     Raises:
         ValueError: an unknown name; the message lists the names.
@@ -104,7 +104,7 @@ def get_method(method: str | Method) -> Method:
         return method
     entry = METHODS.get(ALIASES.get(method, method))
     if entry is None:
-        raise ValueError(f"no method {method!r}; there are {', '.join(METHODS)}")
+        raise ValueError(f"no method {method!r}; expected one of {', '.join(METHODS)}")
     return entry
 
 
@@ -170,7 +170,7 @@ def _rows(
 
 
 def _check_labels(labels: Array, vocabulary: int) -> None:
-    """Refuse labels outside the vocabulary, where their values are known."""
+    """Raise ValueError for labels outside the vocabulary; traced labels are skipped."""
     if isinstance(labels, jax.core.Tracer):
         return
     values = np.asarray(labels)
@@ -179,6 +179,6 @@ def _check_labels(labels: Array, vocabulary: int) -> None:
         index = tuple(np.argwhere(outside)[0].tolist())
         raise ValueError(
             f"label {values[outside][0]} at index {index} is outside the vocabulary "
-            f"[0, {vocabulary}); mask positions without a target by a weight of 0 and "
-            "give them any valid label"
+            f"[0, {vocabulary}); use any valid label and weight 0 at positions without "
+            "a target"
         )

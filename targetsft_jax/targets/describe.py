@@ -1,7 +1,6 @@
-"""Methods in words: one description for the README's table and the model card.
+"""Descriptions of methods, for the README's table and the model card.
 
-Title, equation and source are read from the docstring of a method's function, so that
-they are written once:
+Title, equation and source are parsed from the docstring of a method's function:
 
     First line: the title.
 
@@ -32,7 +31,7 @@ class Source:
 
     @property
     def short(self) -> str:
-        """Its arXiv number, or its title."""
+        """ArXiv number, or title."""
         number = re.fullmatch(r"https://arxiv\.org/abs/(\S+)", self.url)
         return f"arXiv {number[1]}" if number else self.title
 
@@ -42,16 +41,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Description:
-    """A method in words.
+    """Title, equation, weights, inputs and source of a method.
 
     Attributes:
         name: its name in `METHODS`.
         title: one line, without a final full stop.
         equation: its target Q; empty without one.
-        label, alternative, mix: a, b and (α, β) as readers write them.
-        inputs: names of its inputs; None if they depend on its hyper-parameters.
+        label, alternative, mix: a, b and (α, β) as text.
+        inputs: names of its inputs; None if they depend on the hyper-parameters.
         hyper: its hyper-parameters.
-        source: its publication, if there is one.
+        source: its publication, or None.
     """
 
     name: str
@@ -79,7 +78,7 @@ class Description:
 
 
 def describe(method: str | Method) -> Description:
-    """The description of a method.
+    """Describe a method from its entry and docstring.
 
     Raises:
         ValueError: an unknown name.
@@ -102,42 +101,46 @@ def describe(method: str | Method) -> Description:
 
 
 def explain(method: str | Method, hyper: Mapping[str, Any]) -> list[str]:
-    """Lines of Markdown that explain a method under some hyper-parameters.
+    """Lines of Markdown that describe a method and its hyper-parameters.
 
     Args:
         method: a name in `METHODS`, or a `Method`.
         hyper: values of its hyper-parameters.
     """
-    words = describe(method)
-    equation = ["", f"    {words.equation}"] if words.equation else []
+    description = describe(method)
+    equation = ["", f"    {description.equation}"] if description.equation else []
     lines = [
-        f"{words.title}.",
+        f"{description.title}.",
         *equation,
         "",
-        f"- γ = {words.label}, the weight of the label y in the target",
-        f"- π̃ = {words.residual}, the residual",
+        f"- γ = {description.label}, the weight of the label y in the target",
+        f"- π̃ = {description.residual}, the residual",
     ]
-    if words.alternative != "0":
-        lines.append(f"- T = softmax(α·z + β·z_other), (α, β) = {words.mix}")
+    if description.alternative != "0":
+        lines.append(f"- T = softmax(α·z + β·z_other), (α, β) = {description.mix}")
     lines.append("- p: the model's own distribution; p_y: its probability of the label")
     for key, value in hyper.items():
-        lines.append(f"- {key} = {value}: {words.hyper[key].help}")
-    if words.source is not None:
-        lines.append(f"- source: {words.source}")
+        lines.append(f"- {key} = {value}: {description.hyper[key].help}")
+    if description.source is not None:
+        lines.append(f"- source: {description.source}")
     return lines
 
 
 def table_row(method: str | Method) -> str:
     """A method's row of the Markdown table under `TABLE_HEADER`."""
-    words = describe(method)
+    description = describe(method)
     cells = (
-        f"`{words.name}`",
-        words.label,
-        words.alternative,
-        words.mix,
-        "by hyper-parameters" if words.inputs is None else _code(words.inputs),
-        _code(f"{key}={each.default!r}" for key, each in words.hyper.items()),
-        f"[{words.source.short}]({words.source.url})" if words.source else "",
+        f"`{description.name}`",
+        description.label,
+        description.alternative,
+        description.mix,
+        "by hyper-parameters"
+        if description.inputs is None
+        else _code(description.inputs),
+        _code(f"{key}={entry.default!r}" for key, entry in description.hyper.items()),
+        f"[{description.source.short}]({description.source.url})"
+        if description.source
+        else "",
     )
     return "| " + " | ".join(cells) + " |"
 

@@ -1,8 +1,8 @@
-"""Inputs of methods beyond logits and labels: one table for every reader of them.
+"""Table of the inputs of methods beyond logits and labels.
 
-The functional API checks their shapes, the reader of training data takes the columns of
-this table from each row, and the configuration lists who else can compute them. A
-method with a new per-token input needs one line here.
+The functional API checks their shapes, the data pipeline reads those that are columns,
+and the configuration offers the policies that can compute them. A new per-token input
+needs one line here.
 """
 
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ class Input:
         per: "model" for the logits [..., V] of a second model; "token" for a column
             with a number for each token [...]; "example" for a column with one number
             for all tokens of an example.
-        domain: the numbers that a column may have.
-        policy_sources: values of the key `policy.NAME`, for a column that a run can
-            also compute itself; "data" reads it from the rows.
+        domain: accepted values of a column; None for any number.
+        policy_sources: values of the key `policy.NAME` for a column that a run can
+            also compute; "data" reads it from the rows.
     """
 
     name: str
@@ -34,8 +34,8 @@ class Input:
 
 
 _TABLE: dict[str, Input] = {
-    each.name: each
-    for each in (
+    entry.name: entry
+    for entry in (
         Input("teacher_logits", "model"),
         Input("reference_logits", "model"),
         Input(
@@ -54,10 +54,10 @@ _TABLE: dict[str, Input] = {
 INPUTS: Mapping[str, Input] = MappingProxyType(_TABLE)
 """Every input by name."""
 
-SECOND_MODELS = tuple(each.name for each in INPUTS.values() if each.per == "model")
+SECOND_MODELS = tuple(entry.name for entry in INPUTS.values() if entry.per == "model")
 """Names of the inputs that are logits of a second model."""
 
 
 def column_names() -> tuple[str, ...]:
-    """Names of the inputs that a data row can have."""
-    return tuple(each.name for each in INPUTS.values() if each.per != "model")
+    """Names of the inputs that may be columns of the data."""
+    return tuple(entry.name for entry in INPUTS.values() if entry.per != "model")

@@ -1,11 +1,11 @@
-"""A method: one function from row statistics to a target, and what it declares.
+"""Methods: a function from row statistics to a target, with its declarations.
 
 A method reads row statistics and returns a `QTarget`: two weights per token and the mix
 of logits that gives its alternative. Gradient, target, metrics, fused loss, tests,
 configuration keys and the README's table follow from that function and its entry.
 
-Its published *value* is a·(−log p_y) + b·(−Σ T log p), unless the entry has another
-one. Values are compared with other frameworks; gradients never come from them.
+The published *value* is a·(−log p_y) + b·(−Σ T log p), unless the entry has a `value`.
+Values serve comparison with other frameworks; gradients are not derived from them.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ FINITE = Domain("a finite number", lambda _: True)
 
 
 def is_share(value: Any) -> bool:
-    """True for a number in [0, 1]; False for an array, whose values are unknown."""
+    """True for a number in [0, 1]; False for an array, unknown at trace time."""
     return isinstance(value, int | float) and 0 <= value <= 1
 
 
@@ -38,9 +38,9 @@ class Hyper:
     """A hyper-parameter of a method.
 
     Attributes:
-        default: its default; None where null is a value and the default.
+        default: default value; None also makes null an accepted value.
         help: one sentence for `--help` and the model card.
-        domain: the values that it may have. Numbers must be finite in any case.
+        domain: accepted values; numbers must be finite in addition.
     """
 
     default: Any
@@ -49,18 +49,18 @@ class Hyper:
 
     @property
     def numeric(self) -> bool:
-        """True if its values are numbers, or null."""
+        """True if the values are numbers, or null."""
         return self.default is None or isinstance(self.default, int | float)
 
     @property
     def integer(self) -> bool:
-        """True if its values are whole numbers."""
+        """True if the values are integers."""
         return isinstance(self.default, int) and not isinstance(self.default, bool)
 
     def refusal(self, name: str, value: Any) -> str | None:
-        """The sentence that refuses a value, or None where the domain has it.
+        """Error message for a value outside the domain, or None for one inside.
 
-        An array passes: it has one value per token, unknown before the program runs.
+        Arrays are accepted: their per-token values are unknown at trace time.
         """
         if hasattr(value, "shape") or (value is None and self.default is None):
             return None
@@ -70,7 +70,7 @@ class Hyper:
                     "or null" if self.default is None else f"such as {self.default}"
                 )
                 return f"{name} is {value!r}; expected a number {example}"
-            # Counts of tokens become shapes, which fail on 2.5 long after this.
+            # Counts of tokens become array shapes, where 2.5 would fail much later.
             if self.integer and not float(value).is_integer():
                 return f"{name} is {value!r}; expected a whole number"
         return self.domain.refusal(name, value, nullable=self.default is None)
@@ -78,22 +78,22 @@ class Hyper:
 
 @dataclass(frozen=True)
 class Method:
-    """An objective as a point in the plane of targets.
+    """A fine-tuning method: target, inputs, hyper-parameters and published value.
 
     Attributes:
         build: (rows, **inputs, **hyper) -> QTarget; inputs are per-token arrays [...].
             Its name is the method's name, and its docstring has the method's title,
             equation and source (see `targets.describe`).
-        label: a as readers write it.
-        alternative: b as readers write it; "0" for a method without an alternative.
-        mix: (α, β) as readers write them.
+        label: a as text.
+        alternative: b as text; "0" for a method without an alternative.
+        mix: (α, β) as text.
         needs: names of the inputs beyond logits and labels, or a function of the
             hyper-parameters that returns them.
         hyper: its hyper-parameters.
-        value: (target, **inputs, **hyper) -> the published per-token loss [...], where
-            it is not the weighted cross-entropy.
+        value: (target, **inputs, **hyper) -> the published per-token loss [...]; None
+            for the weighted cross-entropy.
         proper: True if Q is a distribution for every input, so that negative mass need
-            not be computed; or a function of the hyper-parameters that returns it.
+            not be computed; or a predicate of the hyper-parameters.
     """
 
     build: Build
@@ -107,18 +107,20 @@ class Method:
 
     @property
     def name(self) -> str:
-        """Name of its function."""
+        """Name of `build`."""
         return getattr(self.build, "__name__", repr(self.build))
 
     @property
     def defaults(self) -> Mapping[str, Any]:
         """Default of each hyper-parameter, read-only."""
-        return MappingProxyType({key: each.default for key, each in self.hyper.items()})
+        return MappingProxyType(
+            {key: entry.default for key, entry in self.hyper.items()}
+        )
 
     def refusal(self, **hyper: Any) -> str | None:
-        """The sentence that refuses the first value outside its domain, or None."""
-        sentences = (each.refusal(key, hyper[key]) for key, each in self.hyper.items())
-        return next((sentence for sentence in sentences if sentence), None)
+        """Error message for the first value outside its domain, or None."""
+        messages = (entry.refusal(key, hyper[key]) for key, entry in self.hyper.items())
+        return next((message for message in messages if message), None)
 
     def inputs(self, **hyper: Any) -> tuple[str, ...]:
         """Names of the inputs that this method needs under these hyper-parameters."""
@@ -133,8 +135,8 @@ class Method:
     def mix_of(self, columns: Mapping[str, Array], **hyper: Any) -> Mix | None:
         """(α, β) of the alternative under these hyper-parameters; None without a mix.
 
-        It does not depend on logits, so the target of one abstract row has it: the
-        method's function stays the only declaration of its mix.
+        The mix does not depend on logits, so it is read from `build`, traced on one
+        abstract row.
 
         Args:
             columns: per-token inputs and hyper-parameters [N, ...], of which only
@@ -158,11 +160,11 @@ class Method:
         return mixes[0]
 
     def objective(self, rows: Rows, **arguments: Any) -> Array:
-        """The published loss [...], differentiable in the logits behind `rows`."""
+        """The published loss [...], differentiable in the logits of `rows`."""
         return self.published(self.build(rows, **arguments).bind(rows), **arguments)
 
     def published(self, target: QTarget, **arguments: Any) -> Array:
-        """The published loss [...] of a target that is built and bound already."""
+        """The published loss [...] of a bound target."""
         if self.value is None:
             return target.cross_entropy()
         return self.value(target, **arguments)

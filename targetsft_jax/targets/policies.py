@@ -1,9 +1,9 @@
-"""Policies beside the student: the snapshot of PSFT, the average of iw-SFT.
+"""Policies of PSFT and iw-SFT: snapshots and averages of the student.
 
-PSFT reads log π_old of each label, and iw-SFT a weight for each trajectory. Both are
-computed from parameters: of the student some steps ago, of its average, of the
-reference. Parameters that change during training are part of the train state
-(`TrainState.held`), sharded and saved as the student's; with LoRA they are adapters.
+PSFT needs log π_old of each label and iw-SFT a weight per trajectory. Both are computed
+from parameters: of a snapshot of the student, of its average, of the reference.
+Parameters that change during training are part of the train state (`TrainState.held`),
+sharded and saved like the student's; with LoRA they are adapters.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,13 +26,12 @@ STUDENT, REFERENCE = "student", "reference"
 
 @dataclass(frozen=True)
 class Policy:
-    """No policy: all per-token inputs are columns of the data.
+    """Base class, without parameters: all per-token inputs are columns of the data.
 
     Attributes:
         makes: name of the per-token input that the step computes.
-        held: names of the parameters that the train state has for it.
-        reads: names of the parameters whose label log-probabilities it needs in each
-            micro-batch.
+        held: names of its parameters in the train state.
+        reads: names of the parameters whose label log-probabilities `columns` needs.
     """
 
     makes: ClassVar[str | None] = None
@@ -46,15 +45,15 @@ class Policy:
         return ()
 
     def start(self, params: Params) -> Held:
-        """Its parameters at step 0; traceable."""
+        """Policy parameters at step 0; traceable."""
         return {}
 
     def before(self, step: Array, params: Params, held: Held) -> Held:
-        """Its parameters during a step, by the step's number from 0."""
+        """Policy parameters during optimizer step `step`, from 0."""
         return held
 
     def after(self, params: Params, held: Held) -> Held:
-        """Its parameters after an update to `params`."""
+        """Policy parameters after an update to `params`."""
         return held
 
     def columns(
@@ -76,8 +75,7 @@ FROM_DATA = Policy()
 class Snapshot(Policy):
     """The snapshot π_old of PSFT: in step s, the student before step k·⌊s/k⌋.
 
-    Refreshes depend on the step's number alone: skipped steps count, and do not delay
-    a refresh.
+    Refreshes depend on the step number alone: skipped steps count.
 
     Attributes:
         refresh_every: k, in optimizer steps; with 1 the ratio is 1 in every step.
@@ -102,8 +100,8 @@ class Snapshot(Policy):
         return {OLD: jax.tree.map(jnp.copy, params)}
 
     def before(self, step: Array, params: Params, held: Held) -> Held:
-        due = step % self.refresh_every == 0
-        return {OLD: jax.lax.cond(due, lambda: params, lambda: held[OLD])}
+        is_refresh = step % self.refresh_every == 0
+        return {OLD: jax.lax.cond(is_refresh, lambda: params, lambda: held[OLD])}
 
     def columns(
         self, logprob: Callable[[str], Array], batch: Mapping[str, Array]
@@ -146,7 +144,7 @@ class Trajectory(Policy):
         )
 
     def start(self, params: Params) -> Held:
-        # A bfloat16 average would not move where the student moves by one rounding.
+        # In bfloat16 an average would not follow small updates of the student.
         return {
             name: jax.tree.map(partial(jnp.array, dtype=jnp.float32), params)
             for name in self.held

@@ -39,10 +39,10 @@ class QTarget:
     rows: Rows | None = None
 
     def bind(self, rows: Rows) -> "QTarget":
-        """The same target, detached from θ, with the rows it was built from.
+        """Attach row statistics and detach the target from θ.
 
-        A row whose alternative does not exist (no token has mass under it) loses its
-        second pull.
+        b becomes 0 in rows whose alternative does not exist (no token has mass under
+        it).
         """
         a = stop_gradient(jnp.broadcast_to(self.label_weight, rows.labels.shape))
         a = a.astype(rows.logits.dtype)
@@ -55,7 +55,7 @@ class QTarget:
 
     @cached_property
     def alternative(self) -> Alternative:
-        """T with its entropies; ValueError for a method without an alternative."""
+        """T with its entropies; raises ValueError without an alternative."""
         rows = self._rows
         if self.scores is not None:
             return rows.softmax_of(self.scores)
@@ -80,14 +80,14 @@ class QTarget:
         rows = self._rows
         gradient = self.label_weight[..., None] * rows.minus_label
         if self.alternative_weight is not None:
-            apart = rows.probabilities - self.alternative.probabilities
-            gradient += self.alternative_weight[..., None] * apart
+            difference = rows.probabilities - self.alternative.probabilities
+            gradient += self.alternative_weight[..., None] * difference
         return stop_gradient(gradient)
 
     def weighted(self, weights: Array) -> "QTarget":
-        """The same pulls times a weight per token [...]; exactly 0 where it is 0.
+        """Pulls scaled by a weight per token [...]; exactly 0 where the weight is 0.
 
-        Its gradient is the weighted one; its target and value are not the method's.
+        Only the gradient of the result is meaningful, not its target or value.
         """
         a = zero_safe_product(weights, self.label_weight)
         b = self.alternative_weight
@@ -97,8 +97,8 @@ class QTarget:
     def induced(self) -> Array:
         """Q = p − g = (1 − a − b)·p + a·δ_y + b·T [..., V]; sums to one.
 
-        Signed for some methods and tokens: see `negative_mass`. It is never clipped:
-        that would be another method.
+        Signed for some methods and tokens: see `negative_mass`. It is not clipped,
+        which would change the method.
         """
         p = self._rows.probabilities
         return stop_gradient(self._remainder(p) + self._label(self.label_weight))
@@ -106,13 +106,13 @@ class QTarget:
     def residual(self) -> Array:
         """π̃ [..., V] of Q = γ·δ_y + (1 − γ)·π̃.
 
-        Where γ = 1 nothing is left to spread and no π̃ is determined: by convention
-        the model's own p for a target with a label pull only, else T.
+        For γ = 1, π̃ is undetermined; by convention it is p for a target with a label
+        pull only, else T.
         """
         p = self._rows.probabilities
         if self.alternative_weight is None:
             return stop_gradient(p)
-        # Without p in Q the residual's weight is b, accurate however small; else 1 − γ.
+        # Where p has no weight in Q, use b: unlike 1 − γ it has no cancellation.
         no_p = self._model_weight == 0
         weight = jnp.where(no_p, self.alternative_weight, 1 - self.gamma)
         is_zero = jnp.abs(weight) <= jnp.where(no_p, 0, 4 * _eps(weight))
@@ -155,7 +155,7 @@ class QTarget:
     def divergence(self) -> Array:
         """a·(−log p_y) + b·KL(T ‖ p) [...], differentiable in the logits.
 
-        The cross-entropy less b times T's entropy, which is constant in θ.
+        The cross-entropy minus b times T's entropy, which is constant in θ.
         """
         if self.alternative_weight is None:
             return self.cross_entropy()

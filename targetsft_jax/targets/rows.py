@@ -1,19 +1,17 @@
-"""Row statistics of logits: all that a method reads of a row, each computed once.
+"""Row statistics of logits: the inputs of every method, each computed once.
 
-`Rows` wraps a tile of logits [..., V] with its labels and, where a method has one,
-the logits of a second model. Every statistic is a lazy property, so under `jit` a
-method pays for what it reads and for nothing else. The same class serves a dense
-[..., V] array in a notebook and one [C, V] tile inside the fused loss.
+`Rows` wraps a tile of logits [..., V] with its labels and, where a method has one, the
+logits of a second model. Every statistic is a lazy property, so under `jit` only those
+that a method reads are computed. The same class serves a dense [..., V] array in a
+notebook and one [C, V] tile inside the fused loss.
 
-All sums and maxima over the vocabulary are in this class, so that a subclass may hold
-some of the columns only (see `loss.tile`): methods read statistics, or call
-`total(values)`.
+All reductions over the vocabulary are in this class, so that a subclass may hold a
+shard of the columns (see `loss.tile`): methods read statistics, or call `total`.
 
-Two numerical decisions hold for all methods:
+Numerics of all methods:
 
-* The label is left out of the sum of the others, so that 1 − p_y is a quotient and
-  not a difference: it keeps its relative accuracy down to the smallest float, and
-  log p_y keeps it near 0.
+* The sum of exponentials excludes the label, so that 1 − p_y is a quotient without
+  cancellation: it is accurate down to the smallest float, and so is log p_y near 0.
 * −inf logits (padded vocabularies) carry no mass: 0·(−inf) counts as 0.
 """
 
@@ -31,7 +29,7 @@ Mix = tuple[float, float]
 
 
 def compute_dtype(logits: Array) -> jnp.dtype:
-    """The dtype of all row statistics: float64 stays, everything else is float32."""
+    """Dtype of the row statistics: float64 for float64 logits, else float32."""
     return jnp.dtype(jnp.float64 if logits.dtype == jnp.float64 else jnp.float32)
 
 
@@ -43,7 +41,7 @@ def zero_safe_product(weight: Array, value: Array) -> Array:
 
 @dataclass(frozen=True)
 class Alternative:
-    """A distribution T over the vocabulary, beside the student's p. Constant in θ.
+    """The alternative distribution T over the vocabulary, constant in θ.
 
     Attributes:
         probabilities: T [..., V]; zero in rows without support.
@@ -64,8 +62,8 @@ class Rows:
 
     Args:
         logits: student logits [..., V], any float dtype.
-        labels: observed tokens [...], int. A label outside [0, V) is at no entry: its
-            probability is 0.
+        labels: observed tokens [...], int. A label outside [0, V) has
+            probability 0.
         other: logits of the second model (teacher or reference) [..., V], or None.
     """
 
@@ -77,7 +75,7 @@ class Rows:
 
     @cached_property
     def is_label(self) -> Array:
-        """[..., V] bool, true at the label. A comparison: TPUs dislike gathers."""
+        """[..., V] bool, true at the label. A comparison: gathers are slow on TPUs."""
         vocabulary = jax.lax.broadcasted_iota(
             jnp.int32, self.logits.shape, self.logits.ndim - 1
         )
@@ -188,15 +186,15 @@ class Rows:
         return jnp.exp(jnp.minimum(alpha * self.log_prob, largest))
 
     def largest_exponent(self, alpha: float) -> float:
-        """The x up to which e^x, and e^x/α, stay in range with room for a product."""
+        """Largest x with finite e^x and e^x/α, with a margin for products."""
         largest = math.log(float(jnp.finfo(self.logits.dtype).max))
         return largest + min(0.0, math.log(abs(alpha))) - 8
 
     def alternative(self, mix: Mix) -> Alternative:
         """T = softmax(α·logits + β·other) for mix = (α, β).
 
-        A factor of exactly 0 leaves its model out, so that a −inf logit there does
-        not turn 0·(−inf) into NaN; (0, 0) is the uniform distribution.
+        A factor of exactly 0 omits its model, so that a −inf logit of it does not
+        become 0·(−inf) = NaN; (0, 0) is the uniform distribution.
 
         Raises:
             ValueError: β is not 0 and the rows have no second model.
@@ -211,24 +209,24 @@ class Rows:
         scores = scores - jnp.where(supported, maximum, 0)[..., None]
         masses = jnp.exp(scores)
         total = _or_one(supported, jnp.sum(masses, axis=-1))
-        tilted = masses / total[..., None]
+        probabilities = masses / total[..., None]
         return Alternative(
-            probabilities=tilted,
+            probabilities=probabilities,
             cross_entropy=self.log_total
-            - jnp.sum(zero_safe_product(tilted, self.shifted), axis=-1),
+            - jnp.sum(zero_safe_product(probabilities, self.shifted), axis=-1),
             entropy=jnp.log(total)
-            - jnp.sum(zero_safe_product(tilted, scores), axis=-1),
+            - jnp.sum(zero_safe_product(probabilities, scores), axis=-1),
             supported=supported,
         )
 
     def _mixed(self, mix: Mix, shifted: Array) -> Array:
-        """α·shifted + β·other [..., V]; β = 0 or α = 0 leaves its model out."""
+        """α·shifted + β·other [..., V]; a factor of exactly 0 omits its model."""
         student, second = mix
         if second and self.other is None:
             raise ValueError(f"mix {mix} needs the logits of a second model")
         scores = jnp.zeros_like(shifted)
         if student:
-            # Shifted first: α·logits would round at the size of the logits.
+            # Shifted logits: α·logits would be rounded at the magnitude of the logits.
             scores = student * shifted
         if second and self.other is not None:
             scores = scores + second * self.other

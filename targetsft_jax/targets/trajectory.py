@@ -32,8 +32,8 @@ def trajectory_weight(
         temperature: factor on the aggregated log-ratio.
         clip: smallest and largest weight; applied in log space, so that a product
             over a long trajectory cannot overflow.
-        loss_mask: [..., L] bool; tokens outside it (prompt, padding) are in no
-            aggregate. Default: all are.
+        loss_mask: [..., L] bool; tokens outside it (prompt, padding) are excluded
+            from the aggregate. None: all tokens count.
 
     Returns:
         Weights [..., L] float32 (float64 for float64 input), constant in θ, the same
@@ -59,7 +59,7 @@ def trajectory_weight(
             f"logprob is {logprob.shape}, but the reference, the segments and the mask "
             f"are {shapes}: expected one entry for each token"
         )
-    # Widened before the difference: a sum over a trajectory in bfloat16 is noise.
+    # Widened first: a bfloat16 sum over a trajectory has no correct digits.
     dtype = compute_dtype(logprob)
     ratio = stop_gradient(logprob.astype(dtype) - reference_logprob.astype(dtype))
     if mode != "token":
@@ -76,7 +76,7 @@ def _aggregate(ratio: Array, segment_ids: Array, mask: Array, mode: str) -> Arra
     length = ratio.shape[-1]
 
     def one_row(ratio: Array, ids: Array, mask: Array) -> Array:
-        # Ids may be any integers: the first equal id in sorted order numbers a segment.
+        # Ids may be any integers: the rank of an id among the sorted ids is its number.
         segments = jnp.searchsorted(jnp.sort(ids), ids)
         total = jax.ops.segment_sum(jnp.where(mask, ratio, 0), segments, length)
         if mode == "mean":

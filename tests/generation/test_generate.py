@@ -27,7 +27,7 @@ LONGEST = 80
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_compilation():
-    """The same programs with fewer compiler optimizations, in half the time."""
+    """Compile with fewer optimizations, in half the time."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
@@ -54,7 +54,7 @@ def run(prompts=SHORT, **options):
 
 @functools.cache
 def greedy():
-    # As many stop tokens as in their test, for one program; none is ever drawn.
+    # As many stop ids as in their test, for one program; none of them is sampled.
     return run(PROMPTS, temperature=0, stop_ids=range(24, 28))
 
 
@@ -64,7 +64,7 @@ def every_logit(tokens):
 
 
 def full_forward(rows):
-    """Logits [rows, LONGEST, V]; those after the end of a row are meaningless."""
+    """Logits [rows, LONGEST, V]; undefined after the end of a row."""
     padded = np.zeros((len(PROMPTS), LONGEST), np.int32)  # one program for all calls
     for at, row in enumerate(rows):
         padded[at, : len(row)] = row
@@ -84,13 +84,13 @@ def test_greedy_equals_full_forward():
 
 
 def test_a_stop_token_ends_a_completion_and_is_not_in_it():
-    whole = [greedy()[PROMPTS.index(prompt)] for prompt in SHORT]
-    first = {one.tokens[0] for (one,) in whole}
-    stop = whole[1][0].tokens[3]
+    unstopped = [greedy()[PROMPTS.index(prompt)] for prompt in SHORT]
+    first = {one.tokens[0] for (one,) in unstopped}
+    stop = unstopped[1][0].tokens[3]
     for stops in ({stop, 23}, first):
         padded = [*stops, *range(24, 28)][:4]
         stopped = run(temperature=0, stop_ids=padded)
-        for (before,), (after,) in zip(whole, stopped):
+        for (before,), (after,) in zip(unstopped, stopped):
             ends = [i for i, token in enumerate(before.tokens) if token in stops]
             assert after.finished == bool(ends)
             assert after.tokens == before.tokens[: ends[0] if ends else None]
@@ -100,60 +100,60 @@ def test_a_stop_token_ends_a_completion_and_is_not_in_it():
 def test_samples_follow_the_softmax():
     """2,000 first tokens: total variation from the exact probabilities below 7 %.
 
-    First with a vocabulary of 12, as of a model whose embedding has padded rows.
+    First with a vocabulary of 12, as for an embedding with padded rows.
     """
     prompt, temperature = [1, 2, 3], 0.7
     logits = full_forward([prompt])[0, len(prompt) - 1] / temperature
-    whole = np.exp(logits - logits.max())
-    whole /= whole.sum()
-    assert whole[12:].sum() > 0.2  # mass that must not be drawn
-    exact = whole[:12] / whole[:12].sum()
+    exact = np.exp(logits - logits.max())
+    exact /= exact.sum()
+    assert exact[12:].sum() > 0.2  # mass that must not be sampled
+    allowed = exact[:12] / exact[:12].sum()
     options = dict(samples=2000, max_new_tokens=1, temperature=temperature)
-    (drawn,) = run([prompt], **options, vocab_size=12)
-    assert all(len(one.tokens) == 1 and not one.finished for one in drawn)
-    counts = np.bincount([one.tokens[0] for one in drawn], minlength=12) / 2000
+    (samples,) = run([prompt], **options, vocab_size=12)
+    assert all(len(one.tokens) == 1 and not one.finished for one in samples)
+    counts = np.bincount([one.tokens[0] for one in samples], minlength=12) / 2000
     assert len(counts) == 12
-    assert np.abs(counts - exact).sum() / 2 < 0.07
-    order = np.argsort(-whole)
-    inside = order[: 1 + np.searchsorted(np.cumsum(whole[order]), 0.5)]
-    (drawn,) = run([prompt], **options, top_p=0.5)
-    assert {one.tokens[0] for one in drawn} == set(inside.tolist())
-    (drawn,) = run([prompt], **options, top_k=4)
-    assert {one.tokens[0] for one in drawn} == set(order[:4].tolist())
-    # The nucleus is of the tokens that top-k leaves.
-    left = whole[order[:4]] / whole[order[:4]].sum()
-    both = order[: 1 + np.searchsorted(np.cumsum(left), 0.5)]
+    assert np.abs(counts - allowed).sum() / 2 < 0.07
+    order = np.argsort(-exact)
+    inside = order[: 1 + np.searchsorted(np.cumsum(exact[order]), 0.5)]
+    (samples,) = run([prompt], **options, top_p=0.5)
+    assert {one.tokens[0] for one in samples} == set(inside.tolist())
+    (samples,) = run([prompt], **options, top_k=4)
+    assert {one.tokens[0] for one in samples} == set(order[:4].tolist())
+    # The nucleus is within the top-k tokens.
+    top = exact[order[:4]] / exact[order[:4]].sum()
+    both = order[: 1 + np.searchsorted(np.cumsum(top), 0.5)]
     assert len(both) < len(inside)
-    (drawn,) = run([prompt], **options, top_k=4, top_p=0.5)
-    assert {one.tokens[0] for one in drawn} == set(both.tolist())
+    (samples,) = run([prompt], **options, top_k=4, top_p=0.5)
+    assert {one.tokens[0] for one in samples} == set(both.tolist())
 
 
 def test_equal_keys_give_equal_samples_for_any_batch_size():
     options = dict(samples=3, stop_ids=[5])
-    whole = run(**options)
-    assert run(**options) == whole
-    assert run(batch_size=3, **options) == whole  # the second batch is filled up
-    assert run(key=jax.random.key(8), **options) != whole
-    assert len({tuple(one.tokens) for one in whole[0]}) > 1
+    completions = run(**options)
+    assert run(**options) == completions
+    assert run(batch_size=3, **options) == completions  # the second batch is padded
+    assert run(key=jax.random.key(8), **options) != completions
+    assert len({tuple(one.tokens) for one in completions[0]}) > 1
     # A repeated prompt has other samples.
     again = run([*SHORT[:3], SHORT[0]], **options)
-    assert again[:3] == whole[:3] and again[3] != again[0]
+    assert again[:3] == completions[:3] and again[3] != again[0]
 
 
 def test_on_a_mesh():
-    """Also if the prompts do not fill the mesh: three on four rows."""
+    """Also if the prompts do not fill the mesh: three prompts on four devices."""
     mesh = jax.make_mesh((4, 2), ("rows", "cols"), axis_types=(AxisType.Auto,) * 2)
 
-    def spread(leaf):
+    def shard(leaf):
         spec = PartitionSpec(*[None] * (leaf.ndim - 1), "cols")
         return jax.device_put(leaf, NamedSharding(mesh, spec))
 
-    split = jax.tree.map(spread, params_of())
-    want = [greedy()[PROMPTS.index(prompt)] for prompt in SHORT[:3]]
+    sharded = jax.tree.map(shard, params_of())
+    expected = [greedy()[PROMPTS.index(prompt)] for prompt in SHORT[:3]]
     for rows in (None, NamedSharding(mesh, PartitionSpec("rows"))):
-        got = generate(
+        completions = generate(
             CONFIG,
-            split,
+            sharded,
             SHORT[:3],
             max_new_tokens=6,
             temperature=0,
@@ -161,7 +161,7 @@ def test_on_a_mesh():
             key=jax.random.key(7),
             row_sharding=rows,
         )
-        assert got == want
+        assert completions == expected
 
 
 @pytest.mark.parametrize(

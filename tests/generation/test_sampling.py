@@ -1,4 +1,4 @@
-"""Next-token choice against sorting, and the domains of the settings."""
+"""Next-token choice against sorting, and domains of the settings."""
 
 import dataclasses
 

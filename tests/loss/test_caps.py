@@ -11,7 +11,7 @@ from support.quick import quicker
 from targetsft_jax import METHODS, fused_loss
 from targetsft_jax.loss import MeshLayout, reference_loss
 
-# Logits of the problem are of size 2: each cap bends most of them, each otherwise.
+# Logits of the problem are about 2: each cap changes most of them, and differently.
 CAPS = {"student": 2.0, "teacher": 3.0, "reference": 1.5}
 KINDS = ("sft", "eaft", "kl", "target_sft", "gem")
 
@@ -47,7 +47,7 @@ def _wide(tree):
 
 @pytest.mark.parametrize("name", [n for n in METHODS if n in KINDS])
 def test_equals_the_oracle(name: str):
-    """In float64, with a teacher of three rows more that carry no probability."""
+    """In float64; the teacher has three more rows, without probability."""
     with jax.enable_x64(True):
         *tensors, arguments = loss_problems.problem("float64", "holes", 3)
         short = loss_problems.cut(arguments, loss_problems.V)

@@ -1,4 +1,4 @@
-"""The loop over chunks: which tokens it takes, and that its sums are plain sums."""
+"""Loop over chunks: the order of live tokens, and sums over chunks."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,19 +24,19 @@ def test_live_tokens_are_taken_once_and_in_order(size: int):
     numbers = jnp.arange(7) + 10
     rows, values = zip(*(live.take(i, numbers) for i in range(int(live.chunks))))
     assert live.size == min(size, 7) and int(live.chunks) == -(-4 // live.size)
-    taken = np.concatenate(rows)[:4].tolist()
-    assert taken == [1, 3, 4, 6]
+    order = np.concatenate(rows)[:4].tolist()
+    assert order == [1, 3, 4, 6]
     values = np.concatenate(values)
     np.testing.assert_array_equal(values[:4], [11, 13, 14, 16])
-    # Tokens without a weight, and padding, are zeros: not even their NaN is read.
+    # Tokens of weight 0 and padding are zeroed, even if they are NaN.
     assert not values[4:].any()
 
 
-def test_no_live_token_is_no_chunk():
+def test_without_live_tokens_there_are_no_chunks():
     assert LiveTokens.of(jnp.zeros(5), 2).chunks == 0
 
 
-def test_a_cap_bends_the_logits():
+def test_a_cap_bounds_the_logits():
     states, head = RNG.normal(size=(2, 3, 4)).astype("f4")
     raw = states @ head.T
     np.testing.assert_allclose(capped_logits(states, head, None), raw, rtol=1e-5)
@@ -70,7 +70,7 @@ def test_sums_add_up_over_tokens():
     assert not both.d_hidden[WEIGHTS == 0].any()
 
 
-def test_gradients_are_those_that_are_named():
+def test_only_requested_gradients_are_computed():
     names = ("d_hidden", "d_head")
     for gradients, present in (
         ((), ()),
@@ -82,7 +82,7 @@ def test_gradients_are_those_that_are_named():
 
 
 def test_further_trips_change_nothing():
-    """A device with fewer chunks than another runs empty ones."""
+    """A device with fewer chunks than others runs empty ones."""
     plain, longer = (
         _sums(slice(0, 7)),
         _sums(slice(0, 7), trips=lambda count: count + 3),

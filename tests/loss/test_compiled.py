@@ -1,4 +1,4 @@
-"""Arrays and products of the compiled loss: a chunk of logits, the fewest products."""
+"""Compiled loss: no array beyond a chunk of logits, and the fewest matmuls."""
 
 import re
 
@@ -11,7 +11,7 @@ from targetsft_jax import fused_loss
 from targetsft_jax.loss import reference_loss
 from targetsft_jax.planning.hlo import read
 
-# V·N is far above every array that is needed: N·D, V·D and C·V.
+# V·N is far above the size of every necessary array: N·D, V·D and C·V.
 N, D, V, CHUNK = 512, 8, 1009, 32
 
 
@@ -53,7 +53,7 @@ def _compiled(*arguments, **options):
 
 
 def _lowered(name, tokens, chunk, gradients, head, other, dtype="float32", **options):
-    """The loss, or loss and both gradients, with a head [V, D] and another [V, D']."""
+    """The loss, or loss and both gradients, with heads [V, D] and [V, D']."""
 
     def array(*shape, dtype=dtype):
         return jax.ShapeDtypeStruct(shape, dtype)
@@ -90,7 +90,7 @@ def _temporaries(compiled) -> int:
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-# F_s is one product of the student's hidden states with its head, F_t of the other's.
+# F_s, F_t: one matmul of hidden states and head, of the student and of the teacher.
 WITHOUT_A_SECOND = ["sft", "dft", "eaft", "label_smoothing", "gem"]
 WITH_A_SECOND = ["kl", "kd", "kd_h", "target_sft"]
 
@@ -98,11 +98,11 @@ WITH_A_SECOND = ["kl", "kd", "kd_h", "target_sft"]
 @pytest.mark.parametrize("name", [*WITHOUT_A_SECOND, *WITH_A_SECOND])
 @pytest.mark.parametrize("gradients", [True, False], ids=["pulled", "value"])
 def test_products_are_the_fewest(name: str, gradients: bool):
-    """3 F_s + F_t with gradients, F_s + F_t for the value; all models are present."""
+    """3 F_s + F_t with gradients, F_s + F_t for the value alone."""
     size, chunks = 2003, 8
     wide = {"head": (size, 64), "other": (size, 96)}
     program = read(_compiled(name, 512, 64, gradients, **wide).as_text())
-    # The loop ends where no weights are left: its length is not in the program.
+    # The loop ends after the last live token: its length is not in the program.
     total_flops = sum(dot.flops * dot.times(chunks) for dot in program.dots)
     student, other = 2 * 512 * size * 64, 2 * 512 * size * 96
     expected = (3 if gradients else 1) * student + other * (name in WITH_A_SECOND)
@@ -116,7 +116,7 @@ def test_a_frozen_head_has_neither_product_nor_array_of_its_gradient(name, froze
     size, chunks = 2003, 8
     options = {"dtype": "bfloat16", "head_gradient": not frozen}
     lowered = _lowered(name, 512, 64, True, (size, 72), (size, 96), **options)
-    # Before XLA: a CPU has no products of bfloat16, and widens the head for them.
+    # Before XLA, which widens the head on a CPU, for lack of bfloat16 matmuls.
     assert (f"tensor<{size}x72xf32>" in lowered.as_text()) != frozen
     program = read(lowered.compile().as_text())
     total_flops = sum(dot.flops * dot.times(chunks) for dot in program.dots)
@@ -129,7 +129,7 @@ def test_a_frozen_head_has_neither_product_nor_array_of_its_gradient(name, froze
     "name, passes", [("sft", 1), ("dft", 1), ("eaft", 1), ("target_sft", 3)]
 )
 def test_no_second_softmax_without_an_alternative(name: str, passes: int):
-    """The only full rows of exponentials are p's, and T's where there is one."""
+    """Exponentials of full rows are computed for p and, if it exists, for T only."""
     size, chunk = 2003, 64
     text = _compiled(name, 512, chunk, True, (size, 64), (size, 96)).as_text()
     total_flops = [b for b in read(text).buffers if b.op == "exponential"]
@@ -158,7 +158,7 @@ def test_no_array_of_tokens_by_vocabulary(name: str, caps):
     options = {"chunk_size": CHUNK, "logit_caps": caps}
     small = _compile(name, N, fused_loss, **options)
     large = _compile(name, 4 * N, fused_loss, **options)
-    # The chunk's logits and the head are what is left: no array grows with N·V.
+    # The largest arrays are a chunk's logits and the head: none grows with N·V.
     assert _largest_array(small) <= CHUNK * V
     assert _largest_array(large) <= max(CHUNK * V, 4 * N * D)
     # Per further token: its hidden states and gradient (twice, for copies
@@ -167,16 +167,16 @@ def test_no_array_of_tokens_by_vocabulary(name: str, caps):
     assert grown <= 3 * N * 4 * (5 * D + 16)
 
 
-def test_the_dense_oracle_does_have_them():
-    """The control: the same measurements see the array where there is one."""
+def test_the_dense_oracle_has_an_array_of_tokens_by_vocabulary():
+    """The control: the same measurements detect the array in the oracle."""
     small = _compile("target_sft", N, reference_loss)
     large = _compile("target_sft", 4 * N, reference_loss)
     assert _largest_array(small) >= N * V
     assert _temporaries(large) - _temporaries(small) >= 3 * N * V * 4
 
 
-def test_bfloat16_takes_no_wide_product():
-    """Products of bfloat16 stay so: only their sums are float32."""
+def test_bfloat16_matmuls_have_bfloat16_operands():
+    """Matmuls take bfloat16 operands; only their sums are float32."""
     hidden, head = jnp.zeros((64, 8), jnp.bfloat16), jnp.zeros((101, 8), jnp.float32)
     other = (jnp.zeros((64, 16), jnp.bfloat16), jnp.zeros((101, 16), jnp.float32))
 

@@ -1,4 +1,4 @@
-"""The fused loss against the dense oracle, which shares no gradient with it."""
+"""Fused loss against the dense oracle, which shares no gradient code with it."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from targetsft_jax.loss import reference_loss
 
 RAGGED = 7
 CHUNKS = {"dividing": 12, "more than all": 1000}
-# One of each kind that the loop can tell apart: no alternative, per-token columns, a
+# One of each kind for the loop: no alternative, per-token columns, a
 # sort, a mix with the reference, with the teacher, with the student alone.
 KINDS = ("sft", "iw_sft", "eaft", "kl", "target_sft", "gem")
 # Variants that change the kind or the range, not a factor.
@@ -46,8 +46,8 @@ def _oracle(case, hidden, head, labels, arguments):
 def _assert_close(left, right, dtype, terms, floor=0.0):
     """Within the rounding of sums of `terms` products of the size of the largest.
 
-    `floor` is the size of what cancels: the oracle's gradient is p − Q, whose rounding
-    is that of p also where a method's weight is next to nothing.
+    `floor` is the size of canceling terms: the oracle's gradient is p − Q, with the
+    rounding of p even where a method's weight is tiny.
     """
     left, right = (np.asarray(x, np.float64) for x in (left, right))
     size = max(np.abs(right).max(), floor, float(jnp.finfo(dtype).tiny))
@@ -56,7 +56,7 @@ def _assert_close(left, right, dtype, terms, floor=0.0):
 
 
 def _assert_equals_oracle(case, chunk, masks):
-    """Loss and both gradients, in float64, with a teacher of three rows more."""
+    """Loss and both gradients in float64; the teacher has three more rows."""
     with jax.enable_x64(True):
         for mask in masks:
             hidden, head, labels, arguments = loss_problems.problem("float64", mask, 3)
@@ -94,8 +94,8 @@ def test_variants_equal_the_oracle(case: method_cases.Case):
     _assert_equals_oracle(case, RAGGED, ["holes"])
 
 
-def test_the_oracle_would_notice():
-    """Two methods that differ little must not pass for each other."""
+def test_a_similar_method_does_not_equal_the_oracle():
+    """The comparison distinguishes two similar methods."""
     with jax.enable_x64(True):
         hidden, head, labels, arguments = loss_problems.problem("float64", "all")
         near = method_cases.Case("kl", {"kl_weight": 0.05 + 1e-9})
@@ -112,7 +112,7 @@ def test_the_oracle_would_notice():
     [(name, "bfloat16") for name in METHODS] + [(name, "float32") for name in KINDS],
 )
 def test_equals_the_oracle_in_narrow_dtypes(name: str, dtype: str):
-    """float32 within its rounding; bfloat16 within that of g, the only narrow step.
+    """float32 within its rounding; bfloat16 within that of g, the only bfloat16 step.
 
     The oracle is float64 on the same (rounded) inputs. In bfloat16 g is rounded once
     before its products, and ∂hidden once after: 2^-9 each of the terms' sizes.
@@ -182,7 +182,7 @@ def test_metrics_and_value_equal_dense_values(name: str):
     np.testing.assert_allclose(loss, expected, rtol=1e-13)
     assert metrics.keys() == statistics.keys()
     for key, value in statistics.items():
-        # A negative mass of 0 is not counted at all where a method is proper.
+        # The negative mass of proper methods is 0 without computation.
         np.testing.assert_allclose(
             metrics[key], value, rtol=1e-12, atol=1e-16, err_msg=key
         )
@@ -190,7 +190,7 @@ def test_metrics_and_value_equal_dense_values(name: str):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_the_primal_alone_is_the_same(name: str):
-    """Evaluation takes no gradient and runs another loop."""
+    """Without gradients another loop runs, as in evaluation."""
     with jax.enable_x64(True):
         tensors = loss_problems.problem("float64", "holes", 3)
         expected, _ = _fused(method_cases.Case(name), *tensors)
@@ -228,7 +228,7 @@ def test_no_gradient_to_second_models_weights_and_columns():
 
 
 def test_values_at_weight_zero_are_not_read():
-    """Labels out of range and NaN columns: the same loss and gradients."""
+    """Out-of-range labels and NaN columns do not change loss and gradients."""
     hidden, head, labels, arguments = loss_problems.problem("float32")
     off = arguments["weights"] == 0
     assert off.any() and (np.asarray(labels)[off] == loss_problems.GARBAGE).all()
@@ -296,7 +296,7 @@ def _focal(logits, labels, *, power, boost=None, length=None, teacher_logits=Non
     "chunk, array", [(5, np.asarray), (5, jnp.asarray), (100, np.asarray)]
 )
 def test_a_users_loss_equals_its_dense_autodiff(chunk: int, array):
-    """Columns of either library arrive in chunks; padding has no derivative here."""
+    """numpy and jax columns are chunked; the loss has no derivative at padding."""
     with jax.enable_x64(True):
         hidden, head, labels, arguments = loss_problems.problem("float64", "holes")
         w, teacher = arguments["weights"], arguments["teacher"]
@@ -363,7 +363,7 @@ def test_gamma_per_token_goes_through_the_chunks():
     np.testing.assert_allclose(losses, [expected] * 2, rtol=1e-5)
 
 
-def test_refuses():
+def test_refused():
     hidden, head, labels, arguments = loss_problems.problem("float32")
     w = arguments["weights"]
 
@@ -376,7 +376,7 @@ def test_refuses():
         ("'kd' needs teacher_logits", {"name": "kd"}),
         ("'iw_sft' needs trajectory_weight", {"name": "iw_sft"}),
         (
-            "teacher_logits is an input of .*give fused_loss teacher=",
+            "teacher_logits is an input of .*pass fused_loss teacher=",
             {"name": "kd", "teacher_logits": np.ones((8, 6, 53))},
         ),
         ("chunk_size is 0", {"chunk_size": 0}),
@@ -386,7 +386,7 @@ def test_refuses():
         (r"labels has \(8, 5\)", {"labels": labels[:, :5]}),
         (r"weights has \(8,\)", {"weights": w[:, 0]}),
         (r"teacher_logits has", {"name": "kd", "teacher": (hidden[:4], head)}),
-        # [L, B] has the size of [B, L]: reshaping would mix up the rows.
+        # [L, B] has the size of [B, L], and reshaping would mix the rows.
         ("trajectory_weight has", {"name": "iw_sft", "trajectory_weight": w.T}),
         ("expected one loss per token", {"name": lambda z, y: z}),
     ):
@@ -400,7 +400,7 @@ def test_hard_logits_give_finite_gradients():
     tile = method_cases.tile()
     finite = np.isfinite(tile["logits"]).all(-1) & np.isfinite(tile["old_logprob"])
     tile = {k: v[finite] for k, v in tile.items()}
-    # With an identity for a head, hidden states are the logits.
+    # With an identity head, hidden states are the logits.
     hidden = jnp.asarray(tile["logits"], jnp.float32)
     second = jnp.asarray(np.maximum(tile["teacher_logits"], -1e9), jnp.float32)
     arguments = {

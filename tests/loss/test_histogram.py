@@ -1,4 +1,4 @@
-"""Histograms of the loss against numpy on dense statistics of tokens."""
+"""Histograms of the loss against numpy on dense per-token statistics."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Label log-probabilities by chunks, against log-softmax of dense logits."""
+"""Chunked label log-probabilities against log-softmax of dense logits."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ REAL = loss_problems.V - 3
 
 
 def _dense(hidden, head, labels, mask, cap=None):
-    """In numpy: [B, L], 0 outside the mask."""
+    """Log-probabilities in numpy: [B, L], 0 outside the mask."""
     logits = np.asarray(hidden) @ np.asarray(head)[:REAL].T
     logits = logits if cap is None else cap * np.tanh(logits / cap)
     top = logits.max(-1, keepdims=True)
@@ -27,7 +27,7 @@ def _dense(hidden, head, labels, mask, cap=None):
 def _problem(mask):
     hidden, head, labels, arguments = loss_problems.problem("float64", mask)
     live = arguments["weights"] > 0
-    # Real labels only: rows of a head past the vocabulary are not tokens.
+    # Labels in the vocabulary only: further rows of a head are padding.
     return hidden, head, jnp.minimum(labels, REAL - 1), live
 
 
@@ -54,7 +54,7 @@ def test_equals_dense_logits(mask: str, chunk: int, cap: float | None):
     ]
     + ["step (1, 8, 1), groups of 4", "step (2, 2, 2), groups of 2"],
 )
-def test_every_mesh_gives_each_token_its_value(layout: str):
+def test_equals_one_device_on_every_mesh(layout: str):
     with jax.enable_x64(True):
         *tensors, live = _problem("holes")
 
@@ -73,8 +73,8 @@ def test_no_array_of_tokens_by_vocabulary_and_nothing_to_differentiate():
     def total(hidden, head):
         return jnp.sum(label_logprob(hidden, head, labels, mask=live, chunk_size=4))
 
-    pulled = jax.grad(total, (0, 1))
-    assert not any(np.any(g) for g in pulled(hidden, head))
-    shapes = str(jax.make_jaxpr(pulled)(hidden, head))
+    gradient = jax.grad(total, (0, 1))
+    assert not any(np.any(g) for g in gradient(hidden, head))
+    shapes = str(jax.make_jaxpr(gradient)(hidden, head))
     assert f"f32[4,{loss_problems.V}]" in shapes
     assert f"f32[{loss_problems.B * loss_problems.L},{loss_problems.V}]" not in shapes

@@ -11,7 +11,7 @@ from targetsft_jax.loss import reference_loss
 
 @pytest.mark.parametrize("name", METHODS)
 def test_value_and_gradient_are_those_of_the_published_loss(name: str):
-    """The oracle differentiates CE(Q, p); the objective, its published formula."""
+    """The oracle differentiates CE(Q, p), the objective its published formula."""
     case = method_cases.Case(name)
     with jax.enable_x64(True):
         hidden, head, labels, arguments = loss_problems.problem("float64", "all")
@@ -34,8 +34,8 @@ def test_value_and_gradient_are_those_of_the_published_loss(name: str):
         def oracle(hidden, head):
             return reference_loss(name, hidden, head, labels, **arguments)
 
-        wanted, gradients = jax.value_and_grad(published, (0, 1))(hidden, head)
+        expected, gradients = jax.value_and_grad(published, (0, 1))(hidden, head)
         value, oracles = jax.value_and_grad(oracle, (0, 1))(hidden, head)
-    np.testing.assert_allclose(value, wanted, rtol=1e-13)
+    np.testing.assert_allclose(value, expected, rtol=1e-13)
     for left, right in zip(oracles, gradients):
         np.testing.assert_allclose(left, right, rtol=0, atol=1e-14)

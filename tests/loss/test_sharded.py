@@ -1,4 +1,4 @@
-"""The loss over eight devices: one device's numbers, one collective in the loop."""
+"""Loss over eight devices: equal to one device, one collective in the loop."""
 
 import math
 import re
@@ -23,8 +23,8 @@ def _sharded(name, layout, **hyper):
     def loss(hidden, head, labels, arguments):
         return fused_loss(name, hidden, head, labels, **arguments, **options)
 
-    pulled = jax.value_and_grad(loss, (0, 1), has_aux=True)
-    return jax.jit(pulled, compiler_options=quicker())
+    value_and_grad = jax.value_and_grad(loss, (0, 1), has_aux=True)
+    return jax.jit(value_and_grad, compiler_options=quicker())
 
 
 def _assert_same(actual, reference):
@@ -51,7 +51,7 @@ def test_equals_one_device_on_every_mesh(layout: str):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_equals_one_device_for_every_method(name: str):
-    """Every method's columns and second model are spread as the tokens are."""
+    """Columns and second models of every method are sharded as the tokens are."""
     with jax.enable_x64(True):
         inputs = loss_problems.problem("float64", "all", 3)
         sharded = _sharded(name, "fsdp groups")
@@ -61,8 +61,8 @@ def test_equals_one_device_for_every_method(name: str):
 
 
 @pytest.mark.parametrize("layout", ["all three", "fsdp groups", *list(GROUPS)[1:2]])
-def test_a_frozen_head_leaves_all_else_as_it_is(layout: str):
-    """Loss, metrics and ∂hidden, on one device and on many; ∂head is nothing."""
+def test_a_frozen_head_changes_nothing_but_its_gradient(layout: str):
+    """Loss, metrics and ∂hidden on one device and on many; ∂head is zero."""
     with jax.enable_x64(True):
         inputs = loss_problems.problem("float64", "holes", 3)
         sharded = _sharded("target_sft", layout, head_gradient=False)
@@ -88,7 +88,7 @@ def test_value_alone_and_weights_of_zero():
             assert loss == 0
 
 
-def test_a_users_loss_is_spread_too():
+def test_a_users_loss_is_sharded_too():
     def scaled(logits, labels, *, boost, factor):
         log_p = jax.nn.log_softmax(logits)
         log_p_y = jnp.take_along_axis(log_p, labels[:, None], -1)[:, 0]
@@ -116,7 +116,7 @@ def _computations(hlo: str) -> dict[str, str]:
 
 
 def _in_loops(hlo: str) -> str:
-    """The text of all computations that a while loop reaches, nested loops included."""
+    """Text of all computations reachable from a while loop, nested loops included."""
     bodies = _computations(hlo)
     todo = re.findall(r"(?:body|condition)=%?([\w.\-]+)", hlo)
     seen: set[str] = set()
@@ -134,18 +134,18 @@ COLLECTIVE = rf"= [^\n]*?\b({KINDS})(?:-start)?\("
 
 
 def _text(layout, name="target_sft"):
-    """The compiled text of loss and gradients with everything placed as stored."""
-    where = layout_of(layout)
+    """Compiled text of loss and gradients, with arrays sharded as stored."""
+    mesh_layout = layout_of(layout)
     hidden, head, labels, arguments = loss_problems.problem("float32")
 
-    def place(x, spec):
-        return jax.device_put(x, NamedSharding(where.mesh, spec))
+    def shard(x, spec):
+        return jax.device_put(x, NamedSharding(mesh_layout.mesh, spec))
 
     def rows(x):
-        return place(x, P(where.tokens))
+        return shard(x, P(mesh_layout.tokens))
 
     def stored(head):
-        return place(head, P(None, where.stored(head.shape[1])))
+        return shard(head, P(None, mesh_layout.stored(head.shape[1])))
 
     states, other = arguments["teacher"]
     tensors = {"weights": rows(arguments["weights"])}
@@ -162,13 +162,13 @@ def _text(layout, name="target_sft"):
 
 
 def _split(text) -> tuple[list[str], list[str]]:
-    """Lines of collectives inside of loops, and all others."""
+    """Lines of collectives inside loops, and outside."""
     loop = _in_loops(text)
-    assert "dot" in loop or "custom-call" in loop, "the loop over chunks was not found"
+    assert "dot" in loop or "custom-call" in loop, "no loop over chunks"
     inside = [m[0] for m in re.finditer(COLLECTIVE + r"[^\n]*", loop)]
-    every = [m[0] for m in re.finditer(COLLECTIVE + r"[^\n]*", text)]
-    assert len(every) > len(inside)
-    return inside, [line for line in every if line not in inside]
+    lines = [m[0] for m in re.finditer(COLLECTIVE + r"[^\n]*", text)]
+    assert len(lines) > len(inside)
+    return inside, [line for line in lines if line not in inside]
 
 
 # A row of statistics is 4 numbers for the student and 4 for each alternative.

@@ -1,4 +1,4 @@
-"""Statistics of columns on eight devices against those of full rows."""
+"""Row statistics of columns sharded over eight devices, against full rows."""
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +10,13 @@ from jax.sharding import PartitionSpec as P
 from targetsft_jax.loss.tile import Columns, TileRows
 from targetsft_jax.targets.rows import Rows
 
-V, WIDTH = 29, 4  # eight devices: the last one has a real column and three of padding
+V, WIDTH = 29, 4  # eight devices: the last has one real column and three of padding
 MIXES = ((0, 1), (0.5, 0.5), (1 / 0.7, 0), (0, 0))
 RNG = np.random.default_rng(0)
 
 
 def _rows():
-    """Ordinary rows, some far apart, and one with a device's columns impossible."""
+    """Ordinary rows, rows of distant logits, and one with −inf on a device."""
     logits, other = RNG.normal(size=(2, 6, V)) * 3
     logits[1] *= 50
     logits[2, 8:12] = -np.inf
@@ -63,7 +63,7 @@ def test_split_columns_have_the_statistics_of_full_rows(gathered):
         return dict(_statistics(rows)), dict(_entries(rows))
 
     with jax.enable_x64(True):
-        # Values in the padding must not matter.
+        # Values of padding columns have no effect.
         wide = [
             np.pad(x, ((0, 0), (0, 3)), constant_values=7.0) for x in (logits, other)
         ]

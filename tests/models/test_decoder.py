@@ -36,7 +36,7 @@ LLAMA = DecoderConfig(
     qkv_bias=False,
     model_type="llama",
 )
-# All features of particular families, and two layers beyond the last full period.
+# The features of all families, and two layers beyond the last full period.
 GEMMA = DecoderConfig(
     vocab_size=40,
     hidden_size=16,
@@ -138,9 +138,9 @@ def test_tree_agrees_with_its_axes_and_count(config):
     }
 
     def check(names, leaf):
-        # The sizes of norms have no names; the count below checks them.
-        want = [sizes.get(name, size) for name, size in zip(names, leaf.shape)]
-        assert list(leaf.shape) == want and len(names) == leaf.ndim
+        # Dimensions of norms have no names; the count below checks them.
+        expected = [sizes.get(name, size) for name, size in zip(names, leaf.shape)]
+        assert list(leaf.shape) == expected and len(names) == leaf.ndim
 
     jax.tree.map(check, axes, params, is_leaf=is_axes)
     assert decoder.num_parameters(config) == counted(config)
@@ -221,21 +221,21 @@ def test_packed_segments_equal_separate_rows(config):
 
     run = functools.partial(backward, config, params_of(config), **PLAIN)
     rows, _, want_grad = run(alone, np.ones_like(TOKENS), POSITIONS, probe_alone)
-    want = np.concatenate([row[:size] for row, size in zip(rows, sizes)])
+    expected = np.concatenate([row[:size] for row, size in zip(rows, sizes)])
     for positions in (restarted, POSITIONS):  # rotary angles are relative
         hidden, _, grad = run(TOKENS, segments, positions, probe)
-        np.testing.assert_allclose(hidden[0], want, atol=2e-5)
+        np.testing.assert_allclose(hidden[0], expected, atol=2e-5)
         for a, b in zip(jax.tree.leaves(grad), jax.tree.leaves(want_grad)):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-4)
     assert np.abs(want_grad["embed"]).max() > 1e-2
     crossed = forward(config, params_of(config), TOKENS)[0]
-    assert np.abs(crossed - want)[sizes[0] :].max() > 1e-2
+    assert np.abs(crossed - expected)[sizes[0] :].max() > 1e-2
 
 
 def test_defaults_of_positions_and_segments():
     default, _, _ = backward(*WRITTEN_OUT, **PLAIN)
-    got = forward(QWEN, params_of(QWEN), TOKENS)
-    np.testing.assert_allclose(got, default, atol=1e-5)
+    actual = forward(QWEN, params_of(QWEN), TOKENS)
+    np.testing.assert_allclose(actual, default, atol=1e-5)
 
 
 @ALL
@@ -252,7 +252,7 @@ def test_causal(config):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_padding_is_finite_and_touches_nothing(dtype):
+def test_padding_is_finite_and_has_no_effect(dtype):
     segments = np.ones_like(TOKENS)
     segments[0, 5:] = segments[1] = segments[2, :5] = 0
     probe = np.where(segments[..., None] > 0, PROBE, 0)
@@ -288,9 +288,9 @@ def test_remat_changes_no_gradient(remat):
     assert "remat" in program(remat) or "checkpoint" in program(remat)
     assert program(remat) != program("none")
     other = {**PLAIN, "remat": remat}
-    _, _, want = backward(*WRITTEN_OUT, **PLAIN)
-    _, _, got = backward(*WRITTEN_OUT, **other)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want)):
+    _, _, expected = backward(*WRITTEN_OUT, **PLAIN)
+    _, _, actual = backward(*WRITTEN_OUT, **other)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected)):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
@@ -332,8 +332,8 @@ def test_sharded_equals_single_device():
     run = functools.partial(decoder.apply, QWEN, constrain=constrain)
     hidden = jax.jit(run)(split, jax.device_put(TOKENS, rows))
     assert seen and set(seen) == {(ROWS, LENGTH, 16)}
-    want = forward(QWEN, params_of(QWEN), TOKENS)
-    np.testing.assert_allclose(hidden, want, atol=1e-5)
+    expected = forward(QWEN, params_of(QWEN), TOKENS)
+    np.testing.assert_allclose(hidden, expected, atol=1e-5)
 
 
 @ALL
@@ -387,11 +387,11 @@ def test_alternating_layers_run_the_kernel_of_their_window():
 
         return jax.jit(jax.value_and_grad(probed))(params_of(GEMMA))
 
-    want, expected = pulled(None, "none")
+    expected_value, expected_gradient = pulled(None, "none")
     for remat in ("full", "dots"):
         value, gradient = pulled(kernel, remat)
-        assert float(value) == pytest.approx(float(want), rel=1e-5)
-        for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected)):
+        assert float(value) == pytest.approx(float(expected_value), rel=1e-5)
+        for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient)):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-4)
     assert windows == {3, None}
 
@@ -419,10 +419,10 @@ def test_cache_in_pieces_and_bfloat16():
             QWEN, params_of(QWEN), piece, cache, dtype=jnp.bfloat16
         )
         pieces.append(hidden)
-    got = np.concatenate(pieces, axis=1)
-    assert got.dtype == jnp.bfloat16 and int(cache.used) == LENGTH
-    want = forward(QWEN, params_of(QWEN), TOKENS)[:1]
-    assert np.abs(got.astype(np.float32) - want).mean() < 0.02
+    actual = np.concatenate(pieces, axis=1)
+    assert actual.dtype == jnp.bfloat16 and int(cache.used) == LENGTH
+    expected = forward(QWEN, params_of(QWEN), TOKENS)[:1]
+    assert np.abs(actual.astype(np.float32) - expected).mean() < 0.02
 
 
 def test_cache_too_short_is_refused():

@@ -1,4 +1,4 @@
-"""Configs that cannot be computed are refused with their numbers."""
+"""Errors of invalid configs, with their numbers."""
 
 import dataclasses
 
@@ -54,7 +54,7 @@ def test_windows_of_layers():
     assert windows() == (None, None)
     assert windows(sliding_window=4) == (4, 4)
     assert windows(sliding_window=4, sliding_layers=(False, True)) == (None, 4)
-    # Configs whose layers are all alike are equal.
+    # Configs whose layers are all alike compare equal.
     same = dataclasses.replace(GOOD, sliding_window=4, sliding_layers=(True, True))
     assert same == dataclasses.replace(GOOD, sliding_window=4)
     none = dataclasses.replace(GOOD, sliding_window=4, sliding_layers=(False, False))

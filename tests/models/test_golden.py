@@ -27,7 +27,7 @@ def golden(family):
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory):
-    """family -> its config and parameters, read as a checkpoint once."""
+    """Config and parameters by family, each read once."""
 
     @functools.cache
     def read(family):
@@ -49,27 +49,27 @@ def logits(config, params, tokens):
     return soft_cap(hidden @ head(params).T, config.final_logit_softcap)
 
 
-def error(got, want):
-    return np.abs(got - want).max() / np.abs(want).max()
+def error(actual, expected):
+    return np.abs(actual - expected).max() / np.abs(expected).max()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits(family, loaded):
     config, params = loaded(family)
-    want = golden(family)["logits"]
-    assert np.abs(want).max() > 1
-    assert error(logits(config, params, golden(family)["tokens"]), want) < 2e-5
+    expected = golden(family)["logits"]
+    assert np.abs(expected).max() > 1
+    assert error(logits(config, params, golden(family)["tokens"]), expected) < 2e-5
 
 
-# Flags whose omission must change the logits, each in one family that has it.
+# Flags whose omission must change the logits, each with a family that has it.
 FORGOTTEN = {
     "norms of heads": ("qwen3", {"qk_norm": False}),
     "biases": ("qwen2", {"qkv_bias": False}),
     "window": ("mistral", {"sliding_window": None}),
-    "a window of one more": ("mistral", {"sliding_window": 6}),
+    "a window of one token more": ("mistral", {"sliding_window": 6}),
     "part of the head": ("phi3", {"partial_rotary_factor": 1.0}),
     "1 + w": ("gemma2", {"unit_offset": False}),
-    "norms behind": ("gemma2", {"sandwich_norms": False}),
+    "sandwich norms": ("gemma2", {"sandwich_norms": False}),
     "scaled embeddings": ("gemma2", {"scale_embedding": False}),
     "activation": ("gemma2", {"activation": "silu"}),
     "scale of scores": ("gemma2", {"query_pre_attn_scalar": None}),
@@ -86,5 +86,5 @@ def test_an_omitted_flag_changes_the_logits(name, loaded):
     family, changes = FORGOTTEN[name]
     config, params = loaded(family)
     other = dataclasses.replace(config, **changes)
-    want = golden(family)["logits"]
-    assert error(logits(other, params, golden(family)["tokens"]), want) > 1e-3
+    expected = golden(family)["logits"]
+    assert error(logits(other, params, golden(family)["tokens"]), expected) > 1e-3

@@ -1,4 +1,4 @@
-"""Attention kernels against separate segments, forward and backward."""
+"""Attention kernels: packed rows against separate segments, and limits."""
 
 import functools
 
@@ -11,7 +11,7 @@ from targetsft_jax.models import kernels
 from targetsft_jax.models.config import DecoderConfig
 
 LENGTH, SIZE = 256, 64
-# Two rows of segments of uneven length; the last numbers of each row are padding.
+# Ends of the segments of two rows; the first row ends in padding.
 ENDS = ((37, 128, 250), (200, 201, 256))
 RUNNABLE = {
     "xla": kernels.xla,
@@ -77,9 +77,9 @@ def _assert_packed_equals_separate(attend, heads, kv_heads, dtype, tolerance, **
         return jax.jit(jax.grad(function, (0, 1, 2), has_aux=True))(query, key, value)
 
     gradients, out = pulled(packed)
-    wanted, separate_out = pulled(separate)
+    separate_gradients, separate_out = pulled(separate)
     out = jnp.where(real, out, 0)
-    for actual, expected in zip((out, *gradients), (separate_out, *wanted)):
+    for actual, expected in zip((out, *gradients), (separate_out, *separate_gradients)):
         scale = float(jnp.abs(expected).max())
         np.testing.assert_allclose(
             np.asarray(actual, np.float32),
@@ -122,7 +122,7 @@ def test_a_scale_for_the_gpu_kernel():
 
 @pytest.mark.parametrize("name", ["xla", "splash"])
 def test_packed_equals_separate_in_bfloat16(name):
-    """Inputs are exact in both; the kernel rounds its factors to 2^-8."""
+    """Inputs are exact in bfloat16; the kernel rounds its factors to 2^-8."""
     _assert_packed_equals_separate(RUNNABLE[name], 4, 2, jnp.bfloat16, tolerance=2e-2)
 
 

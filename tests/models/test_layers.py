@@ -13,9 +13,9 @@ SCALE = np.random.default_rng(1).normal(size=8)
 @pytest.mark.parametrize("unit_offset", [False, True])
 def test_rms_norm(unit_offset):
     rms = np.sqrt(np.mean(X**2, axis=-1, keepdims=True) + 0.1)
-    want = X / rms * (1 + SCALE if unit_offset else SCALE)
-    got = rms_norm(jnp.asarray(X, "f4"), jnp.asarray(SCALE, "f4"), 0.1, unit_offset)
-    np.testing.assert_allclose(got, want, rtol=1e-5)
+    expected = X / rms * (1 + SCALE if unit_offset else SCALE)
+    actual = rms_norm(jnp.asarray(X, "f4"), jnp.asarray(SCALE, "f4"), 0.1, unit_offset)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
     assert rms_norm(jnp.ones(8, "bfloat16"), jnp.ones(8), 0.1).dtype == jnp.bfloat16
 
 

@@ -114,7 +114,7 @@ def test_the_base_is_neither_copied_nor_changed():
 
 
 def test_adapters_apply_with_a_cache():
-    """A prompt and then single tokens, against the entire row at once."""
+    """A prompt and then single tokens, against one pass over the row."""
     params, tokens = lora.attach(_base(), _filled(), LORA), _tokens()
     forward = jax.jit(partial(decoder.apply, CONFIG))
     cached = jax.jit(partial(decoder.apply_cached, CONFIG))
@@ -125,7 +125,7 @@ def test_adapters_apply_with_a_cache():
     assert np.abs(actual - forward(_base(), tokens)).max() > 0.1
 
 
-def test_a_sum_is_rounded_once():
+def test_merged_kernels_are_rounded_once():
     """With bfloat16 kernels: the float64 sum of the stored values, rounded once."""
     base, adapters = _base("bfloat16"), _filled()
     merged = lora.merged(base, adapters, LORA)["layers"]["mlp"]["down"]["kernel"]
@@ -140,10 +140,10 @@ def test_a_sum_is_rounded_once():
                 pair["lora_b"],
             )
         )
-        wanted = jnp.asarray(kernel + 2.5 * a @ b, jnp.float32).astype(jnp.bfloat16)
+        expected = jnp.asarray(kernel + 2.5 * a @ b, jnp.float32).astype(jnp.bfloat16)
         actual = np.asarray(merged[layer], np.float32)
         # Ties may round to the other neighbour.
-        assert np.mean(actual != np.asarray(wanted, np.float32)) < 0.01
+        assert np.mean(actual != np.asarray(expected, np.float32)) < 0.01
         assert actual.shape == (40, 32)
 
 

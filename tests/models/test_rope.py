@@ -15,8 +15,8 @@ from targetsft_jax.models.rope import (
 
 
 def test_frequencies_by_their_formula():
-    want = [10_000 ** (-2 * i / 8) for i in range(4)]
-    np.testing.assert_allclose(frequencies(8, 10_000), want, rtol=1e-6)
+    expected = [10_000 ** (-2 * i / 8) for i in range(4)]
+    np.testing.assert_allclose(frequencies(8, 10_000), expected, rtol=1e-6)
 
 
 def test_products_depend_on_the_difference_of_positions():
@@ -33,13 +33,13 @@ def test_products_depend_on_the_difference_of_positions():
 
 def test_further_features_are_unchanged():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 1, 12)), "f4")
-    turned = rotate(x, rotation(jnp.asarray([[3, 4]]), 8, 100.0))
-    np.testing.assert_array_equal(turned[..., 8:], x[..., 8:])
+    rotated = rotate(x, rotation(jnp.asarray([[3, 4]]), 8, 100.0))
+    np.testing.assert_array_equal(rotated[..., 8:], x[..., 8:])
     complex_pairs = np.asarray(x[..., :4]) + 1j * np.asarray(x[..., 4:8])
     angles = np.asarray([3, 4])[None, :, None, None] * frequencies(8, 100.0)
-    want = complex_pairs * np.exp(1j * angles)
-    np.testing.assert_allclose(turned[..., :4], want.real, atol=1e-5)
-    np.testing.assert_allclose(turned[..., 4:8], want.imag, atol=1e-5)
+    expected = complex_pairs * np.exp(1j * angles)
+    np.testing.assert_allclose(rotated[..., :4], expected.real, atol=1e-5)
+    np.testing.assert_allclose(rotated[..., 4:8], expected.imag, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,6 @@ def test_linear_scaling_divides_all_frequencies():
         (lambda: YarnScaling(8.0, -1), "original_max_position_embeddings is -1"),
     ],
 )
-def test_scalings_without_meaning_are_refused(build, message):
+def test_invalid_scalings_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()

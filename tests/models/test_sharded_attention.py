@@ -53,8 +53,8 @@ def test_a_kernel_on_a_mesh_equals_the_portable_path(sizes, monkeypatch):
     def pulled(attend):
         return jax.jit(jax.value_and_grad(lambda p: run(p, attend)))(params)
 
-    (actual, gradients), (wanted, expected) = pulled(attend), pulled(None)
-    np.testing.assert_allclose(actual, wanted, rtol=1e-5)
+    (actual, gradients), (value, expected) = pulled(attend), pulled(None)
+    np.testing.assert_allclose(actual, value, rtol=1e-5)
     for left, right in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected)):
         scale = float(jnp.abs(right).max())
         np.testing.assert_allclose(left, right, rtol=0, atol=2e-5 * scale)

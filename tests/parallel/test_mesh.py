@@ -57,8 +57,8 @@ def test_the_mesh_has_every_device_once():
     mesh = make_mesh(-1, 2, 2)
     assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
     assert {d.id for d in mesh.devices.flat} == {d.id for d in jax.devices()}
-    some = make_mesh(devices=jax.devices()[:2])
-    assert [d.id for d in some.devices.flat] == [0, 1]
+    part = make_mesh(devices=jax.devices()[:2])
+    assert [d.id for d in part.devices.flat] == [0, 1]
     with pytest.raises(ValueError, match="found 2"):
         make_mesh(4, devices=jax.devices()[:2])
 

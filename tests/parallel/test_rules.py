@@ -81,7 +81,7 @@ def test_undivided_axes_are_replicated_and_named():
         "layers.attention.k.kernel",
         "layers.attention.v.kernel",
     ]
-    # An axis of one device divides everything.
+    # An axis of one device divides every dimension.
     assert undivided(axes, shapes, make_mesh(8, 1, 1)) == []
     axes, shapes = _tree()
     for sizes in ((2, 2, 2), (1, 8, 1), (1, 1, 8)):
@@ -105,7 +105,7 @@ def test_an_unknown_name_is_refused_by_that_name():
 
 
 def test_two_dimensions_on_one_mesh_axis_are_refused():
-    """Such a sharding does not exist, and must not become another one."""
+    """Such a sharding does not exist, and must not be replaced silently."""
     shape = jax.ShapeDtypeStruct((32, 48), "float32")
     with pytest.raises(Exception, match="duplicate entries for `tensor`"):
         shardings({"w": ("heads", "mlp")}, {"w": shape}, make_mesh(2, 2, 2))

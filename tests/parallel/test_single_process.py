@@ -1,4 +1,4 @@
-"""Copies to the host, and what a single process needs of `processes`.
+"""Copies to the host, and `processes` in a single process.
 
 Several processes are launched in tests/training/test_processes.py.
 """
@@ -29,6 +29,6 @@ def test_to_host_copies_every_leaf_of_a_tree():
     np.testing.assert_array_equal(host["numpy"], values[1])
 
 
-def test_a_single_process_is_primary_and_gathers_its_own_text():
+def test_a_single_process_is_primary_and_gathers_one_text():
     assert processes.is_primary() and not processes.is_multiprocess()
     assert processes.gather_text("α") == ["α"]

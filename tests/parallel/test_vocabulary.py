@@ -1,4 +1,4 @@
-"""Lookup of tokens in a sharded table, and the size of groups."""
+"""Token lookup in a sharded table, and group sizes."""
 
 import jax
 import jax.numpy as jnp
@@ -50,8 +50,8 @@ def test_lookup_and_its_gradient_equal_indexing(shape, group, width):
         jax.device_put(table, sharding), jax.device_put(TOKENS, rows)
     )
     np.testing.assert_array_equal(rows_of_table, np.asarray(table)[TOKENS])
-    wanted = jax.grad(lambda t: jnp.sum(t[TOKENS] * probe))(table)
-    np.testing.assert_allclose(gradient, wanted, rtol=0, atol=1e-5)
+    expected = jax.grad(lambda t: jnp.sum(t[TOKENS] * probe))(table)
+    np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-5)
     assert gradient.sharding.is_equivalent_to(sharding, 2)
 
 
@@ -69,7 +69,7 @@ def test_a_bfloat16_result_has_a_float32_gradient_sum():
 
 
 def test_tokens_are_moved_and_not_the_table():
-    """No array has the full table, or all tokens in full width."""
+    """No array has the full table, or the full width of all tokens."""
     mesh = make_mesh(1, 8, 1)
 
     def run(table, tokens):

@@ -1,4 +1,4 @@
-"""Array folders: what is written comes back mapped, and every damage is detected."""
+"""Array folders: round trip, memory mapping, and detection of damage."""
 
 import json
 
@@ -31,11 +31,11 @@ def test_parts_are_concatenated_and_mapped(folder):
     assert isinstance(arrays["numbers"], np.memmap)
     assert arrays["numbers"].dtype == np.int32
     assert arrays["empty"].shape == (0,) and arrays["late"].tolist() == [True, True]
-    # Files of numpy's own format.
+    # The files are plain .npy files.
     np.testing.assert_array_equal(np.load(folder / "numbers.npy"), np.arange(7))
 
 
-def test_no_folder(tmp_path):
+def test_a_missing_folder_is_none(tmp_path):
     assert read(tmp_path / "none") is None
 
 
@@ -70,7 +70,7 @@ def test_the_manifest_is_json_after_its_digest(folder):
     assert json.loads(text)["files"]["late.npy"][0] == 130
 
 
-def test_nothing_is_seen_of_a_failure_or_before_the_end(tmp_path):
+def test_no_folder_appears_after_a_failure_or_before_the_end(tmp_path):
     folder = tmp_path / "kept"
     with pytest.raises(ZeroDivisionError), writing(folder) as writer:
         writer.append(PARTS[0])
@@ -83,7 +83,7 @@ def test_nothing_is_seen_of_a_failure_or_before_the_end(tmp_path):
     assert read(folder) is not None
 
 
-def test_the_first_of_two_makers_wins(tmp_path):
+def test_the_first_of_two_writers_wins(tmp_path):
     folder = tmp_path / "kept"
     with writing(folder) as late:
         with writing(folder) as early:

@@ -1,4 +1,4 @@
-"""Atomic files and folders against kills at every moment, and against each other."""
+"""Atomic files and folders: kills at every moment, and concurrent writers."""
 
 import errno
 import os
@@ -14,8 +14,8 @@ from targetsft_jax.storage import atomic
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("a", "b", "inner/c")
 
-# Replaces a target by one number after the other. Each replacement is a process that
-# kills itself before the n-th thing that it does to a file; n grows until one finishes.
+# Replaces the content of a target by increasing numbers. Each replacement is a process
+# that kills itself before its n-th file operation; n grows until one finishes.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -24,20 +24,20 @@ from targetsft_jax.storage import atomic
 target, kind, exchanges = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "True"
 exchange = atomic._exchange
 events = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
-left = None
+remaining = None
 
 def step(event, arguments=()):
-    global left
+    global remaining
     inside = event != "open" or str(arguments[0]).startswith(str(target.parent))
-    if left is not None and event in (*events, "exchanged") and inside:
-        left -= 1
-        if left == 0:
+    if remaining is not None and event in (*events, "exchanged") and inside:
+        remaining -= 1
+        if remaining == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
 def exchange_with_step(*names):
-    done = exchanges and exchange(*names)
+    success = exchanges and exchange(*names)
     step("exchanged")
-    return done
+    return success
 
 sys.addaudithook(step)
 atomic._exchange = exchange_with_step
@@ -63,7 +63,7 @@ number = kills = restored = 0
 while True:
     child = os.fork()
     if child == 0:
-        left = kills + 1
+        remaining = kills + 1
         write(number + 1)
         os._exit(0)
     _, status = os.waitpid(child, 0)
@@ -86,22 +86,22 @@ print(kills, restored)
 @pytest.mark.parametrize("kind", ["text", "folder"])
 @pytest.mark.parametrize("exchanges", [True, False])
 def test_killed_at_every_moment(tmp_path, kind, exchanges):
-    """The target is the old one or the new one, and the next maker clears the rest."""
+    """The target is the old or the new one, and the next writer removes leftovers."""
     target = tmp_path / "place" / "target"
     target.parent.mkdir()
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", KILLED, str(target), kind, str(exchanges)],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    kills, restored = map(int, done.stdout.split())
+    assert result.returncode == 0, result.stderr
+    kills, restored = map(int, result.stdout.split())
     assert kills >= (2 if kind == "text" else 15)
     assert (restored > 0) == (kind == "folder" and not exchanges)
 
 
-# A maker of one folder beside others: replaces it many times by its own numbers.
+# One of several writers of a folder: replaces it `times` times, with its number.
 MAKER = """
 import sys
 from pathlib import Path
@@ -120,7 +120,7 @@ for _ in range(times):
 
 
 def _content(folder: int) -> set[str]:
-    """Of an opened folder, whatever its name is meanwhile; empty as it is removed."""
+    """Numbers in an open folder, under any name; empty while it is being removed."""
 
     def read(name):
         file = os.open(name, os.O_RDONLY, dir_fd=folder)
@@ -136,11 +136,11 @@ def _content(folder: int) -> set[str]:
 
 
 @pytest.mark.parametrize("exchanges", [True, False])
-def test_makers_of_one_folder_never_mix(tmp_path, exchanges):
-    """Three makers replace it at once; every reading has the numbers of one of them."""
+def test_writers_of_one_folder_never_mix(tmp_path, exchanges):
+    """Three concurrent writers; every reading has the number of only one of them."""
     target = tmp_path / "target"
     command = [sys.executable, "-c", MAKER, str(target)]
-    makers = [
+    writers = [
         subprocess.Popen(
             [*command, str(number), "100", str(exchanges)],
             env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -150,7 +150,7 @@ def test_makers_of_one_folder_never_mix(tmp_path, exchanges):
     while not target.exists():
         time.sleep(0.01)
     readings = 0
-    while any(maker.poll() is None for maker in makers):
+    while any(writer.poll() is None for writer in writers):
         try:
             folder = os.open(target, os.O_RDONLY)
         except FileNotFoundError:
@@ -160,7 +160,7 @@ def test_makers_of_one_folder_never_mix(tmp_path, exchanges):
         os.close(folder)
         assert len(content) < 2, content
         readings += len(content)
-    assert [maker.wait() for maker in makers] == [0, 0, 0]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
     assert readings
     assert os.listdir(tmp_path) == ["target"]
 
@@ -171,7 +171,7 @@ def _write(target, text, **settings):
 
 
 @pytest.mark.parametrize("replace", [True, False])
-def test_two_makers_agree_on_the_winner(tmp_path, replace):
+def test_two_writers_agree_on_the_winner(tmp_path, replace):
     target = tmp_path / "target"
     with atomic.folder(target, replace=replace) as late:
         (late / "a").write_text("late")
@@ -209,7 +209,7 @@ def test_a_target_that_must_not_be_replaced(tmp_path):
 @pytest.mark.parametrize("exchanges", [True, False])
 @pytest.mark.parametrize("fails", [1, 2, 3])
 def test_a_rename_that_fails(tmp_path, monkeypatch, exchanges, fails):
-    """The old folder stays, under its name."""
+    """The old folder keeps its name."""
     target = tmp_path / "target"
     _write(target, "old")
     if not exchanges:
@@ -247,7 +247,7 @@ def _leftover(target, machine, pid, start):
     return path
 
 
-def test_only_leftovers_of_dead_makers_are_cleared(tmp_path, monkeypatch):
+def test_only_leftovers_of_dead_writers_are_removed(tmp_path, monkeypatch):
     target = tmp_path / "target-with-dashes"
     here, start = atomic._machine(), atomic._start_time(os.getpid())
     dead = _leftover(target, here, _dead_process(), "1")
@@ -259,7 +259,7 @@ def test_only_leftovers_of_dead_makers_are_cleared(tmp_path, monkeypatch):
     _write(target, "new")
     assert not dead.exists() and not reused.exists()
     assert alive.exists() and elsewhere.exists() and unnamed.exists()
-    # One whose maker cannot be looked up is cleared when nothing has changed for long.
+    # Leftovers of another host are removed once they are stale.
     monkeypatch.setattr(atomic, "STALE_SECONDS", -1)
     _write(target, "new")
     assert sorted(os.listdir(tmp_path)) == sorted([alive.name, target.name])
@@ -277,7 +277,7 @@ def test_a_zombie_counts_as_dead():
 
 
 def test_a_folder_set_aside_by_a_kill_is_restored(tmp_path):
-    """Also under the name that older versions gave it."""
+    """Also under the name of former versions."""
     target = tmp_path / "target"
     for name in (".target.old", ".target.old-0-1-2-3"):
         _write(target, "old")
@@ -290,7 +290,7 @@ def test_a_folder_set_aside_by_a_kill_is_restored(tmp_path):
         assert os.listdir(tmp_path) == ["target"]
 
 
-def test_text_replaces_a_file_and_leaves_nothing_beside_it(tmp_path, monkeypatch):
+def test_text_replaces_a_file_without_leftovers(tmp_path, monkeypatch):
     path = tmp_path / "config.yaml"
     for text in ("one: π\n", "two\n"):
         atomic.write_text(path, text)

@@ -1,4 +1,4 @@
-"""Full disks: which errors are theirs, and what the warning contains."""
+"""Full disks: detection by error, and the text of the warning."""
 
 import errno
 

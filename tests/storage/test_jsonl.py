@@ -1,4 +1,4 @@
-"""JSON Lines against damage: what a bad line costs, and what a full disk does."""
+"""JSON Lines logs: damaged lines, and full disks."""
 
 import errno
 import json
@@ -30,7 +30,7 @@ def test_no_file_has_no_rows(tmp_path):
 
 
 def test_every_flipped_bit_costs_at_most_its_line(tmp_path):
-    """A changed line feed joins two lines, so it may cost both."""
+    """A flipped line feed joins two lines, so it may cost both."""
     path = _write(tmp_path / "rows.jsonl")
     content = path.read_bytes()
     for place in range(len(content)):
@@ -49,7 +49,7 @@ def test_every_flipped_bit_costs_at_most_its_line(tmp_path):
     "line",
     [b"", b"[1, 2]", b"3", b"null", b"\xff\xfe", b'{"step": 9', b"[" * 100_000],
 )
-def test_a_line_that_is_not_an_object_is_passed_over(tmp_path, line):
+def test_a_line_that_is_not_an_object_is_skipped(tmp_path, line):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n')
     assert jsonl.read(path) == [{"step": 1}, {"step": 2}]
@@ -60,7 +60,7 @@ def test_unicode_line_separators_do_not_end_a_line(tmp_path):
     assert jsonl.read(_write(tmp_path / "rows.jsonl", rows)) == rows
 
 
-def test_values_that_json_lacks(tmp_path):
+def test_non_finite_floats_become_null(tmp_path):
     row = {"a": float("nan"), "b": [float("inf"), 1.0], "c": {"d": -float("inf")}}
     path = _write(tmp_path / "rows.jsonl", [row, {"text": "\ud800"}])
     assert jsonl.read(path) == [
@@ -86,7 +86,7 @@ def test_truncate_after_keeps_the_bytes_of_earlier_rows(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
-def test_a_file_in_which_all_rows_stay_is_not_written(tmp_path):
+def test_a_file_without_later_rows_is_not_written(tmp_path):
     path = _write(tmp_path / "rows.jsonl")
     number = path.stat().st_ino
     assert jsonl.truncate_after(path, 5) == []
@@ -94,7 +94,7 @@ def test_a_file_in_which_all_rows_stay_is_not_written(tmp_path):
 
 
 class _SmallDisk:
-    """A file that runs out of space after so many bytes."""
+    """A file on a disk that is full after a number of bytes."""
 
     def __init__(self, file, space):
         self.file, self.space = file, space
@@ -112,8 +112,8 @@ class _SmallDisk:
 
 @pytest.mark.parametrize("size", [10, 20_000])
 @pytest.mark.parametrize("space", [0, 1, 25])
-def test_a_full_disk_loses_no_row_and_doubles_none(tmp_path, size, space):
-    """Rows of any size, also larger than the buffers of Python's files."""
+def test_a_full_disk_neither_loses_nor_duplicates_rows(tmp_path, size, space):
+    """Rows of any size, also larger than the buffer of a Python file."""
     path = tmp_path / "rows.jsonl"
     rows = [{"step": n, "text": "x" * size} for n in range(3)]
     writer = jsonl.Writer(path)

@@ -1,4 +1,4 @@
-"""The names in a run directory, which earlier runs have on disk."""
+"""Names in a run directory, as they are on disk for earlier runs."""
 
 from pathlib import Path
 

@@ -46,7 +46,7 @@ REWRITING = """\
 
 
 def marked(inside, outside=""):
-    """A template whose marks hold `inside`, with `outside` behind them."""
+    """A template whose generation marks enclose `inside`, followed by `outside`."""
     return (
         "{%- for m in messages -%}{{- '<|im_start|>' + m['role'] + '\\n' -}}"
         "{%- if m['role'] == 'assistant' -%}"
@@ -78,7 +78,7 @@ def record(*contents, system=None, **columns):
 
 
 def trained(example, tokenizer):
-    """The trained runs of tokens as text."""
+    """Decoded runs of trained tokens."""
     pieces, inside = [], False
     for token, on in zip(example.tokens, example.loss_mask):
         if on and not inside:

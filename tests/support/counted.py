@@ -1,4 +1,4 @@
-"""What tests count for the end of pytest's output, over all of its processes."""
+"""Counts that pytest prints at the end, summed over its processes."""
 
 COUNTED = "malformed inputs: "
-"""How the names of such properties of a test begin."""
+"""Prefix of the names of such properties of a test."""

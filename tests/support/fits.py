@@ -17,7 +17,7 @@ CONFIG = TrainConfig(
 
 
 def fit_target_sft(dataset, run_dir, mesh=None, seed=3, **options) -> Fitted:
-    """Train on some rows; options are those of `fit`, and `config`."""
+    """Train on a data set; options are those of `fit`, and `config`."""
     mesh = mesh or make_mesh(2, 2, 2)
     spec = rig.make_spec("target_sft")
     run_dir.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
     python -m tests.support.golden_configs --write
 
-A change of a default or of a key then shows as a diff of these files.
+A change of a default or of a key shows as a diff of these files.
 """
 
 import sys
@@ -18,7 +18,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 def resolved(path: Path) -> str:
     """The resolved tree of a configuration file as YAML.
 
-    Files that leave models or data to the command line get stand-ins.
+    Models and data that a file leaves to the command line get stand-ins.
     """
     text = path.read_text(encoding="utf-8")
     arguments = ["--config", str(path)]

@@ -1,4 +1,4 @@
-"""Write the golden files, with which parity is tested where torch is absent.
+"""Maker of the golden files, which test parity without torch.
 
     python -m tests.support.golden_logits --update
 
@@ -21,7 +21,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "models" / "golden"
 SMALL = dict(
     vocab_size=48, hidden_size=16, intermediate_size=24, num_hidden_layers=2, seed=5
 )
-# Changes to first cases that are too large, or less sensitive in these sizes.
+# Changes to first cases that would be too large, or insensitive at these sizes.
 CHANGES = {
     "qwen3": dict(head_dim=6),
     "mistral": dict(sliding_window=5),

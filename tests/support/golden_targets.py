@@ -2,11 +2,10 @@
 
     python -m tests.support.golden_targets
 
-writes the file. Nothing here imports the package: losses are the papers' formulas, one
-after another, and their logit gradients are derived by hand. The committed file is
-older: torch computed it from the official implementations, with gradients by autograd.
-Inputs agree to the bit, and values to a few roundings of the terms that they are sums
-of (`test_the_file_equals_its_maker`).
+The package is not imported: losses are the papers' formulas, and their logit gradients
+are derived by hand. The committed file was computed by torch from the official
+implementations, with gradients by autograd. Inputs agree bit for bit, and values to a
+few roundings of the terms of their sums (`test_the_file_equals_its_maker`).
 
     loss__NAME      [N]      the published per-token loss
     grad__NAME      [N, V]   its gradient in the logits
@@ -129,7 +128,7 @@ def _weighted(row: _Row, arrays: Arrays) -> dict[str, Pair]:
 
 
 def _regularised(row: _Row, arrays: Arrays) -> dict[str, Pair]:
-    """SFT and DFT with a second term."""
+    """SFT and DFT with a regulariser."""
     pairs = {}
     smooth = 0.9 * row.delta + 0.1 / row.p.shape[-1]
     pairs["ls_0.1"] = row.cross_entropy(smooth), row.p - smooth
@@ -181,7 +180,7 @@ def _distilled(row: _Row, arrays: Arrays) -> dict[str, Pair]:
     u = guided(0.5)
     target = 0.5 * row.delta + 0.5 * u
     pairs["target_eta0.5_gamma0.5"] = row.cross_entropy(target), row.p - target
-    # Without stop-gradient: through p_y and through u as well. Wrong by design.
+    # Wrong by design: without stop-gradient, through p_y and u as well.
     loss, detached = pairs["target_eta0.5"]
     mean = (u * row.log_p).sum(-1)
     by_gamma = (row.p_y * (row.log_p_y - mean))[:, None] * row.pull

@@ -1,10 +1,10 @@
-"""One run killed again and again until it is through, and what came of it.
+"""Repeated SIGKILLs of one run, compared with an undisturbed run.
 
     python -m tests.support.kills --kills 100
 
-Kills are SIGKILL: at a random moment of training, of starting, or while a checkpoint
-is being written. Between sessions the newest checkpoint is damaged now and then. In the
-end losses and weights are held to those of a run that nobody disturbed.
+Each kill comes at a random moment of start-up, of training, or of a save. Between
+sessions the newest checkpoint is sometimes damaged. In the end, losses and weights are
+compared with those of an undisturbed run.
 """
 
 import argparse
@@ -25,8 +25,8 @@ if __name__ == "__main__":
 
 from . import launched
 
-STEPS_A_KILL, SAVE_EVERY = 4, 3
-_IMPORTED = [
+STEPS_PER_KILL, SAVE_EVERY = 4, 3
+_PRELOADED = [
     "targetsft_jax.training.run",
     "transformers.models.auto.tokenization_auto",
     "jsonargparse",
@@ -37,16 +37,16 @@ _IMPORTED = [
 
 @dataclass
 class Outcome:
-    """What was done to a run.
+    """Counts of kills and damages, and the comparison with the undisturbed run.
 
     Attributes:
-        kills: by the moment that was aimed at.
-        during_saves: kills that left a checkpoint half written.
-        steps: the last step written down at each kill.
-        resumed: the step that each session went on from.
-        damages: by kind.
-        losses_equal, weights_equal: to the undisturbed run's, bit for bit.
-        seconds: of everything.
+        kills: kills by intended moment.
+        during_saves: kills that left a checkpoint half-written.
+        steps: last logged step at each kill.
+        resumed: step that each session resumed from.
+        damages: damaged checkpoints by kind of damage.
+        losses_equal, weights_equal: equality with the undisturbed run, bit for bit.
+        seconds: wall time.
     """
 
     kills: Counter = field(default_factory=Counter)
@@ -60,19 +60,19 @@ class Outcome:
 
 
 def disturb(folder: Path, kills: int, seed: int = 0) -> Outcome:
-    """Train once in peace and once with so many kills, in a folder."""
-    # Not at the top: sessions import this module, and may not touch a device so early.
+    """Train once undisturbed and once with `kills` kills, in a folder."""
+    # Not at the top: sessions import this module before they may touch a device.
     from . import rig
 
-    began = time.monotonic()
+    start = time.monotonic()
     rng, outcome = random.Random(seed), Outcome()
     models = rig.write_folders(folder / "models")
-    # A server that has imported everything, and forks: a session starts in no time.
+    # A fork server with all modules loaded, so that sessions start quickly.
     os.environ.update(launched.environment(folder / "compiled"))
     os.environ.pop("XLA_FLAGS", None)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_IMPORTED)
-    steps = STEPS_A_KILL * kills + SAVE_EVERY
+    context.set_forkserver_preload(_PRELOADED)
+    steps = STEPS_PER_KILL * kills + SAVE_EVERY
 
     def session(name: str) -> multiprocessing.Process:
         settings = {"train__steps": steps, "train__save_every": SAVE_EVERY}
@@ -80,52 +80,54 @@ def disturb(folder: Path, kills: int, seed: int = 0) -> Outcome:
         settings |= {"train__log_every": 10**6, "data__max_length": 32}
         arguments = rig.small_run(models, folder / name, **settings)
         arguments += ["--data.overlong", "truncate"]
-        process = context.Process(target=_session, args=(arguments, folder / "said"))
+        process = context.Process(target=_session, args=(arguments, folder / "output"))
         process.start()
         return process
 
-    quiet = session("quiet")
-    quiet.join(300)
-    assert quiet.exitcode == 0, (folder / "said").read_text()
+    undisturbed = session("undisturbed")
+    undisturbed.join(300)
+    assert undisturbed.exitcode == 0, (folder / "output").read_text()
     run_dir = folder / "run"
     for number in range(kills):
         _damage(run_dir, rng, outcome)
-        (folder / "said").unlink(missing_ok=True)
+        (folder / "output").unlink(missing_ok=True)
         before = _half_written(run_dir)
         process = session("run")
         kind = rng.choice(("training", "training", "saving", "saving", "starting"))
         if kind == "starting":
             time.sleep(rng.uniform(0, 2))
         else:
-            _wait(run_dir, process, STEPS_A_KILL * number + 1, saving=kind == "saving")
+            _wait(
+                run_dir, process, STEPS_PER_KILL * number + 1, saving=kind == "saving"
+            )
             time.sleep(rng.uniform(0, 0.02 if kind == "saving" else 0.1))
-        assert process.is_alive(), (folder / "said").read_text()
+        assert process.is_alive(), (folder / "output").read_text()
         process.kill()
         process.join()
         outcome.kills[kind] += 1
         outcome.during_saves += bool(_half_written(run_dir) - before)
         outcome.steps.append(_step(run_dir))
-        _resumed(folder / "said", outcome)
+        _resumed(folder / "output", outcome)
     last = session("run")
     last.join(300)
-    assert last.exitcode == 0, (folder / "said").read_text()
-    _resumed(folder / "said", outcome)
-    one, other = (
-        rig.untimed(rig.metrics_of(folder / name)) for name in ("run", "quiet")
+    assert last.exitcode == 0, (folder / "output").read_text()
+    _resumed(folder / "output", outcome)
+    killed, undisturbed = (
+        rig.untimed(rig.metrics_of(folder / name)) for name in ("run", "undisturbed")
     )
-    outcome.losses_equal = one == other and len(one) == steps
-    one, other = (
+    outcome.losses_equal = killed == undisturbed and len(killed) == steps
+    killed, undisturbed = (
         (folder / name / "hf/model.safetensors").read_bytes()
-        for name in ("run", "quiet")
+        for name in ("run", "undisturbed")
     )
-    outcome.weights_equal = one == other
-    outcome.seconds = time.monotonic() - began
+    outcome.weights_equal = killed == undisturbed
+    outcome.seconds = time.monotonic() - start
     return outcome
 
 
-def _session(arguments: list[str], said: Path) -> None:
-    """In the process that is killed."""
-    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def _session(arguments: list[str], output: Path) -> None:
+    """Train in the process to be killed, with its output in the file `output`."""
+    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
     from targetsft_jax.train import main
@@ -134,9 +136,9 @@ def _session(arguments: list[str], said: Path) -> None:
 
 
 def _wait(run_dir: Path, process, step: int, *, saving: bool) -> None:
-    """Until so many steps are written down, and then until a checkpoint is begun."""
-    until = time.monotonic() + 120
-    while process.is_alive() and time.monotonic() < until:
+    """Wait for a logged step and, if `saving`, for the start of a save."""
+    deadline = time.monotonic() + 120
+    while process.is_alive() and time.monotonic() < deadline:
         if _step(run_dir) >= step and (
             not saving or any(run_dir.glob("checkpoints/*tmp*"))
         ):
@@ -146,12 +148,12 @@ def _wait(run_dir: Path, process, step: int, *, saving: bool) -> None:
 
 def _half_written(run_dir: Path) -> set[tuple[str, int]]:
     """Checkpoints under their temporary names."""
-    found = run_dir.glob("checkpoints/*tmp*")
-    return {(path.name, path.stat().st_ino) for path in found}
+    paths = run_dir.glob("checkpoints/*tmp*")
+    return {(path.name, path.stat().st_ino) for path in paths}
 
 
 def _step(run_dir: Path) -> int:
-    """The last step whose line is whole."""
+    """Last step with a complete line in metrics.jsonl."""
     try:
         lines = (run_dir / "metrics.jsonl").read_text().splitlines()[-2:]
     except FileNotFoundError:
@@ -164,17 +166,17 @@ def _step(run_dir: Path) -> int:
     return 0
 
 
-def _resumed(said: Path, outcome: Outcome) -> None:
-    text = said.read_text() if said.exists() else ""
+def _resumed(output: Path, outcome: Outcome) -> None:
+    text = output.read_text() if output.exists() else ""
     outcome.resumed += map(int, re.findall(r"from the checkpoint of step (\d+)", text))
 
 
 def _damage(run_dir: Path, rng: random.Random, outcome: Outcome) -> None:
-    """The newest checkpoint now and then, where there is another to go on from."""
-    whole = [p for p in run_dir.glob("checkpoints/*") if p.name.isdecimal()]
-    if len(whole) < 2 or rng.random() < 0.6:
+    """Sometimes damage the newest checkpoint, if an older one exists."""
+    complete = [p for p in run_dir.glob("checkpoints/*") if p.name.isdecimal()]
+    if len(complete) < 2 or rng.random() < 0.6:
         return
-    newest = max(whole, key=lambda path: int(path.name))
+    newest = max(complete, key=lambda path: int(path.name))
     files = [path for path in newest.rglob("d/*") if path.stat().st_size > 64]
     path = rng.choice(files)
     kind = rng.choice(("truncated", "deleted", "flipped"))
@@ -183,20 +185,20 @@ def _damage(run_dir: Path, rng: random.Random, outcome: Outcome) -> None:
     elif kind == "truncated":
         path.write_bytes(path.read_bytes()[: rng.randrange(path.stat().st_size)])
     else:
-        spoilt = bytearray(path.read_bytes())
-        spoilt[rng.randrange(len(spoilt))] ^= 1 << rng.randrange(8)
-        path.write_bytes(spoilt)
+        content = bytearray(path.read_bytes())
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(content)
     outcome.damages[kind] += 1
 
 
 def main() -> int:
-    """Print the counts; 0 where the run came out as the undisturbed one."""
+    """Print the counts; 0 if losses and weights equal the undisturbed run's."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        outcome = disturb(Path(folder), asked.kills, asked.seed)
+        outcome = disturb(Path(folder), arguments.kills, arguments.seed)
     print(f"kills           {sum(outcome.kills.values())}: {dict(outcome.kills)}")
     print(f"during a save   {outcome.during_saves}")
     print(f"at steps        {outcome.steps}")

@@ -1,4 +1,4 @@
-"""Training commands in processes of their own, one or several to a run."""
+"""Training commands in separate processes, one or several per run."""
 
 import os
 import socket
@@ -14,44 +14,46 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Job:
-    """Processes of one run, with files of what each printed."""
+    """Processes of one run, and the files of their standard output and error."""
 
     processes: list[subprocess.Popen]
     printed: list[Path]
     errors: list[Path]
 
     def wait(self, seconds: float) -> list[int]:
-        """Their exit statuses; all of them are killed where one takes longer."""
-        until = time.monotonic() + seconds
+        """Exit statuses; all processes are killed if one takes longer."""
+        deadline = time.monotonic() + seconds
         try:
-            return [p.wait(max(0.1, until - time.monotonic())) for p in self.processes]
+            return [
+                p.wait(max(0.1, deadline - time.monotonic())) for p in self.processes
+            ]
         finally:
             self.kill()
 
     def kill(self) -> None:
-        """Without warning."""
+        """Send SIGKILL to all processes."""
         for process in self.processes:
             process.kill()
             process.wait()
 
     def until(self, path: Path, seconds: float = 120) -> None:
-        """Wait for a file or folder that they make."""
-        limit = time.monotonic() + seconds
+        """Wait until a file or folder exists."""
+        deadline = time.monotonic() + seconds
         while not path.exists():
-            ended = [p.poll() for p in self.processes if p.poll() is not None]
-            assert not ended, f"ended with {ended}: {self.said()}"
-            assert time.monotonic() < limit, f"{path} was not made: {self.said()}"
+            statuses = [p.poll() for p in self.processes if p.poll() is not None]
+            assert not statuses, f"exited with {statuses}: {self.said()}"
+            assert time.monotonic() < deadline, f"{path} does not exist: {self.said()}"
             time.sleep(0.005)
 
     def said(self) -> str:
-        """What all of them printed."""
+        """Standard output and error of all processes."""
         return "\n".join(path.read_text() for path in (*self.printed, *self.errors))
 
 
 def environment(cache: Path) -> dict[str, str]:
-    """That of the tests without their eight devices, and compiling only once."""
-    kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    return kept | {
+    """Environment of the tests with one device and a compilation cache."""
+    variables = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return variables | {
         "PYTHONPATH": str(ROOT),
         "PYTHON": sys.executable,
         "JAX_PLATFORMS": "cpu",
@@ -75,29 +77,32 @@ def start(
     devices: int = 4,
     last: Sequence[str] = (),
 ) -> Job:
-    """Begin the command in so many processes of so many devices each.
+    """Start the training command in `processes` processes.
 
     Args:
-        arguments: of the training command.
-        folder: gets files of what they print, and the cache of compilations.
-        processes, devices: `devices` of each.
-        last: more arguments, of the last process alone.
+        arguments: arguments of the training command.
+        folder: folder of the output files; the compilation cache is next to it.
+        processes: number of processes.
+        devices: virtual devices per process.
+        last: further arguments of the last process only.
     """
     address = f"127.0.0.1:{free_port()}"
     commands = []
     for number in range(processes):
-        own = ["--mesh.cpu_devices", str(devices)]
+        options = ["--mesh.cpu_devices", str(devices)]
         if processes > 1:
-            own += ["--mesh.coordinator", address, "--mesh.process", str(number)]
-            own += ["--mesh.processes", str(processes), "--mesh.join_seconds", "60"]
+            options += ["--mesh.coordinator", address, "--mesh.process", str(number)]
+            options += ["--mesh.processes", str(processes), "--mesh.join_seconds", "60"]
         if number == processes - 1:
-            own += last
-        commands.append([sys.executable, "-m", "targetsft_jax.train", *arguments, *own])
+            options += last
+        commands.append(
+            [sys.executable, "-m", "targetsft_jax.train", *arguments, *options]
+        )
     return run_all(commands, folder)
 
 
 def run_all(commands: list[list[str]], folder: Path) -> Job:
-    """Begin commands side by side."""
+    """Start commands in parallel."""
     folder.mkdir(parents=True, exist_ok=True)
     job = Job([], [], [])
     for number, command in enumerate(commands):

@@ -33,7 +33,7 @@ def weights(mask: str, dtype: Any = np.float32) -> np.ndarray:
 def problem(
     dtype: Any, mask: str = "holes", extra_rows: int = 0
 ) -> tuple[jax.Array, jax.Array, jax.Array, dict[str, Any]]:
-    """(hidden, head, labels, arguments); labels are garbage where the weight is 0."""
+    """(hidden, head, labels, arguments); labels are arbitrary where the weight is 0."""
     rng = np.random.default_rng(4)
 
     def normal(*shape: int) -> jax.Array:
@@ -56,7 +56,7 @@ def problem(
 
 
 def cut(arguments: dict[str, Any], rows: int) -> dict[str, Any]:
-    """The same with the second models' heads cut to a number of rows."""
+    """The problem with the second models' heads truncated to a number of rows."""
     models = {
         key: (arguments[key][0], arguments[key][1][:rows])
         for key in ("teacher", "reference")
@@ -68,7 +68,7 @@ def cut(arguments: dict[str, Any], rows: int) -> dict[str, Any]:
 def compiled(case: method_cases.Case, chunk: int = 7, real: int | None = None) -> Any:
     """(hidden, head, labels, arguments) -> (loss, metrics), (∂hidden, ∂head).
 
-    One jit for all tests, with `quicker`: compilation dominates the cost of a test.
+    One jit for all tests, with `quicker`, since compilation dominates their time.
     """
 
     def loss(hidden: Any, head: Any, labels: Any, arguments: Any) -> Any:

@@ -35,7 +35,7 @@ LAYOUTS = {
 }
 
 
-# Those of the training step: the fsdp axis cut into groups that share the vocabulary.
+# Layouts of the training step: groups of the fsdp axis that share the vocabulary.
 GROUPS = {
     f"step {shape}, groups of {group}": (shape, group)
     for shape, group in (((1, 8, 1), 1), ((1, 8, 1), 4), ((1, 8, 1), 8), ((2, 2, 2), 2))

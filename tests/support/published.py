@@ -1,4 +1,4 @@
-"""Rows in the file layouts of the publishers of every data set, and their examples."""
+"""Rows of every data set in its published file layout, and the expected examples."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ R1 = {
 }
 
 
-# By data set: a file in the layout of its publisher, a row, and what it becomes.
+# Data set, path in the published layout, row, fields of the resulting example.
 PUBLISHED = [
     (
         "numina_math_cot",

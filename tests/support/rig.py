@@ -1,4 +1,4 @@
-"""Tiny models, one hand-made batch, and what the training tests have in common."""
+"""Tiny models, a batch, and helpers of the training tests."""
 
 import json
 from collections.abc import Callable
@@ -38,7 +38,7 @@ from .quick import QUICK, quicker
 
 ROWS, LENGTH, VOCABULARY = 8, 16, 264
 
-# As in real checkpoints, both heads have rows that are no tokens, and not as many.
+# As in real checkpoints, both heads have padded rows, and different numbers of them.
 STUDENT = DecoderConfig(
     vocab_size=VOCABULARY + 8,
     hidden_size=32,
@@ -67,25 +67,25 @@ OTHER = DecoderConfig(
 @lru_cache
 def params_of(config: DecoderConfig, seed: int = 0) -> dict:
     """Parameters on the host, large enough that predictions are not uniform."""
-    made = decoder.init_params(config, jax.random.key(seed))
-    return jax.tree.map(lambda x: np.asarray(x) * 4, made)
+    params = decoder.init_params(config, jax.random.key(seed))
+    return jax.tree.map(lambda x: np.asarray(x) * 4, params)
 
 
 @lru_cache
 def adapters_of(config: DecoderConfig, adapted: lora.Lora, seed: int = 0) -> dict:
-    """Adapters on the host, B as large as A: a fresh one is zero."""
-    made = lora.init_adapters(config, adapted, jax.random.key(seed))
+    """Adapters on the host, with a nonzero B, as after training."""
+    adapters = lora.init_adapters(config, adapted, jax.random.key(seed))
     rng = np.random.default_rng(seed)
 
     def filled(path, x):
         b = path[-1].key == "lora_b"
         return (rng.normal(size=x.shape) / 8 if b else np.asarray(x)).astype("float32")
 
-    return jax.tree_util.tree_map_with_path(filled, made)
+    return jax.tree_util.tree_map_with_path(filled, adapters)
 
 
 def start_of(spec: StepSpec) -> dict:
-    """What the step trains, as it is before: the student, or its adapters."""
+    """Initial trained parameters of the step: the student's, or its adapters."""
     if spec.lora is None:
         return params_of(spec.student)
     return adapters_of(spec.student, spec.lora)
@@ -93,10 +93,10 @@ def start_of(spec: StepSpec) -> dict:
 
 @lru_cache
 def batch() -> dict:
-    """[8, 16] packed rows: segments of any length, and very uneven masks.
+    """[8, 16] packed rows: segments of varying length and very uneven masks.
 
-    Rows 0 and 1 have one target each, rows 6 and 7 all of theirs: parts of the batch
-    that were averaged one by one would weigh the lone targets tenfold.
+    Rows 0 and 1 have one target each, rows 6 and 7 nearly all: averaged separately,
+    micro-batches would weight the single targets tenfold.
     """
     rng = np.random.default_rng(5)
     tokens = rng.integers(0, 256, (ROWS, LENGTH))
@@ -127,7 +127,7 @@ def batch() -> dict:
 
 
 def micro(parts: int, rows: dict | None = None) -> dict:
-    """The batch as [A, B, L] arrays: `parts` micro-batches."""
+    """The batch as [A, B, L] arrays of A = `parts` micro-batches."""
     rows = batch() if rows is None else rows
     return {k: x.reshape(parts, -1, x.shape[-1]) for k, x in rows.items()}
 
@@ -136,7 +136,7 @@ def micro(parts: int, rows: dict | None = None) -> dict:
 def examples() -> list[dict]:
     """Eight examples of 5 to 12 tokens with 1 to 9 targets: arrays by name, [length].
 
-    With a value of every column that a method may read.
+    They have every column that a method may need.
     """
     rng = np.random.default_rng(6)
     examples = []
@@ -163,18 +163,18 @@ def examples() -> list[dict]:
 
 
 def laid_out(layout: list, parts: int, rows: int, length: int) -> dict:
-    """The examples as a batch [parts, rows, length], the rest of it padding.
+    """The examples as a padded batch [parts, rows, length].
 
     Args:
-        layout: for each micro-batch a list of rows, each the numbers of its examples.
+        layout: example numbers by micro-batch and row.
     """
     dtypes = dict.fromkeys(examples()[0], np.float32)
     dtypes |= dict.fromkeys(("tokens", "labels", "segment_ids", "positions"), np.int32)
     dtypes["loss_mask"] = bool
     shape = (parts, rows, length)
     batch = {name: np.zeros(shape, dtype) for name, dtype in dtypes.items()}
-    for part, its_rows in enumerate(layout):
-        for row, numbers in enumerate(its_rows):
+    for part, part_rows in enumerate(layout):
+        for row, numbers in enumerate(part_rows):
             start = 0
             for segment, number in enumerate(numbers, 1):
                 example = examples()[number]
@@ -194,7 +194,7 @@ def make_spec(method: str = "target_sft", **changes) -> StepSpec:
         "vocab_size": VOCABULARY,
         # 128 tokens: several chunks, and the last one ragged.
         "loss_chunk": 24,
-        # Not the default, so that a hyper-parameter that is lost is noticed.
+        # Not the default, so that dropping the hyper-parameter fails a test.
         "hyper": {"eta": 0.3} if method == "target_sft" else {},
         "columns": ("trajectory_weight",) if method == "iw_sft" else (),
     }
@@ -221,17 +221,17 @@ def with_numerics(spec: StepSpec, **changes) -> StepSpec:
 
 
 def frozen_of(spec: StepSpec, mesh=None) -> dict:
-    """Parameters of the step's frozen arguments, placed on the mesh."""
-    made = {}
+    """Parameters of the step's frozen arguments, sharded on the mesh."""
+    frozen = {}
     for number, role in enumerate(spec.frozen_arguments, 7):
         config = spec.student if role == BASE else spec.frozen[role]
         seed = 0 if role == BASE else number
         params = jax.tree.map(jnp.array, params_of(config, seed))
         if mesh is not None:
-            places = state_shardings(config, params, optax.sgd(1), mesh).params
-            params = jax.device_put(params, places)
-        made[role] = params
-    return made
+            shardings = state_shardings(config, params, optax.sgd(1), mesh).params
+            params = jax.device_put(params, shardings)
+        frozen[role] = params
+    return frozen
 
 
 def one_device():
@@ -241,7 +241,7 @@ def one_device():
 
 @dataclass(frozen=True)
 class Built:
-    """A compiled step, with fresh states to feed it: it consumes them."""
+    """A compiled step, and `fresh` states for it, since it donates its argument."""
 
     step: Callable
     frozen: dict
@@ -256,24 +256,24 @@ def build(
     given: dict | None = None,
     options: dict = QUICK,
 ) -> Built:
-    """The step for the batch in `parts`; on a mesh of one device unless given.
+    """Compile the step for the batch in `parts` micro-batches.
 
-    `given` is a batch [A, B, L] of other sizes, in place of the hand-made one, and
-    `options` are the compiler's.
+    `mesh` is a single device by default, `given` replaces the batch by one of another
+    shape [A, B, L], and `options` are the compiler's.
     """
     mesh = mesh or one_device()
     params = start_of(spec)
-    places = state_shardings(
+    shardings = state_shardings(
         STUDENT, params, optimizer, mesh, spec.lora, spec.method.policy
     )
-    start = host(init_state(params, optimizer, places, spec.method.policy))
+    start = host(init_state(params, optimizer, shardings, spec.method.policy))
     frozen = frozen_of(spec, mesh)
 
     def fresh() -> TrainState:
-        # A copy: what is given away on a CPU may be the caller's own memory.
-        return jax.device_put(jax.tree.map(np.copy, start), places)
+        # A copy: on a CPU a donated array may share the caller's memory.
+        return jax.device_put(jax.tree.map(np.copy, start), shardings)
 
-    step = make_train_step(spec, optimizer, mesh, places)
+    step = make_train_step(spec, optimizer, mesh, shardings)
     lowered = step.lower(fresh(), frozen, given or micro(parts))
     return Built(lowered.compile(compiler_options=options), frozen, fresh)
 
@@ -281,50 +281,51 @@ def build(
 def lower(
     spec: StepSpec, optimizer, mesh, rows: int, length: int, frozen_dtype="float32"
 ):
-    """The step from shapes alone, for one micro-batch [rows, length]; not compiled."""
+    """Lower the step from abstract arrays, for one micro-batch [rows, length]."""
 
     def model(config: DecoderConfig, adapted=None, dtype="float32", policy=FROM_DATA):
-        def made():
+        def init():
             key = jax.random.key(0)
             if adapted is None:
                 return decoder.init_params(config, key, dtype)
             return lora.init_adapters(config, adapted, key)
 
-        params = jax.eval_shape(made)
-        places = state_shardings(config, params, optimizer, mesh, adapted, policy)
-        return abstract_state(params, optimizer, places, policy), places
+        params = jax.eval_shape(init)
+        shardings = state_shardings(config, params, optimizer, mesh, adapted, policy)
+        return abstract_state(params, optimizer, shardings, policy), shardings
 
-    state, places = model(spec.student, spec.lora, policy=spec.method.policy)
+    state, shardings = model(spec.student, spec.lora, policy=spec.method.policy)
     models = {BASE: spec.student, **spec.frozen}
     frozen = {
         role: model(models[role], dtype=frozen_dtype)[0].params
         for role in spec.frozen_arguments
     }
-    place = rows_over(mesh, lead=1)
-    given = {
-        name: jax.ShapeDtypeStruct((1, rows, length), x.dtype, sharding=place)
+    sharding = rows_over(mesh, lead=1)
+    inputs = {
+        name: jax.ShapeDtypeStruct((1, rows, length), x.dtype, sharding=sharding)
         for name, x in batch().items()
     }
-    return make_train_step(spec, optimizer, mesh, places).lower(state, frozen, given)
+    step = make_train_step(spec, optimizer, mesh, shardings)
+    return step.lower(state, frozen, inputs)
 
 
 def compile_once(make):
-    """`make_train_step` whose programs are compiled quickly, and each only once."""
+    """Wrap `make_train_step` to compile each program quickly and only once."""
     compiled = {}
 
     def make_step(*arguments):
         step = make(*arguments)
-        own = []
+        programs = []
 
-        def run(*given):
-            if not own:
-                lowered = step.lower(*given)
-                # Inputs that are not read leave no trace in the text.
-                key = lowered.as_text(), jax.tree.structure(given)
+        def run(*arrays):
+            if not programs:
+                lowered = step.lower(*arrays)
+                # Unused inputs do not appear in the text.
+                key = lowered.as_text(), jax.tree.structure(arrays)
                 if key not in compiled:
                     compiled[key] = lowered.compile(compiler_options=quicker())
-                own.append(compiled[key])
-            return own[0](*given)
+                programs.append(compiled[key])
+            return programs[0](*arrays)
 
         return run
 
@@ -332,12 +333,12 @@ def compile_once(make):
 
 
 def host(tree):
-    """A tree of numpy copies, that outlive a donated state."""
+    """Copy a tree to numpy, so that it survives the donation of a state."""
     return jax.tree.map(lambda x: np.array(x), jax.device_get(tree))
 
 
 def assert_equal_trees(left, right):
-    """Bit for bit, with the path of what differs."""
+    """Equality of all leaves, bit for bit; the error has the path of the leaf."""
     paths = jax.tree_util.tree_leaves_with_path(left)
     others = jax.tree.leaves(right)
     assert len(paths) == len(others) and paths
@@ -348,10 +349,9 @@ def assert_equal_trees(left, right):
 
 
 def assert_close_trees(left, right, roundings: float, floor=None):
-    """Every leaf within so many float32 roundings of its largest element.
+    """Closeness of all leaves, in float32 roundings of their largest element.
 
-    `floor` is a tree of arrays whose own size adds roundings: what it was subtracted
-    from, say.
+    `floor` is a tree of arrays whose magnitude adds roundings, such as a minuend.
     """
     floor = right if floor is None else floor
     eps = float(jnp.finfo("float32").eps)
@@ -379,21 +379,22 @@ def run_fit(
     validation: Validation | None = None,
     **options,
 ) -> Fitted:
-    """`fit` on parameters that are on the mesh already."""
+    """Call `fit` with parameters that are on the mesh."""
     start = Start(jax.eval_shape(lambda: params), lambda: params)
     data = TrainingData(dataset, seed, validation)
-    where = RunDir(run_dir)
-    return fit(spec, start, frozen, data, mesh, config, run_dir=where, **options)
+    return fit(
+        spec, start, frozen, data, mesh, config, run_dir=RunDir(run_dir), **options
+    )
 
 
 def write_folders(folder) -> dict:
     """role -> path of an exported, untrained model with the byte tokenizer."""
-    found = {}
+    folders = {}
     for number, role in enumerate(("student", "teacher"), 1):
         params = decoder.init_params(STUDENT, jax.random.key(number))
-        found[role] = folder / role
-        save_pretrained(found[role], STUDENT, params, tokenizer=byte_tokenizer())
-    return found
+        folders[role] = folder / role
+        save_pretrained(folders[role], STUDENT, params, tokenizer=byte_tokenizer())
+    return folders
 
 
 def metrics_of(run_dir) -> list[dict]:
@@ -403,7 +404,7 @@ def metrics_of(run_dir) -> list[dict]:
 
 
 def untimed(rows: list[dict]) -> list[dict]:
-    """Metrics without what the clock says."""
+    """Metrics without those that depend on the clock."""
     clock = ("seconds", "tokens_per_second", "data_wait", "goodput")
     return [{k: v for k, v in row.items() if k not in clock} for row in rows]
 
@@ -414,7 +415,7 @@ def command(arguments: dict) -> list[str]:
 
 
 def small_run(folders: dict, run_dir, **more) -> list[str]:
-    """The command of a run of a few steps on generated problems, with overrides."""
+    """Arguments of a run of a few steps on synthetic problems, with overrides."""
     arguments = {
         "run_dir": run_dir,
         "cache_dir": folders["student"].parent / "cache",

@@ -1,4 +1,4 @@
-"""Tables of questions as files of every kind, for tests of readers."""
+"""Tables of questions in every file format, for tests of the readers."""
 
 import json
 
@@ -36,7 +36,7 @@ def write_arrow(path, rows=ROWS):
 
 
 def save_splits(folder, splits):
-    """The files that `DatasetDict.save_to_disk` writes, as far as they are read."""
+    """Write the files of `DatasetDict.save_to_disk` that the reader needs."""
     for split, shards in splits.items():
         files = []
         for i, rows in enumerate(shards):
@@ -51,6 +51,6 @@ def save_splits(folder, splits):
 
 
 def load_all(config):
-    """All records of a data section, and the report."""
+    """Load all records of a data section, and the report."""
     records, report = load_records(config)
     return list(records), report

@@ -1,7 +1,7 @@
 """Tiny random models that transformers builds, and their logits: the parity oracle.
 
-`CASES` is the only list of them. A family's first case represents it where one case is
-enough, such as in its golden file.
+`CASES` lists them. A family's first case represents it where one case is enough, such
+as in its golden file.
 """
 
 import numpy as np

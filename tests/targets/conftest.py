@@ -1,4 +1,4 @@
-"""Strict promotion: no dtype widens unless a line of the source says so."""
+"""Strict dtype promotion: every widening is explicit."""
 
 import jax
 import pytest
@@ -6,6 +6,6 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def strict_dtype_promotion():
-    """In all tests of the targets, which are pure functions of arrays."""
+    """Apply to all tests of the targets, which are pure functions of arrays."""
     with jax.numpy_dtype_promotion("strict"):
         yield

@@ -1,4 +1,4 @@
-"""Refusals of the functional API, with their messages, and accepted arguments."""
+"""Functional API: accepted arguments, and the messages of its errors."""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def test_label_outside_the_vocabulary_is_named_with_its_index(function, wrong: i
 
 
 def test_label_outside_under_jit_is_finite_with_probability_zero():
-    """Values are unknown there: such a row must at least not spread NaN."""
+    """Labels are unchecked under jit: such a row must not spread NaN."""
     labels = np.where(LABELS == 3, -100, LABELS)
     g = jax.jit(lambda y: target("dft", LOGITS, y).logit_gradient())(labels)
     assert np.isfinite(g).all()
@@ -65,14 +65,14 @@ def test_shapes_and_dtypes_that_do_not_fit(function):
         function("sft", LOGITS, LABELS > 1)
     with pytest.raises(ValueError, match=r"'kd': teacher_logits \(2, 3, 5\) differs"):
         function("kd", LOGITS, LABELS, teacher_logits=np.zeros((2, 3, 5)))
-    # Broadcasting [L] over [B, L] would hand a row the weights of another one.
+    # Broadcasting [L] over [B, L] would apply the weights of another row.
     for shape in ((3,), (2, 1), (1, 3), ()):
         with pytest.raises(ValueError, match="'iw_sft': trajectory_weight"):
             function("iw_sft", LOGITS, LABELS, trajectory_weight=np.ones(shape))
 
 
 @both
-def test_values_outside_of_every_method(function):
+def test_hyper_parameters_outside_their_domain(function):
     teacher = {"teacher_logits": LOGITS}
     for pattern, name, arguments in (
         ("gem: variant is 'cubic'", "gem", {"variant": "cubic"}),
@@ -110,7 +110,7 @@ def test_aliases_and_defaults():
     assert resolve("alpha", {"alpha": 2})[2] == {"alpha": 2}
     assert resolve("gem", {})[2] == {"beta": 0.7, "variant": "linear"}
     with pytest.raises(TypeError):
-        METHODS["alpha"].defaults["alpha"] = 3  # shared by all, so read-only
+        METHODS["alpha"].defaults["alpha"] = 3  # shared, so read-only
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -126,15 +126,15 @@ def test_float64_stays_float64():
     with jax.enable_x64(True):
         q = target("dft", LOGITS.astype(np.float64), LABELS)
         assert q.induced().dtype == jnp.float64
-    # And the switch has not leaked into what follows.
+    # Float64 is off again outside the context.
     assert jnp.asarray(np.zeros(2)).dtype == jnp.float32
 
 
 def test_integer_labels_of_any_width():
-    wanted = target("dft", LOGITS, LABELS).logit_gradient()
+    expected = target("dft", LOGITS, LABELS).logit_gradient()
     for dtype in ("int8", "uint8", "int16", "uint32", "int64"):
         g = target("dft", LOGITS, LABELS.astype(dtype)).logit_gradient()
-        np.testing.assert_array_equal(g, wanted)
+        np.testing.assert_array_equal(g, expected)
 
 
 def test_induced_target_of_any_loss():

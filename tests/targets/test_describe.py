@@ -1,4 +1,4 @@
-"""Methods in words: every docstring has the parts that table and card read."""
+"""Descriptions of methods: every docstring has the parts of table and model card."""
 
 import inspect
 import re
@@ -53,7 +53,7 @@ def test_residuals_follow_from_the_weights():
     assert residuals["asft"] == "((1 − γ − b)·p + b·T) / (1 − γ), b = λ"
 
 
-def test_an_explanation_has_the_values_in_force():
+def test_an_explanation_has_the_hyper_parameters():
     lines = explain("target_sft", {"eta": 0.7, "gamma": None})
     text = "\n".join(lines)
     assert "    Q = p_y δ_y + (1 − p_y) normalise(p^(1−η) π_T^η)" in lines
@@ -63,7 +63,7 @@ def test_an_explanation_has_the_values_in_force():
     assert "(α, β)" not in "\n".join(explain("dft", {}))
 
 
-def test_a_method_without_words_is_described_by_its_name():
+def test_a_method_without_docstring_is_described_by_its_name():
     bare = Method(lambda rows: QTarget(rows.prob), label="p_y")
     words = describe(bare)
     assert (words.name, words.title, words.equation) == ("<lambda>", "", "")

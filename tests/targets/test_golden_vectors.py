@@ -1,10 +1,9 @@
 """Values, gradients and negative mass against vectors from the official codes.
 
 The vectors are float64 torch: published losses, gradients by autograd. The repository
-has the smallest file, and in `support.golden_targets` its maker in plain numpy; the
-larger files are used where the shared folder is at hand. Their logits are exact in
-bfloat16 and all statistics are float32, so a bfloat16 tile is held to the rounding of
-float32.
+has the smallest file, and its maker in plain numpy (`support.golden_targets`); the
+larger files are tested where the shared folder exists. Logits are exact in bfloat16 and
+statistics are float32, so the tolerance of a bfloat16 tile is the rounding of float32.
 """
 
 from pathlib import Path
@@ -23,7 +22,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def _load(path: Path, name: str) -> tuple[method_cases.Tile, Arrays]:
-    """A file's tile, with the trajectory weights of `name`."""
+    """Tile of a file, with the trajectory weights of `name`."""
     tile, data = method_cases.golden_tile(path)
     if name in method_cases.TRAJECTORY:
         log_p = jax.nn.log_softmax(jnp.asarray(data["logits"]))
@@ -37,7 +36,7 @@ def _load(path: Path, name: str) -> tuple[method_cases.Tile, Arrays]:
 
 
 def test_the_file_equals_its_maker():
-    """Inputs to the bit; values to 4 ulp of what is added up, at least of 1.
+    """Inputs bit for bit; values to 4 ulp of the summed terms, at least of 1.
 
     Numpy here and torch in the file round exponentials and sums differently.
     """
@@ -67,8 +66,8 @@ def _compare(
     for key in ("g", "autodiff"):
         error = np.abs(results[key][:, :vocabulary] - expected["grad"]).max(-1)
         np.testing.assert_array_less(error, bound * scale + tiny, err_msg=key)
-        assert not results[key][:, vocabulary:].any(), "padding is pulled"
-    # A value is a sum of weights times logarithms, which are as long as the row.
+        assert not results[key][:, vocabulary:].any(), "padding has a gradient"
+    # A value is a sum of weights times logarithms, bounded by the row's logits.
     size = np.abs(expected["loss"]) + scale * method_cases.largest(tile["logits"])
     error = np.abs(results["value"] - expected["loss"])
     np.testing.assert_array_less(error, bound * size + tiny)
@@ -92,7 +91,7 @@ def test_committed_vectors(name: str, dtype: str):
     with jax.enable_x64(dtype == "float64"):
         golden, expected = _load(method_cases.GOLDEN_FILE, name)
         count = len(golden["labels"])
-        # Hard rows follow, as in other tests: each operation then compiles once.
+        # Hard rows follow, for the shape of other tests: each operation compiles once.
         tile = {
             key: np.concatenate([golden[key], value[count:]])
             for key, value in method_cases.tile().items()
@@ -134,7 +133,7 @@ def test_committed_vectors_in_bfloat16(name: str):
 
 @pytest.mark.parametrize("name", method_cases.GOLDEN)
 def test_shared_vectors(name: str, shared: Path):
-    """All files as one tile: padding to the widest vocabulary must change nothing."""
+    """All files as one tile: padding to the widest vocabulary has no effect."""
     with jax.enable_x64(True):
         loaded = [_load(shared / "golden" / f"{file}.npz", name) for file in FILES]
     widest = max(tile["logits"].shape[-1] for tile, _ in loaded)
@@ -157,7 +156,7 @@ def test_shared_vectors(name: str, shared: Path):
 
 
 def test_not_detaching_the_target_is_another_method():
-    """The vectors of Target-SFT without stop-gradient must not pass for it."""
+    """The vectors of Target-SFT without stop-gradient must fail."""
     tile, expected = _load(method_cases.GOLDEN_FILE, "target_eta0.5_nodetach")
     _, detached = _load(method_cases.GOLDEN_FILE, "target_eta0.5")
     with jax.enable_x64(True):

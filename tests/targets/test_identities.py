@@ -1,7 +1,7 @@
-"""Limits of methods: what they become at the ends of their ranges, by the papers.
+"""Limits of methods at the ends of their hyper-parameters, as in the papers.
 
-And one example by hand, so that a sign or a factor cannot be wrong in both the code
-and the vectors.
+One example is computed by hand, so that a sign or a factor cannot be wrong in both the
+code and the vectors.
 """
 
 import jax
@@ -76,7 +76,7 @@ def test_by_hand():
         _same(actual.rescaled()[0], [1 / 16, 9 / 16, 6 / 16])
         assert not actual.proper[0]
         # gamma = 1 determines no residual: T by convention, for every lambda, and not
-        # the quotient of two rounding errors that (1 - a - b) + b leaves.
+        # the quotient of two rounding errors of (1 - a - b) + b.
         for weight in (0.05, 0.1, 1.0):
             actual = target("kl", np.log(p), label, **models, kl_weight=weight)
             _same(actual.residual(), teacher)
@@ -94,7 +94,7 @@ def test_target_sft_at_its_corners(batch):
     _same(_gradient(batch, "target_sft", gamma=0.0, eta=1.0), kd)
     hybrid = _gradient(batch, "kd_h", kd_weight=0.7)
     _same(_gradient(batch, "target_sft", gamma=0.3, eta=1.0), hybrid)
-    # And a guided prior that differs from both models is none of these.
+    # A guided prior that differs from both models equals none of these.
     assert np.abs(_gradient(batch, "target_sft") - kd).max() > 0.01
     assert "teacher_logits" in inputs
 
@@ -160,12 +160,12 @@ TWINS = {
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_composed_targets_equal_their_named_twins(batch, name: str):
+def test_composed_targets_equal_their_named_methods(batch, name: str):
     _same(_gradient(batch, "custom", **TWINS[name]), _gradient(batch, name))
 
 
 def test_other_composed_targets(batch):
-    """Residuals without a named twin, from their definitions."""
+    """Residuals that no method has, from their definitions."""
     logits, labels, inputs = batch
     p = jax.nn.softmax(logits)
     reference = inputs["reference_logits"]
@@ -180,5 +180,5 @@ def test_other_composed_targets(batch):
 
 
 def test_every_golden_case_is_a_method():
-    """A vector needs its method; a new method needs no vector."""
+    """Every vector has a method; a new method needs no vector."""
     assert {case.name for case in method_cases.GOLDEN.values()} <= set(METHODS)

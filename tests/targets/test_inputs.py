@@ -1,4 +1,4 @@
-"""One table of inputs: a line in it carries a column from a data row to a method."""
+"""Table of inputs: one line suffices for a new column of the data."""
 
 import json
 
@@ -32,7 +32,7 @@ def _config(path, rows):
 def test_a_new_column_travels_from_a_row_to_the_method(value, tmp_path, monkeypatch):
     new = Input("patience", "token", at_least(0))
     monkeypatch.setitem(inputs._TABLE, new.name, new)
-    # Two letters and the end of the turn are trained.
+    # Trained: two letters and the end of the turn.
     row = {"q": "é", "a": "xy", "patience": value}
     config = _config(tmp_path / "rows.jsonl", [row])
     dataset = prepare(config, byte_tokenizer()).train
@@ -54,7 +54,7 @@ def test_a_new_column_travels_from_a_row_to_the_method(value, tmp_path, monkeypa
 
 
 def test_a_new_column_is_not_read_from_an_old_cache(tmp_path, monkeypatch):
-    """Else a method that needs it would be refused although the file has it."""
+    """Otherwise its method would be refused although the file has the column."""
     config = _config(tmp_path / "rows.jsonl", [{"q": "a", "a": "b"}])
     arguments = (config, byte_tokenizer(), "content", tmp_path)
     before = CacheFolders.of(*arguments)

@@ -1,4 +1,4 @@
-"""Every registered method against the same properties, on ordinary and hard rows.
+"""Properties of every registered method, on ordinary and hard rows.
 
 `method_cases.CASES` is derived from `METHODS`: a registered method is tested.
 """
@@ -30,7 +30,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _within(error: np.ndarray, allowed: np.ndarray, dtype: str) -> None:
-    """Each row's largest error is within its bound; names the row that is not."""
+    """Assert that each row's largest error is within its bound."""
     worst = error.max(-1) if error.ndim > 1 else error
     tiny = 4 * float(jnp.finfo(dtype).tiny)
     bad = ~(worst <= allowed + tiny)
@@ -59,12 +59,12 @@ def test_gradient_is_finite_and_value_is_not_nan(case: method_cases.Case, dtype:
 def test_value_is_infinite_only_where_mass_is_pulled_to_the_impossible(
     case: method_cases.Case, dtype: str
 ):
-    """An infinite loss needs a pull to an entry that the student gives no mass."""
+    """The loss is infinite only where the target has mass and the student has none."""
     r = method_cases.evaluate(case, dtype)
     impossible = ~np.isfinite(method_cases.tile()["logits"])
-    pulled = ((r["q"] - _p(dtype)) != 0) & impossible
+    has_pull = ((r["q"] - _p(dtype)) != 0) & impossible
     hit = np.arange(7) == method_cases.tile()["labels"][:, None]
-    allowed = pulled.any(-1) | (impossible & hit).any(-1)
+    allowed = has_pull.any(-1) | (impossible & hit).any(-1)
     # alpha < 0 leaves the range of a float at log p = -1e4: 1/sqrt(p) is e^5000.
     allowed |= r["a"] > jnp.finfo(dtype).max ** 0.75
     assert (np.isfinite(r["value"]) | allowed).all()
@@ -104,22 +104,24 @@ def test_target_is_p_minus_gradient(case: method_cases.Case, dtype: str):
 @every_dtype
 @every_case
 def test_target_is_label_and_residual(case: method_cases.Case, dtype: str):
-    """Q = γ δ_y + (1 − γ) π̃, wherever γ leaves something to the residual."""
+    """Q = γ δ_y + (1 − γ) π̃, where γ < 1."""
     r = method_cases.evaluate(case, dtype)
     gamma = r["a"].astype(np.longdouble)[:, None]
     hit = np.arange(7) == method_cases.tile()["labels"][:, None]
-    built = gamma * hit + (1 - gamma) * r["residual"]
+    expected = gamma * hit + (1 - gamma) * r["residual"]
     eps = float(jnp.finfo(dtype).eps)
     defined = np.abs(1 - r["a"]) > 4 * eps
     # SFT+KL at γ = 1 has no residual: then only its sum is checked.
-    error = np.where(defined[:, None], np.abs(built - r["q"]), 0)
+    error = np.where(defined[:, None], np.abs(expected - r["q"]), 0)
     _within(error, 16 * eps * (1 + method_cases.scale(r)), dtype)
-    # A distribution or not, it sums to 1; but it is a quotient of what Q's rounding
-    # leaves by 1 − γ, and T is 0 everywhere where no token is left to it.
+    # Signed or not, π̃ sums to 1, to the rounding of Q divided by 1 − γ; without an
+    # existing T it is 0.
     total = r["residual"].astype(np.longdouble).sum(-1)
-    left = np.where(defined, np.abs(1 - r["a"]), 1)
+    remainder = np.where(defined, np.abs(1 - r["a"]), 1)
     error = np.where((r["residual"] == 0).all(-1), 0, np.abs(total - 1))
-    _within(error, 16 * eps * (1 + method_cases.scale(r)) / np.minimum(left, 1), dtype)
+    _within(
+        error, 16 * eps * (1 + method_cases.scale(r)) / np.minimum(remainder, 1), dtype
+    )
 
 
 @every_dtype
@@ -165,7 +167,7 @@ def test_jit_changes_rounding_only(name: str):
     _within(np.abs(np.asarray(g) - eager["g"]), bound * scale, "float32")
     _within(np.abs(np.asarray(autodiff) - eager["g"]), bound * scale, "float32")
     _within(np.abs(np.asarray(q) - eager["q"]), bound * (1 + scale), "float32")
-    # The target of the loss as any other function is the same target.
+    # The induced target of the loss, as of any function, is the same.
     _within(np.abs(np.asarray(induced_q) - eager["q"]), bound * (1 + scale), "float32")
     finite = np.isfinite(eager["value"])
     np.testing.assert_array_equal(np.isfinite(values), finite)
@@ -174,7 +176,7 @@ def test_jit_changes_rounding_only(name: str):
     )
     error = np.abs(np.where(finite, values - eager["value"], 0))
     _within(error, bound * np.where(finite, size, 0), "float32")
-    # Nothing flows through a target to the logits behind it.
+    # No gradient flows through a target to its logits.
     np.testing.assert_array_equal(leaked, 0)
 
 
@@ -272,7 +274,7 @@ def test_every_variant_names_a_method():
 
 
 def test_a_new_method_is_tested_without_an_entry(monkeypatch):
-    """`method_cases` generates inputs by name and takes defaults from the registry."""
+    """`method_cases` generates inputs by name; defaults come from the registry."""
     new = Method(
         lambda rows, *, patience, factor: METHODS["sft"].build(rows),
         needs=("patience",),

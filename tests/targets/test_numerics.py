@@ -1,4 +1,4 @@
-"""Accuracy where a plain formula loses all of its digits."""
+"""Accuracy where a naive formula has no correct digits."""
 
 import math
 
@@ -46,7 +46,7 @@ def test_complement_keeps_its_relative_accuracy(gap: float):
         u = mixed[0] / mixed.sum()
         g = guided.logit_gradient()[0, 0]
         np.testing.assert_allclose(-g, complement * u, rtol=rtol)
-        # By subtraction the last digits go first; past e^-37 all of them do.
+        # Subtraction cancels the last digits, and all of them below e^-37.
         if gap >= 40:
             assert 1 - rows.prob[0] == 0 < rows.complement[0]
         value, gradient = _value_and_gradient("sft", _row(gap))
@@ -65,7 +65,7 @@ def test_log_probability_has_no_floor_in_float32(log_odds: float):
 @pytest.mark.parametrize("alpha", [1e-12, 1e-8, 1e-6, 1e-3, 0.1])
 @pytest.mark.parametrize("log_odds", [3.0, -1.0, -50.0])
 def test_alpha_keeps_its_value_near_zero(alpha: float, log_odds: float):
-    """(1 − p^α)/α in float32, where the plain formula gives 0 at α = 1e-8."""
+    """(1 − p^α)/α in float32, where the naive formula is 0 at α = 1e-8."""
     log_p = -math.log1p(math.exp(-log_odds) * (1 + math.exp(-1)))
     expected = -math.expm1(alpha * log_p) / alpha
     value, _ = _value_and_gradient("alpha", _row(log_odds).astype("f4"), alpha=alpha)
@@ -122,7 +122,7 @@ def test_ratio_of_probabilities_cannot_overflow():
 
 
 def test_guided_prior_of_disjoint_models_has_no_pull():
-    """No token has mass under both: the second pull is dropped, the first stays."""
+    """No token has mass under both models: b becomes 0, a is unchanged."""
     student = np.array([[0.0, 1.0, -np.inf]])
     teacher = np.array([[-np.inf, -np.inf, 0.0]])
     q = target("target_sft", student, LABEL, teacher_logits=teacher)
@@ -130,7 +130,7 @@ def test_guided_prior_of_disjoint_models_has_no_pull():
     dft = target("dft", student, LABEL)
     np.testing.assert_allclose(q.logit_gradient(), dft.logit_gradient(), atol=1e-7)
     np.testing.assert_allclose(q.induced().sum(), 1, atol=1e-6)
-    # With η = 1 the student does not enter the mix, and the teacher pulls.
+    # With η = 1 the mix is the teacher alone, which has support.
     q = target("target_sft", student, LABEL, teacher_logits=teacher, eta=1.0)
     assert q.alternative_weight[0] > 0 and q.logit_gradient()[0, 2] < 0
 
@@ -140,7 +140,7 @@ def test_a_tempered_student_does_not_round_at_the_size_of_its_logits():
     plain = np.array([[0.5, -1.25, 2.0, 0.0]], np.float32)
     near = target("gem", plain, LABEL).logit_gradient()
     far = target("gem", plain + np.float32(2**15), LABEL).logit_gradient()
-    # Quarters are exact also next to 2^15, so only the function's rounding is left.
+    # Quarters are exact also near 2^15, so only the function rounds.
     np.testing.assert_allclose(far, near, rtol=0, atol=2e-7)
 
 
@@ -148,7 +148,7 @@ def test_entropy_weight_is_that_of_the_top_tokens():
     """H of the k largest, renormalised, over ln k; from the definition in NumPy."""
     rng = np.random.default_rng(1)
     logits, labels = rng.normal(size=(5, 40)) * 3, np.zeros(5, int)
-    # Padding below the top changes nothing, nor does it inside: 0·(−inf).
+    # Padding has no effect below the top k or inside: 0·(−inf) counts as 0.
     wide = np.pad(logits, ((0, 0), (0, 9)), constant_values=-np.inf)
     with jax.enable_x64(True):
         for k in (2, 7, 20, 40, 60):
@@ -161,7 +161,7 @@ def test_entropy_weight_is_that_of_the_top_tokens():
 
 
 def test_threshold_is_decided_in_float32_on_bfloat16_logits():
-    """p = 0.5009 is 0.5 in bfloat16, and has to pass a threshold of 0.5."""
+    """p = 0.5009 rounds to 0.5 in bfloat16, but is above a threshold of 0.5."""
     logits = jnp.asarray([[0.00361, 0.0]], jnp.bfloat16)
     p = jax.nn.softmax(logits.astype(jnp.float32))[0, 0]
     assert 0.5 < p and p.astype(jnp.bfloat16) == 0.5
@@ -169,6 +169,6 @@ def test_threshold_is_decided_in_float32_on_bfloat16_logits():
 
 
 def test_threshold_itself_is_not_above_it():
-    """p = τ exactly: the paper's p > τ, where its code keeps p ≥ τ."""
+    """p = τ exactly: p > τ as in the paper, unlike p ≥ τ in its code."""
     q = target("profit", np.zeros((1, 2), np.float32), LABEL, tau=0.5)
     assert q.gamma[0] == 0

@@ -48,7 +48,7 @@ def test_weights_scale_the_gradient_and_zero_removes_it(terms):
 
 
 def test_values_differ_by_a_constant(terms):
-    """Cross-entropy and divergence have one derivative, the logit gradient."""
+    """Cross-entropy and divergence have the same derivative, the logit gradient."""
     q, p, _, t = terms
     entropy = -(t * np.log(t)).sum(-1)
     _close(q.cross_entropy() - q.divergence(), B * entropy)

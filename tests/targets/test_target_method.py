@@ -1,4 +1,4 @@
-"""What an entry declares: hyper-parameters, their domains, and a mix without logits."""
+"""Declarations of methods: hyper-parameters, domains, and the mix without logits."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +16,7 @@ HYPERS = {
     for name, method in METHODS.items()
     for key, each in method.hyper.items()
 }
-# Values outside of domains, in a configuration's types. No number is a list or NaN.
+# Values outside the domains, of the types of a configuration file.
 REFUSED = {
     ("alpha", "alpha"): ["big", float("nan"), float("inf"), None, True],
     ("profit", "tau"): [-0.1, 1.0, None],
@@ -56,7 +56,7 @@ ACCEPTED = {
 
 
 @pytest.mark.parametrize("name, key", HYPERS)
-def test_a_domain_has_its_default_and_refuses_what_is_outside(name: str, key: str):
+def test_a_domain_accepts_the_default_and_refuses_values_outside(name: str, key: str):
     hyper = HYPERS[name, key]
     for value in (hyper.default, *ACCEPTED.get((name, key), [])):
         assert hyper.refusal(key, value) is None, value
@@ -69,13 +69,13 @@ def test_a_domain_has_its_default_and_refuses_what_is_outside(name: str, key: st
 
 
 @pytest.mark.parametrize("name, key", HYPERS)
-def test_a_hyper_parameter_has_a_sentence_of_help(name: str, key: str):
+def test_every_hyper_parameter_has_help(name: str, key: str):
     words = HYPERS[name, key].help
     assert words[0].isupper() or words[0] in "γπ" or words.startswith("linear")
     assert words.endswith(".")
 
 
-def test_whole_numbers_are_marked():
+def test_integers_are_marked():
     assert HYPERS["eaft", "top_k"].integer and not HYPERS["eaft", "power"].integer
     assert Hyper(20, "…").refusal("k", 2.5) == "k is 2.5; expected a whole number"
     assert not Hyper(True, "…").integer
@@ -118,8 +118,8 @@ HALF = Method(
 )
 
 
-def test_a_method_object_works_wherever_a_name_does():
-    """With an input of no table: KD-H with its share as a product."""
+def test_a_method_object_is_accepted_in_place_of_a_name():
+    """KD-H with its weight as a product, and an input outside the table."""
     tile = {key: value[:8] for key, value in method_cases.tile().items()}
     logits, labels = tile["logits"].astype("f4"), tile["labels"]
     teacher = {"teacher_logits": tile["teacher_logits"].astype("f4")}

@@ -1,4 +1,4 @@
-"""Parameters of the policies beside the student: when they change, and to what."""
+"""Policy parameters: when they change, and to which values."""
 
 import jax
 import jax.numpy as jnp
@@ -24,26 +24,26 @@ def _params(value, dtype="float32"):
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_a_snapshot_is_the_student_before_the_last_refresh(every: int):
     policy = Snapshot(every)
-    held, before = policy.start(_params(0.0)), jax.jit(policy.before)
+    state, before = policy.start(_params(0.0)), jax.jit(policy.before)
     for step in range(7):
         # The student of step s is s everywhere.
-        held = before(jnp.asarray(step), _params(float(step)), held)
-        np.testing.assert_array_equal(held[OLD]["w"], every * (step // every))
-        assert policy.after(_params(step + 1.0), held) is held
+        state = before(jnp.asarray(step), _params(float(step)), state)
+        np.testing.assert_array_equal(state[OLD]["w"], every * (step // every))
+        assert policy.after(_params(step + 1.0), state) is state
 
 
 def test_an_average_follows_its_decay_in_float32():
     policy = Trajectory(average=True, decay=0.75)
-    held = policy.start(_params(1.0, "bfloat16"))
-    assert held[AVERAGE]["w"].dtype == jnp.float32
+    state = policy.start(_params(1.0, "bfloat16"))
+    assert state[AVERAGE]["w"].dtype == jnp.float32
     expected = 1.0
     for value in (2.0, -1.0, 0.5):
-        held = policy.after(_params(value, "bfloat16"), held)
+        state = policy.after(_params(value, "bfloat16"), state)
         expected = 0.75 * expected + 0.25 * value
-        np.testing.assert_allclose(held[AVERAGE]["w"], expected, rtol=1e-6)
+        np.testing.assert_allclose(state[AVERAGE]["w"], expected, rtol=1e-6)
 
 
-def test_trajectory_weights_are_of_the_policies_that_are_read():
+def test_trajectory_weights_compare_the_policies_of_reads():
     batch = {
         "segment_ids": np.array([[1, 1, 2, 2]]),
         "loss_mask": np.array([[True, True, False, True]]),
@@ -73,6 +73,6 @@ def test_a_snapshot_column_is_its_label_log_probability():
     assert columns == {"old_logprob": "log π_old"}
 
 
-def test_without_a_policy_nothing_is_stored_and_nothing_is_read():
+def test_the_base_class_stores_and_reads_nothing():
     assert FROM_DATA.start(_params(1.0)) == {} and FROM_DATA.reads == ()
     assert FROM_DATA.columns({}.__getitem__, {}) == {}

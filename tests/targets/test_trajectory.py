@@ -15,7 +15,7 @@ SEGMENTS = np.array([7, 7, 7, 2, 2, 0, 0, 0, 0])
 
 
 def _by_loop(logprob, reference, segments, mask, mode, temperature, clip):
-    """The definition, a token at a time in float64."""
+    """The definition, token by token in float64."""
     weights = []
     for segment in segments:
         ratios = (logprob.astype(np.float64) - reference)[(segments == segment) & mask]
@@ -31,23 +31,23 @@ def test_equals_the_definition(mode: str, temperature: float):
     for counted in (np.ones(9, bool), mask):
         for clip in ((0.0, 16.0), (0.8, 1.2), (0.0, 0.0), (2.0, 2.0)):
             arguments = (mode, temperature, clip)
-            wanted = _by_loop(LOGPROB, REFERENCE, SEGMENTS, counted, *arguments)
+            expected = _by_loop(LOGPROB, REFERENCE, SEGMENTS, counted, *arguments)
             options = dict(zip(("mode", "temperature", "clip"), arguments))
             result = trajectory_weight(
                 LOGPROB, REFERENCE, SEGMENTS, loss_mask=counted, **options
             )
-            np.testing.assert_allclose(result, wanted, rtol=2e-6)
+            np.testing.assert_allclose(result, expected, rtol=2e-6)
     # The last segment has no counted token: weight 1, not NaN.
     result = trajectory_weight(LOGPROB, REFERENCE, SEGMENTS, mode=mode, loss_mask=mask)
     np.testing.assert_array_equal(result[5:], 1)
 
 
-def test_tokens_one_by_one():
+def test_mode_token_weights_tokens_separately():
     result = trajectory_weight(
         LOGPROB, REFERENCE, SEGMENTS, mode="token", clip=(0.5, 2.0)
     )
-    wanted = np.clip(np.exp(LOGPROB - REFERENCE), 0.5, 2.0)
-    np.testing.assert_allclose(result, wanted, rtol=1e-6)
+    expected = np.clip(np.exp(LOGPROB - REFERENCE), 0.5, 2.0)
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["mean", "sum", "token"])
@@ -70,12 +70,12 @@ def test_segments_need_not_be_adjacent_nor_small():
     order = np.array([4, 0, 8, 2, 6, 1, 7, 3, 5])
     ids = np.array([2**31 - 1, -5, 0])[np.array([0, 0, 0, 1, 1, 2, 2, 2, 2])]
     result = trajectory_weight(LOGPROB[order], REFERENCE[order], ids[order])
-    wanted = trajectory_weight(LOGPROB, REFERENCE, SEGMENTS)
-    np.testing.assert_allclose(result, np.asarray(wanted)[order], rtol=1e-6)
+    expected = trajectory_weight(LOGPROB, REFERENCE, SEGMENTS)
+    np.testing.assert_allclose(result, np.asarray(expected)[order], rtol=1e-6)
 
 
 def test_a_long_product_does_not_overflow():
-    """e^±20000 is past any float: clipped before the exponential."""
+    """e^±20000 is out of range: clipped before the exponential."""
     zeros, ids = np.zeros(2000, np.float32), np.zeros(2000, int)
     far = np.full(2000, -10, np.float32)
     for mode in ("sum", "mean", "token"):
@@ -83,7 +83,7 @@ def test_a_long_product_does_not_overflow():
         down = trajectory_weight(far, zeros, ids, mode=mode, clip=(0.25, 4.0))
         np.testing.assert_allclose(up, 16, rtol=1e-6)
         np.testing.assert_allclose(down, 0.25, rtol=1e-6)
-    # Tokens outside the mask may hold anything.
+    # Tokens outside the mask are ignored.
     mask = np.arange(2000) < 5
     garbage = np.where(mask, zeros, -np.inf)
     result = trajectory_weight(garbage, garbage, ids, mode="mean", loss_mask=mask)
@@ -114,7 +114,7 @@ def test_bfloat16_is_summed_in_float32():
 
 
 def test_golden_modes_differ_from_each_other():
-    """Else the vectors would not notice a mode that is ignored."""
+    """Otherwise the vectors would pass with the mode ignored."""
     _, data = method_cases.golden_tile(method_cases.GOLDEN_FILE)
     arguments = (data["q_logp"], data["ref_logp"], data["seg"])
     result = {
@@ -125,7 +125,7 @@ def test_golden_modes_differ_from_each_other():
         assert np.abs(result[one] - result[other]).max() > 0.1
 
 
-def test_refuses():
+def test_refused():
     arguments = (LOGPROB, REFERENCE, SEGMENTS)
     with pytest.raises(ValueError, match="mode is 'median'.*mean, sum, token"):
         trajectory_weight(*arguments, mode="median")

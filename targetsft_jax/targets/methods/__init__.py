@@ -1,9 +1,9 @@
-"""The methods: one short function each, its entry under it, and one table of them.
+"""Registry of methods: one function each, with its entry below it.
 
-    weighted        a weight on the label; the rest of Q is the model's own p
+    weighted        a weight on the label; the remaining mass of Q is the model's p
     regularised     SFT with a second pull: smoothing, KL, a clip, an entropy bonus
-    distillation    a teacher
-    composed        γ and π̃ chosen by name
+    distillation    targets from a teacher
+    composed        γ and π̃ selected by name
 
 A new method is one function and one entry in the file of its family.
 """
@@ -28,6 +28,6 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 )
 
 ALIASES: Mapping[str, str] = MappingProxyType({"p_loss": "dft"})
-"""Second names of methods."""
+"""Alias -> name in `METHODS`."""
 
 __all__ = ["ALIASES", "METHODS"]

@@ -1,4 +1,4 @@
-"""Targets composed from a γ and a residual π̃ by name: no code for a new point.
+"""Targets composed of a γ and a residual π̃, each selected by name.
 
     target("custom", logits, labels, gamma={"entropy": 20}, residual={"guided": 0.5},
            teacher_logits=...)
@@ -30,11 +30,11 @@ Choice = str | Mapping[str, float]
 
 @dataclass(frozen=True)
 class GammaOption:
-    """A way to choose γ.
+    """Definition of a named γ.
 
     Attributes:
         gamma: (rows, number) -> γ [...].
-        number: its number; one that ignores it accepts any.
+        number: its number as a hyper-parameter; `_NO_NUMBER` if it has none.
     """
 
     gamma: Callable[[Rows, float], Array]
@@ -43,12 +43,12 @@ class GammaOption:
 
 @dataclass(frozen=True)
 class ResidualOption:
-    """A way to choose π̃.
+    """Definition of a named residual π̃.
 
     Attributes:
         mix: number -> (α, β) of π̃; None for the model's own p.
-        number: its number; one that ignores it accepts any.
-        needs: inputs that it reads.
+        number: its number as a hyper-parameter; `_NO_NUMBER` if it has none.
+        needs: names of its inputs.
     """
 
     mix: Callable[[float], Mix] | None
@@ -56,7 +56,7 @@ class ResidualOption:
     needs: tuple[str, ...] = ()
 
 
-_NO_NUMBER = Hyper(1.0, "Not read.")
+_NO_NUMBER = Hyper(1.0, "Unused.")
 _ETA = Hyper(0.5, "η, from the student (0) to the other model (1).", between(0, 1))
 
 GAMMAS: Mapping[str, GammaOption] = MappingProxyType(
@@ -100,7 +100,7 @@ RESIDUALS: Mapping[str, ResidualOption] = MappingProxyType(
 
 
 def custom(rows: Rows, *, gamma: Choice | float, residual: Choice) -> QTarget:
-    """A target composed from a γ and a residual by name.
+    """A target composed of a γ and a residual, each selected by name.
 
         Q = γ δ_y + (1 − γ) π̃
 
@@ -130,12 +130,16 @@ def custom_needs(*, gamma: Choice | float, residual: Choice) -> tuple[str, ...]:
 
 
 def _named(gamma: Choice | float) -> Choice:
-    """A number as the constant that it stands for."""
+    """Normalize a bare number to `{"constant": number}`."""
     return {"constant": gamma} if isinstance(gamma, int | float) else gamma
 
 
 def _choose(key: str, choice: Choice, table: Mapping[str, Any]) -> tuple[Any, float]:
-    """The option of a choice, and its number."""
+    """Option and number of a choice.
+
+    Raises:
+        ValueError: an unknown name, or a mapping without exactly one entry.
+    """
     mapping = {choice: None} if isinstance(choice, str) else dict(choice)
     if len(mapping) != 1 or next(iter(mapping)) not in table:
         raise ValueError(f"custom: {key} is {choice!r}; expected {_expected(table)}")
@@ -152,7 +156,7 @@ def _expected(table: Mapping[str, Any]) -> str:
 
 
 def _choices(table: Mapping[str, Any]) -> Domain:
-    """The choices from a table, each with a number of its domain."""
+    """Domain of the choices from a table."""
 
     def accepts(choice: Any) -> bool:
         named = _named(choice)

@@ -42,7 +42,7 @@ ENTRIES.append(
 
 
 def kd_h(rows: Rows, *, kd_weight: float) -> QTarget:
-    """Hybrid distillation (KD-H): a fixed share of the target for the teacher.
+    """Hybrid distillation (KD-H): a convex combination of label and teacher.
 
         Q = (1 − λ) δ_y + λ π_T
 
@@ -68,7 +68,7 @@ ENTRIES.append(
         needs=("teacher_logits",),
         hyper={
             "kd_weight": Hyper(
-                0.5, "Share λ of the target that is the teacher's.", between(0, 1)
+                0.5, "Weight λ of the teacher in the target.", between(0, 1)
             )
         },
         value=lambda target, **_: target.divergence(),
@@ -78,7 +78,7 @@ ENTRIES.append(
 
 
 def target_sft(rows: Rows, *, eta: float, gamma: Any) -> QTarget:
-    """Target-SFT: p_y of the target for the label, the rest for a guided prior.
+    """Target-SFT: weight p_y on the label, the remaining mass on a guided prior.
 
         Q = p_y δ_y + (1 − p_y) normalise(p^(1−η) π_T^η)
 
@@ -115,7 +115,7 @@ ENTRIES.append(
             ),
             "gamma": Hyper(
                 None,
-                "Fixed share γ of the target for the label; null is p_y, the paper's.",
+                "Fixed weight γ of the label; null for p_y, as in the paper.",
                 between(0, 1),
             ),
         },

@@ -1,4 +1,4 @@
-"""SFT with a second pull that keeps it from the one-hot target."""
+"""Regularised SFT: label smoothing, KL penalties, a clipped ratio, entropy."""
 
 import math
 
@@ -14,7 +14,7 @@ ENTRIES: list[Method] = []
 
 
 def label_smoothing(rows: Rows, *, smoothing: float) -> QTarget:
-    """Label smoothing: a share of the target is spread over the vocabulary.
+    """Label smoothing: the one-hot target mixed with the uniform distribution.
 
         Q = (1 − λ) δ_y + λ U
 
@@ -40,7 +40,7 @@ ENTRIES.append(
         hyper={
             "smoothing": Hyper(
                 0.1,
-                "Share λ of the target that is spread over the vocabulary.",
+                "Weight λ of the uniform distribution in the target.",
                 between(0, 1),
             )
         },
@@ -50,7 +50,7 @@ ENTRIES.append(
 
 
 def kl(rows: Rows, *, kl_weight: float) -> QTarget:
-    """SFT with a KL penalty, + λ·KL(π_ref ‖ p): signed.
+    """SFT with a penalty λ·KL(π_ref ‖ p); Q is signed.
 
         Q = δ_y + λ (π_ref − p)
 
@@ -87,7 +87,7 @@ ENTRIES.append(
 
 
 def asft(rows: Rows, *, kl_weight: float) -> QTarget:
-    """Anchored SFT (ASFT): DFT + λ·KL(π_ref ‖ p); signed where p_y > 1 − λ.
+    """Anchored SFT (ASFT): DFT + λ·KL(π_ref ‖ p); Q is signed where p_y > 1 − λ.
 
         Q = p_y δ_y + (1 − p_y − λ) p + λ π_ref
 
@@ -117,7 +117,7 @@ ENTRIES.append(
 
 
 def psft(rows: Rows, *, old_logprob: Array, clip_epsilon: float) -> QTarget:
-    """Proximal SFT (PSFT): the ratio to an old policy is the weight, up to a clip.
+    """Proximal SFT (PSFT): the label weighted by a clipped ratio to an old policy.
 
         Q = w δ_y + (1 − w) p,  w = r·1[r ≤ 1 + ε],  r = p_y / π_old(y)
 
@@ -132,7 +132,7 @@ def psft(rows: Rows, *, old_logprob: Array, clip_epsilon: float) -> QTarget:
         a = w.
     """
     log_ratio = _log_ratio(rows, old_logprob)
-    # Compared as "clipped", so that a NaN is not: it must surface.
+    # This way round a NaN ratio is not clipped, and shows in the loss.
     clipped = log_ratio > math.log1p(clip_epsilon)
     return QTarget(jnp.where(clipped, 0, jnp.exp(jnp.where(clipped, 0, log_ratio))))
 
@@ -146,7 +146,7 @@ def _psft_value(target: QTarget, *, old_logprob: Array, clip_epsilon: float) -> 
 
 
 def _log_ratio(rows: Rows, old_logprob: Array) -> Array:
-    """log p_y − log π_old(y) [...]; −inf, no weight, where both are impossible."""
+    """log p_y − log π_old(y) [...]; −inf, hence weight 0, where both p are 0."""
     old = jnp.asarray(old_logprob, rows.logits.dtype)
     impossible = (rows.log_prob == -jnp.inf) & (old == -jnp.inf)
     ratio = jnp.where(impossible, 0, rows.log_prob) - jnp.where(impossible, 0, old)
@@ -161,7 +161,7 @@ ENTRIES.append(
         hyper={
             "clip_epsilon": Hyper(
                 0.28,
-                "Clip ε: tokens of a ratio above 1 + ε are not trained.",
+                "Clip ε: tokens with a ratio above 1 + ε have weight 0.",
                 at_least(0),
             )
         },
@@ -175,7 +175,7 @@ _GEM_VARIANTS = ("linear", "logsigmoid")
 
 
 def gem(rows: Rows, *, beta: float, variant: str) -> QTarget:
-    """GEM: towards the label, away from the sharpened model; p drops out of g.
+    """GEM: a pull to the label and a push from the sharpened model; p cancels in g.
 
         Q = p + δ_y − softmax(z/β)
 
@@ -185,12 +185,12 @@ def gem(rows: Rows, *, beta: float, variant: str) -> QTarget:
     Args:
         rows: row statistics.
         beta: temperature β.
-        variant: "linear", the paper's; or "logsigmoid", the published scripts', which
-            weights softmax(z/β) by σ(0.01 (z_k − z_y)).
+        variant: "linear", as in the paper; or "logsigmoid", as in the published
+            scripts, which weights softmax(z/β) by σ(0.01 (z_k − z_y)).
 
     Returns:
-        a = 1, b = −1, T = softmax(z/β); "logsigmoid" has a < 1, b = −a, and a T that
-        is not a mix of logits, by its scores.
+        a = 1, b = −1, T = softmax(z/β); "logsigmoid" has a < 1, b = −a, and T
+        defined by its scores, since it is not a mix of logits.
 
     Raises:
         ValueError: an unknown variant.
@@ -208,7 +208,7 @@ def gem(rows: Rows, *, beta: float, variant: str) -> QTarget:
 
 
 def _gap(rows: Rows) -> Array:
-    """z_k − z_y [..., V]; finite also for −inf logits, whose mass is 0 anyway."""
+    """z_k − z_y [..., V]; finite also for −inf logits, whose mass is 0."""
     floor = jnp.finfo(rows.logits.dtype).min / 4
     tokens = jnp.maximum(rows.shifted, floor)
     return tokens - jnp.maximum(rows.label_shifted, floor)[..., None]
@@ -222,11 +222,11 @@ ENTRIES.append(
         mix="(1/β, 0)",
         hyper={
             "beta": Hyper(
-                0.7, "Temperature β of the model that is pushed away.", more_than(0)
+                0.7, "Temperature β of the model to push away from.", more_than(0)
             ),
             "variant": Hyper(
                 "linear",
-                "linear is the paper's form; logsigmoid that of the published scripts.",
+                "linear as in the paper; logsigmoid as in the published scripts.",
                 one_of(_GEM_VARIANTS),
             ),
         },

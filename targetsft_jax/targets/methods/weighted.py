@@ -79,7 +79,7 @@ def _alpha_value(target: QTarget, *, alpha: float) -> Array:
     rows: Rows = target.rows  # type: ignore[assignment]
     if alpha == 0:
         return rows.nll
-    # Where the weight is clamped, the value is the tangent, of the weight as slope.
+    # Beyond the clamp the value continues along its tangent, with the weight as slope.
     largest = rows.largest_exponent(alpha)
     x = jnp.minimum(alpha * rows.log_prob, largest)
     excess = jnp.maximum(alpha * rows.log_prob - largest, 0)
@@ -107,7 +107,7 @@ ENTRIES.append(
 
 
 def profit(rows: Rows, *, tau: float) -> QTarget:
-    """ProFit: only tokens that the model finds likelier than a threshold.
+    """ProFit: only tokens with a probability above a threshold.
 
         Q = m δ_y + (1 − m) p,  m = 1[p_y > τ]
 
@@ -116,7 +116,7 @@ def profit(rows: Rows, *, tau: float) -> QTarget:
 
     Args:
         rows: row statistics.
-        tau: threshold; a probability equal to it is below it, as in the paper.
+        tau: threshold; p_y = τ has weight 0, as in the paper.
 
     Returns:
         a = m.
@@ -131,7 +131,7 @@ ENTRIES.append(
         hyper={
             "tau": Hyper(
                 0.1,
-                "Threshold τ: tokens of a probability above it are trained.",
+                "Threshold τ: tokens with p_y above it are trained.",
                 between(0, 1, closed="[)"),
             )
         },
@@ -143,7 +143,7 @@ ENTRIES.append(
 def eaft(
     rows: Rows, *, top_k: int, entropy_norm: float | None, power: float
 ) -> QTarget:
-    """Entropy-adaptive fine-tuning (EAFT): confident tokens count less.
+    """Entropy-adaptive fine-tuning (EAFT): the label weighted by the model's entropy.
 
         Q = H̃ δ_y + (1 − H̃) p,  H̃ = (H_k / norm)^power
 
@@ -155,8 +155,8 @@ def eaft(
     Args:
         rows: row statistics.
         top_k: k.
-        entropy_norm: norm; None is ln k, the paper's, and 3.0 the official code's.
-        power: exponent of the official code.
+        entropy_norm: norm; None for ln k, as in the paper; the official code has 3.0.
+        power: exponent; 1 or 2 in the official code.
 
     Returns:
         a = H̃.
@@ -171,14 +171,14 @@ ENTRIES.append(
         hyper={
             "top_k": Hyper(
                 20,
-                "Number of most probable tokens whose entropy is the weight.",
+                "Number k of most probable tokens whose entropy is the weight.",
                 # The entropy of one token is 0, and so is ln 1.
                 Domain("2 tokens or more", lambda k: k >= 2),
             ),
             "entropy_norm": Hyper(
                 None,
-                "Divisor of that entropy; null is ln(top_k), the paper's, and 3.0 the "
-                "official code's.",
+                "Divisor of that entropy; null for ln(top_k), as in the paper; the "
+                "official code has 3.0.",
                 more_than(0),
             ),
             "power": Hyper(
@@ -192,7 +192,7 @@ ENTRIES.append(
 
 
 def iw_sft(rows: Rows, *, trajectory_weight: Array) -> QTarget:
-    """Importance-weighted SFT (iw-SFT): one weight for each trajectory.
+    """Importance-weighted SFT (iw-SFT): one weight per trajectory.
 
         Q = w δ_y + (1 − w) p,  w = q(trajectory) / π_ref(trajectory)
 
