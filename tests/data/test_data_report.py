@@ -47,7 +47,7 @@ def test_the_report_adds_up(tmp_path):
             dataclasses.replace(config, on_bad_row="error", where={"q": "<|end|>"}),
             TOKENIZER,
         )
-    with pytest.raises(ValueError, match=r"no example is left(.|\n)*filtered"):
+    with pytest.raises(ValueError, match=r"no example left(.|\n)*filtered"):
         prepare(dataclasses.replace(config, where={"q": "nobody"}), TOKENIZER)
 
 

@@ -48,9 +48,7 @@ def test_every_example_has_the_number_of_its_source(config):
 
 def test_nothing_to_train_on_names_the_files_and_what_became_of_their_rows(config):
     files = DataConfig(mixture=config.mixture[1:2], on_bad_row="skip")
-    problem = (
-        r"no example is left to train on, of .*bad.jsonl:\n(.*\n)*bad rows skipped"
-    )
+    problem = r"no example left to train on, from .*bad.jsonl:\n(.*\n)*bad rows skipped"
     with pytest.raises(ValueError, match=problem):
         list(Encoder(files, byte_tokenizer()).parts())
 

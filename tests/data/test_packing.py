@@ -171,8 +171,8 @@ def test_truncation_is_counted_and_keeps_the_beginning():
     np.testing.assert_array_equal(rows["old_logprob"], [[-1, -2, -3, 0]])
     assert report.truncated == 1
     assert report.dropped == {
-        "nothing trained is left after truncation": 1,
-        "nothing is trained after the first token": 1,
+        "no trained token left after truncation": 1,
+        "no trained token after the first one": 1,
     }
 
 

@@ -53,7 +53,7 @@ def test_blocks_are_dropped_with_the_white_space_behind_them(response, remainder
         ("<think>so", ("keep", "drop"), "turn 1 has an unclosed thinking block"),
         ("<think>a</think>b<think>", ("keep", "drop"), "unclosed thinking block"),
         ("<|im_start|>think\nso", ("keep", "drop"), "unclosed thinking block"),
-        ("so</think>two", ("drop",), "'</think>' with nothing that opens it"),
+        ("so</think>two", ("drop",), "'</think>' without an opening mark"),
         (
             "<think>so</think>\n",
             ("drop",),
@@ -82,7 +82,7 @@ def test_a_template_like_qwen3s_trains_the_block_of_a_single_turn():
         prompt = encode_prompt(item.messages[:1], tokenizer)
         text = tokenizer.decode(example.tokens)
         assert text.startswith(tokenizer.decode(prompt) + expected)
-    # Earlier turns are rewritten, so their trained tokens cannot be proved.
+    # Earlier turns are rewritten, so their tokens cannot be located.
     for mode in ("keep", "drop"):
         with pytest.raises(RowError, match="renders turn 1 differently"):
             encode(treat(record("a", THOUGHT, "b", THOUGHT), mode), tokenizer)
