@@ -87,7 +87,7 @@ def test_only_counts_that_happened_are_printed():
     assert not any("dropped" in line for line in lines)
 
 
-def test_examples_are_counted_by_source_and_lost_ones_are_the_difference():
+def test_examples_left_out_are_counted_by_source():
     report = DataReport()
     source, lengths = np.array([0, 2, 0]), np.array([3, 5, 4])
     for name in ("a", "c"):

@@ -1,4 +1,4 @@
-"""Thinking blocks kept or dropped, compared with texts written by hand."""
+"""Thinking blocks, kept or dropped, compared with texts written by hand."""
 
 import pytest
 from support.chats import record, tokenizer_with, trained
@@ -9,8 +9,8 @@ from targetsft_jax.data.thinking import treat
 
 THOUGHT = "<think>\none and one\n</think>\n\nTwo."
 M1 = "<|im_start|>think\none and one\n<|im_start|>answer\nAnswer: 2"
-# As Qwen3's: the thinking block of the last turn is written (an empty one if there is
-# none), and those of earlier turns are removed.
+# Like Qwen3's: renders the thinking block of the last turn (an empty one if there is
+# none) and removes those of earlier turns.
 QWEN3 = """\
 {%- for m in messages -%}
 {%- if m['role'] == 'assistant' -%}

@@ -107,7 +107,7 @@ def theirs(tmp_path):
 
 
 def content(folder):
-    """The number that all values of an export are."""
+    """The number to which all values of an export are equal."""
     params = load_params(folder, load_config(folder))
     (number,) = {float(x) for leaf in jax.tree.leaves(params) for x in np.ravel(leaf)}
     return number
@@ -131,7 +131,7 @@ def test_killed_at_every_moment(theirs, tmp_path, way):
 
 
 def test_killed_between_two_renames(theirs, tmp_path, monkeypatch):
-    """The only moment without the folder; the next export restores it first."""
+    """The only moment without the folder, which the next export restores first."""
     config = load_config(theirs)
     params = load_params(theirs, config)
     out = tmp_path / "place" / "out"
