@@ -15,7 +15,7 @@ pytestmark = pytest.mark.parity
 
 @pytest.mark.parametrize("case", tiny.ONE_EACH.values())
 def test_greedy(case, tmp_path, record_property):
-    """Prompts shorter and longer than the windows, padded to one length in `generate`."""
+    """Prompts shorter and longer than the windows, padded to one length by us."""
     # With a tied head and scaled embeddings, a random model repeats its last token.
     theirs = tiny.build(**{**tiny.CASES[case], "tie_word_embeddings": False})
     theirs.save_pretrained(tmp_path)
