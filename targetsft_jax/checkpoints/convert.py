@@ -54,8 +54,8 @@ def to_hf(
     if not (like / "config.json").is_file():
         raise FileNotFoundError(
             f"{like / 'config.json'} does not exist, so the model's architecture and "
-            "tokenizer are unknown; pass --like FOLDER, the Hugging Face folder that "
-            "the run's student came from (or its export in hf/)"
+            "tokenizer are unknown; pass --like FOLDER: the Hugging Face folder of "
+            "the run's student, or the run's export in hf/"
         )
     save_pretrained(
         out,

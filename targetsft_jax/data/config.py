@@ -203,7 +203,7 @@ class DataConfig(SourceConfig):
     )
     on_bad_row: str = key(
         "error",
-        "Rows that cannot be used: `error` stops, `skip` counts and lists them.",
+        "Unusable rows: `error` ends the run, `skip` counts and lists them.",
         one_of(ON_BAD_ROW),
     )
     packing: bool = key(

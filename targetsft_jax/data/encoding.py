@@ -40,8 +40,8 @@ class Encoder:
         """Parts of the arrays that `examples.from_flat` reads.
 
         Raises:
-            ValueError: a row cannot be used and `on_bad_row` is `error`; no example
-                is left.
+            ValueError: an unusable row while `on_bad_row` is `error`; no usable
+                example.
         """
         empty = True
         for part in flat_parts(self._examples()):
@@ -63,12 +63,12 @@ class Encoder:
                 self.report.count_source("bad", name)
                 bad_row(error, self._config, self.report)
 
-            conversations = self._without_thinking(group, refuse)
+            conversations = self._apply_thinking(group, refuse)
             for example in chat.encode_all(conversations, self._tokenizer, refuse):
                 self.report.count_source("encoded", name)
                 yield dataclasses.replace(example, source=numbers[name])
 
-    def _without_thinking(
+    def _apply_thinking(
         self, records: Iterable[Record], refuse: Callable[[RowError], None]
     ) -> Iterator[Record]:
         """Keep or drop thinking blocks according to `data.thinking`."""

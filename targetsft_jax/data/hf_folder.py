@@ -99,7 +99,7 @@ def _sibling_names(path: Path, names: object) -> list[str]:
             or Path(name).name != name
         ):
             raise ValueError(
-                f"{path} names {name!r}; expected a name in its own folder: the"
+                f"{path} names {name!r}; expected a name in the same folder: the"
                 " folder is damaged"
             )
         siblings.append(name)

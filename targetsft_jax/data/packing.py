@@ -77,7 +77,7 @@ def fit_to_rows(
     Args:
         examples: N examples.
         row_length: L, tokens per row.
-        overlong: `truncate` keeps the first L tokens, `drop` leaves the example out,
+        overlong: `truncate` retains the first L tokens, `drop` leaves the example out,
             `error` raises.
         report: counts truncated and dropped examples.
 

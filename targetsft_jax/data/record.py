@@ -195,7 +195,7 @@ def _check_roles(messages: list[dict[str, str]], origin: str, train: bool) -> No
                 " character; repair the text",
             )
         if role == "system" and i > 0:
-            raise RowError(origin, f"turn {i} has role system; expected only turn 0 to")
+            raise RowError(origin, f"turn {i} has role system; expected it in turn 0")
     speakers = [role for role in roles if role != "system"]
     if speakers[:1] != ["user"]:
         first = speakers[0] if speakers else "none"

@@ -115,7 +115,7 @@ def _raise_everywhere(error: Exception | None, folder: Path) -> None:
         raise error
     if failed:
         raise RuntimeError(
-            f"process 0 could not begin the export into {folder}; see its own error"
+            f"process 0 could not begin the export into {folder}; see its error"
         )
 
 

@@ -166,7 +166,7 @@ def _fill(folder, leave):
 
 
 def test_a_real_full_disk_costs_one_save(small_disk):
-    """Orbax writes in the background; the error comes later, and from C++."""
+    """Orbax writes in the background, and raises the error of C++ later."""
     run_dir, size = RunDir(small_disk / "run"), {"size": 50_000}
     checkpoints = Checkpoints(run_dir, Retention(1))
     assert _save(checkpoints, 1, **size) == []

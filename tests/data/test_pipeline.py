@@ -276,7 +276,7 @@ def test_importing_is_cheap():
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_held_out_examples_are_not_trained_on_and_none_is_lost(cached, tmp_path):
-    """The same examples are held out, however they are packed."""
+    """The held-out examples do not depend on packing."""
     config = SMALL
     if cached:
         path = tmp_path / "rows.jsonl"

@@ -48,8 +48,8 @@ def confined():
                 opened = arguments[_RELATIVE[event]]
                 path = Path(os.readlink(f"/proc/self/fd/{opened}"), path)
             path = path.absolute()
-            # Not resolved: a link inside that points out would pass as outside, and
-            # following it is what must not happen. Its parents are resolved.
+            # Only the parents are resolved: an inner link that points outside may be
+            # named, but not followed.
             path = path.parent.resolve() / path.name
             if event == "open":
                 looks = not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)

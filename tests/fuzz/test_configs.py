@@ -40,7 +40,7 @@ def _once(key):
 
 
 LEAVES = [(k, kind) for k, kind in _leaves(Config) if kind in WRONG and _once(k)]
-# Entries of a mapping are the user's own.
+# Mappings with arbitrary keys.
 FREE = ("data.where.", "data.mixture.where.")
 
 

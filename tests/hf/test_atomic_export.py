@@ -174,7 +174,7 @@ def test_unknown_keys_of_like_are_preserved(theirs, tmp_path):
     save_pretrained(tmp_path / "out", config, params, like=theirs)
     document = json.loads((tmp_path / "out/config.json").read_text())
     assert {key: document[key] for key in source} == source
-    assert document["dtype"] == "bfloat16"  # what is written now
+    assert document["dtype"] == "bfloat16"  # the dtype of this export
     assert "bos_token_id" not in document  # its reader's default, as before
     generation = json.loads((tmp_path / "out/generation_config.json").read_text())
     assert generation == {"eos_token_id": 3}

@@ -74,7 +74,7 @@ def test_model_and_tokenizer_of_one_folder(tmp_path):
 
 
 def test_bfloat16_export_rounds_as_we_do(tmp_path):
-    """The stored weights, read back as float32, give our bfloat16 logits."""
+    """Stored weights, read back as float32, have our bfloat16 logits."""
     config = DecoderConfig(
         264, 32, 48, 2, 4, 2, qkv_bias=False, model_type="llama", rope_theta=10_000.0
     )

@@ -1,4 +1,4 @@
-"""The same checkpoint gives the same logits here and in transformers."""
+"""Logits of a checkpoint equal those of transformers."""
 
 import functools
 

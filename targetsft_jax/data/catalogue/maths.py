@@ -121,7 +121,7 @@ def _answer(row: Mapping[str, Any]) -> str:
 def _boxed(problem: str, solution: str, source: str | None) -> Example:
     answer = boxed_answer(solution)
     if not answer:
-        raise ValueError(r"solution has no \boxed{…}: there is no gold answer")
+        raise ValueError(r"solution has no \boxed{…}, and so no gold answer")
     return example(problem, answer, reasoning=solution, source=source)
 
 
