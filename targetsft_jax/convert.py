@@ -1,4 +1,4 @@
-"""`python -m targetsft_jax.convert to-hf RUN OUT`: Hugging Face folders, both ways."""
+"""`python -m targetsft_jax.convert to-hf | from-hf`: runs to and from Hugging Face."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ def _convert(arguments: list[str]) -> None:
     options = vars(_parser().parse_args(arguments))
     import jax
 
-    # The run itself may be using the accelerators.
+    # A running training may hold the accelerators.
     jax.config.update("jax_platforms", "cpu")
     from targetsft_jax.checkpoints import convert
 
@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m targetsft_jax.convert",
         description="Convert between checkpoints of a run and Hugging Face folders, on "
-        "the CPU. A training may be running meanwhile.",
+        "the CPU. It can run during the training.",
     )
     directions = parser.add_subparsers(required=True, metavar="to-hf | from-hf")
     text = "export a checkpoint of a run as a Hugging Face folder"
@@ -46,12 +46,12 @@ def _parser() -> argparse.ArgumentParser:
         text = "stored dtype (default: unchanged)"
         each.add_argument("--dtype", choices=STORED_DTYPES, help=text)
     add = export.add_argument
-    add("--step", type=int, help="another checkpoint of the run directory")
+    add("--step", type=int, help="step of the checkpoint (default: the newest)")
     text = "largest safetensors file, such as 500MB (default: %(default)s)"
     add("--max-shard-size", type=file_size, default="5GB", metavar="SIZE", help=text)
-    text = "config and tokenizer, where the run directory has no model/"
+    text = "config and tokenizer, if the run directory has no model/"
     add("--like", type=Path, metavar="FOLDER", help=text)
-    add("--base", metavar="FOLDER", help="the base of LoRA adapters, if it was moved")
+    add("--base", metavar="FOLDER", help="base model of LoRA adapters, if it was moved")
     return parser
 
 

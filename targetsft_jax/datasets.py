@@ -1,4 +1,4 @@
-"""`python -m targetsft_jax.datasets list | build | preview`: the data of trainings."""
+"""`python -m targetsft_jax.datasets list | build | preview`: the data set catalogue."""
 
 import argparse
 import sys
@@ -18,7 +18,7 @@ def _run(arguments: list[str]) -> None:
     args, keys = _parser().parse_known_args(arguments)
     if args.command == "preview":
         return _preview(args.rows, keys)
-    args = _parser().parse_args(arguments)  # Refuses keys.
+    args = _parser().parse_args(arguments)  # Without configuration keys.
     lines = listing.list_catalogue(args.data_dir)
     if args.command == "build":
         lines = listing.build_dataset(args.name, args.data_dir, args.manual_dir)
@@ -46,12 +46,12 @@ def _preview(rows: int, keys: list[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m targetsft_jax.datasets")
     add = parser.add_subparsers(required=True, dest="command").add_parser
-    preview = add("preview", help="rows of a run; takes its keys", allow_abbrev=False)
+    preview = add("preview", help="show rows of a run, by its keys", allow_abbrev=False)
     preview.add_argument("--rows", type=int, default=3, help="number of rows (3)")
     build = add("build", help="write a data set as ArrayRecord files")
     build.add_argument("name", help="name in the catalogue")
     build.add_argument("--manual-dir", metavar="DIR", help="published files")
-    for each in (build, add("list", help="list the catalogue and what is built")):
+    for each in (build, add("list", help="list the catalogue and its builds")):
         each.add_argument("--data-dir", metavar="DIR", help="folder of built data sets")
     return parser
 

@@ -1,5 +1,5 @@
 """Models and training states on disk: saving, opening, restoring, conversion.
 
-The only room that knows a path may be a hub id, a Hugging Face folder, a run directory
-or one of its checkpoints. Takes and returns plain trees of arrays.
+Only this package distinguishes the paths of models: hub ids, Hugging Face folders, run
+directories and checkpoints. It takes and returns plain trees of arrays.
 """

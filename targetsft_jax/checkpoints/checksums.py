@@ -1,8 +1,8 @@
 """Per-array checksums, computed on the devices.
 
-Checkpoint files hold no checksum of most of their bytes: a flipped bit is read as a
-wrong parameter, without an error. So the checksums are saved beside the arrays and
-computed again from the arrays that were read.
+Checkpoint files have no checksums of most of their bytes: a flipped bit would silently
+restore a wrong parameter. The checksums are saved with the arrays and recomputed from
+the restored arrays.
 """
 
 from typing import Any
@@ -14,14 +14,17 @@ _UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
 def array_checksums(tree: Any) -> dict[str, int]:
-    """The checksum of each array by its path: Σ bits · (2 · index + 1) modulo 2³².
+    """Checksum of each array: Σ bits · (2 · index + 1) modulo 2³².
 
-    A single changed element always changes it, since odd factors have inverses; an
-    exchange of elements does too unless the differences happen to be multiples of
-    2³². Sums of integers do not depend on order, so every mesh gives the same.
+    A single changed element always changes it, since odd factors have inverses; so do
+    exchanged elements, unless their differences cancel modulo 2³². Integer sums do not
+    depend on order, so the result is the same on every mesh.
 
     Args:
         tree: arrays whose elements have at most 32 bits, on any devices.
+
+    Returns:
+        Path, joined by dots -> checksum, 0 to 2³² - 1.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     checksums = jax.device_get(_checksums([leaf for _, leaf in leaves]))

@@ -1,4 +1,4 @@
-"""Conversion between checkpoints of this package and Hugging Face folders."""
+"""Convert between checkpoints of this package and Hugging Face folders."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,20 +33,19 @@ def to_hf(
         source: a run directory (its newest checkpoint), or RUN/checkpoints/STEP.
         out: the folder to write; only an earlier export is replaced.
         step: another checkpoint of the run directory.
-        dtype: stored dtype; None: the checkpoint's, or for adapters the dtype in which
-            the run held their base.
+        dtype: stored dtype; None: the checkpoint's, or for adapters the dtype of their
+            base during training.
         max_shard_size: tensor bytes per safetensors file.
-        like: the folder with the model's config and tokenizer; None: the one in the run
-            directory.
-        base: where the base of the adapters is now; None: where it was in training.
+        like: folder with the model's config and tokenizer; None: RUN/model.
+        base: path of the adapters' base; None: its path during training.
 
     Returns:
-        What was exported to where, in words.
+        A message with source and target.
 
     Raises:
         FileNotFoundError: no complete checkpoint, or no config for it.
         FileExistsError: `out` holds files that no export writes.
-        ValueError: parameters that cannot be read, do not fit the config, or are
+        ValueError: parameters that are unreadable, do not fit the config, or are
             neither a complete model nor adapters with a base.
     """
     stored = find_checkpoint(source, step)
@@ -55,8 +54,8 @@ def to_hf(
     if not (like / "config.json").is_file():
         raise FileNotFoundError(
             f"{like / 'config.json'} does not exist, so the model's architecture and "
-            "tokenizer are unknown; pass --like FOLDER, the Hugging Face folder that "
-            "the run's student came from (or its export in hf/)"
+            "tokenizer are unknown; pass --like FOLDER: the Hugging Face folder of "
+            "the run's student, or the run's export in hf/"
         )
     save_pretrained(
         out,
@@ -73,7 +72,7 @@ def to_hf(
 def from_hf(source: str, out: Path, *, dtype: str | None = None) -> str:
     """Import a Hugging Face model as checkpoint 0 of a new run directory.
 
-    The model is in memory once.
+    Peak memory is one copy of the model.
 
     Args:
         source: a Hugging Face folder or hub id.
@@ -81,12 +80,12 @@ def from_hf(source: str, out: Path, *, dtype: str | None = None) -> str:
         dtype: stored dtype; None: the model's.
 
     Returns:
-        What was imported to where, in words.
+        A message with source and target.
 
     Raises:
         FileExistsError: `out` is a file, or not empty.
         FileNotFoundError: no such model.
-        ValueError: a model that this package cannot load.
+        ValueError: an unsupported model.
     """
     _check_new(out)
     folder = resolve(source)
@@ -106,7 +105,7 @@ def _check_new(out: Path) -> None:
 def _complete(
     stored: StoredCheckpoint, dtype: str | None, base: str | None
 ) -> tuple[dict[str, Any], str | None]:
-    """Parameters of the complete model, adapters merged, and their stored dtype."""
+    """Parameters of the complete model, with adapters merged, and the stored dtype."""
     params = stored.params()
     adapters = read_adapters(stored.run_dir)
     if adapters is not None:
@@ -115,8 +114,8 @@ def _complete(
     if base is not None or "embed" not in params:
         raise ValueError(
             f"{stored.folder} holds {', '.join(params)}, and "
-            f"{stored.run_dir.adapters}, which names the base of adapters, does not "
-            "exist; expected a complete model without --base, or a run that trained "
+            f"{stored.run_dir.adapters}, which has the path of a base, does not exist; "
+            "expected a complete model without --base, or a run that trained "
             "adapters"
         )
     return params, dtype

@@ -1,4 +1,4 @@
-"""Parameters stored in chunks of one layer, which an export reads one at a time."""
+"""Parameters stored in per-layer chunks, to be read one layer at a time."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ _CHUNK_BYTES = 2**28
 def save_args(params: Any) -> Any:
     """Orbax's arguments for saving parameters.
 
-    Chunks hold one layer of a stacked parameter, and 256 MiB of any other.
+    Chunks hold one layer of a stacked parameter, and at most 256 MiB of any other.
     """
 
     def args(path: Any, leaf: Any) -> ocp.SaveArgs:
@@ -35,10 +35,10 @@ def save_params(run_dir: RunDir, params: dict[str, Any]) -> None:
 
 
 def open_params(folder: Path) -> dict[str, Any]:
-    """The tree of `init_params` with a `StoredLeaf` for each parameter.
+    """Open stored parameters: the tree of `init_params` with `StoredLeaf` leaves.
 
     Args:
-        folder: `params` of a checkpoint.
+        folder: the folder `params` of a checkpoint.
 
     Raises:
         ValueError: the folder holds no readable parameters.
@@ -71,10 +71,10 @@ def open_params(folder: Path) -> dict[str, Any]:
 
 
 class StoredLeaf:
-    """A parameter on disk, read on access; a `models.layer_leaf.LayerLeaf`.
+    """A parameter on disk, read on access: a `models.layer_leaf.LayerLeaf`.
 
-    Checkpoints hold one chunk per layer. Where a chunk holds several layers, they stay
-    in memory until the last of them is read.
+    Checkpoints hold one chunk per layer. If a chunk holds several layers, it stays in
+    memory until its last layer is read.
     """
 
     def __init__(self, store: Any):

@@ -28,20 +28,21 @@ from targetsft_jax.storage import disk_full
 from targetsft_jax.storage.run_dir import RunDir
 
 Arrays = dict[str, Any]
-"""A training state as plain trees of arrays: {"params": …, "optimizer": …}."""
+"""Training state as plain trees of arrays: {"params": …, "optimizer": …}."""
 
 
 class Checkpoints:
-    """The checkpoints of one run directory, saved in the background.
+    """Checkpoints of one run directory, saved in the background.
 
-    In a multi-process run all processes call every method. What a full disk does to a
-    save is returned as messages and never ends a training: complete checkpoints stay,
-    and the caller saves again later.
+    In a multi-process run all processes call every method. A full disk during a save
+    does not end the run: the methods return messages, complete checkpoints stay, and
+    the caller retries later.
 
     Args:
         run_dir: the run's directory.
-        retention: which checkpoints stay.
-        provenance: what the run was made from; saved with each checkpoint.
+        retention: rules for the checkpoints that stay.
+        provenance: configuration, frozen models and versions, saved with each
+            checkpoint.
     """
 
     def __init__(
@@ -75,20 +76,21 @@ class Checkpoints:
     def save(
         self, arrays: Arrays, position: Position, metrics: Mapping[str, Any]
     ) -> list[str]:
-        """Begin to save; returns before the checkpoint is written.
+        """Start a save, which is completed in the background.
 
         Args:
             arrays: {"params": tree, "optimizer": tree}.
-            position: after optimizer step `position.step`.
-            metrics: of that step.
+            position: position after optimizer step `position.step`.
+            metrics: metrics of that step.
 
         Returns:
-            Messages about saves that ran out of space: this one or the one before.
+            Messages about saves that ran out of space: this one or the previous one.
         """
         messages = self.wait()
         self._saving = position.step, _num_bytes(arrays)
         if processes.is_multiprocess():
-            # If one process ran out of space in the middle, the others would wait.
+            # A process that runs out of space during a save would leave the others
+            # waiting.
             step, required = self._saving
             full = disk_full.free_bytes(self._folder) < required
             reason = self._warning(step, required) if full else ""
@@ -104,16 +106,14 @@ class Checkpoints:
         metrics: Mapping[str, Any],
         report: Callable[[str], None],
     ) -> None:
-        """Save and wait until it is written; on a full disk, retry for some minutes.
+        """Save and wait for completion; on a full disk, retry for 5 minutes.
 
         Args:
-            arrays: as for `save`.
-            position: as for `save`.
-            metrics: as for `save`.
+            arrays, position, metrics: as in `save`.
             report: called with each message.
 
         Raises:
-            OSError: the disk was full until the end.
+            OSError: the disk is still full after `disk_full.LAST_SAVE_SECONDS`.
         """
         deadline = time.monotonic() + disk_full.LAST_SAVE_SECONDS
         while True:
@@ -121,14 +121,14 @@ class Checkpoints:
                 report(message)
             if self.latest == position.step:
                 return
-            # By the clock of the primary process.
+            # All processes follow the clock of the primary one.
             expired = processes.gather_text(str(time.monotonic() > deadline))[0]
             if expired == str(True):
                 raise OSError(
                     f"the last checkpoint, of step {position.step}, was not saved: the "
                     f"disk was still full after {disk_full.LAST_SAVE_SECONDS} s. The "
                     f"previous checkpoint ({self.latest}) is intact and nothing was "
-                    "deleted. Free some space, and rerun the same command to resume"
+                    "deleted. Free space and rerun the same command to resume"
                 )
             time.sleep(disk_full.LAST_SAVE_INTERVAL)
 
@@ -137,7 +137,7 @@ class Checkpoints:
         return self._unless_full(self._manager.check_for_errors)
 
     def wait(self) -> list[str]:
-        """Wait for the save under way; messages as `save` returns them."""
+        """Wait for the save under way; returns messages as `save`."""
         return self._unless_full(self._manager.wait_until_finished)
 
     def _begin(
@@ -158,14 +158,14 @@ class Checkpoints:
         )
 
     def _unless_full(self, action: Callable[[], Any]) -> list[str]:
-        """The message about a full disk, if the action meets one."""
+        """Call `action`; a full disk results in a message instead of an error."""
         try:
             action()
         except Exception as error:
             if not disk_full.lacks_space(error):
                 raise
-            # The half-written checkpoint holds the space that is lacking. The manager
-            # counts it among its checkpoints; a new one lists those that are complete.
+            # The half-written checkpoint occupies the missing space. This manager lists
+            # it as a checkpoint; a new one lists complete checkpoints only.
             with contextlib.suppress(Exception):
                 self._manager.close()
             for path in self._folder.glob("*.orbax-checkpoint-tmp*"):
@@ -180,19 +180,20 @@ class Checkpoints:
     def restore(
         self, like: Mapping[str, Any], expected: Position
     ) -> tuple[Arrays, int]:
-        """Restore the newest checkpoint that is intact.
+        """Restore the newest intact checkpoint.
 
-        Newer damaged ones are reported and moved to a folder of their own, since the
-        run will save their steps again. In a multi-process run, if one process cannot
-        read its part of a checkpoint, all use the one before.
+        Newer damaged ones are reported and moved to `run_dir.damaged_checkpoints`,
+        since the run will save their steps again. In a multi-process run, if one
+        process cannot read its part of a checkpoint, all use the previous one.
 
         Args:
             like: {"params": tree, "optimizer": tree} of arrays or ShapeDtypeStructs
                 with the shardings to restore to.
-            expected: the position; all but its step must be that of the checkpoint.
+            expected: the run's position; every field but `step` must equal the
+                checkpoint's.
 
         Returns:
-            The arrays and the step.
+            (arrays, step).
 
         Raises:
             ValueError: the data, its order or a frozen model has changed, or no
@@ -206,7 +207,7 @@ class Checkpoints:
                 self._check_same_run(step, metadata, expected)
                 arrays, reason = attempt(partial(reader.arrays, step, like))
             if not reason:
-                # All processes compute the checksums: each must have its part by now.
+                # Collective: every process must have restored its part.
                 saved = metadata["position"][CHECKSUMS]
                 _, reason = attempt(partial(verify, arrays, saved))
             if reason:
@@ -219,13 +220,13 @@ class Checkpoints:
         raise ValueError(
             f"no checkpoint in {self._folder} can be restored:\n  "
             + "\n  ".join(f"{step}: {reason}" for step, reason in damaged.items())
-            + "\nNothing was deleted. Bring the files back, or choose another run_dir"
+            + "\nNothing was deleted. Restore the files, or choose another run_dir"
         )
 
     def _check_same_run(
         self, step: int, metadata: Mapping[str, Any], expected: Position
     ) -> None:
-        """ValueError if the checkpoint is of other data or beside other models."""
+        """Raise ValueError if the checkpoint has other data or other frozen models."""
         differences = expected.differences(metadata["position"])
         if differences:
             raise ValueError(
@@ -237,7 +238,7 @@ class Checkpoints:
         if refusals:
             raise ValueError(
                 f"checkpoint {step} in {self._folder} was trained with other frozen "
-                f"models: {'; '.join(refusals)}. Bring back the original models (the "
+                f"models: {'; '.join(refusals)}. Restore the original models (the "
                 "checkpoint's folder provenance has the configuration), or choose "
                 "another run_dir"
             )
@@ -261,5 +262,5 @@ class Checkpoints:
 
 
 def _num_bytes(tree: Any) -> int:
-    """Bytes of a tree of arrays, over all devices."""
+    """Bytes of a tree of arrays, unsharded."""
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

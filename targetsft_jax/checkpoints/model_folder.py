@@ -1,4 +1,4 @@
-"""The model folder of a run: config, tokenizer and card that its checkpoints lack."""
+"""Config, tokenizer and model card of a run: the folder RUN/model."""
 
 import json
 import shutil
@@ -20,12 +20,12 @@ from targetsft_jax.storage.run_dir import RunDir
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """Rank, alpha, targets and base that make a checkpoint of adapters a model.
+    """LoRA hyper-parameters and base model of a checkpoint of adapters.
 
     Attributes:
         lora: rank, alpha and targets.
-        base: folder, run or hub id of the model that the adapters were trained over.
-        dtype: name of the dtype of the base during training.
+        base: folder, run or hub id of the base model.
+        dtype: name of the base's dtype during training.
     """
 
     lora: Lora
@@ -33,11 +33,11 @@ class AdapterInfo:
     dtype: str
 
     def merged(self, adapters: dict[str, Any], base: str | None = None) -> Any:
-        """The base with these adapters merged, one layer at a time.
+        """Merge adapters into their base, one layer at a time.
 
         Args:
             adapters: the tree of `init_adapters`.
-            base: where the base is now, if it was moved.
+            base: path of the base, if it was moved.
         """
         params = open_model(base or self.base).params()
         return lora.merged(params, adapters, self.lora, self.dtype)
@@ -52,14 +52,14 @@ def write_model_folder(
     template: str | None = None,
     stops: Sequence[int] = (),
 ) -> None:
-    """Write RUN/model atomically; the primary process does.
+    """Write RUN/model atomically, in the primary process alone.
 
     Args:
         run_dir: the run's directory.
-        source: the student's folder, whose config and tokenizer are copied.
+        source: the student's folder; its config and tokenizer are copied.
         card: text of the model card.
-        adapters: of a run that trains adapters.
-        template: the trained chat template, if it is not the student's.
+        adapters: set for a run that trains adapters.
+        template: chat template of the training, if it is not the student's.
         stops: token ids that end a response.
     """
     if not processes.is_primary():
@@ -81,10 +81,10 @@ def write_model_folder(
 
 
 def read_adapters(run_dir: RunDir) -> AdapterInfo | None:
-    """The adapters that a run trains; None if it trains all parameters.
+    """Read the LoRA settings of a run; None if it trains all parameters.
 
     Raises:
-        ValueError: a field of the file is missing.
+        ValueError: a field is missing in RUN/model/adapters.json.
     """
     path = run_dir.adapters
     if not path.is_file():

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model on disk; no tensor of it has been read.
+    """A model on disk: its config, but none of its tensors, is in memory.
 
     Attributes:
-        path: as it was specified.
-        folder: where its config and tokenizer are.
+        path: the requested path.
+        folder: folder of its config and tokenizer.
         config: its architecture.
-        checkpoint: of a run of this package, in place of the folder's weights.
+        checkpoint: checkpoint with its weights; None: the weights are in `folder`.
     """
 
     path: str
@@ -45,15 +45,15 @@ class StoredModel:
 
     @property
     def source(self) -> Path:
-        """The folder of its weights."""
+        """Folder of its weights."""
         return self.folder if self.checkpoint is None else self.checkpoint.folder
 
     def load(self, mesh: Mesh, dtype: Any) -> dict[str, Any]:
-        """The parameters on a mesh, read from disk straight into their shards.
+        """Load the parameters onto a mesh, from disk directly into their shards.
 
         Args:
             mesh: the device mesh.
-            dtype: of every parameter.
+            dtype: dtype of every parameter.
         """
         shapes = decoder.abstract_params(self.config, dtype)
         axes = decoder.logical_axes(self.config)
@@ -69,32 +69,32 @@ class StoredModel:
         return self.checkpoint.load(jax.tree.map(sharded, shapes, shardings))
 
     def params(self) -> dict[str, Any]:
-        """The tree of `init_params`; its leaves are read one layer at a time.
+        """Open the parameters for reading one layer at a time.
 
         Returns:
-            A `models.layer_leaf.LayerLeaf` for each parameter, in its stored dtype.
+            The tree of `init_params` with `models.layer_leaf.LayerLeaf` leaves, in
+            their stored dtypes.
         """
         if self.checkpoint is None:
             return mapped_params(self.folder, self.config)
         return self.checkpoint.params()
 
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """Its tokenizer."""
+        """Load its tokenizer."""
         return load_tokenizer(self.folder)
 
 
 def open_model(path: str | Path, *, weights: bool = True) -> StoredModel:
-    """Find a model and read its architecture. The one place that interprets a path.
+    """Resolve the path of a model and read its config; all commands use this function.
 
     Args:
         path: a hub id, a Hugging Face folder, a run directory (its newest checkpoint)
             or one of its checkpoints, `RUN/checkpoints/STEP`.
-        weights: whether the weights of a hub id are downloaded too.
+        weights: also download the weights of a hub id.
 
     Raises:
-        FileNotFoundError: there is no such model, or no config.json.
-        ValueError: its config describes an unsupported model, or the checkpoint holds
-            adapters alone.
+        FileNotFoundError: no such model, or no config.json.
+        ValueError: an unsupported model, or a checkpoint of adapters alone.
     """
     folder = resolve(path, weights=weights)
     checkpoint = None
@@ -112,17 +112,17 @@ def open_model(path: str | Path, *, weights: bool = True) -> StoredModel:
 
 
 def open_tokenizer(path: str | Path | None) -> "PreTrainedTokenizerBase":
-    """A model's tokenizer; without a path, the one of models that are built."""
+    """Load a model's tokenizer; without a path, the built-in byte tokenizer."""
     if path is None:
         return byte_tokenizer()
     return open_model(path, weights=False).tokenizer()
 
 
 def shared_tokenizer(models: Mapping[str, StoredModel]) -> "PreTrainedTokenizerBase":
-    """The student's tokenizer, after a check that all models share it.
+    """Load the student's tokenizer and check that all models share it.
 
     Args:
-        models: by role; "student" is one of them.
+        models: role -> model, "student" among them.
 
     Raises:
         ValueError: a tokenizer differs (the first differing entries are listed), or

@@ -7,13 +7,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Position:
-    """Position in the data; the batches that follow are a function of it.
+    """Position in the data, which determines all batches that follow.
 
     Attributes:
         step: the next optimizer step.
-        seed: of the order of batches.
+        seed: seed of the row order.
         batch_size: rows per optimizer step.
-        fingerprint: of the packed rows.
+        fingerprint: SHA-256 of the packed rows.
     """
 
     step: int
@@ -22,7 +22,7 @@ class Position:
     fingerprint: str
 
     def differences(self, saved: Mapping[str, Any]) -> list[str]:
-        """Differences of a checkpoint's position, in everything but its step."""
+        """Fields other than `step` in which a checkpoint's position differs."""
         return [
             f"{key} was {saved.get(key)!r} and is {value!r}"
             for key, value in vars(self).items()

@@ -14,7 +14,7 @@ PACKAGES = ("targetsft-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that determine a training's numbers."""
+    """Versions of Python and of the packages that affect the numbers of a training."""
     installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -27,8 +27,8 @@ def versions() -> dict[str, str]:
 def identity(params: Any) -> str:
     """Hash of a model's parameters, 16 hex digits.
 
-    It is computed from the arrays on the devices, so that a file that was replaced
-    under the same name is another model. It depends on the dtype, not on the mesh.
+    It is computed from the arrays on the devices, so that it changes if a file is
+    replaced under the same name. It depends on the dtype, not on the mesh.
     """
     text = json.dumps(array_checksums(params), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -36,7 +36,7 @@ def identity(params: Any) -> str:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Origin of a checkpoint.
+    """Inputs of a run other than its data.
 
     Attributes:
         config: the configuration of the run.
@@ -49,7 +49,7 @@ class Provenance:
     versions: Mapping[str, str] = field(default_factory=versions)
 
     def refusals(self, saved: Mapping[str, Any]) -> list[str]:
-        """Differences for which a checkpoint of provenance `saved` is refused."""
+        """Differences from `saved` for which its checkpoint is refused."""
         before = saved.get("frozen", {})
         return [
             f"the frozen {role} has other weights: they were {before[role]} and are "
@@ -59,7 +59,7 @@ class Provenance:
         ]
 
     def notes(self, saved: Mapping[str, Any]) -> list[str]:
-        """Differences that are allowed: they change numbers by rounding at most."""
+        """Differences from `saved` that are allowed: losses may change by rounding."""
         before = saved.get("versions", {})
         return [
             f"{name} was {before[name]} and is {current}"

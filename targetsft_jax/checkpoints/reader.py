@@ -28,15 +28,18 @@ class StoredCheckpoint:
         return self.run_dir.checkpoints / str(self.step)
 
     def params(self) -> dict[str, Any]:
-        """The tree of `init_params`; its leaves are read one layer at a time.
+        """Open the parameters for reading one layer at a time.
+
+        Returns:
+            The tree of `init_params` with `StoredLeaf` leaves.
 
         Raises:
-            ValueError: it holds no readable parameters.
+            ValueError: no readable parameters.
         """
         return open_params(self.folder / "params")
 
     def load(self, abstract: Any) -> Any:
-        """The parameters on devices; each process reads its shards.
+        """Restore the parameters onto devices; each process reads its shards.
 
         Args:
             abstract: the tree of `init_params` as ShapeDtypeStructs with shardings.
@@ -48,15 +51,15 @@ class StoredCheckpoint:
 
 
 def find_checkpoint(path: str | Path, step: int | None = None) -> StoredCheckpoint:
-    """The checkpoint that a path names.
+    """Find the checkpoint at a path.
 
     Args:
-        path: a run directory, for its newest checkpoint or that of `step`; or one of
-            its checkpoints, `RUN/checkpoints/STEP`.
-        step: a checkpoint of the run directory.
+        path: a run directory (its newest checkpoint, or that of `step`), or one of its
+            checkpoints, `RUN/checkpoints/STEP`.
+        step: step of the checkpoint; only with a run directory.
 
     Raises:
-        FileNotFoundError: the path is neither, or there is no such complete checkpoint.
+        FileNotFoundError: the path is neither, or has no such complete checkpoint.
         ValueError: both a checkpoint and a step are specified.
     """
     folder = Path(path).expanduser().absolute()
@@ -84,7 +87,7 @@ def find_checkpoint(path: str | Path, step: int | None = None) -> StoredCheckpoi
 
 
 def is_run_path(path: Path) -> bool:
-    """True if a path names a checkpoint of this package, not a Hugging Face folder."""
+    """True for a run directory or checkpoint, False for a Hugging Face folder."""
     if _is_checkpoint(path.absolute()):
         return True
     return not (path / "config.json").exists() and bool(checkpoint_steps(RunDir(path)))
@@ -92,7 +95,7 @@ def is_run_path(path: Path) -> bool:
 
 def checkpoint_steps(run_dir: RunDir) -> list[int]:
     """Steps of a run's complete checkpoints, in order; empty for any other folder."""
-    # A checkpoint that is being written has another name until it is complete.
+    # A checkpoint has a temporary name until it is complete.
     paths = run_dir.checkpoints.glob("*/params/_METADATA")
     names = (path.parents[1].name for path in paths)
     return sorted(int(name) for name in names if name.isdecimal())

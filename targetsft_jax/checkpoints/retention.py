@@ -1,4 +1,4 @@
-"""Retention of checkpoints: which ones stay; and the timer between saves."""
+"""Retention rules for checkpoints, and the timer between saves."""
 
 import math
 import time
@@ -13,12 +13,12 @@ from targetsft_jax.config.schema import VALIDATION_PREFIX
 
 @dataclass(frozen=True)
 class Retention:
-    """Rules for which checkpoints stay; one stays if any rule names it.
+    """Retention rules: a checkpoint stays if any rule selects it.
 
     Attributes:
-        newest: number of newest checkpoints that stay.
-        every: checkpoints of steps that are a multiple of it stay.
-        best: name of a metric; the checkpoint where it was lowest stays.
+        newest: number of newest checkpoints to retain.
+        every: retain steps that are a multiple of this.
+        best: name of a metric; retain the checkpoint with its lowest value.
     """
 
     newest: int = 2
@@ -40,7 +40,7 @@ class Retention:
                     keep_checkpoints_without_metrics=False,
                 )
             )
-            # Without it Orbax stores no metrics.
+            # Orbax stores no metrics without these options.
             best_options = {
                 "best_fn": lambda metrics: metrics["value"],
                 "best_mode": "min",
@@ -49,12 +49,12 @@ class Retention:
         return {"preservation_policy": any_of, **best_options}
 
     def judged(self, metrics: Mapping[str, Any]) -> dict[str, float] | None:
-        """The metric of `best` as Orbax stores it; None if the step has no such value.
+        """Metric `best` in Orbax's form; None if the step has no finite value of it.
 
-        Metrics of held-out data are not measured in every step.
+        Validation metrics are not measured at every step.
 
         Raises:
-            ValueError: steps have no metric of this name.
+            ValueError: no metric of this name.
         """
         if self.best is None:
             return None
@@ -73,7 +73,7 @@ class SaveTimer:
     """Timer of the interval between saves.
 
     Args:
-        minutes: between saves; None: never.
+        minutes: interval between saves; None: never due.
         clock: a monotonic clock, in seconds.
     """
 
@@ -86,7 +86,7 @@ class SaveTimer:
         self._retry_at = math.inf
 
     def due(self) -> bool:
-        """True if the interval has elapsed; if so, it starts again."""
+        """True if the interval has elapsed, which then restarts."""
         now = self._clock()
         if now - self._since < self._seconds and now < self._retry_at:
             return False
@@ -94,9 +94,9 @@ class SaveTimer:
         return True
 
     def restart(self) -> None:
-        """Start the interval again, at a save for any other reason."""
+        """Restart the interval, after a save for another reason."""
         self._since, self._retry_at = self._clock(), math.inf
 
     def again(self, seconds: float) -> None:
-        """Make it due after so many seconds at the latest, since a save has failed."""
+        """Make a save due within `seconds`, after a failed one."""
         self._retry_at = self._clock() + seconds

@@ -1,4 +1,4 @@
-"""Read a training state and verify it by checksums, in agreement of all processes."""
+"""Read a training state and verify its checksums, in agreement of all processes."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,33 +14,32 @@ from targetsft_jax.parallel import processes
 _T = TypeVar("_T")
 
 ITEMS = ("params", "optimizer", "position", "provenance")
-"""The parts of a checkpoint: arrays in the first two, JSON in the others."""
+"""Items of a checkpoint: arrays in the first two, JSON in the others."""
 
 CHECKSUMS = "arrays"
 """The field of `position` that holds the checksum of every array."""
 
 
 class StateReader:
-    """Reads the checkpoints of a folder on behalf of this process alone.
+    """Reads checkpoints in this process alone, without Orbax's barriers.
 
-    Orbax's own readers wait for each other: a process whose part is damaged would leave
-    the others waiting.
+    With them, a process whose part is damaged would leave the others waiting.
 
     Args:
-        folder: the folder of the checkpoints.
+        folder: folder of the checkpoints.
     """
 
     def __init__(self, folder: Path):
         self._folder = folder
 
     def metadata(self, step: int) -> dict[str, dict[str, Any]]:
-        """`position` and `provenance` of a checkpoint.
+        """Read `position` and `provenance` of a checkpoint.
 
         Raises:
             ValueError: a field of the position is missing.
         """
         names = ["position"]
-        # Version 0.1.0 wrote no provenance.
+        # Checkpoints of version 0.1.0 have no provenance.
         if (self._folder / str(step) / "provenance").exists():
             names.append("provenance")
         items = {name: ocp.args.JsonRestore() for name in names}
@@ -54,10 +53,10 @@ class StateReader:
         return metadata
 
     def arrays(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
-        """`params` and `optimizer` of a checkpoint.
+        """Read `params` and `optimizer` of a checkpoint.
 
         Args:
-            step: of the checkpoint.
+            step: step of the checkpoint.
             like: arrays or ShapeDtypeStructs with the shardings to restore to.
         """
         items = {
@@ -83,10 +82,10 @@ class StateReader:
 
 
 def verify(arrays: Any, saved: Mapping[str, int]) -> None:
-    """Compare restored arrays with the checksums that were saved beside them.
+    """Compare restored arrays with their saved checksums.
 
     Raises:
-        ValueError: naming arrays that differ.
+        ValueError: some arrays differ; names up to three.
     """
     changed = sorted(
         key
@@ -101,11 +100,11 @@ def verify(arrays: Any, saved: Mapping[str, int]) -> None:
 
 
 def attempt(read: Callable[[], _T]) -> tuple[_T, str]:
-    """Read something in every process; all must call it.
+    """Call `read` and share failures among processes; all processes must call this.
 
     Returns:
-        The result, and the reason why a process failed. Without a reason all have
-        succeeded; with one the result is of no use.
+        (result, reason). An empty reason means that all processes succeeded; otherwise
+        it is the first failure, and the result must not be used.
     """
     result: Any = None
     reason = ""

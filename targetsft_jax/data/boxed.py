@@ -1,4 +1,4 @@
-r"""Find the last `\boxed{…}` of a text, with balanced braces."""
+r"""Find the last `\boxed{…}` with balanced braces in a text."""
 
 import re
 from dataclasses import dataclass
@@ -9,31 +9,33 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 @dataclass(frozen=True)
 class Boxed:
-    """Content of a box, and the position of its command in the text."""
+    r"""A `\boxed{…}` in a text."""
 
     content: str
+    """Text between the braces."""
     start: int
+    r"""Index of `\boxed` in the text."""
 
 
 def last_boxed(text: str, *, unbraced: bool = False) -> Boxed | None:
-    r"""The last box whose braces close, or None.
+    r"""Find the last box with balanced braces; None if there is none.
 
     Escaped braces (`\{`) do not count.
 
     Args:
         text: a solution or a response.
-        unbraced: also accept TeX's form without braces, `\boxed 2`: one word without
-            the punctuation behind it.
+        unbraced: also accept TeX's form without braces, `\boxed 2`: one word,
+            without trailing punctuation.
     """
     start = text.rfind(_BOXED)
     while start >= 0:
         opening = start + len(_BOXED)
-        following = text[opening : opening + 1]
-        if unbraced and following == " ":
+        next_character = text[opening : opening + 1]
+        if unbraced and next_character == " ":
             words = text[opening:].split(maxsplit=1)
             if words:
                 return Boxed(words[0].rstrip(".,$"), start)
-        if following == "{":
+        if next_character == "{":
             depth = 0
             for match in _BRACE.finditer(text, opening):
                 depth += {"{": 1, "}": -1}.get(match.group(), 0)

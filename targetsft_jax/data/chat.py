@@ -1,11 +1,11 @@
-"""Chat templates applied: a conversation as tokens, with a proved loss mask.
+"""Tokenize conversations by a chat template, with a verified loss mask.
 
-The assistant's content and the token that ends the turn are trained, nothing else.
-A template that marks them with `{% generation %}` is taken at its word. Without marks
-the position of each turn is proved on the rendered text: the rendering up to the turn
-must be a prefix of the rendering with the turn, and that one of the complete rendering.
-A template that rewrites earlier turns fails the proof and is refused; a mask guessed
-from it would be wrong without a sign.
+The assistant's content and the end-of-turn token are trained, nothing else. If the
+template marks them with `{% generation %}`, its marks are the mask. Otherwise each turn
+is located by the prefix property: the text rendered up to the turn must be a prefix of
+the text rendered with the turn, which must be a prefix of the complete text. A template
+that rewrites earlier turns violates it and is refused, since a guessed mask would be
+silently wrong.
 """
 
 import functools
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-# Records that are tokenized at a time.
+# Records per tokenizer call, which uses all cores.
 _BATCH = 1024
 
 # Half-open intervals of characters.
@@ -40,11 +40,11 @@ class Example:
     loss_mask: np.ndarray
     """[n] bool: the token is trained."""
     columns: dict[str, np.ndarray] = field(default_factory=dict)
-    """[n] float32 each; 0 where loss_mask is False."""
+    """Per-token inputs by name, [n] float32 each; 0 where loss_mask is False."""
     origin: str = ""
-    """The record: `file:line`, or the coordinates of a generated one."""
+    """`file:line` of the record, or `kind:split:seed:index` of a generated one."""
     source: int = 0
-    """Number of the source, in the order of the config."""
+    """Index of the source in the config."""
 
 
 def encode(record: Record, tokenizer: "PreTrainedTokenizerBase") -> Example:
@@ -52,9 +52,9 @@ def encode(record: Record, tokenizer: "PreTrainedTokenizerBase") -> Example:
 
     Raises:
         ValueError: the tokenizer has no chat template.
-        RowError: the template refuses the conversation or rewrites earlier turns; no
-            special token closes an assistant turn; the mask is empty; the text contains
-            a special token; a column has the wrong number of entries.
+        RowError: the template raises or rewrites earlier turns; no special token closes
+            an assistant turn; the mask is empty; the text contains a special token; a
+            column has the wrong number of entries.
     """
 
     def refuse(error: RowError) -> None:
@@ -68,16 +68,16 @@ def encode_all(
     tokenizer: "PreTrainedTokenizerBase",
     refuse: Callable[[RowError], None],
 ) -> Iterator[Example]:
-    """Tokenize records as `encode` does, many at a time on all cores.
+    """Tokenize records as `encode` does, in batches and on all cores.
 
     Args:
-        records: any number; one batch of them is in memory at a time.
+        records: a stream; one batch is in memory at a time.
         tokenizer: with the chat template.
-        refuse: receives the error of each record that cannot be used; if it returns,
-            the record is passed over.
+        refuse: called with the error of each unusable record; if it returns, the record
+            is skipped.
 
     Yields:
-        An example for each record that is not refused, in order.
+        One example per usable record, in order.
     """
     template = _Template.of(tokenizer)
     remaining = iter(records)
@@ -114,16 +114,16 @@ def encode_all(
 def encode_prompt(
     messages: list[dict[str, str]], tokenizer: "PreTrainedTokenizerBase"
 ) -> np.ndarray:
-    """Tokens of a conversation with the header of the assistant's turn: [n] int32."""
+    """Tokenize a prompt up to and including the assistant's header: [n] int32."""
     text, _ = _Template.of(tokenizer).render(messages, "prompt", prompt=True)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return np.asarray(ids, np.int32)
 
 
 def stop_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Ids at which generation stops: the token that closes a trained turn, and eos.
+    """Token ids that stop generation: the end-of-turn token of the template, and eos.
 
-    The eos token of a base model may differ from the end of turn of its chat template.
+    The two may differ for a base model.
     """
     messages = [
         {"role": "user", "content": "1+1=?"},
@@ -145,20 +145,20 @@ def marks_assistant(tokenizer: "PreTrainedTokenizerBase") -> bool:
     if not tokenizer.chat_template:
         raise ValueError(
             f"the tokenizer {tokenizer.name_or_path!r} has no chat template;"
-            " set data.chat_template, or put a chat_template.jinja beside its"
-            " tokenizer.json"
+            " set data.chat_template, or add a chat_template.jinja to its"
+            " folder"
         )
     return _has_generation_block(tokenizer.get_chat_template())
 
 
 def show(example: Example, tokenizer: "PreTrainedTokenizerBase") -> str:
-    """The example as text, with trained tokens between ⟦ and ⟧."""
+    """Decode an example, with trained tokens between ⟦ and ⟧."""
     starts = np.flatnonzero(np.diff(example.loss_mask, prepend=False))
     pieces = []
     for ids in np.split(example.tokens, starts):
         text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         pieces.append(str(text))
-    # The pieces alternate, and the first one (perhaps empty) is not trained.
+    # Untrained and trained pieces alternate; the first is untrained, perhaps empty.
     marks = (("", ""), ("⟦", "⟧"))
     return "".join(
         marks[i % 2][0] + piece + marks[i % 2][1] for i, piece in enumerate(pieces)
@@ -199,7 +199,7 @@ class _Template:
     def render(
         self, messages: list[dict[str, str]], origin: str, *, prompt: bool = False
     ) -> tuple[str, Spans]:
-        """The text, and the spans of it that the template marks."""
+        """Render messages as text, with the spans inside `{% generation %}` marks."""
         from jinja2 import TemplateError
         from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -220,7 +220,7 @@ class _Template:
         return texts[0], spans[0] if self.marked else []
 
     def locate(self, record: Record) -> tuple[str, Spans]:
-        """The text, and the spans of the assistant's turns in it."""
+        """Render a record as text, with the spans of the assistant's turns."""
         messages, origin = record.messages, record.origin
         text, spans = self.render(messages, origin)
         if self.marked:
@@ -240,14 +240,15 @@ class _Template:
     def close_turns(
         self, tokens: np.ndarray, mask: np.ndarray, record: Record
     ) -> np.ndarray:
-        """The mask with every trained run ending in the token that ends the turn.
+        """Align the end of each trained run with the end-of-turn token.
 
-        A run that stops before that token is extended by it; white space that a
-        template writes behind it is left out, since the model has stopped by then.
+        A run that stops before the token is extended by it; white space after the token
+        is excluded, since generation has stopped by then.
 
         Raises:
-            RowError: nothing is trained; there are fewer runs than assistant turns; a
-                turn ends without a special token, so that nothing would teach to stop.
+            RowError: no token is trained; the number of runs is not that of assistant
+                turns; no special token closes a turn, so the model would not learn to
+                stop.
         """
         special = np.isin(tokens, self.special)
         mask = mask.copy()
@@ -256,20 +257,20 @@ class _Template:
         if len(runs) == 0:
             raise RowError(
                 record.origin,
-                "no token is trained: the chat template marks nothing as the"
-                " assistant's",
+                "no token is trained: the chat template marks no assistant text",
             )
         if len(runs) != turns:
             raise RowError(
                 record.origin,
                 f"{len(runs)} runs of tokens are trained for {turns} assistant turns;"
-                " check the {% generation %} marks of the chat template",
+                " expected one per turn: check the {% generation %} marks of the chat"
+                " template",
             )
         for start, end in runs:
             inside = start + np.flatnonzero(special[start:end])
             close = inside[-1] if len(inside) else end
-            behind = tokens[close + 1 : end]
-            if close < end and not str(self.tokenizer.decode(behind)).strip():
+            trailing = tokens[close + 1 : end]
+            if close < end and not str(self.tokenizer.decode(trailing)).strip():
                 mask[close + 1 : end] = False
             elif end < len(tokens) and special[end]:
                 mask[end] = True
@@ -290,30 +291,30 @@ def _has_generation_block(template: str) -> bool:
 
 
 def _overlaps(offsets: np.ndarray, spans: Spans) -> np.ndarray:
-    """Mask [n] of the tokens with a character in a span, by their offsets [n, 2]."""
+    """Mask [n] bool of the tokens, offsets [n, 2], that overlap a span."""
     offsets = offsets.reshape(-1, 2)
     mask = np.zeros(len(offsets), bool)
     for start, end in spans:
-        # A token that joins the template's last character with the turn's first one is
-        # trained: leaving it out would lose the beginning of the turn.
+        # A token that merges the end of the header with the start of the turn is
+        # trained: excluding it would lose the start of the turn.
         mask |= (offsets[:, 1] > start) & (offsets[:, 0] < end)
     return mask
 
 
 def _prefix_problem(turn: int, shorter: str, longer: str) -> str:
-    same = next((i for i, (a, b) in enumerate(zip(shorter, longer)) if a != b), None)
-    same = min(len(shorter), len(longer)) if same is None else same
-    a, b = shorter[same : same + 40], longer[same : same + 40]
+    first = next((i for i, (a, b) in enumerate(zip(shorter, longer)) if a != b), None)
+    first = min(len(shorter), len(longer)) if first is None else first
+    a, b = shorter[first : first + 40], longer[first : first + 40]
     return (
         f"the chat template has no {{% generation %}} marks and renders turn {turn}"
-        f" differently when more follows: {a!r} becomes {b!r}. The assistant's tokens"
-        " cannot be proved; set data.chat_template to one that has the marks, or train"
-        " on single-turn conversations"
+        f" differently when more turns follow: {a!r} becomes {b!r}. The assistant's"
+        " tokens cannot be located; set data.chat_template to one that has the marks,"
+        " or train on single-turn conversations"
     )
 
 
 def _runs(mask: np.ndarray) -> np.ndarray:
-    """Start and end of each run of True: [runs, 2]."""
+    """Start and end (exclusive) of each run of True: [runs, 2]."""
     padded = np.concatenate([[False], mask, [False]])
     return np.flatnonzero(padded[1:] != padded[:-1]).reshape(-1, 2)
 
@@ -326,7 +327,7 @@ def _columns(record: Record, mask: np.ndarray) -> dict[str, np.ndarray]:
             raise RowError(
                 record.origin,
                 f"{name} has {len(value)} entries; expected {trained}, one per trained"
-                " token (the end of each assistant turn is one)",
+                " token (including the end of each assistant turn)",
             )
         column = np.zeros(len(mask), np.float32)
         column[mask] = value

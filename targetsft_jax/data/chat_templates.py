@@ -1,4 +1,4 @@
-"""Chat templates by name or from a file, replacing the tokenizer's."""
+"""Replace a tokenizer's chat template by a named one or a file."""
 
 import copy
 import re
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 _FOLDER = Path(__file__).parent / "templates"
 
-# Control tokens as the named templates write them.
+# Control tokens in the named templates.
 _CONTROL = re.compile(r"<[|｜][^|｜<>]+[|｜]>")
 
 
 def names() -> list[str]:
-    """Names of the templates in the folder `templates`, `NAME.jinja` each."""
+    """Names of the built-in templates, `templates/NAME.jinja`."""
     return sorted(path.stem for path in _FOLDER.glob("*.jinja"))
 
 
@@ -27,7 +27,7 @@ def with_template(
     template: str | None,
     key: str = "data.chat_template",
 ) -> "PreTrainedTokenizerBase":
-    """A copy of the tokenizer with another chat template.
+    """Copy a tokenizer with another chat template.
 
     Args:
         tokenizer: not changed.
@@ -36,11 +36,11 @@ def with_template(
         key: the configuration key, for error messages.
 
     Returns:
-        The copy; the tokenizer itself if it has this template already.
+        The copy; the tokenizer itself if it already has this template.
 
     Raises:
-        ValueError: no such template; the tokenizer lacks a special token that a named
-            one writes; no special token closes its assistant turns.
+        ValueError: no such template; the tokenizer lacks a special token of a named
+            template; no special token closes the assistant turns.
     """
     if template is None:
         return tokenizer
@@ -52,7 +52,7 @@ def with_template(
         missing = sorted(set(_CONTROL.findall(text)) - special)
         if missing:
             raise ValueError(
-                f"{key} is {template!r}, which writes {', '.join(missing)}, and the"
+                f"{key} is {template!r}, which writes {', '.join(missing)}, but the"
                 f" tokenizer {tokenizer.name_or_path!r} has no such special tokens;"
                 " expected a template of the model's family, or null for the"
                 " tokenizer's template"

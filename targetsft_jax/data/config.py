@@ -28,7 +28,7 @@ ON_BAD_ROW = ("error", "skip")
 
 
 def _is_template(text: str) -> bool:
-    """True for the name of a field, and for a template of text and {NAME} holes."""
+    """True for a field name, and for a template of text and {NAME} holes."""
     try:
         holes = list(string.Formatter().parse(text))
     except ValueError:
@@ -49,22 +49,22 @@ def _is_kinds(weights: dict[str, float]) -> bool:
 
 _TEMPLATE = Domain(
     "the name of a field, or a template such as 'Question: {question}' whose holes are"
-    " names of fields (a literal brace is written twice)",
+    " field names (double a literal brace)",
     _is_template,
 )
 _WEIGHTS = Domain(
-    f"a weight of 0 or more for some of {', '.join(KINDS)}, one of them positive",
+    f"weights of 0 or more by kind ({', '.join(KINDS)}), at least one positive",
     _is_kinds,
 )
 
 
 @section
 class FieldMap:
-    """Map of the fields of a row to a conversation.
+    """Map from the fields of a row to a conversation.
 
-    Each value is the name of a field (`question`), of a field in a field
-    (`options.A`), or a template such as `"{CONTEXTS} Question: {QUESTION}"`. A list in
-    a hole is joined by newlines; a literal brace is written twice.
+    Each value is the name of a field (`question`) or nested field (`options.A`), or a
+    template such as `"{CONTEXTS} Question: {QUESTION}"`. A list in a hole is joined by
+    newlines; a literal brace is doubled.
     """
 
     messages: str | None = key(
@@ -89,7 +89,7 @@ class FieldMap:
 
 @section
 class SyntheticConfig:
-    """Generated problems: no file, no download, any number of them."""
+    """Generated problems, without a file or a download."""
 
     kinds: dict[str, float] = key(
         lambda: {"addition": 1.0},
@@ -97,7 +97,7 @@ class SyntheticConfig:
         _WEIGHTS,
     )
     digits: int = key(
-        3, "Digits of both numbers of an addition, 1 to 9.", between(1, 9)
+        3, "Digits of each summand of an addition, 1 to 9.", between(1, 9)
     )
     examples: int = key(4096, "Number of problems for training.", at_least(1))
     label_noise: float = key(
@@ -107,7 +107,7 @@ class SyntheticConfig:
     )
     seed: int = key(
         0,
-        "Seed of the problems; the splits have none in common under any pair of seeds.",
+        "Seed of the problems; the splits are disjoint under any pair of seeds.",
         at_least(0),
     )
     split: str = key("train", "`train` or `heldout`.", one_of(SPLITS))
@@ -147,43 +147,44 @@ class SourceConfig:
     )
     fields: FieldMap = key(
         FieldMap,
-        "Map of the fields of a row to a conversation.",
+        "Map from the fields of a row to a conversation.",
     )
     where: dict[str, Any] = key(
         dict,
         "Row filter: conditions on the text of fields, all of which must hold. Per"
         " field, a text (equal), a list (one of), or a mapping of `not`, `matches` (a"
         " regular expression), `min`, `max` (of a number), `min_chars`, `max_chars`."
-        " A null is empty text.",
+        " A null counts as empty text.",
     )
     synthetic: SyntheticConfig = key(
         SyntheticConfig, "The generated problems, for `source: synthetic`."
     )
     limit: int | None = key(
         None,
-        "Number of usable rows to read, from the beginning; null: all.",
+        "Maximum number of usable rows to read, from the beginning; null: all.",
         at_least(1),
     )
     weight: float | None = key(
         None,
-        "In a mixture: share of the source in the tokens of a step, relative to the"
-        " others; null in all of them: every row once per epoch.",
+        "Weight of the source in a mixture: its relative share of the tokens per step;"
+        " null for all sources: every row once per epoch.",
         more_than(0),
     )
 
 
 @section
 class DataConfig(SourceConfig):
-    """Sources of examples, and how they become rows of tokens."""
+    """Sources of examples, tokenization and packing into rows."""
 
     mixture: list[SourceConfig] = key(
-        list, "Several sources in place of the one above, each with its keys and name."
+        list,
+        "Several sources instead of one, each with the keys of a source and a name.",
     )
     chat_template: str | None = key(
         None,
-        "Replaces the tokenizer's chat template: a name (`qwen_boxed`, … in"
+        "Chat template in place of the tokenizer's: a name (`qwen_boxed`, … in"
         " docs/data.md) or a path that ends in .jinja. Evaluation prompts use it too"
-        " unless `evaluation.data` names another; the export contains it.",
+        " unless `evaluation.data` sets another; the export contains it.",
     )
     thinking: str = key(
         "keep",
@@ -202,12 +203,12 @@ class DataConfig(SourceConfig):
     )
     on_bad_row: str = key(
         "error",
-        "Rows that cannot be used: `error` stops, `skip` counts and lists them.",
+        "Unusable rows: `error` ends the run, `skip` counts and lists them.",
         one_of(ON_BAD_ROW),
     )
     packing: bool = key(
         True,
-        "Pack several examples per row (attention respects segment ids), or one.",
+        "Pack several examples per row (attention respects segment ids); false: one.",
     )
     cache: bool = key(
         True,
@@ -223,7 +224,7 @@ class DataConfig(SourceConfig):
 
 
 def sources(config: DataConfig) -> list[SourceConfig]:
-    """The sources of the mixture, or the only one."""
+    """Sources of the mixture, or the only one."""
     return list(config.mixture) or [config]
 
 
@@ -245,7 +246,7 @@ def paths(config: SourceConfig) -> list[str]:
 
 
 def validate(config: DataConfig, path: str = "data") -> None:
-    """Refuse a data section by the first key that is at fault; opens no file.
+    """Check a data section without opening a file; raise on the first invalid key.
 
     Args:
         config: the section.
@@ -261,7 +262,7 @@ def validate(config: DataConfig, path: str = "data") -> None:
 
 
 def contradictions(config: DataConfig, path: str = "data") -> Iterator[str]:
-    """Sentences that refuse combinations of keys; each key alone lies in its domain."""
+    """Errors about combinations of keys that are each valid alone."""
     if not config.mixture:
         if config.weight is not None:
             expected = "null: it belongs to a source of a mixture"
@@ -298,7 +299,7 @@ def _source_contradictions(config: SourceConfig, path: str) -> Iterator[str]:
             expected = f"null, or {path}.source: {' or '.join(kinds)}"
             yield _refusal(f"{path}.{name}", value, expected)
     if kind == "synthetic":
-        # A path without its source would train on generated problems unnoticed.
+        # With a path but no source, the run would silently use generated problems.
         files = f"{path}.source: {', '.join(SOURCES[1:-1])} or {SOURCES[-1]}"
         if config.path:
             yield _refusal(f"{path}.path", config.path, f"null, or {files}")
@@ -325,7 +326,7 @@ def _source_contradictions(config: SourceConfig, path: str) -> Iterator[str]:
 
 
 def _required_path(config: SourceConfig) -> str | None:
-    """The kind of path that the source requires; None: it has one."""
+    """Path that the source lacks, in words; None if it lacks none."""
     if config.source in FILES:
         return None if config.path else "one file or several"
     if config.source == "hf_dataset" and not config.path:

@@ -1,4 +1,4 @@
-"""SHA-256 of everything that a source reads."""
+"""SHA-256 of everything that is read from a source."""
 
 import dataclasses
 import hashlib
@@ -12,12 +12,15 @@ _CHUNK = 1 << 20
 
 
 def content_hash(config: SourceConfig) -> str:
-    """sha256 of the content that a source reads, or of all sources of a mixture.
+    """SHA-256 of the content of a source, or of all sources of a mixture.
 
-    It covers the bytes of the files in their order, independent of their folder and
-    names, or the settings of generated problems. Keys that select rows or make text of
-    them (`where`, `fields`, `limit`, …) do not contribute. A data set of the catalogue
-    that is missing is built.
+    It covers the bytes of the files in order, but not their names or folder; for
+    generated problems, their settings. Keys that filter rows or map fields (`where`,
+    `fields`, `limit`, …) do not contribute. A missing data set of the catalogue is
+    built.
+
+    Returns:
+        64 hex digits.
 
     Raises:
         ValueError: a file is missing, or the data set cannot be built.
@@ -31,7 +34,7 @@ def content_hash(config: SourceConfig) -> str:
         digest.update(json.dumps(settings, sort_keys=True).encode())
     else:
         for path in _files(config):
-            # One digest per file: two files differ from the same bytes in one.
+            # One digest per file, so that file boundaries count.
             file_digest = hashlib.sha256()
             with open(path, "rb") as file:
                 while chunk := file.read(_CHUNK):

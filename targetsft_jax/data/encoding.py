@@ -1,4 +1,4 @@
-"""Encode the records of a data section as tokenized examples, source after source."""
+"""Encode the records of a data section as tokenized examples, source by source."""
 
 import dataclasses
 import itertools
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Encoder:
-    """Flat arrays of all examples of a data section, as `token_cache` caches them.
+    """Encodes a data section as flat arrays: an `ArrayMaker` of `token_cache`.
 
     Attributes:
-        report: filled while the parts are read.
+        report: counts of rows, updated while the parts are read.
 
     Raises:
         ValueError: the tokenizer has no chat template.
@@ -33,15 +33,15 @@ class Encoder:
         self.report = DataReport(
             mask_from="the chat template's {% generation %} marks"
             if marked
-            else "the prefix property of the chat template, proved for each turn"
+            else "the prefix property of the chat template, verified for each turn"
         )
 
     def parts(self) -> Iterator[Arrays]:
         """Parts of the arrays that `examples.from_flat` reads.
 
         Raises:
-            ValueError: a row cannot be used and `on_bad_row` is `error`; no example
-                is left.
+            ValueError: an unusable row while `on_bad_row` is `error`; no usable
+                example.
         """
         empty = True
         for part in flat_parts(self._examples()):
@@ -63,14 +63,15 @@ class Encoder:
                 self.report.count_source("bad", name)
                 bad_row(error, self._config, self.report)
 
-            treated = self._treated(group, refuse)
-            for example in chat.encode_all(treated, self._tokenizer, refuse):
+            conversations = self._apply_thinking(group, refuse)
+            for example in chat.encode_all(conversations, self._tokenizer, refuse):
                 self.report.count_source("encoded", name)
                 yield dataclasses.replace(example, source=numbers[name])
 
-    def _treated(
+    def _apply_thinking(
         self, records: Iterable[Record], refuse: Callable[[RowError], None]
     ) -> Iterator[Record]:
+        """Keep or drop thinking blocks according to `data.thinking`."""
         for record in records:
             try:
                 yield thinking.treat(record, self._config.thinking)
@@ -79,8 +80,8 @@ class Encoder:
 
 
 def nothing_left(config: DataConfig, report: DataReport) -> ValueError:
-    """The error of a data section without an example to train on."""
-    read = ", ".join(
+    """Error for a data section without a usable example."""
+    origins = ", ".join(
         name for part in sources(config) for name in paths(part) or [source_name(part)]
     )
-    return ValueError(f"no example is left to train on, of {read}:\n{report}")
+    return ValueError(f"no example left to train on, from {origins}:\n{report}")

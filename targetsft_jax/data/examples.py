@@ -9,18 +9,18 @@ import numpy as np
 
 from targetsft_jax.data.chat import Example
 
-# Per-token arrays that every set of examples has; further columns are float32.
+# Per-token arrays of every set of examples; further columns are float32.
 TOKENS, MASK = "tokens", "loss_mask"
 
 Arrays = dict[str, np.ndarray]
 
-# Examples that are concatenated at a time.
+# Examples per concatenated part.
 _PART = 4096
 
 
 @dataclass(frozen=True)
 class Examples:
-    """N tokenized conversations with T tokens in total."""
+    """N tokenized conversations with T tokens in total, as flat arrays."""
 
     starts: np.ndarray
     """[N] int64: number of tokens before each example."""
@@ -29,12 +29,12 @@ class Examples:
     columns: Arrays
     """[T] each: tokens int32, loss_mask bool, and further columns float32."""
     first_trained: np.ndarray
-    """[N] int64: position in the example of its first trained token that another token
-    precedes, so that it can be predicted; the example's length if there is none."""
+    """[N] int64: position of the first trained token after position 0, which has no
+    context to predict it; the example's length if there is none."""
     source: np.ndarray
-    """[N] int32: number of the source of each example, in the order of the config."""
+    """[N] int32: index of each example's source in the config."""
     origins: Sequence[str]
-    """[N]: the record of each, `file:line` or the coordinates of a generated one."""
+    """[N]: `file:line` of each record, or `kind:split:seed:index` if generated."""
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -50,13 +50,13 @@ class Examples:
 
 
 def flat_parts(examples: Iterable[Example]) -> Iterator[Arrays]:
-    """Flatten examples into arrays of one axis, some thousands of examples at a time.
+    """Concatenate examples into 1-D arrays, 4,096 examples at a time.
 
     Yields:
-        Parts of the arrays that `from_flat` reads, to be concatenated.
+        Parts of the arrays of `from_flat`, to be concatenated.
 
     Raises:
-        ValueError: a column that only some examples have.
+        ValueError: some examples have a column and others lack it.
     """
     remaining = iter(examples)
     first = None
@@ -80,7 +80,7 @@ def flat_parts(examples: Iterable[Example]) -> Iterator[Arrays]:
 
 
 def join_parts(parts: Iterable[Mapping[str, np.ndarray]]) -> Arrays:
-    """Concatenate the parts of arrays of one axis.
+    """Concatenate the parts of 1-D arrays.
 
     Raises:
         ValueError: there are no parts.
@@ -92,7 +92,7 @@ def join_parts(parts: Iterable[Mapping[str, np.ndarray]]) -> Arrays:
 
 
 def from_flat(flat: Mapping[str, np.ndarray]) -> Examples:
-    """Examples from the concatenated arrays of `flat_parts`, without a copy."""
+    """Build examples from the concatenated arrays of `flat_parts`, without a copy."""
     columns = dict(flat)
     lengths = np.asarray(columns.pop("lengths"))
     return Examples(
@@ -106,7 +106,7 @@ def from_flat(flat: Mapping[str, np.ndarray]) -> Examples:
 
 
 class _Texts(Sequence[str]):
-    """Texts as concatenated UTF-8 bytes: millions of them are two arrays."""
+    """Sequence of strings in two arrays: their lengths and concatenated UTF-8 bytes."""
 
     def __init__(self, lengths: np.ndarray, text: np.ndarray):
         self._ends, self._text = np.cumsum(lengths), text

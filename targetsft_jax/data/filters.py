@@ -14,14 +14,14 @@ def conditions(where: Mapping[str, Any]) -> dict[str, Test]:
     """Compile the conditions of each field.
 
     Args:
-        where: by field, a text it must equal, a list of texts of which it must be
-            one, or a mapping of conditions that must all hold: `not` (a text or a
-            list), `matches` (a regular expression, searched for), `min` and `max`
-            (of a number), `min_chars` and `max_chars` (of the text).
+        where: field -> the text to equal, a list of allowed texts, or a mapping of
+            conditions that must all hold: `not` (a text or a list), `matches` (a
+            regular expression, searched for), `min` and `max` (of a number),
+            `min_chars` and `max_chars` (of the text).
 
     Returns:
-        By field, a predicate of its text. It raises ValueError if it compares numbers
-        and the text is not one.
+        Field -> a predicate on its text. With `min` or `max` the predicate raises
+        ValueError if the text is not a number.
 
     Raises:
         ValueError: `FIELD.CONDITION is …; expected …`.
@@ -70,7 +70,7 @@ def _condition(key: str, name: str, value: Any) -> Test:
 
 
 def _texts(key: str, value: Any) -> frozenset[str]:
-    """One text or several; numbers and booleans as Python writes them."""
+    """Set of one or several texts; numbers and booleans are converted by `str`."""
     values = value if isinstance(value, list | tuple) else [value]
     if not values or not all(isinstance(v, str | bool | int | float) for v in values):
         raise ValueError(

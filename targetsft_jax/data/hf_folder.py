@@ -1,4 +1,4 @@
-"""Split files in folders of the `datasets` library and of the Hugging Face hub."""
+"""Locate the files of a split in a folder of `datasets` or of the Hugging Face hub."""
 
 import json
 import re
@@ -14,15 +14,15 @@ _SPLIT_FILE = re.compile(
 
 
 def split_files(folder: str, split: str | None) -> list[str]:
-    """The files of a split, in order, for `sources.read_files`.
+    """List the files of a split, in order, for `sources.read_files`.
 
     Args:
         folder: written by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`, or
             with files in the hub's layout such as `data/train-00000-of-00002.parquet`.
-        split: its name; None: `train`, or the only one.
+        split: name of the split; None: `train`, or the only one.
 
     Raises:
-        ValueError: the folder has neither, has no such split, or lacks a file.
+        ValueError: another layout, no such split, or a missing file.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -90,7 +90,7 @@ def _hub_files(root: Path, split: str | None) -> list[str]:
 
 
 def _sibling_names(path: Path, names: object) -> list[str]:
-    """Names that a JSON file lists, each of a file or folder beside it."""
+    """Check names listed in a JSON file: each must be in the same folder."""
     siblings: list[str] = []
     for name in names if isinstance(names, list) else [names]:
         if (
@@ -99,7 +99,7 @@ def _sibling_names(path: Path, names: object) -> list[str]:
             or Path(name).name != name
         ):
             raise ValueError(
-                f"{path} names {name!r}; expected a file or folder beside it: the"
+                f"{path} names {name!r}; expected a name in the same folder: the"
                 " folder is damaged"
             )
         siblings.append(name)

@@ -1,4 +1,4 @@
-"""Mixtures: each weighted source packed separately, with its share of every step."""
+"""Mixtures: weighted sources, packed separately and interleaved by weight."""
 
 import functools
 import math
@@ -12,23 +12,23 @@ from targetsft_jax.data import packing
 from targetsft_jax.data.config import DataConfig, sources
 from targetsft_jax.data.packing import RowLayout
 
-# Weights are taken as exact fractions; a common denominator up to this is exact.
+# Largest common denominator of the weights for which shares are exact.
 _LARGEST_PERIOD = 100_000
 
 
 def pack_sources(
     config: DataConfig, source: np.ndarray, numbers: np.ndarray, lengths: np.ndarray
 ) -> RowLayout:
-    """Pack examples into rows: all together, or each source separately if weighted.
+    """Pack examples into rows: all together, or by source if the sources have weights.
 
     Args:
         config: the sources with their weights, the row length and `packing`.
-        source: [K] int, number of the source of each example; every weighted source
-            has at least one.
+        source: [K] int, index of each example's source; every weighted source has at
+            least one example.
         numbers, lengths: [K] int64, as in `packing.pack`.
 
     Returns:
-        The layout; with weights, the rows of one source after those of another.
+        The layout; with weights, the rows are in the order of the sources.
     """
     pack = functools.partial(
         packing.pack, row_length=config.max_length, packing=config.packing
@@ -45,18 +45,18 @@ def pack_sources(
 def row_order(
     source_rows: Sequence[int], weights: Sequence[float] | None, seed: int
 ) -> Any:
-    """An endless sequence of row numbers; each is a function of its index alone.
+    """Infinite sequence of row indices; entry i is a function of i alone.
 
     Args:
-        source_rows: rows of each source; they are numbered one source after another.
+        source_rows: number of rows of each source; rows are numbered source by source.
         weights: weight of each source; None: every row once per epoch, in one shuffle.
-        seed: the seed of the shuffles.
+        seed: seed of the shuffles.
 
     Returns:
-        A grain MapDataset of ints. Without weights every epoch has each row once, in
-        another order. With weights, among the first n rows those of a source are its
-        share of n to within one, for every n; the rows of a source come in passes, each
-        of which has every row once, in another order.
+        A grain MapDataset of ints. Without weights each epoch is a new permutation of
+        all rows. With weights the first n rows contain each source's share of n to
+        within one row, for every n, and the rows of a source come in passes, each a new
+        permutation.
     """
     import grain
 
@@ -77,18 +77,19 @@ def row_order(
             return 2**62
 
         def __getitem__(self, index: int) -> tuple[int, int]:
-            period, place = divmod(index, len(turns))
-            source, before, in_period = turns[place]
+            period, position = divmod(index, len(turns))
+            source, before, in_period = turns[position]
             return source, period * in_period + before
 
     return grain.MapDataset.select_from_datasets(passes, Selection())
 
 
 def whole_shares(weights: Sequence[float]) -> list[int]:
-    """The smallest whole numbers in the proportions of the weights as written.
+    """Smallest integers in proportion to the weights.
 
-    0.7 and 0.3 become 7 and 3. If the numbers would add up to more than a hundred
-    thousand, each share is rounded to a multiple of 1/100,000, and to at least one.
+    Weights are exact decimal fractions: 0.7 and 0.3 become 7 and 3. If the common
+    denominator exceeds 100,000, each share is rounded to a multiple of 1/100,000, and
+    to at least one.
     """
     exact = [Fraction(str(weight)) for weight in weights]
     total = sum(exact)
@@ -100,21 +101,20 @@ def whole_shares(weights: Sequence[float]) -> list[int]:
 
 
 def _turns(counts: Sequence[int]) -> list[tuple[int, int, int]]:
-    """The source at each place of a period: (source, its rows before, in the period).
+    """Schedule of one period: (source, its earlier rows, its rows) at each position.
 
-    Turn n of a source may come from place ⌊n·P/c⌋ on and has to come before place
-    ⌈(n + 1)·P/c⌉, where P is the period and c the count of the source. Among the
-    sources whose turn may come, the one with the earliest limit is next: this keeps
-    every count within one of its share.
+    Turn n of a source is released at position ⌊n·P/c⌋ and due before ⌈(n + 1)·P/c⌉,
+    where P is the period and c the count of the source. The released turn with the
+    earliest deadline is next, which keeps every count within one of its share.
     """
     period = sum(counts)
     placed = [0] * len(counts)
     turns = []
-    for place in range(period):
+    for position in range(period):
         _, source = min(
             (-(-(placed[i] + 1) * period // counts[i]), i)
             for i in range(len(counts))
-            if placed[i] * period < counts[i] * (place + 1)
+            if placed[i] * period < counts[i] * (position + 1)
         )
         turns.append((source, placed[source], counts[source]))
         placed[source] += 1

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from targetsft_jax.data.record import Record
 from targetsft_jax.data.records import Problem
 
-# Consecutive words that two texts have in common before this counts as an overlap.
+# Consecutive words that two texts must share to overlap.
 WORDS = 30
 
-# Cases are all counted; the ids of this many are listed.
+# Number of cases whose ids are listed; all are counted.
 SHOWN = 5
 
 _SPACE = re.compile(r"\s+")
@@ -19,11 +19,11 @@ _SPACE = re.compile(r"\s+")
 
 @dataclass
 class Cases:
-    """A number of cases, with the ids of the first ones."""
+    """Count of cases, with the ids of the first few."""
 
     count: int = 0
     first: list[tuple[str, str]] = field(default_factory=list)
-    """The record's id, and the id of its duplicate or of the problem."""
+    """(id of the record, id of its duplicate or of the problem)."""
 
     def add(self, id: str, other: str) -> None:
         """Count another case."""
@@ -33,11 +33,11 @@ class Cases:
 
 
 class Duplicates:
-    """Finds records that repeat an earlier one; stores two hashes of each.
+    """Detects records that repeat an earlier one, by two hashes per record.
 
     Attributes:
-        conversations: records with all turns of an earlier one.
-        prompts: others with the prompt of an earlier one and another response.
+        conversations: records that equal an earlier one in all turns.
+        prompts: records that share the prompt of an earlier one, but not the response.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Duplicates:
         self._by_prompt: dict[int, str] = {}
 
     def add(self, record: Record) -> None:
-        """Compare the next record; case and white space do not count."""
+        """Compare the next record with the earlier ones, up to case and white space."""
         turns = [(m["role"], normalise(m["content"])) for m in record.messages]
         conversation, prompt = hash(tuple(turns)), hash(tuple(turns[:-1]))
         id = record.id or record.origin
@@ -59,12 +59,12 @@ class Duplicates:
 
 
 class Overlap:
-    """Finds records that overlap with evaluation problems; stores only the problems.
+    """Detects records that overlap with evaluation problems; indexes the problems only.
 
     Attributes:
         exact: records with a user turn that equals the question of a problem, up to
             case and white space.
-        shared: others with a user turn that has WORDS consecutive words in common with
+        shared: other records with a user turn that shares WORDS consecutive words with
             a question.
     """
 
@@ -79,7 +79,7 @@ class Overlap:
                 self._runs.setdefault(run, problem.id)
 
     def add(self, record: Record) -> None:
-        """Compare the next record."""
+        """Compare the next record with the problems."""
         prompts = [
             normalise(message["content"])
             for message in record.messages
@@ -96,7 +96,7 @@ class Overlap:
 
 
 def normalise(text: str) -> str:
-    """A text without differences of case, width of letters and white space."""
+    """Normalize case, character width (NFKC) and white space."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return _SPACE.sub(" ", folded).strip()
 

@@ -1,4 +1,4 @@
-"""Pack examples of any length into rows of one length."""
+"""Pack examples of any length into rows of fixed length."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ import numpy as np
 from targetsft_jax.data.examples import MASK, TOKENS, Arrays, Examples
 from targetsft_jax.data.report import DataReport
 
-# Rows that are filled at a time, by the longest examples first. More of them fill rows
-# better, take longer, and let examples of similar length gather.
+# Open rows of first fit, which takes the longest examples first. More open rows are
+# filled better, but take longer, and examples of similar length cluster.
 _OPEN_ROWS = 1024
 
 
@@ -19,22 +19,22 @@ class RowLayout:
     """Placement of S examples in R rows of L tokens, and the share of each source."""
 
     examples: np.ndarray
-    """[S] int64: numbers of the examples, row after row in their order there."""
+    """[S] int64: indices of the examples, row by row, in their order in the row."""
     lengths: np.ndarray
-    """[S] int64: tokens of each example that the row holds, from its beginning."""
+    """[S] int64: number of leading tokens of each example in its row."""
     row_ends: np.ndarray
-    """[R] int64: how many of the S stand in the rows up to and including each."""
+    """[R] int64: end (exclusive) of each row in `examples` and `lengths`."""
     row_length: int
     """L, tokens per row."""
     source_rows: tuple[int, ...]
-    """Rows of each source that is packed separately, in order; a single number if all
-    are packed together."""
+    """Number of rows of each source, in order; one entry if all sources are packed
+    together."""
     weights: tuple[float, ...] | None = None
-    """Weight of each of these sources; None: every row once per epoch."""
+    """Weight of each entry of `source_rows`; None: every row once per epoch."""
 
     @property
     def rows(self) -> int:
-        """R."""
+        """R, the number of rows."""
         return len(self.row_ends)
 
     def arrays(self) -> Arrays:
@@ -43,7 +43,7 @@ class RowLayout:
         return {name: np.asarray(getattr(self, name), np.int64) for name in names}
 
     def settings(self) -> dict[str, Any]:
-        """The other fields, as JSON has them."""
+        """The other fields, JSON-serializable."""
         return {
             "row_length": self.row_length,
             "source_rows": list(self.source_rows),
@@ -54,7 +54,7 @@ class RowLayout:
     def of(
         cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]
     ) -> "RowLayout":
-        """The layout with these `arrays()` and `settings()`."""
+        """Rebuild a layout from its `arrays()` and `settings()`."""
         weights = settings["weights"]
         return cls(
             **arrays,
@@ -64,7 +64,7 @@ class RowLayout:
         )
 
     def segments(self, row: int) -> slice:
-        """The entries of `examples` and `lengths` that stand in a row."""
+        """Slice of `examples` and `lengths` for a row."""
         start = int(self.row_ends[row - 1]) if row else 0
         return slice(start, int(self.row_ends[row]))
 
@@ -72,17 +72,17 @@ class RowLayout:
 def fit_to_rows(
     examples: Examples, row_length: int, overlong: str, report: DataReport
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Select the examples to use and the length of each, so that it fits into a row.
+    """Select the usable examples, and limit the length of each to that of a row.
 
     Args:
-        examples: all of them.
+        examples: N examples.
         row_length: L, tokens per row.
-        overlong: `truncate` keeps the first L tokens, `drop` leaves the example out,
+        overlong: `truncate` retains the first L tokens, `drop` leaves the example out,
             `error` raises.
         report: counts truncated and dropped examples.
 
     Returns:
-        Numbers of the examples [K] int64, and their lengths [K] int64, 2 to L.
+        Indices of the usable examples [K] int64, and their lengths [K] int64, 2 to L.
 
     Raises:
         ValueError: an example is longer than a row and `overlong` is `error`.
@@ -99,13 +99,13 @@ def fit_to_rows(
     trained = examples.first_trained < np.minimum(lengths, row_length)
     usable = trained & ~exceeds if overlong == "drop" else trained
     report.drop(
-        "nothing is trained after the first token", int((~trained & ~exceeds).sum())
+        "no trained token after the first one", int((~trained & ~exceeds).sum())
     )
     if overlong == "drop":
         report.drop("longer than a row", int(exceeds.sum()))
     else:
         report.drop(
-            "nothing trained is left after truncation", int((exceeds & ~trained).sum())
+            "no trained token left after truncation", int((exceeds & ~trained).sum())
         )
         report.truncated += int((exceeds & usable).sum())
     numbers = np.flatnonzero(usable)
@@ -119,21 +119,21 @@ def pack(
     *,
     packing: bool = True,
 ) -> RowLayout:
-    """Place examples in rows, from their lengths alone.
+    """Assign examples to rows by their lengths.
 
     Args:
-        numbers: [K] int64, the examples in the order in which they are packed.
-        lengths: [K] int64, each at most `row_length`; at least one.
+        numbers: [K] int64, K ≥ 1, indices of the examples in packing order.
+        lengths: [K] int64, each at most `row_length`.
         row_length: L, tokens per row.
-        packing: several examples per row, the longest first, or one example per row.
+        packing: several examples per row, by first fit with the longest first within
+            a window; False: one example per row.
     """
     if not packing:
         ends = np.arange(1, len(numbers) + 1)
         return RowLayout(numbers, lengths, ends, row_length, (len(ends),))
     ends = np.cumsum(lengths)
     # A window has as many examples as fill the open rows, so that no row is closed half
-    # empty for a longer example; the longest come first in it, since short ones fit
-    # into the remaining places.
+    # empty for a longer example. The longest are first, since short ones fill gaps.
     window = (ends - 1) // max(1, _OPEN_ROWS * row_length * 9 // 10)
     order = np.lexsort((-lengths, window))
     parts = np.split(order, np.flatnonzero(np.diff(window)) + 1)
@@ -146,7 +146,7 @@ def pack(
 
 
 def concatenate(layouts: Sequence[RowLayout], weights: Sequence[float]) -> RowLayout:
-    """The rows of one source after those of another, each source with its weight."""
+    """Concatenate the layouts of the sources of a weighted mixture, in order."""
     offsets = np.cumsum([0, *(len(layout.examples) for layout in layouts)])
     return RowLayout(
         np.concatenate([layout.examples for layout in layouts]),
@@ -159,17 +159,17 @@ def concatenate(layouts: Sequence[RowLayout], weights: Sequence[float]) -> RowLa
 
 
 def build_rows(examples: Examples, layout: RowLayout, rows: np.ndarray) -> Arrays:
-    """The arrays of some rows.
+    """Build the arrays of the selected rows.
 
     Args:
-        examples: the examples that the layout places.
+        examples: the examples of the layout.
         layout: R rows of L tokens.
         rows: [n] int, 0 to R - 1, in any order.
 
     Returns:
         tokens [n, L] int32, 0 in padding;
         labels [n, L] int32, the next token of the same segment, 0 at its last position;
-        loss_mask [n, L] bool, whether the label is trained;
+        loss_mask [n, L] bool, True where the label is trained;
         segment_ids [n, L] int32, 1, 2, … within a row and 0 in padding;
         positions [n, L] int32, from 0 in each segment;
         every further column [n, L] float32, at the position of its label, 0 elsewhere.
@@ -183,7 +183,7 @@ def build_rows(examples: Examples, layout: RowLayout, rows: np.ndarray) -> Array
     positions = np.zeros(shape, np.int32)
     counting = np.arange(layout.row_length, dtype=np.int32)
     tokens = examples.columns[TOKENS]
-    # Labels, and all that belongs to them, stand one position before their token.
+    # Labels and their columns are one position before their token.
     shifted = [(columns[n], examples.columns[n]) for n in columns if n != TOKENS]
     shifted.append((labels, tokens))
     for i, row in enumerate(rows):
@@ -209,7 +209,7 @@ def build_rows(examples: Examples, layout: RowLayout, rows: np.ndarray) -> Array
 
 
 def count_trained(examples: Examples, layout: RowLayout) -> int:
-    """The number of trained labels in all rows."""
+    """Number of trained labels in all rows."""
     mask, starts = examples.columns[MASK], examples.starts[layout.examples]
     return sum(
         int(np.count_nonzero(mask[start + 1 : start + n]))
@@ -220,7 +220,7 @@ def count_trained(examples: Examples, layout: RowLayout) -> int:
 def _first_fit(
     order: np.ndarray, lengths: np.ndarray, row_length: int
 ) -> Iterator[np.ndarray]:
-    """The examples of each row, by first-fit in this order."""
+    """Indices of the examples of each row, by first fit in `order`."""
     import grain
 
     source = grain.MapDataset.source(order).map(

@@ -24,7 +24,7 @@ from targetsft_jax.data.token_cache import CacheFolders, load_or_make
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Names of the arrays of held-out rows in the cache begin so.
+# Prefix of the cached arrays of held-out rows.
 _HELD_OUT = "held_out_"
 
 
@@ -35,11 +35,11 @@ class Dataset:
     examples: Examples
     layout: RowLayout
     report: DataReport
-    """For the reader; batches do not depend on it."""
+    """For display; batches do not depend on it."""
     fingerprint: str
-    """sha256 of tokens and layout: equal for equal data, tokenizer and packing."""
+    """SHA-256 of tokens and layout: equal for equal data, tokenizer and packing."""
     cache_log: list[str] = field(default_factory=list)
-    """Lines on what came from the cache or was written to it, with the folder."""
+    """Lines about reads from and writes to the cache, with the folder."""
 
     @property
     def rows(self) -> int:
@@ -53,23 +53,23 @@ class Dataset:
 
     @property
     def example(self) -> Example:
-        """The first example of the first row, for display."""
+        """First example of the first row, for display."""
         layout = self.layout
         return self.examples.take(int(layout.examples[0]), int(layout.lengths[0]))
 
     def take(self, rows: np.ndarray) -> Arrays:
-        """Rows by their numbers [n]: every array [n, L], see `packing.build_rows`."""
+        """Arrays [n, L] of the rows with indices [n]; see `packing.build_rows`."""
         return packing.build_rows(self.examples, self.layout, rows)
 
     def origins(self, row: int) -> list[str]:
-        """The records in a row, `file:line` each, in their order there."""
+        """Origins (`file:line`) of the records in a row, in order."""
         numbers = self.layout.examples[self.layout.segments(row)]
         return [self.examples.origins[number] for number in numbers.tolist()]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The packed training set, and the held-out examples if there are any."""
+    """Packed training set, and held-out set if there is one."""
 
     train: Dataset
     held_out: Dataset | None = None
@@ -82,21 +82,21 @@ def prepare(
     *,
     held_out: int = 0,
 ) -> Prepared:
-    """Read, tokenize and pack examples, to train on and held out.
+    """Read, tokenize and pack the training and held-out examples.
 
-    Examples are shuffled by `shuffle_seed` before they are packed, so that a row is
-    not a neighbourhood of the source file. The first ones of that order are held out.
+    Examples are shuffled by `shuffle_seed` before packing, so that a row does not
+    consist of neighbours in a file. The first `held_out` in this order are held out.
 
     Args:
         config: the data section.
-        tokenizer: its chat template is used unless the config has another.
-        cache_dir: where tokens and packed rows are cached and memory-mapped. None,
+        tokenizer: its chat template is used unless the config sets another.
+        cache_dir: folder of cached, memory-mapped tokens and packed rows. None,
             `cache: false` or generated problems: nothing is cached.
         held_out: number of examples held out from training.
 
     Raises:
-        ValueError: the config contradicts itself; a row cannot be used and
-            `on_bad_row` is `error`; no example is left to train on.
+        ValueError: an invalid combination of keys; an unusable row while `on_bad_row`
+            is `error`; no example left to train on.
     """
     validate(config)
     tokenizer = with_template(tokenizer, config.chat_template)
@@ -131,18 +131,18 @@ def rows_at(
     accumulation_steps: int = 1,
     seed: int = 0,
 ) -> np.ndarray:
-    """Numbers of the rows of an optimizer step: a function of (dataset, seed, step).
+    """Row indices of an optimizer step: a pure function of (dataset, seed, step).
 
-    Every epoch visits each row once in another order, or those of each source in its
-    share if the mixture has weights. A batch may continue into the next epoch; a data
-    set smaller than a batch repeats within it.
+    Every epoch is a new permutation of the rows; in a weighted mixture each source has
+    its share of the rows. A batch may continue into the next epoch; a data set smaller
+    than a batch repeats within it.
 
     Args:
         dataset: R rows.
         step: 0, 1, …
         batch_size: B, rows per optimizer step, over all processes.
         accumulation_steps: A, micro-batches per optimizer step.
-        seed: the seed of the order of rows.
+        seed: seed of the row order.
 
     Returns:
         [A, B / A] int, 0 to R - 1.
@@ -171,7 +171,7 @@ def batch_at(
     accumulation_steps: int = 1,
     seed: int = 0,
 ) -> Arrays:
-    """The batch of an optimizer step: a pure function of (dataset, seed, step).
+    """Batch of an optimizer step: a pure function of (dataset, seed, step).
 
     Args:
         dataset: rows of L tokens.
@@ -202,15 +202,15 @@ def iterate(
     seed: int = 0,
     prefetch: int = 2,
 ) -> Iterator[Arrays]:
-    """Endless batches from `start_step` on, prefetched by a thread.
+    """Infinite iterator of batches from `start_step`, prefetched by a thread.
 
     Args:
         dataset, batch_size, accumulation_steps, seed: as in `batch_at`.
         start_step: the step of the first batch.
-        prefetch: batches that are ready ahead of time.
+        prefetch: number of batches prepared ahead.
 
     Returns:
-        Iterator over the values of `batch_at` for start_step, start_step + 1, …
+        `batch_at` of start_step, start_step + 1, …
     """
     import grain
 
@@ -227,7 +227,7 @@ def iterate(
 
 
 def fingerprint(arrays: Arrays) -> str:
-    """sha256 over names, shapes, dtypes and contents."""
+    """SHA-256 of names, shapes, dtypes and contents, 64 hex digits."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         values = arrays[name]
@@ -237,10 +237,10 @@ def fingerprint(arrays: Arrays) -> str:
 
 
 class _Packer:
-    """Packs the shuffled examples: the first ones held out, the others to train on.
+    """Packs shuffled examples into held-out and training rows: an `ArrayMaker`.
 
     Attributes:
-        report: of the encoded examples; it counts what is packed.
+        report: report of the encoded examples, completed by the packing.
     """
 
     def __init__(
@@ -251,7 +251,7 @@ class _Packer:
         self._summary: dict[str, Any] = {}
 
     def parts(self) -> Iterator[Arrays]:
-        """The arrays of both layouts, in a single part."""
+        """Arrays of both layouts, as a single part."""
         numbers, lengths = self._shuffled()
         n = self._held_out
         self.report.held_out = n
@@ -274,7 +274,7 @@ class _Packer:
         return self._summary
 
     def _shuffled(self) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers and lengths of the usable examples, in the order of shuffle_seed."""
+        """Indices and lengths of the usable examples, shuffled by `shuffle_seed`."""
         config, report = self._config, self.report
         numbers, lengths = packing.fit_to_rows(
             self._examples, config.max_length, config.overlong, report
@@ -284,7 +284,7 @@ class _Packer:
         if self._held_out >= len(numbers):
             raise ValueError(
                 f"validation.examples is {self._held_out:,} and the data has"
-                f" {len(numbers):,} examples; expected fewer, since the others are"
+                f" {len(numbers):,} examples; expected fewer, since the rest are"
                 f" trained on:\n{report}"
             )
         order = np.random.default_rng(config.shuffle_seed).permutation(len(numbers))
@@ -298,8 +298,8 @@ class _Packer:
         for i, part in enumerate(parts):
             if part.weight is not None and i not in source:
                 raise ValueError(
-                    f"data.mixture[{i}] ({names[i]}) has no example left to train on,"
-                    f" and a weight:\n{self.report}"
+                    f"data.mixture[{i}] ({names[i]}) has no example left to train on;"
+                    f" remove the source or its filters:\n{self.report}"
                 )
         layout = mixture.pack_sources(self._config, source, numbers, lengths)
         if layout.weights is not None:
@@ -309,7 +309,7 @@ class _Packer:
         return layout
 
     def _describe(self, layout: RowLayout, report: DataReport) -> dict[str, Any]:
-        """A layout without its arrays, as JSON has it; completes its report."""
+        """JSON summary of a layout; completes its report."""
         report.examples = len(layout.examples)
         report.packed_rows, report.row_length = layout.rows, layout.row_length
         report.tokens = int(layout.lengths.sum())
@@ -324,7 +324,7 @@ class _Packer:
 def _dataset(
     examples: Examples, arrays: Arrays, summary: dict[str, Any], log: list[str]
 ) -> Dataset:
-    """A data set from the arrays and the summary of its layout."""
+    """Build a data set from the arrays and the summary of its layout."""
     names = ("examples", "lengths", "row_ends")
     layout = RowLayout.of({name: arrays[name] for name in names}, summary["settings"])
     report = DataReport(**summary["report"])
@@ -363,5 +363,5 @@ def _batches(
     batch_size: int,
     seed: int,
 ) -> Any:
-    """The endless order of rows in batches: a sequence of [B] int."""
+    """Infinite sequence of batches of row indices, [B] int each."""
     return mixture.row_order(source_rows, weights, seed).batch(batch_size)

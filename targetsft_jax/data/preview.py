@@ -25,15 +25,15 @@ def print_preview(
     rows: int = 3,
     seed: int = 0,
 ) -> None:
-    """Print rows of a training, the report of its data, duplicates and overlaps.
+    """Print the first rows of a run, its data report, duplicates and overlaps.
 
     Args:
         config: the data section.
-        tokenizer: the tokenizer of the student, with the chat template.
-        problems: the problems of the evaluation; None: there is no evaluation.
+        tokenizer: the student's tokenizer, with the chat template.
+        problems: problems of the evaluation; None: there is no evaluation.
         cache_dir, held_out: as in `prepare`.
-        rows: number of rows, the first of the training.
-        seed: the seed of the order of rows.
+        rows: number of rows to print.
+        seed: seed of the row order.
 
     Raises:
         ValueError: as `prepare`.
@@ -41,7 +41,7 @@ def print_preview(
     from rich.console import Console
     from rich.text import Text
 
-    # Colour on a terminal; no wrapping, since the lines are those of the data.
+    # No wrapping, so that lines break where those of the data do.
     console = Console(soft_wrap=True, highlight=False)
     dataset = prepare(config, tokenizer, cache_dir, held_out=held_out).train
     for line in show_rows(dataset, tokenizer, rows, seed):
@@ -58,9 +58,9 @@ def print_preview(
 def show_rows(
     dataset: Dataset, tokenizer: "PreTrainedTokenizerBase", rows: int, seed: int
 ) -> Iterator[str]:
-    """Lines that show the first rows of a training, segment by segment.
+    """Format the first rows of a run, segment by segment, with trained tokens marked.
 
-    Trained tokens are read off the mask of the labels, the one that the loss uses.
+    The marks follow the label mask, which the loss uses.
     """
     if rows < 1:
         return
@@ -87,11 +87,11 @@ def show_rows(
 def find_repetitions(
     config: DataConfig, problems: Sequence[Problem] | None
 ) -> Iterator[str]:
-    """Lines on duplicate records, and on those that overlap with the evaluation.
+    """Count duplicate records and those that overlap with the evaluation, as lines.
 
     Args:
         config: the data section.
-        problems: the problems of the evaluation; None: there is no evaluation.
+        problems: problems of the evaluation; None: there is no evaluation.
     """
     duplicates, overlap = Duplicates(), Overlap(problems or ())
     # The report of the data set has counted bad rows already.

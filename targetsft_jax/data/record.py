@@ -1,4 +1,4 @@
-"""Records: every row as one conversation, before it is tokenized."""
+"""Records: conversations parsed from rows, before tokenization."""
 
 import math
 import string
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class RowError(ValueError):
-    """A row that cannot be used; the message begins with its file and line."""
+    """An unusable row; the message begins with its file and line."""
 
     def __init__(self, origin: str, problem: str):
         super().__init__(f"{origin}: {problem}")
@@ -23,19 +23,19 @@ class RowError(ValueError):
 
 @dataclass(frozen=True)
 class Record:
-    """A conversation with its gold answer, its columns and its origin."""
+    """A conversation with its gold answer, columns and origin."""
 
     messages: list[dict[str, str]]
     """{"role": system | user | assistant, "content": str}, in order."""
     answer: str | None = None
     """The gold answer, if there is one."""
     columns: dict[str, float | list[float]] = field(default_factory=dict)
-    """By name in `targets.inputs`: a number, or one number per trained token."""
+    """Name in `targets.inputs` -> a number, or one number per trained token."""
     origin: str = ""
-    """`file:row`, or the coordinates of a generated record."""
+    """`file:row`, or `kind:split:seed:index` of a generated record."""
     id: str = ""
-    """Independent of the folder: the id of the row in its data set, else the name of
-    the file and the row."""
+    """Id of the row in its data set, else its file name and row; independent of the
+    folder."""
     source: str = ""
     """Name of its source."""
 
@@ -49,11 +49,11 @@ def to_record(
     id: str = "",
     source: str = "",
 ) -> Record:
-    """Make a record of a row.
+    """Convert a parsed row to a record.
 
     Args:
         row: the parsed row.
-        fields: maps its fields to the conversation.
+        fields: map from its fields to the conversation.
         origin: `file:row`, for error messages.
         train: require a response to train on. Otherwise the messages end before the
             last assistant turn, and a gold answer is required.
@@ -61,7 +61,7 @@ def to_record(
 
     Raises:
         RowError: a field is missing, of the wrong type or empty; roles are not
-            system?, user, …; nothing is to be trained; a column is out of range.
+            system?, user, …; no turn to train on; a column is out of range.
     """
     if fields.prompt is None:
         messages = _messages(row, fields.messages or "messages", origin)
@@ -93,13 +93,12 @@ def to_record(
 def first_unmet(
     row: Mapping[str, Any], conditions: Mapping[str, Test], origin: str
 ) -> str | None:
-    """The first field whose text does not satisfy its condition, or None.
+    """First field whose text does not satisfy its condition, or None.
 
     A null counts as empty text.
 
     Raises:
-        RowError: the row lacks such a field, or the field is compared as a number and
-            is not one.
+        RowError: a field is missing, or is compared with a number and is not one.
     """
     for name, holds in conditions.items():
         value = _get(row, name, origin)
@@ -138,12 +137,12 @@ def _as_text(value: Any, name: str, origin: str) -> str:
     raise RowError(
         origin,
         f"field {name!r} is {type(value).__name__}; expected text, a number or a list"
-        " (name a part of an object by a dot, as in 'options.A')",
+        " (select a field of an object by a dot, as in 'options.A')",
     )
 
 
 def _text(row: Mapping[str, Any], template: str, origin: str) -> str:
-    """The field called `template`, or the template with its holes filled."""
+    """Text of the field named `template`, or the template with its holes filled."""
     if template in row or not ("{" in template or "}" in template):
         text = _as_text(_get(row, template, origin), template, origin)
     else:
@@ -192,11 +191,11 @@ def _check_roles(messages: list[dict[str, str]], origin: str, train: bool) -> No
         if not _is_unicode(messages[i]["content"]):
             raise RowError(
                 origin,
-                f"turn {i} has half of a surrogate pair, such as \\ud800, which is not"
-                " a character; repair the text",
+                f"turn {i} has an unpaired surrogate, such as \\ud800, which is not a"
+                " character; repair the text",
             )
         if role == "system" and i > 0:
-            raise RowError(origin, f"turn {i} has role system; expected it first only")
+            raise RowError(origin, f"turn {i} has role system; expected it in turn 0")
     speakers = [role for role in roles if role != "system"]
     if speakers[:1] != ["user"]:
         first = speakers[0] if speakers else "none"

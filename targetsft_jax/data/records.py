@@ -28,33 +28,32 @@ from targetsft_jax.data.sources import (
 )
 from targetsft_jax.data.synthetic import make_record
 
-# Repeated problems are passed over; after this many in succession the split is assumed
-# to have no further one.
+# Consecutive duplicates after which a split is assumed to be exhausted.
 _MAX_REPEATS = 1000
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A question with its gold answer."""
+    """A prompt with its gold answer."""
 
     messages: list[dict[str, str]] = field(repr=False)
     """The conversation up to the user's question, which is the last turn."""
     answer: str
     id: str
-    """`file:row`, or the coordinates of a generated problem."""
+    """`file:row`, or `kind:split:seed:index` of a generated problem."""
     source: str = ""
     """Name of its source."""
 
 
 def load_records(config: DataConfig) -> tuple[Iterator[Record], DataReport]:
-    """Records to train on, and the report of their rows.
+    """Open the records to train on, with a report of their rows.
 
     Returns:
-        records: a stream, source after source in the order of each; read once.
-        report: filled while the records are read.
+        records: single-pass stream, source by source.
+        report: row counts, updated while the records are read.
 
     Raises:
-        ValueError: the config contradicts itself; while reading, as in `prepare`.
+        ValueError: an invalid combination of keys; while reading, as `prepare`.
     """
     validate(config)
     report = DataReport()
@@ -64,12 +63,12 @@ def load_records(config: DataConfig) -> tuple[Iterator[Record], DataReport]:
 def read_records(
     config: DataConfig, report: DataReport, *, train: bool = True
 ) -> Iterator[Record]:
-    """Stream the records of a validated data section, source after source.
+    """Stream the records of a validated data section, source by source.
 
     Args:
         config: the data section.
-        report: counts the rows.
-        train: records to train on; else to evaluate on, see `to_record`.
+        report: updated with the counts of rows.
+        train: as in `to_record`.
     """
     for source in sources(config):
         count = 0
@@ -86,20 +85,21 @@ def problems(
     split: str = "heldout",
     n: int | None = None,
 ) -> list[Problem]:
-    """Problems to evaluate on.
+    """Load the problems to evaluate on.
+
+    Generated problems have no label noise, and no two have the same prompt.
 
     Args:
         config: generated problems; or a data set of the catalogue, or any other source
             whose rows have `fields.answer`, or several in a mixture.
-        split: of generated problems, `heldout` or `train`; always without label
-            noise, and no two with the same prompt. Other sources have their own
-            splits: `config.split`, another file, or `where`.
+        split: split of generated problems, `heldout` or `train`. For other sources use
+            `config.split`, another file, or `where`.
         n: number of problems, from the beginning of the source. None: all of a file,
             or `synthetic.examples` generated ones.
 
     Raises:
         ValueError: the split has fewer than n distinct problems; a source has none; a
-            mixture contains generated ones; a row cannot be used and `on_bad_row` is
+            mixture contains generated ones; an unusable row while `on_bad_row` is
             `error`.
     """
     if split not in SPLITS:
@@ -125,7 +125,7 @@ def problems(
         if len(selection) == n:
             break
     if not selection:
-        raise ValueError(f"no problem is left to evaluate on:\n{report}")
+        raise ValueError(f"no problem left to evaluate on:\n{report}")
     return selection
 
 
@@ -168,7 +168,7 @@ def _read_source(
 def _open(
     source: SourceConfig, train: bool
 ) -> tuple[Iterator[tuple[str, Row]], FieldMap]:
-    """The rows of a source that is not generated, and the map of their fields."""
+    """Rows of a source other than `synthetic`, and the map of their fields."""
     if source.source == "jsonl":
         return read_lines(paths(source)), source.fields
     if source.source == "parquet":
@@ -208,8 +208,7 @@ def _generated_problems(
             last_new = index
     if len(distinct) < number:
         raise ValueError(
-            f"the {split} split of these generated problems has {len(distinct)}"
-            f" distinct ones; expected {number}: raise synthetic.digits or request"
-            " fewer"
+            f"the {split} split has {len(distinct)} distinct generated problems;"
+            f" expected {number}: raise synthetic.digits or request fewer"
         )
     return list(distinct.values())

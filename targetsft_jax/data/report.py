@@ -1,4 +1,4 @@
-"""Report of a data set: the number of rows read, left out, truncated and packed."""
+"""Report of a data set: numbers of rows read, left out, truncated and packed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,23 +11,20 @@ SHOWN = 10
 
 @dataclass
 class DataReport:
-    """Counts from the first row read to the last row packed, for the reader.
-
-    Nothing of the batches is read off it.
-    """
+    """Counts from reading to packing, for display; batches do not depend on them."""
 
     rows: int = 0
     """Rows of the files."""
     filtered: int = 0
     """Rows that `where` left out."""
     filtered_by: dict[str, int] = field(default_factory=dict)
-    """These rows by the first field that did not satisfy its condition."""
+    """Count of these rows by the first field that did not satisfy its condition."""
     limited: bool = False
-    """Whether `limit` ended the reading."""
+    """True if `limit` ended the reading."""
     bad: int = 0
-    """Rows that cannot be used and were skipped."""
+    """Unusable rows that were skipped."""
     bad_rows: list[str] = field(default_factory=list)
-    """The first of them: `file:line: problem`."""
+    """The first SHOWN of them: `file:line: problem`."""
     held_out: int = 0
     """Examples held out from training for validation."""
     examples: int = 0
@@ -35,7 +32,7 @@ class DataReport:
     truncated: int = 0
     """Examples truncated to the length of a row."""
     dropped: dict[str, int] = field(default_factory=dict)
-    """Examples left out, by reason."""
+    """Number of examples left out, by reason."""
     packed_rows: int = 0
     """Packed rows."""
     row_length: int = 0
@@ -43,37 +40,37 @@ class DataReport:
     tokens: int = 0
     """Tokens in the packed rows, without padding."""
     trained_tokens: int = 0
-    """Labels with a loss in the packed rows."""
+    """Trained labels in the packed rows."""
     mask_from: str = ""
-    """How the assistant's tokens were located."""
+    """Source of the loss mask: the template's marks or its prefix property."""
     by_source: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Counts of each source under the names of the fields above; `encoded` are its
-    examples before any was left out."""
+    """Source -> field of this class -> count; `encoded` counts its examples before any
+    was left out."""
     weights: dict[str, float] = field(default_factory=dict)
     """Weight of each source of a weighted mixture."""
 
     @property
     def fill(self) -> float:
-        """Share of the positions of all rows that hold a token."""
+        """Share of the positions of packed rows that hold a token."""
         return self.tokens / max(1, self.packed_rows * self.row_length)
 
     def count(self, name: str, source: str, n: int = 1) -> None:
-        """Add to a count, in total and for a source."""
+        """Add `n` to the count `name`, in total and for a source."""
         setattr(self, name, getattr(self, name) + n)
         self.count_source(name, source, n)
 
     def count_source(self, name: str, source: str, n: int = 1) -> None:
-        """Add to a count of a source alone."""
+        """Add `n` to the count `name` of a source alone."""
         counts = self.by_source.setdefault(source, {})
         counts[name] = counts.get(name, 0) + n
 
     def count_filtered(self, by: str, source: str) -> None:
-        """Count a row that `where` left out, by the field that decided."""
+        """Count a row that `where` left out, by the first unsatisfied field."""
         self.count("filtered", source)
         self.filtered_by[by] = self.filtered_by.get(by, 0) + 1
 
     def skip(self, error: ValueError) -> None:
-        """Count a row that cannot be used."""
+        """Count an unusable row."""
         self.bad += 1
         if self.bad <= SHOWN:
             self.bad_rows.append(str(error))
@@ -86,20 +83,20 @@ class DataReport:
     def count_examples(
         self, names: Sequence[str], source: np.ndarray, lengths: np.ndarray
     ) -> None:
-        """Count the examples of each source that are packed, and their tokens.
+        """Count the packed examples of each source, and their tokens.
 
         Args:
             names: names of the sources.
-            source: [K] int, number of the source of each example.
+            source: [K] int, index of each example's source.
             lengths: [K] int, tokens of each example.
         """
         for i, name in enumerate(names):
-            chosen = source == i
-            self.count_source("examples", name, int(chosen.sum()))
-            self.count_source("tokens", name, int(lengths[chosen].sum()))
+            in_source = source == i
+            self.count_source("examples", name, int(in_source.sum()))
+            self.count_source("tokens", name, int(lengths[in_source].sum()))
 
     def lines(self) -> list[str]:
-        """The report, one fact per line; counts of zero are left out."""
+        """Format the report, one fact per line; counts of zero are left out."""
         lines = [f"rows read            {self.rows:,}"]
         if self.limited:
             lines[0] += " (stopped by data.limit)"
@@ -133,7 +130,7 @@ class DataReport:
         return lines
 
     def _source_table(self) -> list[str]:
-        """A table with the counts of each source and its share of the mixture."""
+        """Table of the counts of each source and its share of the mixture."""
         head = ("rows", "filtered", "bad", "left out", "examples", "tokens")
         width = max(8, *map(len, self.by_source))
         titles = (

@@ -10,23 +10,23 @@ from typing import Any
 
 from targetsft_jax.data.record import RowError
 
-# A line of JSON stays bytes until `parse_row`, so that a bad line is a bad row and does
-# not end the stream.
+# A JSON line stays bytes until `parse_row`, so that a malformed one is a bad row and
+# does not end the stream.
 Row = bytes | Mapping[str, Any]
-# Rows of a table that are converted to Python objects at a time.
+# Table rows converted to Python objects per batch.
 _ROWS_AT_A_TIME = 1024
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<shard>\d{5})-of-(?P<shards>\d{5})(?P<kind>\..+)")
 KINDS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".arrow")
 
 
 def read_files(paths: Iterable[str]) -> Iterator[tuple[str, Row]]:
-    """Stream the rows of files of all KINDS, by the end of their names.
+    """Stream the rows of files of any of KINDS, by the extensions of their names.
 
     Yields:
         (`file:row`, the row for `parse_row`).
 
     Raises:
-        ValueError: as the readers below; a name ends in none of KINDS.
+        ValueError: as the readers below; an extension not in KINDS.
     """
     for path in paths:
         if path.endswith((".jsonl", ".jsonl.gz")):
@@ -44,7 +44,7 @@ def read_files(paths: Iterable[str]) -> Iterator[tuple[str, Row]]:
 
 
 def read_lines(paths: str | Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """Stream the lines of `.jsonl` and `.jsonl.gz` files that are not blank.
+    """Stream the non-blank lines of `.jsonl` and `.jsonl.gz` files.
 
     Args:
         paths: one file or several, read in order.
@@ -54,7 +54,7 @@ def read_lines(paths: str | Iterable[str]) -> Iterator[tuple[str, bytes]]:
 
     Raises:
         ValueError: a file is missing, or its compression is damaged. This ends the
-            stream even if bad rows are skipped: the rest cannot be counted.
+            stream even if bad rows are skipped, since the rest cannot be counted.
     """
     for path in existing_files(paths):
         number = 0
@@ -84,8 +84,8 @@ def read_parquet(paths: str | Iterable[str]) -> Iterator[tuple[str, dict[str, An
 
     for path in existing_files(paths):
         try:
-            # Row groups are read as they are needed. Checksums exist if the writer has
-            # written them, and cost next to nothing.
+            # Row groups are read on demand. Page checksums, if the file has them, cost
+            # next to nothing to verify.
             with pyarrow.parquet.ParquetFile(
                 path, pre_buffer=False, page_checksum_verification=True
             ) as file:
@@ -113,7 +113,7 @@ def read_arrow(paths: str | Iterable[str]) -> Iterator[tuple[str, dict[str, Any]
 
 
 def parse_row(row: Row, origin: str) -> Mapping[str, Any]:
-    """Parse a line of JSON; the row of a table is returned unchanged.
+    """Parse a JSON line; table rows are returned unchanged.
 
     Raises:
         RowError: not UTF-8, not JSON, or JSON that is not an object.
@@ -148,7 +148,7 @@ def refuse_missing_shards(paths: Iterable[str]) -> None:
 
 
 def existing_files(paths: str | Iterable[str]) -> Iterator[str]:
-    """Each path; ValueError if it is not a file."""
+    """Yield each path; raise ValueError if it is not a file."""
     for path in [paths] if isinstance(paths, str) else paths:
         if not Path(path).is_file():
             raise ValueError(f"{path}: no such file; check data.path")
@@ -158,7 +158,7 @@ def existing_files(paths: str | Iterable[str]) -> Iterator[str]:
 def _rows(path: str, batches: Iterable[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     number = 0
     for batch in batches:
-        # The batches of a stream may have any size.
+        # Batches of a stream have any size.
         for start in range(0, batch.num_rows, _ROWS_AT_A_TIME):
             for row in batch.slice(start, _ROWS_AT_A_TIME).to_pylist():
                 number += 1
@@ -166,7 +166,7 @@ def _rows(path: str, batches: Iterable[Any]) -> Iterator[tuple[str, dict[str, An
 
 
 def _read_json(path: str) -> Iterator[tuple[str, Row]]:
-    """A list of objects, objects by id (which becomes their `id`), or lines of them."""
+    """Rows of a JSON file: a list of objects, an object id -> object, or JSON lines."""
     (path,) = existing_files(path)
     try:
         with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:

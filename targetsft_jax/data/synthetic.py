@@ -1,4 +1,4 @@
-"""Generated problems with worked steps and a known share of wrong digits.
+"""Generated problems with worked steps and a configurable share of wrong digits.
 
 There are two kinds, one from arithmetic and one from medicine:
 
@@ -12,9 +12,9 @@ There are two kinds, one from arithmetic and one from medicine:
 In the first, each line adds one column and the carry, and its sum has two digits:
 the new carry, then the digit of the answer.
 
-A problem belongs to the held-out split by a hash of its question (the numbers, in
-either order; not the options), so that no seed and no number of examples can bring a
-held-out problem into training.
+A hash of the question (the numbers in either order, without the options) selects the
+split, so that no seed and no number of examples brings a held-out problem into
+training.
 """
 
 import hashlib
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from targetsft_jax.data.config import SyntheticConfig
 
 LETTERS = "ABCD"
-# This many of 256 hash buckets are held out: one problem in eight.
+# Held-out hash buckets of 256: one problem in eight.
 _HELD_OUT_BUCKETS = 32
-# With the share above, a split without problems is detected long before this.
+# Draws after which a split counts as empty; a held-out problem takes eight on average.
 _MAX_DRAWS = 10_000
 
 
@@ -42,7 +42,7 @@ class SyntheticProblem:
     """A problem with its correct solution."""
 
     key: str
-    """The question in a canonical form: the unit of the split."""
+    """Canonical form of the question, which determines the split."""
     prompt: str
     response: str
     answer: str
@@ -51,10 +51,10 @@ class SyntheticProblem:
 def make_record(
     config: "SyntheticConfig", index: int, split: str | None = None
 ) -> Record:
-    """The record number `index`: a pure function of the config and the index.
+    """Generate record `index`: a pure function of the config and the index.
 
     Args:
-        config: kinds, digits, noise and seed. `examples` is not read.
+        config: kinds, digits, noise and seed; `examples` has no effect.
         index: 0 or more.
         split: `train` or `heldout`; None: the config's.
 
@@ -66,7 +66,7 @@ def make_record(
     kind, problem = problem_at(config, index, split)
     response = problem.response
     if config.label_noise > 0:
-        # Another random stream: the problems do not depend on the noise.
+        # A separate random stream, so that the problems do not depend on the noise.
         rng = np.random.default_rng([config.seed, index, 1])
         response = add_noise(response, config.label_noise, rng)
     return Record(
@@ -82,7 +82,7 @@ def make_record(
 def problem_at(
     config: "SyntheticConfig", index: int, split: str
 ) -> tuple[str, SyntheticProblem]:
-    """The kind and the problem of record `index` of a split.
+    """Kind and problem of record `index` of a split.
 
     Raises:
         ValueError: the kind has no problem in this split (numbers of one digit).
@@ -110,7 +110,7 @@ def split_of(key: str) -> str:
 def add_noise(response: str, share: float, rng: np.random.Generator) -> str:
     """Replace computed characters by wrong ones, each with probability `share`.
 
-    Computed are the characters after `=` on a line and after `####`: a digit becomes
+    The characters after `=` on a line and after `####` are computed: a digit becomes
     one of the nine others, an option letter one of the three others, uniformly.
     Operands are copied, not computed, and stay unchanged.
     """
@@ -152,33 +152,33 @@ def _dosing(config: "SyntheticConfig", rng: np.random.Generator) -> SyntheticPro
     weight, dose = int(rng.integers(11, 100)), int(rng.integers(2, 10))
     tens, units = weight // 10 * 10, weight % 10
     milligrams = weight * dose
-    # Mistakes that people make: one factor a unit too large or too small, a part left
-    # out, a carry lost or invented.
-    slips = {
-        *(milligrams + sign * slip for sign in (1, -1) for slip in (dose, weight, 10)),
+    # Plausible mistakes: a factor off by one, a partial product left out, a carry
+    # lost or invented.
+    mistakes = {
+        *(milligrams + sign * n for sign in (1, -1) for n in (dose, weight, 10)),
         tens * dose,
         tens * dose + units,
         (tens + 10) * dose,
     }
-    wrong = sorted(slip for slip in slips if slip > 0 and slip != milligrams)
+    wrong = sorted(n for n in mistakes if n > 0 and n != milligrams)
     options = [int(n) for n in rng.choice(wrong, size=3, replace=False)]
-    place = int(rng.integers(4))
-    options.insert(place, milligrams)
-    offered = " ".join(f"{letter}) {n}" for letter, n in zip(LETTERS, options))
+    position = int(rng.integers(4))
+    options.insert(position, milligrams)
+    lettered = " ".join(f"{letter}) {n}" for letter, n in zip(LETTERS, options))
     return SyntheticProblem(
         key=f"dosing {weight} {dose}",
         prompt=(
-            f"A patient weighs {weight} kg. Dose {dose} mg/kg. How many mg?\n{offered}"
+            f"A patient weighs {weight} kg. Dose {dose} mg/kg. How many mg?\n{lettered}"
         ),
         response=(
             f"{tens}x{dose}={tens * dose}\n{units}x{dose}={units * dose}\n"
-            f"{tens * dose}+{units * dose}={milligrams}\n#### {LETTERS[place]}"
+            f"{tens * dose}+{units * dose}={milligrams}\n#### {LETTERS[position]}"
         ),
-        answer=LETTERS[place],
+        answer=LETTERS[position],
     )
 
 
 KINDS: dict[
     str, Callable[["SyntheticConfig", np.random.Generator], SyntheticProblem]
 ] = {"addition": _addition, "dosing": _dosing}
-"""Makers of problems, by kind."""
+"""Generators of problems, by kind."""

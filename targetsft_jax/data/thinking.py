@@ -6,8 +6,8 @@ from targetsft_jax.data.record import Record, RowError
 
 MODES = ("keep", "drop")
 
-# Opening and closing marks of a block, as Qwen3, DeepSeek-R1 and others write them, and
-# as m1 does, where the closing mark begins the answer.
+# Opening and closing marks of a block: those of Qwen3, DeepSeek-R1 and others, and
+# those of m1, where the closing mark begins the answer.
 _BLOCKS = (
     ("<think>", "</think>"),
     ("<|im_start|>think\n", "<|im_start|>answer\n"),
@@ -19,11 +19,11 @@ def treat(record: Record, thinking: str) -> Record:
 
     Args:
         record: a conversation.
-        thinking: one of MODES; `drop` removes blocks with the white space behind them.
+        thinking: one of MODES; `drop` removes blocks and the white space after them.
 
     Raises:
-        RowError: a block is not closed; with `drop`, a block is not opened or nothing
-            is left.
+        RowError: an unclosed block; with `drop`, also a block without an opening mark,
+            or a turn that would become empty.
     """
     messages = []
     for i, message in enumerate(record.messages):
@@ -47,7 +47,7 @@ def _without(text: str, opening: str, closing: str, origin: str, turn: int) -> s
             raise RowError(
                 origin,
                 f"turn {turn} has an unclosed thinking block: {opening!r} without"
-                f" {closing!r} behind it; close it, or leave the row out",
+                f" {closing!r} after it; close it, or leave the row out",
             )
         remains.append(before)
         text = text.lstrip()
@@ -59,9 +59,9 @@ def _check_remains(content: str, origin: str, turn: int) -> None:
         if closing in content:
             raise RowError(
                 origin,
-                f"turn {turn} has {closing!r} with nothing that opens it, so the block"
-                " to drop has no beginning; set data.thinking to keep, or repair the"
-                " row",
+                f"turn {turn} has {closing!r} without an opening mark, so the start of"
+                " the block to drop is unknown; set data.thinking to keep, or repair"
+                " the row",
             )
     if not content.strip():
         raise RowError(

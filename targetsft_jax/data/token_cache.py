@@ -17,23 +17,23 @@ from targetsft_jax.targets.inputs import column_names
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Raised when the same records, tokenizer and settings give other arrays.
+# Incremented when equal records, tokenizer and settings result in other arrays.
 VERSION = 2
 
-# Settings that packing alone depends on, and settings that change no array: the text
-# of the chat template is hashed, not its name.
+# Settings that affect packing alone, and settings that affect no array: the text of the
+# chat template is hashed, not its name.
 _PACKING = ("max_length", "overlong", "packing", "shuffle_seed")
 _WITHOUT_EFFECT = ("cache", "chat_template")
 
 
 class ArrayMaker(Protocol):
-    """Arrays that can be cached, and a summary of them."""
+    """Maker of arrays that can be cached, and of their summary."""
 
     def parts(self) -> Iterable[Arrays]:
-        """Parts of the arrays, to be concatenated. Read once."""
+        """Parts of the arrays, to be concatenated; iterated once."""
 
     def summary(self) -> Mapping[str, Any]:
-        """Facts about the arrays, as JSON has them. Read after the last part."""
+        """JSON-serializable facts about the arrays; called after the last part."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class CacheFolders:
     """Folders of the tokens and of the packed rows of one data section.
 
     Attributes:
-        tokens, rows: None: nothing is cached.
+        tokens, rows: the folders; None: nothing is cached.
     """
 
     tokens: Path | None = None
@@ -56,13 +56,13 @@ class CacheFolders:
         cache_dir: str | Path,
         held_out: int = 0,
     ) -> "CacheFolders":
-        """The folders of a data section.
+        """Folders of a data section, named by the hash of everything that matters.
 
         Args:
-            config: the data section; every setting counts but the name of the template.
-            tokenizer: with the chat template that is trained.
+            config: the data section; every setting counts except the template's name.
+            tokenizer: with the chat template of the training.
             content: hash of the content of the config's sources.
-            cache_dir: the folder of the cache.
+            cache_dir: root folder of the cache.
             held_out: number of examples held out from training.
         """
         import tokenizers
@@ -82,7 +82,7 @@ class CacheFolders:
             _hash(tokenizer.backend_tokenizer.to_str()),
             {name: str(x) for name, x in tokenizer.special_tokens_map.items()},
             template,
-            # A template that reads the clock renders another text tomorrow.
+            # A template that reads the clock renders other text tomorrow.
             str(datetime.date.today()) if "strftime_now" in template else None,
             content,
             settings,
@@ -97,12 +97,12 @@ class CacheFolders:
 def load_or_make(
     folder: Path | None, maker: ArrayMaker, log: Callable[[str], None]
 ) -> tuple[Arrays, dict[str, Any]]:
-    """Arrays from a folder of the cache; made and written if it has no complete ones.
+    """Read arrays from a cache folder, or make and write them if it is incomplete.
 
     Args:
-        folder: of the cache; None: the arrays are made in memory.
-        maker: makes the arrays. If it raises, nothing is written.
-        log: receives a line on the origin of the arrays.
+        folder: the cache folder; None: the arrays are made in memory.
+        maker: maker of the arrays. If it raises, nothing is written.
+        log: called with a line on the origin of the arrays.
 
     Returns:
         The arrays (memory-mapped if cached) and their summary.
@@ -122,15 +122,16 @@ def load_or_make(
         log(f"from the cache: {folder}")
         return cached
     _write(folder, maker)
-    written = array_folder.read(folder)
-    assert written is not None
+    arrays = array_folder.read(folder)
+    assert arrays is not None
     log(f"written to the cache: {folder}")
-    return written
+    return arrays
 
 
 def _write(folder: Path, maker: ArrayMaker) -> None:
     parts = iter(maker.parts())
-    # Before the folder is opened: an unreadable source is not an error of the folder.
+    # Read before the folder is opened, so that an unreadable source is not reported as
+    # an error of the folder.
     first = next(parts)
     try:
         with array_folder.writing(folder) as writer:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# A turn costs one token, an assistant turn two: the end closes assistant turns only,
-# which alone have to teach to stop. Reserved tokens pad the number to eight.
+# One special token per turn, two per assistant turn: only assistant turns, which are
+# trained, need an end token. Reserved tokens bring the count to eight.
 _SPECIALS = (
     "<|pad|>",
     "<|end|>",
@@ -72,8 +72,8 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
     """Load the tokenizer of a folder, without downloads or code from the folder.
 
     Raises:
-        ValueError: no such folder; it has no tokenizer, or one that needs custom code,
-            or one without character offsets (a "slow" tokenizer).
+        ValueError: no such folder, or its tokenizer is missing, needs custom code or
+            has no character offsets (a "slow" tokenizer).
     """
     from transformers import AutoTokenizer
 
@@ -83,13 +83,13 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder), trust_remote_code=False, local_files_only=True
         )
-    # Transformers and tokenizers raise all kinds of errors at damaged files.
+    # Transformers and tokenizers raise errors of any kind on damaged files.
     except Exception as error:  # noqa: BLE001
         raise ValueError(f"{folder}: no usable tokenizer: {error}") from error
     if not tokenizer.is_fast:
         raise ValueError(
             f"{folder}: {type(tokenizer).__name__} has no character offsets;"
-            " save a tokenizer.json beside it"
+            " add a tokenizer.json"
         )
     return tokenizer
 
@@ -97,16 +97,16 @@ def load_tokenizer(folder: str | Path) -> "PreTrainedTokenizerBase":
 def same_tokenizer(
     a: "PreTrainedTokenizerBase", b: "PreTrainedTokenizerBase", *, show: int = 5
 ) -> list[str]:
-    """Differences between two tokenizers; empty if every id has the same meaning.
+    """List the differences of two tokenizers; empty if every id has the same meaning.
 
-    Compared are the vocabulary with all added tokens, the set of special tokens, the
-    order of merges, and the ids of a sample text. Not compared are folder names, the
-    number of rows of an embedding, and the roles eos and pad: a base model and its
-    instruct version differ in those and share every id.
+    The comparison covers the vocabulary with all added tokens, the set of special
+    tokens, the order of merges, and the ids of a sample text. It ignores folder names,
+    the size of an embedding, and the roles eos and pad, in which a base model and its
+    instruct version differ while they share every id.
 
     Args:
         a, b: the tokenizers.
-        show: number of differing entries that are listed.
+        show: number of differing entries to list.
 
     Returns:
         Lines to print.
@@ -128,8 +128,8 @@ def same_tokenizer(
 def special_ids(tokenizer: "PreTrainedTokenizerBase") -> frozenset[int]:
     """Ids of all special tokens, including those without a role such as eos or pad."""
     added = tokenizer.added_tokens_decoder
-    named = set(tokenizer.all_special_ids)
-    return frozenset(named | {i for i, token in added.items() if token.special})
+    with_role = set(tokenizer.all_special_ids)
+    return frozenset(with_role | {i for i, token in added.items() if token.special})
 
 
 def _special(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:

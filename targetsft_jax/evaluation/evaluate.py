@@ -27,10 +27,10 @@ class GradedProblem:
     """A problem with its sampled completions and their verdicts.
 
     Attributes:
-        id: of the problem.
+        id: id of the problem.
         answer: its gold answer.
-        completions: texts of the completions, without special tokens.
-        correct: whether each of them is correct.
+        completions: texts of the k completions, without special tokens.
+        correct: verdict of each completion.
     """
 
     id: str
@@ -60,18 +60,18 @@ def evaluate_model(
     batch_size: int | None = None,
     row_sharding: NamedSharding | None = None,
 ) -> tuple[AverageAtK, list[GradedProblem]]:
-    """Average@k of a model on problems.
+    """Sample k completions per problem and compute the Average@k of a model.
 
-    A completion that reaches `max_new_tokens` counts as truncated, and is wrong even if
+    A completion that reaches `max_new_tokens` is truncated and counts as wrong, even if
     it states the answer.
 
     Args:
         config: the decoder.
         params: its parameters, on one device or on a mesh.
         problems: prompts with gold answers.
-        tokenizer: of the model; its chat template renders the prompts.
-        settings: of sampling; `samples` is k.
-        seed: of sampling; equal seeds give equal completions.
+        tokenizer: the model's tokenizer; its chat template renders the prompts.
+        settings: sampling settings; `samples` is k.
+        seed: sampling seed; equal seeds result in equal completions.
         dtype, batch_size, row_sharding: as in `generate`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""RUN/results.json: scores of the models measured and the step that was exported."""
+"""RUN/results.json: scores, exported step and completion of a run."""
 
 import dataclasses
 import json
@@ -13,10 +13,10 @@ _EMPTY: dict[str, Any] = {"finished": False, "export": None}
 
 
 class Results:
-    """Scores and export of a run, so that its resumption repeats neither.
+    """Finished evaluations and export of a run, which a resumed run does not repeat.
 
     Args:
-        run_dir: of the run; a missing or unreadable file counts as no results.
+        run_dir: the run's directory; a missing or unreadable file counts as empty.
     """
 
     def __init__(self, run_dir: RunDir):
@@ -24,11 +24,11 @@ class Results:
         self._tree = _read(run_dir)
 
     def score(self, name: str, key: str) -> AverageAtK | None:
-        """The score of a model, or None if it was not measured under this key.
+        """Score of a model; None if it was not evaluated under this key.
 
         Args:
-            name: of the model in tables: "teacher", "start" or the method.
-            key: digest of all that the measurement depends on.
+            name: the model's name in tables: "teacher", "start" or the method.
+            key: digest of all inputs of the evaluation.
         """
         entry = self._tree["scores"].get(name)
         if entry is None or entry.get("key") != key:
@@ -39,7 +39,7 @@ class Results:
             return None
 
     def scores(self) -> dict[str, AverageAtK]:
-        """All scores, by name."""
+        """All scores by model name."""
         entries = self._tree["scores"].items()
         return {name: AverageAtK(**entry["score"]) for name, entry in entries}
 
@@ -50,11 +50,11 @@ class Results:
         self._write()
 
     def is_exported(self, step: int, fingerprint: str) -> bool:
-        """True if the run directory has the export of a training.
+        """True if the run directory has the complete export of a training.
 
         Args:
-            step: its last optimizer step.
-            fingerprint: of the rows that it was trained on.
+            step: last optimizer step of the training.
+            fingerprint: SHA-256 of the training rows.
         """
         complete = (self._run_dir.export / "config.json").is_file()
         return complete and self._tree["export"] == {
@@ -69,12 +69,12 @@ class Results:
 
     @property
     def finished(self) -> bool:
-        """True if the run came to its end: trained, exported and measured."""
+        """True if the run is complete: trained, exported and evaluated."""
         complete = (self._run_dir.export / "config.json").is_file()
         return bool(self._tree["finished"]) and complete
 
     def set_finished(self, finished: bool) -> None:
-        """Record that the run is at its end, or under way again."""
+        """Record that the run is complete, or under way."""
         self._tree["finished"] = finished
         self._write()
 

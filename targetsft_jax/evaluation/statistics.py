@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class AverageAtK:
-    """Scores of one model on one set of problems, as shares."""
+    """Scores of a model on a set of problems, as shares from 0 to 1."""
 
     average_at_k: float
     """Mean share of correct completions."""
@@ -17,9 +17,9 @@ class AverageAtK:
     pass_at_k: float
     """Share of problems with at least one correct completion."""
     no_answer: float
-    """Share of completions that state no answer; they are wrong."""
+    """Share of completions without a stated answer; they count as wrong."""
     truncated: float
-    """Share of completions that reached the length limit; they are wrong."""
+    """Share of completions that reached the length limit; they count as wrong."""
     problems: int
     k: int
 
@@ -30,18 +30,18 @@ def average_at_k(
     has_answer: np.ndarray | None = None,
     truncated: np.ndarray | None = None,
 ) -> AverageAtK:
-    """Aggregate verdicts of completions.
+    """Average@k, Pass@k and standard error from the verdicts of completions.
 
     The standard error is over problems, since completions of one problem are not
     independent.
 
     Args:
         correct: [P, k] bool.
-        has_answer: [P, k] bool, whether a completion states an answer; None: all do.
-        truncated: [P, k] bool, whether a completion was truncated; None: none was.
+        has_answer: [P, k] bool, True where the completion states an answer; None: all.
+        truncated: [P, k] bool, True where the completion is truncated; None: nowhere.
 
     Raises:
-        ValueError: a matrix is empty, not boolean or of another shape; a completion is
+        ValueError: an array is empty, not boolean or of another shape; a completion is
             correct and states no answer.
     """
     correct = _matrix("correct", correct, np.shape(correct))
@@ -70,9 +70,9 @@ def average_at_k(
 
 
 def table(scores: Mapping[str, AverageAtK]) -> str:
-    """Scores of several models by name, as a Markdown table in percent.
+    """Format scores by model name as a Markdown table, in percent.
 
-    The heading has k; if the models have different k, their rows have it.
+    The heading has k; if the models have different k, the row labels have it.
     """
     ks = {score.k for score in scores.values()}
     k = str(ks.pop()) if len(ks) == 1 else "k"

@@ -1,4 +1,4 @@
-"""Conversion between config.json, of transformers 4 and 5, and DecoderConfig."""
+"""Convert between config.json (of transformers 4 and 5) and DecoderConfig."""
 
 import dataclasses
 import warnings
@@ -36,7 +36,7 @@ _KINDS: Mapping[str, Any] = {
     "llama3": RopeScaling,
     "yarn": YarnScaling,
 }
-# Keys of a rotary scaling besides its own fields.
+# Rotary keys common to all kinds of scaling.
 _GENERAL_ROPE_KEYS = {
     "rope_type",
     "type",
@@ -48,11 +48,11 @@ _WINDOW, _FULL = "sliding_attention", "full_attention"
 
 
 def config_from_json(raw: Json, where: str) -> DecoderConfig:
-    """The decoder that a config.json describes.
+    """Decoder config from a config.json.
 
     Args:
         raw: the parsed file.
-        where: its path, for messages.
+        where: path of the file, for messages.
 
     Raises:
         ValueError: unknown model_type, a missing size, or a value that would change the
@@ -60,10 +60,10 @@ def config_from_json(raw: Json, where: str) -> DecoderConfig:
             value and the supported ones.
 
     Warns:
-        UserWarning: a dropout is not 0. It is never applied, which changes fine-tuning
+        UserWarning: a dropout is not 0. It is never applied, which affects fine-tuning
             but not inference.
     """
-    known = family(raw.get("model_type"), where)
+    entry = family(raw.get("model_type"), where)
     missing = [key for key in _SIZES if raw.get(key) is None]
     if missing:
         raise ValueError(
@@ -71,11 +71,11 @@ def config_from_json(raw: Json, where: str) -> DecoderConfig:
             "model"
         )
     _check_types(raw, where)
-    # null means an absent key, except for keys of which it is a value.
-    nullable = {"sliding_window", *known.reads.values()}
+    # null counts as absent, except for keys that have it as a value.
+    nullable = {"sliding_window", *entry.reads.values()}
     present = {k: v for k, v in raw.items() if v is not None or k in nullable}
-    raw = {**DEFAULTS, **known.defaults, **present}
-    for key, supported in known.only.items():
+    raw = {**DEFAULTS, **entry.defaults, **present}
+    for key, supported in entry.only.items():
         accepted = raw.get(key) in (None, supported)
         _refuse_unless(accepted, key, raw, str(supported), where)
     for key in _DROPOUTS:
@@ -87,10 +87,10 @@ def config_from_json(raw: Json, where: str) -> DecoderConfig:
                 stacklevel=2,
             )
     heads = raw["num_attention_heads"]
-    window, sliding_layers = _windows(raw, known, where)
-    rope = _rope(raw, known, window, where)
-    flags: dict[str, Any] = {**PLAIN, **known.flags}
-    flags |= {ours: raw.get(key, PLAIN[ours]) for ours, key in known.reads.items()}
+    window, sliding_layers = _windows(raw, entry, where)
+    rope = _rope(raw, entry, window, where)
+    flags: dict[str, Any] = {**PLAIN, **entry.flags}
+    flags |= {ours: raw.get(key, PLAIN[ours]) for ours, key in entry.reads.items()}
     return DecoderConfig(
         **{ours: raw[theirs] for theirs, ours in _SIZES.items()},
         # Configs from before grouped-query attention lack the key.
@@ -121,7 +121,7 @@ def _check_types(raw: Json, where: str) -> None:
 
 
 def config_to_json(config: DecoderConfig, dtype: str) -> dict[str, Any]:
-    """The config.json of a decoder, readable by transformers 4 and 5.
+    """config.json of a decoder, readable by transformers 4 and 5.
 
     Args:
         config: the decoder.
@@ -130,7 +130,7 @@ def config_to_json(config: DecoderConfig, dtype: str) -> dict[str, Any]:
     Raises:
         ValueError: flags that checkpoints of its model_type do not have.
     """
-    known = checked(config)
+    entry = checked(config)
     rope: dict[str, Any] = {"rope_type": "default"}
     scaling = config.rope_scaling
     if scaling is not None:
@@ -140,7 +140,7 @@ def config_to_json(config: DecoderConfig, dtype: str) -> dict[str, Any]:
             **{key: value for key, value in numbers if value is not None},
         }
     reads: dict[str, Any] = {
-        key: getattr(config, ours) for ours, key in known.reads.items()
+        key: getattr(config, ours) for ours, key in entry.reads.items()
     }
     if "partial_rotary_factor" in reads:
         rope["partial_rotary_factor"] = config.partial_rotary_factor
@@ -148,7 +148,7 @@ def config_to_json(config: DecoderConfig, dtype: str) -> dict[str, Any]:
         reads["query_pre_attn_scalar"] = config.query_pre_attn_scalar or config.head_dim
     parameters = {**rope, "rope_theta": config.rope_theta}
     legacy = {}
-    if known.rope_by_layer:
+    if entry.rope_by_layer:
         local = config.local_rope_theta or config.rope_theta
         parameters = {
             _FULL: parameters,
@@ -156,21 +156,21 @@ def config_to_json(config: DecoderConfig, dtype: str) -> dict[str, Any]:
         }
         legacy = {"rope_local_base_freq": local}
     return {
-        "architectures": [known.architecture],
+        "architectures": [entry.architecture],
         "model_type": config.model_type,
         **{theirs: getattr(config, ours) for theirs, ours in _SIZES.items()},
         "num_key_value_heads": config.num_kv_heads,
         "head_dim": config.head_dim,
         "max_position_embeddings": config.max_position_embeddings,
         "rms_norm_eps": config.rms_norm_eps,
-        # Every flag is written, so that no reader's default applies.
-        **{key: value for key, value in known.only.items() if value is not None},
+        # Every flag is written, so that no default of a reader applies.
+        **{key: value for key, value in entry.only.items() if value is not None},
         **reads,
-        **_window_keys(config, known),
+        **_window_keys(config, entry),
         "tie_word_embeddings": config.tie_word_embeddings,
         "rope_parameters": parameters,
         "dtype": dtype,
-        # The same for transformers 4.
+        # The names in transformers 4.
         "rope_theta": config.rope_theta,
         "rope_scaling": None if scaling is None else rope,
         **legacy,
@@ -179,24 +179,24 @@ def config_to_json(config: DecoderConfig, dtype: str) -> dict[str, Any]:
 
 
 def _windows(
-    raw: Json, known: Family, where: str
+    raw: Json, entry: Family, where: str
 ) -> tuple[int | None, tuple[bool, ...] | None]:
-    """Window, and for each layer whether it has the window."""
+    """Window in tokens, and for each layer True if it has the window."""
     layer_types = raw.get("layer_types")
-    if known.local is None or known.local is all_layers:
-        # transformers ignores the key in these families; it must agree with them.
+    if entry.local is None or entry.local is all_layers:
+        # transformers ignores layer_types in these families; it must agree with them.
         kinds = set(layer_types or ())
         supported = f"{_FULL} in every layer"
         agrees = kinds <= {_FULL}
-        if known.local is all_layers and raw["sliding_window"] is not None:
+        if entry.local is all_layers and raw["sliding_window"] is not None:
             supported = f"{_WINDOW} in every layer"
             agrees = kinds <= {_WINDOW}
         _refuse_unless(agrees, "layer_types", raw, supported, where)
-        return (None if known.local is None else raw["sliding_window"]), None
-    switched_off = known.switch is not None and not raw.get(known.switch)
+        return (None if entry.local is None else raw["sliding_window"]), None
+    switched_off = entry.switch is not None and not raw.get(entry.switch)
     window = None if switched_off else raw["sliding_window"]
     if layer_types is None:
-        local = known.local(raw)
+        local = entry.local(raw)
     else:
         supported = f"{_FULL} or {_WINDOW} for each layer"
         fits = len(layer_types) == raw["num_hidden_layers"]
@@ -209,32 +209,32 @@ def _windows(
     return window, None if window is None else tuple(local)
 
 
-def _window_keys(config: DecoderConfig, known: Family) -> dict[str, Any]:
-    """The config.json keys that describe windows."""
-    if known.local is None:
+def _window_keys(config: DecoderConfig, entry: Family) -> dict[str, Any]:
+    """Keys of config.json that describe windows."""
+    if entry.local is None:
         return {}
     window = config.sliding_window
     keys: dict[str, Any] = {"sliding_window": window}
-    if known.switch is not None:
-        keys[known.switch] = window is not None
-    if known.local is all_layers or (known.switch is not None and window is None):
+    if entry.switch is not None:
+        keys[entry.switch] = window is not None
+    if entry.local is all_layers or (entry.switch is not None and window is None):
         return keys
     keys["layer_types"] = [
         _FULL if window is None else _WINDOW for window in config.windows
     ]
-    if "max_window_layers" in known.defaults:
+    if "max_window_layers" in entry.defaults:
         # For readers without layer_types.
         keys["max_window_layers"] = config.windows.count(None)
     return keys
 
 
-def _rope(raw: Json, known: Family, window: int | None, where: str) -> dict[str, Any]:
-    """The rotary fields of a DecoderConfig."""
-    # In transformers, rope_scaling (version 4) precedes rope_parameters (version 5).
+def _rope(raw: Json, entry: Family, window: int | None, where: str) -> dict[str, Any]:
+    """Rotary fields of a DecoderConfig."""
+    # In transformers, rope_scaling (version 4) overrides rope_parameters (version 5).
     key = "rope_scaling" if raw.get("rope_scaling") else "rope_parameters"
     parameters = raw.get(key) or {}
     local = None
-    if known.rope_by_layer:
+    if entry.rope_by_layer:
         by_layer = raw.get("rope_parameters") or {}
         nested = {*by_layer} <= {_FULL, _WINDOW}
         supported = f"a part for {_FULL} and one for {_WINDOW}"
@@ -248,13 +248,13 @@ def _rope(raw: Json, known: Family, window: int | None, where: str) -> dict[str,
         local = float(of_window.get("rope_theta") or raw["rope_local_base_freq"])
     kind = parameters.get("rope_type") or parameters.get("type") or "default"
     share = parameters.get("partial_rotary_factor") or raw.get("partial_rotary_factor")
-    supported = f"rope_type {', '.join(known.rope)}"
-    if "partial_rotary_factor" not in known.reads:
+    supported = f"rope_type {', '.join(entry.rope)}"
+    if "partial_rotary_factor" not in entry.reads:
         in_parameters = parameters.get("partial_rotary_factor")
         name = key if in_parameters else "partial_rotary_factor"
         full = f"{supported}, over all features of a head"
         _refuse_unless(share in (None, 1.0), name, raw, full, where)
-    _refuse_unless(kind in known.rope, key, raw, supported, where)
+    _refuse_unless(kind in entry.rope, key, raw, supported, where)
     theta = parameters.get("rope_theta") or raw["rope_theta"]
     return {
         "rope_theta": float(theta),
@@ -267,7 +267,7 @@ def _rope(raw: Json, known: Family, window: int | None, where: str) -> dict[str,
 def _scaling(
     kind: str, parameters: Json, raw: Json, key: str, where: str
 ) -> Scaling | None:
-    """The rotary scaling of one kind, from its section of config.json."""
+    """Rotary scaling of one kind, from its section of config.json."""
     scaling = _KINDS.get(kind)
     fields = dataclasses.fields(scaling) if scaling else ()
     defaults = {field.name: field.default for field in fields}

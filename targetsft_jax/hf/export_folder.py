@@ -22,8 +22,8 @@ TOKENIZER_FOLDER = "additional_chat_templates"
 
 CARD_FILE = "README.md"
 
-# All files that exports write. Any other file is a user's, and a folder with such files
-# is not replaced.
+# Files that exports write. Any other file belongs to the user, and its folder is not
+# replaced.
 _OUR_FILES = {
     "config.json",
     "generation_config.json",
@@ -63,7 +63,7 @@ def check_export(folder: Path) -> None:
 
 
 def signed(card: str) -> str:
-    """Append a digest to a model card, by which exports recognize an unedited card."""
+    """Append a digest to a model card, which identifies an unedited card."""
     text = card.rstrip() + "\n"
     return f"{text}\n<!-- targetsft_jax {_digest(text)} -->\n"
 

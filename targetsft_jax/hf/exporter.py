@@ -1,4 +1,4 @@
-"""Export a checkpoint that transformers, vLLM and this package load."""
+"""Export checkpoints in the Hugging Face layout, for transformers, vLLM and others."""
 
 import json
 import math
@@ -51,20 +51,20 @@ def save_pretrained(
 
     Args:
         folder: the target. An existing one is replaced only if it is empty or an
-            earlier export (it has a config.json, and only files that exports write; an
-            edited README.md is not an export's).
+            earlier export: it has a config.json and only files that exports write, and
+            its README.md is unedited.
         config: the decoder.
         params: the tree of `init_params`, sharded or not; leaves may be any
             `LayerLeaf`. Each leaf is read one layer at a time, in order.
-        like: model folder that the parameters come from. Keys of its config.json
+        like: model folder of origin. Keys of its config.json
             beyond the decoder's config are preserved; its generation_config.json and
             tokenizer files are copied.
-        tokenizer: saved with its chat template instead of the files of `like`. Without
+        tokenizer: saved with its chat template in place of the files of `like`. Without
             `like`, its special token ids are written into config.json.
         card: text of the model card, README.md.
         dtype: stored dtype, float32, float16 or bfloat16; None for the parameters'.
-        max_shard_bytes: tensor bytes per safetensors file; more are split over several
-            files with an index. A larger tensor gets its own file.
+        max_shard_bytes: maximum tensor bytes per safetensors file; a larger model is
+            split over several files with an index. A larger tensor has its own file.
         extra_config: more keys for config.json.
 
     Raises:
@@ -79,7 +79,7 @@ def save_pretrained(
     widest = jnp.result_type(*(spec.dtype for spec in specs.values()))
     partial, error = None, None
     if processes.is_primary():
-        # Before the weights, whose gathers take long: the other processes wait for the
+        # Before the weights, whose gathers take long; the other processes wait for the
         # outcome.
         try:
             partial = atomic.begin(folder, check_export)
@@ -115,13 +115,13 @@ def _raise_everywhere(error: Exception | None, folder: Path) -> None:
         raise error
     if failed:
         raise RuntimeError(
-            f"process 0 could not begin the export into {folder}; see its own error"
+            f"process 0 could not begin the export into {folder}; see its error"
         )
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor to be stored: the parameter slices in it, its shape and dtype."""
+    """A tensor to be stored: its parameter slices, shape and dtype."""
 
     parts: tuple[ParameterSlice, ...]
     shape: tuple[int, ...]
@@ -129,7 +129,7 @@ class TensorSpec:
 
     @property
     def bytes(self) -> int:
-        """Size in the file."""
+        """Size in the file, in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -150,7 +150,7 @@ def _specs(
         shape = tuple(leaf.shape if last.layer is None else leaf.shape[1:])
         shape = shape[::-1] if last.transposed else shape
         if last.rows is not None:
-            # The last part ends with the tensor.
+            # The last part ends where the tensor ends.
             shape = (last.rows[1], *shape[1:])
         specs[key] = TensorSpec(parts, shape, stored)
     return specs
@@ -204,7 +204,7 @@ def _write_weights(
     specs: Mapping[str, TensorSpec],
     max_shard_bytes: int,
 ) -> None:
-    """Write all tensors; without a folder, take part in their gathers."""
+    """Write all tensors; without a folder, only take part in their gathers."""
     files = _split(specs, max_shard_bytes)
     if len(files) == 1:
         names = [SINGLE_FILE]
@@ -240,7 +240,7 @@ def _split(specs: Mapping[str, TensorSpec], max_shard_bytes: int) -> list[list[s
 def _write_safetensors(
     path: Path | None, params: dict, specs: Mapping[str, TensorSpec]
 ) -> None:
-    """Write one file tensor by tensor; the safetensors library needs all at once.
+    """Write one file tensor by tensor; the safetensors library requires all at once.
 
     Format: header length (u64, little endian), JSON header, raw tensors.
     See https://github.com/huggingface/safetensors#format.

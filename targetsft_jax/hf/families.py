@@ -1,7 +1,7 @@
 """Model families as data: tensor names, flags and config.json keys of checkpoints.
 
-`FAMILIES` drives import, export, adapters and shape checks. A family that differs from
-these only in names and flags is one more entry.
+`FAMILIES` determines import, export, adapters and shape checks. A family that differs
+from these only in names and flags is one more entry.
 """
 
 import dataclasses
@@ -18,10 +18,11 @@ class Tensor:
 
     Attributes:
         key: its name in the checkpoint.
-        paths: paths of the parameters that it holds; with `{layer}`, the leading axis
-            of a parameter counts layers. Several parameters are fused: their rows are
-            concatenated in this order.
-        transposed: whether it is stored as `[out, in]` and the parameter `[in, out]`.
+        paths: paths of its parameters; with `{layer}`, the leading axis of a parameter
+            is the layer. Several parameters are fused: their rows are concatenated in
+            this order.
+        transposed: True if it is stored as `[out, in]` and the parameter is
+            `[in, out]`.
         flag: DecoderConfig field that must be true for the tensor to exist.
     """
 
@@ -42,15 +43,14 @@ class Family:
         flags: DecoderConfig fields with one value in all checkpoints of the family,
             where it differs from `PLAIN`.
         reads: DecoderConfig field -> config.json key with its value.
-        only: config.json keys that would change the decoder's function -> the only
-            value implemented; an absent key or null means that value.
+        only: config.json key that would change the decoder's function -> the only
+            implemented value; an absent key or null counts as that value.
         defaults: values of absent keys, where they differ from `DEFAULTS`.
-        local: config.json without `layer_types` -> for each layer, whether it has the
+        local: config.json without `layer_types` -> for each layer, True if it has the
             window; None for a family without windows.
         switch: config.json key that must be true for windows to apply.
         rope: kinds of rotary scaling that transformers implements for the family.
-        rope_by_layer: whether base and scaling apply to layers without a window only,
-            and layers with one have another base.
+        rope_by_layer: True if layers with a window have another base and no scaling.
     """
 
     architecture: str
@@ -87,7 +87,7 @@ DEFAULTS: Mapping[str, object] = {
     "tie_word_embeddings": False,
     "rope_theta": 10_000.0,
 }
-"""Values that transformers assumes for absent config.json keys, in most families."""
+"""Defaults of transformers for absent config.json keys, in most families."""
 
 
 def _single(key: str, *path: str, flag: str | None = None) -> Tensor:
@@ -100,7 +100,7 @@ def _norm(name: str, *path: str, flag: str | None = None) -> Tensor:
 
 
 def _kernel(module: str, *paths: tuple[str, ...]) -> Tensor:
-    """Weight of a linear layer; several paths for a fused one."""
+    """Weight of a linear layer; several paths for fused weights."""
     key = f"model.layers.{{layer}}.{module}.weight"
     return Tensor(
         key, tuple(("layers", *path, "kernel") for path in paths), transposed=True
@@ -276,7 +276,7 @@ FAMILIES: Mapping[str, Family] = {
             "query_pre_attn_scalar": "query_pre_attn_scalar",
             "final_logit_softcap": "final_logit_softcapping",
         },
-        # transformers reads the key and does not apply the cap.
+        # transformers reads the key, but does not apply the cap.
         only={**_GEMMA_ONLY, "attn_logit_softcapping": None},
         defaults={
             **_GEMMA_DEFAULTS,
@@ -305,7 +305,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
 }
 
-# Advice for families that are similar to a supported one.
+# Advice for unsupported families that resemble a supported one.
 _INSTEAD = {
     "gemma3": "It is the multimodal Gemma-3; only its text part (gemma3_text) is "
     "supported. Extract it with transformers: "
@@ -318,14 +318,14 @@ _INSTEAD = {
 
 
 def family(model_type: object, source: str) -> Family:
-    """The family of a `model_type`.
+    """Look up the family of a `model_type`.
 
     Args:
-        model_type: value of a config.json.
-        source: where it was read, for messages.
+        model_type: value in a config.json.
+        source: origin of the value, for messages.
 
     Raises:
-        ValueError: unknown model_type; names the source and the supported ones.
+        ValueError: unknown model_type; lists the supported ones.
     """
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ValueError(
@@ -341,33 +341,33 @@ def family(model_type: object, source: str) -> Family:
 
 
 def checked(config: DecoderConfig) -> Family:
-    """The config's family, if its checkpoints can represent the config.
+    """Look up the family of a config, and check that its checkpoints can represent it.
 
     Raises:
         ValueError: unknown model_type, or flags that its checkpoints do not have.
     """
-    known = family(config.model_type, "DecoderConfig")
-    fixed = {**PLAIN, **known.flags}
-    if known.local is None:
+    entry = family(config.model_type, "DecoderConfig")
+    fixed = {**PLAIN, **entry.flags}
+    if entry.local is None:
         fixed["sliding_window"] = None
-    if known.local is all_layers:
+    if entry.local is all_layers:
         fixed["sliding_layers"] = None
-    if not known.rope_by_layer:
+    if not entry.rope_by_layer:
         fixed["local_rope_theta"] = None
     for flag, value in fixed.items():
-        if flag not in known.reads and getattr(config, flag) != value:
+        if flag not in entry.reads and getattr(config, flag) != value:
             raise ValueError(
                 f"DecoderConfig.{flag} is {getattr(config, flag)}; expected {value}, "
                 f"its value in {config.model_type!r} checkpoints. Change {flag} or "
                 "model_type."
             )
-    for flag, other in itertools.combinations(known.reads, 2):
-        key = known.reads[flag]
-        same_key = key == known.reads[other]
+    for flag, other in itertools.combinations(entry.reads, 2):
+        key = entry.reads[flag]
+        same_key = key == entry.reads[other]
         if same_key and getattr(config, flag) != getattr(config, other):
             raise ValueError(
                 f"DecoderConfig.{flag} is {getattr(config, flag)} and {other} is "
                 f"{getattr(config, other)}; expected equal values, since "
                 f"{config.model_type!r} checkpoints have one {key} for both."
             )
-    return known
+    return entry

@@ -1,4 +1,4 @@
-"""Import a Hugging Face checkpoint: its config, and its tensors directly to devices."""
+"""Import Hugging Face checkpoints: config, and tensors directly onto devices."""
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -26,12 +26,12 @@ from targetsft_jax.storage.atomic import former
 
 _HUB_FILES = ["*.json", "*.jinja", "*.txt", "tokenizer*", "*.model"]
 
-# Tensors that a warning names; all are counted.
+# Number of tensors that a warning lists; all are counted.
 _SHOWN = 5
 
 
 def resolve(path_or_hub_id: str | Path, *, weights: bool = True) -> Path:
-    """The local folder of a model: a path, or the snapshot of a hub id.
+    """Resolve a path or hub id to the local folder of a model.
 
     Only safetensors, JSON, chat-template and tokenizer files are downloaded from the
     hub, unless they are in the local cache.
@@ -70,14 +70,14 @@ def resolve(path_or_hub_id: str | Path, *, weights: bool = True) -> Path:
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise FileNotFoundError(
-            f"{name} is neither a local folder nor a model that the hub served "
+            f"{name} is neither a local folder nor a model available on the hub "
             f"({type(error).__name__}: {reason}); pass a local folder, or download "
             f"it first with `hf download {name}`."
         ) from None
 
 
 def load_config(folder: str | Path) -> DecoderConfig:
-    """The decoder that the config.json of a folder describes.
+    """Decoder config from the config.json of a folder.
 
     Raises:
         FileNotFoundError: the folder has no config.json.
@@ -102,7 +102,7 @@ def load_params(
 
     All headers are checked before any data is read. Then each process reads only the
     slices of its devices, in pieces of bounded size that go directly to the devices:
-    neither the model nor a large unsharded parameter exists on a host.
+    no host holds the model or a large unsharded parameter.
 
     Args:
         folder: contains model.safetensors, or shards and model.safetensors.index.json.
@@ -150,7 +150,7 @@ def load_params(
 
 
 def mapped_params(folder: str | Path, config: DecoderConfig) -> dict:
-    """The tree of `init_params` with a `MappedLeaf` for each parameter; reads nothing.
+    """Open parameters without reading: the tree of `init_params` with `MappedLeaf`s.
 
     Raises:
         FileNotFoundError, ValueError: as `load_params`.
@@ -164,7 +164,7 @@ def mapped_params(folder: str | Path, config: DecoderConfig) -> dict:
 
 
 class MappedLeaf:
-    """A parameter in a checkpoint's files, read one layer at a time: a `LayerLeaf`."""
+    """A parameter in mapped files, read one layer at a time: a `LayerLeaf`."""
 
     def __init__(self, sources: list[Source], shape: tuple[int, ...]) -> None:
         self._sources, self.shape = sources, shape
@@ -192,7 +192,7 @@ def _names(path: Any) -> tuple[str, ...]:
 def _sources(
     folder: Path, config: DecoderConfig, abstract: dict
 ) -> dict[tuple[str, ...], list[Source]]:
-    """The checkpoint's tensors by parameter, with all shapes and dtypes checked."""
+    """Tensors of a checkpoint by parameter, after a check of all shapes and dtypes."""
     tensors = open_tensors(folder)
     _check(folder, config, abstract, tensors)
     sources: dict[tuple[str, ...], list[Source]] = {}
@@ -203,11 +203,11 @@ def _sources(
 
 
 def _warn(folder: Path, non_finite: dict[str, int]) -> None:
-    named = [f"{key} ({count:,})" for key, count in non_finite.items()]
-    more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
+    counts = [f"{key} ({count:,})" for key, count in non_finite.items()]
+    more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
     warnings.warn(
         f"{folder}: {sum(non_finite.values()):,} values in {len(non_finite)} tensors "
-        f"are NaN or infinite: {', '.join(named[:_SHOWN])}{more}. The checkpoint "
+        f"are NaN or infinite: {', '.join(counts[:_SHOWN])}{more}. The checkpoint "
         "is damaged, or overflowed its dtype; the model's outputs will be NaN.",
         stacklevel=3,
     )
@@ -251,7 +251,7 @@ def _expected_shape(
         leaf = leaf[name]
     shape = leaf.shape if last.layer is None else leaf.shape[1:]
     shape = shape[::-1] if last.transposed else shape
-    # The last part ends with the tensor.
+    # The last part ends where the tensor ends.
     return shape if last.rows is None else (last.rows[1], *shape[1:])
 
 

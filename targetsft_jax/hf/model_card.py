@@ -29,9 +29,9 @@ def training_card(
 
     Args:
         method: name of the method.
-        explanation: lines of Markdown that explain it and its hyper-parameters.
+        explanation: Markdown lines on the method and its hyper-parameters.
         models: role -> path or hub id, "student" among them.
-        data: lines of facts about the training data.
+        data: lines about the training data.
         config: the run's configuration as YAML.
     """
     lines = [
@@ -68,7 +68,7 @@ def training_card(
 
 
 def converted_card(source: str) -> str:
-    """Model card of a model that was converted and not trained."""
+    """Model card of a converted, untrained model."""
     return "\n".join(
         [
             *_front_matter(source),
@@ -106,6 +106,6 @@ def _versions() -> list[str]:
         try:
             versions.append((name, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
-            continue  # targetsft-jax itself, run from a checkout
+            continue  # targetsft-jax itself, in a checkout
     software = ", ".join(f"{name} {version}" for name, version in versions)
     return ["## Software", "", software]

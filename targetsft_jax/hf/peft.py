@@ -1,4 +1,4 @@
-"""Export adapters in PEFT's format, as a folder that is loaded over their base."""
+"""Export LoRA adapters in PEFT's format."""
 
 import json
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ def save_adapter(
 ) -> None:
     """Write adapter_model.safetensors and adapter_config.json, atomically.
 
-    PEFT stores A as [r, in] and B as [out, r] in float32, one pair per layer. A fused
-    module, whose weight several of our projections share, gets the sum of their ranks.
+    PEFT stores A as [r, in] and B as [out, r] in float32, one pair per layer. The rank
+    of a fused module is the sum of the ranks of its projections.
     Every process of a multi-process job must call this; the primary process writes.
 
     Args:
@@ -62,7 +62,7 @@ def _tensors(
         ranks[module.rpartition(".")[2]] = lora.rank * len(adapted)
         a, b = _stacked(adapted, parts[-1])
         for name, value in (("lora_A", a), ("lora_B", b)):
-            # safetensors writes memory as it is laid out.
+            # safetensors writes the memory layout of an array.
             value = np.ascontiguousarray(value)
             tensors[f"base_model.model.{module}.{name}.weight"] = value
     return tensors, ranks
@@ -91,12 +91,12 @@ def _stacked(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A [r, in] and B [out, r] of one checkpoint tensor.
 
-    Those of a fused tensor are A = (A_1; A_2; …) and B block-diagonal: each parameter
-    has its own rows of A, and its own columns of B in its rows of the tensor.
+    For a fused tensor, A = (A_1; A_2; …) and B is block-diagonal: each parameter has
+    separate rows of A, and separate columns of B in its rows of the tensor.
 
     Args:
-        adapted: the parameter slices that have adapters, and these.
-        last: the last slice of the tensor, whether it has adapters or not.
+        adapted: parameter slices with adapters, each with its adapters.
+        last: last slice of the tensor, with or without adapters.
     """
     a, b = (
         [
@@ -117,7 +117,7 @@ def _stacked(
 
 
 def _pair(adapters: dict, path: tuple[str, ...]) -> dict | None:
-    """The adapters of the kernel at a path, or None."""
+    """Adapters of the kernel at a path, or None."""
     *modules, leaf = path
     tree: dict | None = adapters
     for name in modules:

@@ -17,18 +17,18 @@ from targetsft_jax.hf.tensor_files import DTYPES, StoredTensor
 from targetsft_jax.hf.tensor_map import ParameterSlice
 
 THREADS = 4
-"""Number of reading threads; each holds one piece."""
+"""Number of reader threads; each holds one piece."""
 
 PIECE_BYTES = 64 * 2**20
-"""Largest part of a tensor that is in transit from a file to a device."""
+"""Largest part of a tensor in transit from a file to a device."""
 
 STAGED_BYTES = 256 * 2**20
-"""Parameters whose local shards are at most this large are assembled on the host."""
+"""Largest local shards of a parameter that are assembled on the host."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A checkpoint tensor and the parameter slice that it holds."""
+    """A checkpoint tensor and its parameter slice."""
 
     key: str
     tensor: StoredTensor
@@ -43,17 +43,17 @@ def read_parameter(
     pool: Executor,
     non_finite: dict[str, int],
 ) -> jax.Array:
-    """One parameter as a global array; reads only slices of this process's devices.
+    """Read a parameter as a global array; reads the slices of this process's devices.
 
-    Small parameters are assembled on the host, at most `STAGED_BYTES`. For larger ones
-    the host holds a few pieces in transit to arrays that are on the devices already.
+    Small parameters, up to `STAGED_BYTES`, are assembled on the host. For larger ones
+    the host holds a few pieces in transit to arrays that are already on the devices.
     Arrays of a CPU are host memory and are written directly.
 
     Args:
         sources: its tensors, each of a dtype in `DTYPES`.
-        shape, dtype, sharding: of the result.
-        pool: reads files and casts values.
-        non_finite: counts of NaN and infinite values by tensor, updated.
+        shape, dtype, sharding: those of the result.
+        pool: executor for reads and casts.
+        non_finite: tensor key -> count of NaN and infinite values; updated.
     """
     # Devices with the same slice share one read.
     devices: dict[tuple, list[jax.Device]] = {}
@@ -82,7 +82,7 @@ def read_parameter(
 
 @np.errstate(over="ignore")  # overflow becomes infinity, which is counted
 def cast_into(target: np.ndarray, source: np.ndarray, *, transposed: bool) -> None:
-    """Copy an array, or its transpose, into another one and cast to its dtype."""
+    """Copy `source`, or its transpose, into `target` and cast to its dtype."""
     if not transposed:
         target[...] = source
         return
@@ -105,14 +105,14 @@ class _Shard(Protocol):
         """Host memory for the values of a piece."""
 
     def write(self, start: tuple[int, ...], values: np.ndarray) -> None:
-        """Write the values of a piece, which are in its buffer."""
+        """Write the values of a piece, from its buffer."""
 
     def arrays(self) -> Iterable[tuple[jax.Device, jax.Array]]:
         """The slice on each device."""
 
 
 class _HostShard:
-    """A slice that is assembled in host memory."""
+    """Slice assembled in host memory."""
 
     def __init__(
         self, bounds: Bounds, dtype: np.dtype, devices: list[jax.Device]
@@ -133,7 +133,7 @@ class _HostShard:
 
 
 class _DeviceShard:
-    """A slice that is allocated on its devices and written piece by piece."""
+    """Slice allocated on its devices and written piece by piece."""
 
     def __init__(
         self, bounds: Bounds, dtype: np.dtype, devices: list[jax.Device]
@@ -157,7 +157,7 @@ class _DeviceShard:
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Uninitialized memory, aligned so that a CPU device adopts it without a copy."""
+    """Uninitialized memory, aligned so that a CPU device can use it without a copy."""
     size, alignment = math.prod(shape) * dtype.itemsize, 64
     raw = np.empty(size + alignment, np.uint8)
     start = -raw.ctypes.data % alignment
@@ -173,14 +173,14 @@ def _write_piece(
 
 @dataclasses.dataclass
 class _Piece:
-    """Rows of a tensor that belong to one shard.
+    """Rows of a tensor for one shard.
 
     Attributes:
         source: the tensor.
-        rows, columns: the part of it; columns are all further axes.
+        rows, columns: the part of the tensor; columns are all further axes.
         shard, start: the shard, and the offsets of the part in it.
-        last: whether no other shard needs these rows.
-        values: set by `read`, shaped as in the shard.
+        last: True if no later piece needs these rows.
+        values: the part in the shape of the shard; set by `read`.
     """
 
     source: Source
@@ -192,7 +192,7 @@ class _Piece:
     values: np.ndarray | None = None
 
     def read(self) -> tuple["_Piece", str, int]:
-        """The piece with its values, its tensor's key, and its non-finite values."""
+        """Read the values; returns (piece, tensor key, count of non-finite values)."""
         tensor, part = self.source.tensor, self.source.part
         stored = tensor.rows(*self.rows)[(slice(None), *self.columns)]
         shape = stored.shape[::-1] if part.transposed else stored.shape
@@ -208,7 +208,7 @@ class _Piece:
 def _pieces(
     sources: list[Source], shards: list[_Shard], dtype: np.dtype
 ) -> Iterator[_Piece]:
-    """All pieces of a parameter, in the order of the file: rows are read once."""
+    """All pieces of a parameter, in file order, so that rows are read once."""
     for source in sources:
         shape, part = source.tensor.shape, source.part
         itemsize = max(dtype.itemsize, DTYPES[source.tensor.dtype].itemsize)
@@ -228,7 +228,7 @@ def _pieces(
 
 
 def _piece(source: Source, rows: tuple[int, int], shard: _Shard) -> _Piece:
-    """The part of these rows of a tensor that lies in a shard."""
+    """Intersection of rows of a tensor with a shard."""
     part = source.part
     inner = shard.bounds if part.layer is None else shard.bounds[1:]
     (first, stop), *others = inner[::-1] if part.transposed else inner
@@ -260,7 +260,7 @@ def _extent(bounds: Bounds) -> tuple[int, ...]:
 def _prefetched(
     pool: Executor, pieces: Iterator[_Piece]
 ) -> Iterator[tuple[_Piece, str, int]]:
-    """Read pieces in the pool and yield them in order; at most `THREADS` exist."""
+    """Read pieces in the pool and yield them in order, at most `THREADS` at a time."""
     pending: collections.deque[Future] = collections.deque()
     for piece in pieces:
         pending.append(pool.submit(piece.read))

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
-# Encoded by a tokenizer and by its copy from AutoTokenizer. It shows differences in how
-# digits, spaces and letters are split, and in normalization (by its combining accent).
+# Encoded by a tokenizer and by its copy from AutoTokenizer, to detect differences in
+# splitting digits, spaces and letters, and in normalization (the combining accent).
 _PROBE = "  It costs 12.5 mg/kg;\n\n\tx² = 1 → \\boxed{42} — e\u0301té, 剂量, 🙂🏽"
 
 
@@ -40,12 +40,12 @@ def write_sidecar_files(
     """Write all files of an export except its weights and their index.
 
     Args:
-        folder: an empty one.
+        folder: an empty folder.
         config: the decoder.
         dtype: name of the stored dtype of the weights.
         like: a model folder. Keys of its config.json beyond the decoder's config are
             preserved; its generation_config.json and tokenizer files are copied.
-        tokenizer: saved instead of the files of `like`, and read back to check it.
+        tokenizer: saved in place of the files of `like`, and read back as a check.
         card: text of README.md; None for no file.
         extra_config: more keys for config.json.
 
@@ -61,7 +61,7 @@ def write_sidecar_files(
             f"extra_config may not set {', '.join(conflicts)}; the decoder's config "
             "determines these keys."
         )
-    # Readers replace an absent id by their own default. So ids that the source lacks
+    # Readers replace an absent id by a default. Therefore ids that the source lacks
     # remain absent, and ids that a tokenizer lacks are written as null.
     source = {} if like is None else read_json(like / "config.json")
     ids = {} if like is not None else _special_ids(config, tokenizer)
@@ -97,10 +97,10 @@ def write_chat_template(folder: Path, template: str | None, stops: list[int]) ->
     """Write the chat template and the stop tokens of a trained model into its folder.
 
     Args:
-        folder: has config.json and the tokenizer's files.
-        template: content of `chat_template.jinja`; None leaves the tokenizer's.
-        stops: ids that end a completion. Those that generation_config.json lacks are
-            added: the eos of a base model may differ from the token that ends a turn.
+        folder: folder with config.json and the tokenizer's files.
+        template: content of `chat_template.jinja`; None: the tokenizer's, unchanged.
+        stops: ids that end a completion. Those missing in generation_config.json are
+            added: the eos of a base model may differ from its end-of-turn token.
     """
     if template is not None:
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
@@ -122,7 +122,7 @@ def write_chat_template(folder: Path, template: str | None, stops: list[int]) ->
 def check_exportable(
     config: DecoderConfig, tokenizer: "PreTrainedTokenizerBase"
 ) -> None:
-    """Check before a training that its tokenizer survives the export at its end.
+    """Check before a training that the final export will preserve the tokenizer.
 
     Raises:
         ValueError: as `write_sidecar_files`.
@@ -157,9 +157,9 @@ def _check_tokenizer(
 ) -> None:
     """Check that AutoTokenizer loads an equal tokenizer from the folder.
 
-    transformers chooses the class by model_type, and for some (such as qwen2) it builds
+    transformers selects the class by model_type, and for some (such as qwen2) it builds
     that family's tokenizer with the file's vocabulary, regardless of the class that
-    wrote it: it may split and normalize otherwise and have more tokens.
+    wrote it; it may split and normalize differently and have more tokens.
 
     Raises:
         ValueError: the tokenizers differ, or none can be loaded.
@@ -170,7 +170,7 @@ def _check_tokenizer(
         back = AutoTokenizer.from_pretrained(
             str(folder), trust_remote_code=False, local_files_only=True
         )
-    except Exception as error:  # any error here would be a reader's error too
+    except Exception as error:  # Any error here would affect readers too.
         loaded, differences = "nothing", [f"{type(error).__name__}: {error}"]
     else:
         loaded, differences = f"a {type(back).__name__}", _differences(tokenizer, back)

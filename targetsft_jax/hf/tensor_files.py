@@ -23,12 +23,12 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor of a mapped file; `rows` returns views, which are read on access.
+    """A tensor of a mapped file; `rows` returns views, which are read on access.
 
     Attributes:
-        shape: as stored.
+        shape: stored shape.
         dtype: name in the file, such as "BF16".
-        start: offset of its first byte in the file.
+        start: offset of its first byte in the file, in bytes.
         file: the mapped file.
     """
 
@@ -45,7 +45,7 @@ class StoredTensor:
         return np.frombuffer(self.file, dtype, count, offset).reshape(shape)
 
     def release(self, start: int, stop: int) -> None:
-        """Release the memory pages of these rows, which count as the process's memory.
+        """Release the pages of these rows from the memory of the process.
 
         A later access reads them again, from the page cache or from disk.
         """
@@ -90,7 +90,7 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
             damaged.append(f"{folder / name} is damaged or incomplete ({error})")
             continue
         for key, tensor in _mapped(folder / name).items():
-            # Tensors that are not in the index are included: they may be unexpected.
+            # Tensors missing in the index are included, to be reported as unexpected.
             if weight_map is None or weight_map.get(key, name) == name:
                 tensors[key] = tensor
     if damaged:
@@ -99,7 +99,7 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def _mapped(path: Path) -> dict[str, StoredTensor]:
-    """Tensors of one file.
+    """Map the tensors of one file.
 
     Format: header length (u64, little endian), JSON header, raw tensors.
 
@@ -122,7 +122,7 @@ def _mapped(path: Path) -> dict[str, StoredTensor]:
 
 
 def _weight_map(folder: Path) -> dict[str, str] | None:
-    """The index: key -> file; None for a checkpoint in a single file."""
+    """Index, key -> file name; None for a checkpoint in a single file."""
     if (folder / SINGLE_FILE).is_file():
         return None
     path = folder / INDEX_FILE

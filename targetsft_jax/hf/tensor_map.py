@@ -10,12 +10,12 @@ from targetsft_jax.models.config import DecoderConfig
 
 @dataclasses.dataclass(frozen=True)
 class ParameterSlice:
-    """The slice of a parameter that a checkpoint tensor, or a part of it, holds.
+    """Slice of a parameter that is stored in a checkpoint tensor or a part of it.
 
     Attributes:
         path: path of the parameter.
         layer: index on its leading axis; None for a parameter without layers.
-        transposed: as in `Tensor`.
+        transposed: True if it is stored as `[out, in]`, see `families.Tensor`.
         rows: rows [start, stop) of the stored tensor; None for all of them.
     """
 
@@ -28,11 +28,11 @@ class ParameterSlice:
 def checkpoint_tensors(
     config: DecoderConfig,
 ) -> dict[str, tuple[ParameterSlice, ...]]:
-    """Every tensor of a checkpoint of this config, in file order.
+    """Tensors of a checkpoint of this config, in file order.
 
     Returns:
-        Key -> the parameter slices that it holds; several for a fused tensor, in the
-        order of their rows.
+        Key -> parameter slices of the tensor; several for a fused tensor, in the order
+        of their rows.
 
     Raises:
         ValueError: unknown model_type, or flags that its checkpoints do not have.
@@ -56,7 +56,7 @@ def checkpoint_tensors(
 def _rows(
     config: DecoderConfig, paths: tuple[tuple[str, ...], ...]
 ) -> Sequence[tuple[int, int] | None]:
-    """Rows of each parameter in the tensor that holds them."""
+    """Rows of each parameter in its tensor."""
     if len(paths) == 1:
         return (None,)
     keys = config.num_kv_heads * config.head_dim

@@ -1,4 +1,4 @@
-"""Checksums against the same sum in Python, and against changes they must detect."""
+"""Checksums equal the same sum in Python, and detect changes."""
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,8 @@ def test_the_sum_is_the_documented_one(dtype: str):
     x = _array(dtype)
     host = np.asarray(x)
     bits = host.view(f"u{host.dtype.itemsize}").ravel().tolist()
-    want = sum(b * (2 * index + 1) for index, b in enumerate(bits)) % 2**32
-    assert array_checksums({"a": {"b": x}}) == {"a.b": want}
+    expected = sum(b * (2 * index + 1) for index, b in enumerate(bits)) % 2**32
+    assert array_checksums({"a": {"b": x}}) == {"a.b": expected}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

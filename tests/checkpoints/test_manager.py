@@ -72,7 +72,7 @@ def test_trees_come_back_on_the_requested_shardings(saved):
 
 
 def test_the_layout_on_disk(saved):
-    """Items, names and the position's fields are those that earlier versions read."""
+    """Items, names and fields of the position are those of earlier versions."""
     folder = saved.checkpoints / "2"
     assert {"params", "optimizer", "position", "provenance"} <= {
         path.name for path in folder.iterdir()
@@ -90,7 +90,7 @@ def test_the_layout_on_disk(saved):
 
 
 def test_a_checkpoint_without_provenance_is_restored(saved):
-    """Version 0.1.0 wrote none."""
+    """Checkpoints of version 0.1.0 have none."""
     shutil.rmtree(saved.checkpoints / "2/provenance")
     checkpoints = Checkpoints(saved, Retention(2), Provenance(frozen={"teacher": "x"}))
     arrays, step = checkpoints.restore(_arrays(0), POSITION)
@@ -111,7 +111,7 @@ def test_a_damaged_checkpoint_is_moved_and_the_one_before_is_used(saved, capsys)
     assert (saved.damaged_checkpoints / "2").is_dir()
     printed = capsys.readouterr().out
     assert "checkpoint 2 cannot be restored (ValueError: params.layers.w" in printed
-    # The run comes by the step again and saves it.
+    # The run repeats the step and saves it.
     assert checkpoints.latest == 1
     assert _save(checkpoints, 2) == []
     checkpoints.close()
@@ -143,7 +143,7 @@ def test_versions_are_noted_and_other_frozen_models_refused(tmp_path, capsys):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 4 MB, where this user may mount one."""
+    """A file system of 4 MB, if the user may mount one."""
     folder = tmp_path / "small"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
@@ -158,7 +158,7 @@ def small_disk(tmp_path):
 
 
 def _fill(folder, leave):
-    """A file that leaves so many bytes free."""
+    """Write a file that leaves `leave` bytes free."""
     path = folder / "ballast"
     with path.open("wb") as file:
         file.write(b"x" * (disk_full.free_bytes(folder) - leave))
@@ -166,7 +166,7 @@ def _fill(folder, leave):
 
 
 def test_a_real_full_disk_costs_one_save(small_disk):
-    """Orbax writes in the background; the error comes later, and from C++."""
+    """Orbax writes in the background, and raises the error of C++ later."""
     run_dir, size = RunDir(small_disk / "run"), {"size": 50_000}
     checkpoints = Checkpoints(run_dir, Retention(1))
     assert _save(checkpoints, 1, **size) == []
@@ -176,7 +176,7 @@ def test_a_real_full_disk_costs_one_save(small_disk):
     (message,) = messages
     assert message.startswith("checkpoint 2 was not saved: no space left for")
     assert "about 400 kB required" in message and "checkpoint 1 is intact" in message
-    # The half-written checkpoint no longer holds the space.
+    # The half-written checkpoint no longer occupies the space.
     assert disk_full.free_bytes(small_disk) > 100_000
     assert checkpoints.latest == 1
     ballast.unlink()
@@ -190,7 +190,7 @@ def test_a_real_full_disk_costs_one_save(small_disk):
 
 
 def _full(times, monkeypatch):
-    """The first saves of these numbers find no space."""
+    """Make the first `times` saves fail for lack of space."""
     begin, left = Checkpoints._begin, [times]
 
     def fail(self, arrays, position, metrics):
@@ -235,7 +235,7 @@ def test_an_error_that_is_not_a_full_disk_is_raised(tmp_path, monkeypatch):
 
 
 def test_a_flipped_bit_would_pass_for_a_parameter(saved, monkeypatch):
-    """The control: without the checksums Orbax returns the wrong number in silence."""
+    """The control: without checksums, Orbax silently restores a wrong number."""
     path = saved.checkpoints / "2"
     with ocp.CheckpointManager(saved.checkpoints.absolute()) as orbax:
         item = ocp.args.StandardRestore(_arrays(2)["params"])

@@ -1,4 +1,4 @@
-"""The model folder of a run, and what turns a checkpoint of adapters into a model."""
+"""The model folder of a run, and adapters merged into their base."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def test_it_is_replaced_atomically(run_dir, hf_folder, monkeypatch):
 
 
 def test_a_run_may_start_from_itself(run_dir):
-    """Its own model folder is the source."""
+    """The source is the run's model folder."""
     before = (run_dir.model / "tokenizer.json").read_bytes()
     write_model_folder(run_dir, run_dir.model, "# Again")
     assert (run_dir.model / "tokenizer.json").read_bytes() == before
@@ -65,7 +65,7 @@ def test_other_processes_write_nothing(run_dir, hf_folder, monkeypatch):
 
 
 def test_adapters_are_merged_over_a_folder_or_a_run(run_dir, hf_folder, params):
-    """W + scale · A·B, by numpy, whatever the base is read from."""
+    """W + scale · A·B equals numpy's result for every kind of base path."""
     info = AdapterInfo(ADAPTERS, str(hf_folder), "float32")
     write_model_folder(run_dir, hf_folder, "# Card", info)
     assert read_adapters(run_dir) == info
@@ -80,9 +80,11 @@ def test_adapters_are_merged_over_a_folder_or_a_run(run_dir, hf_folder, params):
             assert isinstance(kernel, LayerLeaf)
             for layer in range(2):
                 a, b = (pair[f"lora_{x}"][layer].astype(np.float64) for x in "ab")
-                want = np.float64(params["layers"][module][name]["kernel"][layer])
-                want = want + 3.0 / 2 * (a @ b)
-                np.testing.assert_allclose(kernel[layer], want, rtol=2e-6, atol=2e-6)
+                expected = np.float64(params["layers"][module][name]["kernel"][layer])
+                expected = expected + 3.0 / 2 * (a @ b)
+                np.testing.assert_allclose(
+                    kernel[layer], expected, rtol=2e-6, atol=2e-6
+                )
         np.testing.assert_array_equal(
             np.asarray(merged["embed"], np.float32), params["embed"]
         )

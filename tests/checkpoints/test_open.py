@@ -1,4 +1,4 @@
-"""open_model: one meaning for every kind of path, and a tokenizer that all share."""
+"""open_model resolves every kind of path; shared_tokenizer compares tokenizers."""
 
 import json
 import shutil
@@ -41,8 +41,8 @@ def test_every_path_opens_the_same_model(kind, hf_folder, params, run_dir):
     kernel = lazy["layers"]["attention"]["q"]["kernel"]
     assert isinstance(kernel, LayerLeaf) and kernel.shape[0] == 2
     for layer in range(2):
-        want = params["layers"]["attention"]["q"]["kernel"][layer]
-        np.testing.assert_array_equal(kernel[layer].astype(np.float32), want)
+        expected = params["layers"]["attention"]["q"]["kernel"][layer]
+        np.testing.assert_array_equal(kernel[layer].astype(np.float32), expected)
     np.testing.assert_array_equal(
         np.asarray(lazy["embed"], np.float32), params["embed"]
     )
@@ -78,7 +78,7 @@ def test_a_path_that_names_no_model(tmp_path):
 
 
 def test_a_run_that_trained_adapters_is_not_a_model(run_dir):
-    """Its checkpoints hold adapters alone: loading them would fail much later."""
+    """Its checkpoints hold adapters alone, so that loading would fail much later."""
     run_dir.adapters.write_text("{}")
     for path in (run_dir.path, run_dir.checkpoints / "0"):
         with pytest.raises(ValueError, match="holds adapters.*run/hf.*to-hf"):

@@ -1,4 +1,4 @@
-"""Positions: which differences make a checkpoint one of other data."""
+"""Differences of positions that mean other data."""
 
 from dataclasses import asdict, replace
 

@@ -1,4 +1,4 @@
-"""Provenance of checkpoints: differences that are noted, and those that are refused."""
+"""Provenance of checkpoints: differences that are reported or refused."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""Locating checkpoints: which paths name one, which step, and what is refused."""
+"""Paths and steps that locate a checkpoint, and refusals of others."""
 
 import shutil
 
@@ -55,7 +55,7 @@ def test_relative_paths(steps, monkeypatch):
         ("empty", None, FileNotFoundError, "found: nothing.*RUN/checkpoints/STEP"),
     ],
 )
-def test_what_is_refused(steps, tmp_path, path, step, error, message):
+def test_refusals(steps, tmp_path, path, step, error, message):
     (tmp_path / "empty").mkdir()
     with pytest.raises(error, match=message):
         find_checkpoint(tmp_path / path, step)

@@ -1,4 +1,4 @@
-"""The last box of a text whose braces close."""
+"""The last box of a text with balanced braces."""
 
 import pytest
 
@@ -19,7 +19,7 @@ from targetsft_jax.data.catalogue.entry import boxed_answer
         (r"\boxed{", None),
     ],
 )
-def test_the_last_closed_box_is_found_with_its_start(text, content):
+def test_the_last_balanced_box_has_content_and_start(text, content):
     boxed = last_boxed(text)
     if content is None:
         assert boxed is None

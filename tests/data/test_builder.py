@@ -21,7 +21,7 @@ def gsm8k(tmp_path):
     return gsm8k_source(tmp_path)
 
 
-def test_a_run_builds_on_first_use_and_then_reads_what_is_built(gsm8k):
+def test_a_run_builds_on_first_use_and_reads_the_build_later(gsm8k):
     records, report = load_all(gsm8k)
     assert [r.id for r in records] == ["train/0", "train/1", "train/2"]
     assert {r.source for r in records} == {"gsm8k"}
@@ -54,7 +54,7 @@ def test_bad_rows_are_all_named_and_nothing_is_built(gsm8k):
     assert f"{file}:6: a JSON list; expected an object" in message
     assert builder.find_built("gsm8k", gsm8k.data_dir) is None
     assert not list(Path(gsm8k.data_dir).iterdir())
-    # One that is built stays as it is where the next one fails.
+    # A failed build leaves the existing one unchanged.
     file.write_text(good)
     before = builder.build("gsm8k", gsm8k.data_dir, gsm8k.path)
     file.write_text(bad[0])
@@ -103,7 +103,7 @@ def test_rows_that_the_entry_leaves_out_are_counted(tmp_path):
     assert built.splits == {"test": 1} and built.left_out == {"test": 1}
 
 
-def test_tfds_itself_reads_what_is_built(gsm8k):
+def test_tfds_reads_a_build(gsm8k):
     """Without TensorFlow, from the description of the features in the folder."""
     load_all(gsm8k)
     script = (

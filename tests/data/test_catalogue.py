@@ -39,7 +39,7 @@ def test_every_entry_has_a_case_and_a_description():
 
 
 def test_published_pubmedqa_is_read_completely(shared, tmp_path):
-    """One object by pmid, as in its repository."""
+    """A single JSON object, pmid -> fields, as in its repository."""
     with gzip.open(shared / "data/pubmedqa/pqal.jsonl.gz") as file:
         rows = {row["pmid"]: row for row in map(json.loads, file)}
     (tmp_path / "ori_pqal.json").write_text(json.dumps(rows))

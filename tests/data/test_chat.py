@@ -63,7 +63,7 @@ def test_the_prompt_of_generation_is_a_prefix_of_training(template):
     assert example.loss_mask[len(prompt)] and not example.loss_mask[len(prompt) - 1]
 
 
-def test_bos_stands_once():
+def test_bos_occurs_once():
     tokenizer = tokenizer_with(LLAMA, bos="<|bos|>")
     for tokens in (
         encode(record("a", "b"), tokenizer).tokens,
@@ -179,7 +179,7 @@ def test_stop_tokens_hold_the_end_of_turn_and_eos():
     assert len(stop_tokens(TEMPLATES["chatml of a base model"][0])) == 2
 
 
-def test_columns_stand_beside_trained_tokens():
+def test_columns_are_aligned_with_trained_tokens():
     tokenizer = byte_tokenizer()
     example = encode(
         record(

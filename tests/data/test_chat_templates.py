@@ -18,7 +18,7 @@ BOXED = r"Please reason step by step, and put your final answer within \boxed{}.
 QWEN = ("<|im_start|>", "<|im_end|>")
 LLAMA = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 DEEPSEEK = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>")
-# What stands before the answer to a bare question, and what ends an answer.
+# Expected prompt of a bare question, and expected end of a response.
 PROMPTS = {
     "qwen_boxed": (
         QWEN,
@@ -67,7 +67,7 @@ def tokenizer_of(tokens, template=None):
 
 
 @pytest.fixture(params=PROMPTS)
-def named(request):
+def case(request):
     tokens, prompt, end = PROMPTS[request.param]
     return request.param, tokenizer_of(tokens, request.param), prompt, end
 
@@ -76,8 +76,8 @@ def test_every_template_has_a_case_above():
     assert names() == sorted(PROMPTS)
 
 
-def test_the_prompt_equals_the_published_one(named):
-    _, tokenizer, prompt, end = named
+def test_the_prompt_equals_the_published_one(case):
+    _, tokenizer, prompt, end = case
     tokens = encode_prompt(record("What is 1+1?").messages, tokenizer)
     assert tokenizer.decode(tokens) == prompt
     ends = {tokenizer.convert_tokens_to_ids(end), tokenizer.eos_token_id}
@@ -85,8 +85,8 @@ def test_the_prompt_equals_the_published_one(named):
 
 
 @pytest.mark.parametrize("system", [None, "Be brief."])
-def test_trained_are_the_answers_and_their_ends(named, system):
-    name, tokenizer, prompt, end = named
+def test_the_responses_and_their_ends_are_trained(case, system):
+    name, tokenizer, prompt, end = case
     assert marks_assistant(tokenizer)
     conversation = record("What is 1+1?", "2 🙂", "And 1+2?", "3", system=system)
     example = encode(conversation, tokenizer)
@@ -101,9 +101,9 @@ def test_trained_are_the_answers_and_their_ends(named, system):
     assert text.startswith(tokenizer.decode(later) + "3" + end)
 
 
-def test_a_template_is_applied_once(named):
-    """The tokenizer that has it already is returned, and no other one is changed."""
-    name, tokenizer, _, _ = named
+def test_a_template_is_applied_once(case):
+    """A tokenizer that already has it is returned unchanged; others are copied."""
+    name, tokenizer, _, _ = case
     assert with_template(tokenizer, name) is tokenizer
     assert with_template(tokenizer, None) is tokenizer
     plain = tokenizer_of(PROMPTS[name][0])

@@ -117,7 +117,7 @@ def test_names_the_key_of_a_mixture(key, mixture):
         validate(DataConfig(mixture=mixture))
 
 
-def test_a_mixture_stands_alone():
+def test_a_mixture_excludes_the_keys_of_a_source():
     with pytest.raises(ValueError, match=r"^data\.limit is 3; expected nothing"):
         validate(DataConfig(mixture=[OWN, OTHER], limit=3))
 

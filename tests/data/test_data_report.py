@@ -47,7 +47,7 @@ def test_the_report_adds_up(tmp_path):
             dataclasses.replace(config, on_bad_row="error", where={"q": "<|end|>"}),
             TOKENIZER,
         )
-    with pytest.raises(ValueError, match=r"no example is left(.|\n)*filtered"):
+    with pytest.raises(ValueError, match=r"no example left(.|\n)*filtered"):
         prepare(dataclasses.replace(config, where={"q": "nobody"}), TOKENIZER)
 
 
@@ -87,7 +87,7 @@ def test_only_counts_that_happened_are_printed():
     assert not any("dropped" in line for line in lines)
 
 
-def test_examples_are_counted_by_source_and_lost_ones_are_the_difference():
+def test_examples_left_out_are_counted_by_source():
     report = DataReport()
     source, lengths = np.array([0, 2, 0]), np.array([3, 5, 4])
     for name in ("a", "c"):

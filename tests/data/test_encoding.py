@@ -1,4 +1,4 @@
-"""Records become examples that carry the number of their source."""
+"""Records become examples with the index of their source."""
 
 import json
 
@@ -33,7 +33,7 @@ def config(tmp_path):
 
 
 def test_every_example_has_the_number_of_its_source(config):
-    """A source without an example does not shift the numbers."""
+    """A source without an example does not shift the indices."""
     tokenizer = byte_tokenizer()
     encoder = Encoder(config, tokenizer)
     examples = from_flat(join_parts(encoder.parts()))
@@ -46,16 +46,14 @@ def test_every_example_has_the_number_of_its_source(config):
     assert encoder.report.bad == 2 and "generation" in encoder.report.mask_from
 
 
-def test_nothing_to_train_on_names_the_files_and_what_became_of_their_rows(config):
+def test_without_examples_the_error_has_the_files_and_counts(config):
     files = DataConfig(mixture=config.mixture[1:2], on_bad_row="skip")
-    problem = (
-        r"no example is left to train on, of .*bad.jsonl:\n(.*\n)*bad rows skipped"
-    )
+    problem = r"no example left to train on, from .*bad.jsonl:\n(.*\n)*bad rows skipped"
     with pytest.raises(ValueError, match=problem):
         list(Encoder(files, byte_tokenizer()).parts())
 
 
-def test_a_bad_row_is_an_error_unless_it_is_to_be_skipped(config):
+def test_a_bad_row_is_an_error_unless_skipped(config):
     strict = DataConfig(mixture=config.mixture, thinking="drop")
     with pytest.raises(RowError, match="bad.jsonl:1: turn 0 contains"):
         list(Encoder(strict, byte_tokenizer()).parts())

@@ -1,4 +1,4 @@
-"""Examples of the catalogue are checked when they are made."""
+"""Examples of the catalogue are validated when they are built."""
 
 import pytest
 

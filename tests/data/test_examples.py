@@ -33,13 +33,14 @@ def test_taken_examples_equal_those_that_were_flattened(masks, part):
     assert len(flat) == len(originals) and len(flat.origins) == len(originals)
     assert flat.source.dtype == np.int32
     for i, original in enumerate(originals):
-        taken = flat.take(i)
-        np.testing.assert_array_equal(taken.tokens, original.tokens)
-        np.testing.assert_array_equal(taken.loss_mask, original.loss_mask)
-        np.testing.assert_array_equal(taken.columns["weight"], i)
-        assert (taken.origin, taken.source) == (original.origin, original.source)
-        places = [n for n, on in enumerate(masks[i]) if on and n > 0]
-        assert flat.first_trained[i] == (places[0] if places else len(masks[i]))
+        example_i = flat.take(i)
+        np.testing.assert_array_equal(example_i.tokens, original.tokens)
+        np.testing.assert_array_equal(example_i.loss_mask, original.loss_mask)
+        np.testing.assert_array_equal(example_i.columns["weight"], i)
+        assert example_i.origin == original.origin
+        assert example_i.source == original.source
+        positions = [n for n, on in enumerate(masks[i]) if on and n > 0]
+        assert flat.first_trained[i] == (positions[0] if positions else len(masks[i]))
 
 
 def test_a_prefix_can_be_taken():

@@ -81,7 +81,7 @@ def test_batches_have_the_shares_and_the_report_lists_them():
         assert (rows < 20).sum() == 7
     assert dataset.report.by_source["few"]["packed_rows"] == 20
     lines = {line.split()[0]: line.split() for line in dataset.report.lines()}
-    # Of an epoch of 70 rows 49 are of the 20, 21 of the 50.
+    # An epoch of 70 rows has 49 of the source of 20 rows, 21 of the source of 50.
     assert lines["few"][-2:] == ["70.0%", "2.45"]
     assert lines["many"][-2:] == ["30.0%", "0.42"]
     assert lines["few"][1] == "20" and lines["many"][1] == "50"

@@ -115,7 +115,7 @@ def test_every_token_arrives_once_with_its_label(masks, packing):
 
 @pytest.mark.parametrize("open_rows", [1024, 32])
 def test_rows_are_full(open_rows, monkeypatch):
-    """At most one row in a hundred more than the tokens need, and one per window."""
+    """At most 1 % more rows than the tokens need, and one per window."""
     monkeypatch.setattr(packing, "_OPEN_ROWS", open_rows)
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.lognormal(np.log(100), 0.5, 3000).astype(int), 2, 1024)
@@ -171,8 +171,8 @@ def test_truncation_is_counted_and_keeps_the_beginning():
     np.testing.assert_array_equal(rows["old_logprob"], [[-1, -2, -3, 0]])
     assert report.truncated == 1
     assert report.dropped == {
-        "nothing trained is left after truncation": 1,
-        "nothing is trained after the first token": 1,
+        "no trained token left after truncation": 1,
+        "no trained token after the first one": 1,
     }
 
 

@@ -86,7 +86,7 @@ def test_seed_and_step_decide(dataset):
 
 @pytest.mark.parametrize("length", [64, 256], ids=["one example per row", "packed"])
 def test_a_later_start_gives_the_tail(length):
-    """From the middle of an epoch on, over its end."""
+    """A start in the middle of an epoch, continued past its end."""
     config = dataclasses.replace(SMALL, max_length=length)
     dataset = prepare(config, TOKENIZER).train
     assert (dataset.rows < 20) == (length == 256)
@@ -149,7 +149,7 @@ def test_a_batch_that_does_not_divide_is_refused(dataset):
 
 
 def test_batches_do_not_depend_on_the_report(tmp_path):
-    """With a blank report the same rows come in the same order, cached or not."""
+    """A blank report does not change the rows or their order, cached or not."""
     path = tmp_path / "rows.jsonl"
     rows = [{"q": f"{i}?", "a": "x" * (i % 9), "n": i} for i in range(1, 60)]
     path.write_text("\n".join(map(json.dumps, rows)))
@@ -258,7 +258,7 @@ def test_every_row_of_real_files_is_prepared(shared):
 
 
 def test_importing_is_cheap():
-    """Nothing heavy until it is needed, such as readers of other formats."""
+    """Heavy modules, such as readers of other formats, are imported on use."""
     script = (
         "import sys, targetsft_jax.data.config, targetsft_jax.data.record,"
         " targetsft_jax.data.sources, targetsft_jax.data.synthetic\n"
@@ -276,7 +276,7 @@ def test_importing_is_cheap():
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_held_out_examples_are_not_trained_on_and_none_is_lost(cached, tmp_path):
-    """The same examples are held out, however they are packed."""
+    """The held-out examples do not depend on packing."""
     config = SMALL
     if cached:
         path = tmp_path / "rows.jsonl"

@@ -1,4 +1,4 @@
-"""The preview shows rows as the loss sees them, and counts repetitions."""
+"""The preview shows rows with the loss mask, and counts repetitions."""
 
 import json
 
@@ -42,7 +42,7 @@ def test_rows_are_shown_by_segment_with_trained_tokens_marked(config, capsys):
     assert "<|user|>1+1=?<|assistant|>⟦2<|end|>⟧" in lines
     assert "<|user|>2+2=?<|assistant|>⟦4<|end|>⟧" in lines
     assert any(line.startswith("  segment 2: ") for line in lines)
-    # Nine of three rows: each as often as the first batch has it.
+    # Three rows, repeated in a batch of nine.
     assert sum(line.startswith("row ") for line in lines) == 9
     assert any("  segment 1: 32 tokens, 26 trained" in line for line in lines)
 

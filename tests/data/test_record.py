@@ -89,7 +89,7 @@ def test_columns_are_read_by_name():
 
 
 def test_a_new_input_of_methods_is_read_without_a_change_of_the_reader(monkeypatch):
-    """One line in `targets.inputs` is enough, and an unknown name is no column."""
+    """An entry of `targets.inputs` is enough; an unknown name is not a column."""
     extended = dict(inputs.INPUTS)
     extended["surprise"] = inputs.Input("surprise", "token", between(0, 1))
     row = GOOD | {"surprise": [0, 0.5], "other": [1]}

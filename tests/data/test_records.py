@@ -77,7 +77,7 @@ def test_held_out_problems_are_clean_distinct_and_not_trained_on(kinds):
 
 
 def test_too_few_problems_are_an_error():
-    with pytest.raises(ValueError, match="distinct ones; expected 5000"):
+    with pytest.raises(ValueError, match="distinct generated problems; expected 5000"):
         problems(SyntheticConfig(digits=1), "heldout", 5000)
     with pytest.raises(ValueError, match="split is 'test'"):
         problems(SyntheticConfig(), "test", 1)
@@ -100,7 +100,7 @@ def test_problems_of_a_file(tmp_path):
     assert [p.answer for p in selection] == ["so\n#### 2", "#### 4"]
     assert [p.id for p in selection] == [f"{path}:1", f"{path}:2"]
     assert problems(config, n=1) == selection[:1]
-    with pytest.raises(ValueError, match="no problem is left"):
+    with pytest.raises(ValueError, match="no problem left"):
         problems(dataclasses.replace(config, where={"q": "none"}))
     with pytest.raises(ValueError, match="set fields.answer"):
         problems(dataclasses.replace(config, fields=FieldMap(prompt="q")))

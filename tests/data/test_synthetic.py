@@ -80,7 +80,7 @@ def test_splits_share_no_problem_under_different_seeds(config):
     def questions(split, seed):
         config_ = SyntheticConfig(kinds=config.kinds, digits=config.digits, seed=seed)
         prompts = [parts(make_record(config_, i, split))[0] for i in range(1500)]
-        # The numbers in either order; the options offered do not make it new.
+        # The order of the numbers and the options do not distinguish questions.
         return {tuple(sorted(re.findall(r"\d+", p.split("\n")[0]))) for p in prompts}
 
     train, held_out = (
@@ -97,7 +97,7 @@ def test_one_problem_in_eight_is_held_out():
 
 
 def computed(response):
-    """Digits after `=` and what follows `####`, joined."""
+    """Characters after `=` and `####`, joined."""
     return "".join(re.findall(r"(?:=|#### )(\w+)", response))
 
 

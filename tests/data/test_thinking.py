@@ -1,4 +1,4 @@
-"""Thinking blocks kept or dropped, compared with texts written by hand."""
+"""Thinking blocks, kept or dropped, compared with texts written by hand."""
 
 import pytest
 from support.chats import record, tokenizer_with, trained
@@ -9,8 +9,8 @@ from targetsft_jax.data.thinking import treat
 
 THOUGHT = "<think>\none and one\n</think>\n\nTwo."
 M1 = "<|im_start|>think\none and one\n<|im_start|>answer\nAnswer: 2"
-# As Qwen3's: the thinking block of the last turn is written (an empty one if there is
-# none), and those of earlier turns are removed.
+# Like Qwen3's: renders the thinking block of the last turn (an empty one if there is
+# none) and removes those of earlier turns.
 QWEN3 = """\
 {%- for m in messages -%}
 {%- if m['role'] == 'assistant' -%}
@@ -53,7 +53,7 @@ def test_blocks_are_dropped_with_the_white_space_behind_them(response, remainder
         ("<think>so", ("keep", "drop"), "turn 1 has an unclosed thinking block"),
         ("<think>a</think>b<think>", ("keep", "drop"), "unclosed thinking block"),
         ("<|im_start|>think\nso", ("keep", "drop"), "unclosed thinking block"),
-        ("so</think>two", ("drop",), "'</think>' with nothing that opens it"),
+        ("so</think>two", ("drop",), "'</think>' without an opening mark"),
         (
             "<think>so</think>\n",
             ("drop",),
@@ -82,7 +82,7 @@ def test_a_template_like_qwen3s_trains_the_block_of_a_single_turn():
         prompt = encode_prompt(item.messages[:1], tokenizer)
         text = tokenizer.decode(example.tokens)
         assert text.startswith(tokenizer.decode(prompt) + expected)
-    # Earlier turns are rewritten, so their trained tokens cannot be proved.
+    # Earlier turns are rewritten, so their tokens cannot be located.
     for mode in ("keep", "drop"):
         with pytest.raises(RowError, match="renders turn 1 differently"):
             encode(treat(record("a", THOUGHT, "b", THOUGHT), mode), tokenizer)

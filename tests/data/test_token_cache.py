@@ -1,4 +1,4 @@
-"""Cached tokens and rows equal those made in memory, or are made again."""
+"""Cached tokens and rows equal those made in memory, or are rebuilt."""
 
 import dataclasses
 import datetime
@@ -39,7 +39,7 @@ def config(tmp_path, monkeypatch):
 
 @pytest.fixture
 def work(monkeypatch):
-    """The work that is done: `tokens` and `rows` whenever they are made."""
+    """List with an entry `tokens` or `rows` for each time they are made."""
     done = []
 
     def counted(module, name, what):
@@ -84,7 +84,7 @@ def test_a_second_preparation_makes_nothing(config, tmp_path, work):
     assert lines == [
         f"{f.name.split('-')[0]} from the cache: {f}" for f in folders[::-1]
     ]
-    # Out of memory: what a batch does not touch stays on the disk.
+    # Memory-mapped: rows outside the batch stay on disk.
     assert isinstance(second.examples.columns["tokens"], np.memmap)
 
 
@@ -137,7 +137,7 @@ def test_a_mixture_is_cached_and_weighted_again(config, tmp_path, work):
             work.clear()
 
 
-def test_whatever_changes_the_tokens_makes_them_again(config, tmp_path, work):
+def test_a_change_of_the_tokens_makes_them_again(config, tmp_path, work):
     prepare(config, TOKENIZER, tmp_path / "cache")
     path = Path(config.path)
 
@@ -160,10 +160,10 @@ def test_whatever_changes_the_tokens_makes_them_again(config, tmp_path, work):
     assert remakes(tokenizer=other)
     template = tmp_path / "mine.jinja"
     template.write_text(TOKENIZER.chat_template + "\n")
-    named = dataclasses.replace(config, chat_template=str(template))
-    assert remakes(named) and not remakes(named)
+    from_file = dataclasses.replace(config, chat_template=str(template))
+    assert remakes(from_file) and not remakes(from_file)
     template.write_text(TOKENIZER.chat_template + "\n\n")
-    assert remakes(named)
+    assert remakes(from_file)
     # Other bytes under the same name, of the same size and time.
     before = path.stat()
     path.write_text(path.read_text().replace("xx", "xy", 1))
@@ -231,8 +231,8 @@ def test_a_failure_caches_nothing(config, tmp_path):
     assert list((tmp_path / "cache/data").glob("*")) == []
 
 
-def test_a_folder_is_seen_whole_or_not_at_all(tmp_path):
-    """Two write it at once; a third fails; a reader looks at every moment."""
+def test_readers_see_a_complete_folder_or_none(tmp_path):
+    """Two writers at once, a third that fails, and a reader after each operation."""
     folder, numbers = tmp_path / "cached", np.arange(5)
 
     def write(writer):

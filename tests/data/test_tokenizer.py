@@ -1,4 +1,4 @@
-"""The byte tokenizer loses nothing; two tokenizers are compared by content."""
+"""The byte tokenizer is lossless; two tokenizers are compared by content."""
 
 import pytest
 from hypothesis import given, settings
@@ -21,14 +21,14 @@ TURNS = [
 
 @settings(max_examples=200, deadline=None)
 @given(st.text().filter(lambda text: "<|" not in text))  # hypothesis reads this source
-def test_every_text_comes_back_byte_for_byte(text):
+def test_every_text_is_decoded_byte_for_byte(text):
     ids = TOKENIZER(text, add_special_tokens=False)["input_ids"]
     assert ids == list(text.encode())  # no token of a special is typed by chance
     assert TOKENIZER.decode(ids) == text
 
 
 @pytest.mark.parametrize("text", ["", " a  b \n\n", "👩🏽‍⚕️ 5 µg → é", "\x00\x7f\r\n\t"])
-def test_awkward_texts_come_back(text):
+def test_awkward_texts_are_decoded(text):
     ids = TOKENIZER(text, add_special_tokens=False)["input_ids"]
     assert TOKENIZER.decode(ids) == text
 

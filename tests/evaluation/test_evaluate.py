@@ -1,4 +1,4 @@
-"""Prompts that a model gets, verdicts of its completions, and their score."""
+"""Rendered prompts, verdicts of completions, and their score."""
 
 import dataclasses
 
@@ -41,9 +41,9 @@ PROBLEMS = [
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """A function that replaces the model by one with these completions.
+    """Function that replaces generation by fixed completions.
 
-    It returns a dict that gets the arguments of `generate`.
+    It returns a dict that receives the arguments of `generate`.
     """
     arguments = {}
 

@@ -1,4 +1,4 @@
-"""RUN/results.json: what a run has measured and exported, read back."""
+"""RUN/results.json: scores, export and completion of a run, read back."""
 
 import pytest
 

@@ -29,7 +29,7 @@ def test_the_error_is_over_problems_not_samples():
 
 
 def test_the_error_covers_the_truth():
-    """About 95 % of the intervals contain the mean that problems are drawn from."""
+    """About 95 % of the intervals contain the mean of the problems' distribution."""
     rng = np.random.default_rng(0)
     inside = 0
     for _ in range(400):

@@ -1,4 +1,4 @@
-"""What every fuzz test counts, and where it may reach."""
+"""Fixtures of fuzz tests: outcome counts, and confinement to a folder."""
 
 import os
 import sys
@@ -11,23 +11,23 @@ from support.counted import COUNTED
 
 @pytest.fixture
 def count(record_property):
-    """count(kind, outcome): one more malformed input, and what became of it."""
-    found = {}
+    """Function count(kind, outcome) that counts one malformed input."""
+    counts = {}
 
     def one(kind: str, outcome: str) -> None:
-        found[kind, outcome] = found.get((kind, outcome), 0) + 1
+        counts[kind, outcome] = counts.get((kind, outcome), 0) + 1
 
     yield one
-    for (kind, outcome), number in found.items():
+    for (kind, outcome), number in counts.items():
         record_property(COUNTED + f"{kind}, {outcome}", number)
 
 
 @pytest.fixture
 def confined():
-    """Fails the test if anything opens, lists, makes or removes a path outside.
+    """Fail the test if anything opens, lists, creates or removes a path outside.
 
-    `confined(folder)` begins the watch: by Python's audit events, whatever library
-    does it. Python's own files and those of installed packages may be read.
+    `confined(folder)` begins the watch, by Python's audit events, which cover every
+    library. Files of Python and of installed packages may be read.
     """
     system = [Path(p).resolve() for p in (sys.prefix, sys.base_prefix, "/proc", "/sys")]
     system += [Path(p).resolve() for p in sysconfig.get_paths().values()]
@@ -39,17 +39,17 @@ def confined():
     def audit(event, arguments):
         if watch["inside"] is None or event not in _EVENTS:
             return
-        for given in arguments[: _EVENTS[event]]:
-            if not isinstance(given, str | bytes | os.PathLike):
+        for argument in arguments[: _EVENTS[event]]:
+            if not isinstance(argument, str | bytes | os.PathLike):
                 continue
-            path = Path(os.fsdecode(given))
+            path = Path(os.fsdecode(argument))
             if not path.is_absolute() and event in _RELATIVE:
-                # `rmtree` walks with open folders, and names what is in them.
+                # `rmtree` walks open folders and removes names relative to them.
                 opened = arguments[_RELATIVE[event]]
                 path = Path(os.readlink(f"/proc/self/fd/{opened}"), path)
             path = path.absolute()
-            # Not resolved: a link inside that points out would pass as outside, and
-            # following it is what must not happen. Its parents are resolved.
+            # Only the parents are resolved: an inner link that points outside may be
+            # named, but not followed.
             path = path.parent.resolve() / path.name
             if event == "open":
                 looks = not arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
@@ -69,7 +69,7 @@ def confined():
     assert not reached, f"reached outside its folder: {reached[:5]}"
 
 
-# Event -> how many of its leading arguments are paths.
+# Event -> number of its leading arguments that are paths.
 _EVENTS = {
     "open": 1,
     "os.listdir": 1,
@@ -85,5 +85,5 @@ _EVENTS = {
 }
 
 
-# Event -> which argument is the folder that a relative path begins in.
+# Event -> index of the argument with the folder of a relative path.
 _RELATIVE = {"os.remove": 1, "os.rmdir": 1}

@@ -38,7 +38,7 @@ def intact(tmp_path_factory):
 
 
 def _restore(run_dir):
-    """The step, and whether the arrays equal those saved at that step."""
+    """(step, True if the arrays equal those saved at that step)."""
     checkpoints = Checkpoints(RunDir(run_dir), Retention(2))
     try:
         arrays, step = checkpoints.restore(_arrays(0), POSITION)
@@ -49,7 +49,7 @@ def _restore(run_dir):
 
 
 def _damages(path, rng):
-    """Ways to damage a file, each a function that does it."""
+    """Functions that damage a file, each in another way."""
     content = path.read_bytes()
     place = int(rng.integers(max(1, len(content))))
 
@@ -76,7 +76,7 @@ def _damages(path, rng):
 
 @pytest.mark.slow
 def test_random_damage_is_reported_or_of_no_consequence(intact, tmp_path, count, capfd):
-    """The newest checkpoint damaged in one place: no wrong number and no crash."""
+    """Damage of the newest checkpoint in one place causes no wrong number or crash."""
     rng = np.random.default_rng(0)
     for case in range(CASES):
         run_dir = tmp_path / str(case)
@@ -91,7 +91,7 @@ def test_random_damage_is_reported_or_of_no_consequence(intact, tmp_path, count,
         assert equal, (case, path)
         printed = capfd.readouterr().out
         if step == 2:
-            # A file that nothing is read from, or bytes between those that are.
+            # An unread file, or unread bytes of a file.
             count("checkpoints", "of no consequence, read the same")
         else:
             assert step == 1 and "checkpoint 2 cannot be restored" in printed
@@ -101,7 +101,7 @@ def test_random_damage_is_reported_or_of_no_consequence(intact, tmp_path, count,
 
 
 def test_a_malformed_position_is_reported(intact, tmp_path, count, capfd):
-    """The JSON beside the arrays, truncated or of another shape."""
+    """Truncated or malformed JSON with intact arrays."""
     (original,) = (intact / "checkpoints/2/position").glob("metadata*")
     saved = json.loads(original.read_text())
     arrays = saved["arrays"]

@@ -21,7 +21,7 @@ WRONG = {
 
 
 def _leaves(section, prefix=""):
-    """(key, its type) of the whole tree, sections themselves included."""
+    """(key, type) of all keys and sections of the configuration tree."""
     for name, kind in typing.get_type_hints(section).items():
         parts = [p for p in typing.get_args(kind) or (kind,) if p is not type(None)]
         first = parts[0]
@@ -34,23 +34,23 @@ def _leaves(section, prefix=""):
 
 
 def _once(key):
-    """Not the same sections again where they stand a second and third time."""
+    """False for keys of sections that repeat an earlier section."""
     again = ("evaluation.data.", "validation.data.", "teacher.", "reference.")
     return not key.startswith(again)
 
 
 LEAVES = [(k, kind) for k, kind in _leaves(Config) if kind in WRONG and _once(k)]
-# Entries of a mapping are the user's own.
+# Mappings with arbitrary keys.
 FREE = ("data.where.", "data.mixture.where.")
 
 
 def _refused(capsys, arguments, *named):
-    """The command ends with a sentence that names all of these."""
+    """Expect exit code 2 and one message that contains all of `named`."""
     assert main(arguments) == 2, arguments
-    said = capsys.readouterr().err
-    assert said.startswith("configuration: ") and "Traceback" not in said
+    message = capsys.readouterr().err
+    assert message.startswith("configuration: ") and "Traceback" not in message
     for part in named:
-        assert part in said, (arguments, said)
+        assert part in message, (arguments, message)
 
 
 @pytest.mark.parametrize("key, kind", LEAVES, ids=[key for key, _ in LEAVES])
@@ -62,7 +62,7 @@ def test_a_value_of_another_type(key, kind, capsys, count, confined, tmp_path):
 
 
 @pytest.mark.parametrize("key", [key for key in keys() if _once(key)])
-def test_a_key_that_is_almost_one(key, capsys, count, confined, tmp_path):
+def test_a_misspelt_key(key, capsys, count, confined, tmp_path):
     """A letter too many or too few, in a file and on the command line."""
     config = tmp_path / "config.yaml"
     confined(tmp_path)
@@ -85,11 +85,15 @@ def test_a_key_that_is_almost_one(key, capsys, count, confined, tmp_path):
     "text",
     ["", "[", "- 1\n- 2", "3", "a: b: c", "train: 3", "\x00", "{", "train:\n\t- x"],
 )
-def test_a_file_that_is_no_configuration(text, tmp_path, capsys, count, confined):
+def test_a_file_that_is_not_a_configuration(text, tmp_path, capsys, count, confined):
     path = tmp_path / "config.yaml"
     path.write_text(text)
     confined(tmp_path)
     code = main(["--config", str(path)])
-    said = capsys.readouterr().err
-    assert code == 2 and said.startswith("configuration: ") and "Traceback" not in said
+    message = capsys.readouterr().err
+    assert (
+        code == 2
+        and message.startswith("configuration: ")
+        and "Traceback" not in message
+    )
     count("configurations", "refused")

@@ -1,4 +1,4 @@
-"""Malformed files and folders of data: tables, built sets, the cache of tokens."""
+"""Malformed files and folders of data: tables, built sets, the token cache."""
 
 import gzip
 import json
@@ -73,7 +73,7 @@ def _write_gzip(path):
     ],
 )
 def test_a_truncated_or_changed_file(source, name, write, tmp_path, count, confined):
-    """A truncated file is refused; a changed one too, unless its rows are the same."""
+    """A truncated file is refused, and a changed one unless its rows are the same."""
     path = tmp_path / name
     write(path)
     config = DataConfig(source=source, path=str(path), fields=FIELDS, max_length=256)

@@ -32,7 +32,7 @@ def _load(folder):
 
 
 def _refused(folder, count, kind, action=_load):
-    """Expect a sentence that names the folder, and no error of another library."""
+    """Expect an error of this package that names the folder."""
     with pytest.raises((ValueError, FileNotFoundError)) as refused:
         action(folder)
     message = str(refused.value)
@@ -165,7 +165,7 @@ def test_a_malformed_tokenizer(tmp_path, count, confined):
     byte_tokenizer().save_pretrained(folder)
     path = folder / "tokenizer.json"
     intact = path.read_bytes()
-    load_tokenizer(folder)  # the control, and what is imported on the way
+    load_tokenizer(folder)  # The control; also imports lazy modules.
     confined(folder)
     rng = np.random.default_rng(0)
     malformed = [intact[:end] for end in rng.integers(0, len(intact) - 2, TRUNCATIONS)]

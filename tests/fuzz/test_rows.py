@@ -26,13 +26,13 @@ CHAT = {
     ]
 }
 FIELDS = FieldMap(prompt="{question}\n{options.A}", response="answer")
-# Neither a text, nor a number, nor a list of these.
+# Values other than text, numbers and lists of these.
 NO_TEXT = (None, {}, {"text": "4"}, [{}], [None], [["4", {}]], "", " \n\t", [], [""])
 NO_NUMBER = ("0.5", [0.5], {}, -0.1, float("nan"), float("inf"), -float("inf"), "", [])
 
 
 def _bad_questions():
-    """The valid row with one field that cannot be used."""
+    """Valid rows with one unusable field."""
     for name in ("question", "answer"):
         row = copy.deepcopy(GOOD)
         del row[name]
@@ -140,7 +140,7 @@ def _config(path, fields, **more):
 def test_skipped_rows_are_counted_and_all_others_are_used(
     kind, tmp_path, count, confined
 ):
-    """Of malformed rows between good ones, exactly the good ones are used."""
+    """Good rows between malformed ones are used, and no others."""
     bad, good, fields = _files(kind)
     path = tmp_path / "rows.jsonl"
     lines = [line for pair in zip(bad, [good] * len(bad)) for line in pair]

@@ -107,7 +107,7 @@ def theirs(tmp_path):
 
 
 def content(folder):
-    """The number that all values of an export are."""
+    """The number to which all values of an export are equal."""
     params = load_params(folder, load_config(folder))
     (number,) = {float(x) for leaf in jax.tree.leaves(params) for x in np.ravel(leaf)}
     return number
@@ -131,7 +131,7 @@ def test_killed_at_every_moment(theirs, tmp_path, way):
 
 
 def test_killed_between_two_renames(theirs, tmp_path, monkeypatch):
-    """The only moment without the folder; the next export restores it first."""
+    """The only moment without the folder, which the next export restores first."""
     config = load_config(theirs)
     params = load_params(theirs, config)
     out = tmp_path / "place" / "out"
@@ -174,7 +174,7 @@ def test_unknown_keys_of_like_are_preserved(theirs, tmp_path):
     save_pretrained(tmp_path / "out", config, params, like=theirs)
     document = json.loads((tmp_path / "out/config.json").read_text())
     assert {key: document[key] for key in source} == source
-    assert document["dtype"] == "bfloat16"  # what is written now
+    assert document["dtype"] == "bfloat16"  # the dtype of this export
     assert "bos_token_id" not in document  # its reader's default, as before
     generation = json.loads((tmp_path / "out/generation_config.json").read_text())
     assert generation == {"eos_token_id": 3}

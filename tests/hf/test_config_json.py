@@ -35,12 +35,12 @@ def read(**changes):
 
 
 def test_configs_of_both_versions_are_equal():
-    want = RopeScaling(8.0, 1.0, 4.0, 8192)
+    expected = RopeScaling(8.0, 1.0, 4.0, 8192)
     new = read(rope_parameters={**LLAMA3, "rope_theta": 5e5}, dtype="bfloat16")
     old = read(rope_scaling=LLAMA3, rope_theta=5e5, torch_dtype="bfloat16")
     older = {"type" if k == "rope_type" else k: v for k, v in LLAMA3.items()}
     assert new == old == read(rope_scaling=older, rope_theta=5e5)
-    assert new.rope_scaling == want and new.rope_theta == 5e5
+    assert new.rope_scaling == expected and new.rope_theta == 5e5
 
 
 def test_absent_keys_have_the_defaults_of_transformers():
@@ -170,7 +170,7 @@ GEMMA = {k: v for k, v in SIZES.items() if k != "num_hidden_layers"}
 
 
 def test_the_first_configs_of_gemma2():
-    """As on the hub: without layer_types and tie_word_embeddings, in version 4."""
+    """Configs on the hub of version 4, without layer_types and tie_word_embeddings."""
     raw = {
         "model_type": "gemma2",
         **GEMMA,
@@ -275,11 +275,11 @@ def test_every_flag_of_a_family_is_written_and_read_back(model_type):
         model_type=model_type,
         **plain | ODD[model_type],
     )
-    written = json.loads(json.dumps(config_to_json(config, "bfloat16")))
-    assert config_from_json(written, "there") == config
-    old = {k: v for k, v in written.items() if k != "rope_parameters"}
+    document = json.loads(json.dumps(config_to_json(config, "bfloat16")))
+    assert config_from_json(document, "there") == config
+    old = {k: v for k, v in document.items() if k != "rope_parameters"}
     assert config_from_json(old, "there") == config
-    new = {k: v for k, v in written.items() if k not in ("rope_theta", "rope_scaling")}
+    new = {k: v for k, v in document.items() if k not in ("rope_theta", "rope_scaling")}
     assert config_from_json(new, "there") == config
 
 
@@ -325,10 +325,10 @@ def test_round_trip(scaling):
         qkv_bias=False,
         model_type="llama",
     )
-    written = json.loads(json.dumps(config_to_json(config, "bfloat16")))
-    assert config_from_json(written, "there") == config
-    new = {k: v for k, v in written.items() if k not in ("rope_theta", "rope_scaling")}
-    old = {k: v for k, v in written.items() if k != "rope_parameters"}
+    document = json.loads(json.dumps(config_to_json(config, "bfloat16")))
+    assert config_from_json(document, "there") == config
+    new = {k: v for k, v in document.items() if k not in ("rope_theta", "rope_scaling")}
+    old = {k: v for k, v in document.items() if k != "rope_parameters"}
     assert config_from_json(new, "") == config_from_json(old, "") == config
 
 

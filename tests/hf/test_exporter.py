@@ -1,4 +1,4 @@
-"""Exports: bit for bit, atomic, and never in place of files that are not exports."""
+"""Exports are bit-exact and atomic, and never replace other files."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Text of model cards: every part that a reader needs, and the hub's metadata."""
+"""Text of model cards: all parts, and the hub's metadata."""
 
 import pytest
 

@@ -53,8 +53,8 @@ def test_a_fused_module_has_the_products_of_its_parts(tmp_path):
     product = b @ a
     for name, rows in (("q", slice(0, 16)), ("v", slice(24, 32))):
         pair = layers["attention"][name]
-        want = np.asarray(pair["lora_a"][1] @ pair["lora_b"][1]).T
-        np.testing.assert_allclose(product[rows], want, rtol=1e-6)
+        expected = np.asarray(pair["lora_a"][1] @ pair["lora_b"][1]).T
+        np.testing.assert_allclose(product[rows], expected, rtol=1e-6)
     assert not product[16:24].any()
 
 

@@ -20,7 +20,7 @@ def load(folder, **options):
 
 
 def as_on_accelerators(patch):
-    """Write every parameter into arrays that are on the devices already."""
+    """Write every parameter into arrays that are already on the devices."""
     patch.setattr(shard_reader, "_HostShard", shard_reader._DeviceShard)
 
 
@@ -50,9 +50,9 @@ def test_sharded_equals_unsharded_reading(tmp_path, shards, staged, monkeypatch)
         is_leaf=lambda x: isinstance(x, tuple),
     )
     split = load(folder, dtype=jnp.float32, shardings=shardings)
-    for a, b, want in zip(*map(jax.tree.leaves, (unsharded, split, shardings))):
+    for a, b, expected in zip(*map(jax.tree.leaves, (unsharded, split, shardings))):
         np.testing.assert_array_equal(a, b)
-        assert b.sharding == want
+        assert b.sharding == expected
     # Each slice is read once, even if it is on several devices.
     assert sum(sizes) == sum(leaf.size for leaf in jax.tree.leaves(unsharded))
     assert max(sizes) <= max(leaf.size for leaf in jax.tree.leaves(unsharded)) // 8
@@ -60,7 +60,7 @@ def test_sharded_equals_unsharded_reading(tmp_path, shards, staged, monkeypatch)
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_large_parameters_go_to_the_devices_in_pieces(tmp_path, dtype, monkeypatch):
-    """As if every tensor were larger than a piece, down to single rows."""
+    """Every tensor is larger than a piece, down to pieces of single rows."""
     content = checkpoints.tensors(dtype=np.float32)
     folder = checkpoints.write(tmp_path / "m", content)
     mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
@@ -78,8 +78,8 @@ def test_large_parameters_go_to_the_devices_in_pieces(tmp_path, dtype, monkeypat
             assert b.sharding == sharding and b.dtype == dtype
             np.testing.assert_array_equal(a, b)
     kernel = unsharded["layers"]["mlp"]["down"]["kernel"]
-    want = content["model.layers.1.mlp.down_proj.weight"].T.astype(dtype)
-    np.testing.assert_array_equal(kernel[1], want)
+    expected = content["model.layers.1.mlp.down_proj.weight"].T.astype(dtype)
+    np.testing.assert_array_equal(kernel[1], expected)
 
 
 @pytest.mark.parametrize("stored", [np.float32, np.float16, ml_dtypes.bfloat16])

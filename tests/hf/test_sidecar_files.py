@@ -96,9 +96,9 @@ def test_byte_tokenizer_round_trip(tmp_path):
     assert sorted(back.all_special_ids) == list(range(256, 264))
     assert (back.pad_token_id, back.eos_token_id, back.bos_token_id) == (256, 257, None)
     options = dict(return_dict=True, return_assistant_tokens_mask=True)
-    want = tokenizer.apply_chat_template(TURNS, **options)
-    assert sum(want["assistant_masks"]) == 3  # two bytes and the end of the turn
-    assert {**back.apply_chat_template(TURNS, **options)} == {**want}
+    expected = tokenizer.apply_chat_template(TURNS, **options)
+    assert sum(expected["assistant_masks"]) == 3  # two bytes and the end of the turn
+    assert {**back.apply_chat_template(TURNS, **options)} == {**expected}
     save_pretrained(tmp_path / "out", config, params, tokenizer=back)  # and again
 
 

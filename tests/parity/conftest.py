@@ -1,4 +1,4 @@
-"""Quick compilation, which dominates the time of these tests."""
+"""Fast compilation for parity tests, whose time it dominates."""
 
 import jax
 import pytest
@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_compilation():
-    """The same programs with fewer compiler optimizations, in half the time."""
+    """Compile with fewer optimizations, in half the time."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

@@ -1,4 +1,4 @@
-"""The committed golden files equal what transformers computes today."""
+"""The committed golden files equal the current results of transformers."""
 
 import numpy as np
 import pytest

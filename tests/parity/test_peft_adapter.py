@@ -1,7 +1,7 @@
 """An exported adapter over its base, loaded by transformers and PEFT.
 
-Three ways to one function: PEFT over the base, transformers on the merged export, and
-our own forward pass with the adapters in place.
+Three implementations of one function: PEFT over the base, transformers on the merged
+export, and our forward pass with adapters.
 """
 
 import jax
@@ -28,7 +28,7 @@ ALL = ("q", "k", "v", "o", "gate", "up", "down")
 CASES = {
     **{name: (case, lora.Lora(4, 10.0, ALL)) for name, case in tiny.ONE_EACH.items()},
     "llama, attention": ("llama-narrow-head", lora.Lora(3, 2.5, ("q", "v"))),
-    "phi3, some of what one tensor holds": (
+    "phi3, some parts of a fused tensor": (
         "phi3-gqa",
         lora.Lora(8, 16.0, ("v", "up", "q")),
     ),
@@ -39,7 +39,7 @@ SHARED = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"
 
 def _trained(config, adapted):
     """Adapters as after training: B as large as A."""
-    made = lora.init_adapters(config, adapted, jax.random.key(3))
+    params = lora.init_adapters(config, adapted, jax.random.key(3))
     rng = np.random.default_rng(2)
     return jax.tree_util.tree_map_with_path(
         lambda path, x: (
@@ -47,13 +47,13 @@ def _trained(config, adapted):
             if path[-1].key == "lora_b"
             else x
         ),
-        made,
+        params,
     )
 
 
 @pytest.fixture(params=CASES, scope="module")
 def exported(request, tmp_path_factory):
-    """(the base's folder, the merged one's, the adapter's, our logits, the base's)."""
+    """Folders of base, merged model and adapter; our logits with and without it."""
     name, adapted = CASES[request.param]
     settings = tiny.CASES[name]
     base, merged, adapter = (
@@ -119,20 +119,20 @@ def test_the_adapter_names_its_base(exported):
 
 
 def test_fresh_adapters_start_as_pefts_do():
-    """A of the same distribution and B zero, as PEFT initializes over the same base."""
+    """A has the distribution of PEFT's initialization, and B is zero."""
     base = tiny.build(**tiny.CASES["qwen2-tied"])
-    asked = peft.LoraConfig(r=64, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    settings = peft.LoraConfig(r=64, target_modules=["q_proj"], task_type="CAUSAL_LM")
     torch.manual_seed(0)
-    state = peft.get_peft_model_state_dict(peft.get_peft_model(base, asked))
+    state = peft.get_peft_model_state_dict(peft.get_peft_model(base, settings))
     theirs = torch.cat([v.flatten() for k, v in state.items() if "lora_A" in k]).numpy()
     assert not any(v.any() for k, v in state.items() if "lora_B" in k)
     config = config_from_json(base.config.to_dict(), "the base")
-    made = lora.init_adapters(config, lora.Lora(32, 1.0, ("q",)), jax.random.key(0))
-    pair = made["layers"]["attention"]["q"]
+    params = lora.init_adapters(config, lora.Lora(32, 1.0, ("q",)), jax.random.key(0))
+    pair = params["layers"]["attention"]["q"]
     assert not np.any(pair["lora_b"])
     # Uniform in ±1/√in: the same extremes and spread.
     bound = config.hidden_size**-0.5
-    for drawn in (np.ravel(pair["lora_a"]), theirs):
-        assert 0.99 * bound < np.abs(drawn).max() <= bound
-        np.testing.assert_allclose(drawn.std(), bound / 3**0.5, rtol=0.03)
-        assert abs(drawn.mean()) < 0.03 * bound
+    for values in (np.ravel(pair["lora_a"]), theirs):
+        assert 0.99 * bound < np.abs(values).max() <= bound
+        np.testing.assert_allclose(values.std(), bound / 3**0.5, rtol=0.03)
+        assert abs(values.mean()) < 0.03 * bound

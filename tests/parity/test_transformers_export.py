@@ -32,7 +32,7 @@ CHATS = [
 
 
 def test_model_and_tokenizer_of_one_folder(tmp_path):
-    """From a chat to logits: equal ids, then equal logits."""
+    """Equal ids for a chat, then equal logits."""
     tokenizer = byte_tokenizer()
     config = DecoderConfig(
         vocab_size=len(tokenizer),
@@ -65,16 +65,16 @@ def test_model_and_tokenizer_of_one_folder(tmp_path):
         assert theirs.decode(ids) == tokenizer.decode(ids)
         row = np.asarray([ids], np.int32)
         ours = jax.jit(lambda p, r: apply(config, p, r) @ head(p).T)(params, row)
-        want = tiny.logits(model, row)
-        assert np.abs(want).max() > 1  # far above the bound below
-        np.testing.assert_allclose(ours, want, atol=1e-4)
+        expected = tiny.logits(model, row)
+        assert np.abs(expected).max() > 1  # far above the bound below
+        np.testing.assert_allclose(ours, expected, atol=1e-4)
     assert model.config.eos_token_id == theirs.eos_token_id == 257
     assert model.generation_config.eos_token_id == 257
     assert model.generation_config.pad_token_id == theirs.pad_token_id == 256
 
 
 def test_bfloat16_export_rounds_as_we_do(tmp_path):
-    """The stored weights, read back as float32, give our bfloat16 logits."""
+    """Stored weights, read back as float32, have our bfloat16 logits."""
     config = DecoderConfig(
         264, 32, 48, 2, 4, 2, qkv_bias=False, model_type="llama", rope_theta=10_000.0
     )
@@ -102,17 +102,17 @@ def test_a_checkpoint_of_transformers_there_and_back(tmp_path):
     theirs.generation_config.temperature = 0.7
     theirs.generation_config.do_sample = True
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size="20KB")
-    places = [str(tmp_path / name) for name in ("theirs", "ours", "back")]
-    assert convert(["from-hf", *places[:2]]) == convert(["to-hf", *places[1:]]) == 0
+    folders = [str(tmp_path / name) for name in ("theirs", "ours", "back")]
+    assert convert(["from-hf", *folders[:2]]) == convert(["to-hf", *folders[1:]]) == 0
     back, info = AutoModelForCausalLM.from_pretrained(
-        places[2], output_loading_info=True
+        folders[2], output_loading_info=True
     )
     assert not any(info.values()), info
     for key, tensor in theirs.state_dict().items():
         assert torch.equal(back.state_dict()[key], tensor), key
-    own = {"_name_or_path", "transformers_version"}
+    ignored = {"_name_or_path", "transformers_version"}
     before, after = (m.config.to_dict() for m in (theirs, back))
-    assert {k: after[k] for k in before if k not in own} == {
-        k: v for k, v in before.items() if k not in own
+    assert {k: after[k] for k in before if k not in ignored} == {
+        k: v for k, v in before.items() if k not in ignored
     }
     assert back.generation_config.temperature == 0.7

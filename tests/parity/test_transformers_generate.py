@@ -15,7 +15,7 @@ pytestmark = pytest.mark.parity
 
 @pytest.mark.parametrize("case", tiny.ONE_EACH.values())
 def test_greedy(case, tmp_path, record_property):
-    """Prompts shorter and longer than the windows, padded to one length here."""
+    """Prompts shorter and longer than the windows, padded to one length by us."""
     # With a tied head and scaled embeddings, a random model repeats its last token.
     theirs = tiny.build(**{**tiny.CASES[case], "tie_word_embeddings": False})
     theirs.save_pretrained(tmp_path)
@@ -34,13 +34,13 @@ def test_greedy(case, tmp_path, record_property):
     for prompt, (ours,) in zip(prompts, completions):
         ids = torch.tensor([prompt])
         with torch.no_grad():
-            want = theirs.generate(
+            expected = theirs.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=24,
                 do_sample=False,
                 pad_token_id=0,
             )
-        assert ours.tokens == want[0, len(prompt) :].tolist()
+        assert ours.tokens == expected[0, len(prompt) :].tolist()
         assert len(set(ours.tokens)) > 2  # not one repeated token
     record_property("generate", True)

@@ -52,15 +52,15 @@ def test_every_parameter(case, tmp_path, record_property):
         )
         return loss
 
-    made = jax.tree_util.tree_leaves_with_path(
+    gradients = jax.tree_util.tree_leaves_with_path(
         ours(load_params(tmp_path / "model", config))
     )
-    wanted = jax.tree.leaves(load_params(tmp_path / "gradients", config))
+    expected_gradients = jax.tree.leaves(load_params(tmp_path / "gradients", config))
     worst = 0.0
-    for (path, got), want in zip(made, wanted, strict=True):
-        scale = np.abs(want).max()
+    for (path, actual), expected in zip(gradients, expected_gradients, strict=True):
+        scale = np.abs(expected).max()
         assert scale > 1e-4, path  # far above the bound below
-        worst = max(worst, float(np.abs(got - want).max() / scale))
+        worst = max(worst, float(np.abs(actual - expected).max() / scale))
     record_property("family", config.model_type)
     record_property("gradient error", float(worst))
     assert worst < 1e-4

@@ -1,4 +1,4 @@
-"""The same checkpoint gives the same logits here and in transformers."""
+"""Logits of a checkpoint equal those of transformers."""
 
 import functools
 
@@ -24,16 +24,16 @@ pytestmark = pytest.mark.parity
 def our_logits(
     config, params, ids, positions=None, segment_ids=None, *, dtype=jnp.float32
 ):
-    given = {"positions": positions, "segment_ids": segment_ids, "dtype": dtype}
-    hidden = apply(config, params, jnp.asarray(ids), **given)
+    options = {"positions": positions, "segment_ids": segment_ids, "dtype": dtype}
+    hidden = apply(config, params, jnp.asarray(ids), **options)
     logits = hidden @ head(params).astype(dtype).T
     return soft_cap(logits.astype(jnp.float32), config.final_logit_softcap)
 
 
-def error(got, want):
+def error(actual, expected):
     """Largest difference, relative to the largest logit."""
-    assert np.abs(want).max() > 1
-    return float(np.abs(np.asarray(got) - want).max() / np.abs(want).max())
+    assert np.abs(expected).max() > 1
+    return float(np.abs(np.asarray(actual) - expected).max() / np.abs(expected).max())
 
 
 @pytest.mark.parametrize("case", tiny.CASES)
@@ -44,10 +44,10 @@ def test_both_directions(case, tmp_path, record_property):
     config = load_config(tmp_path / "theirs")
     params = load_params(tmp_path / "theirs", config)
     ids = tiny.tokens()
-    want = tiny.logits(theirs, ids)
-    found = error(our_logits(config, params, ids), want)
-    record_property("parity error", float(found))
-    assert found < 2e-5
+    expected = tiny.logits(theirs, ids)
+    difference = error(our_logits(config, params, ids), expected)
+    record_property("parity error", float(difference))
+    assert difference < 2e-5
     record_property("import", True)
 
     save_pretrained(tmp_path / "ours", config, params)
@@ -55,7 +55,7 @@ def test_both_directions(case, tmp_path, record_property):
         tmp_path / "ours", output_loading_info=True, attn_implementation="eager"
     )
     assert not any(info.values()), info
-    np.testing.assert_array_equal(tiny.logits(back, ids), want)
+    np.testing.assert_array_equal(tiny.logits(back, ids), expected)
     assert load_config(tmp_path / "ours") == config
     record_property("export", True)
 
@@ -73,15 +73,15 @@ def test_packed_rows_equal_transformers_on_separate_rows(
     config = load_config(tmp_path)
     ids = tiny.tokens(rows=1, length=sum(SEGMENTS))
     parts = np.split(ids, np.cumsum(SEGMENTS)[:-1], axis=1)
-    want = np.concatenate([tiny.logits(theirs, part) for part in parts], axis=1)
+    expected = np.concatenate([tiny.logits(theirs, part) for part in parts], axis=1)
     segments = np.repeat([[1, 2, 3]], SEGMENTS, axis=1)
     positions = np.concatenate([np.arange(size) for size in SEGMENTS])[None]
     params = load_params(tmp_path, config)
-    found = error(our_logits(config, params, ids, positions, segments), want)
+    difference = error(our_logits(config, params, ids, positions, segments), expected)
     record_property("family", config.model_type)
-    record_property("packed", float(found))
-    assert found < 2e-5
-    assert error(our_logits(config, params, ids), want) > 1e-2
+    record_property("packed", float(difference))
+    assert difference < 2e-5
+    assert error(our_logits(config, params, ids), expected) > 1e-2
 
 
 @pytest.mark.parametrize("case", tiny.ONE_EACH.values())
@@ -96,10 +96,10 @@ def test_bfloat16_rounds_no_more_than_theirs(case, tmp_path, record_property):
     params = load_params(tmp_path, config, dtype=jnp.bfloat16)
     ids = tiny.tokens(rows=4, length=48)
     exact = tiny.logits(theirs, ids)
-    made = our_logits(config, params, ids, dtype=jnp.bfloat16)
+    logits = our_logits(config, params, ids, dtype=jnp.bfloat16)
     ours, other = (
         float(np.sqrt(np.mean(np.square(np.asarray(x) - exact))))
-        for x in (made, tiny.logits(rounded, ids))
+        for x in (logits, tiny.logits(rounded, ids))
     )
     record_property("family", config.model_type)
     record_property("bf16 error / theirs", float(ours / other))
@@ -122,11 +122,11 @@ def test_bfloat16_checkpoint(model_type, tmp_path):
     ids = tiny.tokens()
     params = load_params(tmp_path / "theirs", config, dtype=jnp.float32)
     # Read from disk, since a cast of the model would round its rotary buffer as well.
-    want = tiny.logits(
+    expected = tiny.logits(
         AutoModelForCausalLM.from_pretrained(tmp_path / "theirs", dtype=torch.float32),
         ids,
     )
-    np.testing.assert_allclose(our_logits(config, params, ids), want, atol=1e-4)
+    np.testing.assert_allclose(our_logits(config, params, ids), expected, atol=1e-4)
 
     save_pretrained(tmp_path / "ours", config, params, dtype=jnp.bfloat16)
     back = AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
@@ -142,15 +142,15 @@ def test_sharded_both_ways(tmp_path):
     config = load_config(tmp_path / "theirs")
     params = load_params(tmp_path / "theirs", config)
     ids = tiny.tokens()
-    want = tiny.logits(theirs, ids)
-    np.testing.assert_allclose(our_logits(config, params, ids), want, atol=1e-4)
+    expected = tiny.logits(theirs, ids)
+    np.testing.assert_allclose(our_logits(config, params, ids), expected, atol=1e-4)
 
     save_pretrained(tmp_path / "ours", config, params, max_shard_bytes=20_000)
     assert len(list((tmp_path / "ours").glob("*.safetensors"))) > 2
     back = AutoModelForCausalLM.from_pretrained(
         tmp_path / "ours", attn_implementation="eager"
     )
-    np.testing.assert_array_equal(tiny.logits(back, ids), want)
+    np.testing.assert_array_equal(tiny.logits(back, ids), expected)
 
 
 def test_long_positions_stay_close(tmp_path):
@@ -159,5 +159,5 @@ def test_long_positions_stay_close(tmp_path):
     theirs.save_pretrained(tmp_path)
     config = load_config(tmp_path)
     ids = tiny.tokens(rows=1, length=480)
-    got = our_logits(config, load_params(tmp_path, config), ids)
-    np.testing.assert_allclose(got, tiny.logits(theirs, ids), atol=2e-4)
+    actual = our_logits(config, load_params(tmp_path, config), ids)
+    np.testing.assert_allclose(actual, tiny.logits(theirs, ids), atol=2e-4)

@@ -1,9 +1,9 @@
 """Build and read data sets of the catalogue as ArrayRecord files.
 
-They are TensorFlow Datasets without TensorFlow: tensorflow_datasets writes and
-describes the files without it. Each field is a separate feature, so that every reader
-of TFDS understands the files. They are read in bulk and parsed by protobuf, several
-times as fast as record by record through `as_data_source`.
+tensorflow_datasets (TFDS) writes the files and their description, without TensorFlow.
+Each field is a separate feature, so that any TFDS reader can load them. Reading uses
+ArrayRecord in bulk and protobuf, several times as fast as `as_data_source`, which reads
+record by record.
 """
 
 import contextlib
@@ -23,7 +23,8 @@ from targetsft_jax.data.sources import parse_row, read_files
 from targetsft_jax.storage import atomic
 
 DATA_DIR = "~/.cache/targetsft_jax/datasets"
-"""Not the default folder of TFDS, where another builder may use the same name."""
+"""Default folder of built data sets. It is not that of TFDS, where another builder may
+use the same name."""
 _RECORDS_AT_A_TIME = 1024
 _SHOWN = 50
 
@@ -36,9 +37,9 @@ class Built:
     splits: dict[str, int]
     """Number of examples of each split."""
     left_out: dict[str, int]
-    """Number of rows of each split that the entry's rule leaves out."""
+    """Number of rows of each split left out by the entry's rule."""
     origin: str
-    """The folder or the commit that it was built from."""
+    """The folder, or `repository@commit` on the hub, that it was built from."""
     files: dict[str, list[Path]]
     """ArrayRecord files of each split, in order."""
 
@@ -56,12 +57,12 @@ def build(
         name: name in the catalogue.
         data_dir: folder of the built data sets; None: DATA_DIR.
         manual_dir: folder of the published files; None: the hub.
-        replace: replace an existing build; False: one that another process completes
-            first stays.
+        replace: replace an existing build; False: keep one that another process
+            completed first.
 
     Raises:
-        ValueError: no such data set; its files are missing or incomplete; rows that
-            cannot be used, each with its file and row.
+        ValueError: no such data set; missing or incomplete files; unusable rows, each
+            with its file and row.
     """
     if name not in CATALOGUE:
         raise ValueError(
@@ -76,8 +77,7 @@ def build(
     folder = _folder(name, data_dir)
     partial = atomic.begin(folder.parent)
     try:
-        # TFDS also completes a folder before it renames it, but deletes the old one
-        # first.
+        # TFDS also renames a complete folder, but deletes the old one first.
         _write(name, files, str(partial))
         complete = partial / folder.relative_to(folder.parents[1])
         atomic.finish(complete, folder, replace=replace)
@@ -89,7 +89,7 @@ def build(
 
 
 def find_built(name: str, data_dir: str | None = None) -> Built | None:
-    """The built data set; None if there is none of the entry's version.
+    """Find the build of the entry's version; None if there is none.
 
     Raises:
         ValueError: the folder is damaged.
@@ -99,7 +99,7 @@ def find_built(name: str, data_dir: str | None = None) -> Built | None:
         return None
     try:
         info = json.loads((folder / "dataset_info.json").read_text("utf-8"))
-        notes = json.loads((folder / "metadata.json").read_text("utf-8"))
+        metadata = json.loads((folder / "metadata.json").read_text("utf-8"))
         files, splits = {}, {}
         for split in info["splits"]:
             lengths = [int(n) for n in split["shardLengths"]]
@@ -112,7 +112,7 @@ def find_built(name: str, data_dir: str | None = None) -> Built | None:
         missing = [p for paths in files.values() for p in paths if not p.is_file()]
         if missing:
             raise ValueError(f"{missing[0].name} is missing")
-        left_out, origin = dict(notes["left_out"]), str(notes["origin"])
+        left_out, origin = dict(metadata["left_out"]), str(metadata["origin"])
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ValueError(
             f"{folder} is damaged ({error}); build it again: `python -m"
@@ -127,11 +127,14 @@ def build_if_missing(
     data_dir: str | None = None,
     manual_dir: str | None = None,
 ) -> tuple[Built, str]:
-    """A data set, built if it is missing, and the name of the split.
+    """Find a data set, build it if it is missing, and resolve the split.
 
     Args:
         name, data_dir, manual_dir: as in `build`.
-        split: None: `train`, or the only one of the entry.
+        split: name of the split; None: `train`, or the only one of the entry.
+
+    Returns:
+        (the build, name of the split).
 
     Raises:
         ValueError: as `build`; the data set was built without the files of the split.
@@ -157,7 +160,7 @@ def read(built: Built, split: str) -> Iterator[tuple[str, Example]]:
         (`name/split:row`, the example).
 
     Raises:
-        ValueError: a file is damaged or has lost records.
+        ValueError: a file is damaged or lacks records.
     """
     from array_record.python.array_record_module import ArrayRecordReader
     from tensorflow_datasets.proto import tf_example_pb2
@@ -204,7 +207,7 @@ def _write(name: str, files: Files, data_dir: str) -> None:
     settings = tfds.download.DownloadConfig(try_download_gcs=False)
     tfds.disable_progress_bar()
     try:
-        # Its messages on stdout name the temporary folder.
+        # TFDS prints the name of the temporary folder.
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_config=settings)
     except Exception as error:
@@ -214,12 +217,12 @@ def _write(name: str, files: Files, data_dir: str) -> None:
 
 
 def _builder(name: str, files: Files, data_dir: str) -> tuple[Any, list[str]]:
-    """The TFDS builder of a data set, and the list that receives its bad rows."""
+    """TFDS builder of a data set, and the list to which it appends bad rows."""
     import tensorflow_datasets as tfds
 
     dataset = CATALOGUE[name]
     bad: list[str] = []
-    notes = tfds.core.MetadataDict(origin=files.origin, left_out={})
+    metadata = tfds.core.MetadataDict(origin=files.origin, left_out={})
 
     def info(self: Any) -> Any:
         text = tfds.features.Text()
@@ -231,7 +234,7 @@ def _builder(name: str, files: Files, data_dir: str) -> tuple[Any, list[str]]:
             features=tfds.features.FeaturesDict(features),
             homepage=dataset.homepage,
             license=dataset.licence,
-            metadata=notes,
+            metadata=metadata,
             disable_shuffling=True,  # Rows keep the order of their files.
         )
 
@@ -258,9 +261,9 @@ def _builder(name: str, files: Files, data_dir: str) -> tuple[Any, list[str]]:
             example["id"] = example["id"] or f"{split}/{number}"
             yield number, example
             number += 1
-        notes["left_out"][split] = left_out
+        metadata["left_out"][split] = left_out
         if not number and not bad:
-            bad.append(f"{paths[0]}: no row is an example of {split}")
+            bad.append(f"{paths[0]}: no row yields an example of {split}")
         if bad and split == list(files.splits)[-1]:  # All splits have been read.
             raise ValueError(bad[0])
 

@@ -6,15 +6,15 @@ from typing import Any
 from targetsft_jax.data.catalogue.entry import LETTERS, Example, boxed_answer
 from targetsft_jax.data.config import FieldMap
 
-# Another text is another training set: raise `token_cache.VERSION` with a change.
+# Increment `token_cache.VERSION` when the text changes.
 TRAIN = FieldMap(messages=None, prompt="prompt", response="response")
 EVALUATE = FieldMap(messages=None, prompt="prompt", answer="answer")
 
 
 def as_row(example: Example) -> Mapping[str, Any]:
-    r"""The fields of an example, with a prompt and a response made of them.
+    r"""Add a prompt and a response to the fields of an example.
 
-    `options` become lines "A. …". `prompt` is the question with these lines below it.
+    `options` become lines "A. …". `prompt` is the question followed by these lines.
     `response` is the reasoning; if that does not end in the answer, a line
     "The answer is \boxed{…}." follows.
     """

@@ -11,18 +11,18 @@ FIELDS = ("source", "id", "question", "options", "reasoning", "answer")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 Example = dict[str, Any]
-"""A mapping of FIELDS, made by `example`."""
+"""Mapping of FIELDS, built by `example`."""
 
 
 @dataclass(frozen=True)
 class FileLayout:
-    """One of the file layouts in which a data set is published."""
+    """A file layout in which a data set is published."""
 
     splits: Mapping[str, Sequence[str]]
     """Path patterns of the files of each split, tried in order; also with `.gz`."""
     example: Callable[[Mapping[str, Any]], Example | None]
-    """Converts a row. None leaves the row out, which is counted; KeyError and
-    ValueError make it a bad row."""
+    """Converts a row to an example. None leaves the row out, which is counted; KeyError
+    and ValueError make it a bad row."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,20 @@ class DataSet:
     """A data set: description, licence, place of publication and file layouts."""
 
     about: str
+    """Description in one line."""
     licence: str
-    """As its publisher states it, or where to look it up."""
+    """Licence stated by the publisher, or the place to look it up."""
     homepage: str
     hub: str
-    """Id of its repository on the hub, which has the first layout."""
+    """Id of its repository on the hub, in the first layout."""
     layouts: Sequence[FileLayout]
-    """The hub's layout, then others."""
+    """Layout on the hub, then any others."""
     version: str = "1.0.0"
     """Version of the examples; a data set of another version is rebuilt."""
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The names of all its splits."""
+        """Names of the splits of all layouts."""
         names = (split for layout in self.layouts for split in layout.splits)
         return tuple(dict.fromkeys(names))
 
@@ -56,7 +57,7 @@ def example(
     source: str | None = None,
     id: object = None,
 ) -> Example:
-    """Check and make an example.
+    """Validate the fields of an example.
 
     Args:
         question: without its options.
@@ -65,7 +66,7 @@ def example(
         reasoning: leads to the answer; may end in it.
         options: texts without their letters.
         source: origin of the question according to the data set.
-        id: id in the data set; without one the builder numbers the rows.
+        id: id in the data set; None: the builder numbers the rows.
 
     Raises:
         ValueError: no question; an option is empty; the answer is not the letter of an
@@ -92,7 +93,7 @@ def example(
 
 
 def letter(index: object) -> str:
-    """The letter of the option at an index from 0.
+    """Letter of the option at an index from 0.
 
     Raises:
         ValueError: no such letter.
@@ -103,6 +104,6 @@ def letter(index: object) -> str:
 
 
 def boxed_answer(text: str) -> str:
-    r"""Content of the last `\boxed{…}` or `\boxed 2` of a solution; "" without one."""
+    r"""Content of the last `\boxed{…}` or `\boxed 2` in a solution; "" if none."""
     boxed = last_boxed(text, unbraced=True)
     return boxed.content.strip() if boxed else ""

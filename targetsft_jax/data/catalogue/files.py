@@ -1,4 +1,4 @@
-"""Published files of a data set: in a folder, or downloaded from the hub."""
+"""Locate the published files of a data set, in a folder or on the hub."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +12,7 @@ from targetsft_jax.data.sources import refuse_missing_shards
 
 @dataclass(frozen=True)
 class Files:
-    """Files that a data set is built from."""
+    """Published files of a data set, from which it is built."""
 
     layout: FileLayout
     splits: Mapping[str, list[str]]
@@ -22,14 +22,14 @@ class Files:
 
 
 def in_folder(name: str, dataset: DataSet, folder: str) -> Files:
-    """The files of a data set in a folder, in any of its layouts.
+    """Find the files of a data set in a folder, in any of its layouts.
 
     The folder may also have one file per split, named SPLIT.jsonl, SPLIT.jsonl.gz or
     SPLIT.parquet, with the fields of the first layout. Splits without files are left
     out.
 
     Raises:
-        ValueError: no file of any split; one of several files of a split is missing.
+        ValueError: no file of any split; a shard of a split is missing.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
@@ -58,7 +58,7 @@ def in_folder(name: str, dataset: DataSet, folder: str) -> Files:
 
 
 def from_hub(name: str, dataset: DataSet) -> Files:
-    """The files of a data set on the hub, all of one commit, through the hub's cache.
+    """Download the files of a data set from the hub, all of one commit, if not cached.
 
     Raises:
         ValueError: they cannot be downloaded, or have another layout.
@@ -91,15 +91,15 @@ def from_hub(name: str, dataset: DataSet) -> Files:
 
 @contextlib.contextmanager
 def _hub_errors(name: str, dataset: DataSet) -> Iterator[None]:
-    """Replaces errors of the hub's client by one that names the remedy."""
+    """Replace errors of the hub's client by one that names the remedy."""
     try:
         yield
-    except Exception as error:  # The client passes on errors of other libraries.
+    except Exception as error:  # Errors of other libraries pass through the client.
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
             f"{name} cannot be downloaded from {dataset.hub} on the hub"
             f" ({type(error).__name__}: {reason}); download it on a machine with"
-            " network access and name the folder: data.path, or --manual-dir of"
+            " network access and specify the folder: data.path, or --manual-dir of"
             f" `python -m targetsft_jax.datasets build {name}`"
         ) from error
 

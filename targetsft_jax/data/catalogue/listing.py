@@ -1,4 +1,4 @@
-"""Text output of the commands `list` and `build`."""
+"""Output of the commands `datasets list` and `datasets build`."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from targetsft_jax.data.catalogue.builder import build, find_built
 
 
 def list_catalogue(data_dir: str | None = None) -> Iterator[str]:
-    """Lines on every data set: description, licence, splits, and its build.
+    """Describe every data set: contents, licence, splits and build, as lines.
 
     Raises:
         ValueError: a built data set is damaged.
@@ -27,7 +27,7 @@ def list_catalogue(data_dir: str | None = None) -> Iterator[str]:
 def build_dataset(
     name: str, data_dir: str | None = None, manual_dir: str | None = None
 ) -> Iterator[str]:
-    """Build a data set; lines on the examples of each split, origin and folder.
+    """Build a data set and report the examples of each split, origin and folder.
 
     Args:
         name, data_dir, manual_dir: as in `builder.build`.

@@ -13,7 +13,7 @@ from targetsft_jax.data.catalogue.entry import (
 
 
 def _numina(row: Mapping[str, Any]) -> Example:
-    """source, problem, solution: proofs have no box, and so no answer."""
+    """Fields source, problem, solution. Proofs have no box, so no answer."""
     solution = row["solution"]
     return example(
         row["problem"],
@@ -24,9 +24,10 @@ def _numina(row: Mapping[str, Any]) -> Example:
 
 
 def _openr1(row: Mapping[str, Any]) -> Example | None:
-    """problem, answer, source, uuid, and generations with verdicts: complete or not,
-    and correct or not by math-verify or, where that could not judge, by a Llama model.
-    The example has the first complete and correct one, with its <think> block."""
+    """Fields problem, answer, source, uuid, and generations with verdicts: complete or
+    not, and correct or not by math-verify or, where that has no verdict, by a Llama
+    model. The example has the first complete and correct generation, with its <think>
+    block."""
     texts, complete = row["generations"], row["is_reasoning_complete"]
     for name in ("correctness_math_verify", "correctness_llama"):
         for text, is_complete, is_correct in zip(texts, complete, row[name] or ()):
@@ -42,7 +43,7 @@ def _openr1(row: Mapping[str, Any]) -> Example | None:
 
 
 def _gsm8k(row: Mapping[str, Any]) -> Example:
-    """question, answer: the solution with its calculator marks, "####", the answer."""
+    """Fields question, answer (solution with calculator marks, "####", answer)."""
     reasoning, mark, answer = row["answer"].rpartition("####")
     if not mark or not answer.strip():
         raise ValueError("answer has no '#### …' at its end")
@@ -50,15 +51,15 @@ def _gsm8k(row: Mapping[str, Any]) -> Example:
 
 
 def _math(row: Mapping[str, Any]) -> Example | None:
-    """problem, level, type, solution: the answer is in the solution's last box. Two
-    published solutions end in an empty box; they are left out."""
+    """Fields problem, level, type, solution. The answer is in the solution's last box.
+    Two published solutions end in an empty box; they are left out."""
     if "\\boxed{}" in row["solution"]:
         return None
     return _boxed(row["problem"], row["solution"], source=row.get("type"))
 
 
 def _math500(row: Mapping[str, Any]) -> Example:
-    """problem, solution, answer, subject, level, unique_id."""
+    """Fields problem, solution, answer, subject, level, unique_id."""
     return example(
         row["problem"],
         row["answer"],
@@ -69,18 +70,18 @@ def _math500(row: Mapping[str, Any]) -> Example:
 
 
 def _minerva(row: Mapping[str, Any]) -> Example:
-    """question, answer."""
+    """Fields question, answer."""
     return example(row["question"], row["answer"])
 
 
 def _minerva_official(row: Mapping[str, Any]) -> Example:
-    """problem, solution, type, idx, as in the Qwen2.5-Math evaluation."""
+    """Fields problem, solution, type, idx, as in the Qwen2.5-Math evaluation."""
     return _boxed(row["problem"], row["solution"], source=row.get("type"))
 
 
 def _olympiadbench(row: Mapping[str, Any]) -> Example:
-    """id, question, context, solution (a list), final_answer (a list), subfield, ….
-    The gold answer is the first one, without its dollar signs, as for graders."""
+    """Fields id, question, context, solution and final_answer (lists), subfield, ….
+    The gold answer is the first one, without dollar signs, as in published graders."""
     answers, solutions = row["final_answer"], row["solution"]
     if not answers:
         raise ValueError("final_answer is empty")
@@ -95,14 +96,14 @@ def _olympiadbench(row: Mapping[str, Any]) -> Example:
 
 
 def _aime24(row: Mapping[str, Any]) -> Example:
-    r"""id, problem, solution (the answer in a box), url."""
+    """Fields id, problem, solution (the answer in a box), url."""
     return example(
         row["problem"], _answer(row), source=row.get("url"), id=row.get("id")
     )
 
 
 def _amc23(row: Mapping[str, Any]) -> Example:
-    """id, question, answer, url."""
+    """Fields id, question, answer, url."""
     return example(
         row["question"], str(row["answer"]), source=row.get("url"), id=row.get("id")
     )
@@ -113,14 +114,14 @@ def _answer(row: Mapping[str, Any]) -> str:
         return str(row["answer"])
     answer = boxed_answer(row["solution"])
     if not answer:
-        raise ValueError("solution has no box, and there is no answer")
+        raise ValueError("solution has no box and the row no answer")
     return answer
 
 
 def _boxed(problem: str, solution: str, source: str | None) -> Example:
     answer = boxed_answer(solution)
     if not answer:
-        raise ValueError(r"solution has no \boxed{…}: there is no gold answer")
+        raise ValueError(r"solution has no \boxed{…}, and so no gold answer")
     return example(problem, answer, reasoning=solution, source=source)
 
 
@@ -145,7 +146,7 @@ MATHS = {
         licence="Apache-2.0",
         homepage="https://huggingface.co/datasets/open-r1/OpenR1-Math-220k",
         hub="open-r1/OpenR1-Math-220k",
-        # The folder data/ has its configuration `default`.
+        # The configuration `default` is in data/.
         layouts=[FileLayout({"train": ["data/train-*.parquet"]}, _openr1)],
     ),
     "gsm8k": DataSet(

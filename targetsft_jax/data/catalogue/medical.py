@@ -15,7 +15,7 @@ _DECISIONS = ("yes", "no", "maybe")
 
 
 def _m23k(row: Mapping[str, Any]) -> Example:
-    """prompt (the question with its options), reasoning (thinking),
+    """Fields prompt (the question with its options), reasoning (thinking),
     distilled_answer_string (the response after it), answer_letter, source. The options
     stay in the question, and the thinking becomes a <think> block."""
     thinking = row["reasoning"].strip()
@@ -33,7 +33,7 @@ def _m23k(row: Mapping[str, Any]) -> Example:
 
 
 def _medqa(row: Mapping[str, Any]) -> Example:
-    """question, options by letter, answer_idx (a letter), meta_info."""
+    """Fields question, options by letter, answer_idx (a letter), meta_info."""
     return example(
         row["question"],
         row["answer_idx"],
@@ -43,12 +43,12 @@ def _medqa(row: Mapping[str, Any]) -> Example:
 
 
 def _medmcqa(row: Mapping[str, Any]) -> Example:
-    """id, question, opa to opd, cop (from 0), exp (an explanation or null)."""
+    """Fields id, question, opa to opd, cop (from 0), exp (explanation or null)."""
     return _medmcqa_from(row, first=0)
 
 
 def _medmcqa_official(row: Mapping[str, Any]) -> Example:
-    """id, question, opa to opd, cop (from 1), exp (an explanation or null)."""
+    """Fields id, question, opa to opd, cop (from 1), exp (explanation or null)."""
     return _medmcqa_from(row, first=1)
 
 
@@ -67,7 +67,7 @@ def _medmcqa_from(row: Mapping[str, Any], first: int) -> Example:
 
 
 def _pubmedqa(row: Mapping[str, Any]) -> Example:
-    """pubid, question, context.contexts, long_answer, final_decision."""
+    """Fields pubid, question, context.contexts, long_answer, final_decision."""
     return _decided(
         row["question"],
         row["context"]["contexts"],
@@ -78,7 +78,7 @@ def _pubmedqa(row: Mapping[str, Any]) -> Example:
 
 
 def _pubmedqa_official(row: Mapping[str, Any]) -> Example:
-    """By pmid: QUESTION, CONTEXTS, LONG_ANSWER, final_decision."""
+    """By pmid, fields QUESTION, CONTEXTS, LONG_ANSWER, final_decision."""
     return _decided(
         row["QUESTION"],
         row["CONTEXTS"],
@@ -105,8 +105,8 @@ def _decided(
 
 
 def _mmlu_pro_medical(row: Mapping[str, Any]) -> Example | None:
-    """question_id, question, options, answer_index, cot_content, category, src; the
-    categories are health and biology; others are left out."""
+    """Fields question_id, question, options, answer_index, cot_content, category, src.
+    Categories other than health and biology are left out."""
     if row["category"] not in ("health", "biology"):
         return None
     return example(
@@ -119,8 +119,8 @@ def _mmlu_pro_medical(row: Mapping[str, Any]) -> Example | None:
 
 
 def _medxpertqa(row: Mapping[str, Any]) -> Example:
-    """id, question, options by letter, label. The hub's questions repeat the options
-    behind "Answer Choices:"."""
+    """Fields id, question, options by letter, label. The hub's questions repeat the
+    options after "Answer Choices:"."""
     return example(
         row["question"].rpartition("\nAnswer Choices:")[0] or row["question"],
         row["label"],

@@ -1,1 +1,1 @@
-"""Graders: the answer that a completion states, compared with the gold answer."""
+"""Graders: extract the stated answer of a completion and compare it with the gold."""

@@ -1,8 +1,7 @@
-"""Strict grader of stated answers: numbers by value, words without regard to case.
+"""Strict grader: compares numbers by value, letters and words ignoring case.
 
-A completion states an answer after its last `####` or in its last `\\boxed{…}`; one
-that states none is wrong. Anything but numbers, letters and words is compared as it is
-written.
+A completion states its answer after its last `####` or in its last `\\boxed{…}`; one
+without an answer is wrong. Any other answer must match verbatim, up to white space.
 """
 
 import re
@@ -17,11 +16,11 @@ _MARK = "####"
 
 
 def extract_answer(text: str) -> str | None:
-    """The answer that a completion states, stripped; None without one.
+    """Extract the stated answer of a completion, stripped; None if there is none.
 
     It is the rest of the line after the last `####`, or the content of the last
-    `\\boxed{…}` whose braces close, whichever is later: in long solutions `####` also
-    begins headings.
+    `\\boxed{…}` with balanced braces, whichever is later: in long solutions `####`
+    also begins headings.
     """
     boxed = last_boxed(text)
     mark = text.rfind(_MARK)
@@ -33,7 +32,7 @@ def extract_answer(text: str) -> str | None:
 
 
 def is_correct(text: str, answer: str) -> bool:
-    """True if a completion states this answer.
+    """True if the stated answer of a completion equals the gold answer.
 
     Args:
         text: the completion.
