@@ -82,7 +82,7 @@ def test_cells_share_frozen_models_and_finished_ones_stay(
     counts.clear()
     assert main(command) == 0
     again = capsys.readouterr().out
-    assert not counts and again.count("finished already") == 2
+    assert not counts and again.count("already finished") == 2
     assert again.splitlines()[-4:] == printed.splitlines()[-4:]
     # Another evaluation is not finished.
     more = [*command, "--evaluation.samples", "2", "--dry-run"]
@@ -121,4 +121,4 @@ def test_seeds_are_summarised(capsys):
     text = "\n".join(tables(cells, scores))
     assert "| sft | 50.00 | 25.00 | 75.00 |" in text
     assert "| dft | 50.00 | 50.00 | 50.00 |" in text
-    assert "no cell has an evaluation" in tables(cells, {})[0]
+    assert "no cell has scores" in tables(cells, {})[0]

@@ -45,7 +45,7 @@ def test_a_step_that_does_not_fit_exits_with_3_and_advice(capsys):
         (["--topology", "cpu:2x2"], "expected cpu:N, such as cpu:8"),
         (["--topology", "cpu:8", "--num-slices", "2"], "cpu:N is one slice"),
         (["--topology", "cpu:8", "--train.remat", "ful"], "train.remat is 'ful'"),
-        (["--topology", "cpu:8", "--train.batch_size", "3"], "does not divide"),
+        (["--topology", "cpu:8", "--train.batch_size", "3"], "a multiple of mesh"),
     ],
 )
 def test_unusable_arguments_exit_with_2(arguments, message, capsys):

@@ -182,10 +182,10 @@ def test_a_mixture_by_the_key_of_its_source(tmp_path):
         ({"mesh__data": 3}, ("'data': 3", "needs 3 devices; found 8")),
         ({"mesh__tensor": 3}, ("'tensor': 3", "multiple of 3 devices; found 8")),
         ({"mesh__tensor": 0}, ("'tensor': 0", "positive")),
-        ({"train__batch_size": 12}, ("12 rows", "= 8 does not divide", "multiple")),
+        ({"train__batch_size": 12}, ("is 12", "a multiple of", "= 8")),
         (
             {"train__accumulation_steps": 2},
-            ("4 rows", "= 8 does not divide", "multiple"),
+            ("is 4", "a multiple of", "= 8"),
         ),
         (
             {"mesh__data": 1, "mesh__fsdp": 8, "mesh__vocab_group": 3},

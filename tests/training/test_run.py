@@ -201,7 +201,7 @@ def test_a_finished_run_repeats_nothing(done, work):
     again = _run(done.run_dir, done.arguments)
     assert not work
     assert again.scores == done.scores
-    assert "finished and exported already" in again.said
+    assert "already trained and exported" in again.said
     assert (done.run_dir / "metrics.jsonl").read_bytes() == before
     assert (done.run_dir / "hf/model.safetensors").read_bytes() == export
 
@@ -263,7 +263,7 @@ def test_resume_false_does_not_touch_a_run(done, capsys):
     before = (done.run_dir / "metrics.jsonl").read_bytes()
     assert main([*done.arguments, "--resume", "false"]) == 2
     said = capsys.readouterr().err
-    assert "holds a run already and resume is false" in said
+    assert "already has a run and resume is false" in said
     assert str(done.run_dir) in said
     assert (done.run_dir / "metrics.jsonl").read_bytes() == before
 
