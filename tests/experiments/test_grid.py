@@ -109,7 +109,7 @@ def test_a_file_is_read_with_its_replacements(base, tmp_path):
         ({"methods": [{"sft": {"eta": 1}}]}, ("sft has no hyper-parameter eta",)),
         ({"methods": [{"gem": {"beta": -1}}]}, ("target.beta is -1", "expected")),
         ({"methods": [["sft"]]}, ("['sft']", "a name")),
-        ({"methods": ["sft", "sft"]}, ("sft twice", "once")),
+        ({"methods": ["sft", "sft"]}, ("sft twice", "remove one")),
     ],
     ids=lambda value: str(value)[:30],
 )

@@ -23,7 +23,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "empty", tmp_path / "absent"):
         assert main([str(path), "--out", str(tmp_path / "x.png")]) == 1
-        assert f"error: {path}: no metrics.jsonl" in capsys.readouterr().err
+        assert f"error: {path} has no metrics.jsonl" in capsys.readouterr().err
     (tmp_path / "empty/metrics.jsonl").write_text("")
     assert main([str(tmp_path / "empty"), "--out", str(tmp_path / "x.png")]) == 1
     assert "metrics.jsonl has no step yet" in capsys.readouterr().err

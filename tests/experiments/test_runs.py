@@ -86,5 +86,5 @@ def test_runs_without_a_step_are_left_out_of_a_folder_of_runs(tmp_path, write_ru
 def test_a_path_without_a_run_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "empty", tmp_path / "absent"):
-        with pytest.raises(ValueError, match=f"{path}: no metrics.jsonl"):
+        with pytest.raises(ValueError, match=f"{path} has no metrics.jsonl"):
             read_runs([str(path)])

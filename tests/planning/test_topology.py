@@ -49,7 +49,7 @@ def test_slices_that_do_not_exist(slices, message):
 
 
 def test_more_cpu_devices_than_jax_started_with():
-    with pytest.raises(UnavailableTopology, match="started with 8 CPU devices"):
+    with pytest.raises(UnavailableTopology, match="jax has 8 CPU devices"):
         get_topology("cpu:16")
 
 

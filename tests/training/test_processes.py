@@ -33,7 +33,7 @@ def alone(folders, area):
     """The run directory of one process with four devices."""
     measured = {"evaluation__problems": 3, "evaluation__samples": 2}
     arguments = _arguments(folders, area / "alone", **measured)
-    job = launched.start([*arguments, *_SHORT], area / "alone_said")
+    job = launched.start([*arguments, *_SHORT], area / "alone_output")
     assert job.wait(120) == [0], job.said()
     return area / "alone"
 
@@ -63,7 +63,7 @@ def test_two_processes_do_what_one_does(folders, area, alone):
     measured = {"evaluation__problems": 3, "evaluation__samples": 2}
     script = [str(launched.ROOT / "launch/local.sh"), "2"]
     arguments = _arguments(folders, area / "two", mesh__cpu_devices=2, **measured)
-    job = launched.run_all([[*script, *arguments, *_SHORT]], area / "two_said")
+    job = launched.run_all([[*script, *arguments, *_SHORT]], area / "two_output")
     assert job.wait(120) == [0], job.said()
     _assert_same_losses(area / "two", alone)
     _assert_same_export(area / "two", alone)
@@ -81,7 +81,7 @@ def test_a_killed_process_ends_all_and_others_go_on(folders, area, alone):
     """Four processes; one is killed, one's files are damaged, two go on."""
     run_dir = area / "killed"
     job = launched.start(
-        _arguments(folders, run_dir), area / "killed_said", processes=4, devices=1
+        _arguments(folders, run_dir), area / "killed_output", processes=4, devices=1
     )
     job.until(run_dir / "checkpoints/6")
     job.processes[2].send_signal(signal.SIGKILL)
@@ -101,12 +101,12 @@ def test_a_killed_process_ends_all_and_others_go_on(folders, area, alone):
     for path in part.iterdir():
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     job = launched.start(
-        _arguments(folders, run_dir), area / "again_said", processes=2, devices=2
+        _arguments(folders, run_dir), area / "again_output", processes=2, devices=2
     )
     assert job.wait(120) == [0, 0], job.said()
-    said = job.printed[0].read_text()
-    assert f"checkpoint {saved[-1]} cannot be restored" in said
-    assert f"resumed from the checkpoint of step {saved[-2]}" in said
+    printed = job.printed[0].read_text()
+    assert f"checkpoint {saved[-1]} cannot be restored" in printed
+    assert f"resumed from the checkpoint of step {saved[-2]}" in printed
     assert job.printed[1].read_text() == ""
     _assert_same_losses(run_dir, alone)
     _assert_same_export(run_dir, alone)
@@ -116,7 +116,7 @@ def test_a_killed_process_ends_all_and_others_go_on(folders, area, alone):
 def test_sigterm_to_one_process_stops_all_after_the_same_step(folders, area):
     run_dir = area / "told"
     arguments = _arguments(folders, run_dir, train__save_every=1000, train__steps=10**6)
-    job = launched.start(arguments, area / "told_said", processes=2, devices=2)
+    job = launched.start(arguments, area / "told_output", processes=2, devices=2)
     job.until(run_dir / "metrics.jsonl")
     while not (run_dir / "metrics.jsonl").read_text():
         time.sleep(0.01)
@@ -133,7 +133,7 @@ def test_a_process_with_other_settings_is_refused(folders, area):
     """Before anything is written."""
     job = launched.start(
         _arguments(folders, area / "unlike"),
-        area / "unlike_said",
+        area / "unlike_output",
         processes=2,
         devices=2,
         last=["--train.learning_rate", "2e-2"],
@@ -171,7 +171,7 @@ def test_a_process_that_nobody_joins_gives_up_in_a_sentence():
 
 
 @pytest.mark.parametrize(
-    "given, said",
+    "given, message",
     [
         ({"mesh.coordinator": "here"}, "expected HOST:PORT, auto or null"),
         ({"mesh.coordinator": "auto", "mesh.processes": 2}, "expected null for both"),
@@ -183,7 +183,7 @@ def test_a_process_that_nobody_joins_gives_up_in_a_sentence():
         ),
     ],
 )
-def test_what_cannot_join_is_refused(given, said, folders, tmp_path, capsys):
+def test_what_cannot_join_is_refused(given, message, folders, tmp_path, capsys):
     arguments = rig.small_run(folders, tmp_path) + rig.command(given)
     assert main(arguments) in (1, 2)
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -27,19 +27,19 @@ def refused(folders, tmp_path, capsys, monkeypatch):
         run_dir = tmp_path / "run"
         changes = {k: v for k, v in changes.items()}
         code = main([*rig.small_run(folders, run_dir, **changes), *extra])
-        said = capsys.readouterr().err
-        assert code == status, said
-        assert "Traceback" not in said
+        message = capsys.readouterr().err
+        assert code == status, message
+        assert "Traceback" not in message
         # Nothing stands there that the mended command could stumble over.
         assert not (run_dir / "checkpoints").exists()
-        return said
+        return message
 
     return refuse
 
 
-def _has(said: str, *parts: str) -> None:
+def _has(message: str, *parts: str) -> None:
     for part in parts:
-        assert part in said, said
+        assert part in message, message
 
 
 def test_the_small_run_itself_gets_as_far_as_the_weights(folders, tmp_path, refused):
@@ -49,12 +49,12 @@ def test_the_small_run_itself_gets_as_far_as_the_weights(folders, tmp_path, refu
 
 
 def test_unknown_keys(refused, tmp_path):
-    said = refused("--train.stepz", "3", status=2)
-    _has(said, "train.stepz", "train.steps")
+    message = refused("--train.stepz", "3", status=2)
+    _has(message, "train.stepz", "train.steps")
     path = tmp_path / "c.yaml"
     path.write_text("data: {max_lenght: 3}\n")
-    said = refused("--config", str(path), status=2)
-    _has(said, "max_lenght", "max_length")
+    message = refused("--config", str(path), status=2)
+    _has(message, "max_lenght", "max_length")
 
 
 @pytest.mark.parametrize(
@@ -95,34 +95,34 @@ def test_wrong_types_and_values(refused, key, value, parts):
 
 
 def test_chat_templates_that_cannot_be_used(refused):
-    said = refused("--data.chat_template", "qwen_boxed")
-    _has(said, "data.chat_template is 'qwen_boxed'", "<|im_start|>", "null")
-    said = refused("--data.chat_template", "chatml")
-    _has(said, "data.chat_template is 'chatml'", "qwen_boxed", ".jinja")
-    said = refused("--evaluation.data.chat_template", "llama_boxed")
-    _has(said, "evaluation.data.chat_template is 'llama_boxed'", "<|eot_id|>")
-    said = refused("--data.thinking", "hide", status=2)
-    _has(said, "data.thinking is 'hide'", "keep, drop")
+    message = refused("--data.chat_template", "qwen_boxed")
+    _has(message, "data.chat_template is 'qwen_boxed'", "<|im_start|>", "null")
+    message = refused("--data.chat_template", "chatml")
+    _has(message, "data.chat_template is 'chatml'", "qwen_boxed", ".jinja")
+    message = refused("--evaluation.data.chat_template", "llama_boxed")
+    _has(message, "evaluation.data.chat_template is 'llama_boxed'", "<|eot_id|>")
+    message = refused("--data.thinking", "hide", status=2)
+    _has(message, "data.thinking is 'hide'", "keep, drop")
 
 
 def test_adapters_wider_than_what_they_adapt(refused):
     """Known once the model's shape is, before any weight."""
-    said = refused("--lora.rank", "17", status=2)
-    _has(said, "lora.rank is 17", "layers.attention.k is 32 x 16", "at most 16")
+    message = refused("--lora.rank", "17", status=2)
+    _has(message, "lora.rank is 17", "layers.attention.k is 32 x 16", "at most 16")
 
 
 @pytest.mark.parametrize("value, shown", [("2.5", "2.5"), (".inf", "inf")])
 def test_a_count_that_is_not_whole(refused, value, shown):
-    said = refused(target__name="eaft", target__top_k=value, status=2)
-    _has(said, f"target.top_k is '{shown}'")
-    _has(said, "expected a whole number")
+    message = refused(target__name="eaft", target__top_k=value, status=2)
+    _has(message, f"target.top_k is '{shown}'")
+    _has(message, "expected a whole number")
 
 
 def test_a_section_that_is_no_section(refused, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("train: 5\n")
-    said = refused("--config", str(path), status=2)
-    _has(said, "train is 5", "expected a section", "train.steps")
+    message = refused("--config", str(path), status=2)
+    _has(message, "train is 5", "expected a section", "train.steps")
 
 
 def test_a_file_that_is_no_configuration(refused, tmp_path):
@@ -133,22 +133,22 @@ def test_a_file_that_is_no_configuration(refused, tmp_path):
 
 
 def test_a_method_without_its_teacher(refused):
-    said = refused("--teacher.path", "null", status=2)
-    _has(said, "'target_sft' needs a teacher", "teacher.path is null", "expected")
+    message = refused("--teacher.path", "null", status=2)
+    _has(message, "'target_sft' needs a teacher", "teacher.path is null", "expected")
 
 
 def test_no_student_and_two_students(refused):
-    said = refused("--student.path", "null", status=2)
-    _has(said, "student.path is null", "expected")
-    said = refused("--student.build.steps", "3", status=2)
-    _has(said, "student.path", "student.build", "give one")
+    message = refused("--student.path", "null", status=2)
+    _has(message, "student.path is null", "expected")
+    message = refused("--student.build.steps", "3", status=2)
+    _has(message, "student.path", "student.build", "give one")
 
 
 def test_problems_of_a_trained_file_need_their_own(refused, tmp_path):
     """Else the score would be of what was trained, under the name of held-out."""
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"q": "1", "a": "2"}) + "\n")
-    said = refused(
+    message = refused(
         data__source="jsonl",
         data__path=path,
         data__fields__prompt="q",
@@ -156,7 +156,7 @@ def test_problems_of_a_trained_file_need_their_own(refused, tmp_path):
         evaluation__problems=1,
         status=2,
     )
-    _has(said, "evaluation.data is null", "expected")
+    _has(message, "evaluation.data is null", "expected")
 
 
 def test_a_mixture_by_the_key_of_its_source(tmp_path):
@@ -198,8 +198,8 @@ def test_a_mesh_that_does_not_divide(refused, changes, parts):
 
 
 def test_micro_batches_that_do_not_divide(refused):
-    said = refused(train__accumulation_steps=3, status=2)
-    _has(said, "train.batch_size is 8", "train.accumulation_steps = 3")
+    message = refused(train__accumulation_steps=3, status=2)
+    _has(message, "train.batch_size is 8", "train.accumulation_steps = 3")
 
 
 def test_tokenizers_that_differ(refused, folders, tmp_path):
@@ -213,9 +213,9 @@ def test_tokenizers_that_differ(refused, folders, tmp_path):
         if (other / name).exists():
             kept = (other / name).read_text(encoding="utf-8")
             (other / name).write_text(kept.replace("<|reserved_0|>", "<|thinking|>"))
-    said = refused(teacher__path=other)
-    _has(said, str(folders["student"]), str(other), "differ")
-    _has(said, "'<|reserved_0|>': 261 and absent", "'<|thinking|>': absent and 261")
+    message = refused(teacher__path=other)
+    _has(message, str(folders["student"]), str(other), "differ")
+    _has(message, "'<|reserved_0|>': 261 and absent", "'<|thinking|>': absent and 261")
 
 
 def test_a_model_with_fewer_rows_than_the_tokenizer_has_tokens(refused, folders):
@@ -223,19 +223,22 @@ def test_a_model_with_fewer_rows_than_the_tokenizer_has_tokens(refused, folders)
     text = path.read_text()
     try:
         path.write_text(json.dumps(json.loads(text) | {"vocab_size": 260}))
-        said = refused()
+        message = refused()
     finally:
         path.write_text(text)
-    _has(said, "264 tokens", "teacher", "only 260 rows")
+    _has(message, "264 tokens", "teacher", "only 260 rows")
 
 
 def test_a_missing_column(refused):
-    said = refused(target__name="iw_sft", policy__trajectory_weight="data", status=2)
+    message = refused(target__name="iw_sft", policy__trajectory_weight="data", status=2)
     _has(
-        said, "'iw_sft' needs trajectory_weight", "expected the field", "data has none"
+        message,
+        "'iw_sft' needs trajectory_weight",
+        "expected the field",
+        "data has none",
     )
-    said = refused(target__name="cft", status=2)
-    _has(said, "'cft' needs critical_mask")
+    message = refused(target__name="cft", status=2)
+    _has(message, "'cft' needs critical_mask")
 
 
 def test_a_column_that_the_step_would_make_itself(refused, tmp_path):
@@ -249,8 +252,13 @@ def test_a_column_that_the_step_would_make_itself(refused, tmp_path):
         "data__fields__response": "a",
         "target__name": "psft",
     }
-    said = refused(**changes, status=2)
-    _has(said, "'psft' reads old_logprob, which the data has", "to data", "to snapshot")
+    message = refused(**changes, status=2)
+    _has(
+        message,
+        "'psft' reads old_logprob, which the data has",
+        "to data",
+        "to snapshot",
+    )
     with pytest.raises(AssertionError, match="weights were loaded"):
         refused(**changes, policy__old_logprob="snapshot")
 
@@ -310,9 +318,9 @@ def test_paths_that_do_not_exist(refused, tmp_path):
 
 
 def test_a_hub_id_without_network(refused):
-    said = refused(student__path="nobody/no-such-model")
-    _has(said, "nobody/no-such-model is neither a local folder nor a model", "local")
-    assert said.count("\n") <= 3
+    message = refused(student__path="nobody/no-such-model")
+    _has(message, "nobody/no-such-model is neither a local folder nor a model", "local")
+    assert message.count("\n") <= 3
 
 
 def test_a_broken_line_by_file_and_number(refused, tmp_path):
@@ -353,5 +361,5 @@ def test_resume_may_stand_alone(tail):
 
 
 def test_the_best_by_held_out_data_needs_some(refused):
-    said = refused("--train.keep_best", "validation_nll", status=2)
-    _has(said, "train.keep_best is 'validation_nll'", "validation.examples")
+    message = refused("--train.keep_best", "validation_nll", status=2)
+    _has(message, "train.keep_best is 'validation_nll'", "validation.examples")

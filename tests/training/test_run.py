@@ -34,11 +34,11 @@ def _small(folders, run_dir, **more) -> list[str]:
 
 @dataclass
 class Done:
-    """A finished command: where it wrote, what it said, what it held at the end."""
+    """A finished command: files, output, results of `fit`, scores."""
 
     run_dir: Path
     arguments: list[str]
-    said: str
+    output: str
     fitted: list
     scores: dict
 
@@ -103,11 +103,11 @@ def test_the_method_logs_what_it_is(done):
 
 
 def test_the_example_is_shown_with_its_trained_part(done):
-    assert "<|assistant|>⟦" in done.said and "#### " in done.said
-    assert "trained tokens" in done.said
-    assert "target_sft (eta=0.5): 4 steps" in done.said
+    assert "<|assistant|>⟦" in done.output and "#### " in done.output
+    assert "trained tokens" in done.output
+    assert "target_sft (eta=0.5): 4 steps" in done.output
     for name in ("teacher", "start", "target_sft"):
-        assert f"Average@2 of {name}:" in done.said
+        assert f"Average@2 of {name}:" in done.output
 
 
 def test_the_export_is_the_trained_model(done):
@@ -135,11 +135,11 @@ def test_the_export_answers_with_the_template_that_was_trained(folders, tmp_path
         "{%- if add_generation_prompt -%}A{%- endif -%}"
     )
     options = {"data.chat_template": template, "evaluation.problems": 0}
-    said = _run(
+    output = _run(
         tmp_path / "run",
         [*_small(folders, tmp_path / "run"), *rig.command(options)],
-    ).said
-    assert "<|reserved_0|>⟧" in said and "<|user|>" not in said
+    ).output
+    assert "<|reserved_0|>⟧" in output and "<|user|>" not in output
     for folder in ("hf", "model"):
         back = AutoTokenizer.from_pretrained(tmp_path / "run" / folder)
         asked = [{"role": "user", "content": "1+1=?"}]
@@ -201,7 +201,7 @@ def test_a_finished_run_repeats_nothing(done, work):
     again = _run(done.run_dir, done.arguments)
     assert not work
     assert again.scores == done.scores
-    assert "already trained and exported" in again.said
+    assert "already trained and exported" in again.output
     assert (done.run_dir / "metrics.jsonl").read_bytes() == before
     assert (done.run_dir / "hf/model.safetensors").read_bytes() == export
 
@@ -251,20 +251,20 @@ def test_a_resumed_run_repeats_no_evaluation_and_reads_no_start(
 
 def test_another_configuration_is_refused_by_key_and_value(done, capsys):
     status = main([*done.arguments, "--target.eta", "0.25", "--seed", "9"])
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert status == 2
-    assert "target.eta: was None, is 0.25" in said
-    assert "seed: was 0, is 9" in said
-    assert "choose another run_dir" in said
-    assert "mesh." not in said and "resume:" not in said
+    assert "target.eta: was None, is 0.25" in message
+    assert "seed: was 0, is 9" in message
+    assert "choose another run_dir" in message
+    assert "mesh." not in message and "resume:" not in message
 
 
 def test_resume_false_does_not_touch_a_run(done, capsys):
     before = (done.run_dir / "metrics.jsonl").read_bytes()
     assert main([*done.arguments, "--resume", "false"]) == 2
-    said = capsys.readouterr().err
-    assert "already has a run and resume is false" in said
-    assert str(done.run_dir) in said
+    message = capsys.readouterr().err
+    assert "already has a run and resume is false" in message
+    assert str(done.run_dir) in message
     assert (done.run_dir / "metrics.jsonl").read_bytes() == before
 
 
@@ -314,16 +314,21 @@ def test_a_file_with_trajectory_weights_trains_iw_sft(folders, tmp_path):
 
 def test_changed_data_is_refused_on_resumption(folders, tmp_path, capsys):
     arguments = _from_file(folders, tmp_path, _rows(), target__name="sft")
-    said = [_run(tmp_path / "run", arguments).said for _ in range(2)]
+    outputs = [_run(tmp_path / "run", arguments).output for _ in range(2)]
     # The second time the run is over, and its data is read back.
-    assert "tokens written to the cache" in said[0] and "cache/data/rows-" in said[0]
-    assert "tokens from the cache: " in said[1] and "rows from the cache: " in said[1]
+    assert (
+        "tokens written to the cache" in outputs[0] and "cache/data/rows-" in outputs[0]
+    )
+    assert (
+        "tokens from the cache: " in outputs[1]
+        and "rows from the cache: " in outputs[1]
+    )
     before = (tmp_path / "run/hf/model.safetensors").read_bytes()
     _jsonl(tmp_path / "rows.jsonl", _rows()[:-1])
     capsys.readouterr()
     assert main(arguments) == 1
-    said = capsys.readouterr().err
-    assert "was taken on other data: fingerprint was" in said
+    message = capsys.readouterr().err
+    assert "was taken on other data: fingerprint was" in message
     assert (tmp_path / "run/hf/model.safetensors").read_bytes() == before
 
 
@@ -401,13 +406,13 @@ def test_a_start_model_is_built_once(tmp_path, monkeypatch):
         "mesh.fsdp": 2,
         "mesh.tensor": 2,
     }
-    said = []
+    outputs = []
     for name in ("one", "two"):
         arguments = rig.command({"run_dir": tmp_path / name, **build})
-        said.append(_run(tmp_path / name, arguments).said)
+        outputs.append(_run(tmp_path / name, arguments).output)
     (kept,) = (tmp_path / "cache").iterdir()
-    assert "building the start model" in said[0] and str(kept) in said[0]
-    assert "start model from the cache" in said[1] and "building" not in said[1]
+    assert "building the start model" in outputs[0] and str(kept) in outputs[0]
+    assert "start model from the cache" in outputs[1] and "building" not in outputs[1]
     assert rig.untimed(rig.metrics_of(tmp_path / "one")) == rig.untimed(
         rig.metrics_of(tmp_path / "two")
     )

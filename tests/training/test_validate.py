@@ -58,8 +58,8 @@ def test_a_run_measures_on_the_way_and_is_not_changed_by_it(folders, tmp_path, c
         "train__max_to_keep": 1,
     }
     assert main(rig.small_run(folders, tmp_path / "with", **held_out)) == 0
-    said = capsys.readouterr().out
-    assert "val nll" in said and "profile of 1 steps" in said
+    printed = capsys.readouterr().out
+    assert "val nll" in printed and "profile of 1 steps" in printed
     assert list((tmp_path / "with/profile").rglob("*.xplane.pb"))
     assert main(rig.small_run(folders, tmp_path / "without")) == 0
     rows = rig.metrics_of(tmp_path / "with")
