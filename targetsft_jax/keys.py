@@ -12,6 +12,7 @@ declarations. Hyper-parameters of methods and sampling settings use the same `Do
 
 import dataclasses
 import math
+import typing
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, dataclass_transform
@@ -126,11 +127,19 @@ def refusals(config: Any, prefix: str = "") -> Iterator[str]:
         config: an instance of a `section`.
         prefix: its dotted path with a final dot; empty for the root.
     """
+    hints = typing.get_type_hints(type(config))
     for each in dataclasses.fields(config):
         value = getattr(config, each.name)
         path = prefix + each.name
+        kind = hints[each.name]
         if dataclasses.is_dataclass(value):
             yield from refusals(value, f"{path}.")
+        elif dataclasses.is_dataclass(kind):
+            first = dataclasses.fields(kind)[0].name
+            yield (
+                f"{path} is {value!r}; expected a section with keys such as "
+                f"{path}.{first}"
+            )
         elif isinstance(value, list) and any(map(dataclasses.is_dataclass, value)):
             for number, part in enumerate(value):
                 yield from refusals(part, f"{path}[{number}].")
@@ -145,8 +154,6 @@ def refusals(config: Any, prefix: str = "") -> Iterator[str]:
 def resumable_keys(section: type, prefix: str = "") -> Iterator[str]:
     """Dotted paths of the keys that a resumption may change; a section covers all of
     its keys."""
-    import typing
-
     hints = typing.get_type_hints(section)
     for each in dataclasses.fields(section):
         path = prefix + each.name

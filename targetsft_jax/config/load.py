@@ -213,17 +213,19 @@ def _unknown_key(message: str) -> str | None:
 
 def _wrong_type(message: str) -> str | None:
     """Rewrite a type error as `KEY is VALUE; expected a TYPE`; None: another error."""
-    names = re.findall(r"Parser key \"([\w.]+)\"", message)
+    names = list(dict.fromkeys(re.findall(r"Parser key \"([\w.]+)\"", message)))
+    path = ".".join(names)
+    section = re.search(r"Unable to load config ['\"](.*)['\"]", message)
+    if names and section is not None:
+        return f"{path} is {section[1]!r}; expected a section of keys"
     kinds = re.findall(r"Expected an? <class '(?:\w+\.)*(\w+)'>", message)
     value = re.search(r"(?:Got value|Given value): (.*)", message)
-    if not names or not kinds or value is None or not set(kinds) <= _TYPE_NAMES.keys():
-        return None
-    path = ".".join(name for name in names if name)
-    if len(names) > 1 and not names[1].startswith(names[0]):
+    if len(names) > 1:
         # The inner union of an optional section ends in the section's own null.
         kinds = kinds[:-1]
-    expected = [_TYPE_NAMES[kind] for kind in dict.fromkeys(kinds)]
-    *others, last = expected
+    if not names or not kinds or value is None or not set(kinds) <= _TYPE_NAMES.keys():
+        return None
+    *others, last = [_TYPE_NAMES[kind] for kind in dict.fromkeys(kinds)]
     words = f"{', '.join(others)} or {last}" if others else last
     return f"{path} is {value[1].strip()!r}; expected {words}"
 

@@ -7,14 +7,13 @@ from typing import Any
 
 from targetsft_jax.command import UsageError
 from targetsft_jax.config.method import ResolvedMethod, resolve
+from targetsft_jax.config.target import TargetConfig
 from targetsft_jax.data.config import DataConfig, SyntheticConfig
 from targetsft_jax.generation.sampling import SamplingSettings
 from targetsft_jax.keys import at_least, between, key, more_than, one_of, section
 from targetsft_jax.models.decoder import REMAT_POLICIES
 from targetsft_jax.models.kernels import CHOICES as ATTENTION_KERNELS
 from targetsft_jax.models.lora import PROJECTIONS
-from targetsft_jax.targets.method import Hyper
-from targetsft_jax.targets.methods import METHODS
 from targetsft_jax.targets.trajectory import MODES
 
 VALIDATION_PREFIX = "validation_"
@@ -25,36 +24,6 @@ DTYPES = one_of(("float32", "bfloat16"))
 
 class ConfigError(UsageError):
     """An invalid configuration; the message names the key and the expected value."""
-
-
-def _target_config() -> Any:
-    """Build `TargetConfig`: the method, and the hyper-parameters of all methods."""
-    helps: dict[str, list[str]] = {}
-    kinds: dict[str, Any] = {}
-    for method_name, method in METHODS.items():
-        for name, hyper in method.hyper.items():
-            text = f"{method_name}: {hyper.help} [{hyper.default}]"
-            helps.setdefault(name, []).append(text)
-            kinds[name] = kinds.get(name, type(None)) | _kind(hyper)
-    name_help = f"Training method: one of {', '.join(METHODS)}."
-    keys = {name: key(None, "; ".join(texts)) for name, texts in helps.items()}
-    body = {
-        "__doc__": "Method and hyper-parameters; null: the default [in brackets].",
-        "__module__": __name__,
-        "__annotations__": {"name": str, **kinds},
-        "name": key("target_sft", name_help),
-    }
-    return section(type("TargetConfig", (), body | keys))
-
-
-def _kind(hyper: Hyper) -> Any:
-    """Return the type of a hyper-parameter in a configuration."""
-    if hyper.integer:
-        return int
-    return float if hyper.numeric else float | str | dict[str, float]
-
-
-TargetConfig: Any = _target_config()
 
 
 @section

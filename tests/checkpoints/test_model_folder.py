@@ -34,7 +34,7 @@ def test_it_is_replaced_atomically(run_dir, hf_folder, monkeypatch):
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
-        module = "targetsft_jax.checkpoints.model_folder.speak_as_trained"
+        module = "targetsft_jax.checkpoints.model_folder.write_chat_template"
         patch.setattr(module, fail)
         with pytest.raises(OSError, match="the disk is full"):
             write_model_folder(run_dir, hf_folder, "# Other")

@@ -125,6 +125,8 @@ def test_the_former_name_of_synthetic_problems_is_refused_with_the_new_one():
         ("lora.targets", "q", "a list"),
         ("lora.rank", "wide", "a whole number"),
         ("target.eta", "big", "a number or null"),
+        ("student.build.data", "3", "a section of keys"),
+        ("student.build.data.digits", "x", "a whole number"),
     ],
 )
 def test_a_wrong_type_is_one_sentence(key, value, expected):

@@ -14,7 +14,7 @@ from support.quick import QUICK
 from targetsft_jax.parallel.mesh import make_mesh, rows_over
 from targetsft_jax.planning import plan as plan_module
 from targetsft_jax.planning.abstract_step import AbstractRole, AbstractStep
-from targetsft_jax.training.step import StepSpec, TrainState
+from targetsft_jax.training.state import TrainState
 
 _programs: dict[str, Any] = {}
 
@@ -80,7 +80,7 @@ def make_step():
     def make(spec=None, *, mesh=None, rows=8, length=64) -> AbstractStep:
         mesh = mesh or make_mesh(data=2, fsdp=2, tensor=2)
         dtype = jnp.dtype("float32")
-        spec = spec or StepSpec(rig.STUDENT, loss_chunk=16, dtype=dtype)
+        spec = spec or rig.make_spec("sft", loss_chunk=16, dtype=dtype, vocab_size=None)
         over_fsdp = jax.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
 
         def array(*shape, dtype="bfloat16", sharding=over_fsdp):

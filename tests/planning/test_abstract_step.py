@@ -71,7 +71,7 @@ def test_bytes_are_those_of_the_shards_on_one_device(sharded):
 
 def test_the_batch_is_that_of_the_pipeline(sharded):
     config, mesh, step = sharded
-    dataset = prepare(config.data, byte_tokenizer())
+    dataset = prepare(config.data, byte_tokenizer()).train
     batch = batch_at(dataset, 0, batch_size=config.train.batch_size)
     assert _described(step.batch) == _described(put_rows(batch, mesh, lead=1))
 

@@ -24,7 +24,7 @@ def _keys(step, *arguments, capacity=None) -> list[str]:
 
 def test_cheap_changes_come_first(make_step):
     """No key is set yet: two rows per device, float32, a large chunk."""
-    spec = replace(make_step().spec, loss_chunk=1024)
+    spec = rig.with_numerics(make_step().spec, loss_chunk=1024)
     assert _keys(make_step(spec)) == [
         "train.remat full",
         "train.accumulation_steps 2",
@@ -37,7 +37,8 @@ def test_cheap_changes_come_first(make_step):
 
 
 def test_changes_that_are_made_are_not_repeated(make_step):
-    spec = replace(make_step().spec, lora=Lora(2, 4.0, ("q",)), loss_chunk=512)
+    spec = rig.with_numerics(make_step().spec, loss_chunk=512)
+    spec = replace(spec, lora=Lora(2, 4.0, ("q",)))
     # One row per device, and fsdp has all devices but those of tensor.
     step = make_step(spec, mesh=make_mesh(fsdp=4, tensor=2), rows=4)
     half = AbstractRole(rig.STUDENT, jnp.dtype("bfloat16"), "a test")

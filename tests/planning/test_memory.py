@@ -86,7 +86,7 @@ def test_temporaries_without_a_program_are_estimated(make_step):
             "logits of one chunk": 4 * 16 * student.vocab_size / 2,
         }
     )
-    full = replace(make_step().spec, remat="full")
+    full = rig.with_numerics(make_step().spec, remat="full")
     parts = _bytes(temporary_parts(make_step(full), None))
     assert parts["inputs of all layers, saved for the backward pass"] == inputs
 
@@ -107,7 +107,7 @@ def test_scores_are_held_by_the_portable_attention(
     from targetsft_jax.planning import memory
 
     monkeypatch.setattr(memory, "platform", lambda mesh: platform)
-    spec = replace(make_step().spec, attention=attention)
+    spec = rig.with_numerics(make_step().spec, attention=attention)
     assert materialises_scores(make_step(spec)) is result
     parts = _bytes(temporary_parts(make_step(spec), None))
     scores = 4 * 2 * rig.STUDENT.num_heads / 2 * LENGTH**2

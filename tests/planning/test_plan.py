@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from support import rig
 
 from targetsft_jax.config.load import load
 from targetsft_jax.planning.chips import CHIPS, GIB
@@ -95,7 +96,7 @@ def test_collectives_add_up_by_kind():
 @pytest.mark.parametrize("chunk, count", [(512, 1), (144, 1), (143, 2), (16, 9)])
 def test_the_loss_has_a_chunk_for_all_tokens_of_a_device(sharded, chunk, count):
     # 24 rows of 48 tokens over 8 devices: 144 tokens.
-    spec = replace(sharded.step.spec, loss_chunk=chunk)
+    spec = rig.with_numerics(sharded.step.spec, loss_chunk=chunk)
     assert _max_loss_chunks(replace(sharded.step, spec=spec)) == count
 
 

@@ -33,7 +33,7 @@ def plan(make_step) -> Plan:
             *("--train.remat", "full"),
         ]
     )
-    spec = replace(make_step().spec, vocab_size=264, remat="full")
+    spec = rig.with_numerics(make_step().spec, remat="full")
     mesh = make_mesh(fsdp=4, devices=make_step().mesh.devices.flatten()[:4])
     program = Program((), (), ())
     traffic = {"all-gather": Traffic(1234, 5 * 10**9)}

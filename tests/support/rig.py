@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -213,6 +213,11 @@ def make_spec(method: str = "target_sft", **changes) -> StepSpec:
         policy=settings.pop("policy", FROM_DATA),
     )
     return StepSpec(STUDENT, resolved, numerics=Numerics(**numerics), **settings)
+
+
+def with_numerics(spec: StepSpec, **changes) -> StepSpec:
+    """The spec with another dtype, remat, attention kernel or loss chunk."""
+    return replace(spec, numerics=replace(spec.numerics, **changes))
 
 
 def frozen_of(spec: StepSpec, mesh=None) -> dict:

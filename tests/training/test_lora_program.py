@@ -40,10 +40,9 @@ def _lowered(
     method="target_sft", lora=LORA, on_base=(), frozen_dtype="float32", **changes
 ):
     roles = {"target_sft": {"teacher": TEACHER}, "asft": {"reference": STUDENT}}
-    spec = rig.make_spec(
-        method, lora=lora, on_base=on_base, frozen=roles[method], loss_chunk=TOKENS
-    )
-    spec = replace(spec, student=STUDENT, **changes)
+    changes |= {"frozen": roles[method], "loss_chunk": TOKENS}
+    spec = rig.make_spec(method, lora=lora, on_base=on_base, **changes)
+    spec = replace(spec, student=STUDENT)
     return rig.lower(spec, LINEAR, rig.one_device(), ROWS, LENGTH, frozen_dtype)
 
 

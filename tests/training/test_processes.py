@@ -67,7 +67,7 @@ def test_two_processes_do_what_one_does(folders, area, alone):
     assert job.wait(120) == [0], job.said()
     _assert_same_losses(area / "two", alone)
     _assert_same_export(area / "two", alone)
-    for name in ("answers_start.jsonl", "answers_target_sft.jsonl"):
+    for name in ("completions_start.jsonl", "completions_target_sft.jsonl"):
         assert (area / "two" / name).read_text() == (alone / name).read_text()
     names = {path.name for path in alone.iterdir()}
     assert {path.name for path in (area / "two").iterdir()} == names
@@ -125,7 +125,7 @@ def test_sigterm_to_one_process_stops_all_after_the_same_step(folders, area):
     rows = rig.metrics_of(run_dir)
     (saved,) = (run_dir / "checkpoints").iterdir()
     assert int(saved.name) == len(rows) == rows[-1]["step"]
-    assert f"stopped after step {saved.name}, which is saved" in job.said()
+    assert f"stopped after step {saved.name} (checkpoint saved)" in job.said()
 
 
 @pytest.mark.slow
@@ -179,7 +179,7 @@ def test_a_process_that_nobody_joins_gives_up_in_a_sentence():
         ({"mesh.coordinator": "a:1"}, "mesh.processes is null and JAX_NUM_PROCESSES"),
         (
             {"mesh.coordinator": "a:1", "mesh.processes": 2, "mesh.process": 2},
-            "expected a number from 0 to 1",
+            "expected a process number from 0 to 1",
         ),
     ],
 )

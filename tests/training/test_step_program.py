@@ -12,7 +12,7 @@ from support import rig
 from targetsft_jax.loss import reference_loss
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.planning.hlo import Program, read
-from targetsft_jax.training import step as step_module
+from targetsft_jax.training import micro_batch
 
 LINEAR = optax.sgd(1e-2)
 
@@ -25,12 +25,10 @@ def _compiled_large(dtype):
     """The step of a model with a large vocabulary, compiled but not run."""
     config = replace(rig.STUDENT, vocab_size=WIDE)
     spec = replace(
-        rig.make_spec("target_sft"),
+        rig.make_spec("target_sft", loss_chunk=CHUNK, dtype=dtype),
         student=config,
         frozen={"teacher": config},
         vocab_size=WIDE,
-        loss_chunk=CHUNK,
-        dtype=dtype,
         histograms=True,
     )
     return rig.lower(spec, LINEAR, rig.one_device(), LARGE, LONG).compile()
@@ -60,7 +58,7 @@ def test_the_dense_loss_would_be_seen_there(monkeypatch):
         assert head.shape[0] == real
         return reference_loss(name, hidden, head, labels, **arguments), {}
 
-    monkeypatch.setattr(step_module, "fused_loss", dense)
+    monkeypatch.setattr(micro_batch, "fused_loss", dense)
     compiled = _compiled_large(jnp.float32)
     size = LARGE * LONG * WIDE
     assert _largest(compiled) >= size

@@ -1,0 +1,37 @@
+"""Section `target`, derived: one key per hyper-parameter of any method."""
+
+from typing import Any
+
+from targetsft_jax.keys import key, section
+from targetsft_jax.targets.method import Hyper
+from targetsft_jax.targets.methods import METHODS
+
+
+def _target_config() -> Any:
+    """Build `TargetConfig`: the method, and the hyper-parameters of all methods."""
+    helps: dict[str, list[str]] = {}
+    kinds: dict[str, Any] = {}
+    for method_name, method in METHODS.items():
+        for name, hyper in method.hyper.items():
+            text = f"{method_name}: {hyper.help} [{hyper.default}]"
+            helps.setdefault(name, []).append(text)
+            kinds[name] = kinds.get(name, type(None)) | _kind(hyper)
+    name_help = f"Training method: one of {', '.join(METHODS)}."
+    keys = {name: key(None, "; ".join(texts)) for name, texts in helps.items()}
+    body = {
+        "__doc__": "Method and hyper-parameters; null: the default [in brackets].",
+        "__module__": __name__,
+        "__annotations__": {"name": str, **kinds},
+        "name": key("target_sft", name_help),
+    }
+    return section(type("TargetConfig", (), body | keys))
+
+
+def _kind(hyper: Hyper) -> Any:
+    """Return the type of a hyper-parameter in a configuration."""
+    if hyper.integer:
+        return int
+    return float if hyper.numeric else float | str | dict[str, float]
+
+
+TargetConfig: Any = _target_config()
