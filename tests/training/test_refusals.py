@@ -1,4 +1,4 @@
-"""What bad input gets: one sentence with key, value and remedy, before any weight."""
+"""Errors for bad input: one sentence with key, value and remedy, before weights."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from targetsft_jax.training import run as run_module
 
 @pytest.fixture
 def refused(folders, tmp_path, capsys, monkeypatch):
-    """Runs the small run with changes; it must end in a sentence, loading nothing."""
+    """Run the small run with changes; return its error, raised before loading."""
 
     def never(*_, **__):
         raise AssertionError("weights were loaded before the refusal")
@@ -30,7 +30,7 @@ def refused(folders, tmp_path, capsys, monkeypatch):
         message = capsys.readouterr().err
         assert code == status, message
         assert "Traceback" not in message
-        # Nothing stands there that the mended command could stumble over.
+        # Nothing is written that would block the corrected command.
         assert not (run_dir / "checkpoints").exists()
         return message
 
@@ -42,8 +42,8 @@ def _has(message: str, *parts: str) -> None:
         assert part in message, message
 
 
-def test_the_small_run_itself_gets_as_far_as_the_weights(folders, tmp_path, refused):
-    """The control: without a fault there is no refusal."""
+def test_the_unchanged_small_run_loads_weights(folders, tmp_path, refused):
+    """Control: without a fault there is no error."""
     with pytest.raises(AssertionError, match="weights were loaded"):
         main(rig.small_run(folders, tmp_path / "run"))
 
@@ -94,7 +94,7 @@ def test_wrong_types_and_values(refused, key, value, parts):
     _has(refused(f"--{key}", value, status=2), *parts)
 
 
-def test_chat_templates_that_cannot_be_used(refused):
+def test_invalid_chat_templates(refused):
     message = refused("--data.chat_template", "qwen_boxed")
     _has(message, "data.chat_template is 'qwen_boxed'", "<|im_start|>", "null")
     message = refused("--data.chat_template", "chatml")
@@ -105,8 +105,8 @@ def test_chat_templates_that_cannot_be_used(refused):
     _has(message, "data.thinking is 'hide'", "keep, drop")
 
 
-def test_adapters_wider_than_what_they_adapt(refused):
-    """Known once the model's shape is, before any weight."""
+def test_a_rank_above_the_size_of_a_kernel(refused):
+    """Detected from config.json, before loading weights."""
     message = refused("--lora.rank", "17", status=2)
     _has(message, "lora.rank is 17", "layers.attention.k is 32 x 16", "at most 16")
 
@@ -118,14 +118,14 @@ def test_a_count_that_is_not_whole(refused, value, shown):
     _has(message, "expected a whole number")
 
 
-def test_a_section_that_is_no_section(refused, tmp_path):
+def test_a_number_in_place_of_a_section(refused, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("train: 5\n")
     message = refused("--config", str(path), status=2)
     _has(message, "train is 5", "expected a section", "train.steps")
 
 
-def test_a_file_that_is_no_configuration(refused, tmp_path):
+def test_a_file_that_is_not_a_configuration(refused, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("a: [1,\n")
     _has(refused("--config", str(path), status=2), "while parsing")
@@ -141,11 +141,11 @@ def test_no_student_and_two_students(refused):
     message = refused("--student.path", "null", status=2)
     _has(message, "student.path is null", "expected")
     message = refused("--student.build.steps", "3", status=2)
-    _has(message, "student.path", "student.build", "give one")
+    _has(message, "student.path", "student.build", "set only one")
 
 
-def test_problems_of_a_trained_file_need_their_own(refused, tmp_path):
-    """Else the score would be of what was trained, under the name of held-out."""
+def test_evaluation_on_the_training_file_is_refused(refused, tmp_path):
+    """It would score training examples as held-out problems."""
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"q": "1", "a": "2"}) + "\n")
     message = refused(
@@ -159,8 +159,8 @@ def test_problems_of_a_trained_file_need_their_own(refused, tmp_path):
     _has(message, "evaluation.data is null", "expected")
 
 
-def test_a_mixture_by_the_key_of_its_source(tmp_path):
-    """Sections of a list are read from YAML with their types, and refused by place."""
+def test_errors_in_a_mixture_name_the_source(tmp_path):
+    """Sources are read from YAML with their types; errors have their index."""
     path = tmp_path / "mixture.yaml"
     source = "{source: parquet, path: a.parquet, weight: 2, fields: {prompt: q}}"
     for second, problems, parts in (
@@ -211,8 +211,8 @@ def test_tokenizers_that_differ(refused, folders, tmp_path):
     path.write_text(text.replace("<|reserved_0|>", "<|thinking|>"), encoding="utf-8")
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if (other / name).exists():
-            kept = (other / name).read_text(encoding="utf-8")
-            (other / name).write_text(kept.replace("<|reserved_0|>", "<|thinking|>"))
+            content = (other / name).read_text(encoding="utf-8")
+            (other / name).write_text(content.replace("<|reserved_0|>", "<|thinking|>"))
     message = refused(teacher__path=other)
     _has(message, str(folders["student"]), str(other), "differ")
     _has(message, "'<|reserved_0|>': 261 and absent", "'<|thinking|>': absent and 261")
@@ -241,8 +241,8 @@ def test_a_missing_column(refused):
     _has(message, "'cft' needs critical_mask")
 
 
-def test_a_column_that_the_step_would_make_itself(refused, tmp_path):
-    """Either could be meant, and a column that is passed over would not be missed."""
+def test_a_column_that_the_step_also_computes(refused, tmp_path):
+    """The source is ambiguous, and ignoring the column would go unnoticed."""
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"q": "1", "a": "2", "old_logprob": -0.5}) + "\n")
     changes = {
@@ -278,15 +278,15 @@ def test_a_column_that_the_step_would_make_itself(refused, tmp_path):
         ("target_sft", "eta", ".inf"),
     ],
 )
-def test_a_hyper_parameter_without_a_meaning(method, key, value):
-    """While the configuration is read: not at tracing, after weights are loaded."""
+def test_a_hyper_parameter_outside_its_domain(method, key, value):
+    """Refused with the configuration, not at tracing after weights are loaded."""
     arguments = ["--student.path", "x", "--teacher.path", "y", "--target.name", method]
     with pytest.raises(ConfigError, match=f"target.{key} is .*; expected"):
         load([*arguments, f"--target.{key}", value])
 
 
 @pytest.mark.parametrize(
-    "given, words",
+    "setting, message",
     [
         (["old_logprob", "column"], "policy.old_logprob is 'column'; expected one of"),
         (
@@ -300,12 +300,12 @@ def test_a_hyper_parameter_without_a_meaning(method, key, value):
         (["clip", "[2, 1]"], "policy.clip is [2.0, 1.0]; expected two finite numbers"),
     ],
 )
-def test_a_policy_that_cannot_be(given, words):
-    key, value = given
+def test_invalid_policies(setting, message):
+    key, value = setting
     arguments = ["--student.path", "x", "--target.name", "psft"]
     with pytest.raises(ConfigError) as error:
         load([*arguments, f"--policy.{key}", value])
-    assert words in str(error.value)
+    assert message in str(error.value)
 
 
 def test_paths_that_do_not_exist(refused, tmp_path):
@@ -323,7 +323,7 @@ def test_a_hub_id_without_network(refused):
     assert message.count("\n") <= 3
 
 
-def test_a_broken_line_by_file_and_number(refused, tmp_path):
+def test_a_damaged_line_is_named_by_file_and_number(refused, tmp_path):
     path = tmp_path / "rows.jsonl"
     changes = {
         "data__source": "jsonl",
@@ -340,26 +340,24 @@ def test_a_broken_line_by_file_and_number(refused, tmp_path):
     _has(refused(**changes), str(path), "no such file")
 
 
-def test_a_refused_command_can_be_mended_and_given_again(
-    folders, tmp_path, capsys, refused
-):
-    """A wrong path must not leave a run behind that the right one cannot go on."""
+def test_a_corrected_command_runs_after_a_refusal(folders, tmp_path, capsys, refused):
+    """A wrong path leaves no run directory that the corrected command cannot use."""
     refused(student__path=tmp_path / "gone")
     with pytest.raises(AssertionError, match="weights were loaded"):
         main(rig.small_run(folders, tmp_path / "run"))
 
 
-def test_a_teacher_to_measure_is_a_teacher_to_give():
-    given = ["--student.path", "x", "--target.name", "sft"]
+def test_include_teacher_needs_a_teacher():
+    arguments = ["--student.path", "x", "--target.name", "sft"]
     with pytest.raises(ConfigError, match="include_teacher is true and teacher.path"):
-        load([*given, "--evaluation.include_teacher", "true"])
+        load([*arguments, "--evaluation.include_teacher", "true"])
 
 
 @pytest.mark.parametrize("tail", [["--resume"], ["--resume", "true"], []])
-def test_resume_may_stand_alone(tail):
+def test_resume_is_a_flag(tail):
     assert load(["--student.path", "x", "--target.name", "sft", *tail]).resume
 
 
-def test_the_best_by_held_out_data_needs_some(refused):
+def test_keep_best_by_a_held_out_metric_needs_held_out_data(refused):
     message = refused("--train.keep_best", "validation_nll", status=2)
     _has(message, "train.keep_best is 'validation_nll'", "validation.examples")
