@@ -1,4 +1,4 @@
-"""Reports of hand-made plans, line by line; nothing is compiled."""
+"""Reports of plans with made-up numbers, line by line; nothing is compiled."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ from targetsft_jax.planning.plan import Cost, Plan, Roofline, Traffic
 from targetsft_jax.planning.rendering import as_json, lines
 from targetsft_jax.planning.topology import Topology
 
-# A device of round numbers: 100 TFLOP/s, 1000 GB/s, 100 GB/s.
+# A device with round rates: 100 TFLOP/s, 1000 GB/s, 100 GB/s.
 CHIP = Chip("v0", 16.0, 1e14, 1e12, 1e11)
 
 
@@ -34,6 +34,7 @@ def plan(make_step) -> Plan:
         ]
     )
     spec = rig.with_numerics(make_step().spec, remat="full")
+    spec = replace(spec, vocab_size=rig.VOCABULARY)
     mesh = make_mesh(fsdp=4, devices=make_step().mesh.devices.flatten()[:4])
     program = Program((), (), ())
     traffic = {"all-gather": Traffic(1234, 5 * 10**9)}
@@ -105,7 +106,7 @@ def test_the_json_has_the_same_numbers(plan):
     traffic = {"all-gather": {"count": 1234, "bytes": 5 * 10**9}}
     assert numbers["collectives_per_device_and_step"] == traffic
     assert numbers["roofline_seconds"]["step"] == 14.0
-    # 1.15e15 FLOPs per device in 14 s, of 1e14 per second.
+    # 1.15e15 FLOPs per device in 14 s; the peak is 1e14 FLOP/s.
     assert numbers["mfu_bound"] == pytest.approx(4.5e12 * 16 * 64 / 4 / 14e14)
 
 
