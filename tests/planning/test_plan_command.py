@@ -1,4 +1,4 @@
-"""The plan command: report, JSON, and exit codes that scripts can use."""
+"""Command `plan`: report, JSON, exit codes."""
 
 import importlib.util
 import json
@@ -48,7 +48,7 @@ def test_a_step_that_does_not_fit_exits_with_3_and_advice(capsys):
         (["--topology", "cpu:8", "--train.batch_size", "3"], "a multiple of mesh"),
     ],
 )
-def test_unusable_arguments_exit_with_2(arguments, message, capsys):
+def test_invalid_arguments_exit_with_2(arguments, message, capsys):
     assert main([*QUICKSTART, *arguments]) == 2
     assert message in capsys.readouterr().err
 

@@ -162,7 +162,7 @@ def test_the_profile_of_a_window_is_reported(tmp_path, monkeypatch, capsys):
     assert f"profile of 1 steps in {tmp_path / 'profile'}" in capsys.readouterr().out
 
 
-def test_a_full_disk_delays_metrics_without_stopping(tmp_path, monkeypatch, capsys):
+def test_a_full_disk_delays_metrics_and_stops_nothing(tmp_path, monkeypatch, capsys):
     real, full = jsonl.Writer._write, []
 
     def write(self):

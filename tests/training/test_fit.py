@@ -127,7 +127,7 @@ def test_lines_after_the_checkpoint_and_a_truncated_line_are_rewritten(
     )
 
 
-def test_an_incomplete_checkpoint_is_skipped(undisturbed, dataset, tmp_path):
+def test_a_half_written_checkpoint_is_passed_over(undisturbed, dataset, tmp_path):
     """Orbax writes under a temporary name, which remains after a kill."""
     run_dir = tmp_path / "run"
     shutil.copytree(undisturbed[0], run_dir)
@@ -187,7 +187,7 @@ DAMAGES = [_flip, _truncate, _delete_arrays, _corrupt_position]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_reported_and_skipped(
+def test_a_damaged_checkpoint_is_named_and_passed_over(
     damage, undisturbed, dataset, tmp_path, capsys
 ):
     run_dir = tmp_path / "run"
@@ -262,7 +262,9 @@ def test_preemption_exits_with_0(monkeypatch, capsys, tmp_path):
     assert "stopped after step 7 (checkpoint saved); rerun" in capsys.readouterr().out
 
 
-def test_too_many_skipped_steps_end_the_run(dataset, tmp_path, monkeypatch, capsys):
+def test_too_many_steps_that_are_not_finite_end_the_run(
+    dataset, tmp_path, monkeypatch, capsys
+):
     real = rig.params_of
 
     def broken(config, seed=0):
@@ -308,7 +310,7 @@ def test_the_newest_checkpoints_are_retained(undisturbed):
     assert {name for name in names if name.isdigit()} == {"4", "6"}
 
 
-def test_another_mesh_resumes_up_to_rounding(undisturbed, dataset, tmp_path):
+def test_another_mesh_goes_on_to_rounding(undisturbed, dataset, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(undisturbed[0], run_dir)
     shutil.rmtree(run_dir / "checkpoints" / str(STEPS))

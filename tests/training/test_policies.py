@@ -324,7 +324,7 @@ def dataset():
     [("psft", Snapshot(2)), ("iw_sft", Trajectory(average=True))],
     ids=["psft", "iw_sft"],
 )
-def test_an_interrupted_run_resumes_with_its_policies_bit_for_bit(
+def test_a_cut_run_resumes_with_its_policies_bit_for_bit(
     method, policy, dataset, tmp_path
 ):
     """From step 3, between two refreshes; on another mesh up to rounding."""

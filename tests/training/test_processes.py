@@ -77,7 +77,7 @@ def test_two_processes_equal_one(folders, area, alone):
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_all_and_a_rerun_resumes(folders, area, alone):
+def test_a_killed_process_ends_all_and_others_go_on(folders, area, alone):
     """Four processes, one killed and the files of one damaged; two processes resume."""
     run_dir = area / "killed"
     job = launched.start(
@@ -143,7 +143,7 @@ def test_a_process_with_other_settings_is_refused(folders, area):
     assert not (area / "unlike").exists()
 
 
-def test_an_unreachable_coordinator_is_reported(capsys):
+def test_a_coordinator_that_is_not_there_is_named(capsys):
     port = launched.free_port()
     began = time.monotonic()
     with pytest.raises(ConnectionError, match=f"port {port}: waited 1 s") as refusal:

@@ -124,7 +124,7 @@ def test_the_export_is_the_trained_model(done):
     assert np.abs(end - np.asarray(start["embed"])).max() > 1e-3
 
 
-def test_the_export_has_the_chat_template_of_the_training(folders, tmp_path):
+def test_the_export_answers_with_the_template_that_was_trained(folders, tmp_path):
     """With its token that ends a turn, which is not eos here."""
     from transformers import AutoTokenizer
 

@@ -249,7 +249,7 @@ def test_a_method_without_an_alternative_runs_no_second_model(monkeypatch):
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
-def test_a_non_finite_step_changes_only_the_count(poison: float):
+def test_a_step_that_is_not_finite_changes_nothing_but_the_count(poison: float):
     built = _built("iw_sft", parts=4)
     rows = rig.batch()
     bad = rows["trajectory_weight"].copy()
