@@ -2,9 +2,9 @@
 
     python .ci/generated_docs.py --write
 
-rewrites every block between `<!-- NAME -->` and `<!-- end -->`; NAME is a function below
-with `@part`. A test checks that they are current. A new part is one such function and
-its markers in a page.
+rewrites every block between `<!-- NAME -->` and `<!-- end -->`, where NAME is one of
+the functions with `@part`. A test checks that they are current. A new part is one such
+function and its markers in a page.
 """
 
 import ast
@@ -132,7 +132,7 @@ def tree() -> str:
                 about = _docstring(folder / "__init__.py")
                 sections.append(_files(f"{room}/", about, folder, "**/*"))
     for name, about in BESIDE.items():
-        sections.append(_files(f"{name}/ (beside the package)", about, ROOT / name))
+        sections.append(_files(f"{name}/ (outside the package)", about, ROOT / name))
     return "\n\n".join(sections)
 
 

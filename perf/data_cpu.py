@@ -2,10 +2,10 @@
 
     python perf/data_cpu.py --gsm8k FILE --math FILE [--rounds 5]
 
-The published training files of GSM8K and MATH (JSON lines) in rows of 2,048 tokens, with
-a BPE of 8,192 tokens trained on their text. Each round measures: no cache; tokens cached,
-rows packed; tokens and rows cached; the same with the files evicted from the page cache
-(cold). An epoch of `iterate` follows each.
+The published training files of GSM8K and MATH (JSON lines) in rows of 2,048 tokens,
+with a BPE of 8,192 tokens trained on their text. Each round measures: no cache; tokens
+cached, rows packed; tokens and rows cached; the same with the files evicted from the
+page cache (cold). An epoch of `iterate` follows each.
 """
 
 import argparse

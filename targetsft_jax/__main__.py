@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from targetsft_jax import __version__
 
 COMMANDS = {
-    "train": "Train one model by one method.",
+    "train": "Train one model with one method.",
     "compare": "Train several methods side by side and print their scores.",
     "datasets": "List and build catalogued data sets; preview the rows of a run.",
     "plan": "Compile a run's step for absent devices; report memory and traffic.",

@@ -358,7 +358,7 @@ class Config:
         RoleConfig, "The frozen teacher, for methods that need one."
     )
     reference: RoleConfig = key(
-        RoleConfig, "The frozen reference; without a path, the student at its start."
+        RoleConfig, "The frozen reference; without a path, the initial student."
     )
     lora: LoraConfig | None = key(
         None, "Train low-rank adapters; null: train all parameters."

@@ -127,9 +127,9 @@ def _roles(config: Config, mesh: Mesh) -> dict[str, AbstractRole]:
             stored = open_model(role.path, weights=False)
             model, origin, folder = stored.config, str(role.path), stored.folder
         else:
-            # Only a reference may lack a path: it is the untrained student.
+            # Only a reference may lack a path: it is the initial student.
             student = roles["student"]
-            model, origin = student.config, "the student at its start"
+            model, origin = student.config, "the initial student"
             folder = student.folder
         roles[name] = AbstractRole(
             model, param_dtype(name, config, mesh), origin, folder

@@ -68,7 +68,7 @@ class Session:
         problems: held-out problems; empty without evaluation.
         validation: held-out rows; None without validation.
         shared: frozen parameters and scores shared with other runs of the process.
-        start_parameters: the untrained student; None while not on the devices.
+        start_parameters: the initial student; None while not on the devices.
     """
 
     config: Config
@@ -84,7 +84,7 @@ class Session:
     start_parameters: Params | None = None
 
     def student_at_start(self) -> Params:
-        """Return the untrained student; loaded once."""
+        """Return the initial student; loaded once."""
         if self.spec.lora is not None:
             return self.frozen_parameters("student")
         if self.start_parameters is None:
@@ -125,7 +125,7 @@ class Session:
         return Start(shapes, lambda: jax.jit(make, out_shardings=shardings)(key))
 
     def _take_student(self) -> Params:
-        """Return the untrained student and release it, since `fit` consumes it."""
+        """Return the initial student and release it, since `fit` consumes it."""
         params, self.start_parameters = self.student_at_start(), None
         return params
 
@@ -195,7 +195,7 @@ def _open_roles(config: Config, mesh: Mesh) -> dict[str, Role]:
         elif section.path:
             model = open_model(section.path)
         else:
-            # Only a reference may lack a path: it is the untrained student.
+            # Only a reference may lack a path: it is the initial student.
             model = roles["student"].model
         roles[name] = Role(name, model, dtype)
     return roles

@@ -76,11 +76,11 @@ def test_the_batch_equals_that_of_the_pipeline(sharded):
     assert _described(step.batch) == _described(put_rows(batch, mesh, lead=1))
 
 
-def test_a_reference_without_a_path_is_the_untrained_student(sharded):
+def test_a_reference_without_a_path_is_the_initial_student(sharded):
     _, _, step = sharded
     assert list(step.roles) == ["student", "reference"]
     assert step.roles["reference"].config == step.roles["student"].config
-    assert step.roles["reference"].origin == "the student at its start"
+    assert step.roles["reference"].origin == "the initial student"
     assert list(step.frozen) == ["reference"]
 
 

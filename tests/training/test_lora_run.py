@@ -101,7 +101,7 @@ def test_the_base_is_read_once_and_shared(done, folders):
     rig.assert_equal_trees(rig.host(fits[1][1][BASE]), rig.host(start))
 
 
-def test_the_reference_equals_the_untrained_student(done):
+def test_the_reference_equals_the_initial_student(done):
     """B is zero at the start, so the KL is zero at the first step."""
     rows = rig.metrics_of(done.run_dir)
     assert abs(rows[0]["kl_reference"]) < 1e-6 < rows[1]["kl_reference"]

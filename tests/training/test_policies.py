@@ -47,7 +47,7 @@ def _built(method, policy, sizes=None, parts=1, lora=None):
 
 
 def _start(built, **held):
-    """Fresh state, and frozen models with the untrained student as reference."""
+    """Fresh state, and frozen models with the initial student as reference."""
     state = built.fresh()
     frozen = dict(built.frozen)
     if "reference" in frozen:

@@ -332,7 +332,7 @@ def test_changed_data_is_refused_on_resumption(folders, tmp_path, capsys):
     assert (tmp_path / "run/hf/model.safetensors").read_bytes() == before
 
 
-def test_the_reference_is_the_untrained_student(folders, tmp_path, monkeypatch):
+def test_the_reference_is_the_initial_student(folders, tmp_path, monkeypatch):
     """The KL to the reference is 0 at the first step only."""
     loaded = []
     real = roles.load_params
