@@ -3,8 +3,8 @@
     python -m pytest tests/parity --junitxml=families.xml
     python .ci/families_table.py families.xml
 
-A test takes part by recording properties: "family" with its model_type, and any of
-`COLUMNS` with a number (the table shows the worst) or True. Several reports are joined.
+A test contributes by recording properties: "family" with its model_type, and any of
+`COLUMNS` with a number (the table shows the worst) or True. Several reports are merged.
 """
 
 import re
@@ -28,10 +28,10 @@ COLUMNS = (
 
 
 def measurements(reports):
-    """(family, column) -> all values that tests recorded.
+    """Read (family, column) -> recorded values.
 
     Raises:
-        SystemExit: a test failed, and the table would omit it.
+        SystemExit: a test failed; the table would omit its values.
     """
     values = {}
     for report in reports:
@@ -49,7 +49,7 @@ def measurements(reports):
 
 
 def cell(values):
-    """The worst number or "yes", with the number of tests; a dash without any."""
+    """Render the worst number or "yes", and the number of tests; "–" without any."""
     if not values:
         return "–"
     if set(values) == {"True"}:
@@ -60,7 +60,7 @@ def cell(values):
 
 
 def table(values):
-    """Markdown table with one row per family."""
+    """Render a Markdown table with one row per family."""
     lines = [
         "| model_type | models | " + " | ".join(COLUMNS) + " |",
         "|---|---|" + "---|" * len(COLUMNS),

@@ -1,10 +1,10 @@
-"""The parts of README.md and docs/ that follow from the code.
+"""Generate the parts of README.md and docs/ that follow from the code.
 
     python .ci/generated_docs.py --write
 
-rewrites every block between `<!-- NAME -->` and `<!-- end -->` where NAME is a function
-below with `@part`; a test checks that they are current. A new part is one such
-function, and its markers in any page.
+rewrites every block between `<!-- NAME -->` and `<!-- end -->`, where NAME is one of
+the functions with `@part`. A test checks that they are current. A new part is one such
+function and its markers in a page.
 """
 
 import ast
@@ -20,9 +20,9 @@ PACKAGE = ROOT / "targetsft_jax"
 KINDS = (".py", ".yaml", ".sh", ".jinja")
 BESIDE = {
     "configs": "Shipped configurations: `--config NAME`.",
-    "perf": "Measurements side by side with the obvious alternative and with peers.",
-    "launch": "Scripts that start a run of several processes.",
-    ".ci": "`.ci/run` is what every change must pass.",
+    "perf": "Measurements of time, memory and traffic, against alternatives and peers.",
+    "launch": "Scripts that start a run in several processes.",
+    ".ci": "Checks that every change must pass (`.ci/run`); generated documents.",
 }
 
 # The package of this checkout, not an installed one.
@@ -32,18 +32,18 @@ PARTS: dict[str, Callable[[], str]] = {}
 
 
 def part(function: Callable[[], str]) -> Callable[[], str]:
-    """Register a function whose text stands between the markers of its name."""
+    """Register a function that generates the block of its name."""
     PARTS[function.__name__] = function
     return function
 
 
 def pages() -> list[Path]:
-    """Files that may have generated parts."""
+    """List the files that may have generated parts."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 
 
 def current(text: str) -> str:
-    """A page's text with every part rewritten."""
+    """Rewrite all generated parts in the text of a page."""
     for name, make in PARTS.items():
         mark = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
         text = re.sub(
@@ -53,20 +53,20 @@ def current(text: str) -> str:
 
 
 def table(*rows: Iterable[str]) -> str:
-    """A Markdown table; the first row is its head."""
+    """Render a Markdown table; the first row is its header."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     columns = lines[0].count("|") - 1
     return "\n".join([lines[0], "|" + "---|" * columns, *lines[1:]])
 
 
 def codes(names: Iterable[str]) -> str:
-    """Names as code, separated by commas."""
+    """Format names as code, separated by commas."""
     return ", ".join(f"`{name}`" for name in names)
 
 
 @part
 def commands() -> str:
-    """One row for each command."""
+    """One row per command."""
     from targetsft_jax.__main__ import COMMANDS
 
     rows = [(f"`{name}`", sentence) for name, sentence in COMMANDS.items()]
@@ -75,7 +75,7 @@ def commands() -> str:
 
 @part
 def methods() -> str:
-    """One row for each entry of METHODS."""
+    """One row per method of METHODS."""
     from targetsft_jax import METHODS
     from targetsft_jax.targets.describe import TABLE_HEADER, table_row
 
@@ -84,7 +84,7 @@ def methods() -> str:
 
 @part
 def metrics() -> str:
-    """One row for each entry of the table of metrics."""
+    """One row per metric of METRICS."""
     from targetsft_jax.telemetry.metrics import markdown_table
 
     return markdown_table()
@@ -92,7 +92,7 @@ def metrics() -> str:
 
 @part
 def catalogue() -> str:
-    """One row for each data set of the catalogue, by subject."""
+    """One row per data set of the catalogue, by subject."""
     from targetsft_jax.data.catalogue.maths import MATHS
     from targetsft_jax.data.catalogue.medical import MEDICAL
 
@@ -109,7 +109,7 @@ def catalogue() -> str:
 
 @part
 def goodput() -> str:
-    """One row for each cause of time outside of steps."""
+    """One row per cause of time outside of steps."""
     from targetsft_jax.telemetry.goodput import CAUSES
 
     return table(("cause", "time"), *CAUSES.items())
@@ -123,8 +123,8 @@ def layers() -> str:
 
 @part
 def tree() -> str:
-    """Every room with its docstring and its files, by layers from the top."""
-    sections = [_files("targetsft_jax/", "The commands and what they share.", PACKAGE)]
+    """Every package with its docstring and files, by layers from the top."""
+    sections = [_files("targetsft_jax/", "Commands and their shared modules.", PACKAGE)]
     for layer in _layers():
         for room in layer:
             folder = PACKAGE / room
@@ -132,13 +132,13 @@ def tree() -> str:
                 about = _docstring(folder / "__init__.py")
                 sections.append(_files(f"{room}/", about, folder, "**/*"))
     for name, about in BESIDE.items():
-        sections.append(_files(f"{name}/ (beside the package)", about, ROOT / name))
+        sections.append(_files(f"{name}/ (outside the package)", about, ROOT / name))
     return "\n\n".join(sections)
 
 
 @part
 def run_directory() -> str:
-    """One row for each name in `RunDir`."""
+    """One row per name in `RunDir`."""
     from targetsft_jax.storage.run_dir import RunDir
 
     run = RunDir(Path("RUN"))
@@ -153,7 +153,7 @@ def run_directory() -> str:
 
 
 def _layers() -> list[list[str]]:
-    """Rooms of each layer, from the contract in pyproject.toml."""
+    """Read the packages of each layer from the contract in pyproject.toml."""
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     contracts = tomllib.loads(text)["tool"]["importlinter"]["contracts"]
     layers = next(c["layers"] for c in contracts if c["type"] == "layers")

@@ -1,4 +1,4 @@
-"""Print the set-up command of the README that contains a word."""
+"""Print the set-up command in README.md that contains a word."""
 
 import re
 import sys

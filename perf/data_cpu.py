@@ -1,11 +1,11 @@
-"""Time from records to batches on a CPU: tokenizing and packing, or the cache.
+"""Time from records to batches on a CPU, with and without the cache.
 
     python perf/data_cpu.py --gsm8k FILE --math FILE [--rounds 5]
 
-GSM8K's and MATH's training files (JSON lines as published) in rows of 2,048 tokens,
-with a BPE of 8,192 tokens trained on their text. Each round measures, in turn: no
-cache; tokens cached, rows packed; tokens and rows cached; the same with the files
-evicted from the page cache (cold). Each is followed by an epoch of `iterate`.
+The published training files of GSM8K and MATH (JSON lines) in rows of 2,048 tokens,
+with a BPE of 8,192 tokens trained on their text. Each round measures: no cache; tokens
+cached, rows packed; tokens and rows cached; the same with the files evicted from the
+page cache (cold). An epoch of `iterate` follows each.
 """
 
 import argparse
@@ -28,7 +28,7 @@ LENGTH, VOCABULARY, BATCH = 2048, 8192, 8
 
 
 def bpe_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Any:
-    """A byte-level BPE trained on some texts, with the built-in special tokens."""
+    """Train a byte-level BPE on texts, with the built-in special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -57,7 +57,7 @@ def bpe_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Any:
 
 
 def sources(gsm8k: str | Path, math: str | Path) -> DataConfig:
-    """Both files as one data set, every row once per epoch."""
+    """Mix both files into one data set, with every row once per epoch."""
     files = (
         ("gsm8k", gsm8k, FieldMap(prompt="question", response="answer")),
         ("math", math, FieldMap(prompt="problem", response="solution")),
@@ -72,7 +72,7 @@ def sources(gsm8k: str | Path, math: str | Path) -> DataConfig:
 
 
 def texts(config: DataConfig) -> Iterator[str]:
-    """The contents of all turns."""
+    """Yield the contents of all turns."""
     for record in load_records(config)[0]:
         for message in record.messages:
             yield message["content"]
@@ -86,7 +86,7 @@ def evict(folder: Path) -> None:
 
 
 def epoch(dataset: Dataset) -> float:
-    """Seconds per epoch of batches."""
+    """Return the seconds per epoch of batches."""
     began = time.perf_counter()
     batches = iterate(dataset, batch_size=BATCH)
     for _ in range(dataset.rows // BATCH):

@@ -3,8 +3,8 @@
     python perf/export_memory.py [--gib 2.5]
 
 Writes a random checkpoint to a temporary folder, converts it with `from-hf`, and back
-with `to-hf` in a fresh process whose memory is sampled. Peaks are relative to the
-memory of the process after its imports. Fails where a byte of a tensor differs.
+with `to-hf` in a new process whose memory is sampled. Peaks are relative to the memory
+after the imports. Fails if a byte of a tensor differs.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def export(ours: str, out: str) -> None:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of the bytes of each tensor."""
+    """Return the SHA-256 of the bytes of each tensor."""
     from targetsft_jax.hf.tensor_files import open_tensors
 
     return {
@@ -48,7 +48,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def run() -> int:
-    """Print the measurement; returns 1 where a byte differs."""
+    """Print the measurement; return 1 if a byte differs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--gib", type=float, default=2.5, help="checkpoint size")
     parser.add_argument("--export", nargs=2, help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""Throughput of generation against transformers on the same tiny model, on a CPU.
+"""Throughput of generation against transformers on the same tiny models, on a CPU.
 
     pip install "targetsft-jax[parity]"
     python perf/generate_cpu.py [--rounds 5] [--clock cpu]
@@ -26,7 +26,7 @@ from targetsft_jax.hf.importer import load_config, load_params
 from targetsft_jax.models.config import DecoderConfig
 
 ROWS, PROMPT, NEW = 16, 64, 128
-# Width, layers, vocabulary: the quickstart's models, and a larger one.
+# Width, layers, vocabulary: the models of the quickstart, and a larger one.
 SIZES = ((256, 2, 264), (256, 4, 4096))
 
 
@@ -68,7 +68,7 @@ def _compare(
     clock: Callable[[], float],
     rounds: int,
 ) -> dict[str, float]:
-    """Tokens per second of each; raises where their tokens differ."""
+    """Return the tokens per second of each; raise if their tokens differ."""
     # The first call compiles.
     tokens = {name: run() for name, run in runs.items()}
     np.testing.assert_array_equal(tokens["ours"], tokens["transformers"])
@@ -98,7 +98,7 @@ def _model(width: int, layers: int, vocabulary: int) -> Any:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" not in name:
-                # Predictions far from uniform, so that rounding decides no token.
+                # Predictions far from uniform: rounding does not change a token.
                 parameter.mul_(4)
     return model
 

@@ -87,7 +87,7 @@ def _print_row(name: str, seconds: float, flops: float, peak: float) -> None:
 
 
 def _median_seconds(run: Callable[[], Any], repeats: int) -> float:
-    """Median seconds of a call, after one that compiles."""
+    """Return the median seconds of a call, after a compiling one."""
     jax.block_until_ready(run())
     seconds = []
     for _ in range(repeats):
@@ -98,14 +98,14 @@ def _median_seconds(run: Callable[[], Any], repeats: int) -> float:
 
 
 def _matmul_peak(size: int, repeats: int) -> float:
-    """FLOP/s of a large bfloat16 product."""
+    """Measure the FLOP/s of a large bfloat16 product."""
     left = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
     product = jax.jit(lambda a: a @ a)
     return 2 * size**3 / _median_seconds(lambda: product(left), 3 * repeats)
 
 
 def _loss_seconds(problem: LossProblem, repeats: int) -> float:
-    """Seconds of the loss with both gradients."""
+    """Measure the seconds of the loss with both gradients."""
     arguments = problem.arrays()
     gradients = jax.jit(jax.value_and_grad(problem.loss, GRADIENTS))
     return _median_seconds(lambda: gradients(*arguments), repeats)
@@ -118,7 +118,7 @@ def _step(
     attention: str,
     options: argparse.Namespace,
 ) -> tuple[float, float]:
-    """Seconds and model FLOPs of an optimizer step."""
+    """Measure the seconds of an optimizer step; return them and its model FLOPs."""
     mesh = make_mesh(devices=jax.devices()[:1])
     dtype = jnp.float32 if platform(mesh) == "cpu" else jnp.bfloat16
     vocab_size = min(c.vocab_size for c in (student, *frozen.values()))
@@ -161,7 +161,7 @@ def _step(
 
 
 def _packed(vocabulary: int, rows: int, length: int) -> dict[str, np.ndarray]:
-    """Batch [1, B, L] of rows with equally long segments, every token trained."""
+    """Make a batch [1, B, L] of equally long segments; every token is a target."""
     tokens = np.random.default_rng(0).integers(0, vocabulary, (1, rows, length + 1))
     positions = np.arange(length)
     segment_length = length // SEGMENTS

@@ -3,10 +3,10 @@
     python perf/import_memory.py [--gib 4.5] [--dtype bfloat16]
 
 Writes a random sharded checkpoint to a temporary folder and loads it in fresh
-processes. On a CPU the devices' arrays are host memory too and are subtracted; the
-rest, the memory of loading, must stay below the largest tensor plus 1 GiB. `RssAnon`
-is the process's private memory; `RSS` includes the pages of mapped files, which the
-system can reclaim at any time.
+processes. On a CPU the arrays of the devices are host memory too and are subtracted;
+the remainder, the memory of loading, must stay below the largest tensor plus 1 GiB.
+`RssAnon` is the private memory of the process; `RSS` includes the pages of mapped
+files, which the system can reclaim at any time.
 """
 
 import argparse
@@ -125,7 +125,7 @@ def load(folder: Path, devices: int, dtype: str) -> None:
 
 @contextlib.contextmanager
 def sampled() -> Iterator[dict[str, dict[str, int]]]:
-    """Memory of this process at the start of the block, and its peak within it."""
+    """Sample the memory of this process: at the start of the block, and the peak."""
     memory = {"base": resident(), "peak": resident()}
     done = threading.Event()
 
@@ -144,7 +144,7 @@ def sampled() -> Iterator[dict[str, dict[str, int]]]:
 
 
 def resident() -> dict[str, int]:
-    """Resident bytes of this process: all, and private ones."""
+    """Return the resident bytes of this process: total and private."""
     lines = Path("/proc/self/status").read_text().splitlines()
     fields = dict(
         line.split(":", 1) for line in lines if line.startswith(("VmRSS", "RssA"))
@@ -156,10 +156,12 @@ def resident() -> dict[str, int]:
 
 
 def main() -> int:
-    """Print the table; returns 1 where the bound does not hold."""
+    """Print the table; return 1 if the bound is exceeded."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--gib", type=float, default=4.5, help="checkpoint size")
-    parser.add_argument("--dtype", default="bfloat16", help="of the loaded arrays")
+    parser.add_argument(
+        "--dtype", default="bfloat16", help="dtype of the loaded arrays"
+    )
     parser.add_argument("--load", help=argparse.SUPPRESS)
     parser.add_argument("--devices", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

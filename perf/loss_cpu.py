@@ -27,7 +27,7 @@ Teacher = tuple[Array, Array]
 def dense_loss(
     hidden: Array, head: Array, labels: Array, weights: Array, teacher: Teacher
 ) -> Array:
-    """Materialised logits: autodiff of CE(stop_gradient(Q), p)."""
+    """Materialise the logits; autodiff of CE(stop_gradient(Q), p)."""
     return reference_loss(
         METHOD, hidden, head, labels, weights=weights, teacher=teacher
     )
@@ -36,7 +36,7 @@ def dense_loss(
 def checkpointed_loss(
     hidden: Array, head: Array, labels: Array, weights: Array, teacher: Teacher
 ) -> Array:
-    """Chunks of logits, recomputed in the backward pass."""
+    """Compute chunks of logits, recomputed in the backward pass."""
 
     @jax.checkpoint
     def chunk_loss(x: Array, y: Array, w: Array, t: Array) -> Array:
@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of each")
     parser.add_argument(
-        "--masked", type=float, default=0.5, help="share of tokens without loss"
+        "--masked", type=float, default=0.5, help="share of masked tokens"
     )
     options = parser.parse_args()
     hidden, head, labels, weights, teacher = CPU.arrays()

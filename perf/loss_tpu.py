@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def _temporaries(chip: str, tokens: int) -> float:
-    """GiB of the compiler's temporaries."""
+    """Return the GiB of temporaries, by the compiler."""
     # After `prepare_jax`: importing these may start jax.
     import jax
     import numpy as np

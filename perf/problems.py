@@ -1,10 +1,10 @@
-"""Loss problems of the perf scripts: sizes, arrays, and the timed function.
+"""Loss problems of the perf scripts: sizes, arrays, timed function.
 
     problem = LossProblem(2048, vocabulary=32_000, width=512, teacher_width=768)
     step = jax.jit(jax.value_and_grad(problem.loss, GRADIENTS))
     loss, gradients = step(*problem.arrays())
 
-Target-SFT's loss of hidden states and a head, against a teacher's. The functions take
+The loss of Target-SFT, from hidden states and heads. The functions take
 `(hidden, head, labels, weights, teacher)`: hidden states [N, D], head [V, D], labels
 [N] int32, weights [N] f32, and the teacher's pair of hidden states [N, D'] and head
 [V', D'].
@@ -36,9 +36,9 @@ class LossProblem:
         vocabulary: V.
         width: D of the student.
         teacher_width: D' of the teacher.
-        teacher_vocabulary: V' of the teacher; by default V.
+        teacher_vocabulary: V' of the teacher; None: V.
         chunk: tokens per chunk.
-        dtype: of hidden states and heads.
+        dtype: dtype of hidden states and heads.
     """
 
     tokens: int
@@ -51,7 +51,7 @@ class LossProblem:
 
     @property
     def labels(self) -> int:
-        """Number of tokens that both vocabularies have."""
+        """Size of the shared vocabulary, min(V, V')."""
         return min(self.vocabulary, self._teacher_vocabulary)
 
     @property

@@ -15,8 +15,8 @@ the first step show that the objectives are the same.
     torch    transformers, torch    KD-H: a plain training loop
     trl      trl 1.16, torch        DFT: SFTTrainer, loss_type="dft"
 
-The memory of a loss is the growth of a fresh process while it computes the loss with
-the gradients of hidden states and head; compilation comes before.
+The memory of a loss is the growth of a new process during the loss with the gradients
+of hidden states and head, after compilation.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main() -> None:
         type=float,
         nargs="+",
         default=[0.0, 0.5],
-        help="shares of tokens without loss",
+        help="shares of masked tokens",
     )
     parser.add_argument(
         "--clock",

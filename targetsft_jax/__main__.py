@@ -1,4 +1,4 @@
-"""`targetsft COMMAND …` = `python -m targetsft_jax.COMMAND …`: the list of commands."""
+"""Command line `targetsft COMMAND …`: dispatch to the modules of the commands."""
 
 import argparse
 import importlib
@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from targetsft_jax import __version__
 
 COMMANDS = {
-    "train": "Train one model by one method.",
+    "train": "Train one model with one method.",
     "compare": "Train several methods side by side and print their scores.",
-    "datasets": "List and build known data sets; preview the rows of a run.",
-    "plan": "Compile a run's step for devices that need not be here: memory, traffic.",
+    "datasets": "List and build catalogued data sets; preview the rows of a run.",
+    "plan": "Compile a run's step for absent devices; report memory and traffic.",
     "convert": "Convert checkpoints to Hugging Face folders, and back.",
-    "report": "Draw the curves of runs.",
+    "report": "Plot the metrics of runs and print a table.",
 }
-"""Every command: a module of the package with a `main(arguments) -> exit code`."""
+"""Command -> help; each is a module with `main(arguments) -> exit code`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that the first argument names; returns its exit code."""
+    """Run the command of the first argument and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     name = parser.parse_args(arguments[:1]).command

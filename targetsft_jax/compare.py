@@ -1,4 +1,4 @@
-"""`python -m targetsft_jax.compare --config FILE`: methods side by side."""
+"""Compare methods: `python -m targetsft_jax.compare --config FILE`."""
 
 import argparse
 import sys
@@ -8,7 +8,7 @@ from targetsft_jax.command import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command and return its exit code."""
     return run_command(
         _compare,
         arguments,
@@ -35,16 +35,16 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m targetsft_jax.compare",
         description="Train several methods from the same start on the same batches and "
         "print their scores side by side. Finished cells are not repeated.",
-        epilog="Every other key is one of python -m targetsft_jax.train and changes "
-        "the base configuration of all cells.",
+        epilog="Other keys are those of python -m targetsft_jax.train and override the "
+        "base configuration of all cells.",
         allow_abbrev=False,
     )
-    text = "a YAML file with base, run_dir, methods and seeds, or a shipped name"
+    text = "YAML file with base, run_dir, methods and seeds, or a shipped name"
     parser.add_argument("--config", required=True, help=text)
-    parser.add_argument("--methods", help="replaces the file's: '[sft, dft]'")
-    parser.add_argument("--seeds", help="replaces the file's: '[0, 1]'")
-    parser.add_argument("--run_dir", help="replaces the file's")
-    parser.add_argument("--dry-run", action="store_true", help="list the cells only")
+    parser.add_argument("--methods", help="override, such as '[sft, dft]'")
+    parser.add_argument("--seeds", help="override, such as '[0, 1]'")
+    parser.add_argument("--run_dir", help="override")
+    parser.add_argument("--dry-run", action="store_true", help="only list the cells")
     return parser
 
 

@@ -35,8 +35,8 @@ def _plan(arguments: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m targetsft_jax.plan",
-        description="Compile a run's train step for devices that need not be present, "
-        "and report memory, FLOPs and collective traffic per device. No weights and no "
+        description="Compile a run's train step for devices that may be absent, and "
+        "report memory, FLOPs and collective traffic per device. No weights and no "
         "data are read.",
         epilog="--config FILE and all other keys are those of python -m "
         "targetsft_jax.train; see its --help. Exit codes: 0 the step fits; 1 failed; 2 "
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--topology", required=True, help=topology)
     parser.add_argument("--num-slices", type=int, default=1, metavar="N", help=slices)
     parser.add_argument("--capacity", type=float, metavar="GIB", help=capacity)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write JSON to FILE")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""`python -m targetsft_jax.report RUN [RUN …]`: table and curves of runs."""
+"""Plot and tabulate runs: `python -m targetsft_jax.report RUN [RUN …]`."""
 
 import argparse
 import sys
@@ -12,21 +12,21 @@ from targetsft_jax.experiments.summary import summary_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command and return its exit code."""
     return run_command(_report, arguments)
 
 
 def _report(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m targetsft_jax.report",
-        description="Draw the curves of runs into one picture and print a table of "
-        "their newest metrics. Only reads files: it may run beside a training.",
+        description="Plot the metrics of runs in one figure and print a table of their "
+        "newest values. Reads files only, so it may run during training.",
     )
     parser.add_argument(
         "runs",
         nargs="+",
         metavar="RUN",
-        help="a run directory, or a folder with run directories in it",
+        help="run directory, or a folder of run directories",
     )
     parser.add_argument(
         "--out",

@@ -1,4 +1,4 @@
-"""`python -m targetsft_jax.train --config FILE [--key value …]`: one training run."""
+"""Train one model: `python -m targetsft_jax.train --config FILE [--key value …]`."""
 
 import sys
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from targetsft_jax.config.load import load
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command and return its exit code."""
     return run_command(
         _train,
         arguments,

@@ -1,7 +1,7 @@
-"""Sizes of the loss, the clock, and the growth of a process; Linux only.
+"""Loss sizes, clock, and memory growth of a process; Linux only.
 
-Every worker imports this first: with PERF_CLOCK=cpu, `time.perf_counter` is the CPU
-time of the process, which other work on the machine does not change.
+Every worker imports this first: with PERF_CLOCK=cpu, `time.perf_counter` is replaced by
+the CPU time of the process, which does not depend on other work on the machine.
 """
 
 import gc

@@ -1,5 +1,5 @@
 """Configuration: one typed tree from YAML and dotted overrides, checked before use.
 
 Every key is declared once, with default, help and domain. Unknown keys, wrong types and
-impossible combinations are refused before a file, a device or a model is touched.
+impossible combinations raise before any file, device or model is opened.
 """

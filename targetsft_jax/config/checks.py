@@ -1,4 +1,4 @@
-"""Refusals that need more than one key; a single key's domain is in its declaration."""
+"""Configuration checks across keys; the domain of one key is in its declaration."""
 
 import math
 import re
@@ -23,10 +23,10 @@ from targetsft_jax.models.lora import PROJECTIONS
 
 
 def validate(config: Config) -> None:
-    """Refuse what cannot run.
+    """Check a configuration.
 
     Raises:
-        ConfigError: naming the key, what was found and what is expected.
+        ConfigError: a key is outside its domain or contradicts another one.
     """
     for message in _refusals(config):
         raise ConfigError(message)
@@ -57,7 +57,10 @@ def _roles(config: Config, method: ResolvedMethod) -> Iterator[str]:
     for name in ("student", "teacher", "reference"):
         role = role_config(config, name)
         if role.path and role.build:
-            yield f"{name}.path is {role.path!r} and {name}.build is set too; give one"
+            yield (
+                f"{name}.path is {role.path!r} and {name}.build is set too; set only "
+                "one"
+            )
     if not (config.student.path or config.student.build):
         yield "student.path is null; expected a Hugging Face folder or hub id"
     if "teacher" in method.roles and not (config.teacher.path or config.teacher.build):
@@ -79,7 +82,7 @@ def _lora(lora: LoraConfig) -> Iterator[str]:
             "them once"
         )
     if lora.dropout:
-        yield f"lora.dropout is {lora.dropout}; expected 0: no model here has dropout"
+        yield f"lora.dropout is {lora.dropout}; expected 0; dropout is not supported"
 
 
 def _policy(policy: PolicyConfig) -> Iterator[str]:
@@ -106,7 +109,7 @@ def _processes(mesh: MeshConfig) -> Iterator[str]:
     if address == "auto" and (mesh.processes, mesh.process) != (None, None):
         yield (
             "mesh.coordinator is auto and mesh.processes or mesh.process is set; "
-            "expected null for both, since the scheduler of the job provides them"
+            "expected null for both, since the job scheduler provides them"
         )
 
 
@@ -118,7 +121,7 @@ def _evaluation(evaluation: EvaluationConfig, config: Config) -> Iterator[str]:
         )
     synthetic = config.data.source == "synthetic" and not config.data.mixture
     if evaluation.problems and evaluation.data is None and not synthetic:
-        # Training rows would pass for held-out problems.
+        # The default would evaluate on training examples.
         names = ", ".join(map(source_name, sources(config.data)))
         yield (
             f"evaluation.problems is {evaluation.problems} and evaluation.data is "
@@ -136,5 +139,5 @@ def _validation(validation: ValidationConfig, keep_best: str | None) -> Iterator
     if validation.examples and validation.data is not None:
         yield (
             f"validation.examples is {validation.examples} and validation.data is set "
-            "too; give one (validation.data.limit takes the first of its examples)"
+            "too; set only one (validation.data.limit takes the first examples)"
         )

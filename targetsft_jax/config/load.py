@@ -1,9 +1,9 @@
-"""Reading a configuration: YAML with dotted overrides, and help with misspelt keys.
+"""Load a configuration: YAML, dotted overrides, suggestions for misspelt keys.
 
     python -m targetsft_jax.train --config configs/quickstart.yaml --target.eta 0.7
 
-Unknown keys, wrong types and impossible combinations are refused here, before a file,
-a device or a model is touched.
+Unknown keys, wrong types and impossible combinations raise here, before any data file,
+device or model is opened.
 """
 
 import dataclasses
@@ -25,13 +25,13 @@ RENAMED_KEYS: Mapping[str, str] = {
     "validation.data.embedded": "validation.data.synthetic",
     "evaluation.data.embedded": "evaluation.data.synthetic",
 }
-"""Keys of former versions with their present names; a section covers its keys."""
+"""Old key or section -> current name."""
 
 REMOVED_KEYS: Mapping[str, str] = {
     "compare": "a run trains one method; train several side by side with "
     "`python -m targetsft_jax.compare --config configs/compare/quickstart.yaml`",
 }
-"""Keys of former versions that are gone, with what to do instead."""
+"""Removed key -> replacement, as shown in the error."""
 
 _RENAMED_VALUES = {("source", "embedded"): "synthetic"}
 
@@ -47,13 +47,13 @@ _TYPE_NAMES = {
 
 
 def load(arguments: Sequence[str]) -> Config:
-    """The validated configuration of a command line.
+    """Parse and validate the configuration of a command line.
 
     Args:
         arguments: `--config FILE` and dotted overrides such as `--train.steps 10`.
 
     Raises:
-        ConfigError: naming the key, what was found and what is expected.
+        ConfigError: a key is unknown, has the wrong type, or cannot be used.
         SystemExit: after `--help` or `--print-config`.
     """
     config = parse(arguments)
@@ -65,11 +65,11 @@ def load(arguments: Sequence[str]) -> Config:
 
 
 def parse(arguments: Sequence[str]) -> Config:
-    """The configuration of a command line, whose values are not checked yet."""
+    """Parse the configuration of a command line; its values are not validated."""
     import jsonargparse
 
     parser = _parser()
-    # `--resume` alone is the flag that people type; the parser needs its value.
+    # `--resume` is accepted as a flag; jsonargparse requires a value.
     flags = ["--resume=true" if a == "--resume" else a for a in _joined(arguments)]
     flags = _with_config_files(flags)
     try:
@@ -82,19 +82,19 @@ def parse(arguments: Sequence[str]) -> Config:
 
 
 def to_yaml(config: Config) -> str:
-    """The resolved tree as YAML that `load` reads back."""
+    """Serialize a resolved configuration as YAML that `load` accepts."""
     import yaml
 
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
 
 
 def keys() -> list[str]:
-    """Dotted paths of all keys, such as `train.steps`."""
+    """Return the dotted paths of all keys, such as `train.steps`."""
     return list(_paths(Config, ""))
 
 
 def renamed_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A tree of a former version under the present names, removed keys left out."""
+    """Rename the old keys of a configuration tree and drop removed ones."""
 
     def renamed(tree: Any, prefix: str) -> Any:
         if not isinstance(tree, Mapping):
@@ -119,27 +119,27 @@ def _parser() -> Any:
     import jsonargparse
 
     class Parser(jsonargparse.ArgumentParser):
-        """Accepts no prefix of a key for the key, in sections neither."""
+        """Rejects abbreviated keys, in nested sections too."""
 
         def __init__(self, *args: Any, **options: Any):
             super().__init__(*args, **{"allow_abbrev": False} | options)
 
     parser = Parser(
         prog="python -m targetsft_jax.train",
-        description="Train a student by an explicit target distribution.",
+        description="Train a student toward an explicit target distribution.",
         exit_on_error=False,
     )
     parser.add_argument(
         "--config",
         action="config",
-        help="a YAML file, or the name of a configuration that the package ships",
+        help="YAML file, or the name of a shipped configuration",
     )
     parser.add_class_arguments(Config, None)
     return parser
 
 
 def _check_sections(parsed: Any) -> None:
-    """Refuse a number for a whole section, which jsonargparse accepts."""
+    """Reject a scalar in place of a section, which jsonargparse accepts."""
     for name, kind in get_type_hints(Config).items():
         if dataclasses.is_dataclass(kind) and not hasattr(parsed[name], "__dict__"):
             first = dataclasses.fields(kind)[0].name
@@ -150,7 +150,7 @@ def _check_sections(parsed: Any) -> None:
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
-    """The arguments with `--resume VALUE` joined into one."""
+    """Join `--resume VALUE` into one argument."""
     joined: list[str] = []
     for argument in arguments:
         if joined and joined[-1] == "--resume" and not argument.startswith("--"):
@@ -161,13 +161,13 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 
 def _with_config_files(arguments: Sequence[str]) -> list[str]:
-    """The arguments with names of shipped configurations as paths of their files."""
+    """Replace names of shipped configurations by the paths of their files."""
     result = list(arguments)
-    for place, argument in enumerate(arguments):
-        if argument == "--config" and place + 1 < len(arguments):
-            result[place + 1] = str(find(arguments[place + 1]))
+    for index, argument in enumerate(arguments):
+        if argument == "--config" and index + 1 < len(arguments):
+            result[index + 1] = str(find(arguments[index + 1]))
         elif argument.startswith("--config="):
-            result[place] = f"--config={find(argument.partition('=')[2])}"
+            result[index] = f"--config={find(argument.partition('=')[2])}"
     return result
 
 
@@ -181,7 +181,7 @@ def _paths(section: Any, prefix: str) -> Iterator[str]:
 
 
 def _explain(message: str) -> str:
-    """The parser's message as one sentence, with the key that was probably meant."""
+    """Rewrite a parser message: the key, and the existing key it resembles."""
     unknown = _unknown_key(message)
     if unknown is None:
         return f"{_wrong_type(message) or message}\nSee --help for all keys."
@@ -196,7 +196,7 @@ def _explain(message: str) -> str:
 
 
 def _unknown_key(message: str) -> str | None:
-    """The dotted path of an unknown key, of a parser's message about one."""
+    """Extract the dotted path of an unknown key from a parser message, or None."""
     section = re.match(r"Parser key \"([\w.]+)\"", message)
     prefix = f"{section[1]}." if section else ""
     for pattern in (
@@ -212,7 +212,7 @@ def _unknown_key(message: str) -> str | None:
 
 
 def _wrong_type(message: str) -> str | None:
-    """`KEY is VALUE; expected a TYPE`, of a parser's message about a wrong type."""
+    """Rewrite a type error as `KEY is VALUE; expected a TYPE`; None: another error."""
     names = list(dict.fromkeys(re.findall(r"Parser key \"([\w.]+)\"", message)))
     path = ".".join(names)
     section = re.search(r"Unable to load config ['\"](.*)['\"]", message)
@@ -231,7 +231,7 @@ def _wrong_type(message: str) -> str | None:
 
 
 def _nearest(unknown: str) -> str | None:
-    """The existing key that an unknown one resembles most; its own section first."""
+    """Return the existing key closest to an unknown one, same section first."""
     known = keys()
     section, _, leaf = unknown.rpartition(".")
     siblings = [k for k in known if k.rpartition(".")[0] == section]

@@ -1,4 +1,4 @@
-"""The method of a run, resolved once: hyper-parameters, roles, columns and policy."""
+"""Resolve the method of a run: hyper-parameters, roles, columns and policy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ FROZEN_ROLES = ("teacher", "reference")
 
 @dataclass(frozen=True)
 class ResolvedMethod:
-    """A method and all that follows from it for a run.
+    """A method with its hyper-parameters, and the inputs that it needs.
 
     Attributes:
-        name: its name in `METHODS`.
-        method: the entry.
-        hyper: its full hyper-parameters.
-        roles: frozen models that its loss or its policy reads, of `FROZEN_ROLES`.
+        name: key in `METHODS`.
+        method: entry of `METHODS`.
+        hyper: hyper-parameters, defaults included.
+        roles: frozen models that the loss or the policy reads, from `FROZEN_ROLES`.
         columns: per-token inputs that the data must have.
-        policy: the maker of the per-token inputs that the data does not have.
+        policy: computes the per-token inputs that the data does not have.
     """
 
     name: str
@@ -43,19 +43,19 @@ class ResolvedMethod:
 
 
 def resolve(target: Mapping[str, Any], policy: "PolicyConfig") -> ResolvedMethod:
-    """The method that two sections of the configuration specify.
+    """Resolve the sections `target` and `policy` of a configuration.
 
     Args:
-        target: `name`, and hyper-parameters, null where the method's default holds.
+        target: `name`, and hyper-parameters; null: the default of the method.
         policy: sources of per-token inputs.
 
     Raises:
-        ValueError: naming the key, what was found and what is expected.
+        ValueError: the method is unknown, or a hyper-parameter or source is invalid.
     """
     name = target["name"]
-    given = {k: v for k, v in target.items() if k != "name" and v is not None}
+    overrides = {k: v for k, v in target.items() if k != "name" and v is not None}
     try:
-        method, hyper = get_method(name), hyper_parameters(name, given)
+        method, hyper = get_method(name), hyper_parameters(name, overrides)
     except ValueError as error:
         raise ValueError(
             f"target: {error}. To drop a key that the file sets, override it with null"
@@ -90,7 +90,7 @@ def resolve(target: Mapping[str, Any], policy: "PolicyConfig") -> ResolvedMethod
 
 
 def _check_sources(name: str, inputs: tuple[str, ...], policy: "PolicyConfig") -> None:
-    """Refuse a source of a per-token input that is unknown, or that nothing reads."""
+    """Raise ValueError for an unknown policy source, or one the method never reads."""
     for key, entry in INPUTS.items():
         if not entry.policy_sources:
             continue
@@ -110,7 +110,7 @@ def _check_sources(name: str, inputs: tuple[str, ...], policy: "PolicyConfig") -
 
 
 def _policy(inputs: set[str], config: "PolicyConfig") -> Policy:
-    """The maker of these per-token inputs in the step; `FROM_DATA` for none."""
+    """Return the policy that computes the inputs in the step, or `FROM_DATA`."""
     if "old_logprob" in inputs:
         return Snapshot(config.refresh_every)
     if "trajectory_weight" in inputs:

@@ -1,4 +1,4 @@
-"""Comparison of a run's configuration with that of its resumption."""
+"""Compare the stored configuration of a run with that of a resume."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -10,13 +10,12 @@ from targetsft_jax.keys import resumable_keys
 
 
 def changed_keys(before: Mapping[str, Any], after: Config) -> list[str]:
-    """Differences in the keys that determine the trained model, one sentence each.
+    """List the changed keys that a resume may not change: `KEY: was A, is B`.
 
     Args:
-        before: the tree that the run directory holds. Keys of former versions are
-            read under their new names; a key that is younger than the run has its
-            default.
-        after: the configuration of the resumption.
+        before: tree stored in the run directory. Renamed keys are read under their
+            new names; a key added since then has its default.
+        after: configuration of the resume.
     """
     defaults = dict(_flatten(dataclasses.asdict(Config())))
     old = defaults | dict(_flatten(renamed_tree(before)))

@@ -17,38 +17,40 @@ from targetsft_jax.models.lora import PROJECTIONS
 from targetsft_jax.targets.trajectory import MODES
 
 VALIDATION_PREFIX = "validation_"
-"""Prefix of the names of metrics of held-out data."""
+"""Prefix of metric names measured on held-out data."""
 
 DTYPES = one_of(("float32", "bfloat16"))
 
 
 class ConfigError(UsageError):
-    """A configuration that cannot be run, in one readable message."""
+    """An invalid configuration; the message names the key and the expected value."""
 
 
 @section
 class BuildConfig:
     """A small start model, trained once by plain SFT on synthetic problems and cached.
 
-    It starts from random weights and has the byte tokenizer.
+    Random initial weights, byte tokenizer.
     """
 
-    hidden_size: int = key(256, "Width of the model.", at_least(1))
-    intermediate_size: int = key(512, "Width of the MLP.", at_least(1))
+    hidden_size: int = key(256, "Hidden size.", at_least(1))
+    intermediate_size: int = key(512, "Hidden size of the MLP.", at_least(1))
     num_layers: int = key(2, "Decoder layers.", at_least(1))
     num_heads: int = key(8, "Query heads.", at_least(1))
     num_kv_heads: int = key(4, "Key and value heads.", at_least(1))
-    data: SyntheticConfig = key(SyntheticConfig, "The problems that it is trained on.")
+    data: SyntheticConfig = key(SyntheticConfig, "Synthetic training problems.")
     max_length: int = key(256, "Tokens per row.", at_least(2))
     steps: int = key(300, "Optimizer steps of plain SFT.", at_least(1))
     batch_size: int = key(32, "Rows per optimizer step.", at_least(1))
     learning_rate: float = key(1.5e-3, "Peak learning rate.", more_than(0))
-    seed: int = key(1, "Seed of the weights and of the data order.", at_least(0))
+    seed: int = key(
+        1, "Seed of the initial weights and of the data order.", at_least(0)
+    )
 
 
 @section
 class RoleConfig:
-    """A model: a Hugging Face folder or hub id, or a small one that is built."""
+    """A model: a Hugging Face folder or hub id, or a small model built on demand."""
 
     path: str | None = key(
         None,
@@ -56,7 +58,7 @@ class RoleConfig:
         "of this package.",
     )
     build: BuildConfig | None = key(
-        None, "A small model, made on first use and cached; excludes `path`."
+        None, "Small model, built on first use and cached; excludes `path`."
     )
     dtype: str | None = key(
         None,
@@ -73,12 +75,11 @@ class LoraConfig:
     The adapters are float32; B starts at zero, so training starts from the base model.
     """
 
-    rank: int = key(16, "Columns of A and rows of B.", at_least(1))
-    alpha: float = key(32.0, "Scale: B·A counts alpha / rank times.", more_than(0))
+    rank: int = key(16, "Rank r of the update B·A.", at_least(1))
+    alpha: float = key(32.0, "Scale: the update is (alpha / rank)·B·A.", more_than(0))
     targets: list[str] = key(
         lambda: list(PROJECTIONS),
-        f"Projections of every layer that have adapters: some of "
-        f"{', '.join(PROJECTIONS)}.",
+        f"Adapted projections of every layer: some of {', '.join(PROJECTIONS)}.",
     )
     dropout: float = key(
         0.0, "Dropout on the input of the adapters; only 0 is supported."
@@ -91,46 +92,47 @@ class PolicyConfig:
 
     old_logprob: str | None = key(
         None,
-        "PSFT: `snapshot` of the student, refreshed during the run, or `data`, the "
-        "column of that name. null: snapshot; refused if the data has the column.",
+        "PSFT: `snapshot`, a copy of the student refreshed during the run, or `data`, "
+        "the column old_logprob. null: snapshot; an error if the data has the column.",
     )
-    refresh_every: int = key(
-        8, "PSFT: optimizer steps between two snapshots.", at_least(1)
-    )
+    refresh_every: int = key(8, "PSFT: optimizer steps between snapshots.", at_least(1))
     trajectory_weight: str | None = key(
         None,
-        "iw-SFT: `current` policy or its `ema` against the reference, or `data`, the "
-        "column of that name. null: current; refused if the data has the column.",
+        "iw-SFT: `current`, the student, or `ema`, its average, against the "
+        "reference; or `data`, the column trajectory_weight. null: current; an error "
+        "if the data has the column.",
     )
     ema_decay: float = key(
         0.9,
-        "iw-SFT: decay per optimizer step of the average of the student.",
+        "iw-SFT: decay per optimizer step of the student's moving average.",
         between(0, 1, closed="[)"),
     )
     mode: str = key(
         "mean",
-        "iw-SFT: aggregation of the log-ratios of a trajectory; `token` weighs each "
-        "token by its own.",
+        "iw-SFT: aggregation of the log-ratios over a trajectory; `token`: none, each "
+        "token has its own weight.",
         one_of(MODES),
     )
     temperature: float = key(
         1.0, "iw-SFT: factor on the aggregated log-ratio.", at_least(0)
     )
-    clip: list[float] = key(lambda: [0.0, 16.0], "iw-SFT: smallest and largest weight.")
+    clip: list[float] = key(
+        lambda: [0.0, 16.0], "iw-SFT: lower and upper bound of the weights."
+    )
 
 
 @section
 class MeshConfig:
-    """Sizes of the mesh axes, and the processes of the run."""
+    """Mesh axis sizes and processes of the run."""
 
     data: int = key(
-        -1, "Devices that split the rows of a batch; -1: all remaining ones."
+        -1, "Data-parallel devices, which split the rows of a batch; -1: all remaining."
     )
     fsdp: int = key(
-        1, "Devices that split the rows of a batch and the parameters; -1: all others."
+        1, "Devices that shard the parameters and split the rows; -1: all remaining."
     )
     tensor: int = key(
-        1, "Devices that split heads, MLP and vocabulary; -1: all remaining ones."
+        1, "Devices that shard heads, MLP and vocabulary; -1: all remaining."
     )
     vocab_group: int | None = key(
         None,
@@ -141,7 +143,7 @@ class MeshConfig:
     )
     cpu_devices: int | None = key(
         None,
-        "Virtual CPU devices per process, to try a mesh without accelerators.",
+        "Virtual CPU devices per process, to test a mesh without accelerators.",
         at_least(1),
     )
     coordinator: str | None = key(
@@ -161,11 +163,13 @@ class MeshConfig:
         300, "Seconds to wait for the other processes at start-up.", at_least(1)
     )
     heartbeat_seconds: int = key(
-        10, "Seconds of silence after which a process counts as dead.", at_least(1)
+        10,
+        "Seconds without a heartbeat after which a process counts as dead.",
+        at_least(1),
     )
 
     def processes_of_run(self) -> dict[str, Any]:
-        """The keys that `parallel.launch.launch` takes: all but the axes."""
+        """Return the arguments of `parallel.launch.launch`: all keys but the axes."""
         axes = ("data", "fsdp", "tensor", "vocab_group")
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in axes}
 
@@ -188,13 +192,13 @@ class TrainConfig:
     )
     learning_rate: float = key(5e-5, "Peak of the cosine schedule.", more_than(0))
     warmup_ratio: float = key(
-        0.1, "Share of the steps in linear warm-up.", between(0, 1, closed="[)")
+        0.1, "Linear warm-up, as a share of all steps.", between(0, 1, closed="[)")
     )
     final_learning_rate_ratio: float = key(
         0.0, "Final learning rate as a share of the peak.", at_least(0)
     )
     weight_decay: float = key(
-        0.01, "Weight decay of AdamW; norms and biases have none.", at_least(0)
+        0.01, "Weight decay of AdamW; none for norms and biases.", at_least(0)
     )
     beta1: float = key(
         0.9, "Decay of the first moment of AdamW.", between(0, 1, closed="[)")
@@ -220,8 +224,8 @@ class TrainConfig:
     )
     attention: str = key(
         "auto",
-        "Attention kernel; `auto` is the fastest that devices and model allow: splash "
-        "on TPUs, cudnn or pallas_gpu on GPUs, xla everywhere.",
+        "Attention kernel; `auto`: the fastest one that supports devices and model: "
+        "splash on TPUs, cudnn or pallas_gpu on GPUs, else xla.",
         one_of(ATTENTION_KERNELS),
         resumable=True,
     )
@@ -233,13 +237,13 @@ class TrainConfig:
     )
     log_every: int = key(
         10,
-        "Steps between printed lines; metrics.jsonl has every step.",
+        "Optimizer steps between printed lines; metrics.jsonl has every step.",
         at_least(1),
         resumable=True,
     )
     save_every: int = key(
         100,
-        "Steps between checkpoints; the last step always has one.",
+        "Optimizer steps between checkpoints; the last step is always saved.",
         at_least(1),
         resumable=True,
     )
@@ -250,25 +254,24 @@ class TrainConfig:
         resumable=True,
     )
     max_to_keep: int = key(
-        2, "Newest checkpoints that are retained.", at_least(1), resumable=True
+        2, "Number of newest checkpoints to retain.", at_least(1), resumable=True
     )
     keep_every: int | None = key(
         None,
-        "Retain the checkpoints of steps that are a multiple of this.",
+        "Also retain checkpoints whose step is a multiple of this.",
         at_least(1),
         resumable=True,
     )
     keep_best: str | None = key(
         None,
-        "Metric, such as nll, whose lowest checkpoint is retained too. With a metric "
-        "of held-out data, such as validation_nll, each step that measures it is "
-        "saved.",
+        "Also retain the checkpoint with the lowest value of this metric, such as nll. "
+        "For a held-out metric, such as validation_nll, each step that measures it "
+        "is saved.",
         resumable=True,
     )
     max_skipped_steps: int = key(
         10,
-        "Consecutive steps with a non-finite loss or gradient, which change nothing, "
-        "before the run stops.",
+        "Stop after this many consecutive skipped steps (non-finite loss or gradient).",
         at_least(1),
         resumable=True,
     )
@@ -290,11 +293,12 @@ class EvaluationConfig(SamplingSettings):
 
     problems: int = key(0, "Held-out problems; 0 skips the evaluation.", at_least(0))
     include_teacher: bool = key(
-        False, "Evaluate the teacher too: the ceiling of what it can teach."
+        False, "Evaluate the teacher too, as an upper reference."
     )
     data: DataConfig | None = key(
         None,
-        "Problems with gold answers; null: the held-out split of synthetic problems.",
+        "Source of problems with gold answers; null: the held-out split of the "
+        "synthetic problems.",
     )
 
 
@@ -302,15 +306,15 @@ class EvaluationConfig(SamplingSettings):
 class ValidationConfig:
     """Held-out loss during training."""
 
-    examples: int = key(
-        0, "Examples of `data` that are held out of training.", at_least(0)
-    )
+    examples: int = key(0, "Examples of `data` to hold out from training.", at_least(0))
     data: DataConfig | None = key(
-        None, "Other held-out examples instead of those.", resumable=True
+        None,
+        "Separate source of held-out examples; excludes `examples`.",
+        resumable=True,
     )
     every: int = key(
         100,
-        "Optimizer steps between measurements; the last step always has one.",
+        "Optimizer steps between measurements; the last step is always measured.",
         at_least(1),
         resumable=True,
     )
@@ -318,15 +322,15 @@ class ValidationConfig:
 
 @section
 class LogConfig:
-    """Further outputs beside metrics.jsonl and TensorBoard event files."""
+    """Outputs in addition to metrics.jsonl and TensorBoard event files."""
 
-    wandb: str | None = key(
-        None, "Project at Weights & Biases; needs the extra `wandb`."
-    )
+    wandb: str | None = key(None, "Weights & Biases project; needs the extra `wandb`.")
     profile_from: int | None = key(
-        None, "First step of a profile in RUN/profile; null: no profile.", at_least(1)
+        None,
+        "First profiled step; the trace is in RUN/profile. null: no profile.",
+        at_least(1),
     )
-    profile_steps: int = key(3, "Steps in the profile.", at_least(1))
+    profile_steps: int = key(3, "Number of profiled steps.", at_least(1))
 
 
 @section
@@ -335,7 +339,7 @@ class Config:
 
     run_dir: str = key(
         "runs/default",
-        "Directory of metrics, checkpoints and the exported model.",
+        "Run directory: metrics, checkpoints, exported model.",
         resumable=True,
     )
     resume: bool = key(
@@ -346,44 +350,40 @@ class Config:
     seed: int = key(0, "Seed of the data order and of sampling.", at_least(0))
     cache_dir: str = key(
         "~/.cache/targetsft_jax",
-        "Directory of built models, tokens and packed rows.",
+        "Cache of built models, tokens and packed rows.",
         resumable=True,
     )
-    student: RoleConfig = key(RoleConfig, "The model that is trained.")
+    student: RoleConfig = key(RoleConfig, "The trained model.")
     teacher: RoleConfig = key(
         RoleConfig, "The frozen teacher, for methods that need one."
     )
     reference: RoleConfig = key(
-        RoleConfig, "The frozen reference; without a path, the student at its start."
+        RoleConfig, "The frozen reference; without a path, the initial student."
     )
     lora: LoraConfig | None = key(
-        None, "Train adapters over the student; null: train all parameters."
+        None, "Train low-rank adapters; null: train all parameters."
     )
-    target: TargetConfig = key(TargetConfig, "The method and its hyper-parameters.")
-    policy: PolicyConfig = key(
-        PolicyConfig, "Policies that PSFT and iw-SFT compare the student with."
-    )
-    data: DataConfig = key(DataConfig, "The training data.")
+    target: TargetConfig = key(TargetConfig, "Method and hyper-parameters.")
+    policy: PolicyConfig = key(PolicyConfig, "Policies of PSFT and iw-SFT.")
+    data: DataConfig = key(DataConfig, "Training data.")
     train: TrainConfig = key(
         TrainConfig, "Optimizer, schedule, batch and checkpoint cadence."
     )
-    mesh: MeshConfig = key(
-        MeshConfig, "The device mesh and the processes.", resumable=True
-    )
+    mesh: MeshConfig = key(MeshConfig, "Device mesh and processes.", resumable=True)
     evaluation: EvaluationConfig = key(
         EvaluationConfig, "Average@k on held-out problems.", resumable=True
     )
     validation: ValidationConfig = key(
         ValidationConfig, "Held-out loss during training."
     )
-    log: LogConfig = key(LogConfig, "Further outputs of a run.", resumable=True)
+    log: LogConfig = key(LogConfig, "Additional outputs.", resumable=True)
 
     @functools.cached_property
     def method(self) -> ResolvedMethod:
-        """The method with its hyper-parameters, roles, columns and policy.
+        """Resolved method: hyper-parameters, roles, columns and policy.
 
         Raises:
-            ConfigError: naming the key of `target` or `policy` that cannot be used.
+            ConfigError: a key of `target` or `policy` cannot be used.
         """
         try:
             return resolve(dataclasses.asdict(self.target), self.policy)
@@ -392,7 +392,7 @@ class Config:
 
 
 def role_config(config: Config, role: str) -> RoleConfig:
-    """The section of a role by its name."""
+    """Return the section of a role: "student", "teacher" or "reference"."""
     sections: Mapping[str, RoleConfig] = {
         "student": config.student,
         "teacher": config.teacher,

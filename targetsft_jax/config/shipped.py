@@ -1,11 +1,11 @@
-"""Configurations that are shipped with the package, by name.
+"""Shipped configurations, by name.
 
     --config quickstart            the shipped file configs/quickstart.yaml
     --config compare/quickstart    configs/compare/quickstart.yaml
-    --config my/run.yaml           a file of the user
+    --config my/run.yaml           a user's file
 
-In a checkout, `targetsft_jax/configs` is a link to the folder `configs` beside the
-package; in a wheel it is a copy.
+In a checkout, `targetsft_jax/configs` is a symbolic link to `configs/` at the root of
+the repository; in a wheel it is a copy.
 """
 
 import difflib
@@ -18,7 +18,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "configs"
 
 
 def names() -> Mapping[str, Path]:
-    """Every shipped configuration: name -> file."""
+    """Return all shipped configurations: name -> file."""
     return {
         path.relative_to(FOLDER).with_suffix("").as_posix(): path
         for path in sorted(FOLDER.glob("**/*.yaml"))
@@ -26,15 +26,15 @@ def names() -> Mapping[str, Path]:
 
 
 def find(name: str) -> Path:
-    """The file of a configuration.
+    """Locate a configuration file.
 
     Args:
         name: a path, or the name of a shipped configuration. An existing file takes
-            precedence over a name; `configs/NAME.yaml` is a name too, so that printed
-            commands work without a checkout.
+            precedence. `configs/NAME.yaml` is also a name, so that printed commands
+            work without a checkout.
 
     Raises:
-        UsageError: neither a file nor a name.
+        UsageError: there is no such file or shipped configuration.
     """
     path = Path(name).expanduser()
     if path.is_file():

@@ -1,4 +1,4 @@
-"""The target section: a key for each hyper-parameter that some method declares."""
+"""Section `target`, derived: one key per hyper-parameter of any method."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from targetsft_jax.targets.methods import METHODS
 
 
 def _target_config() -> Any:
-    """`TargetConfig`: the method, and each hyper-parameter that some method has."""
+    """Build `TargetConfig`: the method, and the hyper-parameters of all methods."""
     helps: dict[str, list[str]] = {}
     kinds: dict[str, Any] = {}
     for method_name, method in METHODS.items():
@@ -16,7 +16,7 @@ def _target_config() -> Any:
             text = f"{method_name}: {hyper.help} [{hyper.default}]"
             helps.setdefault(name, []).append(text)
             kinds[name] = kinds.get(name, type(None)) | _kind(hyper)
-    name_help = f"The method that is trained: one of {', '.join(METHODS)}."
+    name_help = f"Training method: one of {', '.join(METHODS)}."
     keys = {name: key(None, "; ".join(texts)) for name, texts in helps.items()}
     body = {
         "__doc__": "Method and hyper-parameters; null: the default [in brackets].",
@@ -28,7 +28,7 @@ def _target_config() -> Any:
 
 
 def _kind(hyper: Hyper) -> Any:
-    """The type that the values of a hyper-parameter have in a configuration."""
+    """Return the type of a hyper-parameter in a configuration."""
     if hyper.integer:
         return int
     return float if hyper.numeric else float | str | dict[str, float]

@@ -1,4 +1,4 @@
-"""Experiments: runs side by side, as cells of a comparison, tables and pictures.
+"""Experiments: comparisons of runs, as cells, tables and figures.
 
-Reads run directories; everything but `compare` works without a device.
+All modules read run directories; only `compare` needs a device.
 """

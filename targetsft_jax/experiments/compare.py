@@ -1,4 +1,4 @@
-"""The runs of a comparison, one after another in one process, and their table."""
+"""Run the cells of a comparison sequentially in one process and tabulate scores."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,11 +16,11 @@ from targetsft_jax.training.run import run
 from targetsft_jax.training.session import Shared
 
 REFERENCES = ("teacher", "start")
-"""Models that all cells share, measured once and listed first."""
+"""Models shared by all cells, measured once and listed first."""
 
 
 def print_cells(cells: Sequence[Cell]) -> int:
-    """Print the cells, and which of them are finished; returns the exit code."""
+    """Print the cells and their states; returns the exit code."""
     for cell in cells:
         state = "to run" if finished_scores(cell.config) is None else "finished"
         print(f"{cell.name:<24} seed {cell.seed}  {state:<8}  {cell.config.run_dir}")
@@ -33,19 +33,19 @@ def run_cells(cells: Sequence[Cell]) -> None:
 
 
 def compare(cells: Sequence[Cell]) -> dict[str, AverageAtK]:
-    """Run every cell that is not finished; frozen models are loaded once.
+    """Run all unfinished cells; frozen models are loaded once.
 
     Returns:
-        Scores by row of the table: the shared models, then every cell.
+        Row of the table -> score: the shared models, then all cells.
     """
     shared = Shared()
     scores: dict[str, AverageAtK] = {}
-    several = len({cell.seed for cell in cells}) > 1
+    several_seeds = len({cell.seed for cell in cells}) > 1
     for number, cell in enumerate(cells, 1):
-        label = f"{cell.name}, seed {cell.seed}" if several else cell.name
+        label = f"{cell.name}, seed {cell.seed}" if several_seeds else cell.name
         stored = finished_scores(cell.config)
         if stored is not None:
-            print(f"\n[{number}/{len(cells)}] {label}: finished already")
+            print(f"\n[{number}/{len(cells)}] {label}: already finished")
         else:
             print(f"\n[{number}/{len(cells)}] {label}: {cell.config.run_dir}")
             stored = run(cell.config, shared)
@@ -56,7 +56,7 @@ def compare(cells: Sequence[Cell]) -> dict[str, AverageAtK]:
 
 
 def finished_scores(config: Config) -> dict[str, AverageAtK] | None:
-    """The scores of a cell that an earlier session finished; None: it must run."""
+    """Return the scores of a finished cell; None: the cell must run."""
     import yaml
 
     run_dir = RunDir(Path(config.run_dir).expanduser())
@@ -79,9 +79,9 @@ def finished_scores(config: Config) -> dict[str, AverageAtK] | None:
 
 
 def tables(cells: Sequence[Cell], scores: Mapping[str, AverageAtK]) -> list[str]:
-    """The comparison as Markdown: every cell, and methods over their seeds."""
+    """Render the scores as Markdown: per cell, and per method over its seeds."""
     if not scores:
-        return ["no cell has an evaluation; set evaluation.problems"]
+        return ["no cell has scores; set evaluation.problems"]
     lines = [table(scores)]
     seeds = sorted({cell.seed for cell in cells})
     if len(seeds) > 1:

@@ -1,4 +1,4 @@
-"""Curves of runs in one figure: metrics, token distributions, wall time."""
+"""Plot runs in one figure: metrics, token distributions, wall time."""
 
 import math
 from collections.abc import Callable
@@ -16,25 +16,28 @@ from targetsft_jax.telemetry.metrics import METRICS, Metric
 
 _COLUMNS = 3
 _WIDTH, _HEIGHT = 5.2, 3.1
-"""Inches of a panel."""
+"""Size of a panel in inches."""
 
 _TITLE, _LABEL = 10, 8
 """Font sizes in points."""
 
 _ANOMALIES = {"skipped": ("x", "×: skipped step"), "spike": ("v", "▼: loss spike")}
-"""Metric -> marker in the panel of the loss, and its explanation."""
+"""Metric -> marker in the loss panel, and its legend."""
 
 Panel = Callable[[Any], None]
-"""Draws into one pair of axes."""
+"""Function that draws one panel into matplotlib axes."""
 
 
 def draw(runs: list[Run], path: Path) -> None:
     """Draw runs to a PNG.
 
-    One panel for each metric that any run has and that varies: raw values faint behind
-    a running mean, values on held-out rows dashed. Then the histograms over tokens:
-    over the steps for one run, at the last step for several. Then the wall time by
-    cause.
+    One panel per metric that is not constant: raw values faint behind a running mean,
+    held-out values dashed. Then the histograms over tokens, over the steps for one run
+    and at the last step for several. Then the wall time by cause.
+
+    Args:
+        runs: runs of the figure, one color each.
+        path: PNG file to write.
 
     Raises:
         ValueError: matplotlib is not installed.
@@ -45,7 +48,7 @@ def draw(runs: list[Run], path: Path) -> None:
         from matplotlib.lines import Line2D
     except ImportError:
         raise ValueError(
-            "curves are drawn by matplotlib, which is not installed; "
+            "report needs matplotlib, which is not installed; "
             'pip install "targetsft-jax[report]"'
         ) from None
     panels = _panels(runs)
@@ -72,11 +75,11 @@ def draw(runs: list[Run], path: Path) -> None:
 
 
 def running_mean(values: list[float]) -> np.ndarray:
-    """Means over a centred window of about a fiftieth of all values; [len(values)]."""
+    """Average over a centred window of 1/50 of the values; returns [len(values)]."""
     half = len(values) // 100
     total = np.concatenate([[0.0], np.cumsum(np.asarray(values, np.float64))])
     indices = np.arange(len(values))
-    # At both ends the window shrinks on both sides, so that a trend is not bent.
+    # At both ends the window shrinks symmetrically, which preserves a linear trend.
     reach = np.minimum(half, np.minimum(indices, len(values) - 1 - indices))
     return (total[indices + reach + 1] - total[indices - reach]) / (2 * reach + 1)
 
@@ -97,7 +100,7 @@ def _panels(runs: list[Run]) -> list[Panel]:
 
 
 def _varies(metric: str, runs: list[Run]) -> bool:
-    """True if a run has the metric, and it is not one constant."""
+    """Return whether the metric was measured and is not constant."""
     values = [value for run in runs for value in run.series(metric)[1]]
     return bool(values) and max(values) - min(values) > 1e-5 * max(map(abs, values))
 
@@ -147,7 +150,7 @@ def _mark_anomalies(axis: Any, run: Run, height: float, colour: str) -> None:
 
 
 def _logarithmic(axis: Any, runs: list[Run], metric: str) -> None:
-    """A logarithmic scale whose labels are plain where they span under two decades."""
+    """Set a logarithmic scale, with plain tick labels below two decades."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     values = [value for run in runs for value in run.series(metric)[1] if value > 0]
@@ -161,10 +164,10 @@ def _logarithmic(axis: Any, runs: list[Run], metric: str) -> None:
 def _histogram_over_steps(axis: Any, runs: list[Run], metric: Metric) -> None:
     _style(axis, f"{metric.histogram}, share of target tokens", "step")
     steps, histograms = runs[0].distributions(metric.name)
-    # Each histogram fills the time until the next one.
+    # A histogram covers the steps up to the next one.
     last = steps[-1] - steps[-2] if len(steps) > 1 else 1
     times = np.array([*steps, steps[-1] + last], np.float64)
-    # Square roots: a share of 1 % stays visible beside one of 60 %.
+    # Square roots keep a share of 1 % visible next to one of 60 %.
     roots = np.sqrt(np.array(histograms)).T
     mesh = axis.pcolormesh(
         times, EDGES[metric.name], roots, cmap="viridis", vmin=0, vmax=1
@@ -197,12 +200,12 @@ def _wall_time(axis: Any, runs: list[Run]) -> None:
             axis.barh(number, share, left=left, color=colours[cause], label=label)
             left += share
         if len(runs) > 1:
-            # Inside the axes: beside them long names would squeeze every panel.
+            # Inside the axes: outside, long names would shrink all panels.
             box = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1.5}
             text = axis.text(0.01, number, run.name, va="center", bbox=box)
             text.set(fontsize=_LABEL, clip_on=True)
     axis.set_yticks([])
-    # Room for the legend below the last bar.
+    # Space for the legend below the last bar.
     axis.set_ylim(len(runs) - 0.5 + 0.45 * len(runs), -0.5)
     axis.set_xlim(0, 1)
     axis.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")

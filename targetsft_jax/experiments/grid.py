@@ -1,4 +1,4 @@
-"""The cells of a comparison: methods × hyper-parameters × seeds as configurations."""
+"""Expand a comparison into cells: methods × hyper-parameters × seeds."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,14 +16,14 @@ from targetsft_jax.targets.inputs import INPUTS
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison as its YAML file declares it.
+    """Comparison as declared in a YAML file.
 
     Attributes:
-        base: configuration of every cell, a file or the name of a shipped one.
-        run_dir: the directory of the cells.
+        base: base configuration of all cells, a file or a shipped name.
+        run_dir: parent of the cells' run directories.
         methods: names, or mappings of one name to its hyper-parameters; a list of
-            values makes a cell for each.
-        seeds: of the order of batches and of sampling.
+            values expands to one cell per value.
+        seeds: seeds of the order of batches and of sampling.
     """
 
     base: str
@@ -38,8 +38,8 @@ class Cell:
 
     Attributes:
         name: method and varied hyper-parameters, such as `target_sft eta=0.3`.
-        seed: its seed.
-        config: its configuration.
+        seed: seed of the run.
+        config: configuration of the run.
     """
 
     name: str
@@ -48,15 +48,14 @@ class Cell:
 
 
 def read_comparison(config: str, replacing: Mapping[str, str | None]) -> Comparison:
-    """The comparison of a YAML file.
+    """Read a comparison from a YAML file.
 
     Args:
-        config: a file, or the name of a shipped one; a relative `base` in it is
-            relative to the file.
-        replacing: YAML of the values that replace those of the file; None keeps them.
+        config: file or shipped name; a relative `base` in it is relative to the file.
+        replacing: key -> YAML of an overriding value; None: no override.
 
     Raises:
-        ConfigError: naming the file, the key and what is expected.
+        ConfigError: the file is not a valid comparison.
     """
     import yaml
 
@@ -91,14 +90,14 @@ def read_comparison(config: str, replacing: Mapping[str, str | None]) -> Compari
 
 
 def cells(comparison: Comparison, arguments: Sequence[str] = ()) -> list[Cell]:
-    """The runs of a comparison, validated, in its order; seeds vary fastest.
+    """Expand a comparison into validated cells, in its order; seeds vary fastest.
 
     Args:
-        comparison: what varies.
+        comparison: methods, hyper-parameters and seeds.
         arguments: dotted overrides of the base configuration, for all cells.
 
     Raises:
-        ConfigError: naming the key that cannot be used.
+        ConfigError: a cell is invalid or listed twice.
     """
     base = parse(["--config", comparison.base, *arguments])
     result: dict[str, Cell] = {}
@@ -108,13 +107,13 @@ def cells(comparison: Comparison, arguments: Sequence[str] = ()) -> list[Cell]:
         varied = "".join(f" {key}={value}" for key, value in hyper.items())
         cell = _cell(base, comparison.run_dir, name, varied, hyper, seed)
         if cell.config.run_dir in result:
-            raise ConfigError(f"methods has {name}{varied} twice; expected it once")
+            raise ConfigError(f"methods has {name}{varied} twice; remove one")
         result[cell.config.run_dir] = cell
     return list(result.values())
 
 
 def _methods(comparison: Comparison) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each method with one choice of its varied hyper-parameters."""
+    """Yield each method with each choice of its varied hyper-parameters."""
     for entry in comparison.methods:
         if isinstance(entry, str):
             yield entry, {}
@@ -138,17 +137,16 @@ def _cell(
     hyper: Mapping[str, Any],
     seed: int,
 ) -> Cell:
-    """One run: the base with another target, seed and directory.
+    """Derive a cell from the base: target, seed and run directory.
 
-    Hyper-parameters and policy sources of the base that the method does not have are
-    left out.
+    Hyper-parameters and policy sources of another method in the base are dropped.
     """
     try:
         method = get_method(name)
     except ValueError as error:
         raise ConfigError(f"methods: {error}") from None
-    own = vars(base.target) if base.target.name == name else {}
-    settings = {k: v for k, v in own.items() if k != "name"} | dict(hyper)
+    base_target = vars(base.target) if base.target.name == name else {}
+    settings = {k: v for k, v in base_target.items() if k != "name"} | dict(hyper)
     unknown = [key for key in hyper if key not in method.defaults]
     if unknown:
         raise ConfigError(

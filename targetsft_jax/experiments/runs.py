@@ -12,7 +12,7 @@ from targetsft_jax.telemetry.goodput import read_seconds
 from targetsft_jax.telemetry.metrics import Metric
 
 _DEPTH = 3
-"""Levels of folders below a path in which runs are searched."""
+"""Levels of folders below a path that are searched for runs."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Run:
     """The metrics of one training.
 
     Attributes:
-        name: label beside other runs.
-        rows: the objects of metrics.jsonl, by step.
-        histograms: the objects of histograms.jsonl, by step.
-        seconds: wall time by cause; empty where the run has no goodput file.
+        name: label in figures and tables.
+        rows: objects of metrics.jsonl, sorted by step.
+        histograms: objects of histograms.jsonl, sorted by step.
+        seconds: cause -> seconds of wall time; empty without a goodput file.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Run:
     seconds: dict[str, float]
 
     def series(self, metric: str) -> tuple[list[int], list[float]]:
-        """Steps and values of a metric, where it was measured and finite."""
+        """Return steps and values of a metric, omitting non-finite values."""
         points = [
             (row["step"], row[metric])
             for row in self.rows
@@ -41,7 +41,7 @@ class Run:
         return [step for step, _ in points], [value for _, value in points]
 
     def distributions(self, metric: str) -> tuple[list[int], list[list[float]]]:
-        """Steps and histograms [BINS] of a metric, where all shares are finite."""
+        """Return steps and histograms [BINS] of a metric, omitting non-finite ones."""
         points = [
             (row["step"], row[metric])
             for row in self.histograms
@@ -50,9 +50,9 @@ class Run:
         return [step for step, _ in points], [shares for _, shares in points]
 
     def summary(self, metric: Metric) -> float | None:
-        """Newest value of a metric, or its sum over steps; None if never measured.
+        """Return the newest value of a metric, or its sum; None if never measured.
 
-        Goodput is read from its own file, which also has the time after the last step.
+        Goodput is read from the goodput file, which includes time after the last step.
         """
         total = sum(self.seconds.values())
         if metric.name == "goodput" and total:
@@ -64,26 +64,26 @@ class Run:
 
 
 def read_runs(paths: list[str]) -> list[Run]:
-    """Read runs, each once; in a folder of runs those without a step are left out.
+    """Read runs without duplicates; runs without a step are omitted.
 
     Args:
         paths: run directories, or folders with runs in them, at most three levels down.
 
     Raises:
-        ValueError: a path has no run, or none of its runs has a step yet.
+        ValueError: there is no run at or below a path, or none has a step yet.
     """
     rows = {folder: r for path in paths for folder, r in _find_runs(path).items()}
     return [_read(folder, rows[folder], name) for folder, name in _names(list(rows))]
 
 
 def _find_runs(path: str) -> dict[Path, list[dict[str, Any]]]:
-    """Run directories at or below a path, each with the rows of its metrics.jsonl."""
+    """Find run directories at or below a path, with the rows of metrics.jsonl."""
     name = RunDir(Path(path)).metrics.name
     patterns = ["/".join([*["*"] * depth, name]) for depth in range(_DEPTH + 1)]
     files = [file for p in patterns for file in sorted(Path(path).resolve().glob(p))]
     if not files:
         raise ValueError(
-            f"{path}: no {name} in it; expected a run directory, or a folder with run "
+            f"{path} has no {name}; expected a run directory, or a folder with run "
             f"directories at most {_DEPTH} levels down"
         )
     runs = {file.parent: rows for file in files if (rows := _rows(file))}
@@ -103,15 +103,15 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _names(folders: list[Path]) -> Iterator[tuple[Path, str]]:
-    """Each run with its name: the end of its path, and its method if not in that."""
+    """Name each run: the end of its path, plus its method if missing there."""
     for folder, tail in zip(folders, _tails(folders)):
         method = _method(folder)
-        shown = not method or method in re.split(r"[/.\- ]", tail)
-        yield folder, tail if shown else f"{tail} · {method}"
+        has_method = not method or method in re.split(r"[/.\- ]", tail)
+        yield folder, tail if has_method else f"{tail} · {method}"
 
 
 def _method(folder: Path) -> str:
-    """The method in a run's configuration; empty where it cannot be read."""
+    """Read the method in a run's configuration; "" if it is unreadable."""
     import yaml
 
     try:
@@ -122,7 +122,7 @@ def _method(folder: Path) -> str:
 
 
 def _tails(folders: list[Path]) -> list[str]:
-    """The shortest ends of paths, of equal length, by which they differ."""
+    """Return the shortest path ends of equal length that are all different."""
     parts = [folder.parts for folder in folders]
     for length in range(1, max(map(len, parts)) + 1):
         tails = ["/".join(part[-length:]) for part in parts]

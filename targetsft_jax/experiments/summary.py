@@ -1,11 +1,11 @@
-"""Summary table of runs: newest metrics, one line per run."""
+"""Summary table of runs: newest metrics, one run per line."""
 
 from targetsft_jax.experiments.runs import Run
 from targetsft_jax.telemetry.metrics import table_metrics
 
 
 def summary_table(runs: list[Run]) -> list[str]:
-    """Lines of a table of the metrics that any of the runs has, after a heading."""
+    """Render a table of the metrics that any run has: a heading, then the runs."""
     columns = [
         metric
         for metric in table_metrics()
@@ -17,6 +17,6 @@ def summary_table(runs: list[Run]) -> list[str]:
         cells = ["–" if v is None or not show else show(v) for show, v in values]
         lines.append([run.name, f"{run.rows[-1]['step']:,}", *cells])
     widths = [max(map(len, column)) for column in zip(*lines)]
-    # The names to the left, the numbers to the right.
+    # Names are left-aligned, numbers right-aligned.
     template = "  ".join(["{:<%d}", *["{:>%d}"] * (len(widths) - 1)]) % tuple(widths)
     return [template.format(*line) for line in lines]

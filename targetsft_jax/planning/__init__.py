@@ -1,1 +1,1 @@
-"""Memory, FLOPs and traffic of a training step, from its compiled program alone."""
+"""Memory, FLOPs and traffic of a train step, from its compiled program."""

@@ -1,4 +1,4 @@
-"""Train step of a configuration from shapes alone: no weights and no data are read."""
+"""Lower the train step of a configuration from shapes, without weights or data."""
 
 import math
 from collections.abc import Mapping
@@ -29,20 +29,20 @@ from targetsft_jax.training.step import make_train_step
 from targetsft_jax.training.step_spec import param_dtype, step_spec
 from targetsft_jax.training.tiny_models import architecture
 
-# Length of the learning-rate schedule where a configuration counts epochs. The program
-# does not depend on it.
+# Length of the learning-rate schedule if `train.steps` is null. The program does not
+# depend on it.
 SCHEDULE_STEPS = 1000
 
 
 @dataclass(frozen=True)
 class AbstractRole:
-    """A model by its shapes.
+    """A model without weights.
 
     Attributes:
         config: architecture.
-        dtype: of the parameters.
-        origin: where the architecture comes from, in words.
-        folder: with its config and perhaps its tokenizer; None for a built model.
+        dtype: dtype of the parameters.
+        origin: source of the architecture, for the report.
+        folder: folder of config and tokenizer; None for a built model.
     """
 
     config: DecoderConfig
@@ -53,15 +53,15 @@ class AbstractRole:
 
 @dataclass(frozen=True)
 class AbstractStep:
-    """A lowered train step, and the shapes of its arguments.
+    """A lowered train step with the shapes of its arguments.
 
     Attributes:
-        spec: static part of the step.
-        roles: the models that it reads, the student first.
-        vocabulary_origin: where the vocabulary size comes from, in words.
+        spec: static configuration of the step.
+        roles: name -> model of the step, the student first.
+        vocabulary_origin: source of the vocabulary size, for the report.
         state, frozen, batch: arguments, as shapes with shardings.
-        mesh: the devices.
-        lowered: the program before compilation (`jax.stages.Lowered`).
+        mesh: device mesh.
+        lowered: program before compilation (`jax.stages.Lowered`).
     """
 
     spec: StepSpec
@@ -75,11 +75,15 @@ class AbstractStep:
 
 
 def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
-    """Trace and lower the train step of a configuration's target method.
+    """Trace and lower the train step of a configuration.
+
+    Args:
+        config: configuration of the run.
+        mesh: device mesh, possibly of absent devices.
 
     Raises:
         ConfigError: a key does not fit the models or the mesh.
-        ValueError, OSError: a model's folder cannot be used.
+        ValueError, OSError: a model folder cannot be used.
     """
     roles = _roles(config, mesh)
     vocab_size, vocabulary_origin = _vocabulary(roles)
@@ -105,7 +109,7 @@ def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
 
 
 def bytes_per_device(tree: Any) -> int:
-    """Bytes of one device's shards of a tree of shapes with shardings."""
+    """Return the bytes per device of a tree of shapes with shardings."""
     return sum(
         leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
         for leaf in jax.tree.leaves(tree)
@@ -113,7 +117,7 @@ def bytes_per_device(tree: Any) -> int:
 
 
 def _roles(config: Config, mesh: Mesh) -> dict[str, AbstractRole]:
-    """The student and the frozen roles of the method."""
+    """Open the student and the frozen roles of the method, without weights."""
     roles: dict[str, AbstractRole] = {}
     for name in ("student", *config.method.roles):
         role = role_config(config, name)
@@ -123,9 +127,9 @@ def _roles(config: Config, mesh: Mesh) -> dict[str, AbstractRole]:
             stored = open_model(role.path, weights=False)
             model, origin, folder = stored.config, str(role.path), stored.folder
         else:
-            # Only a reference may have no path: it is the student at its start.
+            # Only a reference may lack a path: it is the initial student.
             student = roles["student"]
-            model, origin = student.config, "the student at its start"
+            model, origin = student.config, "the initial student"
             folder = student.folder
         roles[name] = AbstractRole(
             model, param_dtype(name, config, mesh), origin, folder
@@ -134,10 +138,9 @@ def _roles(config: Config, mesh: Mesh) -> dict[str, AbstractRole]:
 
 
 def _vocabulary(roles: Mapping[str, AbstractRole]) -> tuple[int, str]:
-    """Number of real tokens, and where it comes from.
+    """Return the vocabulary size and its source.
 
-    The tokenizer's length where the student's folder has one, else the smallest
-    embedding.
+    The length of the student's tokenizer if it has one, else the smallest embedding.
     """
     folder = roles["student"].folder
     smallest = min(role.config.vocab_size for role in roles.values())
@@ -149,7 +152,7 @@ def _vocabulary(roles: Mapping[str, AbstractRole]) -> tuple[int, str]:
 
 
 def _abstract_trained(spec: StepSpec, student: AbstractRole) -> Any:
-    """Shapes of what is trained: the student, or its adapters."""
+    """Return the shapes of the trained parameters: the student or its adapters."""
     if spec.lora is None:
         return decoder.abstract_params(student.config, student.dtype)
     adapters = spec.lora
@@ -165,7 +168,7 @@ def _frozen_params(role: AbstractRole, mesh: Mesh) -> Any:
 
 
 def _abstract_batch(config: Config, spec: StepSpec, mesh: Mesh) -> dict[str, Any]:
-    """Shapes of the arrays [A, B, L] that the data pipeline yields."""
+    """Return the shapes of a batch of the data pipeline, [A, B, L]."""
     train = config.train
     rows = train.batch_size // train.accumulation_steps
     shape = (train.accumulation_steps, rows, config.data.max_length)

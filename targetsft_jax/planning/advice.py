@@ -1,4 +1,4 @@
-"""Configuration changes that make a step fit into memory."""
+"""Advise configuration changes that make a step fit into memory."""
 
 import math
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from targetsft_jax.planning.memory import (
 
 
 def advice(config: Config, step: AbstractStep, capacity: float | None) -> Iterator[str]:
-    """Keys to change, most effective and least costly first.
+    """Yield keys to change, most effective and least costly first.
 
     Args:
-        config: the configuration of the step.
-        step: a step that does not fit.
+        config: configuration of the step.
+        step: step that does not fit.
         capacity: GiB of HBM per device; None if unknown.
     """
     train, mesh = config.train, step.mesh

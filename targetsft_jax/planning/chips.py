@@ -1,8 +1,8 @@
 """TPU generations: memory, peak FLOP/s and bandwidths of one device.
 
-Memory is what the compiler lets a program use, which is less than the data sheet's.
-Rates are those of the public data sheets (cloud.google.com/tpu/docs, system
-architecture), divided by two where jax sees a chip as two devices.
+Memory is the limit of the compiler, which is below the data sheet. Rates are those of
+the public data sheets (cloud.google.com/tpu/docs, system architecture), divided by two
+where one chip is two jax devices.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ class Chip:
 
     Attributes:
         name: generation, as in topology names.
-        hbm: GiB of HBM that a program may use.
+        hbm: GiB of HBM available to a program.
         flops: peak bfloat16 FLOP/s.
         hbm_bandwidth: bytes/s.
-        ici_bandwidth: bytes/s sent over all links to neighbours together.
+        ici_bandwidth: bytes/s sent, summed over all ICI links.
     """
 
     name: str

@@ -1,9 +1,8 @@
-"""FLOPs of a training step, from the architectures of its models.
+"""FLOPs of a train step, from the architectures of its models.
 
-Model FLOPs, per token: the matrix products of the mathematics, a multiplication and an
-addition being two. Attention is counted causally: (L + 1) / 2 keys per query on
-average, fewer where a layer has a window. Recomputation (rematerialisation) is counted
-apart, so that it lowers the MFU.
+Model FLOPs per token: the matrix products, two FLOPs per multiply-add. Attention is
+causal: (L + 1) / 2 keys per query on average, fewer in a layer with a window.
+Recomputation (rematerialisation) is counted separately, so that it lowers the MFU.
 """
 
 from collections.abc import Iterable
@@ -16,19 +15,19 @@ from targetsft_jax.models.lora import Lora, num_adapter_parameters
 def layer_flops(
     config: DecoderConfig, length: int, mean_context: float | None = None
 ) -> float:
-    """Forward FLOPs per token of all layers.
+    """Return the forward FLOPs per token of all layers.
 
     Args:
-        config: the decoder.
-        length: tokens per row.
-        mean_context: keys per query on average, before windows; by default (L + 1) / 2.
-            Packed examples have fewer.
+        config: decoder configuration.
+        length: tokens per row, L.
+        mean_context: mean keys per query, before windows; None: (L + 1) / 2. Packed
+            rows have fewer.
     """
     return _projections(config) + _attention(config, length, mean_context)
 
 
 def _projections(config: DecoderConfig) -> float:
-    """Forward FLOPs per token of the layers' weight matrices."""
+    """Return the forward FLOPs per token of the layers' weight matrices."""
     width, head_dim = config.hidden_size, config.head_dim or 0
     queries, keys = config.num_heads * head_dim, config.num_kv_heads * head_dim
     weights = width * (queries + 2 * keys) + queries * width
@@ -37,7 +36,7 @@ def _projections(config: DecoderConfig) -> float:
 
 
 def _attention(config: DecoderConfig, length: int, mean_context: float | None) -> float:
-    """Forward FLOPs per token of the layers' scores and mixes of values."""
+    """Return the forward FLOPs per token of attention scores and weighted values."""
     queries = config.num_heads * (config.head_dim or 0)
     return sum(
         2 * 2 * queries * _keys_per_query(length, window, mean_context)
@@ -48,29 +47,28 @@ def _attention(config: DecoderConfig, length: int, mean_context: float | None) -
 def _keys_per_query(
     length: int, window: int | None, mean_context: float | None
 ) -> float:
-    """Mean number of keys that a query attends to in one layer."""
+    """Return the mean number of keys per query in one layer."""
     window = length if window is None else min(window, length)
     if mean_context is not None:
         return min(mean_context, window)
-    # The first queries have 1, 2, … keys, and all others a full window.
+    # The first queries have 1, 2, … keys, the others a full window.
     return window - window * (window - 1) / (2 * length)
 
 
 def head_flops(config: DecoderConfig, vocabulary: int) -> float:
-    """Forward FLOPs per token of the logits."""
+    """Return the forward FLOPs per token of the logits."""
     return 2 * config.hidden_size * vocabulary
 
 
 @dataclass(frozen=True)
 class StepFlops:
-    """FLOPs per token of a training step.
+    """FLOPs per token of a train step.
 
     Attributes:
         student: layers of the student, forward and backward.
-        frozen: layers of the frozen roles and of held policies, forward.
-        heads: logits and their gradients: the student's forward and backward, the
-            others' forward.
-        recomputed: added by rematerialisation; not model FLOPs.
+        frozen: layers of the frozen roles and of policies in the state, forward.
+        heads: logits of all models, forward; of the student also backward.
+        recomputed: recomputation by rematerialisation; not model FLOPs.
     """
 
     student: float
@@ -80,12 +78,12 @@ class StepFlops:
 
     @property
     def model(self) -> float:
-        """Model FLOPs: without recomputation."""
+        """Model FLOPs, without recomputation."""
         return self.student + self.frozen + self.heads
 
     @property
     def executed(self) -> float:
-        """With recomputation."""
+        """Executed FLOPs, with recomputation."""
         return self.model + self.recomputed
 
 
@@ -101,22 +99,23 @@ def step_flops(
     policies: int = 0,
     label_heads: int = 0,
 ) -> StepFlops:
-    """FLOPs per token of a training step.
+    """Count the FLOPs per token of a train step.
 
-    A trained matrix takes three passes: forward, and the gradients with respect to its
-    input and to itself. Under adapters the matrices are frozen and take two, the
-    adapters three. Frozen roles take one.
+    A trained matrix has three products: forward, input gradient, weight gradient. With
+    adapters the base matrices have two (no weight gradient) and the adapters three.
+    Frozen roles have one.
 
     Args:
         student, frozen: architectures.
         length: tokens per row.
-        vocabulary: real tokens; columns of the head that the loss reads.
+        vocabulary: columns of the head that the loss reads.
         remat: "full" recomputes the student's layers once. Recomputation under "dots"
-            and inside attention kernels is left out.
+            and inside attention kernels is not counted.
         mean_context: see `layer_flops`.
-        lora: trained adapters; None trains all parameters.
-        policies: forward passes of the student with parameters held in the state.
-        label_heads: further passes of the student's head, for label log-probabilities.
+        lora: adapters; None: all parameters are trained.
+        policies: number of policies in the state, one forward pass each.
+        label_heads: additional forward passes of the student's head, for label
+            log-probabilities.
     """
     roles = list(frozen)
     adapters = 0 if lora is None else 2 * num_adapter_parameters(student, lora)

@@ -1,4 +1,4 @@
-"""Memory of one device during a step: the total, and the largest contributions."""
+"""Memory per device during a step: totals, and the largest contributions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ class Memory:
 
     Attributes:
         arguments: train state, frozen parameters and batch.
-        temporaries: the compiler's peak for everything else; None where it ran out of
-            memory.
-        peak: most bytes that are live at one time; None where it ran out of memory.
-        needed: the peak, or the size that the out-of-memory error reports.
+        temporaries: all other arrays, with reuse of buffers; None if the compiler ran
+            out of memory.
+        peak: largest live size; None if the compiler ran out of memory.
+        needed: the peak, or the size in the out-of-memory error.
         capacity: HBM of the device; None if unknown.
     """
 
@@ -34,16 +34,16 @@ class Memory:
 
     @property
     def fits(self) -> bool:
-        """True if the program fits an otherwise empty device."""
+        """True if the program fits on an otherwise empty device."""
         return self.capacity is None or self.needed <= self.capacity
 
 
 @dataclass(frozen=True)
 class Part:
-    """A contribution to a device's memory.
+    """A contribution to the memory of a device.
 
     Attributes:
-        name: in words.
+        name: description for the report.
         gib: GiB per device.
     """
 
@@ -52,7 +52,7 @@ class Part:
 
 
 def compiled_memory(compiled: Any, capacity: float | None) -> Memory:
-    """Memory of a compiled program (`jax.stages.Compiled`), by XLA's analysis."""
+    """Read XLA's memory analysis of a compiled program (`jax.stages.Compiled`)."""
     analysis = compiled.memory_analysis()
     arguments = analysis.argument_size_in_bytes
     temporaries = analysis.temp_size_in_bytes
@@ -65,7 +65,7 @@ def compiled_memory(compiled: Any, capacity: float | None) -> Memory:
 
 
 def argument_parts(step: AbstractStep) -> list[Part]:
-    """Exact contributions of the step's arguments."""
+    """Return the exact contributions of the step's arguments."""
     trained = "student parameters" if step.spec.lora is None else "adapters"
     trees = {
         trained: step.state.params,
@@ -78,11 +78,11 @@ def argument_parts(step: AbstractStep) -> list[Part]:
 
 
 def temporary_parts(step: AbstractStep, program: Program | None) -> list[Part]:
-    """Largest contributions of arrays that the step computes.
+    """Return the largest contributions of temporary arrays.
 
     Args:
-        step: the step.
-        program: its compiled program; without one the parts are estimates.
+        step: lowered step.
+        program: compiled program; None: the contributions are estimates.
     """
     if program is None:
         return list(_estimates(step))
@@ -95,7 +95,7 @@ def temporary_parts(step: AbstractStep, program: Program | None) -> list[Part]:
 
 
 def _estimates(step: AbstractStep) -> Iterator[Part]:
-    """Arrays that every step of this kind holds, without a compiled program."""
+    """Estimate the temporary arrays from shapes, without a compiled program."""
     spec, tensor = step.spec, step.mesh.shape["tensor"]
     student, itemsize = spec.student, spec.numerics.dtype.itemsize
     rows, length = rows_per_device(step), step.batch["tokens"].shape[-1]
@@ -126,7 +126,7 @@ def _estimates(step: AbstractStep) -> Iterator[Part]:
 
 
 def materialises_scores(step: AbstractStep) -> bool:
-    """True if the student's attention holds all scores [L, L], on an accelerator."""
+    """Return whether attention materialises scores [L, L] on an accelerator."""
     spec, length = step.spec, step.batch["tokens"].shape[-1]
     kind = platform(step.mesh)
     kernel = choose(
@@ -136,6 +136,6 @@ def materialises_scores(step: AbstractStep) -> bool:
 
 
 def rows_per_device(step: AbstractStep) -> int:
-    """Rows of a micro-batch on each device."""
+    """Return the rows of a micro-batch per device."""
     tokens = step.batch["tokens"]
     return tokens.sharding.shard_shape(tokens.shape)[1]

@@ -1,4 +1,4 @@
-"""Plan of a run: compile its train step for a topology and measure the program."""
+"""Plan a run: compile its train step for a topology and analyse the program."""
 
 import re
 import time
@@ -31,8 +31,8 @@ class Traffic:
     """Collectives of one kind, per device per step.
 
     Attributes:
-        count: executions.
-        bytes: sent.
+        count: number of executions.
+        bytes: bytes sent.
     """
 
     count: int
@@ -41,7 +41,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Roofline:
-    """Lower bounds of a step's seconds, by resource."""
+    """Lower bounds of the step time in seconds, by resource."""
 
     compute: float
     hbm: float
@@ -49,7 +49,7 @@ class Roofline:
 
     @property
     def seconds(self) -> float:
-        """The largest of the three, which assumes that they overlap completely."""
+        """Largest of the three bounds: a perfect overlap."""
         return max(self.compute, self.hbm, self.ici)
 
 
@@ -58,10 +58,10 @@ class Cost:
     """Resources of a compiled step, per device.
 
     Attributes:
-        program: the compiled program.
-        traffic: collectives by kind.
-        hbm_bytes: estimate of the bytes moved to and from HBM.
-        roofline: None for devices of unknown rates.
+        program: compiled program.
+        traffic: kind -> collectives of that kind.
+        hbm_bytes: estimated bytes read from and written to HBM.
+        roofline: bounds of the step time; None if the rates are unknown.
     """
 
     program: Program
@@ -75,13 +75,13 @@ class Plan:
     """Result of `make_plan`.
 
     Attributes:
-        config, topology, step: what was compiled.
+        config, topology, step: inputs of the compilation.
         lower_seconds, compile_seconds: wall time.
-        memory: per device.
+        memory: memory per device.
         parts: contributions to the memory, largest first.
-        flops: per token.
-        cost: None where the compiler ran out of memory.
-        advice: keys to change; empty where the step fits.
+        flops: FLOPs per token.
+        cost: traffic and bounds; None if the compiler ran out of memory.
+        advice: keys to change; empty if the step fits.
     """
 
     config: Config
@@ -97,17 +97,17 @@ class Plan:
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of a step over all devices, padding included."""
+        """Tokens per step over all devices, padding included."""
         return self.config.train.batch_size * self.config.data.max_length
 
     @property
     def roofline(self) -> Roofline | None:
-        """Lower bounds of a step's seconds, where they are known."""
+        """Lower bounds of the step time; None if unknown."""
         return None if self.cost is None else self.cost.roofline
 
     @property
     def mfu_bound(self) -> float | None:
-        """Upper bound of the MFU, where the roofline is known."""
+        """Upper bound of the MFU, in [0, 1]; None without a roofline."""
         if self.roofline is None or self.topology.chip is None:
             return None
         flops = self.flops.model * self.tokens_per_step / len(self.topology.devices)
@@ -120,13 +120,13 @@ def make_plan(
     """Compile the train step of a configuration for a topology.
 
     Args:
-        config: the run's configuration. No data and no weights are read.
-        topology: the devices.
-        capacity: GiB per device; by default that of the topology's chip.
+        config: configuration of the run; no data and no weights are read.
+        topology: devices.
+        capacity: GiB per device; None: that of the topology's chip.
 
     Raises:
         ConfigError: a key does not fit the models or the mesh.
-        ValueError, OSError: a model's folder cannot be used, or the compiler failed
+        ValueError, OSError: a model folder cannot be used, or the compiler failed
             for a reason other than memory.
     """
     start = time.perf_counter()
@@ -163,7 +163,7 @@ def make_plan(
 
 
 def _compile(lowered: Any) -> tuple[Any, float]:
-    """The compiled program, or None and the GiB that XLA reports as needed."""
+    """Compile; on out-of-memory return None and the GiB in XLA's error."""
     try:
         return lowered.compile(), 0.0
     except jax.errors.JaxRuntimeError as error:
@@ -198,14 +198,14 @@ def _cost(
     topology: Topology,
     flops: float,
 ) -> Cost:
-    """Traffic and roofline of a compiled program.
+    """Compute traffic and roofline of a compiled program.
 
     Args:
-        program: of one device.
-        step, memory, topology: what was compiled.
-        flops: executed per device per step.
+        program: program of one device.
+        step, memory, topology: see `Plan`.
+        flops: executed FLOPs per device per step.
     """
-    # The loss's loop over chunks ends where no target token is left: a bound.
+    # An upper bound: the loop stops after the chunk of the last target token.
     chunks = _max_loss_chunks(step)
     traffic = _traffic(program, chunks)
     hbm_bytes = program.hbm_bytes(chunks) + int(2 * memory.arguments * GIB)
@@ -221,7 +221,7 @@ def _cost(
 
 
 def _max_loss_chunks(step: AbstractStep) -> int:
-    """Chunks of the loss on each device where every token is a target."""
+    """Return the chunks of the loss per device if every token is a target."""
     tokens = step.batch["tokens"]
     rows, length = tokens.sharding.shard_shape(tokens.shape)[1:]
     groups = vocabulary_groups(step.spec, step.mesh, tokens.size // tokens.shape[0])
@@ -229,7 +229,7 @@ def _max_loss_chunks(step: AbstractStep) -> int:
 
 
 def _traffic(program: Program, unknown: int) -> dict[str, Traffic]:
-    """Collectives by kind; `unknown` is the trip count of loops without a known one."""
+    """Sum collectives by kind; `unknown`: trip count of loops without a known one."""
     traffic = {}
     for kind in KINDS:
         of_kind = [c for c in program.collectives if c.kind == kind]

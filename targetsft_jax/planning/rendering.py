@@ -1,4 +1,4 @@
-"""Rendering of a plan: text for people, JSON for scripts."""
+"""Render a plan as text or JSON."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,7 @@ from targetsft_jax.planning.plan import Plan
 
 
 def lines(plan: Plan) -> Iterator[str]:
-    """Lines of the report."""
+    """Yield the lines of the report."""
     yield from _setup(plan)
     yield from _memory(plan)
     yield from _flops(plan)
@@ -23,7 +23,7 @@ def lines(plan: Plan) -> Iterator[str]:
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """Numbers of the report by name: bytes and FLOPs unscaled, times in seconds."""
+    """Return the numbers of the report; bytes, FLOPs, GiB and seconds as named."""
     memory, flops, cost, roofline = plan.memory, plan.flops, plan.cost, plan.roofline
     return {
         "topology": plan.topology.name,
@@ -152,7 +152,7 @@ def _traffic(plan: Plan) -> Iterator[str]:
     if not plan.cost.traffic:
         yield "  none"
     if plan.cost.program.unknown_loops:
-        yield "  (the loop over chunks of the loss counted with all of its iterations)"
+        yield "  (the loop over loss chunks is counted with its maximum trip count)"
 
 
 def _roofline(plan: Plan) -> Iterator[str]:
@@ -160,7 +160,7 @@ def _roofline(plan: Plan) -> Iterator[str]:
     if cost is None or roofline is None or chip is None:
         return
     yield ""
-    yield "roofline: a bound, not a prediction"
+    yield "roofline: lower bounds of the step time"
     yield (
         f"  compute      {roofline.compute:8.3f} s   recomputation included, at "
         f"{chip.flops / 1e12:.0f} TFLOP/s"
@@ -169,14 +169,16 @@ def _roofline(plan: Plan) -> Iterator[str]:
         f"  HBM          {roofline.hbm:8.3f} s   about {cost.hbm_bytes / 1e9:.0f} GB "
         f"at {chip.hbm_bandwidth / 1e9:.0f} GB/s"
     )
-    network = "" if plan.topology.slices == 1 else ", network of slices not counted"
+    network = (
+        "" if plan.topology.slices == 1 else ", network between slices not counted"
+    )
     yield (
         f"  ICI          {roofline.ici:8.3f} s   all links at "
         f"{chip.ici_bandwidth / 1e9:.0f} GB/s{network}"
     )
     pace = plan.tokens_per_step / roofline.seconds
     yield (
-        f"  a step takes at least {roofline.seconds:.3f} s: at most "
+        f"  step time at least {roofline.seconds:.3f} s: at most "
         f"{pace:,.0f} tokens/s, MFU {100 * (plan.mfu_bound or 0):.0f} %"
     )
 
@@ -190,12 +192,12 @@ def _verdict(plan: Plan) -> Iterator[str]:
     spare = memory.capacity - memory.needed
     if memory.fits:
         yield f"fits: {spare:.2f} GiB to spare" + (
-            ", less than the 1 GiB that other programs need" if spare < 1 else ""
+            ", below the 1 GiB that other programs need" if spare < 1 else ""
         )
         return
-    yield f"does not fit: {-spare:.2f} GiB too much; the three largest parts"
+    yield f"does not fit: {-spare:.2f} GiB too much; largest contributions:"
     for part in plan.parts[:3]:
         yield f"  {part.gib:8.2f} GiB  {part.name}"
-    yield "what to change"
+    yield "suggested changes:"
     for line in plan.advice:
         yield f"  {line}"

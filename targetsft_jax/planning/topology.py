@@ -1,7 +1,7 @@
 """Device topologies by name, such as "v5e:4x4" or "cpu:8", without the hardware.
 
-A TPU topology is the TPU compiler's description of devices: programs can be compiled
-for them, not run.
+A TPU topology is the compiler's description of devices: programs can be compiled for
+it, but not run.
 """
 
 import importlib.util
@@ -17,11 +17,11 @@ from targetsft_jax.planning.chips import CHIPS, Chip
 
 
 class TopologyError(UsageError):
-    """A topology that does not exist."""
+    """Unknown topology, or bounds that the TPU compiler rejects."""
 
 
 class UnavailableTopology(OSError):
-    """A topology that exists, but that this process cannot compile for."""
+    """Topology that this process cannot compile for."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Topology:
     """Devices to compile for.
 
     Attributes:
-        name: as requested.
+        name: requested name.
         devices: jax devices.
-        chip: capacity and rates of each; None for CPUs.
-        slices: TPU slices, connected by the data-centre network only.
+        chip: capacity and rates of a device; None for CPUs.
+        slices: number of TPU slices, connected by the data-centre network only.
     """
 
     name: str
@@ -42,10 +42,10 @@ class Topology:
 
 
 def parse_topology(name: str) -> tuple[str, tuple[int, ...]]:
-    """Generation and bounds: ("v5e", (4, 4)) for "v5e:4x4".
+    """Parse "v5e:4x4" into generation and bounds: ("v5e", (4, 4)).
 
     Raises:
-        TopologyError: the name is neither cpu:N nor a TPU generation with bounds.
+        TopologyError: the name is not cpu:N or a TPU generation with bounds.
     """
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+){0,2})", name)
     kinds = ("cpu", *CHIPS)
@@ -61,13 +61,13 @@ def parse_topology(name: str) -> tuple[str, tuple[int, ...]]:
 
 
 def prepare_jax(name: str) -> None:
-    """Configure jax to compile for a topology; call it before jax starts.
+    """Configure jax to compile for a topology; call it before jax initializes.
 
     Args:
-        name: the topology; cpu:N starts jax with N virtual devices.
+        name: topology name; cpu:N configures N virtual devices.
     """
     for key, value in (
-        # Without these libtpu queries the cloud's metadata server and locks itself.
+        # Otherwise libtpu queries the cloud's metadata server and takes a lock.
         ("TPU_SKIP_MDS_QUERY", "1"),
         ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
         ("TPU_ACCELERATOR_TYPE", "v5litepod-8"),
@@ -82,20 +82,20 @@ def prepare_jax(name: str) -> None:
         if kind == "cpu" and count.isdigit() and int(count) > 0:
             jax.config.update("jax_num_cpu_devices", int(count))
     except RuntimeError:
-        # Jax has started, so that its devices can no longer be changed.
+        # jax is initialized: the number of devices can no longer change.
         pass
 
 
 def get_topology(name: str, slices: int = 1) -> Topology:
-    """The devices of a topology.
+    """Look up the devices of a topology.
 
     Args:
-        name: such as "v5e:4x4" or "cpu:8".
+        name: topology name, such as "v5e:4x4" or "cpu:8".
         slices: number of TPU slices with these bounds.
 
     Raises:
         TopologyError: there is no such topology.
-        UnavailableTopology: libtpu is not installed, or jax has started with fewer
+        UnavailableTopology: libtpu is not installed, or jax was initialized with fewer
             CPU devices.
     """
     kind, bounds = parse_topology(name)
@@ -128,7 +128,7 @@ def get_topology(name: str, slices: int = 1) -> Topology:
         reason = str(error).strip().split("\n")[0]
         raise TopologyError(
             f"--topology is {name!r}, which the TPU compiler rejects ({reason}); "
-            "expected bounds that exist, such as v5e:4x4 or v5p:2x2x4"
+            "expected existing bounds, such as v5e:4x4 or v5p:2x2x4"
         ) from None
     return Topology(name, tuple(description.devices), CHIPS[kind], slices)
 
@@ -137,7 +137,7 @@ def _cpu_devices(count: int) -> tuple[Any, ...]:
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise UnavailableTopology(
-            f"--topology is cpu:{count}, but jax has started with {len(devices)} CPU "
-            f"devices; set jax_num_cpu_devices to {count} before it starts"
+            f"--topology is cpu:{count}, but jax has {len(devices)} CPU devices; set "
+            f"jax_num_cpu_devices to {count} before jax initializes"
         )
     return tuple(devices[:count])

@@ -1,1 +1,1 @@
-"""Telemetry of a run: metrics, progress, goodput, anomalies, and their files."""
+"""Telemetry of a run: metrics, progress, goodput, anomalies, profiles."""

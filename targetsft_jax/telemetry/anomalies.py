@@ -12,10 +12,10 @@ from targetsft_jax.storage import jsonl
 from targetsft_jax.storage.run_dir import RunDir
 
 MIN_HISTORY = 16
-"""Losses before which none counts as a spike."""
+"""Finite losses required before spikes are detected."""
 
-_LISTED = 20
-"""Examples listed in a printed line; the file has all of them."""
+_MAX_PRINTED = 20
+"""Maximum number of examples in a printed line; the file lists all."""
 
 
 def is_spike(loss: float, history: Sequence[float], deviations: float) -> bool:
@@ -42,10 +42,11 @@ class Anomalies:
     """Detector and log of skipped steps and loss spikes.
 
     Args:
-        run_dir: `anomalies` gets a row per anomaly; `metrics` has the earlier losses.
-        start: steps done in earlier sessions; rows of later steps are dropped.
+        run_dir: anomalies are appended to `anomalies`; earlier losses are read from
+            `metrics`.
+        start: last step of earlier sessions; rows of later steps are dropped.
         config: `spike_window` and `spike_deviations`.
-        examples_of: step -> the examples in its rows, as `file:line`.
+        examples_of: step -> examples in its rows, as `file:line`.
         message: prints a line.
     """
 
@@ -62,7 +63,7 @@ class Anomalies:
         self._examples_of, self._message = examples_of, message
         rows = jsonl.read(run_dir.metrics)
         losses = (row.get("loss") for row in rows if row.get("step", start) <= start)
-        # metrics.jsonl has null for a loss that is not finite.
+        # A non-finite loss is null in metrics.jsonl.
         finite = (loss for loss in losses if loss is not None)
         self._losses = deque(finite, maxlen=config.spike_window)
         self._counts = {"skipped": 0, "spike": 0}
@@ -71,7 +72,7 @@ class Anomalies:
         jsonl.truncate_after(self._path, start)
 
     def check(self, metrics: Mapping[str, Any]) -> dict[str, float]:
-        """Return `spike`, 1 for a loss spike, of the next step's metrics."""
+        """Return the metric `spike` of the next step: 1.0 for a spike, else 0.0."""
         loss = float(metrics["loss"])
         spike = is_spike(loss, self._losses, self._deviations)
         if math.isfinite(loss):
@@ -79,7 +80,7 @@ class Anomalies:
         return {"spike": float(spike)}
 
     def record(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Print and log a step that was skipped or whose `spike` is 1."""
+        """Print and log a skipped step or a spike; do nothing for other steps."""
         loss = float(metrics["loss"])
         if metrics["skipped"]:
             text = "loss or gradient not finite, step skipped"
@@ -88,7 +89,7 @@ class Anomalies:
             self._record("spike", step, loss, f"loss spike ({loss:.4g})")
 
     def close(self) -> None:
-        """Print the counts of this session, and close the file."""
+        """Print the counts of this session and close the file."""
         if self._writer is not None:
             self._writer.close()
         skipped, spikes = self._counts["skipped"], self._counts["spike"]
@@ -101,8 +102,8 @@ class Anomalies:
     def _record(self, kind: str, step: int, loss: float, text: str) -> None:
         self._counts[kind] += 1
         examples = self._examples_of(step)
-        listed = ", ".join(examples[:_LISTED])
-        more = len(examples) - _LISTED
+        listed = ", ".join(examples[:_MAX_PRINTED])
+        more = len(examples) - _MAX_PRINTED
         rest = f" and {more} more" if more > 0 else ""
         self._message(f"step {step}: {text}; {len(examples)} examples: {listed}{rest}")
         row = {"step": step, "kind": kind, "loss": loss, "examples": examples}

@@ -1,4 +1,4 @@
-"""Goodput: share of a run's wall time spent in steps, and what the rest went into."""
+"""Goodput: share of a run's wall time spent in steps; lost time by cause."""
 
 import json
 import time
@@ -10,12 +10,12 @@ from targetsft_jax.storage.run_dir import RunDir
 
 CAUSES = {
     "start": "from loading the student to the first step",
-    "restart": "the same in a resumed session, and the steps that it repeats",
+    "restart": "the same in a resumed session, plus the repeated steps",
     "compile": "first call of the step in a session",
     "data": "waiting for a batch; the devices may still be busy with the previous "
     "step, so this is an upper bound",
-    "save": "time that a checkpoint holds up the loop",
-    "validation": "loss on held-out data",
+    "save": "time that the loop is blocked by a checkpoint",
+    "validation": "measuring the held-out loss",
 }
 """Wall time outside of steps: cause -> description for the documentation."""
 
@@ -23,13 +23,13 @@ CAUSES = {
 class Clock:
     """Wall time of a run by cause, over all of its sessions.
 
-    Time between two sessions is not counted, nor the last second of a killed session.
+    Neither the time between sessions nor the last second of a killed session counts.
 
     Args:
-        run_dir: its `goodput` file is read and updated.
-        resumed: whether this session continues a run.
+        run_dir: run directory; its `goodput` file is read and updated.
+        resumed: add to the times of earlier sessions.
         redone: seconds of the steps that this session repeats.
-        began: `time.perf_counter()` at the beginning of the session; default: now.
+        began: `time.perf_counter()` at the start of the session; None: now.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class Clock:
             self._lost[cause] += time.perf_counter() - start
 
     def lost(self, *causes: str) -> float:
-        """Seconds of some causes, by default of all, over all sessions."""
+        """Return the seconds lost to `causes` (default: all), over all sessions."""
         return sum(self._lost[cause] for cause in causes or CAUSES)
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds of `steps` and of each of CAUSES, over all sessions."""
+        """Seconds of `steps` and of each cause in CAUSES, over all sessions."""
         session = time.perf_counter() - self._began
         steps = self._earlier_steps + session - (self.lost() - self._lost_earlier)
         return {"steps": max(0.0, steps), **self._lost}
@@ -79,7 +79,7 @@ class Clock:
         return seconds["steps"] / max(sum(seconds.values()), 1e-9)
 
     def write(self, *, now: bool = False) -> None:
-        """Update the file: at once, or if the last update is a second old."""
+        """Write the file, at most once per second unless `now`."""
         moment = time.perf_counter()
         if not now and moment - self._written < 1:
             return
@@ -89,7 +89,7 @@ class Clock:
         write_text(self._path, text)
 
     def summary(self) -> str:
-        """`goodput 93.1% of 120 s (lost to: compile 4.0%, data 1.2%)`."""
+        """Format as `goodput 93.1% of 120 s (lost to: compile 4.0%, data 1.2%)`."""
         seconds = self.seconds
         total = max(sum(seconds.values()), 1e-9)
         lost = sorted(((self._lost[cause], cause) for cause in CAUSES), reverse=True)
@@ -99,12 +99,12 @@ class Clock:
 
 
 def read_seconds(run_dir: RunDir) -> dict[str, float]:
-    """Seconds by cause of a run; empty without a readable file."""
+    """Read the seconds of a run by cause; empty without a readable file."""
     return _read(run_dir)[1]
 
 
 def _read(run_dir: RunDir) -> tuple[int, dict[str, float]]:
-    """Number and seconds of earlier sessions; a damaged file counts as none."""
+    """Read number and seconds of earlier sessions; (0, {}) for a damaged file."""
     try:
         stored = json.loads(run_dir.goodput.read_text(encoding="utf-8"))
         seconds = {key: float(value) for key, value in stored["seconds"].items()}

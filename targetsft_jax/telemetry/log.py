@@ -1,4 +1,4 @@
-"""Log of a run: metrics.jsonl, histograms.jsonl, its sinks and the printed lines."""
+"""Log of a run: metrics.jsonl, histograms.jsonl, sinks and printed lines."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -14,19 +14,19 @@ from targetsft_jax.telemetry.progress import Progress
 from targetsft_jax.telemetry.sinks import Sink
 
 _PACE_STEPS = 200
-"""Steps whose mean time gives the time remaining."""
+"""Recent steps that the estimate of the remaining time averages over."""
 
 
 class RunLog:
-    """Writes one row per step, and every few steps a line and the histograms.
+    """Write a row per step, and every `every` steps a printed line and histograms.
 
     Args:
-        run_dir: the run directory.
-        steps: optimizer steps of the whole run.
-        start: steps done in earlier sessions; rows of later steps are dropped.
+        run_dir: run directory.
+        steps: last optimizer step of the run.
+        start: last step of earlier sessions; rows of later steps are dropped.
         every: steps between printed lines, and between histograms.
-        sinks: further receivers of the metrics.
-        began: `time.perf_counter()` at the beginning of the session; default: now.
+        sinks: additional receivers of the metrics.
+        began: `time.perf_counter()` at the start of the session; None: now.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class RunLog:
             self.message(f"resumed from the checkpoint of step {start}")
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Record step `step` (1-based) with its metrics, which are on the host."""
+        """Record the metrics of a 1-based step; they are host values."""
         scalars, histograms = _split(metrics)
         row = {"step": step} | scalars | self._timing(scalars["tokens"])
         self._pace.append(row["seconds"])
@@ -71,11 +71,11 @@ class RunLog:
         self.clock.write(now=step == self._steps)
 
     def message(self, text: str) -> None:
-        """Print a line, above the bar where there is one."""
+        """Print a line, above the progress bar if there is one."""
         self._progress.message(text)
 
     def close(self) -> None:
-        """Flush everything, and print the goodput."""
+        """Flush and close the files and sinks; print the goodput."""
         self._metrics.close()
         self._histograms.close()
         self.clock.write(now=True)
@@ -86,10 +86,10 @@ class RunLog:
             sink.close()
 
     def _timing(self, tokens: float) -> dict[str, float]:
-        """Metrics of the time since the previous step.
+        """Compute the time metrics since the previous step.
 
-        `seconds` has the wait for data, of which `data_wait` is the share, and no other
-        loss of time.
+        `seconds` includes the wait for data (share: `data_wait`), but no other lost
+        time.
         """
         now, lost = time.perf_counter(), self.clock.lost()
         waited = self.clock.lost("data")
@@ -104,7 +104,7 @@ class RunLog:
         }
 
     def _remaining(self, step: int) -> float | None:
-        # The first step of a session also waits for earlier work of the devices.
+        # The first step is left out: it waits for earlier work of the devices.
         recent = self._pace[1:][-_PACE_STEPS:]
         return float(np.mean(recent)) * (self._steps - step) if recent else None
 
@@ -122,7 +122,7 @@ class RunLog:
 
 
 def _split(metrics: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:
-    """Scalars, and histograms [BINS] f64 by the name of their metric."""
+    """Split metrics into scalars and histograms [BINS] f64, by metric name."""
     scalars: dict[str, float] = {}
     histograms: dict[str, np.ndarray] = {}
     for name, value in metrics.items():

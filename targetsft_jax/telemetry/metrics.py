@@ -1,8 +1,8 @@
-"""The metrics of a run, declared once: names, units, formats, titles, descriptions.
+"""Registry of metrics: names, units, formats, titles, descriptions.
 
 The printed line and its legend, the panels of a figure, the table of `report` and the
-table in docs/observability.md follow from METRICS. A metric that a step yields has a
-row here; its `validation_NAME`, the mean over held-out rows, needs none.
+table in docs/observability.md are generated from METRICS. Every metric of a step has an
+entry; `validation_NAME`, its mean over held-out rows, is derived from it.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ Format = Callable[[float], str]
 
 
 def compact(value: float) -> str:
-    """Three significant digits at any size: `0.042`, `18.7`, `2.5k`, `1.25M`."""
+    """Format with three significant digits: `0.042`, `18.7`, `2.5k`, `1.25M`."""
     for suffix in ("", "k", "M"):
         if not abs(value) >= 999.5:  # NaN too
             return f"{value:.3g}{suffix}"
@@ -23,7 +23,7 @@ def compact(value: float) -> str:
 
 
 def digits(number: int) -> Format:
-    """Fixed-point notation with `number` decimal places."""
+    """Return the fixed-point format with `number` decimal places."""
     return f"{{:.{number}f}}".format
 
 
@@ -34,21 +34,21 @@ COUNT: Format = "{:,.0f}".format
 
 @dataclass(frozen=True)
 class Metric:
-    """One number per step. Its place in METRICS is its place in line and table.
+    """One number per step; METRICS has the order of the printed line and the table.
 
     Attributes:
         name: key in metrics.jsonl.
         label: short name in the printed line, its legend and the report table.
         description: noun phrase for the documentation.
-        unit: empty for a pure number.
+        unit: unit; empty for a dimensionless number.
         line: format in the printed line; None: not printed.
         legend: explanation of the label; None: the label needs none.
         plot: title of its panel; None: not drawn.
-        logarithmic: scale of the panel.
-        table: format in the report table; None: not in it.
-        total: the table has the sum over all steps, not the newest value.
-        held_out: `validation_NAME` is printed and in the table, too.
-        histogram: title of its distribution over target tokens; None: no histogram.
+        logarithmic: logarithmic scale of the panel.
+        table: format in the report table; None: no column.
+        total: report the sum over all steps instead of the newest value.
+        held_out: `validation_NAME` is in the printed line and the table, too.
+        histogram: title of the histogram over target tokens; None: no histogram.
     """
 
     name: str
@@ -196,13 +196,13 @@ _ROWS = (
     Metric(
         "target_tokens",
         "target tokens",
-        "tokens that the loss is taken over",
+        "tokens that contribute to the loss",
         unit="tokens",
     ),
     Metric(
         "seconds",
         "seconds",
-        "wall time of the step: with the wait for data, without compilation, "
+        "wall time of the step, including the wait for data, excluding compilation, "
         "checkpoints and validation",
         unit="s",
     ),
@@ -214,14 +214,14 @@ _ROWS = (
     Metric(
         "skipped",
         "skipped",
-        "1 where loss or gradient was not finite and the step changed nothing",
+        "1 if loss or gradient was not finite and the parameters did not change",
         table=COUNT,
         total=True,
     ),
     Metric(
         "spike",
         "spikes",
-        "1 where the loss was far above the running median (`train.spike_deviations`)",
+        "1 if the loss was far above the running median (`train.spike_deviations`)",
     ),
     Metric(
         "goodput",
@@ -238,7 +238,7 @@ METRICS = {metric.name: metric for metric in _ROWS}
 
 
 def held_out(metric: Metric) -> Metric:
-    """The row of `validation_NAME`: the mean of a metric over held-out rows."""
+    """Derive `validation_NAME`, the mean of a metric over held-out rows."""
     return replace(
         metric,
         name=VALIDATION_PREFIX + metric.name,
@@ -250,10 +250,10 @@ def held_out(metric: Metric) -> Metric:
 
 
 def find_metric(name: str) -> Metric:
-    """The row of a name in metrics.jsonl, `validation_NAME` included.
+    """Look up a metric by its name in metrics.jsonl, `validation_NAME` included.
 
     Raises:
-        KeyError: METRICS has no such row.
+        KeyError: METRICS has no such metric.
     """
     if name.startswith(VALIDATION_PREFIX):
         return held_out(METRICS[name.removeprefix(VALIDATION_PREFIX)])
@@ -261,13 +261,13 @@ def find_metric(name: str) -> Metric:
 
 
 def line_metrics() -> list[Metric]:
-    """The metrics of the printed line: those of the step, then held-out ones."""
+    """List the metrics of the printed line: training first, then held-out."""
     printed = [metric for metric in METRICS.values() if metric.line]
     return printed + [held_out(metric) for metric in printed if metric.held_out]
 
 
 def table_metrics() -> list[Metric]:
-    """The columns of the report table; a held-out metric follows its own."""
+    """List the columns of the report table; NAME precedes `validation_NAME`."""
     return [
         column
         for metric in METRICS.values()
@@ -277,7 +277,7 @@ def table_metrics() -> list[Metric]:
 
 
 def legend(width: int = 88) -> str:
-    """`label: explanation` of every printed metric, in lines of at most `width`."""
+    """Format `label: explanation` of all printed metrics, wrapped at `width`."""
     entries = [
         f"{m.label}: {m.legend}" for m in METRICS.values() if m.line and m.legend
     ]
@@ -292,7 +292,7 @@ def legend(width: int = 88) -> str:
 
 
 def markdown_table(metrics: Iterable[Metric] = METRICS.values()) -> str:
-    """One Markdown row per metric, for docs/observability.md."""
+    """Render the table of metrics in docs/observability.md."""
     rows = ["| metric | label | unit | meaning |", "|---|---|---|---|"]
     for metric in metrics:
         label = metric.label.replace("|", "\\|")

@@ -9,12 +9,12 @@ from targetsft_jax.storage.run_dir import RunDir
 
 
 class ProfilerWindow:
-    """Trace devices and host during consecutive steps, into `run_dir.profile`.
+    """Trace of devices and host during consecutive steps, in `run_dir.profile`.
 
     Args:
-        run_dir: the run directory.
+        run_dir: run directory.
         first: first step of the window; None: no trace.
-        steps: length of the window.
+        steps: number of steps in the window.
     """
 
     def __init__(self, run_dir: RunDir, first: int | None, steps: int):
@@ -24,25 +24,29 @@ class ProfilerWindow:
         self._running = False
 
     def before(self, step: int) -> None:
-        """Start the trace if `step`, about to be dispatched, opens the window."""
+        """Start the trace at the first step of the window; call before dispatch."""
         if step == self._first:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
 
     def after(self, step: int, outputs: Any) -> Path | None:
-        """End the trace if `step`, just dispatched, closes the window.
+        """End the trace at the last step of the window; call after dispatch.
+
+        Args:
+            step: dispatched step.
+            outputs: arrays of the step, awaited before the trace ends.
 
         Returns:
-            The folder of the trace once it is written, else None.
+            Folder of the written trace, else None.
         """
         if not self._running or self._end is None or step < self._end - 1:
             return None
-        # Devices run behind the host: their pending work belongs to the window.
+        # Dispatch is asynchronous: wait for the window's work on the devices.
         jax.block_until_ready(outputs)
         return self.close()
 
     def close(self) -> Path | None:
-        """Write an open trace; returns its folder, None where no trace is open."""
+        """Write an open trace and return its folder; None if no trace is open."""
         if not self._running:
             return None
         self._running = False

@@ -1,4 +1,4 @@
-"""Progress on standard output: a line of metrics, and a bar on a terminal."""
+"""Progress on standard output: lines of metrics, and a bar on a terminal."""
 
 import sys
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ _BAR = ("tokens_per_second", "goodput")
 
 
 class Progress:
-    """Lines on standard output; on a terminal, a bar with the time remaining.
+    """Lines on standard output; on a terminal, also a bar with the remaining time.
 
     Args:
-        steps: optimizer steps of the whole run.
-        start: steps done in earlier sessions.
-        terminal: whether to draw the bar; default: if standard output is a terminal.
+        steps: last optimizer step of the run.
+        start: last step of earlier sessions.
+        terminal: draw the bar; None: if standard output is a terminal.
     """
 
     def __init__(self, *, steps: int, start: int, terminal: bool | None = None):
@@ -46,7 +46,7 @@ class Progress:
             self._bar.start()
 
     def message(self, text: str) -> None:
-        """Print a line of text, above the bar where there is one."""
+        """Print a line of text, above the bar if there is one."""
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -54,7 +54,7 @@ class Progress:
             sys.stdout.flush()
 
     def advance(self, row: Mapping[str, float]) -> None:
-        """Move the bar to the step of `row`."""
+        """Advance the bar to the step of `row`."""
         if self._bar is not None:
             text = "  ".join(_entries([METRICS[name] for name in _BAR], row))
             self._bar.update(self._task, completed=row["step"], text=text)
@@ -63,8 +63,8 @@ class Progress:
         """Print the metrics of a step.
 
         Args:
-            row: step and metrics; metrics that the method does not have are left out.
-            remaining: seconds to the last step; None while the pace is unknown.
+            row: step and metrics; missing metrics are omitted.
+            remaining: seconds to the last step; None: unknown.
         """
         step = f"step {int(row['step']):>{len(str(self._steps))}}/{self._steps}"
         eta = "–" if remaining is None else clock_time(remaining)
@@ -77,7 +77,7 @@ class Progress:
 
 
 def clock_time(seconds: float) -> str:
-    """`1:05`, or `26:03:20` from an hour on."""
+    """Format seconds as `1:05`, or from one hour on as `26:03:20`."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

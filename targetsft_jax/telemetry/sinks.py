@@ -1,4 +1,4 @@
-"""Sinks for metrics beside metrics.jsonl: TensorBoard, and Weights & Biases."""
+"""Sinks of metrics: TensorBoard and Weights & Biases."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -11,30 +11,30 @@ from targetsft_jax.storage.run_dir import RunDir
 
 
 class Sink(Protocol):
-    """Receiver of metrics, in the order of the steps."""
+    """Receiver of metrics, called in the order of the steps."""
 
     def scalars(self, step: int, row: Mapping[str, float]) -> None:
-        """Record the metrics of a step, by name."""
+        """Record the metrics of a step: name -> value."""
 
     def histogram(
         self, step: int, name: str, shares: np.ndarray, edges: np.ndarray
     ) -> None:
-        """Record shares [BINS] of the target tokens between edges [BINS + 1]."""
+        """Record shares [BINS] of the target tokens in bins with edges [BINS + 1]."""
 
     def close(self) -> None:
-        """Flush everything."""
+        """Flush and release the sink."""
 
 
 def make_sinks(
     config: LogConfig, run_dir: RunDir, start: int, about: Mapping[str, Any]
 ) -> list[Sink]:
-    """TensorBoard, and the further sinks of the configuration.
+    """Open TensorBoard and the sinks of the configuration.
 
     Args:
-        config: the log section; `wandb` adds a sink.
-        run_dir: the run directory.
-        start: steps done in earlier sessions.
-        about: the run's configuration, shown at W&B.
+        config: section `log`; `wandb` adds a sink.
+        run_dir: run directory.
+        start: last step of earlier sessions.
+        about: resolved configuration, shown at W&B.
     """
     sinks: list[Sink] = [TensorBoard(run_dir, start)]
     if config.wandb is not None:
@@ -46,12 +46,12 @@ class TensorBoard:
     """Event files in `run_dir.tensorboard`.
 
     Args:
-        run_dir: the run directory.
-        start: steps done in earlier sessions; events of later steps are purged.
+        run_dir: run directory.
+        start: last step of earlier sessions; events of later steps are purged.
     """
 
     def __init__(self, run_dir: RunDir, start: int):
-        # A local import: it would load protobuf with every import of the package.
+        # Imported here: it loads protobuf.
         from tensorboardX import SummaryWriter
 
         folder = str(run_dir.tensorboard)
@@ -65,7 +65,7 @@ class TensorBoard:
     def histogram(
         self, step: int, name: str, shares: np.ndarray, edges: np.ndarray
     ) -> None:
-        """Write a histogram event with the bins as they are."""
+        """Write a histogram event without rebinning."""
         middle = (edges[1:] + edges[:-1]) / 2
         self._writer.add_histogram_raw(
             name,
@@ -85,13 +85,13 @@ class TensorBoard:
 
 
 class WandB:
-    """A run at Weights & Biases, which a resumed training continues.
+    """Weights & Biases run, continued by a resumed training.
 
     Args:
-        project: the project there.
-        run_dir: the run directory; its name is the run's name, and W&B's files are
-            written there.
-        config: the run's configuration, shown beside its metrics.
+        project: W&B project.
+        run_dir: run directory; its name is the name of the W&B run, whose local files
+            it has.
+        config: resolved configuration of the run.
 
     Raises:
         ValueError: the package is not installed.
@@ -125,10 +125,10 @@ class WandB:
     def histogram(
         self, step: int, name: str, shares: np.ndarray, edges: np.ndarray
     ) -> None:
-        """Log a histogram with the bins as they are."""
+        """Log a histogram without rebinning."""
         bins = self._wandb.Histogram(np_histogram=(shares, edges))
         self._run.log({name: bins}, step=step)
 
     def close(self) -> None:
-        """Finish the run's session there."""
+        """Finish the W&B session."""
         self._run.finish()

@@ -1,4 +1,4 @@
-"""Telemetry of a training: everything that the loop reports, behind one object.
+"""Telemetry of a training: metrics, progress, goodput, anomalies and profile.
 
 telemetry = Telemetry(run_dir, steps=steps, start=start, …)
 for number in range(start + 1, steps + 1):
@@ -31,22 +31,22 @@ Metrics = dict[str, Any]
 
 
 class Telemetry:
-    """Metrics, progress, goodput, anomalies and profile of a training.
+    """Interface of the training loop to all telemetry.
 
-    The metrics of a step are fetched when the next step is already dispatched, so that
-    devices never wait for the host. Every process has one and counts skipped steps;
+    The metrics of a step are fetched after the next step is dispatched, so that devices
+    never wait for the host. Every process has an instance and counts skipped steps;
     only the primary process writes and prints.
 
     Args:
-        run_dir: the run directory.
-        steps: optimizer steps of the whole run.
-        start: steps done in earlier sessions.
+        run_dir: run directory.
+        steps: last optimizer step of the run.
+        start: last step of earlier sessions.
         train: cadence of the lines, spikes, limit of skipped steps.
         log: sinks and profiler window.
-        about: the run's configuration, shown beside its metrics.
-        began: `time.perf_counter()` at the beginning of the session; default: now.
-        examples_of: step -> the examples in its rows, as `file:line`; called for
-            skipped steps and spikes.
+        examples_of: step -> examples in its rows, as `file:line`; called for skipped
+            steps and spikes.
+        about: resolved configuration, recorded with the metrics.
+        began: `time.perf_counter()` at the start of the session; None: now.
     """
 
     def __init__(
@@ -89,36 +89,36 @@ class Telemetry:
         self._profiler = ProfilerWindow(run_dir, profile_from, log.profile_steps)
 
     def lost_to(self, cause: str) -> AbstractContextManager[None]:
-        """Context manager: count the time inside under one of `goodput.CAUSES`."""
+        """Count the time inside the context under one of `goodput.CAUSES`."""
         return self._clock.lost_to(cause)
 
     def next_batch(self, batches: Iterator[T]) -> T:
-        """The next batch; the wait for it counts as lost to `data`."""
+        """Return the next batch; the wait counts as lost to `data`."""
         with self.lost_to("data"):
             return next(batches)
 
     @contextmanager
     def dispatch(self, number: int) -> Iterator[None]:
-        """Context of the call of step `number`: profiler window and compilation.
+        """Context for dispatching step `number`: profiler window and compile time.
 
-        The first call of a session compiles, which counts as lost to `compile`.
+        The first dispatch of a session counts as lost to `compile`.
         """
         self._profiler.before(number)
         with self.lost_to("compile") if number == self._first else nullcontext():
             yield
 
     def step(self, number: int, metrics: Any) -> Metrics | None:
-        """Keep the metrics of the step just dispatched; record the previous step's.
+        """Buffer the metrics of a dispatched step; record those of the previous step.
 
         Args:
-            number: the step, 1-based.
-            metrics: device arrays by name, `loss`, `tokens` and `skipped` among them.
+            number: 1-based step.
+            metrics: device arrays by name, including `loss`, `tokens`, `skipped`.
 
         Returns:
-            The metrics recorded, on the host; None where no step was pending.
+            Host metrics of the previous step; None if no step was pending.
 
         Raises:
-            ValueError: `train.max_skipped_steps` consecutive steps were not finite.
+            ValueError: `train.max_skipped_steps` consecutive steps were skipped.
         """
         recorded = None if self._pending is None else self.flush()
         self._pending = number, metrics
@@ -127,17 +127,17 @@ class Telemetry:
         return recorded
 
     def flush(self, extra: Mapping[str, float] | None = None) -> Metrics:
-        """Record the pending step now.
+        """Record the pending step.
 
         Args:
-            extra: further metrics of the step, such as validation's.
+            extra: additional metrics of the step, such as held-out ones.
 
         Returns:
-            The metrics recorded, on the host, with `spike` in the primary process.
+            Host metrics of the step, with `spike` in the primary process.
 
         Raises:
             RuntimeError: no step is pending.
-            ValueError: `train.max_skipped_steps` consecutive steps were not finite.
+            ValueError: `train.max_skipped_steps` consecutive steps were skipped.
         """
         if self._pending is None:
             raise RuntimeError("no step is pending; call `step` first")
@@ -156,7 +156,7 @@ class Telemetry:
         return metrics
 
     def message(self, text: str) -> None:
-        """Print a line in the primary process, above the bar where there is one."""
+        """Print a line in the primary process, above the bar if there is one."""
         if self._log is not None:
             self._log.message(text)
 
@@ -171,7 +171,7 @@ class Telemetry:
 
     @contextmanager
     def _full_disk_is_reported(self, number: int) -> Iterator[None]:
-        """Continue without space for metrics: they stay buffered."""
+        """Report a full disk instead of raising; the metrics stay buffered."""
         try:
             yield
         except OSError as error:
@@ -185,7 +185,8 @@ class Telemetry:
 def _diverged(number: int, skipped: int) -> str:
     return (
         f"loss or gradient was not finite in {skipped} consecutive steps, "
-        f"{number - skipped + 1} to {number}; they changed nothing. metrics.jsonl has "
-        "the steps before. Lower train.learning_rate or train.clip_norm, inspect the "
-        "examples of these steps in anomalies.jsonl, or raise train.max_skipped_steps"
+        f"{number - skipped + 1} to {number}; the parameters did not change. "
+        "metrics.jsonl has the earlier steps. Lower train.learning_rate or "
+        "train.clip_norm, inspect the examples of these steps in anomalies.jsonl, or "
+        "raise train.max_skipped_steps"
     )

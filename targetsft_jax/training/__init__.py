@@ -1,5 +1,5 @@
 """Training: the models of a run, the jitted step, the loop, the run.
 
-One SPMD program holds student, teacher and reference (`step`); `fit` drives it batch by
-batch; `run` opens the models, proves the data, trains, evaluates and exports.
+`step` runs student, teacher and reference in one SPMD program; `fit` is the loop over
+batches; `run` opens the models, checks the data, trains, evaluates and exports.
 """

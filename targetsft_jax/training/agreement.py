@@ -12,11 +12,11 @@ from targetsft_jax.parallel import processes
 
 
 class StepAgreement:
-    """Flags that any process may raise, seen by all after the same step.
+    """Any-reduction of flags over all processes, consistent after each step.
 
-    A single process sees its own flags at once. Several processes see those that were
-    raised one step before: they arrive with that step's metrics, so that no process
-    waits for another more than it does anyway.
+    A single process reads its flags immediately. Several processes read the flags of
+    the previous step, whose reduction is already done, so that none waits for another
+    longer than for the metrics.
     """
 
     def __init__(self, mesh: Mesh):
@@ -28,10 +28,13 @@ class StepAgreement:
         self._pending: jax.Array | None = None
 
     def any_host(self, flags: Sequence[bool]) -> tuple[bool, ...]:
-        """Flags that some process has raised; called once per step in every process.
+        """Reduce flags over all processes; call once per step in every process.
 
         Args:
-            flags: those of this process.
+            flags: flags of this process.
+
+        Returns:
+            Per flag, True if any process has set it.
         """
         if not processes.is_multiprocess():
             return tuple(flags)

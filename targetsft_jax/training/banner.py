@@ -1,4 +1,4 @@
-"""Text that a run prints at its start and at its end."""
+"""Print the setup of a run at its start and a summary at its end."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ from targetsft_jax.training.session import Role, Session
 
 
 def print_session(session: Session, run_dir: RunDir) -> None:
-    """Print devices, models, data and one example with its trained tokens marked."""
+    """Print devices, models, data and one example with its target tokens marked."""
     mesh, numerics = session.mesh, session.spec.numerics
     device = mesh.devices.flat[0].device_kind
     count = jax.process_count()
@@ -33,7 +33,7 @@ def print_session(session: Session, run_dir: RunDir) -> None:
     print("data")
     for line in (*session.dataset.cache_log, *session.dataset.report.lines()):
         print(f"  {line}")
-    print("one example, trained tokens marked")
+    print("one example, target tokens marked")
     print(show(session.dataset.example, session.tokenizer))
     print(f"\n{LEGEND}")
 
@@ -44,7 +44,7 @@ def print_end(
     scores: Mapping[str, AverageAtK],
     seconds: float,
 ) -> None:
-    """Print the scores, the duration, and what lies in the run directory."""
+    """Print scores, duration and the contents of the run directory."""
     if scores:
         temperature = session.config.evaluation.temperature
         print(f"\nheld-out problems, temperature {temperature}")
@@ -52,7 +52,7 @@ def print_end(
     print(f"\ndone in {seconds:.0f} s; written to {run_dir.path}")
     contents = [
         (run_dir.metrics.name, "metrics of every step"),
-        (run_dir.tensorboard.name, "the same for TensorBoard"),
+        (run_dir.tensorboard.name, "the same metrics for TensorBoard"),
         (run_dir.checkpoints.name, "Orbax: parameters, optimizer, data position"),
         (run_dir.model.name, "config and tokenizer for exports of checkpoints"),
         (
@@ -88,7 +88,7 @@ def _print_role(session: Session, role: Role) -> None:
 
 
 def _kernel(session: Session, role: Role) -> str:
-    """The attention kernel of a role; `auto` chooses by model and devices."""
+    """Return the attention kernel of a role, with `auto` resolved."""
     numerics = session.spec.numerics
     return choose(
         numerics.attention,

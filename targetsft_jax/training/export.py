@@ -1,4 +1,4 @@
-"""Export of a trained model, and the model folder that its checkpoints need."""
+"""Export the trained model, and write the model folder of the run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ from targetsft_jax.training.state import Params
 
 
 def write_run_model(session: Session, run_dir: RunDir) -> None:
-    """Write RUN/model: config, tokenizer and card that make a checkpoint a model."""
+    """Write RUN/model: config, tokenizer and card, needed to export a checkpoint."""
     adapters, student = session.spec.lora, session.roles["student"]
     info = None
     if adapters is not None:
@@ -43,14 +43,14 @@ def export(
     frozen: Mapping[str, Params],
     step: int,
 ) -> None:
-    """Write RUN/hf, and RUN/adapter where adapters were trained.
+    """Write RUN/hf, and RUN/adapter if adapters were trained.
 
     Args:
-        session: the run.
-        run_dir: its directory, with the model folder.
-        params: what was trained.
-        frozen: the frozen arguments of the step.
-        step: the optimizer step of `params`.
+        session: opened run.
+        run_dir: run directory, with the model folder.
+        params: trained parameters, the student's or the adapters'.
+        frozen: frozen arguments of the step.
+        step: optimizer step of `params`.
     """
     spec = session.spec
     if spec.lora is not None:
@@ -72,7 +72,7 @@ def export(
 
 
 def model_card(session: Session) -> str:
-    """The model card of the run's exports."""
+    """Render the model card of the run's exports."""
     config, method = session.config, session.spec.method
     roles = ("student", *session.spec.frozen)
     return training_card(
@@ -93,7 +93,7 @@ def model_card(session: Session) -> str:
 
 
 def _base_name(session: Session) -> str:
-    """The student as others find it: its folder or checkpoint, or its hub id."""
+    """Return the student's hub id, or the absolute path of its folder."""
     path = session.config.student.path
     source = session.roles["student"].model.source
     local = path is None or Path(path).expanduser().exists()

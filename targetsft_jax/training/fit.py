@@ -1,4 +1,4 @@
-"""The training loop: restore, then step, measure, save and stop."""
+"""Training loop: restore, then step, validate, save and stop."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -39,11 +39,11 @@ from targetsft_jax.training.validate import Validation, Validator
 
 @dataclass(frozen=True)
 class Start:
-    """The parameters that a training starts from, read only if it has no checkpoint.
+    """Initial parameters, loaded only if there is no checkpoint to resume.
 
     Attributes:
-        shapes: the tree of parameters, as shapes.
-        load: reads or makes the parameters on the mesh; `fit` consumes them.
+        shapes: parameter tree with shapes in place of arrays.
+        load: reads or initializes the parameters on the mesh; `fit` consumes them.
     """
 
     shapes: Any
@@ -52,12 +52,12 @@ class Start:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The rows of a training and their order.
+    """Training rows and their order.
 
     Attributes:
-        dataset: the packed rows that are trained on.
-        seed: of the order of batches.
-        validation: held-out rows, measured on the way; None: none.
+        dataset: packed training rows.
+        seed: seed of the order of batches.
+        validation: held-out rows and their cadence; None: no validation.
     """
 
     dataset: Dataset
@@ -65,7 +65,7 @@ class TrainingData:
     validation: Validation | None = None
 
     def examples_of(self, step: int, batch_size: int) -> list[str]:
-        """The examples in the rows of a 1-based step, as `file:line`."""
+        """List the examples in the rows of a 1-based step, as `file:line`."""
         rows = rows_at(self.dataset, step - 1, batch_size=batch_size, seed=self.seed)
         per_row = (self.dataset.origins(row) for row in rows.reshape(-1).tolist())
         return [example for examples in per_row for example in examples]
@@ -73,7 +73,7 @@ class TrainingData:
     def batches(
         self, steps_taken: int, config: TrainConfig
     ) -> Iterator[Mapping[str, np.ndarray]]:
-        """Batches of [A, B, L] arrays from a step on, without end."""
+        """Yield batches of [A, B, L] arrays after `steps_taken` steps, endlessly."""
         return iterate(
             self.dataset,
             steps_taken,
@@ -108,22 +108,22 @@ def fit(
     """Train to the last step, from the newest checkpoint if there is one.
 
     Args:
-        spec: the static part of a step.
-        start: the parameters at step 0.
-        frozen: the parameters that `spec.frozen_arguments` names.
+        spec: static configuration of the step.
+        start: parameters at step 0.
+        frozen: parameters by the names of `spec.frozen_arguments`.
         data: rows, order and held-out rows.
-        mesh: the device mesh.
+        mesh: device mesh.
         config: optimizer, steps and cadence.
         run_dir: directory of checkpoints and metrics.
-        resume: whether to restore the newest checkpoint of `run_dir`.
-        log: further outputs.
-        about: the configuration, stored with metrics and checkpoints.
-        began: `time.perf_counter()` at the beginning of the work for this training.
+        resume: restore the newest checkpoint of `run_dir`.
+        log: additional outputs.
+        about: resolved configuration, stored with metrics and checkpoints.
+        began: `time.perf_counter()` at the start of the session; None: now.
 
     Raises:
-        ValueError: the checkpoint was taken on other data or with other frozen models,
-            no checkpoint is complete, or too many consecutive steps were not finite.
-        Preempted: after SIGTERM; the last step is saved.
+        ValueError: the checkpoint has other data or other frozen models, no checkpoint
+            is complete, or `config.max_skipped_steps` consecutive steps were skipped.
+        Preempted: SIGTERM was received; the last step is saved.
     """
     steps = total_steps(config, data.dataset)
     optimizer = make_optimizer(config, steps)
@@ -174,7 +174,7 @@ def fit(
                 or saver.may_be_best(validation_metrics)
             )
             if should_save or validation_metrics:
-                # A checkpoint follows its step's row: a resumed run has every row.
+                # Flush first: metrics.jsonl must reach the step of the checkpoint.
                 step_metrics = telemetry.flush(validation_metrics)
             if should_save:
                 saver.save(state, step, step_metrics, final=stop_requested)
@@ -185,7 +185,7 @@ def fit(
 
 
 def total_steps(config: TrainConfig, dataset: Dataset) -> int:
-    """Optimizer steps of a run: as configured, or from its epochs, at least one."""
+    """Return `config.steps`, or the steps of `config.epochs` passes, at least 1."""
     if config.steps is not None:
         return config.steps
     return max(1, round(config.epochs * dataset.rows / config.batch_size))
@@ -194,10 +194,10 @@ def total_steps(config: TrainConfig, dataset: Dataset) -> int:
 def prefetch_to_mesh(
     batches: Iterator[Mapping[str, np.ndarray]], mesh: Mesh
 ) -> Iterator[dict[str, jax.Array]]:
-    """Batches of [A, B, L] arrays on the mesh, each transferred one step ahead.
+    """Yield batches of [A, B, L] arrays on the mesh, transferred one step ahead.
 
-    The next batch is transferred while the devices work on the previous step; each
-    device receives its rows alone.
+    The next batch is transferred while the devices compute the current step; each
+    device receives only its rows.
     """
     following = meshes.put_rows(next(batches), mesh, lead=1)
     while True:
@@ -207,7 +207,7 @@ def prefetch_to_mesh(
 
 
 def _check_same_data(dataset: Dataset) -> None:
-    """ValueError if a process has packed other rows than the primary one."""
+    """Raise ValueError if a process has other packed rows than process 0."""
     fingerprints = processes.gather_text(dataset.fingerprint)
     different = [
         str(n) for n, text in enumerate(fingerprints) if text != fingerprints[0]

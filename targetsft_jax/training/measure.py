@@ -1,4 +1,4 @@
-"""Average@k of the models of a run, each measured once over all of its sessions."""
+"""Measure Average@k of the models of a run, each once over all sessions."""
 
 import dataclasses
 import hashlib
@@ -17,15 +17,15 @@ from targetsft_jax.training.step_spec import compute_dtype
 
 
 class Measurements:
-    """Scores of a run's models; without problems nothing is measured.
+    """Scores of a run's models; a no-op for a run without problems.
 
     Args:
         session: models, problems and sampling settings.
-        run_dir: results.json and the completions are written there.
+        run_dir: directory of results.json and the completions.
 
     Attributes:
-        scores: of the models measured so far, by name.
-        results: those of earlier sessions.
+        scores: model name -> score, as measured so far.
+        results: results.json, with the scores of earlier sessions.
     """
 
     def __init__(self, session: Session, run_dir: RunDir):
@@ -34,7 +34,7 @@ class Measurements:
         self.scores: dict[str, AverageAtK] = {}
 
     def measure_frozen(self, name: str, role: str) -> None:
-        """Measure a role as it is before training."""
+        """Measure the model of a role before training."""
         session = self._session
         if not session.problems:
             return
@@ -48,7 +48,7 @@ class Measurements:
         self.measure(name, f"{model.source} as {dtype}", load, role)
 
     def recall(self, name: str, model: str) -> bool:
-        """True if nothing is left to measure of a model; its score is then known."""
+        """Look up the score of a model; returns False if it must be measured."""
         if not self._session.problems:
             return True
         key = self._key(model)
@@ -62,13 +62,13 @@ class Measurements:
     def measure(
         self, name: str, model: str, load: Callable[[], Params], role: str = "student"
     ) -> None:
-        """Measure a model unless this run, or another of the process, has done so.
+        """Measure a model, unless its score is stored or shared by another run.
 
         Args:
-            name: in tables and file names.
+            name: name in tables and file names.
             model: identity of the parameters.
-            load: returns the parameters; called only if they are needed.
-            role: whose architecture they have.
+            load: returns the parameters; called only for a measurement.
+            role: role with the same architecture.
         """
         if self.recall(name, model):
             return
@@ -101,7 +101,7 @@ class Measurements:
             self.results.add_score(name, key, score)
 
     def _key(self, model: str) -> str:
-        """Digest of the parameters' identity, the problems and the sampling."""
+        """Return a digest of parameters' identity, problems and sampling."""
         session = self._session
         config = session.config
         settings = dataclasses.asdict(config.evaluation)

@@ -27,18 +27,18 @@ States = tuple[Array, Array]
 """Hidden states [B, L, D] and the head [V, D] of a model."""
 
 BASE = "base"
-"""The frozen argument that adapters are trained over."""
+"""Name of the frozen argument with the base model of the adapters."""
 
 
 @dataclass(frozen=True)
 class Numerics:
-    """Dtype, memory and kernel choices, none of which changes the mathematics.
+    """Dtype, memory and kernel choices; the result changes by rounding only.
 
     Attributes:
-        dtype: of the forward passes.
+        dtype: compute dtype of the forward passes.
         remat: rematerialisation policy of the student's layers.
-        attention: kernel, one of `kernels.CHOICES`.
-        loss_chunk: tokens per chunk of the loss, on each device.
+        attention: attention kernel, one of `kernels.CHOICES`.
+        loss_chunk: tokens per chunk of the loss, per device.
     """
 
     dtype: Any = jnp.float32
@@ -49,21 +49,20 @@ class Numerics:
 
 @dataclass(frozen=True)
 class StepSpec:
-    """The static part of a train step.
+    """Static configuration of a train step.
 
     Attributes:
-        student: its architecture.
-        method: the method, resolved.
-        frozen: architecture of each frozen role that the method reads.
-        vocab_size: real vocabulary, shared by all roles.
-        numerics: dtype, remat, attention kernel, chunk of the loss.
-        lora: the adapters that are trained over a frozen base; None trains all.
-        on_base: frozen roles that are the base itself, without adapters: they share
-            its arrays.
+        student: architecture of the student.
+        method: resolved method.
+        frozen: frozen role that the method reads -> architecture.
+        vocab_size: tokens of the tokenizer, without padding of the embedding.
+        numerics: dtype, remat, attention kernel, loss chunk.
+        lora: adapters over a frozen base; None: all parameters are trained.
+        on_base: frozen roles equal to the base model, which share its arrays.
         vocab_group: devices of the fsdp axis that share embedding and heads (see
             `parallel.vocabulary`); None: chosen by size.
-        histograms: whether the metrics include `histogram_NAME` [BINS], shares of the
-            target tokens (see `loss.histogram`).
+        histograms: add the metrics `histogram_NAME` [BINS], shares of the target
+            tokens (see `loss.histogram`).
     """
 
     student: DecoderConfig
@@ -78,13 +77,13 @@ class StepSpec:
 
     @property
     def frozen_arguments(self) -> tuple[str, ...]:
-        """Names of the parameters that the step takes beside its state."""
+        """Names of the frozen parameters that the step takes as an argument."""
         separate = tuple(role for role in self.frozen if role not in self.on_base)
         return separate if self.lora is None else (BASE, *separate)
 
     @property
     def logit_caps(self) -> dict[str, float | None]:
-        """The soft cap of each model's logits, by role."""
+        """Role -> soft cap of its logits; None: no cap."""
         models = {STUDENT: self.student, **self.frozen}
         return {role: config.final_logit_softcap for role, config in models.items()}
 
@@ -97,15 +96,18 @@ def loss_and_metrics(
     batch: Batch,
     scale: Array,
 ) -> tuple[Array, Metrics]:
-    """Loss and metrics of one micro-batch [B, L], each a sum over tokens · scale.
+    """Compute loss and metrics of one micro-batch: sums over its tokens × `scale`.
 
     Args:
-        spec: the static part.
-        mesh: the (data, fsdp, tensor) mesh.
-        params: what is trained.
+        spec: static configuration of the step.
+        mesh: (data, fsdp, tensor) mesh.
+        params: trained parameters.
         frozen: parameters of the frozen arguments and of the policy.
         batch: arrays [B, L].
-        scale: [] f32, one over the target tokens of the optimizer step.
+        scale: [] f32, 1 / target tokens of the optimizer step.
+
+    Returns:
+        The loss, [] f32, and the metrics by name, [] f32.
     """
     placement = Placement.of(spec, mesh, batch["tokens"].size)
     student = forward(
@@ -149,11 +151,11 @@ def loss_and_metrics(
 
 @dataclass(frozen=True)
 class Placement:
-    """The devices of a micro-batch.
+    """Meshes of a micro-batch.
 
     Attributes:
-        mesh: the (data, fsdp, tensor) mesh.
-        groups: the mesh with its fsdp axis cut into groups that share the vocabulary.
+        mesh: (data, fsdp, tensor) mesh.
+        groups: the same with its fsdp axis split into vocabulary groups.
     """
 
     mesh: Mesh
@@ -161,12 +163,12 @@ class Placement:
 
     @classmethod
     def of(cls, spec: StepSpec, mesh: Mesh, tokens: int) -> "Placement":
-        """The placement of a micro-batch of `tokens`, counted over all devices."""
+        """Choose the placement of a micro-batch of `tokens`, over all devices."""
         return cls(mesh, vocabulary_groups(spec, mesh, tokens))
 
     @property
     def layout(self) -> MeshLayout:
-        """Tokens and heads in the fused loss."""
+        """Sharding of tokens and heads in the fused loss."""
         return MeshLayout(
             self.groups, vocabulary.TOKENS, vocabulary.VOCABULARY, vocabulary.WIDTH
         )
@@ -181,14 +183,14 @@ def forward(
     *,
     remat: str | None = None,
 ) -> States:
-    """Hidden states [B, L, D] and the head [V, D] of one model on the batch.
+    """Run one model: hidden states [B, L, D] and head [V, D].
 
     Args:
-        spec: the static part.
-        placement: the devices.
-        config, params: the model.
+        spec: static configuration of the step.
+        placement: meshes of the micro-batch.
+        config, params: model.
         batch: arrays [B, L].
-        remat: in place of the step's.
+        remat: rematerialisation policy; None: that of `spec`.
     """
     tokens, numerics, mesh = batch["tokens"], spec.numerics, placement.mesh
     rows = NamedSharding(mesh, meshes.ROWS)
@@ -218,12 +220,12 @@ def policy_columns(
     frozen: Mapping[str, Params],
     batch: Batch,
 ) -> dict[str, Array]:
-    """Per-token inputs [B, L] that come from policies; empty for most methods.
+    """Compute the per-token inputs [B, L] of the policy; empty for most methods.
 
     Args:
-        spec, placement, batch: as for `forward`.
-        states: of the models that have run already; other policies, old or average
-            ones of the student, run here.
+        spec, placement, batch: see `forward`.
+        states: hidden states and heads computed already; a snapshot or an average of
+            the student runs here.
         frozen: parameters of the frozen arguments and of the policy.
     """
 
@@ -248,18 +250,18 @@ def policy_columns(
 
 
 def with_base(spec: StepSpec, params: Params, frozen: Mapping[str, Params]) -> Params:
-    """A complete model of what is trained: adapters attached to their base."""
+    """Attach adapters to their base; without adapters, return `params`."""
     if spec.lora is None:
         return params
     return lora.attach(frozen[BASE], params, spec.lora)
 
 
 def vocabulary_groups(spec: StepSpec, mesh: Mesh, tokens: int) -> Mesh:
-    """The mesh with its fsdp axis cut into groups that share the vocabulary.
+    """Split the fsdp axis of the mesh into groups that share the vocabulary.
 
     Args:
-        spec, mesh: as for `loss_and_metrics`.
-        tokens: of a micro-batch, over all devices.
+        spec, mesh: see `loss_and_metrics`.
+        tokens: tokens per micro-batch, over all devices.
     """
     group = spec.vocab_group or vocabulary.best_group(
         mesh,

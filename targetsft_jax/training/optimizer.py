@@ -10,9 +10,9 @@ from targetsft_jax.config.schema import TrainConfig
 
 
 def learning_rate(config: TrainConfig, steps: int) -> optax.Schedule:
-    """Schedule from the 0-based step: linear warm-up, then cosine decay to the end.
+    """Linear warm-up, then cosine decay; a function of the 0-based step.
 
-    The first step moves already: step i of w warm-up steps has (i + 1)/w of the peak.
+    Warm-up step i of w has (i + 1) / w of the peak, so the first update is not zero.
     """
     warmup = round(config.warmup_ratio * steps)
     schedule = optax.warmup_cosine_decay_schedule(
@@ -26,7 +26,12 @@ def learning_rate(config: TrainConfig, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:
-    """Clip by the global norm, then AdamW; norms and biases do not decay."""
+    """Clip by the global norm, then AdamW; no decay for norms and biases.
+
+    Args:
+        config: rates, decays and `clip_norm`; 0 disables clipping.
+        steps: optimizer steps of the schedule.
+    """
     adamw = optax.adamw(
         learning_rate(config, steps),
         b1=config.beta1,
@@ -44,9 +49,9 @@ def make_optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformat
 def _with_f32_moments(
     optimizer: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-    """The optimizer with all moments in f32; optax derives them from the parameters.
+    """Keep all moments in f32; optax gives them the dtype of the parameters.
 
-    In bf16 a second moment stops moving where 1 − β₂ is below its rounding.
+    In bf16 a second moment stalls: updates by 1 − β₂ are below its rounding.
     """
 
     def init(params: Any) -> Any:
@@ -56,7 +61,7 @@ def _with_f32_moments(
 
 
 def _decays(params: Any) -> Any:
-    """True for matrices; by name, since scanned norms have two dimensions too."""
+    """Mask of decayed parameters, by name: scanned norms have two dimensions too."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: not any("norm" in k.key or k.key == "bias" for k in path),
         params,

@@ -1,4 +1,4 @@
-"""A run: open and prove, measure the start, train, export, measure the result."""
+"""Run a configuration: check, measure the start, train, export, measure again."""
 
 import hashlib
 import time
@@ -21,18 +21,19 @@ from targetsft_jax.training.session import Session, Shared, open_session
 
 
 def run(config: Config, shared: Shared | None = None) -> dict[str, AverageAtK]:
-    """Everything that a configuration specifies; what is finished is not repeated.
+    """Train, evaluate and export as configured; completed stages are skipped.
 
     Args:
-        config: the configuration, validated.
+        config: validated configuration.
         shared: frozen parameters and scores of earlier runs in this process.
 
     Returns:
-        The score of each model measured, by name; empty without evaluation.
+        Model name -> score; empty without evaluation.
 
     Raises:
-        ConfigError, ValueError, OSError: naming what cannot be used.
-        Preempted: after SIGTERM; the last step is saved.
+        ConfigError, ValueError, OSError: a key, model, file or run directory cannot be
+            used.
+        Preempted: SIGTERM was received; the last step is saved.
     """
     began = time.perf_counter()
     _check_same_config(config)
@@ -55,10 +56,10 @@ def run(config: Config, shared: Shared | None = None) -> dict[str, AverageAtK]:
 
 
 def claim(config: Config) -> RunDir:
-    """The run directory: a new one, or that of the run that is resumed.
+    """Return the run directory, new or of the same configuration.
 
     Raises:
-        ConfigError: it holds a run of another configuration, or `resume` is false.
+        ConfigError: it has a run of another configuration, or `resume` is false.
     """
     import yaml
 
@@ -67,7 +68,7 @@ def claim(config: Config) -> RunDir:
         return run_dir
     if not config.resume:
         raise ConfigError(
-            f"run_dir {run_dir.path} holds a run already and resume is false; choose "
+            f"run_dir {run_dir.path} already has a run and resume is false; choose "
             "another run_dir, or delete it"
         )
     before = yaml.safe_load(run_dir.config.read_text(encoding="utf-8"))
@@ -83,29 +84,29 @@ def claim(config: Config) -> RunDir:
 
 
 def _check_same_config(config: Config) -> None:
-    """ConfigError if another process has another configuration than the primary one."""
+    """Raise ConfigError if the processes have different configurations."""
     text = to_yaml(replace(config, mesh=replace(config.mesh, process=None)))
     digests = processes.gather_text(hashlib.sha256(text.encode()).hexdigest())
     different = [str(n) for n, digest in enumerate(digests) if digest != digests[0]]
     if different:
         raise ConfigError(
             f"process {', '.join(different)} of {len(digests)} has another "
-            "configuration than process 0; expected the same command everywhere but "
-            "for mesh.process"
+            "configuration than process 0; expected the same command on every host, "
+            "except for mesh.process"
         )
 
 
 def _train(
     session: Session, run_dir: RunDir, measurements: Measurements, began: float
 ) -> None:
-    """Train, export and measure, each unless it is finished."""
+    """Train, export and measure; completed stages are skipped."""
     config, spec = session.config, session.spec
     steps = total_steps(config.train, session.dataset)
     fingerprint = session.dataset.fingerprint
     exported = measurements.results.is_exported(steps, fingerprint)
     name, result = spec.method.name, f"trained for {steps} steps"
     if exported and measurements.recall(name, result):
-        print(f"\n{spec.method}: {steps} steps, finished and exported already")
+        print(f"\n{spec.method}: {steps} steps, already trained and exported")
         return
     print(f"\n{spec.method}: {steps} steps")
     frozen = session.frozen_arguments()
@@ -126,7 +127,7 @@ def _train(
     if not exported:
         export(session, run_dir, fitted.state.params, frozen, steps)
         measurements.results.set_exported(steps, fingerprint)
-    # Adapters are measured as they were trained: a merged copy is a second model.
+    # Adapters are measured unmerged: a merged copy needs the memory of a second model.
     measurements.measure(
         name, result, lambda: with_base(spec, fitted.state.params, frozen)
     )

@@ -16,14 +16,14 @@ from targetsft_jax.training.state import TrainState, arrays_of
 
 
 class Saver:
-    """Saves the state of a training; a context that waits for saves under way.
+    """Save the train state by cadence; on exit, wait for pending saves.
 
     Args:
-        checkpoints: of the run.
-        retention: the rules for what is retained.
-        position: of the run; its step is replaced.
-        config: the cadence.
-        steps: of the whole training.
+        checkpoints: checkpoints of the run.
+        retention: rules of retention.
+        position: data position; its step is replaced at each save.
+        config: cadence of checkpoints.
+        steps: last optimizer step of the run.
         telemetry: counts the time and prints messages.
     """
 
@@ -43,22 +43,28 @@ class Saver:
         self._errors: list[str] = []
 
     def interval_elapsed(self) -> bool:
-        """True if `train.save_minutes` have passed, by the primary process's clock."""
+        """Return whether `save_minutes` have passed; False except in process 0."""
         return processes.is_primary() and self._timer.due()
 
     def scheduled(self, step: int) -> bool:
-        """True if a step is saved by its number."""
+        """Return whether `save_every` divides the step, or it is the last one."""
         return step % self._config.save_every == 0 or step == self._steps
 
     def may_be_best(self, validation_metrics: Mapping[str, float]) -> bool:
-        """True if the metric of `train.keep_best` was measured on held-out data."""
+        """Return whether the metrics include that of `train.keep_best`."""
         return self._config.keep_best in validation_metrics
 
     def check_metrics(self, metrics: Mapping[str, Any] | None) -> None:
-        """ValueError if steps have no metric of the name `train.keep_best`.
+        """Check that the metric of `train.keep_best` exists.
 
-        Called with the metrics of every recorded step, so that a wrong name ends the
-        run at its beginning; None: no step was recorded.
+        Called for every recorded step, so that a misspelt name ends the run at its
+        first step.
+
+        Args:
+            metrics: metrics of a step; None: no step was recorded.
+
+        Raises:
+            ValueError: steps have no metric of that name.
         """
         if metrics is not None:
             self._retention.judged(metrics)
@@ -66,7 +72,7 @@ class Saver:
     def save(
         self, state: TrainState, step: int, metrics: Mapping[str, Any], *, final: bool
     ) -> None:
-        """Save after a step; a final save, and that of the last step, is completed."""
+        """Save a checkpoint; wait for it if `final` or after the last step."""
         position = replace(self._position, step=step)
         arrays = arrays_of(state)
         self._timer.restart()
@@ -79,7 +85,7 @@ class Saver:
                 self._errors += self._checkpoints.save(arrays, position, metrics)
 
     def report_errors(self) -> None:
-        """Print the errors of saves since the last call and schedule another try."""
+        """Print the errors of failed saves and schedule a retry."""
         errors = [*self._checkpoints.errors(), *self._errors]
         self._errors.clear()
         for message in errors:

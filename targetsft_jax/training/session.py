@@ -1,4 +1,4 @@
-"""An opened run: models, tokenizer, data and problems, proved before any weight."""
+"""Open a run: models, tokenizer, data and problems, checked before loading weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,8 +31,8 @@ class Role:
 
     Attributes:
         name: "student", "teacher" or "reference".
-        model: where it is stored, and its architecture.
-        dtype: of its parameters on the devices.
+        model: stored model, with its architecture.
+        dtype: dtype of the parameters on the devices.
     """
 
     name: str
@@ -42,11 +42,11 @@ class Role:
 
 @dataclass
 class Shared:
-    """Frozen parameters and scores that several runs of one process have in common.
+    """Frozen parameters and scores shared by the runs of one process.
 
     Attributes:
-        parameters: by source and dtype.
-        scores: of models that no run changes, by the key of their measurement.
+        parameters: (source, dtype) -> frozen parameters.
+        scores: key of the measurement -> score of an untrained model.
     """
 
     parameters: dict[tuple[str, str], Params] = field(default_factory=dict)
@@ -58,16 +58,17 @@ class Session:
     """An opened run.
 
     Attributes:
-        config, mesh: of the run.
-        spec: the static part of its step.
-        roles: student and frozen models by name.
-        tokenizer: the student's, with the chat template that is trained.
-        evaluation_tokenizer: the same with the template that problems are posed with.
-        dataset: the packed rows.
+        config: validated configuration.
+        mesh: device mesh.
+        spec: static configuration of the step.
+        roles: name -> student or frozen model.
+        tokenizer: tokenizer of the student, with the chat template of the training.
+        evaluation_tokenizer: the same with the chat template of the evaluation.
+        dataset: packed training rows.
         problems: held-out problems; empty without evaluation.
         validation: held-out rows; None without validation.
-        shared: what is shared with other runs of the process.
-        start_parameters: the student at its start, while it is on the devices.
+        shared: frozen parameters and scores shared with other runs of the process.
+        start_parameters: the initial student; None while not on the devices.
     """
 
     config: Config
@@ -83,7 +84,7 @@ class Session:
     start_parameters: Params | None = None
 
     def student_at_start(self) -> Params:
-        """The parameters of the student before training; read once."""
+        """Return the initial student; loaded once."""
         if self.spec.lora is not None:
             return self.frozen_parameters("student")
         if self.start_parameters is None:
@@ -92,7 +93,7 @@ class Session:
         return self.start_parameters
 
     def frozen_parameters(self, role: str) -> Params:
-        """Parameters that training does not change; equal models share arrays."""
+        """Return the parameters of a frozen role; equal models share arrays."""
         model, dtype = self.roles[role].model, self.roles[role].dtype
         key = str(model.source), dtype.name
         if key not in self.shared.parameters:
@@ -100,14 +101,14 @@ class Session:
         return self.shared.parameters[key]
 
     def frozen_arguments(self) -> dict[str, Params]:
-        """The frozen arguments of the train step."""
+        """Return the frozen arguments of the train step by name."""
         return {
             name: self.frozen_parameters("student" if name == BASE else name)
             for name in self.spec.frozen_arguments
         }
 
     def start(self) -> Start:
-        """Parameters to train, at step 0: the student or fresh adapters."""
+        """Return the initial parameters to train: the student or new adapters."""
         student = self.roles["student"]
         config, adapters = student.model.config, self.spec.lora
         if adapters is None:
@@ -124,20 +125,20 @@ class Session:
         return Start(shapes, lambda: jax.jit(make, out_shardings=shardings)(key))
 
     def _take_student(self) -> Params:
-        """The student at its start, for a training that consumes it."""
+        """Return the initial student and release it, since `fit` consumes it."""
         params, self.start_parameters = self.student_at_start(), None
         return params
 
 
 def open_session(config: Config, shared: Shared | None = None) -> Session:
-    """Open and prove everything that can be refused before a weight is read.
+    """Open a run and check everything that needs no weights.
 
     Args:
-        config: the configuration, validated.
-        shared: that of earlier runs in this process.
+        config: validated configuration.
+        shared: `Session.shared` of earlier runs in this process.
 
     Raises:
-        ConfigError, ValueError, OSError: naming what cannot be used.
+        ConfigError, ValueError, OSError: a key, model or file cannot be used.
     """
     mesh = make_mesh(config)
     roles = _open_roles(config, mesh)
@@ -180,7 +181,7 @@ def open_session(config: Config, shared: Shared | None = None) -> Session:
 
 
 def _open_roles(config: Config, mesh: Mesh) -> dict[str, Role]:
-    """The student, the frozen models of its method, and a teacher to be evaluated."""
+    """Open the student, the frozen models of the method and an evaluated teacher."""
     evaluation = config.evaluation
     names = ["student", *config.method.roles]
     if evaluation.problems and evaluation.include_teacher and "teacher" not in names:
@@ -194,22 +195,22 @@ def _open_roles(config: Config, mesh: Mesh) -> dict[str, Role]:
         elif section.path:
             model = open_model(section.path)
         else:
-            # Only a reference may lack a path: it is the student at its start.
+            # Only a reference may lack a path: it is the initial student.
             model = roles["student"].model
         roles[name] = Role(name, model, dtype)
     return roles
 
 
 def _check_columns(config: Config, dataset: Dataset) -> None:
-    """Refuse data without a column that the method reads, or with one too many."""
+    """Raise ConfigError for a missing column or one with an ambiguous source."""
     method = config.method
     for name in method.method.inputs(**method.hyper):
         sources = INPUTS[name].policy_sources
         if sources and getattr(config.policy, name) is None and name in dataset.columns:
             raise ConfigError(
                 f"method {method.name!r} reads {name}, which the data has, and "
-                f"policy.{name} is null; set it to data to use the data's, or to "
-                f"{sources[0]} to make it in the run"
+                f"policy.{name} is null; set it to data to read the column, or to "
+                f"{sources[0]} to compute it during training"
             )
     missing = [name for name in method.columns if name not in dataset.columns]
     if missing:

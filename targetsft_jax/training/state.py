@@ -1,4 +1,4 @@
-"""The train state: optimizer step, parameters, moments and snapshots of policies."""
+"""Train state: optimizer step, parameters, moments and parameters of the policy."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,13 +22,13 @@ Params = dict[str, Any]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that training changes.
+    """State that a train step updates.
 
     Attributes:
         step: optimizer steps taken, [] i32.
-        params: the parameters that are trained.
-        optimizer: the state of the optimizer, moments in f32.
-        held: parameters of the policy by name; empty for most methods.
+        params: trained parameters.
+        optimizer: optax state, moments in f32.
+        held: snapshots and averages of the policy by name; empty for most methods.
     """
 
     step: Array
@@ -43,7 +43,14 @@ def init_state(
     shardings: TrainState,
     policy: Policy = FROM_DATA,
 ) -> TrainState:
-    """The state at step 0 on its shardings; moments lie as their parameters do."""
+    """Create the state at step 0, placed by `shardings`.
+
+    Args:
+        params: initial parameters.
+        optimizer: optax transformation.
+        shardings: result of `state_shardings`.
+        policy: policy whose parameters are part of the state.
+    """
     params = jax.device_put(params, shardings.params)
     moments = jax.jit(optimizer.init, out_shardings=shardings.optimizer)(params)
     step = jax.device_put(jnp.zeros((), jnp.int32), shardings.step)
@@ -57,11 +64,11 @@ def abstract_state(
     shardings: TrainState,
     policy: Policy = FROM_DATA,
 ) -> TrainState:
-    """Shapes, dtypes and shardings of the state that `init_state` makes.
+    """Describe the result of `init_state` by shapes, dtypes and shardings.
 
     Args:
         params: parameters, or their shapes.
-        optimizer, shardings, policy: as for `init_state`.
+        optimizer, shardings, policy: see `init_state`.
     """
     step: Any = jax.ShapeDtypeStruct((), jnp.int32)
     shapes = TrainState(
@@ -74,7 +81,7 @@ def abstract_state(
 
 
 def with_shardings(shapes: Any, shardings: Any) -> Any:
-    """A tree of shapes as `ShapeDtypeStruct`s with their shardings."""
+    """Attach shardings to a tree of shapes: a tree of `ShapeDtypeStruct`s."""
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,
@@ -90,36 +97,37 @@ def state_shardings(
     adapters: Lora | None = None,
     policy: Policy = FROM_DATA,
 ) -> TrainState:
-    """A sharding for every array of the state.
+    """Derive the sharding of every array of the state.
 
     Args:
-        config: the student.
-        params: what is trained, the student or its adapters; shapes suffice.
-        optimizer: its moments are sharded as their parameters.
-        mesh: the device mesh.
-        adapters: the adapters, where they are trained.
-        policy: its parameters are sharded as those that are trained.
+        config: architecture of the student.
+        params: trained parameters, the student's or the adapters'; shapes suffice.
+        optimizer: optax transformation; moments are sharded like their parameters.
+        mesh: device mesh.
+        adapters: trained adapters; None: the student is trained.
+        policy: policy; its parameters are sharded like the trained ones.
     """
     axes = (
         decoder.logical_axes(config)
         if adapters is None
         else lora.logical_axes(config, adapters)
     )
-    of_params = rules.shardings(axes, params, mesh)
+    params_shardings = rules.shardings(axes, params, mesh)
     replicated = meshes.replicated(mesh)
-    of_moments = optax.tree_utils.tree_map_params(
+    moments_shardings = optax.tree_utils.tree_map_params(
         optimizer,
         lambda _, sharding: sharding,
         jax.eval_shape(optimizer.init, params),
-        of_params,
+        params_shardings,
         transform_non_params=lambda _: replicated,
     )
-    held = dict.fromkeys(policy.held, of_params)
-    return TrainState(replicated, of_params, of_moments, held)  # type: ignore[arg-type]
+    held = dict.fromkeys(policy.held, params_shardings)
+    shardings: Any = (replicated, params_shardings, moments_shardings, held)
+    return TrainState(*shardings)
 
 
 def arrays_of(state: TrainState) -> dict[str, Any]:
-    """The state as the plain trees that a checkpoint stores."""
+    """Convert the state to the plain trees of a checkpoint."""
     optimizer = {"step": state.step, "moments": state.optimizer}
     if state.held:
         optimizer["held"] = state.held
@@ -127,7 +135,7 @@ def arrays_of(state: TrainState) -> dict[str, Any]:
 
 
 def state_of(arrays: dict[str, Any]) -> TrainState:
-    """The state of a checkpoint's plain trees; inverse of `arrays_of`."""
+    """Convert the plain trees of a checkpoint to the state; inverse of `arrays_of`."""
     optimizer = arrays["optimizer"]
     return TrainState(
         optimizer["step"],

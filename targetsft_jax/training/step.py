@@ -1,14 +1,14 @@
-"""The train step: student, teacher and reference in one jitted SPMD program.
+"""Train step: student, teacher and reference in one jitted SPMD program.
 
     step(state, frozen, batch) -> state, metrics
 
-All models are arguments, sharded by the same rules; frozen ones run under
-stop-gradient, and only their hidden states reach the fused loss. The loss is a sum over
-target tokens divided once by their global number, so micro-batches, devices and
-packing do not change it beyond rounding.
+All models are arguments, sharded by the same rules. Frozen models run under
+stop-gradient, and the fused loss reads their hidden states and heads. The loss is a sum
+over target tokens divided once by their global number, so accumulation, sharding and
+packing change it by rounding only.
 
-Policies that training changes itself, such as the old one of PSFT, are part of the
-state (`targets.policies`) and run as frozen models do, in the same pass over the data.
+Policies that follow the training, such as the old policy of PSFT, are part of the
+state (`targets.policies`) and run as frozen models, in the same pass over the data.
 
 With low-rank adapters (`StepSpec.lora`) the state has only the adapters, and the base
 of the student is one more frozen argument, `frozen[BASE]`.
@@ -34,21 +34,21 @@ def make_train_step(
     mesh: Mesh,
     shardings: TrainState,
 ) -> Callable[[TrainState, Mapping[str, Params], Mapping[str, Array]], Any]:
-    """The jitted step; it donates its state.
+    """Build the jitted step; it donates its state.
 
     Args:
-        spec: the static part.
-        optimizer: an optax transformation.
-        mesh: the (data, fsdp, tensor) mesh.
-        shardings: of the state (`state_shardings`); the new state keeps them.
+        spec: static configuration of the step.
+        optimizer: optax transformation.
+        mesh: (data, fsdp, tensor) mesh.
+        shardings: shardings of the old and the new state (`state_shardings`).
 
     Returns:
         (state, frozen, batch) -> (state, metrics), where `frozen` has the parameters
         that `spec.frozen_arguments` names and `batch` has [A, B, L] arrays: A
         micro-batches of B rows. Metrics are [] f32: means over the target tokens of
         the step, `grad_norm` before clipping, `target_tokens`, `tokens` (padding
-        excluded) and `skipped` (1 if loss or gradient were not finite and nothing was
-        changed).
+        excluded) and `skipped` (1 if loss or gradient was not finite and the parameters
+        did not change).
     """
 
     def step(
@@ -72,7 +72,7 @@ def make_train_step(
         updated = TrainState(
             state.step + 1, params, moments, policy.after(params, held)
         )
-        # A non-finite step changes the count, and what follows from the count alone.
+        # A skipped step counts: the refresh of a snapshot depends on the count alone.
         skipped = TrainState(state.step + 1, state.params, state.optimizer, held)
         new_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), updated, skipped)
         return new_state, metrics | {
@@ -82,7 +82,7 @@ def make_train_step(
             "skipped": 1 - finite.astype(jnp.float32),
         }
 
-    # Fixed output shardings: otherwise the second step compiles again.
+    # Without output shardings the second step would compile again.
     return jax.jit(
         step, donate_argnums=0, out_shardings=(shardings, meshes.replicated(mesh))
     )
@@ -96,7 +96,7 @@ def _accumulate(
     batch: Mapping[str, Array],
     scale: Array,
 ) -> tuple[Params, Metrics]:
-    """Gradients and metrics summed in f32 over the micro-batches [A, ...]."""
+    """Sum gradients and metrics in f32 over the micro-batches [A, ...]."""
 
     def one(micro: Mapping[str, Array]) -> tuple[Params, Metrics]:
         def loss(params: Params) -> tuple[Array, Metrics]:
@@ -111,7 +111,7 @@ def _accumulate(
     def add(total: Any, micro: Mapping[str, Array]) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, one(micro)), None
 
-    # Starting from zeros, the program contains the passes once.
+    # Starting from zeros instead of the first micro-batch halves the program.
     first = {name: x[0] for name, x in batch.items()}
     zeros = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one, first)

@@ -1,4 +1,4 @@
-"""The static step that a configuration specifies; `train` and `plan` share it."""
+"""Mesh, dtypes and `StepSpec` of a configuration, shared by `train` and `plan`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,14 +16,14 @@ from targetsft_jax.training.micro_batch import Numerics, StepSpec
 
 
 def make_mesh(config: Config, devices: Any = None) -> Mesh:
-    """The mesh of a configuration, whose batch divides over it.
+    """Make the mesh of a configuration and check that it divides the batch.
 
     Args:
-        config: its mesh and train sections are read.
-        devices: those of the mesh; None: all of jax's.
+        config: configuration; only `mesh` and `train` are read.
+        devices: devices of the mesh; None: `jax.devices()`.
 
     Raises:
-        ConfigError: naming the key that does not fit.
+        ConfigError: the axes do not fit the devices, or the mesh the batch size.
     """
     axes = config.mesh
     try:
@@ -36,22 +36,23 @@ def make_mesh(config: Config, devices: Any = None) -> Mesh:
     shards = meshes.row_shards(mesh)
     if rows % shards:
         raise ConfigError(
-            f"train.batch_size / train.accumulation_steps is {rows} rows, which "
-            f"mesh.data x mesh.fsdp = {shards} does not divide; expected a multiple"
+            f"train.batch_size / train.accumulation_steps is {rows}; expected a "
+            f"multiple of mesh.data x mesh.fsdp = {shards}"
         )
     return mesh
 
 
 def compute_dtype(config: Config, mesh: Mesh) -> Any:
-    """Dtype of the forward passes: as configured, or by platform."""
+    """Return the compute dtype: as configured, else by platform."""
     default = "float32" if meshes.platform(mesh) == "cpu" else "bfloat16"
     return jnp.dtype(config.train.dtype or default)
 
 
 def param_dtype(role: str, config: Config, mesh: Mesh) -> Any:
-    """Dtype of a role's parameters: float32, but bfloat16 if frozen on accelerators.
+    """Return the parameter dtype of a role: as configured, else by platform.
 
-    A reference that is the start of an adapted student has the student's dtype.
+    Default: float32, or bfloat16 for frozen parameters on accelerators. A reference
+    that is the base of adapters has the student's dtype.
     """
     dtype = role_config(config, role).dtype
     if config.lora is not None and _starts_as_student(role, config):
@@ -62,7 +63,7 @@ def param_dtype(role: str, config: Config, mesh: Mesh) -> Any:
 
 
 def adapters(config: Config) -> Lora | None:
-    """The adapters that a configuration trains, if it does."""
+    """Return the adapters of a configuration, or None."""
     if config.lora is None:
         return None
     return Lora(config.lora.rank, config.lora.alpha, tuple(config.lora.targets))
@@ -74,17 +75,18 @@ def step_spec(
     vocab_size: int,
     mesh: Mesh,
 ) -> StepSpec:
-    """The static part of the step that a configuration specifies.
+    """Build the `StepSpec` of a configuration.
 
     Args:
-        config: the configuration of the run.
-        architectures: of the student and of the frozen roles that the method reads.
-        vocab_size: real tokens, shared by all roles.
-        mesh: the device mesh.
+        config: configuration of the run.
+        architectures: role -> architecture, for the student and the frozen roles that
+            the method reads.
+        vocab_size: tokens of the tokenizer, shared by all roles.
+        mesh: device mesh.
 
     Raises:
-        ConfigError: the attention kernel cannot serve these models, or the student
-            cannot have these adapters.
+        ConfigError: the attention kernel does not support a model, or the adapters do
+            not fit the student.
     """
     train, roles = config.train, config.method.roles
     dtype = compute_dtype(config, mesh)
@@ -113,7 +115,7 @@ def step_spec(
 
 
 def _on_base(role: str, config: Config, mesh: Mesh) -> bool:
-    """True if a frozen role is the base of the student's adapters, to the bit."""
+    """Return whether a frozen role is bit-identical to the base of the adapters."""
     return (
         config.lora is not None
         and _starts_as_student(role, config)

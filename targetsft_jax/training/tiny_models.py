@@ -1,4 +1,4 @@
-"""Small start models for trials: trained once by plain SFT, cached as exports."""
+"""Small start models for trials, trained once by plain SFT and cached as exports."""
 
 import contextlib
 import dataclasses
@@ -26,17 +26,17 @@ from targetsft_jax.training.fit import Start, TrainingData, fit
 from targetsft_jax.training.micro_batch import StepSpec
 
 RECIPE = 1
-"""Version of the recipe: raised when the same `BuildConfig` gives another model."""
+"""Version of the recipe: incremented when a `BuildConfig` yields another model."""
 
 
 def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Path:
-    """The export of a built model; trained if the cache does not have it.
+    """Return the export of a built model; train it if it is not cached.
 
     Args:
-        name: of the role.
+        name: name of the role.
         build: architecture, problems and recipe; with `RECIPE` the key of the cache.
-        cache_dir: the export becomes a folder in it.
-        mesh: the devices.
+        cache_dir: parent folder of the export.
+        mesh: device mesh.
     """
     recipe = json.dumps([RECIPE, dataclasses.asdict(build)], sort_keys=True)
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
@@ -44,7 +44,7 @@ def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Pa
     config = architecture(build)
     size = f"{decoder.num_parameters(config) / 1e6:.2f}M parameters"
     summary = f"{size}, SFT for {build.steps} steps on synthetic problems"
-    # All processes build it together, or none: as the primary one sees the cache.
+    # All processes build it, or none: the primary process looks into the cache.
     cached = (folder / "config.json").is_file()
     if processes.gather_text(str(cached))[0] == str(True):
         print(f"{name}: start model from the cache ({summary})\n  {folder}")
@@ -56,7 +56,7 @@ def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Pa
 
 
 def architecture(build: BuildConfig) -> DecoderConfig:
-    """The decoder of a built model."""
+    """Return the decoder configuration of a built model."""
     return DecoderConfig(
         vocab_size=len(byte_tokenizer()),
         hidden_size=build.hidden_size,
@@ -67,8 +67,8 @@ def architecture(build: BuildConfig) -> DecoderConfig:
         max_position_embeddings=4096,
         rope_theta=10_000.0,
         tie_word_embeddings=True,
-        # Llama-shaped: for a folder of type qwen2, AutoTokenizer of transformers would
-        # rebuild Qwen's own tokenizer instead of reading ours.
+        # Not qwen2: for that type, AutoTokenizer of transformers rebuilds Qwen's
+        # tokenizer instead of reading tokenizer.json.
         qkv_bias=False,
         model_type="llama",
     )
@@ -106,7 +106,7 @@ def _build(build: BuildConfig, config: DecoderConfig, folder: Path, mesh: Mesh) 
 
 @contextlib.contextmanager
 def _scratch_folder(beside: Path) -> Iterator[Path]:
-    """One temporary folder for all processes; the primary one makes and removes it."""
+    """Temporary folder shared by all processes, managed by the primary process."""
     if not processes.is_primary():
         yield Path(processes.gather_text("")[0])
         return

@@ -24,7 +24,7 @@ class Validation:
 
     Attributes:
         dataset: held-out rows.
-        every: optimizer steps between two measurements; the last step has one too.
+        every: optimizer steps between measurements; the last step is always measured.
     """
 
     dataset: Dataset
@@ -32,13 +32,13 @@ class Validation:
 
 
 class Validator:
-    """Measures the held-out loss of a training.
+    """Measure the held-out loss during training.
 
     Args:
-        spec, mesh: of the training step.
-        validation: rows and cadence; None measures nothing.
-        config: its batch size and accumulation.
-        steps: of the whole training.
+        spec, mesh: arguments of `make_train_step`.
+        validation: rows and cadence; None disables validation.
+        config: batch size and accumulation steps.
+        steps: last optimizer step of the run.
     """
 
     def __init__(
@@ -60,11 +60,11 @@ class Validator:
         frozen: Mapping[str, Any],
         telemetry: Telemetry,
     ) -> dict[str, float]:
-        """Held-out metrics as `validation_NAME`; empty if the step has none."""
+        """Return `validation_NAME` metrics; empty for a step without validation."""
         validation = self._validation
         if validation is None or (step % validation.every and step != self._steps):
             return {}
-        # Wait for the step itself, or its time would count as validation.
+        # Otherwise the time of the pending step would count as validation.
         jax.block_until_ready(state.step)
         with telemetry.lost_to("validation"):
             return validate(
@@ -80,18 +80,19 @@ class Validator:
 def make_measure(
     spec: StepSpec, mesh: Mesh
 ) -> Callable[[TrainState, Mapping[str, Any], Mapping[str, Array]], Metrics]:
-    """The jitted (state, frozen, batch [B, L]) -> sums over the batch's target tokens.
+    """Build the jitted (state, frozen, batch [B, L]) -> metrics.
 
-    The loss of the training step, forward only: sums [] f32, and `target_tokens`.
+    The metrics of the train step, forward only: sums over the target tokens, [] f32,
+    and their number `target_tokens`.
     """
-    quiet = replace(spec, histograms=False)
+    scalars_only = replace(spec, histograms=False)
 
     def measure(
         state: TrainState, frozen: Mapping[str, Any], batch: Mapping[str, Array]
     ) -> Metrics:
         one = jnp.ones((), jnp.float32)
         models = {**frozen, **state.held}
-        _, sums = loss_and_metrics(quiet, mesh, state.params, models, batch, one)
+        _, sums = loss_and_metrics(scalars_only, mesh, state.params, models, batch, one)
         targets = jnp.sum(batch["loss_mask"].astype(jnp.float32))
         return sums | {"target_tokens": targets}
 
@@ -106,14 +107,17 @@ def validate(
     mesh: Mesh,
     rows: int,
 ) -> dict[str, float]:
-    """Means over all target tokens of the held-out rows, as `validation_NAME`.
+    """Average the metrics over all target tokens of the held-out rows.
 
     Args:
-        measure: from `make_measure`.
-        state, frozen: the models.
-        dataset: held-out rows; the last batch is padded with empty ones.
-        mesh: the device mesh.
-        rows: per batch; a multiple of the row shards of the mesh.
+        measure: result of `make_measure`.
+        state, frozen: arguments of the train step.
+        dataset: held-out rows; the last batch is padded with empty rows.
+        mesh: device mesh.
+        rows: rows per batch; a multiple of the row shards of the mesh.
+
+    Returns:
+        `validation_NAME` -> mean.
     """
     totals: dict[str, float] = {}
     for batch in _batches(dataset, rows):

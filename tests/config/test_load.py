@@ -1,4 +1,4 @@
-"""Reading a configuration: overrides, misspelt and former keys, wrong types."""
+"""Loading a configuration: overrides, misspelt and renamed keys, wrong types."""
 
 import dataclasses
 
@@ -18,7 +18,7 @@ def _refusal(*arguments: str) -> str:
     return str(error.value)
 
 
-def test_a_file_with_overrides_is_one_configuration(tmp_path):
+def test_overrides_take_precedence_over_the_file(tmp_path):
     path = tmp_path / "c.yaml"
     tree = {
         "student": {"path": "s"},
@@ -35,7 +35,7 @@ def test_a_shipped_configuration_is_found_by_name():
     assert load(["--config", "quickstart"]).run_dir == "runs/quickstart"
 
 
-def test_the_printed_tree_reads_back_as_the_same_configuration(tmp_path):
+def test_to_yaml_round_trips(tmp_path):
     path = tmp_path / "again.yaml"
     config = load([*MINIMAL, "--train.learning_rate", "1e-7", "--lora.rank", "4"])
     path.write_text(to_yaml(config))
@@ -57,7 +57,7 @@ def test_resume_is_a_flag_and_a_key(flag):
 
 
 @pytest.mark.parametrize(
-    "typed, meant",
+    "misspelt, expected",
     [
         ("train.learing_rate", "train.learning_rate"),
         ("learning_rate", "train.learning_rate"),
@@ -66,17 +66,17 @@ def test_resume_is_a_flag_and_a_key(flag):
         ("data.max_lenght", "data.max_length"),
     ],
 )
-def test_a_misspelt_key_names_the_key_that_was_meant(typed, meant, tmp_path):
-    assert f"Did you mean {meant}?" in _refusal(f"--{typed}", "3")
-    section, _, leaf = typed.rpartition(".")
+def test_a_misspelt_key_suggests_the_nearest_one(misspelt, expected, tmp_path):
+    assert f"Did you mean {expected}?" in _refusal(f"--{misspelt}", "3")
+    section, _, leaf = misspelt.rpartition(".")
     if section:
         path = tmp_path / "c.yaml"
         path.write_text(yaml.safe_dump({section: {leaf: 3}}))
-        assert f"Did you mean {meant}?" in _refusal("--config", str(path))
+        assert f"Did you mean {expected}?" in _refusal("--config", str(path))
 
 
 @pytest.mark.parametrize("old, new", load_module.RENAMED_KEYS.items())
-def test_a_former_key_is_refused_with_its_new_name(old, new, tmp_path):
+def test_a_renamed_key_is_refused_with_its_new_name(old, new, tmp_path):
     leaf = ".digits" if old.endswith("embedded") else ""
     assert f"{old}{leaf} was renamed; use {new}{leaf}" in _refusal(
         f"--{old}{leaf}", "3"
@@ -90,19 +90,19 @@ def test_a_former_key_is_refused_with_its_new_name(old, new, tmp_path):
     assert f"use {new}" in _refusal("--config", str(path))
 
 
-def test_every_renamed_key_is_a_present_one():
+def test_new_names_of_renamed_keys_exist_and_old_ones_do_not():
     assert set(load_module.RENAMED_KEYS.values()) <= set(keys())
     assert not set(load_module.RENAMED_KEYS) & set(keys())
 
 
-def test_compare_points_to_its_command(tmp_path):
+def test_the_removed_key_compare_names_its_command(tmp_path):
     assert "targetsft_jax.compare" in _refusal("--compare", "[sft]")
     path = tmp_path / "c.yaml"
     path.write_text("compare: [sft]\n")
     assert "targetsft_jax.compare" in _refusal("--config", str(path))
 
 
-def test_the_former_name_of_synthetic_problems_is_refused_with_the_new_one():
+def test_the_renamed_source_embedded_is_refused_with_its_new_name():
     message = _refusal("--data.source", "embedded")
     assert "data.source is 'embedded'" in message and "synthetic" in message
 
@@ -151,7 +151,7 @@ def test_help_lists_each_hyper_parameter_with_its_methods(capsys):
         assert words in text
 
 
-def test_a_tree_of_a_former_version_reads_under_the_present_names():
+def test_renamed_tree_renames_keys_and_values_and_drops_removed_keys():
     old = {
         "compare": ["sft"],
         "train": {"micro_batches": 2, "steps": 3},

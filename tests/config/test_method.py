@@ -1,4 +1,4 @@
-"""The resolved method: roles, columns and policy follow from target and policy."""
+"""Resolved method: roles, columns and policy of a target and a policy section."""
 
 import pytest
 
@@ -28,14 +28,14 @@ def test_roles_and_columns_follow_from_the_inputs(target, roles, columns):
     assert method.method is get_method(target["name"])
 
 
-def test_hyper_parameters_are_the_defaults_with_those_of_the_target():
+def test_hyper_parameters_override_the_defaults():
     target = {"name": "eaft", "top_k": 5, "power": None}
     method = resolve(target, PolicyConfig())
     assert dict(method.hyper) == {"top_k": 5, "entropy_norm": None, "power": 1.0}
     assert str(method) == "eaft (top_k=5, power=1.0)"
 
 
-def test_a_policy_makes_the_inputs_that_the_data_does_not_have():
+def test_a_policy_computes_the_inputs_that_the_data_does_not_have():
     psft, iw_sft = {"name": "psft"}, {"name": "iw_sft"}
     assert resolve(psft, PolicyConfig(refresh_every=3)).policy == Snapshot(3)
     ema = PolicyConfig(trajectory_weight="ema", ema_decay=0.5)
@@ -72,12 +72,12 @@ def test_refusals_name_the_key(target, policy, parts):
 
 
 def test_a_configuration_resolves_its_method_once(monkeypatch):
-    """All readers of one configuration share the object."""
+    """The second access returns the cached object."""
     config = load(["--student.path", "s", "--target.name", "sft"])
     monkeypatch.setattr("targetsft_jax.config.schema.resolve", None)
     assert config.method is config.method
 
 
-def test_an_unusable_target_is_an_error_of_the_configuration():
+def test_an_invalid_target_is_a_config_error():
     with pytest.raises(ConfigError, match="no method 'tsft'"):
         load(["--student.path", "s", "--target.name", "tsft"])

@@ -1,4 +1,4 @@
-"""Comparison of a run's configuration with that of its resumption."""
+"""Keys that a resumed run may and may not change."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ def test_the_same_configuration_has_no_changes():
         (["--data.max_length", "64"], "data.max_length: was 1024, is 64"),
     ],
 )
-def test_a_key_that_changes_the_model_is_named_with_both_values(overrides, line):
+def test_a_changed_key_is_listed_with_both_values(overrides, line):
     assert line in changed_keys(_tree(), load([*MINIMAL, *overrides]))
 
 
@@ -46,12 +46,12 @@ def test_a_key_that_changes_the_model_is_named_with_both_values(overrides, line)
     ],
     ids=lambda overrides: overrides[0],
 )
-def test_keys_of_where_and_how_may_change(overrides):
+def test_resumable_keys_may_change(overrides):
     assert changed_keys(_tree(), load([*MINIMAL, *overrides])) == []
 
 
-def test_a_younger_key_counts_as_its_default():
-    """A run of a version without the key resumes, unless the key is set now."""
+def test_a_key_added_later_has_its_default():
+    """A run of a version without the key resumes, unless the key is set."""
     before = _tree()
     del before["train"]["clip_norm"]
     assert changed_keys(before, load(MINIMAL)) == []
@@ -59,7 +59,7 @@ def test_a_younger_key_counts_as_its_default():
     assert changed == ["train.clip_norm: was 1.0, is 2.0"]
 
 
-def test_former_names_are_read_under_the_present_ones():
+def test_renamed_keys_are_compared_under_their_new_names():
     before = _tree("--train.accumulation_steps", "2")
     before["train"]["micro_batches"] = before["train"].pop("accumulation_steps")
     before["compare"] = ["dft"]

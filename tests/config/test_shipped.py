@@ -1,4 +1,4 @@
-"""Shipped configurations by name; paths still work."""
+"""Shipped configurations, by name and by path."""
 
 from pathlib import Path
 
@@ -30,14 +30,14 @@ def test_a_name_of_a_subfolder(tmp_path, monkeypatch) -> None:
     assert shipped.find("compare/all") == path
 
 
-def test_a_file_comes_before_a_name(tmp_path, monkeypatch) -> None:
+def test_a_file_takes_precedence_over_a_name(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("quickstart", "own.yaml"):
+    for name in ("quickstart", "mine.yaml"):
         Path(name).touch()
         assert shipped.find(name) == Path(name)
 
 
-def test_neither_a_file_nor_a_name(tmp_path, monkeypatch) -> None:
+def test_an_unknown_name_suggests_the_nearest_one(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="quickstrat does not exist.*mean quickstart"):
         shipped.find("quickstrat")

@@ -1,4 +1,4 @@
-"""Run directories written by hand."""
+"""Run directories with made-up metrics."""
 
 import json
 
@@ -10,7 +10,7 @@ from targetsft_jax.loss.histogram import BINS
 @pytest.fixture
 def write_run():
     def write(folder, method="sft", steps=30, start=2.0, **more):
-        """A run whose loss is start / step, with one skipped step and a cut line."""
+        """Write a run with loss start / step, a skipped step and a truncated line."""
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text(f"target: {{name: {method}}}\n")
         rows = [

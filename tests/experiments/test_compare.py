@@ -1,4 +1,4 @@
-"""A comparison: cells in one process, shared models, finished cells, tables."""
+"""Comparisons: cells in one process, shared models, finished cells, tables."""
 
 import json
 from collections import Counter
@@ -38,11 +38,11 @@ def command(folders, tmp_path) -> list[str]:
         evaluation__max_new_tokens=4,
         evaluation__include_teacher="true",
     )
-    place = overrides.index("--run_dir")
-    return ["--config", str(path), *overrides[:place], *overrides[place + 2 :]]
+    index = overrides.index("--run_dir")
+    return ["--config", str(path), *overrides[:index], *overrides[index + 2 :]]
 
 
-def test_cells_share_frozen_models_and_finished_ones_stay(
+def test_cells_share_frozen_models_and_finished_cells_are_skipped(
     command, tmp_path, monkeypatch, capsys
 ):
     counts: Counter = Counter()
@@ -61,8 +61,8 @@ def test_cells_share_frozen_models_and_finished_ones_stay(
     count(measure_module, "evaluate_model", lambda *_: "evaluation")
     assert main(command) == 0
     printed = capsys.readouterr().out
-    # The student is read for each training, which consumes it; the teacher once, and
-    # teacher and start are evaluated once for all cells.
+    # Each training consumes the student, so it is read twice. The teacher is read once;
+    # teacher and start are evaluated once.
     assert counts["read teacher"] == 1 and counts["read student"] == 2
     assert counts["training"] == 2 and counts["evaluation"] == 4
     rows = [line.split("|")[1].strip() for line in printed.splitlines() if "|" in line]
@@ -76,21 +76,21 @@ def test_cells_share_frozen_models_and_finished_ones_stay(
         rig.metrics_of(tmp_path / "cells" / name / "seed0")
         for name in ("sft", "target_sft")
     )
-    # The same batches from the same start, by different methods.
+    # The same start and batches, but different methods.
     assert plain[0]["nll"] == pytest.approx(guided[0]["nll"], rel=1e-6)
     assert plain[1]["nll"] != guided[1]["nll"]
     counts.clear()
     assert main(command) == 0
     again = capsys.readouterr().out
-    assert not counts and again.count("finished already") == 2
+    assert not counts and again.count("already finished") == 2
     assert again.splitlines()[-4:] == printed.splitlines()[-4:]
-    # Another evaluation is not finished.
+    # With another evaluation the cells are not finished.
     more = [*command, "--evaluation.samples", "2", "--dry-run"]
     assert main(more) == 0
     assert capsys.readouterr().out.count("to run") == 2
 
 
-def test_a_dry_run_starts_nothing(command, monkeypatch, capsys):
+def test_a_dry_run_runs_no_cell(command, monkeypatch, capsys):
     monkeypatch.setattr(compare_module, "run", None)
     assert main([*command, "--dry-run", "--seeds", "[0, 1]"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -121,4 +121,4 @@ def test_seeds_are_summarised(capsys):
     text = "\n".join(tables(cells, scores))
     assert "| sft | 50.00 | 25.00 | 75.00 |" in text
     assert "| dft | 50.00 | 50.00 | 50.00 |" in text
-    assert "no cell has an evaluation" in tables(cells, {})[0]
+    assert "no cell has scores" in tables(cells, {})[0]

@@ -1,4 +1,4 @@
-"""The figure of runs: its panels and layout, and the running mean against numpy's."""
+"""Figure of runs: panels, layout, and the running mean against numpy."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from targetsft_jax.experiments.runs import Run, read_runs
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that are saved."""
+    """Figures that the test saves."""
     figures, save = [], Figure.savefig
 
     def saved(self, *arguments, **options):
@@ -46,14 +46,14 @@ def test_panels_of_one_run_and_of_several(runs, tmp_path, write_run, drawn):
         histogram,
         "wall time by cause",
     ]
-    # Raw, mean and held-out values of each run, and its two kinds of anomalies.
+    # Per run: raw, mean and held-out values, and two kinds of anomalies.
     assert len(panels["loss (the method's own objective)"].lines) == 5 * len(runs)
     assert len(figure.legends) == (len(runs) > 1)
     title = figure.get_suptitle()
     assert title.endswith("running means; dashed: held-out rows; ×: skipped step")
 
 
-def test_long_names_squeeze_no_column(tmp_path, write_run, drawn):
+def test_long_names_do_not_shrink_the_panels(tmp_path, write_run, drawn):
     runs = ["a", "a very long name of a run " * 3]
     for run in runs:
         write_run(tmp_path / run)
@@ -93,7 +93,7 @@ def test_ticks_of_a_narrow_logarithmic_panel_are_plain_numbers(tmp_path, drawn):
     assert "1" in texts and all(float(text) > 0 for text in texts)
 
 
-def test_matplotlib_that_is_not_installed_is_named(tmp_path, monkeypatch):
+def test_a_missing_matplotlib_is_named(tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
@@ -102,7 +102,7 @@ def test_matplotlib_that_is_not_installed_is_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("length", [1, 5, 99, 100, 730])
-def test_running_mean_is_numpys_and_does_not_bend_a_trend(length):
+def test_running_mean_equals_numpys_and_preserves_a_linear_trend(length):
     line = np.linspace(3, 9, length)
     np.testing.assert_allclose(running_mean(line.tolist()), line, rtol=1e-12)
     noisy = line + np.random.default_rng(0).normal(size=length)

@@ -1,4 +1,4 @@
-"""Cells of a comparison: methods × hyper-parameters × seeds as configurations."""
+"""Cells of a comparison: methods × hyper-parameters × seeds."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def _file(tmp_path: Path, **tree) -> str:
     return str(path)
 
 
-def test_every_method_with_every_seed(base):
+def test_cells_are_methods_times_seeds(base):
     grid = cells(Comparison(base, "runs/x", ["sft", "target_sft"], [0, 5]))
     assert [(cell.name, cell.seed) for cell in grid] == [
         ("sft", 0),
@@ -46,14 +46,14 @@ def test_every_method_with_every_seed(base):
         assert cell.config.train.steps == 7
 
 
-def test_hyper_parameters_of_the_base_stay_with_its_method(base):
+def test_hyper_parameters_of_the_base_apply_to_its_method_only(base):
     sft, guided = cells(Comparison(base, "runs/x", ["sft", "target_sft"]))
     assert sft.config.target.eta is None
     assert guided.config.target.eta == 0.3
     assert guided.config.method.hyper["eta"] == 0.3
 
 
-def test_lists_of_values_are_cells_of_their_own(base):
+def test_a_list_of_values_expands_to_one_cell_per_value(base):
     methods = [{"target_sft": {"eta": [0, 0.5, 1]}}, {"gem": {"beta": 0.8}}, "dft"]
     grid = cells(Comparison(base, "runs/x", methods))
     assert [cell.name for cell in grid] == [
@@ -74,7 +74,7 @@ def test_overrides_change_every_cell(base):
     assert [cell.config.train.batch_size for cell in grid] == [16, 16]
 
 
-def test_policy_sources_that_another_method_reads_are_left_out(base, tmp_path):
+def test_policy_sources_of_another_method_are_dropped(base, tmp_path):
     tree = BASE | {"target": {"name": "psft"}, "policy": {"old_logprob": "data"}}
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(tree))
     psft, sft = cells(Comparison(base, "runs/x", ["psft", "sft"]))
@@ -89,7 +89,7 @@ def test_the_shipped_comparison_is_found_by_name():
     assert [cell.config.method.name for cell in grid] == ["sft", "target_sft"]
 
 
-def test_a_file_is_read_with_its_replacements(base, tmp_path):
+def test_overrides_replace_values_of_the_file(base, tmp_path):
     path = _file(tmp_path, methods=["sft"])
     replacing = {"methods": "[dft, {gem: {beta: 0.9}}]", "seeds": "[1, 2]"}
     comparison = read_comparison(path, replacing | {"run_dir": None})
@@ -109,7 +109,7 @@ def test_a_file_is_read_with_its_replacements(base, tmp_path):
         ({"methods": [{"sft": {"eta": 1}}]}, ("sft has no hyper-parameter eta",)),
         ({"methods": [{"gem": {"beta": -1}}]}, ("target.beta is -1", "expected")),
         ({"methods": [["sft"]]}, ("['sft']", "a name")),
-        ({"methods": ["sft", "sft"]}, ("sft twice", "once")),
+        ({"methods": ["sft", "sft"]}, ("sft twice", "remove one")),
     ],
     ids=lambda value: str(value)[:30],
 )

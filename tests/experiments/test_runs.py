@@ -1,4 +1,4 @@
-"""Runs read back from hand-written directories."""
+"""Runs read from made-up run directories."""
 
 import pytest
 
@@ -10,9 +10,7 @@ def _names(*paths):
     return [run.name for run in read_runs([str(path) for path in paths])]
 
 
-def test_a_truncated_line_and_values_that_are_not_finite_are_left_out(
-    tmp_path, write_run
-):
+def test_truncated_lines_and_non_finite_values_are_omitted(tmp_path, write_run):
     write_run(tmp_path / "a")
     (run,) = read_runs([str(tmp_path / "a")])
     steps, values = run.series("loss")
@@ -21,7 +19,7 @@ def test_a_truncated_line_and_values_that_are_not_finite_are_left_out(
     assert run.series("kl_teacher") == ([], [])
 
 
-def test_histograms_with_null_are_left_out(tmp_path, write_run):
+def test_histograms_with_null_are_omitted(tmp_path, write_run):
     write_run(tmp_path / "a")
     with (tmp_path / "a/histograms.jsonl").open("a") as file:
         file.write('{"step": 30, "gamma": [null, 1.0]}\n')
@@ -30,12 +28,12 @@ def test_histograms_with_null_are_left_out(tmp_path, write_run):
     assert run.distributions("entropy") == ([], [])
 
 
-def test_summaries_are_the_newest_value_a_sum_or_the_goodput(tmp_path, write_run):
+def test_a_summary_is_the_newest_value_or_the_sum_or_the_goodput(tmp_path, write_run):
     write_run(tmp_path / "a", goodput=0.9)
     (run,) = read_runs([str(tmp_path / "a")])
     assert run.summary(METRICS["loss"]) == pytest.approx(2 / 30)
     assert run.summary(METRICS["skipped"]) == 1
-    # Of the whole run, not as it was at its last step.
+    # The goodput of the complete run, not that of its last step.
     assert run.summary(METRICS["goodput"]) == pytest.approx(0.6)
     assert run.summary(METRICS["kl_teacher"]) is None
 
@@ -45,7 +43,7 @@ def test_folders_of_runs_are_searched_three_levels_down(tmp_path, write_run):
         write_run(tmp_path / path, path.split("/")[-2] if "dft" in path else "sft")
     assert _names(tmp_path / "grid") == ["sft", "seed0 · dft", "seed1 · dft"]
     write_run(tmp_path / "grid/x/sft/seed0")
-    # From one level further down the deepest one is in reach.
+    # Starting one level lower, the deepest run is found.
     assert _names(tmp_path / "grid/x") == [
         "dft/seed0",
         "dft/seed1",
@@ -54,10 +52,10 @@ def test_folders_of_runs_are_searched_three_levels_down(tmp_path, write_run):
     ]
 
 
-def test_a_run_with_runs_inside_and_paths_that_overlap_count_once(tmp_path, write_run):
+def test_nested_runs_and_overlapping_paths_count_once(tmp_path, write_run):
     write_run(tmp_path / "a", "target_sft")
     write_run(tmp_path / "a/compare/sft")
-    # Configuration of its own or none: the folder has the method's name.
+    # The method is not repeated: the path has its name.
     (tmp_path / "a/compare/sft/config.yaml").unlink()
     paths = (tmp_path / "a", tmp_path / "a/compare", tmp_path / "a")
     assert _names(*paths) == ["a · target_sft", "sft"]
@@ -69,12 +67,12 @@ def test_names_are_the_shortest_distinct_ends_of_the_paths(tmp_path, write_run):
     paths = (tmp_path / "one/run", tmp_path / "two/run")
     assert _names(*paths) == ["one/run · dft", "two/run · target_sft"]
     assert _names(tmp_path / "one/run") == ["run · dft"]
-    # Part of another word is no mention of the method.
+    # A method inside another word does not count.
     write_run(tmp_path / "target_sft", "sft")
     assert _names(tmp_path / "target_sft") == ["target_sft · sft"]
 
 
-def test_runs_without_a_step_are_left_out_of_a_folder_of_runs(tmp_path, write_run):
+def test_runs_without_a_step_in_a_folder_of_runs_are_omitted(tmp_path, write_run):
     write_run(tmp_path / "grid/dft")
     (tmp_path / "grid/sft").mkdir()
     (tmp_path / "grid/sft/metrics.jsonl").write_text('{"step": 1, "lo')
@@ -86,5 +84,5 @@ def test_runs_without_a_step_are_left_out_of_a_folder_of_runs(tmp_path, write_ru
 def test_a_path_without_a_run_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "empty", tmp_path / "absent"):
-        with pytest.raises(ValueError, match=f"{path}: no metrics.jsonl"):
+        with pytest.raises(ValueError, match=f"{path} has no metrics.jsonl"):
             read_runs([str(path)])

@@ -1,4 +1,4 @@
-"""The table of `report` against numbers of hand-written runs."""
+"""Table of `report` against the numbers of made-up runs."""
 
 from targetsft_jax.experiments.runs import Run, read_runs
 from targetsft_jax.experiments.summary import summary_table
@@ -12,13 +12,13 @@ def test_a_line_has_the_newest_values_of_a_run(tmp_path, write_run):
     assert heading.split() == (
         "run step loss val loss nll tok/s skipped goodput".split()
     )
-    # 3/30, 3/30 + 0.1, one step skipped, 60 of 100 seconds in steps.
+    # 3/30; 3/30 + 0.1; one skipped step; 60 of 100 seconds in steps.
     assert line.split()[3:] == "30 0.1000 0.2000 0.1000 5,000 1 60%".split()
     assert len(heading) == len(line) == len(other)
     assert line.startswith("a · sft ") and other.startswith("long name · sft ")
 
 
-def test_a_metric_that_a_run_does_not_have_is_a_dash():
+def test_a_missing_metric_is_a_dash():
     runs = [
         Run("a", [{"step": 1000, "gamma": 0.5}], [], {}),
         Run("b", [{"step": 2, "loss": 1.0}], [], {}),

@@ -1,4 +1,4 @@
-"""Plans under test: programs compiled quickly, and each only once per process."""
+"""Fixtures of plans: programs are compiled quickly and once per process."""
 
 import json
 from dataclasses import dataclass, replace
@@ -21,13 +21,13 @@ _programs: dict[str, Any] = {}
 
 @dataclass(frozen=True)
 class CompiledOnce:
-    """A lowered program whose compilation is shared by all tests that need it."""
+    """A lowered program with a compilation cache shared by all tests."""
 
     lowered: Any
     options: dict
 
     def compile(self):
-        """The compiled program."""
+        """Compile, or return the cached program."""
         text = self.lowered.as_text()
         if text not in _programs:
             _programs[text] = self.lowered.compile(compiler_options=self.options)
@@ -36,8 +36,8 @@ class CompiledOnce:
 
 @pytest.fixture(scope="session", autouse=True)
 def compile_once():
-    """Plans of the same step share a program, whichever test compiles it."""
-    # Jax starts with its eight CPU devices before a command could change them.
+    """Share the compiled program between plans of the same step."""
+    # Initialize jax with eight CPU devices before a command changes their number.
     assert len(jax.devices()) == 8
     real = plan_module.abstract_step
 
@@ -53,7 +53,7 @@ def compile_once():
 
 @pytest.fixture(scope="session")
 def write_architecture():
-    """Writer of model folders that have a config.json, and no weights or tokenizer."""
+    """Writer of model folders with config.json, without weights and tokenizer."""
 
     def write(folder: Path, **changes) -> str:
         folder.mkdir()
@@ -75,7 +75,7 @@ def write_architecture():
 
 @pytest.fixture(scope="session")
 def make_step():
-    """Maker of steps with two parameters over fsdp, rows of 64 tokens, not traced."""
+    """Factory of untraced steps: two parameters over fsdp, rows of 64 tokens."""
 
     def make(spec=None, *, mesh=None, rows=8, length=64) -> AbstractStep:
         mesh = mesh or make_mesh(data=2, fsdp=2, tensor=2)

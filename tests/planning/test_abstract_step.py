@@ -1,4 +1,4 @@
-"""Abstract steps against the arrays that a real run would have; nothing is compiled."""
+"""Abstract steps against the arrays of a run; nothing is compiled."""
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ def _config(*arguments):
 
 @pytest.fixture(scope="module")
 def sharded():
-    """ASFT's step over four devices of fsdp: a configuration, a mesh, the step."""
+    """Configuration, mesh and step of ASFT over four fsdp devices."""
     arguments = ["--target.name", "asft", "--mesh.fsdp", "4", "--mesh.data", "2"]
     config = _config(
         *arguments,
@@ -35,14 +35,14 @@ def sharded():
 
 
 def _described(tree):
-    """Shape, dtype and sharding of every leaf, by its path."""
+    """Path -> shape, dtype and sharding of a leaf."""
     return {
         jax.tree_util.keystr(path): (leaf.shape, leaf.dtype, leaf.sharding)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 
-def test_the_state_is_that_of_a_run(sharded):
+def test_the_state_equals_that_of_a_run(sharded):
     config, mesh, step = sharded
     student = step.roles["student"].config
     optimizer = make_optimizer(config.train, 100)
@@ -52,7 +52,7 @@ def test_the_state_is_that_of_a_run(sharded):
     assert _described(step.state) == _described(state)
 
 
-def test_bytes_are_those_of_the_shards_on_one_device(sharded):
+def test_bytes_per_device_equal_those_of_its_shards(sharded):
     config, mesh, step = sharded
     arrays = {
         "rows": np.zeros((1, 8, 32), np.int32),
@@ -69,18 +69,18 @@ def test_bytes_are_those_of_the_shards_on_one_device(sharded):
     assert bytes_per_device(placed) == expected == 32 * 5
 
 
-def test_the_batch_is_that_of_the_pipeline(sharded):
+def test_the_batch_equals_that_of_the_pipeline(sharded):
     config, mesh, step = sharded
     dataset = prepare(config.data, byte_tokenizer()).train
     batch = batch_at(dataset, 0, batch_size=config.train.batch_size)
     assert _described(step.batch) == _described(put_rows(batch, mesh, lead=1))
 
 
-def test_a_reference_without_a_path_is_the_student_at_its_start(sharded):
+def test_a_reference_without_a_path_is_the_initial_student(sharded):
     _, _, step = sharded
     assert list(step.roles) == ["student", "reference"]
     assert step.roles["reference"].config == step.roles["student"].config
-    assert step.roles["reference"].origin == "the student at its start"
+    assert step.roles["reference"].origin == "the initial student"
     assert list(step.frozen) == ["reference"]
 
 
@@ -93,7 +93,7 @@ def test_the_step_is_lowered_for_its_shapes(sharded):
     ]
 
 
-def test_the_vocabulary_is_the_tokenizer_s_where_there_is_one(
+def test_the_vocabulary_size_is_that_of_the_tokenizer_if_there_is_one(
     folders, tmp_path, write_architecture
 ):
     student = write_architecture(tmp_path / "student", hidden_size=64)

@@ -1,4 +1,4 @@
-"""Advice: each key where it helps, and not where it is set already."""
+"""Advice: a key is listed if it helps and is not set yet."""
 
 from dataclasses import replace
 
@@ -17,13 +17,13 @@ SFT = ["--target.name", "sft", "--student.path", "absent"]
 
 
 def _keys(step, *arguments, capacity=None) -> list[str]:
-    """Keys that the lines of advice name, up to their colons."""
+    """Keys of the lines of advice: the text before the colon."""
     config = load([*SFT, *arguments])
     return [line.partition(":")[0] for line in advice(config, step, capacity)]
 
 
 def test_cheap_changes_come_first(make_step):
-    """No key is set yet: two rows per device, float32, a large chunk."""
+    """No key is set: two rows per device, float32, a large chunk."""
     spec = rig.with_numerics(make_step().spec, loss_chunk=1024)
     assert _keys(make_step(spec)) == [
         "train.remat full",
@@ -36,29 +36,29 @@ def test_cheap_changes_come_first(make_step):
     ]
 
 
-def test_changes_that_are_made_are_not_repeated(make_step):
+def test_keys_that_are_set_are_not_listed(make_step):
     spec = rig.with_numerics(make_step().spec, loss_chunk=512)
     spec = replace(spec, lora=Lora(2, 4.0, ("q",)))
-    # One row per device, and fsdp has all devices but those of tensor.
+    # One row per device; fsdp has all devices except those of tensor.
     step = make_step(spec, mesh=make_mesh(fsdp=4, tensor=2), rows=4)
     half = AbstractRole(rig.STUDENT, jnp.dtype("bfloat16"), "a test")
     step = replace(step, roles={"student": half})
     assert _keys(step, "--train.remat", "full") == ["data.max_length"]
 
 
-def test_tensor_parallelism_where_a_device_has_one_row(make_step):
+def test_tensor_parallelism_for_one_row_per_device(make_step):
     one = make_step(mesh=make_mesh(fsdp=8), rows=8)
     two = make_step(mesh=make_mesh(fsdp=8), rows=16)
     assert "mesh.tensor 2" in _keys(one) and "mesh.tensor 2" not in _keys(two)
 
 
-def test_accumulation_steps_double(make_step):
+def test_accumulation_steps_are_doubled(make_step):
     keys = _keys(make_step(), "--train.accumulation_steps", "4")
     assert "train.accumulation_steps 8" in keys
 
 
 @pytest.mark.parametrize("factor, devices", [(2.1, None), (1.9, 16), (0.9, 32)])
-def test_a_larger_topology_where_arguments_take_half_of_the_capacity(
+def test_a_larger_topology_if_arguments_take_half_of_the_capacity(
     factor, devices, make_step
 ):
     step = make_step()
@@ -71,7 +71,7 @@ def test_a_larger_topology_where_arguments_take_half_of_the_capacity(
         assert f"with {devices} devices" in larger[0]
 
 
-def test_portable_attention_is_named_where_it_holds_scores(make_step, monkeypatch):
+def test_portable_attention_is_listed_if_it_materialises_scores(make_step, monkeypatch):
     long = "data.max_length a multiple of 128 and train.attention auto"
     assert long not in _keys(make_step())
     monkeypatch.setattr(memory, "platform", lambda mesh: "tpu")

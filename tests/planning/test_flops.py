@@ -1,4 +1,4 @@
-"""Model FLOPs: against a count by hand, and against the products of compiled steps."""
+"""Model FLOPs against counts by hand and against the products of compiled steps."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ QWEN_7B = DecoderConfig(
 
 def test_a_layer_by_hand():
     # q 8x8, k and v 8x4, o 8x8, gate, up and down 8x20: 672 weights. In a row of 5 a
-    # query has 3 keys on average: 8 products for their scores, 8 for the mix.
+    # query has 3 keys on average, with 8 products for the score and 8 for the value.
     assert layer_flops(SMALL, 5) == 3 * 2 * (672 + 3 * 16)
     assert head_flops(SMALL, 90) == 2 * 8 * 90
 
@@ -47,20 +47,20 @@ def test_windows_bound_the_keys_of_each_query():
     window = sum(min(4, position) for position in range(1, 11))
     products = 2 * 8 * (2 * window + full) / 10
     assert layer_flops(config, 10) == pytest.approx(2 * (3 * 672 + products))
-    # A window as long as the row is no bound; a mean context is bounded by a window.
+    # A window as long as the row has no effect; a window bounds the mean context.
     assert layer_flops(replace(config, sliding_window=10), 10) == layer_flops(SMALL, 10)
     short, long = (layer_flops(config, 10, mean_context=n) for n in (3, 5))
     assert short == layer_flops(SMALL, 10, mean_context=3)
     assert long < layer_flops(SMALL, 10, mean_context=5)
 
 
-def test_qwen_7b_has_the_flops_of_its_published_size():
+def test_qwen_7b_flops_match_its_published_size():
     # 6.53e9 weights outside embedding and head, 545e6 in the head.
     assert layer_flops(QWEN_7B, 1) == pytest.approx(2 * 6.53e9, rel=1e-3)
     assert head_flops(QWEN_7B, 152064) == pytest.approx(2 * 0.545e9, rel=1e-3)
 
 
-def test_a_step_is_three_student_passes_one_of_the_teacher_and_the_heads():
+def test_a_step_has_three_student_passes_one_teacher_pass_and_the_heads():
     flops = step_flops(SMALL, [QWEN_7B], length=64, vocabulary=90, remat="full")
     student, teacher = layer_flops(SMALL, 64), layer_flops(QWEN_7B, 64)
     heads = 3 * head_flops(SMALL, 90) + head_flops(QWEN_7B, 90)
@@ -72,8 +72,8 @@ def test_a_step_is_three_student_passes_one_of_the_teacher_and_the_heads():
     "method, policies, label_heads",
     [("psft", 1, 0), ("iw_sft", 0, 1)],
 )
-def test_policies_add_the_counted_products(method, policies, label_heads):
-    """Compiled for one device; test_plan.py has Target-SFT's step on eight."""
+def test_policies_add_the_products_of_the_program(method, policies, label_heads):
+    """On one device; test_plan.py has Target-SFT on eight."""
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_layers": 2}
     keys = {
         f"{role}.build.{key}": value

@@ -1,4 +1,4 @@
-"""Memory of a device: XLA's analysis, exact arguments, estimated temporaries."""
+"""Memory per device: XLA's analysis, exact arguments, estimated temporaries."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -27,7 +27,7 @@ def _bytes(parts) -> dict[str, float]:
     return {part.name: part.gib * GIB for part in parts}
 
 
-def test_a_peak_of_its_own_is_preferred():
+def test_a_reported_peak_is_preferred_to_the_sum():
     analysis = SimpleNamespace(
         argument_size_in_bytes=4 * GIB,
         temp_size_in_bytes=3 * GIB,
@@ -60,7 +60,7 @@ def test_arguments_are_exact(make_step):
     assert "adapters" in _bytes(argument_parts(make_step(adapted)))
 
 
-def test_temporaries_of_a_program_are_its_largest_arrays(make_step):
+def test_temporaries_are_the_largest_arrays_of_the_program(make_step):
     def buffer(name, size, source="", fused=False):
         return Buffer(name, (), source, Shape("f32", (size,)), "add", fused, 4 * size)
 
@@ -91,7 +91,7 @@ def test_temporaries_without_a_program_are_estimated(make_step):
     assert parts["inputs of all layers, saved for the backward pass"] == inputs
 
 
-def test_rows_are_those_of_a_micro_batch_on_one_device(make_step):
+def test_rows_per_device_are_those_of_a_micro_batch(make_step):
     assert rows_per_device(make_step()) == 2
     assert rows_per_device(make_step(mesh=make_mesh(tensor=8, data=1))) == 8
 
@@ -100,7 +100,7 @@ def test_rows_are_those_of_a_micro_batch_on_one_device(make_step):
     "attention, platform, result",
     [("auto", "tpu", True), ("xla", "gpu", True), ("xla", "cpu", False)],
 )
-def test_scores_are_held_by_the_portable_attention(
+def test_the_portable_attention_materialises_scores(
     attention, platform, result, monkeypatch, make_step
 ):
     """Rows of 64 tokens are not a multiple of 128, which splash attention needs."""

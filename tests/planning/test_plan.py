@@ -1,4 +1,4 @@
-"""Plans against arithmetic by hand: memory parts, traffic, roofline, failures."""
+"""Plans against arithmetic by hand: memory, traffic, roofline, failures."""
 
 import importlib.util
 from dataclasses import replace
@@ -34,7 +34,7 @@ needs_libtpu = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def sharded():
-    """The quickstart on eight CPU devices, parameters over four of them."""
+    """Plan of the quickstart on eight CPU devices, parameters over four."""
     config = load([*QUICKSTART, "--mesh.data", "2", "--mesh.fsdp", "4"])
     return make_plan(config, get_topology("cpu:8"))
 
@@ -52,7 +52,7 @@ def test_arguments_add_up(sharded):
 
 
 def test_a_device_computes_its_share_of_the_flops(sharded):
-    """An eighth of the count for all tokens, in the layers and in the loss."""
+    """One eighth of the FLOPs of all tokens, in the layers and in the loss."""
     spec, program = sharded.step.spec, sharded.cost.program
     flops = step_flops(
         spec.student,
@@ -62,14 +62,14 @@ def test_a_device_computes_its_share_of_the_flops(sharded):
         # Scores are computed for the full square of a row.
         mean_context=48,
     )
-    # The loss alone is in a loop without a known trip count; here it is one chunk.
+    # Only the loss is in a loop without a known trip count; here it has one chunk.
     loss = sum(dot.flops for dot in program.dots if dot.trips is None)
     assert loss == pytest.approx(flops.heads * 24 * 48 / 8)
     layers = flops.student + flops.frozen
     assert program.flops - loss == pytest.approx(layers * 24 * 48 / 8)
 
 
-def test_an_unknown_capacity_refuses_nothing(sharded):
+def test_a_step_fits_if_the_capacity_is_unknown(sharded):
     assert sharded.memory.capacity is None and sharded.memory.fits
     assert sharded.advice == ()
     assert sharded.roofline is None and sharded.mfu_bound is None
@@ -94,7 +94,7 @@ def test_collectives_add_up_by_kind():
 
 
 @pytest.mark.parametrize("chunk, count", [(512, 1), (144, 1), (143, 2), (16, 9)])
-def test_the_loss_has_a_chunk_for_all_tokens_of_a_device(sharded, chunk, count):
+def test_the_number_of_loss_chunks_per_device(sharded, chunk, count):
     # 24 rows of 48 tokens over 8 devices: 144 tokens.
     spec = rig.with_numerics(sharded.step.spec, loss_chunk=chunk)
     assert _max_loss_chunks(replace(sharded.step, spec=spec)) == count
@@ -108,7 +108,7 @@ def test_hbm_traffic_is_arguments_and_all_written_arrays(sharded):
 
 
 def test_a_plan_over_adapters(tmp_path, write_architecture):
-    """ASFT's reference is the base: one model, and moments of adapters alone."""
+    """ASFT's reference is the base: one model, and moments of the adapters only."""
     student = write_architecture(
         tmp_path / "student", hidden_size=64, intermediate_size=96
     )
@@ -123,8 +123,8 @@ def test_a_plan_over_adapters(tmp_path, write_architecture):
     plan = make_plan(config, get_topology("cpu:8"))
     bytes_of = {part.name: part.gib * GIB for part in plan.parts}
     assert not [name for name in bytes_of if name.startswith(("reference", "student"))]
-    # q is 64 x 64 and v 64 x 32, in two layers of rank 8. A is replicated where its
-    # kernel is split by columns, which are B's.
+    # q is 64 x 64 and v 64 x 32, in two layers of rank 8. For a kernel split by
+    # columns, B is split and A is replicated.
     adapters = 4 * 2 * 8 * (64 + 64 / 2 + 64 + 32 / 2)
     assert bytes_of["adapters"] == pytest.approx(adapters)
     assert bytes_of["AdamW moments"] == pytest.approx(2 * adapters, rel=1e-2)
@@ -165,7 +165,7 @@ def test_other_compiler_errors_are_failures(message):
 @needs_libtpu
 @pytest.mark.slow
 def test_a_plan_for_an_absent_tpu(tmp_path, write_architecture):
-    """Only config.json is read: there are no weights, and no tokenizer."""
+    """Only config.json is read; there are no weights and no tokenizer."""
     student = write_architecture(tmp_path / "student")
     teacher = write_architecture(tmp_path / "teacher", vocab_size=640, hidden_size=384)
     config = load(
@@ -181,7 +181,7 @@ def test_a_plan_for_an_absent_tpu(tmp_path, write_architecture):
     assert plan.memory.capacity == 15.75 and plan.memory.fits
     report = "\n".join(lines(plan))
     assert "512 in the vocabulary: the smallest vocab_size" in report
-    # The devices decide, not the host: bfloat16 and the TPU's kernel.
+    # Dtype and kernel are those of the devices, not of the host.
     assert "splash attention" in report and "computed in bfloat16" in report
     assert "8 x TPU v5 lite" in report and "fits: 15." in report
     chip, roofline = CHIPS["v5e"], plan.roofline
@@ -196,7 +196,9 @@ def test_a_plan_for_an_absent_tpu(tmp_path, write_architecture):
 
 
 @needs_libtpu
-def test_the_compiler_s_out_of_memory_error_is_a_plan(tmp_path, write_architecture):
+def test_an_out_of_memory_error_of_the_compiler_gives_a_plan(
+    tmp_path, write_architecture
+):
     student = write_architecture(
         tmp_path / "huge", hidden_size=16384, num_hidden_layers=40
     )

@@ -1,4 +1,4 @@
-"""The plan command: report, JSON, and exit codes that scripts can use."""
+"""Command `plan`: report, JSON, exit codes."""
 
 import importlib.util
 import json
@@ -45,10 +45,10 @@ def test_a_step_that_does_not_fit_exits_with_3_and_advice(capsys):
         (["--topology", "cpu:2x2"], "expected cpu:N, such as cpu:8"),
         (["--topology", "cpu:8", "--num-slices", "2"], "cpu:N is one slice"),
         (["--topology", "cpu:8", "--train.remat", "ful"], "train.remat is 'ful'"),
-        (["--topology", "cpu:8", "--train.batch_size", "3"], "does not divide"),
+        (["--topology", "cpu:8", "--train.batch_size", "3"], "a multiple of mesh"),
     ],
 )
-def test_unusable_arguments_exit_with_2(arguments, message, capsys):
+def test_invalid_arguments_exit_with_2(arguments, message, capsys):
     assert main([*QUICKSTART, *arguments]) == 2
     assert message in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Reports of hand-made plans, line by line; nothing is compiled."""
+"""Reports of plans with made-up numbers, line by line; nothing is compiled."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ from targetsft_jax.planning.plan import Cost, Plan, Roofline, Traffic
 from targetsft_jax.planning.rendering import as_json, lines
 from targetsft_jax.planning.topology import Topology
 
-# A device of round numbers: 100 TFLOP/s, 1000 GB/s, 100 GB/s.
+# A device with round rates: 100 TFLOP/s, 1000 GB/s, 100 GB/s.
 CHIP = Chip("v0", 16.0, 1e14, 1e12, 1e11)
 
 
@@ -34,6 +34,7 @@ def plan(make_step) -> Plan:
         ]
     )
     spec = rig.with_numerics(make_step().spec, remat="full")
+    spec = replace(spec, vocab_size=rig.VOCABULARY)
     mesh = make_mesh(fsdp=4, devices=make_step().mesh.devices.flatten()[:4])
     program = Program((), (), ())
     traffic = {"all-gather": Traffic(1234, 5 * 10**9)}
@@ -76,11 +77,11 @@ model FLOPs, attention causal, recomputation not counted
 collectives per device per step     count        GB sent
   all-gather                        1,234          5.000
 
-roofline: a bound, not a prediction
+roofline: lower bounds of the step time
   compute        14.000 s   recomputation included, at 100 TFLOP/s
   HBM             2.000 s   about 2000 GB at 1000 GB/s
   ICI             0.050 s   all links at 100 GB/s
-  a step takes at least 14.000 s: at most 73 tokens/s, MFU 82 %
+  step time at least 14.000 s: at most 73 tokens/s, MFU 82 %
 
 fits: 4.00 GiB to spare"""
     )
@@ -105,7 +106,7 @@ def test_the_json_has_the_same_numbers(plan):
     traffic = {"all-gather": {"count": 1234, "bytes": 5 * 10**9}}
     assert numbers["collectives_per_device_and_step"] == traffic
     assert numbers["roofline_seconds"]["step"] == 14.0
-    # 1.15e15 FLOPs per device in 14 s, of 1e14 per second.
+    # 1.15e15 FLOPs per device in 14 s; the peak is 1e14 FLOP/s.
     assert numbers["mfu_bound"] == pytest.approx(4.5e12 * 16 * 64 / 4 / 14e14)
 
 
@@ -114,11 +115,11 @@ def test_a_step_that_does_not_fit_has_its_three_largest_parts_and_advice(plan):
     parts = tuple(Part(name, gib) for name, gib in zip("abcd", (9.0, 4.0, 3.0, 2.0)))
     report = _report(replace(plan, memory=memory, parts=parts, advice=("a: b", "c: d")))
     assert report.endswith("""
-does not fit: 2.50 GiB too much; the three largest parts
+does not fit: 2.50 GiB too much; largest contributions:
       9.00 GiB  a
       4.00 GiB  b
       3.00 GiB  c
-what to change
+suggested changes:
   a: b
   c: d""")
 
@@ -139,7 +140,7 @@ def test_a_step_without_a_program_has_no_traffic(plan):
 def test_little_spare_memory_is_a_warning(plan):
     report = _report(replace(plan, memory=Memory(7.0, 6.0, 15.5, 15.5, 16.0)))
     assert report.endswith(
-        "0.50 GiB to spare, less than the 1 GiB that other programs need"
+        "0.50 GiB to spare, below the 1 GiB that other programs need"
     )
 
 
@@ -159,6 +160,6 @@ def test_slices_and_adapters_are_named(plan):
     step = replace(plan.step, spec=spec)
     report = _report(replace(plan, topology=topology, step=step))
     assert "topology  v0:2x2, 2 slices: 4 x V0" in report
-    assert "100 GB/s, network of slices not counted" in report
+    assert "100 GB/s, network between slices not counted" in report
     numbers = 2 * 2 * (rig.STUDENT.hidden_size * 2)
     assert f"lora rank 2, alpha 4 on q: {numbers:,} of" in report

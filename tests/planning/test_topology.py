@@ -1,4 +1,4 @@
-"""Topology names, and the devices that they stand for."""
+"""Topology names and their devices."""
 
 import importlib.util
 import os
@@ -22,7 +22,7 @@ needs_libtpu = pytest.mark.skipif(
 )
 
 
-def test_names_have_a_kind_and_bounds():
+def test_names_are_parsed_into_kind_and_bounds():
     assert parse_topology("v5p:2x2x4") == ("v5p", (2, 2, 4))
     assert parse_topology("cpu:8") == ("cpu", (8,))
 
@@ -43,17 +43,17 @@ def test_cpu_topologies_are_the_first_devices_of_jax():
 @pytest.mark.parametrize(
     "slices, message", [(2, "cpu:N is one slice"), (0, "expected 1 or more")]
 )
-def test_slices_that_do_not_exist(slices, message):
+def test_invalid_numbers_of_slices(slices, message):
     with pytest.raises(TopologyError, match=message):
         get_topology("cpu:8", slices)
 
 
-def test_more_cpu_devices_than_jax_started_with():
-    with pytest.raises(UnavailableTopology, match="started with 8 CPU devices"):
+def test_more_cpu_devices_than_jax_has():
+    with pytest.raises(UnavailableTopology, match="jax has 8 CPU devices"):
         get_topology("cpu:16")
 
 
-def test_preparing_leaves_a_started_jax_and_the_environment_alone(monkeypatch):
+def test_prepare_jax_keeps_an_initialized_jax_and_set_variables(monkeypatch):
     monkeypatch.setenv("TPU_WORKER_ID", "7")
     prepare_jax("cpu:2")
     assert len(jax.devices()) == 8
@@ -64,7 +64,7 @@ def test_preparing_leaves_a_started_jax_and_the_environment_alone(monkeypatch):
 @pytest.mark.parametrize(
     "name, slices, devices", [("v5e:1x1", 1, 1), ("v5e:2x4", 1, 8), ("v5e:2x2", 2, 8)]
 )
-def test_described_tpus(name, slices, devices):
+def test_tpu_topologies_have_devices_and_rates(name, slices, devices):
     prepare_jax(name)
     topology = get_topology(name, slices)
     assert [device.platform for device in topology.devices] == ["tpu"] * devices
@@ -74,7 +74,7 @@ def test_described_tpus(name, slices, devices):
 
 
 @needs_libtpu
-def test_bounds_that_the_compiler_rejects():
+def test_bounds_rejected_by_the_compiler_are_usage_errors():
     prepare_jax("v5e:3x5")
     with pytest.raises(TopologyError, match="which the TPU compiler rejects"):
         get_topology("v5e:3x5")

@@ -1,4 +1,4 @@
-"""Loss spikes against the standard library's medians, and the log of anomalies."""
+"""Loss spikes against medians of the standard library; the log of anomalies."""
 
 import statistics
 
@@ -16,8 +16,8 @@ histories = st.lists(losses, min_size=MIN_HISTORY, max_size=80)
 
 
 @given(losses, histories)
-def test_a_spike_is_defined_by_the_medians(loss, history):
-    """By the standard library's medians, away from the threshold itself."""
+def test_a_spike_exceeds_the_documented_threshold(loss, history):
+    """Away from the threshold by more than rounding."""
     median = statistics.median(history)
     deviation = 1.4826 * statistics.median([abs(x - median) for x in history])
     threshold = median + 8 * max(deviation, 0.01 * median)
@@ -26,7 +26,7 @@ def test_a_spike_is_defined_by_the_medians(loss, history):
 
 
 @given(losses, histories, st.randoms(), st.integers(-8, 8))
-def test_neither_order_nor_unit_matters(loss, history, rng, power):
+def test_spikes_do_not_depend_on_order_or_scale(loss, history, rng, power):
     shuffled = list(history)
     rng.shuffle(shuffled)
     scale = 2.0**power
@@ -35,15 +35,15 @@ def test_neither_order_nor_unit_matters(loss, history, rng, power):
 
 
 @given(st.floats(1, 4), st.integers(MIN_HISTORY, 60), st.data())
-def test_earlier_spikes_hide_none(level, length, data):
-    """As long as most losses are ordinary; a mean and its deviation would fail here."""
+def test_earlier_spikes_do_not_hide_a_spike(level, length, data):
+    """While most losses are ordinary; mean and standard deviation would fail."""
     wild = data.draw(st.lists(st.floats(50, 1e6), max_size=(length - 1) // 2))
     history = wild + [level] * (length - len(wild))
     assert is_spike(level * 1.1, history, 8)
     assert not is_spike(level * 1.05, history, 8)
 
 
-def test_there_is_no_spike_without_history_or_where_detection_is_disabled():
+def test_no_spike_without_history_or_with_detection_disabled():
     assert not is_spike(1e9, [1.0] * (MIN_HISTORY - 1), 8)
     assert not is_spike(1e9, [1.0] * MIN_HISTORY, 0)
     assert is_spike(1e9, [1.0] * MIN_HISTORY, 8)
@@ -51,7 +51,7 @@ def test_there_is_no_spike_without_history_or_where_detection_is_disabled():
 
 
 def _anomalies(folder, messages, earlier=()):
-    """The detector of a run that has done the steps `earlier`."""
+    """Detector of a run with the earlier steps `earlier`."""
     rows = [row | {"step": number} for number, row in enumerate(earlier, 1)]
     run_dir = RunDir(folder)
     run_dir.metrics.unlink(missing_ok=True)
@@ -106,7 +106,7 @@ def test_a_resumed_run_detects_the_same_spikes(tmp_path):
     assert sum(flag["spike"] for flag in flags) == 1
     assert [row["step"] for row in jsonl.read(tmp_path / "anomalies.jsonl")] == [51]
     resumed = _anomalies(tmp_path, [], rows[:45])
-    # What the interrupted session had logged after its checkpoint is repeated.
+    # Rows after the checkpoint are dropped: their steps are repeated.
     assert jsonl.read(tmp_path / "anomalies.jsonl") == []
     assert [_pass(resumed, n, r) for n, r in enumerate(rows[45:], 46)] == flags[45:]
     assert [row["step"] for row in jsonl.read(tmp_path / "anomalies.jsonl")] == [51]

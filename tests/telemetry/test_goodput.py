@@ -1,4 +1,4 @@
-"""The clock of a run against seconds counted by hand."""
+"""Clock of a run against seconds counted by hand."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from targetsft_jax.telemetry.goodput import Clock
 
 @pytest.fixture
 def time(monkeypatch):
-    """A wall clock that stands still until it is moved."""
+    """Fake wall clock, advanced by the test."""
 
     class Wall:
         now = 100.0
@@ -32,7 +32,7 @@ def _lose(clock, cause, time, seconds):
         time.pass_(seconds)
 
 
-def test_all_time_is_steps_or_a_named_cause_over_two_sessions(run_dir, time):
+def test_seconds_by_cause_add_up_over_two_sessions(run_dir, time):
     time.pass_(3)
     first = Clock(run_dir, began=100.0)
     _lose(first, "compile", time, 10)
@@ -57,7 +57,7 @@ def test_all_time_is_steps_or_a_named_cause_over_two_sessions(run_dir, time):
     assert "restart 24.7%" in second.summary()
 
 
-def test_lost_time_that_ends_in_an_error_is_counted(run_dir, time):
+def test_lost_time_is_counted_when_an_error_is_raised(run_dir, time):
     clock = Clock(run_dir)
     with pytest.raises(OSError), clock.lost_to("save"):
         time.pass_(7)
@@ -65,7 +65,7 @@ def test_lost_time_that_ends_in_an_error_is_counted(run_dir, time):
     assert clock.seconds["save"] == 7
 
 
-def test_a_fresh_run_ignores_the_file_and_so_does_damage(run_dir, time):
+def test_a_new_run_ignores_the_file_and_a_damaged_file_counts_as_none(run_dir, time):
     first = Clock(run_dir)
     time.pass_(9)
     first.write(now=True)

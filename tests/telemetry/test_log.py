@@ -1,4 +1,4 @@
-"""Rows of metrics.jsonl and histograms.jsonl, and what sinks receive."""
+"""Rows of metrics.jsonl, histograms.jsonl and sinks."""
 
 import numpy as np
 import pytest
@@ -41,11 +41,11 @@ def test_files_and_sinks_have_the_same_numbers(tmp_path, capsys):
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert rows[1]["loss"] is None and rows[2]["loss"] == 3
     assert [step for step, _ in sink.rows] == [1, 2, 3, 4, 5, 6]
-    for row, (_, sent) in zip(rows, sink.rows):
-        sent = {k: None if v != v else v for k, v in sent.items()}
-        assert row == {"step": row["step"], **sent}
+    for row, (_, scalars) in zip(rows, sink.rows):
+        finite = {k: None if v != v else v for k, v in scalars.items()}
+        assert row == {"step": row["step"], **finite}
         assert not any(name.startswith("histogram") for name in row)
-    # Histograms accompany the printed lines: the first, every fourth, the last.
+    # Histograms are written with the printed lines: the first, every fourth, the last.
     histograms = jsonl.read(run_dir.histograms)
     assert [row["step"] for row in histograms] == [1, 4, 6]
     assert [step for step, *_ in sink.histograms] == [1, 4, 6]
@@ -55,7 +55,7 @@ def test_files_and_sinks_have_the_same_numbers(tmp_path, capsys):
     assert output.count("step ") == 3 and "goodput" in output
 
 
-def test_histograms_that_are_not_finite_go_to_the_file_only(tmp_path):
+def test_non_finite_histograms_are_written_to_the_file_only(tmp_path):
     sink, run_dir = _Sink(), RunDir(tmp_path)
     log = RunLog(run_dir, steps=1, start=0, every=1, sinks=[sink])
     log.write(1, _metrics(histogram_entropy=np.full(BINS, np.nan)))
@@ -86,7 +86,9 @@ def test_repeated_steps_are_dropped_and_their_time_is_lost_to_the_restart(
     log.close()
 
 
-def test_seconds_leave_out_checkpoints_but_not_the_wait_for_data(tmp_path, monkeypatch):
+def test_seconds_exclude_checkpoints_and_include_the_wait_for_data(
+    tmp_path, monkeypatch
+):
     now, run_dir = [0.0], RunDir(tmp_path)
     monkeypatch.setattr(log_module.time, "perf_counter", lambda: now[0])
     log = RunLog(run_dir, steps=2, start=0, every=1)

@@ -1,4 +1,4 @@
-"""The table of metrics: complete, and the one source of line, plot, table and docs."""
+"""Registry of metrics: complete, and the source of line, plot, table and docs."""
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ def _undeclared(names):
 
 
 def _loss_metrics(method, hyper):
-    """Names of the metrics of the loss; nothing is computed."""
+    """Return the names of the metrics of the loss, by abstract evaluation."""
     hidden, head, labels, arguments = loss_problems.problem("float32")
     weights = arguments.pop("weights")
     needs = METHODS[method].inputs(**hyper) if method in METHODS else ()
@@ -66,7 +66,7 @@ def test_every_metric_of_a_step_is_declared(method):
     _, names = lowered.out_info
     assert {"loss", "skipped", f"{PREFIX}gamma"} <= set(names)
     assert _undeclared(names) == set()
-    # The control: a metric that nobody declared is noticed.
+    # Control: an undeclared metric is detected.
     assert _undeclared({*names, "undeclared"}) == {"undeclared"}
 
 
@@ -84,7 +84,7 @@ def test_rows_are_consistent():
     assert len(set(labels)) == len(labels)
 
 
-def test_held_out_metrics_need_no_row():
+def test_held_out_metrics_are_derived():
     assert find_metric("validation_nll").label == "val nll"
     assert find_metric("validation_nll").line is METRICS["nll"].line
     for name in ("absent", "validation_absent"):
@@ -111,14 +111,14 @@ def test_compact_numbers_have_three_digits(value, text):
 
 
 @given(st.floats(1e-3, 1e11))
-def test_compact_numbers_are_right_to_three_digits(value):
+def test_compact_numbers_are_accurate_to_three_digits(value):
     text = compact(value)
     scale = {"k": 1e3, "M": 1e6, "G": 1e9}.get(text[-1], 1.0)
     assert float(text.rstrip("kMG")) * scale == pytest.approx(value, rel=5.001e-3)
 
 
-def test_a_row_is_all_that_a_metric_needs(monkeypatch, tmp_path, capsys):
-    """One new row: in the line, the legend, the figure, the report, and the docs."""
+def test_a_new_entry_appears_everywhere(monkeypatch, tmp_path, capsys):
+    """In the line, the legend, the figure, the report and the docs."""
     row = Metric(
         "surprise",
         "S",
@@ -149,7 +149,7 @@ def test_a_row_is_all_that_a_metric_needs(monkeypatch, tmp_path, capsys):
     )
 
 
-def test_every_format_takes_numpy_scalars():
+def test_every_format_accepts_numpy_scalars():
     for metric in METRICS.values():
         for template in (metric.line, metric.table):
             assert template is None or template(float(np.float32(1.5)))

@@ -1,4 +1,4 @@
-"""The profiler window, with the profiler's calls recorded."""
+"""Profiler window, with recorded calls of the profiler."""
 
 import jax
 import pytest
@@ -25,7 +25,7 @@ def _run(window, calls, steps):
     return folders
 
 
-def test_the_window_has_its_steps_and_waits_for_the_last_one(calls, tmp_path):
+def test_the_trace_covers_the_window_and_waits_for_its_last_step(calls, tmp_path):
     run_dir = RunDir(tmp_path)
     folders = _run(ProfilerWindow(run_dir, 2, 2), calls, range(1, 5))
     profile = str(run_dir.profile)
@@ -33,14 +33,14 @@ def test_the_window_has_its_steps_and_waits_for_the_last_one(calls, tmp_path):
     assert folders == [None, None, run_dir.profile, None]
 
 
-def test_a_run_that_ends_inside_the_window_writes_what_there_is(calls, tmp_path):
+def test_a_run_that_ends_inside_the_window_writes_the_trace(calls, tmp_path):
     window = ProfilerWindow(RunDir(tmp_path), 2, 9)
     _run(window, calls, (1, 2))
     assert window.close() == RunDir(tmp_path).profile and window.close() is None
     assert calls.count("stop") == 1
 
 
-def test_no_window_no_trace(calls, tmp_path):
+def test_without_a_window_there_is_no_trace(calls, tmp_path):
     window = ProfilerWindow(RunDir(tmp_path), None, 3)
     assert _run(window, calls, (1, 2, 3)) == [None] * 3
     assert window.close() is None and calls == [1, 2, 3]

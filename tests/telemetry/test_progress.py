@@ -1,4 +1,4 @@
-"""The printed line, its legend, and the bar."""
+"""Printed line, its legend, and the progress bar."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from targetsft_jax.telemetry.progress import LEGEND, Progress, clock_time
 ROW = {"step": 3, "loss": 1.5, "gamma": 0.25, "tokens_per_second": 18.3, "goodput": 0.5}
 
 
-def test_a_line_has_the_metrics_of_the_row_in_the_order_of_the_table(capsys):
+def test_a_line_has_the_metrics_in_the_order_of_the_registry(capsys):
     progress = Progress(steps=10, start=2, terminal=False)
     progress.advance(ROW)
     progress.line(ROW | {"validation_nll": 1.25}, remaining=65)

@@ -1,4 +1,4 @@
-"""TensorBoard's files read back, and W&B by a stand-in."""
+"""TensorBoard files read back; W&B with a fake module."""
 
 import sys
 import types
@@ -38,17 +38,17 @@ def test_tensorboard_has_scalars_and_histograms(tmp_path):
     np.testing.assert_allclose(values["gamma"].histo.bucket_limit, EDGES["gamma"][1:])
 
 
-def test_wandb_is_a_further_sink_and_continues_its_run(tmp_path, monkeypatch):
-    started, sent = [], []
+def test_wandb_is_an_additional_sink_and_continues_its_run(tmp_path, monkeypatch):
+    started, calls = [], []
 
     class Run:
         id = "abc"
 
         def log(self, row, step):
-            sent.append((step, row))
+            calls.append((step, row))
 
         def finish(self):
-            sent.append("finished")
+            calls.append("finished")
 
     fake = types.ModuleType("wandb")
     fake.init = lambda **options: started.append(options) or Run()
@@ -61,8 +61,8 @@ def test_wandb_is_a_further_sink_and_continues_its_run(tmp_path, monkeypatch):
     assert [run["id"] for run in started] == [None, "abc"]
     assert started[0]["project"] == "mine" and started[0]["config"] == {"seed": 3}
     assert started[0]["name"] == tmp_path.name
-    assert [entry[0] for entry in sent if entry != "finished"] == [1, 1, 2, 2]
-    assert sent.count("finished") == 2
+    assert [entry[0] for entry in calls if entry != "finished"] == [1, 1, 2, 2]
+    assert calls.count("finished") == 2
 
 
 def test_a_missing_wandb_is_named(tmp_path, monkeypatch):

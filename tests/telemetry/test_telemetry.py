@@ -1,4 +1,4 @@
-"""Telemetry driven by plain dicts, without a model."""
+"""Telemetry with metrics as plain dicts, without a model."""
 
 import errno
 from itertools import count
@@ -44,12 +44,12 @@ def test_a_step_is_recorded_when_the_next_one_is_dispatched(tmp_path):
     recorded = telemetry.step(2, _metrics(loss=3.0))
     assert recorded["loss"] == 2 and recorded["spike"] == 0
     assert _steps(tmp_path) == [1]
-    # The pending step of a run that fails has no row: its session repeats it.
+    # A pending step is dropped at an error: the next session repeats it.
     telemetry.close()
     assert _steps(tmp_path) == [1]
 
 
-def test_flush_records_now_and_once_with_further_metrics(tmp_path, capsys):
+def test_flush_records_the_pending_step_once_with_extra_metrics(tmp_path, capsys):
     telemetry = _telemetry(tmp_path)
     telemetry.step(1, _metrics())
     metrics = telemetry.flush({"validation_loss": 1.25})
@@ -65,7 +65,7 @@ def test_flush_records_now_and_once_with_further_metrics(tmp_path, capsys):
     assert "val loss 1.2500" in capsys.readouterr().out
 
 
-def test_device_arrays_arrive_on_the_host(tmp_path):
+def test_metrics_are_fetched_to_the_host(tmp_path):
     telemetry = _telemetry(tmp_path)
     shares = jax.numpy.full(BINS, 1 / BINS)
     telemetry.step(1, _metrics(loss=jax.numpy.float32(0.5), histogram_gamma=shares))
@@ -78,7 +78,7 @@ def test_device_arrays_arrive_on_the_host(tmp_path):
 
 @pytest.mark.parametrize("primary", [True, False])
 def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path, monkeypatch, primary):
-    """In every process, or the others would wait for one that has ended."""
+    """In every process: otherwise the others would wait for one that has ended."""
     monkeypatch.setattr(processes, "is_primary", lambda: primary)
     telemetry = _telemetry(tmp_path, max_skipped_steps=3)
     for number, skipped in enumerate([1, 1, 0, 1, 1], 1):
@@ -179,7 +179,7 @@ def test_a_full_disk_delays_metrics_and_stops_nothing(tmp_path, monkeypatch, cap
     telemetry.flush()
     telemetry.close()
     assert "step 1: disk full" in capsys.readouterr().out
-    # Neither the row of the metrics nor that of the anomaly is lost or doubled.
+    # No row is lost or duplicated.
     assert _steps(tmp_path) == [1, 2]
     assert [row["step"] for row in jsonl.read(RunDir(tmp_path).anomalies)] == [1]
 

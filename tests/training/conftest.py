@@ -1,4 +1,4 @@
-"""One packed data set and one undisturbed training for all tests of the loop."""
+"""Packed data set and uninterrupted training, shared by the tests of the loop."""
 
 import pytest
 from support.fits import fit_target_sft
@@ -10,7 +10,7 @@ from targetsft_jax.data.tokenizer import byte_tokenizer
 
 @pytest.fixture(scope="session")
 def dataset():
-    """Rows with two or more problems; fewer than 40, so that a run has two epochs."""
+    """Rows of two or more problems; fewer than 40, so that a run has two epochs."""
     synthetic = SyntheticConfig(examples=64, digits=1)
     config = DataConfig(synthetic=synthetic, max_length=64)
     packed = prepare(config, byte_tokenizer()).train
@@ -20,6 +20,6 @@ def dataset():
 
 @pytest.fixture(scope="session")
 def undisturbed(dataset, tmp_path_factory):
-    """(run directory, result); tests copy the directory before they change it."""
+    """(run directory, result) of an uninterrupted run; copy before changing it."""
     run_dir = tmp_path_factory.mktemp("undisturbed")
     return run_dir, fit_target_sft(dataset, run_dir)

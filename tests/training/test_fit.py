@@ -1,4 +1,4 @@
-"""The loop: killed and resumed runs against one that nobody disturbed."""
+"""Training loop: interrupted and resumed runs equal an uninterrupted one."""
 
 import itertools
 import json
@@ -57,7 +57,7 @@ class _PowerCut(BaseException):
 
 
 def _cut_at(step: int, monkeypatch, dataset, run_dir):
-    """A run that ends when step `step` is about to be logged."""
+    """Interrupt a run just before step `step` is logged."""
     real = RunLog.write
 
     def write(self, number, metrics):
@@ -71,7 +71,7 @@ def _cut_at(step: int, monkeypatch, dataset, run_dir):
             fit_target_sft(dataset, run_dir)
 
 
-def test_every_step_is_one_line_with_the_documented_keys(undisturbed):
+def test_metrics_have_one_line_per_step_with_the_documented_keys(undisturbed):
     rows = rig.metrics_of(undisturbed[0])
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     for row in rows:
@@ -80,7 +80,7 @@ def test_every_step_is_one_line_with_the_documented_keys(undisturbed):
         assert row["tokens_per_second"] == row["tokens"] / row["seconds"]
 
 
-def test_the_numbers_are_those_of_the_batches(undisturbed, dataset):
+def test_token_counts_match_the_batches(undisturbed, dataset):
     """Step n trains on batch n − 1 of the documented order."""
     for row in rig.metrics_of(undisturbed[0]):
         rows = batch_at(dataset, row["step"] - 1, batch_size=8, seed=3)
@@ -88,8 +88,8 @@ def test_the_numbers_are_those_of_the_batches(undisturbed, dataset):
         assert row["tokens"] == (rows["segment_ids"] > 0).sum()
 
 
-def test_training_learns(undisturbed):
-    """From the teacher, which knows nothing either: γ = p_y is next to nothing."""
+def test_training_reduces_the_kl_to_the_teacher(undisturbed):
+    """The teacher is untrained too, so γ = p_y is near zero and T dominates."""
     rows = rig.metrics_of(undisturbed[0])
     assert rows[-1]["kl_teacher"] < 0.9 * rows[0]["kl_teacher"]
     assert undisturbed[1].resumed_from == 0
@@ -110,16 +110,16 @@ def test_a_cut_run_resumes_bit_for_bit(
     )
 
 
-def test_lines_after_the_checkpoint_and_a_torn_one_are_taken_again(
+def test_lines_after_the_checkpoint_and_a_truncated_line_are_rewritten(
     undisturbed, dataset, tmp_path
 ):
-    """As a kill leaves them: a whole line past the checkpoint, then half a line."""
+    """After a kill: a complete line past the checkpoint, then a truncated one."""
     shutil.copytree(undisturbed[0], tmp_path / "run")
     shutil.rmtree(tmp_path / "run/checkpoints" / str(STEPS))
     path = tmp_path / "run/metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True)
-    spoilt = json.dumps({"step": 5, "loss": 99.0}) + "\n"
-    path.write_text("".join(lines[:4]) + spoilt + lines[5][:20])
+    stale = json.dumps({"step": 5, "loss": 99.0}) + "\n"
+    path.write_text("".join(lines[:4]) + stale + lines[5][:20])
     again = fit_target_sft(dataset, tmp_path / "run")
     assert again.resumed_from == 4
     assert rig.untimed(rig.metrics_of(tmp_path / "run")) == rig.untimed(
@@ -128,20 +128,20 @@ def test_lines_after_the_checkpoint_and_a_torn_one_are_taken_again(
 
 
 def test_a_half_written_checkpoint_is_passed_over(undisturbed, dataset, tmp_path):
-    """Orbax writes under a temporary name, which a kill leaves behind."""
+    """Orbax writes under a temporary name, which remains after a kill."""
     run_dir = tmp_path / "run"
     shutil.copytree(undisturbed[0], run_dir)
-    whole = run_dir / "checkpoints" / str(STEPS)
-    left = whole.with_name(f"{STEPS}.orbax-checkpoint-tmp-7")
-    whole.rename(left)
-    (left / "params/manifest.ocdbt").unlink(missing_ok=True)
+    complete = run_dir / "checkpoints" / str(STEPS)
+    temporary = complete.with_name(f"{STEPS}.orbax-checkpoint-tmp-7")
+    complete.rename(temporary)
+    (temporary / "params/manifest.ocdbt").unlink(missing_ok=True)
     again = fit_target_sft(dataset, run_dir)
     assert again.resumed_from == 4
     rig.assert_equal_trees(rig.host(again.state), rig.host(undisturbed[1].state))
 
 
 def _read(folder):
-    """The parameters of a checkpoint; None where they cannot be read."""
+    """Read the parameters of a checkpoint; None if they are unreadable."""
     stored = StoredCheckpoint(RunDir(folder.parents[1]), int(folder.name))
     try:
         return [np.asarray(leaf) for leaf in jax.tree.leaves(stored.params())]
@@ -150,23 +150,23 @@ def _read(folder):
 
 
 def _flip(folder):
-    """One bit, at the first place tried where it gives other parameters in silence.
+    """Flip the first bit that changes parameters without an error.
 
-    There are others: files have bytes that nobody reads, and some that are checked.
+    Other bytes of the files are either unused or checked by the reader.
     """
     before = _read(folder)
     files = sorted((folder / "params").rglob("d/*"), key=lambda p: -p.stat().st_size)
     for path in files:
-        whole = path.read_bytes()
+        content = path.read_bytes()
         for part in range(1, 16):
-            spoilt = bytearray(whole)
-            spoilt[len(spoilt) * part // 16] ^= 1
-            path.write_bytes(spoilt)
+            damaged = bytearray(content)
+            damaged[len(damaged) * part // 16] ^= 1
+            path.write_bytes(damaged)
             after = _read(folder)
             if after and any((one != two).any() for one, two in zip(before, after)):
                 return
-        path.write_bytes(whole)
-    raise AssertionError("no bit of these files is a parameter's")
+        path.write_bytes(content)
+    raise AssertionError("no bit of these files changes a parameter")
 
 
 def _truncate(folder):
@@ -174,16 +174,16 @@ def _truncate(folder):
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def _lose_the_arrays(folder):
+def _delete_arrays(folder):
     shutil.rmtree(folder / "params")
 
 
-def _garble_the_position(folder):
+def _corrupt_position(folder):
     for path in (folder / "position").iterdir():
         path.write_text("{")
 
 
-DAMAGES = [_flip, _truncate, _lose_the_arrays, _garble_the_position]
+DAMAGES = [_flip, _truncate, _delete_arrays, _corrupt_position]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -197,15 +197,15 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(
     assert again.resumed_from == 4
     rig.assert_equal_trees(rig.host(again.state), rig.host(undisturbed[1].state))
     assert f"checkpoint {STEPS} cannot be restored" in capsys.readouterr().out
-    # Kept for whoever wants to look, and saved anew in its place.
+    # Moved aside for inspection; a new checkpoint of the step is saved.
     assert (run_dir / "checkpoints_damaged" / str(STEPS)).is_dir()
     assert fit_target_sft(dataset, run_dir).resumed_from == STEPS
 
 
-def test_a_flipped_bit_would_pass_for_a_parameter(
+def test_without_checksums_a_flipped_bit_is_not_detected(
     undisturbed, dataset, tmp_path, monkeypatch
 ):
-    """The control: without the checksums the wrong number comes back in silence."""
+    """Control: the damaged parameter is restored without an error."""
     run_dir = tmp_path / "run"
     shutil.copytree(undisturbed[0], run_dir)
     _flip(run_dir / "checkpoints" / str(STEPS))
@@ -231,7 +231,7 @@ def test_with_all_checkpoints_damaged_nothing_is_moved(undisturbed, dataset, tmp
 
 
 def test_sigterm_saves_and_stops(undisturbed, dataset, tmp_path, monkeypatch):
-    """As a scheduler sends it: the step under way is finished, and saved."""
+    """The current step is completed and saved."""
     real = RunLog.write
 
     def write(self, number, metrics):
@@ -245,7 +245,7 @@ def test_sigterm_saves_and_stops(undisturbed, dataset, tmp_path, monkeypatch):
         with pytest.raises(Preempted) as stopped:
             fit_target_sft(dataset, tmp_path, config=replace(CONFIG, save_every=100))
     assert signal.getsignal(signal.SIGTERM) == before
-    # Line 3 is written when step 4 is under way.
+    # Line 3 is written after step 4 is dispatched.
     assert stopped.value.step == 4
     assert [row["step"] for row in rig.metrics_of(tmp_path)] == [1, 2, 3, 4]
     again = fit_target_sft(dataset, tmp_path)
@@ -253,7 +253,7 @@ def test_sigterm_saves_and_stops(undisturbed, dataset, tmp_path, monkeypatch):
     rig.assert_equal_trees(rig.host(again.state), rig.host(undisturbed[1].state))
 
 
-def test_the_command_takes_being_stopped_for_success(monkeypatch, capsys, tmp_path):
+def test_preemption_exits_with_0(monkeypatch, capsys, tmp_path):
     def stopped(config):
         raise Preempted(7)
 
@@ -268,8 +268,10 @@ def test_too_many_steps_that_are_not_finite_end_the_run(
     real = rig.params_of
 
     def broken(config, seed=0):
-        made = real(config, seed)
-        return made if seed else made | {"embed": np.full_like(made["embed"], np.nan)}
+        params = real(config, seed)
+        if seed:
+            return params
+        return params | {"embed": np.full_like(params["embed"], np.nan)}
 
     monkeypatch.setattr(rig, "params_of", broken)
     config = replace(CONFIG, max_skipped_steps=3)
@@ -277,23 +279,23 @@ def test_too_many_steps_that_are_not_finite_end_the_run(
         fit_target_sft(dataset, tmp_path, config=config)
     assert "train.learning_rate" in str(refusal.value)
     assert [row["skipped"] for row in rig.metrics_of(tmp_path)] == [1, 1, 1]
-    found = jsonl.read(tmp_path / "anomalies.jsonl")
-    assert [(row["step"], row["kind"]) for row in found] == [
+    anomalies = jsonl.read(tmp_path / "anomalies.jsonl")
+    assert [(row["step"], row["kind"]) for row in anomalies] == [
         (1, "skipped"),
         (2, "skipped"),
         (3, "skipped"),
     ]
-    for row in found:
+    for row in anomalies:
         rows = rows_at(dataset, row["step"] - 1, batch_size=8, seed=3).ravel()
         assert row["examples"] == [x for r in rows.tolist() for x in dataset.origins(r)]
-    said = capsys.readouterr().out
-    examples = found[0]["examples"]
+    printed = capsys.readouterr().out
+    examples = anomalies[0]["examples"]
     listed = f"{len(examples)} examples: {', '.join(examples[:20])}"
-    assert f"step 1: loss or gradient not finite, step skipped; {listed}" in said
-    assert "skipped steps: 3, loss spikes: 0" in said
+    assert f"step 1: loss or gradient not finite, step skipped; {listed}" in printed
+    assert "skipped steps: 3, loss spikes: 0" in printed
 
 
-def test_a_finished_run_is_left_as_it_is(undisturbed, dataset, tmp_path):
+def test_a_finished_run_is_not_changed(undisturbed, dataset, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(undisturbed[0], run_dir)
     before = (run_dir / "metrics.jsonl").read_bytes()
@@ -303,7 +305,7 @@ def test_a_finished_run_is_left_as_it_is(undisturbed, dataset, tmp_path):
     assert (run_dir / "metrics.jsonl").read_bytes() == before
 
 
-def test_checkpoints_kept_are_the_newest(undisturbed):
+def test_the_newest_checkpoints_are_retained(undisturbed):
     names = {path.name for path in (undisturbed[0] / "checkpoints").iterdir()}
     assert {name for name in names if name.isdigit()} == {"4", "6"}
 
@@ -318,7 +320,7 @@ def test_another_mesh_goes_on_to_rounding(undisturbed, dataset, tmp_path):
     embed = again.state.params["embed"]
     assert embed.sharding.device_set == {jax.devices()[0]}
     for one, other in zip(rig.metrics_of(run_dir), rig.metrics_of(undisturbed[0])):
-        # Two AdamW steps apart, rounding differs; a lost moment would be percents.
+        # After two AdamW steps only rounding differs; a lost moment would be percents.
         np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-5)
 
 
@@ -332,22 +334,22 @@ def test_other_data_is_refused(undisturbed, dataset, tmp_path):
     other = prepare(config, byte_tokenizer()).train
     with pytest.raises(ValueError, match=f"is {other.fingerprint!r}"):
         fit_target_sft(other, run_dir)
-    # A refusal leaves the run as it was.
+    # The refusals did not change the run.
     assert fit_target_sft(dataset, run_dir).resumed_from == STEPS
 
 
 def test_another_teacher_is_refused(undisturbed, dataset, tmp_path, monkeypatch):
-    """One element of its weights differs, by one rounding."""
+    """One weight differs by one unit in the last place."""
     run_dir = tmp_path / "run"
     shutil.copytree(undisturbed[0], run_dir)
     real = rig.frozen_of
 
     def swapped(*arguments):
-        found = real(*arguments)
-        norm = found["teacher"]["final_norm"]
+        frozen = real(*arguments)
+        norm = frozen["teacher"]["final_norm"]
         next_up = jnp.nextafter(norm[3], jnp.inf)
-        found["teacher"]["final_norm"] = norm.at[3].set(next_up)
-        return found
+        frozen["teacher"]["final_norm"] = norm.at[3].set(next_up)
+        return frozen
 
     with monkeypatch.context() as patch:
         patch.setattr(rig, "frozen_of", swapped)
@@ -356,50 +358,51 @@ def test_another_teacher_is_refused(undisturbed, dataset, tmp_path, monkeypatch)
     assert fit_target_sft(dataset, run_dir).resumed_from == STEPS
 
 
-def test_the_host_waits_for_nothing_but_an_earlier_step(dataset, tmp_path, monkeypatch):
-    """A step's numbers are fetched when the next is under way; nothing else is."""
-    happened = []
+def test_the_host_only_fetches_metrics_of_an_earlier_step(
+    dataset, tmp_path, monkeypatch
+):
+    """Metrics are fetched after the next step is dispatched; nothing else is."""
+    events = []
     make, write, fetch = fit_module.make_train_step, RunLog.write, jax.device_get
 
     def make_step(*arguments):
         step = make(*arguments)
 
-        def run(*given):
-            happened.append("step")
-            return step(*given)
+        def run(*arguments):
+            events.append("step")
+            return step(*arguments)
 
         return run
 
-    def noted(self, number, metrics):
-        happened.append(f"line {number}")
+    def logged(self, number, metrics):
+        events.append(f"line {number}")
         write(self, number, metrics)
 
     def fetched(tree):
-        happened.append("fetch")
+        events.append("fetch")
         return fetch(tree)
 
     with monkeypatch.context() as patch:
         patch.setattr(fit_module, "make_train_step", make_step)
-        patch.setattr(RunLog, "write", noted)
+        patch.setattr(RunLog, "write", logged)
         patch.setattr(jax, "device_get", fetched)
         fit_target_sft(
             dataset, tmp_path, config=replace(CONFIG, steps=4, save_every=100)
         )
-    said = [x for x in happened if x != "fetch"]
-    assert said == [
+    assert [event for event in events if event != "fetch"] == [
         "step",
         *("step", "line 1"),
         *("step", "line 2"),
         *("step", "line 3"),
         "line 4",
     ]
-    # One fetch a line; before the first step and for the last checkpoint there may be
-    # others.
-    steps = happened[happened.index("step") : happened.index("line 4")]
+    # One fetch per line; there may be others before the first step and for the last
+    # checkpoint.
+    steps = events[events.index("step") : events.index("line 4")]
     assert steps.count("fetch") == 4
 
 
-def test_epochs_become_steps(dataset):
+def test_epochs_are_converted_to_steps(dataset):
     rows = dataset.rows
     assert total_steps(TrainConfig(steps=9), dataset) == 9
     config = TrainConfig(epochs=3, batch_size=4)
@@ -407,7 +410,7 @@ def test_epochs_become_steps(dataset):
     assert total_steps(TrainConfig(epochs=1e-6), dataset) == 1
 
 
-def test_a_batch_is_laid_out_as_it_is():
+def test_put_rows_shards_the_batch_and_keeps_its_values():
     mesh = make_mesh(2, 2, 2)
     rows = rig.micro(2)
     placed = put_rows(rows, mesh, lead=1)
@@ -415,38 +418,38 @@ def test_a_batch_is_laid_out_as_it_is():
     assert placed["tokens"].addressable_shards[0].data.shape == (2, 1, rig.LENGTH)
 
 
-def test_the_next_batch_is_on_its_way_before_it_is_asked_for(dataset):
-    mesh, asked = make_mesh(4, 2, 1), []
+def test_the_next_batch_is_transferred_one_step_ahead(dataset):
+    mesh, requests = make_mesh(4, 2, 1), []
 
     def batches():
         for step in itertools.count():
-            asked.append(step)
+            requests.append(step)
             yield batch_at(dataset, step, batch_size=8)
 
     ahead = prefetch_to_mesh(batches(), mesh)
     for step in range(5):
         placed = next(ahead)
-        assert asked[-1] == step + 1
+        assert requests[-1] == step + 1
         rig.assert_equal_trees(rig.host(placed), batch_at(dataset, step, batch_size=8))
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_devices_get_the_same_rows_however_many_processes_there_are(processes):
-    """Each process packs for itself and reads what its own devices are to hold."""
+def test_devices_have_the_same_rows_for_any_number_of_processes(processes):
+    """Each process packs all rows and takes those of its devices."""
     synthetic = SyntheticConfig(examples=64)
     mesh, config = make_mesh(4, 2, 1), DataConfig(synthetic=synthetic, max_length=128)
     options = dict(batch_size=16, accumulation_steps=2, seed=3)
     dataset = prepare(config, byte_tokenizer()).train
     placed = put_rows(batch_at(dataset, 5, **options), mesh, lead=1)
     devices = mesh.devices.flatten().tolist()
-    own = len(devices) // processes
+    per_process = len(devices) // processes
     for process in range(processes):
         dataset = prepare(config, byte_tokenizer()).train
         batch = batch_at(dataset, 5, **options)
-        mine = devices[process * own : (process + 1) * own]
-        for name, whole in placed.items():
-            shards = [x for x in whole.addressable_shards if x.device in mine]
-            assert len(shards) == own
+        local = devices[process * per_process : (process + 1) * per_process]
+        for name, array in placed.items():
+            shards = [x for x in array.addressable_shards if x.device in local]
+            assert len(shards) == per_process
             for shard in shards:
                 assert shard.data.shape == (2, 1, 128)
                 np.testing.assert_array_equal(shard.data, batch[name][shard.index])

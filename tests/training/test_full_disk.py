@@ -1,4 +1,4 @@
-"""A run on a full disk trains on, saves later, and ends with an error if it must."""
+"""Full disk: training continues, saves are retried, a failed last save is an error."""
 
 import errno
 from dataclasses import replace
@@ -13,7 +13,7 @@ from targetsft_jax.telemetry.log import RunLog
 
 
 def _full_at(steps, monkeypatch):
-    """Saves of these steps find no space."""
+    """Make the saves of these steps fail for lack of space."""
     real = Checkpoints._begin
 
     def begin(self, arrays, position, metrics):
@@ -39,7 +39,7 @@ def test_training_continues_and_saves_later(
     assert "checkpoint 2 was not saved" in printed and "there is none yet" in printed
     assert "checkpoint 4 was not saved" not in printed
     names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
-    # The step after the failure, as the time to try again was over at once.
+    # RETRY_SECONDS is 0, so the step after the failure may be saved.
     assert {"4", "6"} <= names or {"3", "6"} <= names
 
 
@@ -56,12 +56,12 @@ def test_the_last_save_is_retried_and_then_reported(
         fit_target_sft(dataset, tmp_path)
     assert capsys.readouterr().out.count("checkpoint 6 was not saved") >= 2
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"2"}
-    # Space has come back.
+    # There is space again.
     monkeypatch.undo()
     assert fit_target_sft(dataset, tmp_path).resumed_from == 2
 
 
-def test_metrics_wait_for_space_too(
+def test_metrics_are_buffered_until_there_is_space(
     undisturbed,
     dataset,
     tmp_path,

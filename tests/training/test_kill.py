@@ -1,4 +1,4 @@
-"""A run killed without warning, twenty times, and damaged between."""
+"""A run killed twenty times, with damaged files between sessions."""
 
 import pytest
 from support import kills
@@ -7,15 +7,15 @@ KILLS = 20
 
 
 @pytest.mark.slow
-def test_kills_at_any_moment_cost_nothing(tmp_path, monkeypatch):
-    """The losses and the weights are those of a run that nobody killed."""
-    # The sessions have an environment of their own.
+def test_kills_at_any_moment_do_not_change_the_result(tmp_path, monkeypatch):
+    """Losses and weights equal those of an uninterrupted run."""
+    # The sessions do not inherit the environment of the tests.
     for key in ("XLA_FLAGS", *kills.launched.environment(tmp_path)):
         monkeypatch.setenv(key, "")
         monkeypatch.delenv(key)
     outcome = kills.disturb(tmp_path, KILLS)
     assert sum(outcome.kills.values()) == KILLS
-    # Some of them at the worst of moments, some on damaged files.
+    # Some kills are during saves, and some sessions have damaged files.
     assert outcome.during_saves >= 3
     assert outcome.damages.total() >= 2
     assert len(outcome.resumed) >= KILLS // 3

@@ -1,4 +1,4 @@
-"""What the compiled step over adapters leaves out, and what it does not hold twice."""
+"""Compiled LoRA step: no base gradients, no second copy of the base."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -17,7 +17,7 @@ from targetsft_jax.planning.hlo import read
 LINEAR = optax.sgd(1e-2)
 ROWS, LENGTH = 8, 16
 TOKENS = ROWS * LENGTH
-# No two of its sizes are equal, and none is one of the batch's or of the rank.
+# All sizes differ from each other, from those of the batch and from the rank.
 STUDENT = replace(
     rig.STUDENT,
     num_layers=3,
@@ -55,12 +55,12 @@ def _gradients_of_kernels(program):
     return [dot for dot in program.dots if dot.shape.dims in KERNELS]
 
 
-def test_no_product_is_a_kernels_gradient():
-    """All products are of tokens or of the rank; the full step is the control."""
+def test_no_product_is_the_gradient_of_a_kernel():
+    """Control: the step without adapters has one per kernel."""
     assert not _gradients_of_kernels(_program(LORA))
     # One of q, k, v, o, gate, up and down each, in the loop over layers.
-    found = _gradients_of_kernels(_program(None))
-    assert len(found) == 7 and {dot.trips for dot in found} == {3}
+    gradients = _gradients_of_kernels(_program(None))
+    assert len(gradients) == 7 and {dot.trips for dot in gradients} == {3}
 
 
 def _expected(lora) -> StepFlops:
@@ -74,18 +74,18 @@ def _expected(lora) -> StepFlops:
     )
 
 
-def test_layers_take_two_passes_of_three():
-    """Counted from the text; the student's loops are told from the teacher's."""
-    made = {}
+def test_layers_have_two_of_three_products():
+    """FLOPs from the program; trip counts tell student from teacher loops."""
+    flops = {}
     for lora in (LORA, None):
         program = _program(lora)
         student = [d for d in program.dots if d.loops and d.loops[0].trips == 3]
-        made[lora] = sum(dot.total for dot in student)
+        flops[lora] = sum(dot.total for dot in student)
         expected = _expected(lora)
-        assert made[lora] == pytest.approx(TOKENS * expected.student, rel=0.01)
+        assert flops[lora] == pytest.approx(TOKENS * expected.student, rel=0.01)
         assert program.flops == pytest.approx(TOKENS * expected.model, rel=0.03)
-    small = made[LORA] - TOKENS * 3 * 2 * _adapter_numbers()
-    assert 2 / 3 < small / made[None] < 0.7
+    small = flops[LORA] - TOKENS * 3 * 2 * _adapter_numbers()
+    assert 2 / 3 < small / flops[None] < 0.7
 
 
 def _adapter_numbers() -> int:
@@ -94,8 +94,8 @@ def _adapter_numbers() -> int:
 
 
 @pytest.mark.parametrize("remat", ["none", "full"])
-def test_no_gradient_of_embedding_or_head_is_held(remat):
-    """Over a bfloat16 base, before XLA: no float32 [V, D]; the control has them."""
+def test_no_gradient_of_embedding_or_head_exists(remat):
+    """Lowered over a bfloat16 base: no float32 [V, D]; without adapters there is."""
     shape = f"tensor<{STUDENT.vocab_size}x{STUDENT.hidden_size}xf32>"
     for lora in (LORA, None):
         lowered = _lowered(
@@ -105,7 +105,7 @@ def test_no_gradient_of_embedding_or_head_is_held(remat):
 
 
 def test_only_adapters_are_reduced_over_the_mesh():
-    """Fsdp gathers a frozen matrix as it does a trained one, and sums none."""
+    """FSDP gathers frozen matrices, and reduces only gradients of adapters."""
     spec = replace(rig.make_spec("sft", lora=LORA), student=STUDENT)
     lowered = rig.lower(spec, LINEAR, make_mesh(fsdp=8), ROWS, LENGTH)
     program = read(lowered.compile(rig.QUICK).as_text())
@@ -116,8 +116,8 @@ def test_only_adapters_are_reduced_over_the_mesh():
     assert KERNELS & gathered
 
 
-def test_a_reference_on_the_base_is_no_second_model():
-    """Bytes of the arguments: one model for both, two where they are apart."""
+def test_a_reference_on_the_base_shares_its_arrays():
+    """Bytes of the arguments: one model if shared, two otherwise."""
     one, two = (
         _lowered("asft", LORA, shared).compile(rig.QUICK).memory_analysis()
         for shared in (("reference",), ())

@@ -1,4 +1,4 @@
-"""Whole runs over adapters: one base, checkpoints of adapters, two exports."""
+"""LoRA runs end to end: one base, checkpoints of adapters, two exports."""
 
 import contextlib
 import io
@@ -26,7 +26,7 @@ from targetsft_jax.training.micro_batch import BASE
 from targetsft_jax.training.session import Shared
 
 LORA = Lora(4, 6.0, ("q", "o", "up"))
-ASKED = {"lora.rank": 4, "lora.alpha": 6, "lora.targets": "[q, o, up]"}
+LORA_KEYS = {"lora.rank": 4, "lora.alpha": 6, "lora.targets": "[q, o, up]"}
 HF = {"q": "self_attn.q_proj", "o": "self_attn.o_proj", "up": "mlp.up_proj"}
 
 
@@ -38,19 +38,19 @@ def _arguments(folders, run_dir, **more) -> list[str]:
         "mesh__tensor": 2,
         "train__save_every": 2,
     }
-    given = rig.small_run(folders, run_dir, **settings | more)
-    return [*given, *rig.command(ASKED)]
+    arguments = rig.small_run(folders, run_dir, **settings | more)
+    return [*arguments, *rig.command(LORA_KEYS)]
 
 
 class Done(NamedTuple):
-    """Finished runs by SFT and ASFT in one process.
+    """Finished SFT and ASFT runs of one process.
 
     Attributes:
-        run_dir: of ASFT.
-        loaded: folders of the weights that were read.
+        run_dir: run directory of ASFT.
+        loaded: folders whose weights were read.
         fits: (spec, frozen, result) of each training.
-        measured: parameters that ASFT evaluated, by name.
-        printed: text of the run by ASFT.
+        measured: name -> parameters evaluated by ASFT.
+        printed: output of the ASFT run.
     """
 
     run_dir: Path
@@ -90,8 +90,8 @@ def done(folders, tmp_path_factory) -> Done:
     return Done(folder / "asft", loaded, fits, measured, printed.getvalue())
 
 
-def test_one_base_is_read_and_held(done, folders):
-    """By both runs and by the reference; and it is still the file's."""
+def test_the_base_is_read_once_and_shared(done, folders):
+    """By both runs and the reference; its values are those of the file."""
     fits = done.fits
     assert done.loaded == [folders["student"]]
     assert [set(frozen) for _, frozen, _ in fits] == [{BASE}, {BASE}]
@@ -101,32 +101,32 @@ def test_one_base_is_read_and_held(done, folders):
     rig.assert_equal_trees(rig.host(fits[1][1][BASE]), rig.host(start))
 
 
-def test_the_reference_is_where_the_student_starts(done):
-    """B is zero: no KL at the first step, to the bit of both passes."""
+def test_the_reference_equals_the_initial_student(done):
+    """B is zero at the start, so the KL is zero at the first step."""
     rows = rig.metrics_of(done.run_dir)
     assert abs(rows[0]["kl_reference"]) < 1e-6 < rows[1]["kl_reference"]
     assert rows[3]["nll"] < rows[0]["nll"]
 
 
-def test_what_is_measured_is_what_was_trained(done):
-    """The base's own arrays, and the adapters beside them: no merged copy."""
+def test_the_evaluated_model_is_the_base_with_adapters(done):
+    """Evaluation uses the arrays of the base and the adapters, no merged copy."""
     _, frozen, fitted = done.fits[1]
     base, last = frozen[BASE], fitted.state.params
     assert done.measured["start"] is base
-    found = done.measured["asft"]["layers"]["mlp"]["up"]
-    assert found["kernel"] is base["layers"]["mlp"]["up"]["kernel"]
+    measured = done.measured["asft"]["layers"]["mlp"]["up"]
+    assert measured["kernel"] is base["layers"]["mlp"]["up"]["kernel"]
     trained = last["layers"]["mlp"]["up"]
-    assert found["lora_a"] is trained["lora_a"]
-    np.testing.assert_allclose(found["lora_b"], 1.5 * trained["lora_b"], rtol=1e-6)
+    assert measured["lora_a"] is trained["lora_a"]
+    np.testing.assert_allclose(measured["lora_b"], 1.5 * trained["lora_b"], rtol=1e-6)
 
 
-def test_adapters_lie_as_their_kernels_do(done):
+def test_adapters_are_sharded_like_their_kernels(done):
     state = done.fits[0][2].state
-    found = {
+    specs = {
         jax.tree_util.keystr(path, simple=True, separator="."): tuple(x.sharding.spec)
         for path, x in jax.tree_util.tree_leaves_with_path(state.params)
     }
-    assert found == {
+    assert specs == {
         "layers.attention.q.lora_a": (None, "fsdp", None),
         "layers.attention.q.lora_b": (None, None, "tensor"),
         "layers.attention.o.lora_a": (None, "tensor", None),
@@ -136,10 +136,10 @@ def test_adapters_lie_as_their_kernels_do(done):
     }
 
 
-def test_checkpoints_hold_adapters_alone(done):
-    """Three float32 of each number: it, and two moments. The model is ten times it."""
+def test_checkpoints_have_only_adapters(done):
+    """Three float32 per parameter, with its moments; the model is ten times larger."""
     folder = done.run_dir / "checkpoints/4"
-    # The arrays; how many files of Orbax's own lie beside them depends on its threads.
+    # Only array files: the number of Orbax's other files depends on its threads.
     size = sum(path.stat().st_size for path in folder.glob("*/d/*"))
     numbers = num_adapter_parameters(rig.STUDENT, LORA)
     assert numbers == 2 * 4 * ((32 + 32) + (32 + 32) + (32 + 48))
@@ -154,8 +154,8 @@ def test_checkpoints_hold_adapters_alone(done):
     assert size < 4 * sum(x.size for x in jax.tree.leaves(done.fits[0][1][BASE]))
 
 
-def test_the_export_is_the_sum(done, folders):
-    """Of the files alone: W + s · (B A) in float64, by the names of a checkpoint."""
+def test_the_export_is_the_merged_model(done, folders):
+    """W + s · (B A) in float64, computed from the exported files."""
     base = load_file(folders["student"] / "model.safetensors")
     merged = load_file(done.run_dir / "hf/model.safetensors")
     adapter = load_file(done.run_dir / "adapter/adapter_model.safetensors")
@@ -173,14 +173,14 @@ def test_the_export_is_the_sum(done, folders):
     for name, before in base.items():
         if name in changed:
             assert np.abs(changed[name]).max() > 1e-4
-            wanted = before.astype("float64") + changed[name]
-            np.testing.assert_allclose(merged[name], wanted, rtol=1e-6, atol=1e-8)
+            expected = before.astype("float64") + changed[name]
+            np.testing.assert_allclose(merged[name], expected, rtol=1e-6, atol=1e-8)
         else:
             np.testing.assert_array_equal(merged[name], before)
 
 
-def test_a_checkpoint_becomes_the_export_too(done, folders, tmp_path):
-    """From the adapters and the base's files, whatever is left of the run."""
+def test_convert_exports_a_checkpoint_of_adapters(done, folders, tmp_path):
+    """From the checkpoint and the files of the base."""
     assert convert(["to-hf", str(done.run_dir), str(tmp_path / "out")]) == 0
     for name in ("config.json", "README.md", "tokenizer.json"):
         written = (done.run_dir / "hf" / name).read_bytes()
@@ -190,11 +190,11 @@ def test_a_checkpoint_becomes_the_export_too(done, folders, tmp_path):
         for folder in (tmp_path / "out", done.run_dir / "hf")
     )
     rig.assert_equal_trees(one, other)
-    # An earlier step, over a base that has moved, in another dtype.
+    # An earlier step, with the base in another folder, in another dtype.
     moved = shutil.copytree(folders["student"], tmp_path / "moved")
     step = str(done.run_dir / "checkpoints" / "2")
-    given = ["--base", str(moved), "--dtype", "bfloat16"]
-    assert convert(["to-hf", step, str(tmp_path / "earlier"), *given]) == 0
+    options = ["--base", str(moved), "--dtype", "bfloat16"]
+    assert convert(["to-hf", step, str(tmp_path / "earlier"), *options]) == 0
     earlier = load_file(tmp_path / "earlier/model.safetensors")
     key = f"model.layers.0.{HF['q']}.weight"
     assert earlier[key].dtype == "bfloat16"
@@ -204,15 +204,15 @@ def test_a_checkpoint_becomes_the_export_too(done, folders, tmp_path):
 
 
 def test_the_adapter_names_its_base_and_targets(done, folders):
-    found = json.loads((done.run_dir / "adapter/adapter_config.json").read_text())
-    assert found["base_model_name_or_path"] == str(folders["student"])
-    assert (found["r"], found["lora_alpha"], found["lora_dropout"]) == (4, 6, 0)
-    assert set(found["target_modules"]) == {"q_proj", "o_proj", "up_proj"}
-    assert found["task_type"] == "CAUSAL_LM"
+    config = json.loads((done.run_dir / "adapter/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(folders["student"])
+    assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 6, 0)
+    assert set(config["target_modules"]) == {"q_proj", "o_proj", "up_proj"}
+    assert config["task_type"] == "CAUSAL_LM"
 
 
-def test_a_cut_run_resumes_bit_for_bit(done, folders, tmp_path):
-    """The last checkpoint and all that came after the one before are gone."""
+def test_an_interrupted_run_resumes_bit_for_bit(done, folders, tmp_path):
+    """The last checkpoint and everything after the one before are deleted."""
     run_dir = tmp_path / "run"
     shutil.copytree(done.run_dir, run_dir)
     shutil.rmtree(run_dir / "checkpoints/4")
@@ -227,14 +227,15 @@ def test_a_cut_run_resumes_bit_for_bit(done, folders, tmp_path):
         assert (run_dir / name).read_bytes() == (done.run_dir / name).read_bytes()
 
 
-def test_other_adapters_are_another_run(done, folders, capsys):
+def test_another_rank_is_refused_on_resume(done, folders, capsys):
     arguments = [*_arguments(folders, done.run_dir), "--lora.rank", "8"]
     assert main(arguments) == 2
     assert "lora.rank: was 4, is 8" in capsys.readouterr().err
 
 
-def test_what_is_trained_is_said(done, folders, tmp_path, capsys):
-    """At the start, and of which model; and the configuration says it again."""
+def test_the_adapters_are_printed_and_in_the_configuration(
+    done, folders, tmp_path, capsys
+):
     assert (
         "lora rank 4, alpha 6 on q, o, up: 1,664 of 25,888 parameters" in done.printed
     )
@@ -249,7 +250,7 @@ def test_what_is_trained_is_said(done, folders, tmp_path, capsys):
 
 
 def test_dtypes_of_a_base_and_of_its_reference(folders, tmp_path, monkeypatch):
-    """Frozen parameters are bfloat16 on accelerators; a reference follows its base."""
+    """Frozen parameters are bfloat16 on accelerators; a reference is like its base."""
     mesh = rig.one_device()
 
     def dtypes(platform, *more):
@@ -257,10 +258,10 @@ def test_dtypes_of_a_base_and_of_its_reference(folders, tmp_path, monkeypatch):
         config = load(arguments)
         monkeypatch.setattr(spec_module.meshes, "platform", lambda _: platform)
         names = ("student", "reference")
-        found = [spec_module.param_dtype(name, config, mesh).name for name in names]
+        dtypes = [spec_module.param_dtype(name, config, mesh).name for name in names]
         models = dict.fromkeys(names, rig.STUDENT)
         step = spec_module.step_spec(config, models, rig.VOCABULARY, mesh)
-        return found, step.on_base
+        return dtypes, step.on_base
 
     same = ("reference",)
     assert dtypes("cpu") == (["float32"] * 2, same)
@@ -270,6 +271,6 @@ def test_dtypes_of_a_base_and_of_its_reference(folders, tmp_path, monkeypatch):
     assert dtypes("tpu", *xla, *wide) == (["float32"] * 2, same)
     narrow = ("--reference.dtype", "bfloat16")
     assert dtypes("cpu", *narrow) == (["float32", "bfloat16"], ())
-    # Where all of the student is trained, its reference is as it always was.
-    found = dtypes("tpu", *xla, "--lora", "null")
-    assert found == (["float32", "bfloat16"], ())
+    # Without adapters a reference has the dtype of frozen roles.
+    without = dtypes("tpu", *xla, "--lora", "null")
+    assert without == (["float32", "bfloat16"], ())

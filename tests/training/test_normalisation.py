@@ -1,12 +1,11 @@
-"""The same examples give the same loss and gradients, however they are laid out.
+"""Loss and gradients do not depend on the layout of the examples.
 
-Loss and gradient are those of the whole step, to 1e-5 in float32. Proved for every
-method, with its second models, columns and policies: any number of micro-batches with
-targets from 1 to 8, examples packed or one a row, in another order, in rows twice as
-long as they need, between empty rows and empty micro-batches; on one device and on
-eight in three axes. Proved for Target-SFT, PSFT and iw-SFT, one of each kind: the tight
-batch with no loop over micro-batches, and meshes of one axis. Other processes are no
-part of this file.
+Equal to 1e-5 in float32 over a complete optimizer step. For every method, with its
+frozen models, columns and policies: 1 to 8 micro-batches, examples packed or one per
+row, in another order, in rows twice as long as needed, between empty rows and empty
+micro-batches; on one device and on eight devices in three axes. For Target-SFT, PSFT
+and iw-SFT also: the tight batch without a loop over micro-batches, and meshes of one
+axis. Several processes are tested in test_processes.py.
 """
 
 from dataclasses import replace
@@ -26,7 +25,7 @@ from targetsft_jax.targets.policies import AVERAGE, FROM_DATA, OLD, Snapshot, Tr
 PARTS, ROWS, LENGTH = 8, 8, 32
 # (method, hyper-parameters, policy)
 CASES = {name: (name, {}, FROM_DATA) for name in METHODS} | {
-    # Between the probabilities of these labels: some tokens are kept, and some not.
+    # τ is between the probabilities of these labels: some tokens have γ = 0.
     "profit": ("profit", {"tau": 1e-3}, FROM_DATA),
     "gem, logsigmoid": ("gem", {"variant": "logsigmoid"}, FROM_DATA),
     "custom": ("custom", {"gamma": "entropy", "residual": {"guided": 0.3}}, FROM_DATA),
@@ -36,8 +35,8 @@ CASES = {name: (name, {}, FROM_DATA) for name in METHODS} | {
 }
 KINDS = ("target_sft", "psft, snapshot", "iw_sft, average")
 
-# For each micro-batch its rows, for each row its examples; all else is padding.
-ONE_A_ROW = [[[number] for number in range(8)]]
+# Micro-batches of rows of examples; the rest is padding.
+ONE_PER_ROW = [[[number] for number in range(8)]]
 LAYOUTS = {
     "2 micro-batches": [[[0], [1], [2], [3]], [[4], [5], [6], [7]]],
     "4 micro-batches": [[[0], [1]], [[2], [3]], [[4], [5]], [[6], [7]]],
@@ -65,19 +64,19 @@ def _built(case, sizes=None, shape=(PARTS, ROWS, LENGTH)):
         ),
         policy=policy,
     )
-    given = rig.laid_out(ONE_A_ROW, *shape)
-    # The trace is the gradient itself.
+    batch = rig.laid_out(ONE_PER_ROW, *shape)
+    # optax.trace(0) stores the gradient itself.
     mesh = sizes and make_mesh(*sizes)
-    return rig.build(spec, optax.trace(0.0), mesh, given=given, options=quicker())
+    return rig.build(spec, optax.trace(0.0), mesh, given=batch, options=quicker())
 
 
-def _pulled(case, layout, sizes=None, shape=(PARTS, ROWS, LENGTH)):
-    """Loss and gradient of a step between two refreshes; old policies are others."""
+def _loss_and_gradient(case, layout, sizes=None, shape=(PARTS, ROWS, LENGTH)):
+    """Run a step between two refreshes, with old policies unlike the student."""
     built = _built(case, sizes, shape)
     state = built.fresh()
-    places = jax.tree.map(lambda x: x.sharding, (state.step, state.params))
+    shardings = jax.tree.map(lambda x: x.sharding, (state.step, state.params))
     other = jax.tree.map(np.copy, rig.params_of(rig.STUDENT, 3))
-    step, old = jax.device_put((np.int32(1), other), places)
+    step, old = jax.device_put((np.int32(1), other), shardings)
     held = {name: old for name in state.held}
     assert set(held) <= {OLD, AVERAGE}
     state = replace(state, step=step, held=held)
@@ -91,14 +90,15 @@ def _pulled(case, layout, sizes=None, shape=(PARTS, ROWS, LENGTH)):
 
 
 @lru_cache
-def _wanted(case):
-    return _pulled(case, ONE_A_ROW)
+def _expected(case):
+    return _loss_and_gradient(case, ONE_PER_ROW)
 
 
-def _assert_same(found, wanted):
-    """Each leaf of the gradient to 1e-5 of its largest element."""
-    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5)
-    for a, b in zip(jax.tree.leaves(found[1]), jax.tree.leaves(wanted[1]), strict=True):
+def _assert_same(actual, expected):
+    """Compare each leaf of the gradient to 1e-5 of its largest element."""
+    np.testing.assert_allclose(actual[0], expected[0], rtol=1e-5)
+    leaves = jax.tree.leaves(actual[1]), jax.tree.leaves(expected[1])
+    for a, b in zip(*leaves, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
         assert np.any(b)
 
@@ -110,29 +110,29 @@ def _assert_same(found, wanted):
         for case in CASES
     ],
 )
-def test_every_layout_and_eight_devices_give_the_same(case: str):
+def test_every_layout_and_eight_devices_agree(case: str):
     for layout in LAYOUTS.values():
-        _assert_same(_pulled(case, layout), _wanted(case))
-    for layout in (ONE_A_ROW, LAYOUTS["empty rows and parts"]):
-        _assert_same(_pulled(case, layout, (2, 2, 2)), _wanted(case))
+        _assert_same(_loss_and_gradient(case, layout), _expected(case))
+    for layout in (ONE_PER_ROW, LAYOUTS["empty rows and parts"]):
+        _assert_same(_loss_and_gradient(case, layout, (2, 2, 2)), _expected(case))
 
 
 @pytest.mark.parametrize("case", KINDS)
-def test_the_tight_batch_without_a_loop_gives_the_same(case: str):
+def test_the_tight_batch_without_a_loop_agrees(case: str):
     tight = (1, 8, max(len(example["tokens"]) for example in rig.examples()))
-    _assert_same(_pulled(case, ONE_A_ROW, shape=tight), _wanted(case))
+    _assert_same(_loss_and_gradient(case, ONE_PER_ROW, shape=tight), _expected(case))
 
 
 @pytest.mark.parametrize("case", KINDS)
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1)], ids=str)
-def test_meshes_of_one_axis_give_the_same(case: str, sizes):
-    for layout in (ONE_A_ROW, LAYOUTS["packed"]):
-        _assert_same(_pulled(case, layout, sizes), _wanted(case))
+def test_meshes_of_one_axis_agree(case: str, sizes):
+    for layout in (ONE_PER_ROW, LAYOUTS["packed"]):
+        _assert_same(_loss_and_gradient(case, layout, sizes), _expected(case))
 
 
-def test_another_mask_or_a_mean_of_means_would_be_noticed():
-    """The layouts are far from balanced: that is what makes them a proof."""
-    loss, gradient = _wanted("sft")
+def test_another_mask_or_a_mean_of_means_is_detected():
+    """Control: the layouts are unbalanced, so a wrong normalisation differs."""
+    loss, gradient = _expected("sft")
     counts = [example["loss_mask"].sum() for example in rig.examples()]
     assert max(counts) > 5 * min(counts)
     losses = [float(_single(number)) for number in range(len(rig.examples()))]
@@ -140,11 +140,11 @@ def test_another_mask_or_a_mean_of_means_would_be_noticed():
     np.testing.assert_allclose(np.dot(share, losses), loss, rtol=1e-5)
     assert abs(np.mean(losses) - loss) > 1e-2 * loss
     with pytest.raises(AssertionError):
-        _assert_same((loss, gradient), _wanted("dft"))
+        _assert_same((loss, gradient), _expected("dft"))
 
 
 def _single(number: int):
-    """The loss of a step with one example alone."""
+    """Return the loss of a step with a single example."""
     built = _built("sft")
     batch = rig.laid_out([[[number]]], PARTS, ROWS, LENGTH)
     return built.step(built.fresh(), built.frozen, batch)[1]["loss"]

@@ -1,4 +1,4 @@
-"""The learning rate by its own formula, and what AdamW decays and clips."""
+"""Learning rate against its formula; AdamW, decay mask and clipping."""
 
 import math
 
@@ -23,12 +23,12 @@ def test_warm_up_rises_from_the_first_step_and_cosine_falls_to_the_end():
         learning_rate=2.0, warmup_ratio=0.2, final_learning_rate_ratio=0.1
     )
     steps, warmup = 50, 10
-    wanted = [2.0 * (i + 1) / warmup for i in range(warmup)]
+    expected = [2.0 * (i + 1) / warmup for i in range(warmup)]
     for i in range(warmup, steps):
-        done = (i + 1 - warmup) / (steps - warmup)
-        wanted.append(0.2 + 1.8 * (1 + math.cos(math.pi * done)) / 2)
+        share = (i + 1 - warmup) / (steps - warmup)
+        expected.append(0.2 + 1.8 * (1 + math.cos(math.pi * share)) / 2)
     rates = _rates(config, steps)
-    np.testing.assert_allclose(rates, wanted, rtol=1e-5)
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
     assert rates[0] > 0
     assert max(rates) == rates[warmup - 1] == 2.0
     np.testing.assert_allclose(rates[-1], 0.2, rtol=1e-5)
@@ -36,43 +36,43 @@ def test_warm_up_rises_from_the_first_step_and_cosine_falls_to_the_end():
 
 def test_without_warm_up_the_first_step_has_the_peak():
     rates = _rates(TrainConfig(learning_rate=3.0, warmup_ratio=0.0), 10)
-    wanted = [1.5 * (1 + math.cos(math.pi * i / 10)) for i in range(10)]
-    np.testing.assert_allclose(rates, wanted, rtol=1e-5, atol=1e-6)
+    expected = [1.5 * (1 + math.cos(math.pi * i / 10)) for i in range(10)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 0.5, 0.99])
-def test_the_shortest_runs_move(steps: int, ratio: float):
+def test_the_first_step_of_the_shortest_runs_is_not_zero(steps: int, ratio: float):
     rates = _rates(TrainConfig(learning_rate=1.0, warmup_ratio=ratio), steps)
     assert 0 < rates[0] <= 1
     assert all(np.isfinite(rates)) and min(rates) >= 0
 
 
 def _params():
-    """A decoder's tree with biases, a head and norms, all of them ones."""
+    """Parameters of a decoder with biases, a head and norms, all ones."""
     return jax.tree.map(np.ones_like, rig.params_of(rig.OTHER))
 
 
-def test_norms_and_biases_do_not_decay_and_all_else_does():
-    """Without a gradient, AdamW moves by −lr · decay · p and by nothing else."""
+def test_only_norms_and_biases_do_not_decay():
+    """With a zero gradient the update of AdamW is −lr · decay · p."""
     config = TrainConfig(learning_rate=0.5, warmup_ratio=0, weight_decay=0.25)
     optimizer = make_optimizer(config, 10)
     params = _params()
-    none = jax.tree.map(np.zeros_like, params)
+    zeros = jax.tree.map(np.zeros_like, params)
 
     @jax.jit
     def update(gradient, params):
         return optimizer.update(gradient, optimizer.init(params), params)[0]
 
-    updates = update(none, params)
-    stayed, decayed = set(), set()
+    updates = update(zeros, params)
+    constant, decayed = set(), set()
     for path, update in jax.tree_util.tree_leaves_with_path(updates):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         first = float(np.asarray(update).flat[0])
         assert np.all(np.asarray(update) == first)
-        (stayed if first == 0 else decayed).add(name)
+        (constant if first == 0 else decayed).add(name)
         assert first in (0, -0.125)
-    assert stayed == {
+    assert constant == {
         "final_norm",
         "layers.input_norm",
         "layers.post_norm",
@@ -89,10 +89,10 @@ def test_norms_and_biases_do_not_decay_and_all_else_does():
 
 
 @pytest.mark.parametrize(
-    "clip, norm, kept", [(1.0, 4.0, 0.25), (1.0, 0.5, 1.0), (0.0, 4.0, 1.0)]
+    "clip, norm, factor", [(1.0, 4.0, 0.25), (1.0, 0.5, 1.0), (0.0, 4.0, 1.0)]
 )
-def test_the_gradient_is_cut_to_its_norm_before_the_moments(clip, norm, kept):
-    """Seen in the first moment: Adam's own step does not depend on the scale."""
+def test_the_gradient_is_clipped_before_the_moments(clip, norm, factor):
+    """Checked on the first moment: Adam's update does not depend on the scale."""
     config = TrainConfig(clip_norm=clip, beta1=0.75)
     optimizer = make_optimizer(config, 10)
     params = {"a": jnp.ones((2, 2)), "b": jnp.ones((3, 4))}
@@ -102,11 +102,11 @@ def test_the_gradient_is_cut_to_its_norm_before_the_moments(clip, norm, kept):
         jax.tree.leaves(optax.tree_utils.tree_get(state, "mu")),
         jax.tree.leaves(gradient),
     ):
-        np.testing.assert_allclose(moment, 0.25 * kept * g, rtol=1e-6)
+        np.testing.assert_allclose(moment, 0.25 * factor * g, rtol=1e-6)
 
 
-def test_it_is_adamw():
-    """Two steps of the textbook's formulas, in float64."""
+def test_updates_equal_adamw():
+    """Two steps of the published formulas, in float64."""
     config = TrainConfig(
         learning_rate=0.1,
         warmup_ratio=0,

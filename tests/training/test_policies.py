@@ -1,4 +1,4 @@
-"""PSFT's old policy and iw-SFT's weights, against loops by hand with dense logits."""
+"""PSFT and iw-SFT with policies in the state, against loops with dense logits."""
 
 import re
 import shutil
@@ -23,10 +23,10 @@ from targetsft_jax.models.lora import Lora
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.targets.policies import AVERAGE, OLD, Snapshot, Trajectory
 
-# Small enough for ratios on both sides of 1 + ε.
+# A learning rate with ratios on both sides of 1 + ε.
 RATE, STEPS = 2e-3, 4
 LINEAR = optax.sgd(RATE, momentum=0.9)
-# As in test_step: sums of some hundred float32 products in another order.
+# As in test_step: sums of a few hundred float32 products in another order.
 ROUNDINGS = 200
 MASK = rig.batch()["loss_mask"]
 
@@ -47,30 +47,30 @@ def _built(method, policy, sizes=None, parts=1, lora=None):
 
 
 def _start(built, **held):
-    """A fresh state, and frozen models of which the reference is the start."""
+    """Fresh state, and frozen models with the initial student as reference."""
     state = built.fresh()
     frozen = dict(built.frozen)
     if "reference" in frozen:
-        places = jax.tree.map(lambda x: x.sharding, state.params)
+        shardings = jax.tree.map(lambda x: x.sharding, state.params)
         start = jax.tree.map(np.copy, rig.params_of(rig.STUDENT))
-        frozen["reference"] = jax.device_put(start, places)
+        frozen["reference"] = jax.device_put(start, shardings)
     return state, frozen
 
 
 def _run(built, parts=1, steps=STEPS):
-    """The states after each step, and each step's metrics."""
+    """Run some steps; return the states after them and their metrics."""
     state, frozen = _start(built)
     states, metrics = [], []
     for _ in range(steps):
-        state, found = built.step(state, frozen, rig.micro(parts))
+        state, step_metrics = built.step(state, frozen, rig.micro(parts))
         states.append(rig.host(state))
-        metrics.append({k: float(v) for k, v in found.items()})
+        metrics.append({k: float(v) for k, v in step_metrics.items()})
     return states, metrics
 
 
 @lru_cache
 def _dense(method):
-    """(params, column) -> (loss, gradient), label log-probabilities; all dense."""
+    """(params, column) -> ((loss, label log-probabilities), gradient), dense."""
     rows = rig.batch()
     mask = rows["loss_mask"].astype(np.float32)
 
@@ -87,7 +87,7 @@ def _dense(method):
     def value(params, column):
         hidden, head = model(params)
         logs = jax.nn.log_softmax(hidden @ head.T)
-        own = jnp.take_along_axis(logs, rows["labels"][..., None], -1)[..., 0]
+        label_logs = jnp.take_along_axis(logs, rows["labels"][..., None], -1)[..., 0]
         loss = reference_loss(
             method,
             hidden,
@@ -96,15 +96,16 @@ def _dense(method):
             weights=mask / mask.sum(),
             **({} if method == "sft" else column),
         )
-        return loss, own
+        return loss, label_logs
 
     return jax.jit(jax.value_and_grad(value, has_aux=True), compiler_options=quicker())
 
 
 def _by_hand(method, column_of):
-    """Losses and parameters of a loop, a step at a time.
+    """Train with dense logits; return the losses, and the parameters after each step.
 
-    `column_of(step, params, logprob)` has `logprob(params)` to ask.
+    `column_of(step, params, logprob)` computes the column; `logprob(params)` returns
+    label log-probabilities.
     """
     pull = _dense(method)
     key = {"psft": "old_logprob", "iw_sft": "trajectory_weight"}[method]
@@ -126,10 +127,10 @@ def _by_hand(method, column_of):
     return losses, after
 
 
-def _assert_follows(found, wanted):
-    """Losses to 1e-5, and how far the parameters have moved to so many roundings."""
-    states, metrics = found
-    losses, params = wanted
+def _assert_follows(actual, expected):
+    """Compare losses to 1e-5, and changes of the parameters to ROUNDINGS."""
+    states, metrics = actual
+    losses, params = expected
     np.testing.assert_allclose([m["loss"] for m in metrics], losses, rtol=1e-5)
     start = rig.params_of(rig.STUDENT)
 
@@ -141,13 +142,13 @@ def _assert_follows(found, wanted):
 
 
 def _old_policies(every):
-    """PSFT's column, by snapshots that this file keeps itself."""
-    kept = {}
+    """PSFT's column, from snapshots taken in the test."""
+    snapshot = {}
 
     def column(step, params, logprob):
         if step % every == 0:
-            kept[OLD] = params
-        return logprob(kept[OLD])
+            snapshot[OLD] = params
+        return logprob(snapshot[OLD])
 
     return column
 
@@ -156,56 +157,56 @@ SEGMENTS = rig.batch()["segment_ids"]
 
 
 def _weights(ratio, clip=(0.0, 16.0), temperature=1.0, segments=SEGMENTS):
-    """Of trajectories, segment after segment."""
-    found = np.ones(MASK.shape, np.float32)
+    """Compute the weights of trajectories, segment by segment."""
+    weights = np.ones(MASK.shape, np.float32)
     for row in range(rig.ROWS):
         for segment in set(segments[row]) - {0}:
             at = (segments[row] == segment) & MASK[row]
             if at.any():
                 weight = np.exp(temperature * ratio[row][at].mean())
-                found[row][at] = np.clip(weight, *clip)
-    return found
+                weights[row][at] = np.clip(weight, *clip)
+    return weights
 
 
-def test_a_snapshot_of_every_step_is_sft():
-    """r = 1, so that the gradient is SFT's; -1 is the published value."""
+def test_a_snapshot_at_every_step_is_sft():
+    """r = 1, so the gradient is that of SFT; the published loss is -1."""
     lora = Lora(4, 8.0, ("q", "down"))
     states, metrics = _run(_built("psft", Snapshot(1), lora=lora), steps=3)
     sft = rig.build(rig.make_spec("sft", lora=lora), LINEAR, options=quicker())
     state = sft.fresh()
-    for after, found in zip(states, metrics):
+    for after, psft in zip(states, metrics):
         state, plain = sft.step(state, sft.frozen, rig.micro(1))
-        np.testing.assert_allclose([found["gamma"], found["loss"]], [1, -1], rtol=1e-6)
-        np.testing.assert_allclose(found["grad_norm"], plain["grad_norm"], rtol=1e-6)
+        np.testing.assert_allclose([psft["gamma"], psft["loss"]], [1, -1], rtol=1e-6)
+        np.testing.assert_allclose(psft["grad_norm"], plain["grad_norm"], rtol=1e-6)
         rig.assert_close_trees(after.params, rig.host(state.params), 4)
-    # What is held is what is trained: adapters over adapters.
+    # The snapshot has the trained parameters only: the adapters.
     assert jax.tree.structure(after.held[OLD]) == jax.tree.structure(after.params)
 
 
 @pytest.mark.parametrize("sizes, parts", [(None, 1), ((2, 2, 2), 2)], ids=str)
-def test_psft_follows_a_loop_that_keeps_its_snapshots(sizes, parts):
-    wanted = _by_hand("psft", _old_policies(2))
-    found = _run(_built("psft", Snapshot(2), sizes, parts), parts)
-    _assert_follows(found, wanted)
-    gamma = [m["gamma"] for m in found[1]]
+def test_psft_equals_a_loop_with_snapshots(sizes, parts):
+    expected = _by_hand("psft", _old_policies(2))
+    actual = _run(_built("psft", Snapshot(2), sizes, parts), parts)
+    _assert_follows(actual, expected)
+    gamma = [m["gamma"] for m in actual[1]]
     np.testing.assert_allclose(gamma[::2], 1, rtol=1e-6)
     assert all(abs(g - 1) > 1e-2 for g in gamma[1::2])
-    # π_old of steps 2 and 3 is the student after step 1, whole and to the bit.
+    # π_old of steps 2 and 3 is bit-identical to the student after step 1.
     for number in (2, 3):
-        rig.assert_equal_trees(found[0][number].held[OLD], found[0][1].params)
-    # And every step's own snapshot is another loop.
+        rig.assert_equal_trees(actual[0][number].held[OLD], actual[0][1].params)
+    # Control: a snapshot at every step gives other parameters.
     other = _by_hand("psft", _old_policies(1))
     with pytest.raises(AssertionError):
-        rig.assert_close_trees(wanted[1][-1], other[1][-1], 100 * ROUNDINGS)
+        rig.assert_close_trees(expected[1][-1], other[1][-1], 100 * ROUNDINGS)
 
 
-def test_a_refresh_goes_by_the_number_of_the_step_and_not_by_updates():
-    """A step that is skipped holds its snapshot, and puts no refresh off."""
+def test_a_skipped_step_does_not_delay_a_refresh():
+    """Refreshes depend on the step number; a skipped step keeps the snapshot."""
     built = _built("psft", Snapshot(2))
     state, frozen = _start(built)
     state, _ = built.step(state, frozen, rig.micro(1))
-    spoilt = jax.tree.map(lambda x: x * np.nan, state.held[OLD])
-    state = replace(state, held={OLD: spoilt})
+    damaged = jax.tree.map(lambda x: x * np.nan, state.held[OLD])
+    state = replace(state, held={OLD: damaged})
     before = rig.host(state)
     state, metrics = built.step(state, frozen, rig.micro(1))
     assert metrics["skipped"] == 1
@@ -216,8 +217,8 @@ def test_a_refresh_goes_by_the_number_of_the_step_and_not_by_updates():
     rig.assert_equal_trees(rig.host(state.held[OLD]), before.params)
 
 
-def test_weights_against_the_current_policy_follow_a_loop_by_hand():
-    """Packed rows: each of their segments has a weight of its own."""
+def test_iw_sft_with_the_current_policy_equals_a_loop():
+    """Packed rows: each segment has its weight."""
     policy = Trajectory(temperature=0.25, clip=(0.5, 1.5))
     reference = []
 
@@ -226,10 +227,10 @@ def test_weights_against_the_current_policy_follow_a_loop_by_hand():
         ratio = logprob(params) - reference[0]
         return _weights(ratio, policy.clip, policy.temperature, segments)
 
-    wanted = _by_hand("iw_sft", column)
+    expected = _by_hand("iw_sft", column)
     states, metrics = _run(_built("iw_sft", policy))
-    _assert_follows((states, metrics), wanted)
-    # At the start the two are the same model, and iw-SFT is SFT.
+    _assert_follows((states, metrics), expected)
+    # At the first step the student equals the reference, and iw-SFT is SFT.
     (loss, _), gradient = _dense("sft")(rig.params_of(rig.STUDENT), {})
     assert metrics[0]["gamma"] == pytest.approx(1, rel=1e-6)
     assert metrics[0]["loss"] == pytest.approx(float(loss), rel=2e-6)
@@ -237,14 +238,14 @@ def test_weights_against_the_current_policy_follow_a_loop_by_hand():
     assert metrics[0]["grad_norm"] == pytest.approx(norm, rel=1e-5)
     assert abs(metrics[2]["gamma"] - 1) > 1e-2
     assert states[0].held == {}
-    # One weight for all of a row would be another loop.
+    # Control: one weight per row gives another result.
     rows = np.minimum(SEGMENTS, 1)
-    wrong = _by_hand("iw_sft", lambda *given: column(*given, segments=rows))
+    wrong = _by_hand("iw_sft", lambda *arguments: column(*arguments, segments=rows))
     with pytest.raises(AssertionError):
         _assert_follows((states, metrics), wrong)
 
 
-def test_weights_against_an_average_of_the_policy():
+def test_iw_sft_with_an_average_policy_equals_a_loop():
     policy = Trajectory(average=True, decay=0.6, temperature=0.25)
     average, reference = [], []
 
@@ -259,15 +260,15 @@ def test_weights_against_an_average_of_the_policy():
         ratio = logprob(average[0]) - reference[0]
         return _weights(ratio, temperature=policy.temperature)
 
-    wanted = _by_hand("iw_sft", column)
+    expected = _by_hand("iw_sft", column)
     built = _built("iw_sft", policy, (2, 2, 2), 2)
-    found = _run(built, 2)
-    _assert_follows(found, wanted)
+    actual = _run(built, 2)
+    _assert_follows(actual, expected)
     by_hand = rig.host(rig.params_of(rig.STUDENT))
-    for state in found[0]:
+    for state in actual[0]:
         by_hand = jax.tree.map(lambda a, p: 0.6 * a + 0.4 * p, by_hand, state.params)
         rig.assert_close_trees(state.held[AVERAGE], by_hand, 4)
-    # A step that is not finite leaves the average where it is.
+    # A skipped step does not change the average.
     state, frozen = _start(built)
     state, _ = built.step(state, frozen, rig.micro(2))
     before = rig.host(state)
@@ -279,14 +280,14 @@ def test_weights_against_an_average_of_the_policy():
 
 def test_an_average_of_a_bfloat16_student_is_float32():
     params = jax.tree.map(lambda x: x.astype("bfloat16"), rig.params_of(rig.STUDENT))
-    kept = jax.eval_shape(Trajectory(average=True).start, params)[AVERAGE]
-    assert {x.dtype.name for x in jax.tree.leaves(kept)} == {"float32"}
-    kept = jax.eval_shape(Snapshot(8).start, params)[OLD]
-    assert {x.dtype.name for x in jax.tree.leaves(kept)} == {"bfloat16"}
+    average = jax.eval_shape(Trajectory(average=True).start, params)[AVERAGE]
+    assert {x.dtype.name for x in jax.tree.leaves(average)} == {"float32"}
+    snapshot = jax.eval_shape(Snapshot(8).start, params)[OLD]
+    assert {x.dtype.name for x in jax.tree.leaves(snapshot)} == {"bfloat16"}
 
 
-def test_a_snapshot_costs_its_own_size_and_no_copy_where_it_stays():
-    """Beside SFT's program: a copy of the parameters, written at a refresh only."""
+def test_a_snapshot_adds_one_copy_of_the_parameters_written_at_a_refresh():
+    """Compared with the program of SFT."""
     one = rig.one_device()
     programs = [
         rig.lower(spec, LINEAR, one, 8, 16).compile(compiler_options=quicker())
@@ -326,7 +327,7 @@ def dataset():
 def test_a_cut_run_resumes_with_its_policies_bit_for_bit(
     method, policy, dataset, tmp_path
 ):
-    """From step 3, in the middle of a snapshot's life; on another mesh to rounding."""
+    """From step 3, between two refreshes; on another mesh up to rounding."""
     spec = _spec(method, policy)
 
     def run(run_dir, mesh):
@@ -336,21 +337,21 @@ def test_a_cut_run_resumes_with_its_policies_bit_for_bit(
         where = {"run_dir": run_dir, "seed": 3}
         return rig.run_fit(spec, built, frozen, dataset, mesh, CONFIG, **where)
 
-    whole = run(tmp_path / "whole", make_mesh(2, 2, 2))
-    assert whole.resumed_from == 0
+    complete = run(tmp_path / "complete", make_mesh(2, 2, 2))
+    assert complete.resumed_from == 0
     for name in ("cut", "moved"):
-        shutil.copytree(tmp_path / "whole", tmp_path / name)
+        shutil.copytree(tmp_path / "complete", tmp_path / name)
         shutil.rmtree(tmp_path / name / "checkpoints" / "6")
     cut = run(tmp_path / "cut", make_mesh(2, 2, 2))
     assert cut.resumed_from == 3
-    wanted = rig.host(whole.state)
-    rig.assert_equal_trees(rig.host(cut.state), wanted)
-    assert list(wanted.held) == list(policy.held)
+    expected = rig.host(complete.state)
+    rig.assert_equal_trees(rig.host(cut.state), expected)
+    assert list(expected.held) == list(policy.held)
     if method == "psft":
         moved = run(tmp_path / "moved", make_mesh(8, 1, 1)).state
-        rig.assert_close_trees(rig.host(moved.held), wanted.held, 2000)
+        rig.assert_close_trees(rig.host(moved.held), expected.held, 2000)
         ours, theirs = (
             [row["loss"] for row in rig.metrics_of(tmp_path / name)][-3:]
-            for name in ("moved", "whole")
+            for name in ("moved", "complete")
         )
         np.testing.assert_allclose(ours, theirs, rtol=1e-4)

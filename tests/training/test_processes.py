@@ -1,4 +1,4 @@
-"""A run of several processes against one process with as many devices."""
+"""Runs of several processes against one process with as many devices."""
 
 import signal
 import subprocess
@@ -24,16 +24,16 @@ def _arguments(folders, run_dir, **more):
 
 @pytest.fixture(scope="module")
 def area(tmp_path_factory):
-    """Where this module's runs are; those with one program compile it once."""
+    """Parent folder of the runs, which share a compilation cache."""
     return tmp_path_factory.mktemp("processes")
 
 
 @pytest.fixture(scope="module")
 def alone(folders, area):
-    """The run directory of one process with four devices."""
+    """Run directory of a single process with four devices."""
     measured = {"evaluation__problems": 3, "evaluation__samples": 2}
     arguments = _arguments(folders, area / "alone", **measured)
-    job = launched.start([*arguments, *_SHORT], area / "alone_said")
+    job = launched.start([*arguments, *_SHORT], area / "alone_output")
     assert job.wait(120) == [0], job.said()
     return area / "alone"
 
@@ -52,18 +52,18 @@ def _assert_same_losses(run_dir, other):
 def _assert_same_export(run_dir, other):
     one, two = (load_file(x / "hf/model.safetensors") for x in (run_dir, other))
     assert one.keys() == two.keys()
-    for key, found in one.items():
-        # Of AdamW steps of 1e-2: what differs is the last bits.
-        np.testing.assert_allclose(found, two[key], atol=2e-6, rtol=0)
+    for key, array in one.items():
+        # AdamW steps of 1e-2, which differ in the last bits.
+        np.testing.assert_allclose(array, two[key], atol=2e-6, rtol=0)
 
 
 @pytest.mark.slow
-def test_two_processes_do_what_one_does(folders, area, alone):
-    """By the script of `launch`; only the first process prints and writes."""
+def test_two_processes_equal_one(folders, area, alone):
+    """Started by `launch/local.sh`; only the primary process prints and writes."""
     measured = {"evaluation__problems": 3, "evaluation__samples": 2}
     script = [str(launched.ROOT / "launch/local.sh"), "2"]
     arguments = _arguments(folders, area / "two", mesh__cpu_devices=2, **measured)
-    job = launched.run_all([[*script, *arguments, *_SHORT]], area / "two_said")
+    job = launched.run_all([[*script, *arguments, *_SHORT]], area / "two_output")
     assert job.wait(120) == [0], job.said()
     _assert_same_losses(area / "two", alone)
     _assert_same_export(area / "two", alone)
@@ -78,10 +78,10 @@ def test_two_processes_do_what_one_does(folders, area, alone):
 
 @pytest.mark.slow
 def test_a_killed_process_ends_all_and_others_go_on(folders, area, alone):
-    """Four processes; one is killed, one's files are damaged, two go on."""
+    """Four processes, one killed and the files of one damaged; two processes resume."""
     run_dir = area / "killed"
     job = launched.start(
-        _arguments(folders, run_dir), area / "killed_said", processes=4, devices=1
+        _arguments(folders, run_dir), area / "killed_output", processes=4, devices=1
     )
     job.until(run_dir / "checkpoints/6")
     job.processes[2].send_signal(signal.SIGKILL)
@@ -89,24 +89,24 @@ def test_a_killed_process_ends_all_and_others_go_on(folders, area, alone):
     statuses = job.wait(120)
     assert time.monotonic() - began < 60
     assert statuses[2] == -signal.SIGKILL
-    assert all(statuses), "each of them has to end with an error"
+    assert all(statuses), "every process must end with an error"
     assert not (run_dir / "hf").exists()
     saved = sorted(
         int(path.name)
         for path in (run_dir / "checkpoints").iterdir()
         if path.name.isdecimal()
     )
-    # Only the last process's part of the newest checkpoint: no other can see that.
+    # Damage that only the last process can detect: its part of the newest checkpoint.
     part = run_dir / "checkpoints" / str(saved[-1]) / "optimizer/ocdbt.process_3/d"
     for path in part.iterdir():
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     job = launched.start(
-        _arguments(folders, run_dir), area / "again_said", processes=2, devices=2
+        _arguments(folders, run_dir), area / "again_output", processes=2, devices=2
     )
     assert job.wait(120) == [0, 0], job.said()
-    said = job.printed[0].read_text()
-    assert f"checkpoint {saved[-1]} cannot be restored" in said
-    assert f"resumed from the checkpoint of step {saved[-2]}" in said
+    printed = job.printed[0].read_text()
+    assert f"checkpoint {saved[-1]} cannot be restored" in printed
+    assert f"resumed from the checkpoint of step {saved[-2]}" in printed
     assert job.printed[1].read_text() == ""
     _assert_same_losses(run_dir, alone)
     _assert_same_export(run_dir, alone)
@@ -114,9 +114,9 @@ def test_a_killed_process_ends_all_and_others_go_on(folders, area, alone):
 
 @pytest.mark.slow
 def test_sigterm_to_one_process_stops_all_after_the_same_step(folders, area):
-    run_dir = area / "told"
+    run_dir = area / "sigterm"
     arguments = _arguments(folders, run_dir, train__save_every=1000, train__steps=10**6)
-    job = launched.start(arguments, area / "told_said", processes=2, devices=2)
+    job = launched.start(arguments, area / "sigterm_output", processes=2, devices=2)
     job.until(run_dir / "metrics.jsonl")
     while not (run_dir / "metrics.jsonl").read_text():
         time.sleep(0.01)
@@ -130,10 +130,10 @@ def test_sigterm_to_one_process_stops_all_after_the_same_step(folders, area):
 
 @pytest.mark.slow
 def test_a_process_with_other_settings_is_refused(folders, area):
-    """Before anything is written."""
+    """Nothing is written before the refusal."""
     job = launched.start(
         _arguments(folders, area / "unlike"),
-        area / "unlike_said",
+        area / "unlike_output",
         processes=2,
         devices=2,
         last=["--train.learning_rate", "2e-2"],
@@ -152,7 +152,7 @@ def test_a_coordinator_that_is_not_there_is_named(capsys):
     assert time.monotonic() - began < 5
 
 
-def test_a_process_that_nobody_joins_gives_up_in_a_sentence():
+def test_a_primary_process_without_others_times_out_with_one_line():
     script = (
         "from targetsft_jax.parallel import processes as p;"
         f"p.initialize('127.0.0.1:{launched.free_port()}', 2, 0, timeout=2)"
@@ -171,7 +171,7 @@ def test_a_process_that_nobody_joins_gives_up_in_a_sentence():
 
 
 @pytest.mark.parametrize(
-    "given, said",
+    "settings, message",
     [
         ({"mesh.coordinator": "here"}, "expected HOST:PORT, auto or null"),
         ({"mesh.coordinator": "auto", "mesh.processes": 2}, "expected null for both"),
@@ -183,7 +183,7 @@ def test_a_process_that_nobody_joins_gives_up_in_a_sentence():
         ),
     ],
 )
-def test_what_cannot_join_is_refused(given, said, folders, tmp_path, capsys):
-    arguments = rig.small_run(folders, tmp_path) + rig.command(given)
+def test_invalid_processes_are_refused(settings, message, folders, tmp_path, capsys):
+    arguments = rig.small_run(folders, tmp_path) + rig.command(settings)
     assert main(arguments) in (1, 2)
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What bad input gets: one sentence with key, value and remedy, before any weight."""
+"""Errors for bad input: one sentence with key, value and remedy, before weights."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from targetsft_jax.training import run as run_module
 
 @pytest.fixture
 def refused(folders, tmp_path, capsys, monkeypatch):
-    """Runs the small run with changes; it must end in a sentence, loading nothing."""
+    """Run the small run with changes; return its error, raised before loading."""
 
     def never(*_, **__):
         raise AssertionError("weights were loaded before the refusal")
@@ -27,34 +27,34 @@ def refused(folders, tmp_path, capsys, monkeypatch):
         run_dir = tmp_path / "run"
         changes = {k: v for k, v in changes.items()}
         code = main([*rig.small_run(folders, run_dir, **changes), *extra])
-        said = capsys.readouterr().err
-        assert code == status, said
-        assert "Traceback" not in said
-        # Nothing stands there that the mended command could stumble over.
+        message = capsys.readouterr().err
+        assert code == status, message
+        assert "Traceback" not in message
+        # Nothing is written that would block the corrected command.
         assert not (run_dir / "checkpoints").exists()
-        return said
+        return message
 
     return refuse
 
 
-def _has(said: str, *parts: str) -> None:
+def _has(message: str, *parts: str) -> None:
     for part in parts:
-        assert part in said, said
+        assert part in message, message
 
 
-def test_the_small_run_itself_gets_as_far_as_the_weights(folders, tmp_path, refused):
-    """The control: without a fault there is no refusal."""
+def test_the_unchanged_small_run_loads_weights(folders, tmp_path, refused):
+    """Control: without a fault there is no error."""
     with pytest.raises(AssertionError, match="weights were loaded"):
         main(rig.small_run(folders, tmp_path / "run"))
 
 
 def test_unknown_keys(refused, tmp_path):
-    said = refused("--train.stepz", "3", status=2)
-    _has(said, "train.stepz", "train.steps")
+    message = refused("--train.stepz", "3", status=2)
+    _has(message, "train.stepz", "train.steps")
     path = tmp_path / "c.yaml"
     path.write_text("data: {max_lenght: 3}\n")
-    said = refused("--config", str(path), status=2)
-    _has(said, "max_lenght", "max_length")
+    message = refused("--config", str(path), status=2)
+    _has(message, "max_lenght", "max_length")
 
 
 @pytest.mark.parametrize(
@@ -94,38 +94,38 @@ def test_wrong_types_and_values(refused, key, value, parts):
     _has(refused(f"--{key}", value, status=2), *parts)
 
 
-def test_chat_templates_that_cannot_be_used(refused):
-    said = refused("--data.chat_template", "qwen_boxed")
-    _has(said, "data.chat_template is 'qwen_boxed'", "<|im_start|>", "null")
-    said = refused("--data.chat_template", "chatml")
-    _has(said, "data.chat_template is 'chatml'", "qwen_boxed", ".jinja")
-    said = refused("--evaluation.data.chat_template", "llama_boxed")
-    _has(said, "evaluation.data.chat_template is 'llama_boxed'", "<|eot_id|>")
-    said = refused("--data.thinking", "hide", status=2)
-    _has(said, "data.thinking is 'hide'", "keep, drop")
+def test_invalid_chat_templates(refused):
+    message = refused("--data.chat_template", "qwen_boxed")
+    _has(message, "data.chat_template is 'qwen_boxed'", "<|im_start|>", "null")
+    message = refused("--data.chat_template", "chatml")
+    _has(message, "data.chat_template is 'chatml'", "qwen_boxed", ".jinja")
+    message = refused("--evaluation.data.chat_template", "llama_boxed")
+    _has(message, "evaluation.data.chat_template is 'llama_boxed'", "<|eot_id|>")
+    message = refused("--data.thinking", "hide", status=2)
+    _has(message, "data.thinking is 'hide'", "keep, drop")
 
 
-def test_adapters_wider_than_what_they_adapt(refused):
-    """Known once the model's shape is, before any weight."""
-    said = refused("--lora.rank", "17", status=2)
-    _has(said, "lora.rank is 17", "layers.attention.k is 32 x 16", "at most 16")
+def test_a_rank_above_the_size_of_a_kernel(refused):
+    """Detected from config.json, before loading weights."""
+    message = refused("--lora.rank", "17", status=2)
+    _has(message, "lora.rank is 17", "layers.attention.k is 32 x 16", "at most 16")
 
 
 @pytest.mark.parametrize("value, shown", [("2.5", "2.5"), (".inf", "inf")])
 def test_a_count_that_is_not_whole(refused, value, shown):
-    said = refused(target__name="eaft", target__top_k=value, status=2)
-    _has(said, f"target.top_k is '{shown}'")
-    _has(said, "expected a whole number")
+    message = refused(target__name="eaft", target__top_k=value, status=2)
+    _has(message, f"target.top_k is '{shown}'")
+    _has(message, "expected a whole number")
 
 
-def test_a_section_that_is_no_section(refused, tmp_path):
+def test_a_number_in_place_of_a_section(refused, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("train: 5\n")
-    said = refused("--config", str(path), status=2)
-    _has(said, "train is 5", "expected a section", "train.steps")
+    message = refused("--config", str(path), status=2)
+    _has(message, "train is 5", "expected a section", "train.steps")
 
 
-def test_a_file_that_is_no_configuration(refused, tmp_path):
+def test_a_file_that_is_not_a_configuration(refused, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("a: [1,\n")
     _has(refused("--config", str(path), status=2), "while parsing")
@@ -133,22 +133,22 @@ def test_a_file_that_is_no_configuration(refused, tmp_path):
 
 
 def test_a_method_without_its_teacher(refused):
-    said = refused("--teacher.path", "null", status=2)
-    _has(said, "'target_sft' needs a teacher", "teacher.path is null", "expected")
+    message = refused("--teacher.path", "null", status=2)
+    _has(message, "'target_sft' needs a teacher", "teacher.path is null", "expected")
 
 
 def test_no_student_and_two_students(refused):
-    said = refused("--student.path", "null", status=2)
-    _has(said, "student.path is null", "expected")
-    said = refused("--student.build.steps", "3", status=2)
-    _has(said, "student.path", "student.build", "give one")
+    message = refused("--student.path", "null", status=2)
+    _has(message, "student.path is null", "expected")
+    message = refused("--student.build.steps", "3", status=2)
+    _has(message, "student.path", "student.build", "set only one")
 
 
-def test_problems_of_a_trained_file_need_their_own(refused, tmp_path):
-    """Else the score would be of what was trained, under the name of held-out."""
+def test_evaluation_on_the_training_file_is_refused(refused, tmp_path):
+    """It would score training examples as held-out problems."""
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"q": "1", "a": "2"}) + "\n")
-    said = refused(
+    message = refused(
         data__source="jsonl",
         data__path=path,
         data__fields__prompt="q",
@@ -156,11 +156,11 @@ def test_problems_of_a_trained_file_need_their_own(refused, tmp_path):
         evaluation__problems=1,
         status=2,
     )
-    _has(said, "evaluation.data is null", "expected")
+    _has(message, "evaluation.data is null", "expected")
 
 
-def test_a_mixture_by_the_key_of_its_source(tmp_path):
-    """Sections of a list are read from YAML with their types, and refused by place."""
+def test_errors_in_a_mixture_name_the_source(tmp_path):
+    """Sources are read from YAML with their types; errors have their index."""
     path = tmp_path / "mixture.yaml"
     source = "{source: parquet, path: a.parquet, weight: 2, fields: {prompt: q}}"
     for second, problems, parts in (
@@ -182,10 +182,10 @@ def test_a_mixture_by_the_key_of_its_source(tmp_path):
         ({"mesh__data": 3}, ("'data': 3", "needs 3 devices; found 8")),
         ({"mesh__tensor": 3}, ("'tensor': 3", "multiple of 3 devices; found 8")),
         ({"mesh__tensor": 0}, ("'tensor': 0", "positive")),
-        ({"train__batch_size": 12}, ("12 rows", "= 8 does not divide", "multiple")),
+        ({"train__batch_size": 12}, ("is 12", "a multiple of", "= 8")),
         (
             {"train__accumulation_steps": 2},
-            ("4 rows", "= 8 does not divide", "multiple"),
+            ("is 4", "a multiple of", "= 8"),
         ),
         (
             {"mesh__data": 1, "mesh__fsdp": 8, "mesh__vocab_group": 3},
@@ -198,8 +198,8 @@ def test_a_mesh_that_does_not_divide(refused, changes, parts):
 
 
 def test_micro_batches_that_do_not_divide(refused):
-    said = refused(train__accumulation_steps=3, status=2)
-    _has(said, "train.batch_size is 8", "train.accumulation_steps = 3")
+    message = refused(train__accumulation_steps=3, status=2)
+    _has(message, "train.batch_size is 8", "train.accumulation_steps = 3")
 
 
 def test_tokenizers_that_differ(refused, folders, tmp_path):
@@ -211,11 +211,11 @@ def test_tokenizers_that_differ(refused, folders, tmp_path):
     path.write_text(text.replace("<|reserved_0|>", "<|thinking|>"), encoding="utf-8")
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if (other / name).exists():
-            kept = (other / name).read_text(encoding="utf-8")
-            (other / name).write_text(kept.replace("<|reserved_0|>", "<|thinking|>"))
-    said = refused(teacher__path=other)
-    _has(said, str(folders["student"]), str(other), "differ")
-    _has(said, "'<|reserved_0|>': 261 and absent", "'<|thinking|>': absent and 261")
+            content = (other / name).read_text(encoding="utf-8")
+            (other / name).write_text(content.replace("<|reserved_0|>", "<|thinking|>"))
+    message = refused(teacher__path=other)
+    _has(message, str(folders["student"]), str(other), "differ")
+    _has(message, "'<|reserved_0|>': 261 and absent", "'<|thinking|>': absent and 261")
 
 
 def test_a_model_with_fewer_rows_than_the_tokenizer_has_tokens(refused, folders):
@@ -223,23 +223,26 @@ def test_a_model_with_fewer_rows_than_the_tokenizer_has_tokens(refused, folders)
     text = path.read_text()
     try:
         path.write_text(json.dumps(json.loads(text) | {"vocab_size": 260}))
-        said = refused()
+        message = refused()
     finally:
         path.write_text(text)
-    _has(said, "264 tokens", "teacher", "only 260 rows")
+    _has(message, "264 tokens", "teacher", "only 260 rows")
 
 
 def test_a_missing_column(refused):
-    said = refused(target__name="iw_sft", policy__trajectory_weight="data", status=2)
+    message = refused(target__name="iw_sft", policy__trajectory_weight="data", status=2)
     _has(
-        said, "'iw_sft' needs trajectory_weight", "expected the field", "data has none"
+        message,
+        "'iw_sft' needs trajectory_weight",
+        "expected the field",
+        "data has none",
     )
-    said = refused(target__name="cft", status=2)
-    _has(said, "'cft' needs critical_mask")
+    message = refused(target__name="cft", status=2)
+    _has(message, "'cft' needs critical_mask")
 
 
-def test_a_column_that_the_step_would_make_itself(refused, tmp_path):
-    """Either could be meant, and a column that is passed over would not be missed."""
+def test_a_column_that_the_step_also_computes(refused, tmp_path):
+    """The source is ambiguous, and ignoring the column would go unnoticed."""
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"q": "1", "a": "2", "old_logprob": -0.5}) + "\n")
     changes = {
@@ -249,8 +252,13 @@ def test_a_column_that_the_step_would_make_itself(refused, tmp_path):
         "data__fields__response": "a",
         "target__name": "psft",
     }
-    said = refused(**changes, status=2)
-    _has(said, "'psft' reads old_logprob, which the data has", "to data", "to snapshot")
+    message = refused(**changes, status=2)
+    _has(
+        message,
+        "'psft' reads old_logprob, which the data has",
+        "to data",
+        "to snapshot",
+    )
     with pytest.raises(AssertionError, match="weights were loaded"):
         refused(**changes, policy__old_logprob="snapshot")
 
@@ -270,15 +278,15 @@ def test_a_column_that_the_step_would_make_itself(refused, tmp_path):
         ("target_sft", "eta", ".inf"),
     ],
 )
-def test_a_hyper_parameter_without_a_meaning(method, key, value):
-    """While the configuration is read: not at tracing, after weights are loaded."""
+def test_a_hyper_parameter_outside_its_domain(method, key, value):
+    """Refused with the configuration, not at tracing after weights are loaded."""
     arguments = ["--student.path", "x", "--teacher.path", "y", "--target.name", method]
     with pytest.raises(ConfigError, match=f"target.{key} is .*; expected"):
         load([*arguments, f"--target.{key}", value])
 
 
 @pytest.mark.parametrize(
-    "given, words",
+    "setting, message",
     [
         (["old_logprob", "column"], "policy.old_logprob is 'column'; expected one of"),
         (
@@ -292,12 +300,12 @@ def test_a_hyper_parameter_without_a_meaning(method, key, value):
         (["clip", "[2, 1]"], "policy.clip is [2.0, 1.0]; expected two finite numbers"),
     ],
 )
-def test_a_policy_that_cannot_be(given, words):
-    key, value = given
+def test_invalid_policies(setting, message):
+    key, value = setting
     arguments = ["--student.path", "x", "--target.name", "psft"]
     with pytest.raises(ConfigError) as error:
         load([*arguments, f"--policy.{key}", value])
-    assert words in str(error.value)
+    assert message in str(error.value)
 
 
 def test_paths_that_do_not_exist(refused, tmp_path):
@@ -310,12 +318,12 @@ def test_paths_that_do_not_exist(refused, tmp_path):
 
 
 def test_a_hub_id_without_network(refused):
-    said = refused(student__path="nobody/no-such-model")
-    _has(said, "nobody/no-such-model is neither a local folder nor a model", "local")
-    assert said.count("\n") <= 3
+    message = refused(student__path="nobody/no-such-model")
+    _has(message, "nobody/no-such-model is neither a local folder nor a model", "local")
+    assert message.count("\n") <= 3
 
 
-def test_a_broken_line_by_file_and_number(refused, tmp_path):
+def test_a_damaged_line_is_named_by_file_and_number(refused, tmp_path):
     path = tmp_path / "rows.jsonl"
     changes = {
         "data__source": "jsonl",
@@ -332,26 +340,24 @@ def test_a_broken_line_by_file_and_number(refused, tmp_path):
     _has(refused(**changes), str(path), "no such file")
 
 
-def test_a_refused_command_can_be_mended_and_given_again(
-    folders, tmp_path, capsys, refused
-):
-    """A wrong path must not leave a run behind that the right one cannot go on."""
+def test_a_corrected_command_runs_after_a_refusal(folders, tmp_path, capsys, refused):
+    """A wrong path leaves no run directory that the corrected command cannot use."""
     refused(student__path=tmp_path / "gone")
     with pytest.raises(AssertionError, match="weights were loaded"):
         main(rig.small_run(folders, tmp_path / "run"))
 
 
-def test_a_teacher_to_measure_is_a_teacher_to_give():
-    given = ["--student.path", "x", "--target.name", "sft"]
+def test_include_teacher_needs_a_teacher():
+    arguments = ["--student.path", "x", "--target.name", "sft"]
     with pytest.raises(ConfigError, match="include_teacher is true and teacher.path"):
-        load([*given, "--evaluation.include_teacher", "true"])
+        load([*arguments, "--evaluation.include_teacher", "true"])
 
 
 @pytest.mark.parametrize("tail", [["--resume"], ["--resume", "true"], []])
-def test_resume_may_stand_alone(tail):
+def test_resume_is_a_flag(tail):
     assert load(["--student.path", "x", "--target.name", "sft", *tail]).resume
 
 
-def test_the_best_by_held_out_data_needs_some(refused):
-    said = refused("--train.keep_best", "validation_nll", status=2)
-    _has(said, "train.keep_best is 'validation_nll'", "validation.examples")
+def test_keep_best_by_a_held_out_metric_needs_held_out_data(refused):
+    message = refused("--train.keep_best", "validation_nll", status=2)
+    _has(message, "train.keep_best is 'validation_nll'", "validation.examples")

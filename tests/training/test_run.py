@@ -1,4 +1,4 @@
-"""Whole runs through the command: what is written, and that it is what was trained."""
+"""Runs of the command end to end: files, output, resumption, exports."""
 
 import contextlib
 import io
@@ -28,17 +28,17 @@ from targetsft_jax.training.state import TrainState
 
 
 def _small(folders, run_dir, **more) -> list[str]:
-    """The small run on all three axes, so that equal programs compile once."""
+    """Arguments of the small run, always on three axes, so that programs are shared."""
     return rig.small_run(folders, run_dir, mesh__fsdp=2, mesh__tensor=2, **more)
 
 
 @dataclass
 class Done:
-    """A finished command: where it wrote, what it said, what it held at the end."""
+    """A finished command: files, output, results of `fit`, scores."""
 
     run_dir: Path
     arguments: list[str]
-    said: str
+    output: str
     fitted: list
     scores: dict
 
@@ -80,7 +80,7 @@ def done(folders, tmp_path_factory) -> Done:
     return _run(run_dir, arguments)
 
 
-def test_everything_promised_is_written(done):
+def test_all_files_are_written(done):
     assert (done.run_dir / "checkpoints/4").is_dir()
     assert (done.run_dir / "hf/model.safetensors").is_file()
     assert list((done.run_dir / "tensorboard").iterdir())
@@ -97,17 +97,17 @@ def test_everything_promised_is_written(done):
         assert stored[name]["score"]["average_at_k"] == score.average_at_k
 
 
-def test_the_method_logs_what_it_is(done):
+def test_target_sft_has_gamma_below_one_and_a_kl_to_the_teacher(done):
     rows = rig.metrics_of(done.run_dir)
     assert all(row["gamma"] < 1 and row["kl_teacher"] > 0 for row in rows)
 
 
-def test_the_example_is_shown_with_its_trained_part(done):
-    assert "<|assistant|>⟦" in done.said and "#### " in done.said
-    assert "trained tokens" in done.said
-    assert "target_sft (eta=0.5): 4 steps" in done.said
+def test_an_example_is_printed_with_its_target_tokens_marked(done):
+    assert "<|assistant|>⟦" in done.output and "#### " in done.output
+    assert "target tokens marked" in done.output
+    assert "target_sft (eta=0.5): 4 steps" in done.output
     for name in ("teacher", "start", "target_sft"):
-        assert f"Average@2 of {name}:" in done.said
+        assert f"Average@2 of {name}:" in done.output
 
 
 def test_the_export_is_the_trained_model(done):
@@ -118,14 +118,14 @@ def test_the_export_is_the_trained_model(done):
     rig.assert_equal_trees(load_params(folder, config), fitted.state.params)
     assert same_tokenizer(load_tokenizer(folder), byte_tokenizer()) == []
     assert load_tokenizer(folder).chat_template == byte_tokenizer().chat_template
-    # Training moved it.
+    # Training changed it.
     start = rig.decoder.init_params(rig.STUDENT, jax.random.key(1))
     end = np.asarray(fitted.state.params["embed"])
     assert np.abs(end - np.asarray(start["embed"])).max() > 1e-3
 
 
 def test_the_export_answers_with_the_template_that_was_trained(folders, tmp_path):
-    """Its template, and the token that it ends a turn with, which is not eos here."""
+    """With its token that ends a turn, which is not eos here."""
     from transformers import AutoTokenizer
 
     template = tmp_path / "mine.jinja"
@@ -135,16 +135,16 @@ def test_the_export_answers_with_the_template_that_was_trained(folders, tmp_path
         "{%- if add_generation_prompt -%}A{%- endif -%}"
     )
     options = {"data.chat_template": template, "evaluation.problems": 0}
-    said = _run(
+    output = _run(
         tmp_path / "run",
         [*_small(folders, tmp_path / "run"), *rig.command(options)],
-    ).said
-    assert "<|reserved_0|>⟧" in said and "<|user|>" not in said
+    ).output
+    assert "<|reserved_0|>⟧" in output and "<|user|>" not in output
     for folder in ("hf", "model"):
         back = AutoTokenizer.from_pretrained(tmp_path / "run" / folder)
-        asked = [{"role": "user", "content": "1+1=?"}]
+        turns = [{"role": "user", "content": "1+1=?"}]
         assert (
-            back.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+            back.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
             == "Q1+1=?<|reserved_0|>A"
         )
         generation = tmp_path / "run" / folder / "generation_config.json"
@@ -168,14 +168,14 @@ def test_autotokenizer_reads_the_export(done):
     assert theirs.eos_token_id == ours.eos_token_id
 
 
-def test_the_kept_configuration_is_the_resolved_one(done):
-    """It runs again as it stands: nothing in it is a stand-in."""
+def test_the_stored_configuration_is_the_resolved_one(done):
+    """It loads to the configuration of the run."""
     assert load(["--config", str(done.run_dir / "config.yaml")]) == load(done.arguments)
 
 
 @pytest.fixture
 def work(monkeypatch) -> Counter:
-    """Counts what a run reads, trains, exports and evaluates."""
+    """Counter of loaded models, trainings, exports and evaluations."""
     counts: Counter = Counter()
 
     def count(module, name: str, key) -> None:
@@ -195,25 +195,25 @@ def work(monkeypatch) -> Counter:
 
 
 def test_a_finished_run_repeats_nothing(done, work):
-    """The same command reads no weight, and trains, exports and evaluates nothing."""
+    """The same command loads, trains, exports and evaluates nothing."""
     before = (done.run_dir / "metrics.jsonl").read_bytes()
     export = (done.run_dir / "hf/model.safetensors").read_bytes()
     again = _run(done.run_dir, done.arguments)
     assert not work
     assert again.scores == done.scores
-    assert "finished and exported already" in again.said
+    assert "already trained and exported" in again.output
     assert (done.run_dir / "metrics.jsonl").read_bytes() == before
     assert (done.run_dir / "hf/model.safetensors").read_bytes() == export
 
 
-def test_what_may_change_does_not_make_it_another_run(done, work):
+def test_a_resumable_key_may_change(done, work):
     more = ["--train.save_every", "1", "--evaluation.problems", "0"]
     assert _run(done.run_dir, [*done.arguments, *more]).scores == {}
     assert not work
 
 
-def test_another_evaluation_of_a_finished_run_measures_and_trains_nothing(done, work):
-    """Two samples became one: all models are measured anew, from the checkpoint."""
+def test_another_evaluation_of_a_finished_run_only_measures(done, work):
+    """One sample instead of two: all models are measured again, without training."""
     metrics = (done.run_dir / "metrics.jsonl").read_bytes()
     again = _run(done.run_dir, [*done.arguments, "--evaluation.samples", "1"])
     assert [score.k for score in again.scores.values()] == [1, 1, 1]
@@ -225,7 +225,7 @@ def test_another_evaluation_of_a_finished_run_measures_and_trains_nothing(done, 
 def test_a_resumed_run_repeats_no_evaluation_and_reads_no_start(
     folders, tmp_path, work, monkeypatch
 ):
-    """Stopped after step 2 of 4: the rest of the work is done, and only that."""
+    """Stopped after step 2 of 4: only the remaining work is done."""
     arguments = _small(
         folders,
         tmp_path / "run",
@@ -249,22 +249,22 @@ def test_a_resumed_run_repeats_no_evaluation_and_reads_no_start(
     assert list(done.scores) == ["teacher", "start", "target_sft"]
 
 
-def test_another_configuration_is_refused_by_key_and_value(done, capsys):
+def test_a_changed_configuration_is_refused_with_keys_and_values(done, capsys):
     status = main([*done.arguments, "--target.eta", "0.25", "--seed", "9"])
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert status == 2
-    assert "target.eta: was None, is 0.25" in said
-    assert "seed: was 0, is 9" in said
-    assert "choose another run_dir" in said
-    assert "mesh." not in said and "resume:" not in said
+    assert "target.eta: was None, is 0.25" in message
+    assert "seed: was 0, is 9" in message
+    assert "choose another run_dir" in message
+    assert "mesh." not in message and "resume:" not in message
 
 
 def test_resume_false_does_not_touch_a_run(done, capsys):
     before = (done.run_dir / "metrics.jsonl").read_bytes()
     assert main([*done.arguments, "--resume", "false"]) == 2
-    said = capsys.readouterr().err
-    assert "holds a run already and resume is false" in said
-    assert str(done.run_dir) in said
+    message = capsys.readouterr().err
+    assert "already has a run and resume is false" in message
+    assert str(done.run_dir) in message
     assert (done.run_dir / "metrics.jsonl").read_bytes() == before
 
 
@@ -297,7 +297,7 @@ def _from_file(folders, tmp_path, rows, **more) -> list[str]:
 
 
 def test_a_file_with_trajectory_weights_trains_iw_sft(folders, tmp_path):
-    """And the teacher, which it does not read, need not even exist."""
+    """The teacher is not read and need not exist."""
     more = {
         "target__name": "iw_sft",
         "policy__trajectory_weight": "data",
@@ -306,7 +306,7 @@ def test_a_file_with_trajectory_weights_trains_iw_sft(folders, tmp_path):
     done = _run(tmp_path / "run", _from_file(folders, tmp_path, _rows(), **more))
     first = rig.metrics_of(done.run_dir)[0]
     assert "kl_teacher" not in first
-    # γ is the column itself: between the smallest and the largest weight.
+    # γ is the column: between the smallest and the largest weight.
     assert 0.5 < first["gamma"] < 2.5
     # The batch holds every row (some repeat), each over its response and end token.
     assert first["target_tokens"] >= sum(len(r["a"]) + 1 for r in _rows())
@@ -314,21 +314,26 @@ def test_a_file_with_trajectory_weights_trains_iw_sft(folders, tmp_path):
 
 def test_changed_data_is_refused_on_resumption(folders, tmp_path, capsys):
     arguments = _from_file(folders, tmp_path, _rows(), target__name="sft")
-    said = [_run(tmp_path / "run", arguments).said for _ in range(2)]
-    # The second time the run is over, and its data is read back.
-    assert "tokens written to the cache" in said[0] and "cache/data/rows-" in said[0]
-    assert "tokens from the cache: " in said[1] and "rows from the cache: " in said[1]
+    outputs = [_run(tmp_path / "run", arguments).output for _ in range(2)]
+    # The second command finds the run finished and reads the data from the cache.
+    assert (
+        "tokens written to the cache" in outputs[0] and "cache/data/rows-" in outputs[0]
+    )
+    assert (
+        "tokens from the cache: " in outputs[1]
+        and "rows from the cache: " in outputs[1]
+    )
     before = (tmp_path / "run/hf/model.safetensors").read_bytes()
     _jsonl(tmp_path / "rows.jsonl", _rows()[:-1])
     capsys.readouterr()
     assert main(arguments) == 1
-    said = capsys.readouterr().err
-    assert "was taken on other data: fingerprint was" in said
+    message = capsys.readouterr().err
+    assert "was taken on other data: fingerprint was" in message
     assert (tmp_path / "run/hf/model.safetensors").read_bytes() == before
 
 
-def test_the_reference_is_the_students_start(folders, tmp_path, monkeypatch):
-    """KL to the reference is 0 at the first step, and not after it."""
+def test_the_reference_is_the_initial_student(folders, tmp_path, monkeypatch):
+    """The KL to the reference is 0 at the first step only."""
     loaded = []
     real = roles.load_params
     monkeypatch.setattr(
@@ -345,24 +350,24 @@ def test_the_reference_is_the_students_start(folders, tmp_path, monkeypatch):
 
 @pytest.fixture
 def frozen(monkeypatch):
-    """What each training of a run is given, in place of the trainings."""
-    given = []
+    """Frozen arguments of each training; nothing is trained."""
+    recorded = []
 
     def fit(spec, start, frozen, *_, **__):
-        given.append(dict(frozen))
+        recorded.append(dict(frozen))
         return Fitted(TrainState(0, start.load(), None), 0)
 
     monkeypatch.setattr(run_module, "fit", fit)
-    return given
+    return recorded
 
 
-def test_a_reference_of_its_own_is_read(folders, tmp_path, frozen):
+def test_a_separate_reference_is_read(folders, tmp_path, frozen):
     more = {"target__name": "kl", "reference__path": folders["teacher"]}
     assert main(_small(folders, tmp_path, **more)) == 0
-    (given,) = frozen
-    assert set(given) == {"reference"}
-    wanted = load_params(folders["teacher"], rig.STUDENT)
-    rig.assert_equal_trees(given["reference"], wanted)
+    (arguments,) = frozen
+    assert set(arguments) == {"reference"}
+    expected = load_params(folders["teacher"], rig.STUDENT)
+    rig.assert_equal_trees(arguments["reference"], expected)
 
 
 def test_models_of_one_folder_share_their_arrays(folders, tmp_path, frozen):
@@ -373,14 +378,14 @@ def test_models_of_one_folder_share_their_arrays(folders, tmp_path, frozen):
             folders, tmp_path / name, target__name=name, reference__path=path
         )
         run_module.run(load(arguments), shared)
-    assert [set(given) for given in frozen] == [{"teacher"}, {"reference"}]
+    assert [set(arguments) for arguments in frozen] == [{"teacher"}, {"reference"}]
     one, other = frozen[0]["teacher"], frozen[1]["reference"]
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
     assert all(a is b for a, b in pairs)
 
 
 def test_a_start_model_is_built_once(tmp_path, monkeypatch):
-    """Two runs of one cache: the second reads what the first has made."""
+    """Two runs with one cache: the second reads the model of the first."""
     build = {
         "student.build.hidden_size": 32,
         "student.build.intermediate_size": 48,
@@ -401,31 +406,31 @@ def test_a_start_model_is_built_once(tmp_path, monkeypatch):
         "mesh.fsdp": 2,
         "mesh.tensor": 2,
     }
-    said = []
+    outputs = []
     for name in ("one", "two"):
         arguments = rig.command({"run_dir": tmp_path / name, **build})
-        said.append(_run(tmp_path / name, arguments).said)
-    (kept,) = (tmp_path / "cache").iterdir()
-    assert "building the start model" in said[0] and str(kept) in said[0]
-    assert "start model from the cache" in said[1] and "building" not in said[1]
+        outputs.append(_run(tmp_path / name, arguments).output)
+    (cached,) = (tmp_path / "cache").iterdir()
+    assert "building the start model" in outputs[0] and str(cached) in outputs[0]
+    assert "start model from the cache" in outputs[1] and "building" not in outputs[1]
     assert rig.untimed(rig.metrics_of(tmp_path / "one")) == rig.untimed(
         rig.metrics_of(tmp_path / "two")
     )
 
     # Another recipe is another model.
-    def made_again(*_, **__):
-        raise ValueError("it would be made")
+    def build_again(*_, **__):
+        raise ValueError("a model is built")
 
-    monkeypatch.setattr(start_models, "fit", made_again)
+    monkeypatch.setattr(start_models, "fit", build_again)
     other = {"run_dir": tmp_path / "x", **build, "student.build.seed": 5}
     assert main(rig.command(other)) == 1
 
 
 @pytest.mark.parametrize("name", ["quickstart", "gsm8k_tiny", "pubmedqa_tiny"])
 def test_print_config_round_trips(name: str, tmp_path, capsys):
-    """What is printed, read back, is the same tree; nothing is run."""
+    """The printed YAML loads to the same configuration; nothing is run."""
     path = Path(__file__).parents[2] / "configs" / f"{name}.yaml"
-    given = [
+    arguments = [
         "--config",
         str(path),
         "--target.eta",
@@ -434,7 +439,7 @@ def test_print_config_round_trips(name: str, tmp_path, capsys):
         "1e-7",
     ]
     if name != "quickstart":
-        given += [
+        arguments += [
             "--data.path",
             "x.jsonl",
             "--student.path",
@@ -443,11 +448,11 @@ def test_print_config_round_trips(name: str, tmp_path, capsys):
             "t",
         ]
     with pytest.raises(SystemExit) as end:
-        main([*given, "--print-config"])
+        main([*arguments, "--print-config"])
     assert end.value.code == 0
     printed = capsys.readouterr().out
     again = tmp_path / "again.yaml"
     again.write_text(printed)
     config = load(["--config", str(again)])
-    assert config == load(given)
+    assert config == load(arguments)
     assert (config.target.eta, config.train.learning_rate) == (0.7, 1e-7)

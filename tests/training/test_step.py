@@ -1,4 +1,4 @@
-"""One optimizer step against a plain single-device one with dense logits."""
+"""Train step against a single-device reference with dense logits."""
 
 import dataclasses
 from functools import lru_cache
@@ -23,9 +23,8 @@ from targetsft_jax.training.step import make_train_step
 METHODS = ("sft", "target_sft", "asft")
 STEPS, RATE = 3, 0.1
 
-# Momentum is linear in the gradient, so a rounding in the one is a rounding in the
-# other. Adam's first step is g/|g|: it would turn the rounding of a gradient that is
-# nearly zero into a step of full size.
+# Momentum is linear in the gradient, so roundings stay small. The first step of Adam is
+# g/|g|, which amplifies the rounding of a gradient near zero to a full step.
 LINEAR = optax.sgd(RATE, momentum=0.9)
 ADAMW = make_optimizer(TrainConfig(learning_rate=1e-2), 20)
 # A gradient sums a few hundred float32 products, through two layers, in another order.
@@ -42,7 +41,7 @@ def _built(method="target_sft", sizes=None, parts=1, remat="none"):
 
 @lru_cache
 def _reference_gradient(method: str):
-    """(params, rows) -> (mean over the rows' targets, its gradient), all dense."""
+    """(params, rows) -> (mean loss over the target tokens, gradient), dense."""
     spec = rig.make_spec(method)
     frozen = rig.frozen_of(spec)
 
@@ -55,7 +54,7 @@ def _reference_gradient(method: str):
                 positions=rows["positions"],
                 segment_ids=rows["segment_ids"],
             )
-            # Rows past the vocabulary are no tokens.
+            # Rows of the head beyond the vocabulary are padding.
             return hidden, decoder.head(params)[: rig.VOCABULARY]
 
         mask = rows["loss_mask"].astype(jnp.float32)
@@ -75,7 +74,7 @@ def _reference_gradient(method: str):
 
 @lru_cache
 def _reference(method: str):
-    """Losses of some steps, the first gradient, and the parameters after them."""
+    """Losses of STEPS steps, the first gradient, and the final parameters."""
     pull = _reference_gradient(method)
     params = rig.params_of(rig.STUDENT)
     moments = LINEAR.init(params)
@@ -90,7 +89,7 @@ def _reference(method: str):
 
 
 def _moved(params):
-    """How far parameters are from the start: what training did, and no more."""
+    """Difference of the parameters from the start."""
     return jax.tree.map(lambda a, b: a - b, params, rig.params_of(rig.STUDENT))
 
 
@@ -98,29 +97,29 @@ def _assert_follows_reference(method, sizes=None, parts=1, remat="none"):
     losses, gradient, params = _reference(method)
     built = _built(method, sizes, parts, remat)
     state = built.fresh()
-    for number, wanted in enumerate(losses):
-        given = state
+    for number, expected in enumerate(losses):
+        donated = state
         state, metrics = built.step(state, built.frozen, rig.micro(parts))
-        # A loss is a few nats, and the sum of some sixty of them.
-        np.testing.assert_allclose(metrics["loss"], wanted, rtol=2e-6)
-        assert all(x.is_deleted() for x in jax.tree.leaves(given))
+        # A loss of a few nats is the sum of about sixty terms.
+        np.testing.assert_allclose(metrics["loss"], expected, rtol=2e-6)
+        assert all(x.is_deleted() for x in jax.tree.leaves(donated))
         if number == 0:
             leaves = jax.tree.leaves(gradient)
             norm = np.sqrt(sum(np.sum(np.square(g)) for g in leaves))
             np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
-            # The first step of momentum is the gradient itself.
-            found = jax.tree.map(lambda m: m / -RATE, _moved(rig.host(state.params)))
+            # The first update of momentum is −RATE times the gradient.
+            actual = jax.tree.map(lambda m: m / -RATE, _moved(rig.host(state.params)))
             start = rig.params_of(rig.STUDENT)
             floor = jax.tree.map(lambda p: p / RATE, start)
-            rig.assert_close_trees(found, gradient, ROUNDINGS, floor)
-    # Each step rounds the parameters at their own size.
+            rig.assert_close_trees(actual, gradient, ROUNDINGS, floor)
+    # Each step rounds relative to the size of the parameters.
     rig.assert_close_trees(
         _moved(rig.host(state.params)), _moved(params), ROUNDINGS, params
     )
 
 
 def test_the_loss_falls_and_the_methods_differ():
-    """Else the comparisons below would hold for a step that does nothing."""
+    """Control: the comparisons below would also hold for a step without an update."""
     ends = {}
     for method in METHODS:
         losses, _, params = _reference(method)
@@ -149,13 +148,13 @@ def test_three_axes_with_micro_batches_and_recomputation_equal_one_device():
 
 
 def test_micro_batches_are_divided_once_by_all_targets():
-    """Their numbers of targets are far apart, so a mean of means would show."""
+    """Their numbers of targets are far apart, so a mean of means would differ."""
     counts = rig.micro(4)["loss_mask"].sum(axis=(1, 2))
     assert counts.max() > 5 * counts.min() > 0
     _assert_follows_reference("target_sft", parts=4)
 
 
-def test_a_mean_of_means_would_be_noticed():
+def test_a_mean_of_means_is_detected():
     losses, gradient, _ = _reference("target_sft")
     pull = _reference_gradient("target_sft")
     parts = rig.micro(4)
@@ -169,14 +168,14 @@ def test_a_mean_of_means_would_be_noticed():
         rig.assert_close_trees(wrong, gradient, 100 * ROUNDINGS)
 
 
-def test_metrics_count_tokens_by_hand():
+def test_token_counts_and_means_of_the_metrics():
     built = _built(parts=4)
     metrics = built.step(built.fresh(), built.frozen, rig.micro(4))[1]
     rows = rig.batch()
     assert metrics["target_tokens"] == rows["loss_mask"].sum()
     assert metrics["tokens"] == (rows["segment_ids"] > 0).sum()
     assert metrics["skipped"] == 0
-    # Means over targets, so γ = p_y is a probability and strength is one.
+    # Means over targets: γ = p_y is a probability, and the strength is one.
     assert metrics["gamma"] == metrics["label_prob"]
     assert 0 < metrics["gamma"] < 1
     np.testing.assert_allclose(metrics["strength"], 1, rtol=1e-6)
@@ -190,13 +189,13 @@ def test_padding_and_untrained_labels_do_not_reach_the_loss():
     assert padding.any()
     rows["tokens"] = np.where(padding, 77, rows["tokens"]).astype(np.int32)
     rows["labels"] = np.where(rows["loss_mask"], rows["labels"], -100).astype(np.int32)
-    found, metrics = built.step(built.fresh(), built.frozen, rig.micro(1, rows))
-    wanted, clean = built.step(built.fresh(), built.frozen, rig.micro(1))
+    actual, metrics = built.step(built.fresh(), built.frozen, rig.micro(1, rows))
+    expected, clean = built.step(built.fresh(), built.frozen, rig.micro(1))
     assert metrics["loss"] == clean["loss"]
-    rig.assert_equal_trees(rig.host(found.params), rig.host(wanted.params))
+    rig.assert_equal_trees(rig.host(actual.params), rig.host(expected.params))
 
 
-def test_no_target_at_all_is_no_update_and_no_nan():
+def test_a_batch_without_targets_gives_no_update_and_no_nan():
     built = _built()
     rows = rig.batch() | {"loss_mask": np.zeros_like(rig.batch()["loss_mask"])}
     state, metrics = built.step(built.fresh(), built.frozen, rig.micro(1, rows))
@@ -208,7 +207,7 @@ def test_frozen_models_get_no_gradient_and_no_update():
     built = _built()
     before = rig.host(built.frozen)
     built.step(built.fresh(), built.frozen, rig.micro(1))
-    # Neither changed nor given away with the state.
+    # Neither changed nor donated with the state.
     rig.assert_equal_trees(rig.host(built.frozen), before)
 
     spec, mesh = rig.make_spec("target_sft"), rig.one_device()
@@ -219,14 +218,14 @@ def test_frozen_models_get_no_gradient_and_no_update():
         return step_module.loss_and_metrics(spec, mesh, params, frozen, rows, one)[0]
 
     both = jax.jit(jax.grad(loss, (0, 1)), compiler_options=rig.QUICK)
-    of_student, of_frozen = both(rig.params_of(rig.STUDENT), built.frozen)
-    assert jax.tree.leaves(of_frozen)
-    assert not any(np.any(g) for g in jax.tree.leaves(of_frozen))
-    assert all(np.any(g) for g in jax.tree.leaves(of_student))
+    student, frozen = both(rig.params_of(rig.STUDENT), built.frozen)
+    assert jax.tree.leaves(frozen)
+    assert not any(np.any(g) for g in jax.tree.leaves(frozen))
+    assert all(np.any(g) for g in jax.tree.leaves(student))
 
 
 def test_a_method_without_an_alternative_runs_no_second_model(monkeypatch):
-    """Also when its parameters are at hand: the spec says what is read."""
+    """Even if its parameters are passed: the spec determines the models."""
     passes = []
     real = decoder.apply
 
@@ -255,36 +254,36 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count(poison: float):
     rows = rig.batch()
     bad = rows["trajectory_weight"].copy()
     bad[tuple(np.argwhere(rows["loss_mask"])[-1])] = poison
-    # One good step first, so that there are moments to lose.
+    # A finite step first, so that the moments are not zero.
     state, metrics = built.step(built.fresh(), {}, rig.micro(4))
     assert metrics["skipped"] == 0
     before = rig.host(state)
-    spoilt = rig.micro(4, rows | {"trajectory_weight": bad})
-    state, metrics = built.step(state, {}, spoilt)
+    non_finite = rig.micro(4, rows | {"trajectory_weight": bad})
+    state, metrics = built.step(state, {}, non_finite)
     assert metrics["skipped"] == 1
     assert not np.isfinite(metrics["loss"])
     after = rig.host(state)
     rig.assert_equal_trees(after.params, before.params)
     rig.assert_equal_trees(after.optimizer, before.optimizer)
     assert after.step == before.step + 1 == 2
-    # And the run goes on.
+    # The next step is applied.
     state, metrics = built.step(state, {}, rig.micro(4))
     assert metrics["skipped"] == 0 and np.isfinite(metrics["loss"])
     pairs = zip(jax.tree.leaves(state.params), jax.tree.leaves(before.params))
     assert all(np.any(np.asarray(a) != b) for a, b in pairs)
 
 
-def test_columns_are_read_where_something_is_trained_and_only_there():
+def test_columns_are_read_at_target_tokens_only():
     built = _built("iw_sft", parts=4)
     rows = rig.batch()
     weights = rows["trajectory_weight"]
 
     def metrics(column):
-        given = rig.micro(4, rows | {"trajectory_weight": column.astype(np.float32)})
-        return built.step(built.fresh(), {}, given)[1]
+        batch = rig.micro(4, rows | {"trajectory_weight": column.astype(np.float32)})
+        return built.step(built.fresh(), {}, batch)[1]
 
     one, half = metrics(weights), metrics(weights / 2)
-    # The objective is linear in them.
+    # The objective is linear in the weights.
     np.testing.assert_allclose(half["loss"], one["loss"] / 2, rtol=1e-6)
     np.testing.assert_allclose(half["grad_norm"], one["grad_norm"] / 2, rtol=1e-5)
     assert metrics(np.where(rows["loss_mask"], weights, np.nan)) == one
@@ -295,7 +294,7 @@ def _bfloat16():
 
 
 def test_later_steps_do_not_compile():
-    """In bfloat16, where a moment or parameter could come back as float32."""
+    """In bfloat16, where a moment or parameter could be returned as float32."""
     mesh = make_mesh(2, 2, 2)
     params = jax.tree.map(
         lambda x: jnp.array(x, "bfloat16"), rig.params_of(rig.STUDENT)
@@ -305,22 +304,22 @@ def test_later_steps_do_not_compile():
     spec = rig.make_spec("target_sft", dtype=jnp.bfloat16)
     frozen = rig.frozen_of(spec, mesh)
     step = make_train_step(spec, ADAMW, mesh, places)
-    were = [(x.sharding, x.dtype) for x in jax.tree.leaves(state)]
+    before = [(x.sharding, x.dtype) for x in jax.tree.leaves(state)]
     losses = []
     for _ in range(3):
-        given = state
+        donated = state
         state, metrics = step(state, frozen, rig.micro(1))
         losses.append(float(metrics["loss"]))
-        assert all(x.is_deleted() for x in jax.tree.leaves(given))
-        assert [(x.sharding, x.dtype) for x in jax.tree.leaves(state)] == were
+        assert all(x.is_deleted() for x in jax.tree.leaves(donated))
+        assert [(x.sharding, x.dtype) for x in jax.tree.leaves(state)] == before
     assert step._cache_size() == 1
-    # Half-precision passes are the same function to some percent, and they learn.
+    # bfloat16 passes agree with float32 to 2 %, and the loss decreases.
     np.testing.assert_allclose(losses[0], _reference("target_sft")[0][0], rtol=0.02)
     assert losses[2] < losses[1] < losses[0]
 
 
-def test_moments_are_float32_and_lie_where_their_parameters_lie():
-    """Of bfloat16 parameters too: 1 − β² of a square is lost in eight bits."""
+def test_moments_are_float32_and_sharded_like_their_parameters():
+    """Also for bfloat16 parameters: (1 − β₂)·g² is below the rounding of bfloat16."""
     mesh = make_mesh(1, 4, 2)
     params = jax.tree.map(
         lambda x: jnp.array(x, "bfloat16"), rig.params_of(rig.STUDENT)
@@ -337,7 +336,7 @@ def test_moments_are_float32_and_lie_where_their_parameters_lie():
 
 
 def test_each_roles_cap_reaches_the_loss():
-    """Gemma-2's logits are capped: on a mesh, against dense logits on one device."""
+    """Capped logits, as in Gemma-2: on a mesh, against dense logits on one device."""
     caps = {"student": 0.8, "teacher": 1.2}  # of the size of the logits
     student, teacher = (
         dataclasses.replace(config, final_logit_softcap=cap)
@@ -351,20 +350,20 @@ def test_each_roles_cap_reaches_the_loss():
     mask = rows["loss_mask"].astype(np.float32)
 
     def stepped(params):
-        given = (params, frozen, rows, jnp.float32(1 / mask.sum()))
-        return step_module.loss_and_metrics(spec, mesh, *given)[0]
+        scale = jnp.float32(1 / mask.sum())
+        return step_module.loss_and_metrics(spec, mesh, params, frozen, rows, scale)[0]
 
     def dense(params, caps):
         models = []
-        for config, own in ((student, params), (teacher, frozen["teacher"])):
+        for config, weights in ((student, params), (teacher, frozen["teacher"])):
             hidden = decoder.apply(
                 config,
-                own,
+                weights,
                 rows["tokens"],
                 positions=rows["positions"],
                 segment_ids=rows["segment_ids"],
             )
-            models.append((hidden, decoder.head(own)[: rig.VOCABULARY]))
+            models.append((hidden, decoder.head(weights)[: rig.VOCABULARY]))
         return reference_loss(
             "target_sft",
             *models[0],
@@ -378,10 +377,10 @@ def test_each_roles_cap_reaches_the_loss():
     params = rig.params_of(rig.STUDENT)
     quick = {"compiler_options": rig.QUICK}
     loss, gradient = jax.jit(jax.value_and_grad(stepped), **quick)(params)
-    pulled = jax.jit(jax.value_and_grad(dense), **quick)
-    wanted, expected = pulled(params, caps)
-    np.testing.assert_allclose(loss, wanted, rtol=2e-6)
+    reference = jax.jit(jax.value_and_grad(dense), **quick)
+    expected_loss, expected = reference(params, caps)
+    np.testing.assert_allclose(loss, expected_loss, rtol=2e-6)
     rig.assert_close_trees(rig.host(gradient), rig.host(expected), ROUNDINGS)
-    for role in caps:  # a cap far above all logits is none
-        other, _ = pulled(params, {**caps, role: 1e5})
-        assert abs(float(other) - float(wanted)) > 1e-4 * abs(float(wanted))
+    for role in caps:  # Control: a cap far above all logits has no effect.
+        other, _ = reference(params, {**caps, role: 1e5})
+        assert abs(float(other / expected_loss) - 1) > 1e-4

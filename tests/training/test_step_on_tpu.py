@@ -1,4 +1,4 @@
-"""The same step as a TPU's compiler makes it; no TPU is needed, libtpu is."""
+"""Train step compiled for TPUs; needs libtpu, but no TPU."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ TEACHER = replace(
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    """The compiled step on eight v5e chips."""
+    """HLO text of the step compiled for eight v5e chips."""
     prepare_jax("v5e:2x4")
     mesh = make_mesh(data=1, fsdp=8, devices=get_topology("v5e:2x4").devices)
     spec = rig.make_spec("target_sft", dtype=jnp.bfloat16, remat="full", loss_chunk=256)
@@ -42,15 +42,14 @@ def text() -> str:
     return lowered.compile().as_text()
 
 
-def test_attention_is_the_splash_kernel_and_holds_no_scores(text):
-    # The student's forward pass, its recomputation with two backward kernels, and the
-    # teacher's forward pass.
+def test_attention_is_the_splash_kernel_without_scores(text):
+    # Student: forward, recomputation and two backward kernels; teacher: forward.
     assert "splash" in text and text.count('custom_call_target="tpu_custom_call"') == 5
     assert not [s for s in read(text).shapes() if s.dims[-2:] == (LENGTH, LENGTH)]
 
 
 def test_no_array_of_tokens_by_vocabulary(text):
-    """Of eight chips' tokens, each may hold a chunk's share of the vocabulary."""
+    """Logits exist per chunk and vocabulary shard only."""
     dense = LENGTH * VOCABULARY
     largest = max(s.size for s in read(text).shapes() if s.dtype != "u8")
     assert largest <= dense // 2
@@ -62,11 +61,11 @@ def test_one_collective_in_the_loop_over_chunks(text):
     assert [c.kind for c in inside] == ["all-gather"]
     # Twelve float32 statistics of 256 tokens.
     assert inside[0].operands[0].bytes == 12 * 256 * 4
-    # What the loop does multiply: two logits, two gradients.
+    # Products of the loop: two logits, two gradients.
     assert len([d for d in program.dots if d.trips is None]) == 4
 
 
-def test_layers_travel_in_bfloat16_and_no_product_is_wide(text):
+def test_layers_are_gathered_in_bfloat16_and_no_product_is_float32(text):
     program = read(text)
     for layers in (STUDENT.num_layers, TEACHER.num_layers):
         inside = [
@@ -75,7 +74,7 @@ def test_layers_travel_in_bfloat16_and_no_product_is_wide(text):
         gathers = [c for c in inside if c.kind == "all-gather"]
         assert len(gathers) >= 7
         assert {s.dtype for c in gathers for s in c.shapes} == {"bf16"}
-    # The gradients of all seven matrices leave a layer in one collective.
+    # One collective reduces the gradients of all seven matrices of a layer.
     scattered = [
         c
         for c in program.collectives

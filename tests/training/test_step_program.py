@@ -1,4 +1,4 @@
-"""What the compiled train step holds, multiplies and sends: read from its program."""
+"""Arrays, products and collectives of the compiled train step."""
 
 import re
 from dataclasses import replace
@@ -16,13 +16,13 @@ from targetsft_jax.training import micro_batch
 
 LINEAR = optax.sgd(1e-2)
 
-# 2,048 tokens, so that [tokens, V] is 64 times a chunk's logits and parameters, and 16
-# times the largest thing that is rightly there: the attention weights of both layers.
+# 2,048 tokens: [tokens, V] is 64 times the logits of a chunk or the parameters, and 16
+# times the largest expected array, the attention weights of both layers.
 LARGE, LONG, WIDE, CHUNK = 64, 32, 4096, 32
 
 
 def _compiled_large(dtype):
-    """The step of a model with a large vocabulary, compiled but not run."""
+    """Compile the step of a model with a large vocabulary."""
     config = replace(rig.STUDENT, vocab_size=WIDE)
     spec = replace(
         rig.make_spec("target_sft", loss_chunk=CHUNK, dtype=dtype),
@@ -35,22 +35,22 @@ def _compiled_large(dtype):
 
 
 def _largest(compiled) -> int:
-    """Elements of the largest floating array that the compiled program names."""
+    """Return the elements of the largest floating-point array of the program."""
     shapes = re.findall(r"\b(?:f32|bf16|f16)\[([0-9,]+)\]", compiled.as_text())
     return max(int(np.prod([int(n) for n in s.split(",")])) for s in shapes)
 
 
 def test_no_array_of_tokens_by_vocabulary_in_the_training_step():
-    """In the accelerators' dtype, whose program has arrays of both kinds."""
+    """In bfloat16, where the program has float32 arrays too."""
     compiled = _compiled_large(jnp.bfloat16)
     dense = LARGE * LONG * WIDE
     assert _largest(compiled) <= dense // 16
-    # All temporaries together are less than one such array: there is room for none.
+    # All temporaries together are smaller than one such array.
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * dense
 
 
-def test_the_dense_loss_would_be_seen_there(monkeypatch):
-    """The control: the same two measures, with the dense loss in the same step."""
+def test_the_dense_loss_is_detected(monkeypatch):
+    """Control: the same two measures with the dense loss in the step."""
 
     def dense(name, hidden, head, labels, *, layout, chunk_size, **arguments):
         assert arguments.pop("head_gradient") and arguments.pop("histograms")
@@ -65,21 +65,21 @@ def test_the_dense_loss_would_be_seen_there(monkeypatch):
     assert compiled.memory_analysis().temp_size_in_bytes > 4 * 4 * size
 
 
-# Layers of different numbers, so that their loops are told apart by how often they run.
+# Different numbers of layers, so that trip counts distinguish the loops.
 STUDENT = replace(rig.STUDENT, num_layers=3, hidden_size=64)
 TEACHER = replace(rig.OTHER, num_layers=5, hidden_size=64, num_heads=8, qkv_bias=False)
 MATRICES = 7  # of a layer: q, k, v, o, gate, up, down
 
 
 def _small(**changes):
-    """The spec of these two models, at the accelerators' settings."""
+    """Spec of these two models with the settings of accelerators."""
     spec = rig.make_spec("target_sft", dtype=jnp.bfloat16, remat="full", loss_chunk=8)
     models = {"student": STUDENT, "frozen": {"teacher": TEACHER}}
     return replace(spec, histograms=True, **models, **changes)
 
 
-def test_no_product_of_two_wide_arrays():
-    """In bfloat16 every product has a bfloat16 operand: none runs at float32's rate."""
+def test_no_product_of_two_float32_arrays():
+    """Every product has a bfloat16 operand, so none runs at the float32 rate."""
     text = rig.lower(_small(), LINEAR, make_mesh(fsdp=8), 8, 16).as_text()
     products = re.findall(
         r"dot_general[^\n]*: \(tensor<[0-9x]*x(\w+)>, tensor<[0-9x]*x(\w+)>\)", text
@@ -89,11 +89,11 @@ def test_no_product_of_two_wide_arrays():
 
 
 @pytest.mark.parametrize("sizes", [(8, 1), (4, 2)], ids=["fsdp 8", "fsdp 4 tensor 2"])
-def test_collectives_of_a_layer_are_as_designed(sizes):
-    """A matrix is gathered where it is used, and its gradient is summed once.
+def test_each_matrix_is_gathered_per_pass_and_its_gradient_reduced_once(sizes):
+    """Gathers: two per matrix of the student, one per matrix of the teacher.
 
-    The student's layers run forward, and forward and backward again when they are
-    recomputed; there each matrix is gathered once for both. The teacher's run once.
+    The student's layers run forward, then recomputed and backward, with one gather for
+    both; the teacher's run forward.
     """
     fsdp, tensor = sizes
     mesh = make_mesh(fsdp=fsdp, tensor=tensor)
@@ -104,20 +104,20 @@ def test_collectives_of_a_layer_are_as_designed(sizes):
     gathers = [c for c in student if c.kind == "all-gather"]
     assert len(gathers) == 2 * MATRICES
     assert len([c for c in teacher if c.kind == "all-gather"]) == MATRICES
-    # Each device sends of every matrix what it has of it, to all others of its group.
-    whole = sum(_matrices(STUDENT)) * 4 // tensor
-    assert sum(c.bytes for c in gathers) == 2 * whole * (fsdp - 1) // fsdp
-    # A gradient of every matrix and both norms leaves a layer, in one collective.
+    # Each device sends its shard of every matrix to all others of its group.
+    layer = sum(_matrices(STUDENT)) * 4 // tensor
+    assert sum(c.bytes for c in gathers) == 2 * layer * (fsdp - 1) // fsdp
+    # One collective reduces the gradients of all matrices and both norms of a layer.
     over_fsdp = [c for c in student if "reduce" in c.kind and c.group == fsdp]
     assert [len(c.shapes) for c in over_fsdp] == [MATRICES + 2]
-    # Tensor parallelism adds the outputs of attention and MLP, and nothing else.
+    # Tensor parallelism reduces only the outputs of attention and MLP.
     states = [c for c in teacher if "reduce" in c.kind]
     assert len(states) == (2 if tensor > 1 else 0)
     assert all(c.group == tensor for c in states)
 
 
-def test_a_gathered_matrix_per_token_would_be_seen():
-    """The control: one device has no collective at all, and eight of data no gather."""
+def test_data_parallelism_gathers_no_matrix():
+    """Control: one device has no collectives, eight data-parallel devices no gather."""
     alone = read(
         rig.lower(_small(), LINEAR, rig.one_device(), 8, 16).compile().as_text()
     )
@@ -129,12 +129,12 @@ def test_a_gathered_matrix_per_token_would_be_seen():
 
 
 def _in_layers(program: Program, layers: int):
-    """Collectives in the loops over so many layers."""
+    """List the collectives in loops over `layers` layers."""
     return [c for c in program.collectives if [x.trips for x in c.loops] == [layers]]
 
 
 def _matrices(config) -> list[int]:
-    """Elements of a layer's matrices."""
+    """Return the elements of each matrix of a layer."""
     width, head = config.hidden_size, config.head_dim
     queries, keys = config.num_heads * head, config.num_kv_heads * head
     return [width * n for n in (queries, keys, keys, queries)] + (

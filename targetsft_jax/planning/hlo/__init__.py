@@ -1,4 +1,4 @@
-"""Reader of compiled programs in XLA's HLO text."""
+"""Read compiled programs in XLA's HLO text."""
 
 from targetsft_jax.planning.hlo.collectives import KINDS
 from targetsft_jax.planning.hlo.parse import Shape, shapes_in

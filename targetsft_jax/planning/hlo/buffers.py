@@ -1,4 +1,4 @@
-"""Arrays of a compiled program, and the bytes that are written to HBM for them."""
+"""Arrays of a compiled program and the bytes that they write to HBM."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -31,12 +31,11 @@ class Buffer(Executed):
     """Result of an instruction; one for each element of a tuple.
 
     Attributes:
-        shape: of the array.
+        shape: shape of the array.
         op: opcode of the instruction.
-        fused: inside a fusion, where it need not be materialised.
-        written: bytes written to HBM per execution. 0 for a fused array, an alias of
-            another array, or one in faster memory; for an in-place update the bytes
-            of the update.
+        fused: True inside a fusion, where the array need not be materialised.
+        written: bytes written to HBM per execution: 0 for a fused array, an alias or
+            an array in faster memory; for an in-place update the size of the update.
     """
 
     shape: Shape
@@ -46,7 +45,7 @@ class Buffer(Executed):
 
 
 def buffers(module: Module, visits: Sequence[Visit]) -> Iterator[Buffer]:
-    """Results of all instructions in the order of execution."""
+    """Yield the results of all instructions in the order of execution."""
     for visit in visits:
         instruction = visit.instruction
         written = _bytes_written(module, instruction)
@@ -63,9 +62,9 @@ def buffers(module: Module, visits: Sequence[Visit]) -> Iterator[Buffer]:
 
 
 def _bytes_written(module: Module, instruction: Instruction) -> list[int]:
-    """Bytes written to HBM for each result of an instruction outside fusions."""
+    """Return the bytes written to HBM per result of an instruction outside fusions."""
     op, attributes = instruction.op, instruction.attributes
-    # A copy-start only begins its copy: the bytes are those of the copy-done.
+    # A copy is counted at its copy-done, not at its copy-start.
     if (
         (op in ALIASES and op != "copy-done")
         or op.endswith("-start")
@@ -85,13 +84,13 @@ def _bytes_written(module: Module, instruction: Instruction) -> list[int]:
         if computation is not None:
             _count_updates_only(computation, sizes)
     elif op == "dynamic-update-slice" and sizes[0]:
-        # Its update was counted where it was computed.
+        # The update is counted at the instruction that computes it.
         sizes[0] = 0
     return sizes
 
 
 def _count_updates_only(fusion: Computation, sizes: list[int]) -> None:
-    """Replace the sizes of in-place updates by those of what is updated."""
+    """Replace the size of an in-place update by the size of the updated slice."""
     root = fusion.root
     if root is None:
         return

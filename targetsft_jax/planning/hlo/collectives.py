@@ -1,7 +1,7 @@
-"""Collectives of a compiled program: kind, operands, group size, bytes over the links.
+"""Collectives of a compiled program: kind, operands, group size, bytes sent.
 
-An asynchronous collective is several instructions (start and done, or on TPUs a chain
-of fusions that each repeat it); it is counted once, where it starts.
+An asynchronous collective has several instructions: start and done, or on TPUs a chain
+of fusions that each repeat it. It is counted once, at its start.
 """
 
 import math
@@ -27,9 +27,9 @@ class Collective(Executed):
 
     Attributes:
         kind: one of `KINDS`.
-        shapes: of the results; several where XLA combined collectives.
+        shapes: shapes of the results; several if XLA combined collectives.
         operands: shapes of the operands, on one device.
-        group: devices in a replica group.
+        group: number of devices in a replica group.
     """
 
     kind: str
@@ -39,9 +39,9 @@ class Collective(Executed):
 
     @property
     def bytes(self) -> int:
-        """Bytes that a device sends per execution.
+        """Bytes sent per device per execution.
 
-        With ring algorithms over a group of n devices and operands of B bytes:
+        Ring algorithms over n devices with operands of B bytes:
         all-gather (n − 1) B, reduce-scatter and all-to-all (n − 1) B / n, all-reduce
         2 (n − 1) B / n, collective-permute B.
         """
@@ -56,20 +56,20 @@ class Collective(Executed):
 
     @property
     def total(self) -> int:
-        """Bytes sent in one run; a loop of unknown trip count counts once."""
+        """Bytes sent per run; a loop of unknown trip count counts once."""
         return self.bytes * self.times()
 
 
-# What the members of a chain of fusions have in common: kind, loops, channel, results.
+# Key of a chain of fusions: kind, loops, channel, results.
 _Chain = tuple[str, tuple[Loop, ...], str, tuple[Shape, ...]]
 
 
 def collectives(module: Module, visits: Sequence[Visit]) -> Iterator[Collective]:
-    """Collectives in the order of execution, each asynchronous one once.
+    """Yield collectives in the order of execution, asynchronous ones once.
 
     Args:
-        module: the module.
-        visits: its `execution_order`.
+        module: parsed module.
+        visits: result of `execution_order(module)`.
     """
     fusions = {
         visit.instruction.computation("calls"): visit.instruction
@@ -95,7 +95,7 @@ def collectives(module: Module, visits: Sequence[Visit]) -> Iterator[Collective]
             yield collective
         else:
             repeated.setdefault(chain, collective)
-    # A chain whose start is in no visited computation is still one collective.
+    # A chain whose start was not visited is still one collective.
     for chain, collective in repeated.items():
         if chain not in started:
             yield collective
@@ -104,7 +104,7 @@ def collectives(module: Module, visits: Sequence[Visit]) -> Iterator[Collective]
 def _collective(
     module: Module, visit: Visit, fusions: dict[str, Instruction]
 ) -> Collective:
-    """A collective by its instruction and the fusion that has it, if any."""
+    """Build a `Collective` from its instruction and the fusion around it, if any."""
     instruction, computation = visit.instruction, visit.computation
     kind = instruction.op.removesuffix("-start")
     operands = tuple(
@@ -133,10 +133,10 @@ def _collective(
 def _role_in_chain(
     computation: Computation, instruction: Instruction
 ) -> tuple[bool, bool]:
-    """Role in a chain of TPU fusions: (starts it, belongs to it).
+    """Return the role in a chain of TPU fusions: (starts it, belongs to it).
 
-    Such a chain repeats the instruction in the fusion that starts it, in each fusion
-    that advances it while computing something else, and in the one that ends it.
+    A chain repeats the instruction in the fusion that starts it, in each fusion that
+    overlaps it with computation, and in the fusion that ends it.
     """
     markers = [
         other
@@ -158,7 +158,7 @@ def _channel(instruction: Instruction) -> str:
 
 
 def _group_size(instruction: Instruction, devices: int) -> int:
-    """Devices in a replica group; all where the instruction names no groups."""
+    """Return the devices per replica group; all devices if no groups are named."""
     attributes = instruction.attributes
     pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", attributes)
     if pairs:

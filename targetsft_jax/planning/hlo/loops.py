@@ -1,12 +1,11 @@
-"""Execution order of a module: every instruction with its loops and their trip counts.
+"""Walk a module in execution order: instructions, enclosing loops, trip counts.
 
     for visit in execution_order(module):
         visit.instruction, visit.loops, visit.fused
 
-XLA's cost analysis counts the body of a while loop once. Here each instruction knows
-the loops that enclose it. XLA annotates a loop with `known_trip_count` on most
-platforms; otherwise the count is derived from a counter that is compared with a
-constant bound.
+XLA's cost analysis counts the body of a while loop once; here each instruction has its
+enclosing loops. A trip count is XLA's annotation `known_trip_count`, present on most
+platforms, or is derived from a counter that is compared with a constant bound.
 """
 
 import math
@@ -35,8 +34,8 @@ class Loop:
     """A while loop.
 
     Attributes:
-        name: of its instruction.
-        trips: trip count; None if it is not known at compile time.
+        name: name of the `while` instruction.
+        trips: trip count; None if unknown at compile time.
     """
 
     name: str
@@ -45,12 +44,12 @@ class Loop:
 
 @dataclass(frozen=True)
 class Executed:
-    """An instruction where it is executed.
+    """An instruction with its enclosing loops.
 
     Attributes:
-        name: of the instruction.
+        name: name of the instruction.
         loops: enclosing while loops, outermost first.
-        source: operation of the traced function that it was compiled from, or "".
+        source: operation in the traced function, or "".
     """
 
     name: str
@@ -59,13 +58,13 @@ class Executed:
 
     @property
     def trips(self) -> int | None:
-        """Executions per run of the program; None inside a loop of unknown count."""
+        """Executions per run; None inside a loop of unknown trip count."""
         if any(loop.trips is None for loop in self.loops):
             return None
         return self.times()
 
     def times(self, unknown: int = 1) -> int:
-        """Executions per run, with `unknown` for each loop of unknown trip count."""
+        """Return the executions per run; `unknown` replaces unknown trip counts."""
         return math.prod(
             unknown if loop.trips is None else loop.trips for loop in self.loops
         )
@@ -73,13 +72,13 @@ class Executed:
 
 @dataclass(frozen=True)
 class Visit:
-    """An instruction on the walk through a module.
+    """An instruction visited on the walk through a module.
 
     Attributes:
-        computation: where it stands.
-        instruction: the instruction.
+        computation: computation of the instruction.
+        instruction: visited instruction.
         loops: enclosing while loops, outermost first.
-        fused: whether it is inside a fusion.
+        fused: True inside a fusion.
     """
 
     computation: Computation
@@ -89,7 +88,7 @@ class Visit:
 
 
 def execution_order(module: Module) -> list[Visit]:
-    """All instructions from the entry down, once for each call of their computation."""
+    """List all instructions from the entry, once per call of their computation."""
     return list(_walk(module, module.entry, (), False))
 
 
@@ -122,15 +121,15 @@ def _walk(
 def trip_count(
     module: Module, computation: Computation, loop: Instruction
 ) -> int | None:
-    """Trip count of a while loop, or None.
+    """Return the trip count of a while loop; None if unknown.
 
-    Either XLA's annotation, or ⌈(limit − start) / increment⌉ for a loop of the form
-    `while (counter < limit) counter += increment` whose three numbers are constants.
+    XLA's annotation, or ⌈(limit − start) / increment⌉ for a loop
+    `while (counter < limit) counter += increment` with constants.
 
     Args:
-        module: the module.
-        computation: the one that has the loop.
-        loop: its `while` instruction.
+        module: parsed module.
+        computation: computation of the loop.
+        loop: `while` instruction.
     """
     annotation = _KNOWN_TRIP_COUNT.search(loop.attributes)
     if annotation:
@@ -157,7 +156,7 @@ def trip_count(
 
 
 def _less_than(module: Module, condition: Computation) -> tuple[str, ...] | None:
-    """Operands, in the condition, of the comparison `a < b` that it returns."""
+    """Return the operands of `a < b` if that is the condition's result, else None."""
     root = condition.root
     if root is None:
         return None
@@ -177,7 +176,7 @@ def _less_than(module: Module, condition: Computation) -> tuple[str, ...] | None
 
 
 def origin(computation: Computation, name: str) -> Instruction | None:
-    """The instruction that computes a value, behind copies of it."""
+    """Return the instruction that computes a value, skipping copies."""
     instruction = computation.instructions.get(name)
     while instruction is not None and instruction.op in _COPIES:
         if not instruction.operands:
@@ -187,7 +186,7 @@ def origin(computation: Computation, name: str) -> Instruction | None:
 
 
 def _constant(computation: Computation, name: str) -> int | None:
-    """Value of an integer constant, or None."""
+    """Return the value of an integer constant, or None."""
     instruction = origin(computation, name)
     if instruction is None or instruction.op != "constant":
         return None
@@ -196,7 +195,7 @@ def _constant(computation: Computation, name: str) -> int | None:
 
 
 def _state_index(computation: Computation, name: str) -> int | None:
-    """Index of a value in the loop state, which is the computation's parameter."""
+    """Return the index of a value in the loop state (the parameter), or None."""
     instruction = origin(computation, name)
     if instruction is None or instruction.op != "get-tuple-element":
         return None
@@ -208,7 +207,7 @@ def _state_index(computation: Computation, name: str) -> int | None:
 def _initial_value(
     computation: Computation, loop: Instruction, index: int
 ) -> int | None:
-    """Constant that an element of the loop state starts from, or None."""
+    """Return the constant initial value of an element of the loop state, or None."""
     state = computation.instructions.get(loop.operands[0])
     if state is None or state.op != "tuple":
         return None
@@ -216,14 +215,14 @@ def _initial_value(
 
 
 def _is_invariant(body: Computation, index: int) -> bool:
-    """True if the body returns an element of the loop state unchanged."""
+    """Return whether the body leaves an element of the loop state unchanged."""
     if body.root is None or body.root.op != "tuple":
         return False
     return _state_index(body, body.root.operands[index]) == index
 
 
 def _increment(module: Module, body: Computation, index: int) -> int | None:
-    """Constant that the body adds to an element of the loop state, or None."""
+    """Return the constant increment of an element of the loop state, or None."""
     if body.root is None or body.root.op != "tuple":
         return None
     update = origin(body, body.root.operands[index])

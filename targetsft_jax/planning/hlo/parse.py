@@ -1,10 +1,10 @@
-"""Parser of HLO text: computations, instructions, array shapes.
+"""Parse HLO text: computations, instructions, array shapes.
 
     module = parse_module(compiled.as_text())
     module.computations[module.entry].instructions["fusion.3"].shapes
 
-Only the syntax: names, opcodes, operands and attributes as they are written. What the
-instructions mean is in the other modules of this package.
+Syntax only: names, opcodes, operands and attributes. The semantics is in the other
+modules of this package.
 """
 
 import math
@@ -27,7 +27,7 @@ class Shape:
     """Shape of an array.
 
     Attributes:
-        dtype: element type as XLA writes it, such as "bf16".
+        dtype: XLA element type, such as "bf16".
         dims: sizes of the dimensions.
     """
 
@@ -49,7 +49,7 @@ class Shape:
 
 
 def _bits(dtype: str) -> int:
-    """Bits per element; 0 for types without a width, such as "token"."""
+    """Return the bits per element; 0 for types without a width, such as "token"."""
     if dtype == "pred":
         return 8
     digits = re.search(r"\d+", dtype)
@@ -57,7 +57,7 @@ def _bits(dtype: str) -> int:
 
 
 def shapes_in(text: str) -> tuple[Shape, ...]:
-    """Array shapes in an HLO type, or in any other HLO text, in their order there."""
+    """Return the array shapes in HLO text, in order."""
     return tuple(
         Shape(dtype, tuple(int(n.lstrip("<=")) for n in dims.split(",") if n))
         for dtype, dims in _SHAPE.findall(text)
@@ -71,7 +71,7 @@ class Instruction:
     Attributes:
         name: without "%".
         op: opcode, such as "all-gather-start".
-        type: result type as written, layouts included.
+        type: result type as written, with layouts.
         operands: names of the operands.
         literal: text between the parentheses, such as a constant's value or a
             parameter's number.
@@ -92,7 +92,7 @@ class Instruction:
 
     @cached_property
     def layouts(self) -> tuple[str, ...]:
-        """Layout of each result in braces, "" where the type has none."""
+        """Layout of each result, with braces; "" if the type has none."""
         return tuple(match[3] or "" for match in _SHAPE_AND_LAYOUT.finditer(self.type))
 
     @cached_property
@@ -102,7 +102,7 @@ class Instruction:
         return match[1] if match else ""
 
     def computation(self, attribute: str) -> str:
-        """Name of the computation in `attribute=%name`, or ""."""
+        """Return the name of the computation in `attribute=%name`, or ""."""
         match = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.attributes)
         return match[1] if match else ""
 
@@ -113,8 +113,8 @@ class Computation:
 
     Attributes:
         name: without "%".
-        instructions: by name, in the order of the text.
-        root: the instruction whose value is returned.
+        instructions: name -> instruction, in the order of the text.
+        root: instruction whose value is returned.
     """
 
     name: str
@@ -128,8 +128,8 @@ class Module:
 
     Attributes:
         entry: name of the entry computation.
-        devices: replicas times partitions.
-        computations: by name.
+        devices: replicas × partitions.
+        computations: name -> computation.
     """
 
     entry: str
@@ -150,7 +150,7 @@ def parse_module(text: str) -> Module:
         if line.startswith("HloModule"):
             counts = re.findall(r"(?:num_partitions|replica_count)=(\d+)", line)
             devices = math.prod(map(int, counts))
-        # Lines inside a kernel's configuration begin with a brace too, such as "}}, …".
+        # Exactly "}": a kernel's configuration has lines such as "}}, …".
         elif line.rstrip() == "}":
             current = None
         elif current is None:
@@ -186,7 +186,7 @@ def _parse_instruction(line: str) -> Instruction | None:
         return None
     close = _after_parenthesis(rest, opcode.end() - 1)
     literal = _COMMENT.sub("", rest[opcode.end() : close - 1])
-    # An operand may be preceded by its type; its name is what follows a "%".
+    # A type may precede an operand; only names start with "%".
     operands = tuple(_NAME.findall(literal))
     return Instruction(
         head[2], opcode[1], rest[:end], operands, literal.strip(), rest[close:]
@@ -194,7 +194,7 @@ def _parse_instruction(line: str) -> Instruction | None:
 
 
 def _after_parenthesis(text: str, start: int) -> int:
-    """Position after the parenthesis that closes the one at `start`."""
+    """Return the position after the parenthesis matching that at `start`."""
     depth = 0
     for match in re.finditer(r"[()]", text[start:]):
         depth += 1 if match[0] == "(" else -1
@@ -204,5 +204,5 @@ def _after_parenthesis(text: str, start: int) -> int:
 
 
 def names_in(text: str) -> list[str]:
-    """Names that follow a "%" in HLO text."""
+    """Return the names that follow a "%" in HLO text."""
     return _NAME.findall(text)

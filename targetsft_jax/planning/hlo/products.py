@@ -1,7 +1,6 @@
 """Matrix products of a compiled program, and their FLOPs.
 
-XLA writes a product as `dot`, and on TPUs mostly as `convolution`. A multiplication
-and an addition are two FLOPs.
+A product is a `dot`, or on TPUs mostly a `convolution`. A multiply-add is two FLOPs.
 """
 
 import math
@@ -18,9 +17,9 @@ class Dot(Executed):
     """A matrix product.
 
     Attributes:
-        shape: of the result.
+        shape: shape of the result.
         left, right: shapes of the operands.
-        flops: per execution.
+        flops: FLOPs per execution.
     """
 
     shape: Shape
@@ -30,12 +29,12 @@ class Dot(Executed):
 
     @property
     def total(self) -> int:
-        """FLOPs in one run; a loop of unknown trip count counts once."""
+        """FLOPs per run; a loop of unknown trip count counts once."""
         return self.flops * self.times()
 
 
 def products(visits: Sequence[Visit]) -> Iterator[Dot]:
-    """Matrix products in the order of execution."""
+    """Yield matrix products in the order of execution."""
     for visit in visits:
         instruction = visit.instruction
         if instruction.op not in ("dot", "convolution"):
@@ -58,7 +57,7 @@ def products(visits: Sequence[Visit]) -> Iterator[Dot]:
 
 
 def _dot_flops(attributes: str, shape: Shape, left: Shape, right: Shape) -> int:
-    """2 × elements of the result × elements contracted for each."""
+    """Return 2 × elements of the result × contracted elements."""
     match = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", attributes)
     axes = [int(n) for n in match[1].split(",") if n] if match else []
     return 2 * shape.size * math.prod(left.dims[axis] for axis in axes)
@@ -66,7 +65,7 @@ def _dot_flops(attributes: str, shape: Shape, left: Shape, right: Shape) -> int:
 
 @dataclass(frozen=True)
 class _Window:
-    """A convolution's window along one spatial axis."""
+    """Window of a convolution along one spatial axis."""
 
     stride: int
     pad_low: int
@@ -89,7 +88,7 @@ class _Window:
 
 
 def _convolution_flops(attributes: str, shape: Shape, left: Shape, right: Shape) -> int:
-    """FLOPs with elements of the input: neither padding nor dilation holes count."""
+    """Count FLOPs on input elements, without padding and dilation holes."""
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", attributes)
     if labels is None:
         return 0
@@ -109,11 +108,11 @@ def _convolution_flops(attributes: str, shape: Shape, left: Shape, right: Shape)
 
 
 def _valid_pairs(inputs: int, kernel: int, outputs: int, window: _Window) -> int:
-    """Pairs (output position, kernel position) that read an element of the input.
+    """Count pairs (output position, kernel position) that read an input element.
 
     Args:
         inputs, kernel, outputs: sizes along the axis.
-        window: how the kernel moves over the input.
+        window: stride, padding and dilations along the axis.
     """
     last, pairs = (inputs - 1) * window.base_dilation, 0
     stride, dilation = window.stride, window.base_dilation

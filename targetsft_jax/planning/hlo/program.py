@@ -1,11 +1,11 @@
-"""A compiled SPMD program: its collectives, matrix products and arrays.
+"""Compiled SPMD program: collectives, matrix products and arrays.
 
     program = read(compiled.as_text())
     [c for c in program.collectives if c.kind == "all-gather" and c.loops]
     assert not any(shape.dims == (tokens, vocabulary) for shape in program.shapes())
 
-The text is the program of one device, on CPU, TPU or GPU. Everything is listed as it
-is executed, from the entry computation down, with the loops around it.
+The text is the program of one device, on CPU, TPU or GPU. Instructions are listed in
+the order of execution, with their enclosing loops.
 """
 
 from collections.abc import Iterable
@@ -20,10 +20,12 @@ from targetsft_jax.planning.hlo.products import Dot, products
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled program of one device.
+    """Compiled program of one device.
 
     Attributes:
-        collectives, dots, buffers: in the order of execution.
+        collectives: collectives, in the order of execution.
+        dots: matrix products, in the order of execution.
+        buffers: results of all instructions, in the order of execution.
     """
 
     collectives: tuple[Collective, ...]
@@ -31,28 +33,27 @@ class Program:
     buffers: tuple[Buffer, ...]
 
     def shapes(self, fused: bool = True) -> set[Shape]:
-        """Shapes of all arrays; `fused=False` leaves out those inside fusions."""
+        """Return the shapes of all arrays; `fused=False` excludes those in fusions."""
         return {b.shape for b in self.buffers if fused or not b.fused}
 
     def largest(self, count: int) -> list[Buffer]:
-        """The largest arrays outside fusions, one for each shape and source."""
+        """Return the largest arrays outside fusions, one per shape and source."""
         materialised = [b for b in self.buffers if not b.fused and b.op not in ALIASES]
         distinct = {(b.shape, b.source): b for b in reversed(materialised)}
         return sorted(distinct.values(), key=lambda b: -b.shape.bytes)[:count]
 
     @property
     def flops(self) -> int:
-        """FLOPs of all matrix products; kernels are opaque and not counted."""
+        """FLOPs of all matrix products, without custom kernels, which are opaque."""
         return sum(dot.total for dot in self.dots)
 
     def hbm_bytes(self, unknown: int = 1) -> int:
-        """Estimate of the bytes that a device moves: each array written, read once.
+        """Estimate HBM traffic in bytes: each array is written once and read once.
 
-        A lower bound: arguments, arrays that are read more than once, and the padding
-        of small arrays are left out.
+        A lower bound: arguments, repeated reads and padding are not counted.
 
         Args:
-            unknown: trip count of loops that have no known one.
+            unknown: trip count of loops without a known one.
         """
         return 2 * sum(b.written * b.times(unknown) for b in self.buffers)
 
@@ -66,7 +67,7 @@ class Program:
 
 
 def read(text: str) -> Program:
-    """Parse the text of a compiled program, `compiled.as_text()`.
+    """Parse the text of a compiled program (`compiled.as_text()`).
 
     Raises:
         ValueError: the text is not a compiled HLO module.

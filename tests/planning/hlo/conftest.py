@@ -1,4 +1,4 @@
-"""Programs of small functions over eight CPU devices."""
+"""Fixtures that compile small functions for eight CPU devices."""
 
 import jax
 import pytest
@@ -10,13 +10,13 @@ from targetsft_jax.planning.hlo import read
 
 @pytest.fixture(scope="session")
 def mesh():
-    """Two by four devices, axes x and y."""
+    """Mesh of 2 x 4 devices with axes x and y."""
     return jax.make_mesh((2, 4), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
 
 
 @pytest.fixture(scope="session")
 def compile_local(mesh):
-    """Compiler of a function of one device's rows; returns the program."""
+    """Compile a function of per-device rows; returns the `Program`."""
 
     def compile_function(function, *shapes):
         local = jax.shard_map(

@@ -1,4 +1,4 @@
-"""Arrays of compiled programs, and the bytes written for them."""
+"""Arrays of compiled programs and the bytes that they write to HBM."""
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,6 @@ ENTRY %main (p: f32[10,4], u: f32[1,4], i: s32[]) -> f32[10,4] {
 }
 """
     written = {b.name: b.written for b in read(text).buffers if not b.fused}
-    # Arguments and faster memory: none; the in-place update: its 4 numbers.
+    # Arguments and faster memory write nothing, the in-place update its 4 numbers.
     assert written == {"p.1": 0, "u.1": 0, "i.1": 0, "near": 0, "far": 16, "fusion": 16}
     assert read(text).hbm_bytes() == 2 * 32

@@ -1,4 +1,4 @@
-"""Collectives of compiled programs: kind, group, bytes over a ring."""
+"""Collectives of compiled programs: kind, group, bytes sent over a ring."""
 
 import jax.numpy as jnp
 import pytest

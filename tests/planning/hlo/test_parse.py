@@ -37,7 +37,7 @@ def test_a_module_has_computations_and_devices():
     assert module.entry == "main" and module.devices == 8
     assert list(module.computations) == ["add", "main"]
     assert module.computations["add"].root.name == "sum.1"
-    # A kernel's configuration spans lines, one of which begins with a brace.
+    # The configuration of a kernel spans lines, one of which starts with a brace.
     names = list(module.computations["main"].instructions)
     assert names == ["x", "kernel", "zero", "reduced", "both"]
 

@@ -30,13 +30,13 @@ def test_products_in_loops_and_branches():
     assert sum(dot.total for dot in matrices) == 6 * 2 * 6 * 16 * 16
 
 
-def test_batched_products_and_gradients_count_all_their_axes():
+def test_batched_products_and_gradients_count_all_axes():
     def loss(q, k):
         return jnp.sum(jnp.sin(jnp.einsum("bqhd,bkhd->bhqk", q, k)))
 
     q, k = (jax.ShapeDtypeStruct((2, n, 3, 8), jnp.float32) for n in (4, 5))
     program = read(jax.jit(jax.grad(loss, (0, 1))).lower(q, k).compile().as_text())
-    # The scores, and a product of the same size for each operand's gradient.
+    # The scores, and an equally large product for the gradient of each operand.
     assert program.flops == 3 * 2 * (2 * 3 * 4 * 5 * 8)
 
 
@@ -49,7 +49,7 @@ ENTRY %main (q: bf16[4,16,8], k: bf16[4,32,8]) -> bf16[4,16,32] {
 window={size=4 stride=3 pad=0_0 lhs_dilate=4}, dim_labels=0bf_0oi->0bf
 }
 """
-    # The batch is a spatial axis, whose other window positions read dilation holes.
+    # The batch is a spatial axis; other window positions read dilation holes.
     assert read(text).flops == 4 * 2 * 16 * 32 * 8
 
 
@@ -58,11 +58,11 @@ def test_pairs_of_outputs_and_kernel_positions_by_enumeration(seed):
     rng = np.random.default_rng(seed)
     inputs, kernel, stride, base, window = (int(n) for n in rng.integers(1, 5, 5))
     low, high = (int(n) for n in rng.integers(0, 3, 2))
-    # At least as long as the dilated kernel.
+    # The padded input is at least as long as the dilated kernel.
     reach = (kernel - 1) * window + 1
     extent = max(reach, (inputs - 1) * base + 1 + low + high)
     outputs = (extent - reach) // stride + 1
-    # An input element is where a padded, dilated row of ones is one.
+    # A padded, dilated row of ones is one at the input elements.
     row = np.zeros(extent)
     row[low : low + (inputs - 1) * base + 1 : base] = 1
     pairs = sum(

@@ -1,4 +1,4 @@
-"""Complete programs: TPU spellings, and the partitioner's output."""
+"""Complete programs: spellings of TPU programs, output of the partitioner."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from targetsft_jax.planning.hlo import Shape, read
 
-# TPU spellings, cut from compiled programs.
+# Excerpts of compiled TPU programs.
 TPU = """HloModule jit_step, is_scheduled=true, num_partitions=8
 
 %add (a: bf16[], b: bf16[]) -> bf16[] {
@@ -92,8 +92,8 @@ calls=%all-reduce-scatter.1
 def test_tpu_spellings():
     program = read(TPU)
     looped, scattered, alone = program.collectives
-    # The gather of the loop is counted where it starts; its trips are a constant
-    # that the loop carries, and its group two axes, one of them named in part.
+    # The gather in the loop is counted at its start. The trip count is a constant in
+    # the loop state; the group has two axes, one of them split.
     assert (looped.kind, looped.trips, looped.group) == ("all-gather", 28, 8)
     assert looped.shapes == (Shape("bf16", (512, 256)),)
     assert looped.total == 28 * 7 * 64 * 256 * 2
@@ -101,7 +101,7 @@ def test_tpu_spellings():
     assert scattered.kind == "reduce-scatter" and scattered.group == 8
     assert scattered.shapes == (Shape("bf16", (32, 512)),)
     assert scattered.bytes == 7 * 32 * 512 * 2
-    # A chain without a visible start is one collective too.
+    # A chain without a visited start is also one collective.
     assert alone.kind == "all-gather" and alone.trips == 1
     (product,) = program.dots
     assert product.flops == 2 * 128 * 512 * 256
@@ -109,7 +109,7 @@ def test_tpu_spellings():
 
 
 def test_a_scan_gathers_its_parameters_in_every_iteration(mesh):
-    """Parameters that are sharded over all devices."""
+    """Parameters sharded over all devices."""
     place = partial(jax.NamedSharding, mesh)
     rows = place(P(("x", "y")))
 
