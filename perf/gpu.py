@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from problems import GRADIENTS, LossProblem
 
-from targetsft_jax.config.schema import TrainConfig
+from targetsft_jax.config.method import resolve
+from targetsft_jax.config.schema import PolicyConfig, TrainConfig
 from targetsft_jax.hf.importer import load_config
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import init_params
@@ -30,13 +31,10 @@ from targetsft_jax.models.kernels import CHOICES, choose
 from targetsft_jax.parallel.mesh import make_mesh, platform, put_rows
 from targetsft_jax.planning.chips import GIB
 from targetsft_jax.planning.flops import step_flops
+from targetsft_jax.training.micro_batch import Numerics, StepSpec
 from targetsft_jax.training.optimizer import make_optimizer
-from targetsft_jax.training.step import (
-    StepSpec,
-    init_state,
-    make_train_step,
-    state_shardings,
-)
+from targetsft_jax.training.state import init_state, state_shardings
+from targetsft_jax.training.step import make_train_step
 
 ARCHITECTURES = Path(__file__).parents[1] / "configs/architectures"
 SEGMENTS = 4
@@ -125,12 +123,9 @@ def _step(
     spec = StepSpec(
         student=student,
         frozen=frozen,
-        method=method,
+        method=resolve({"name": method}, PolicyConfig()),
         vocab_size=vocab_size,
-        dtype=dtype,
-        remat="full",
-        attention=attention,
-        loss_chunk=max(options.chunks),
+        numerics=Numerics(dtype, "full", attention, max(options.chunks)),
     )
     optimizer = make_optimizer(TrainConfig(learning_rate=1e-5), 1000)
     params = init_params(student, jax.random.key(2))

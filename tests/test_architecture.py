@@ -38,9 +38,6 @@ MARKS = re.compile(
 )
 """Forbidden phrases in strings of the source (docs/style.md)."""
 
-# config/schema.py is being shortened; the mark goes when it is merged.
-UNTIL_MERGE = pytest.mark.xfail(strict=False, reason="until config is merged")
-
 
 def _run(*command: str) -> None:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -112,7 +109,6 @@ def test_flax_is_forbidden_outside_models() -> None:
     assert rooms == {*ROOMS} - {"models"}
 
 
-@UNTIL_MERGE
 def test_files_are_short() -> None:
     lengths = {path: len(path.read_text("utf-8").splitlines()) for path in SOURCES}
     assert not {path: n for path, n in lengths.items() if n > FILE_LINES}

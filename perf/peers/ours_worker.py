@@ -14,15 +14,13 @@ from measure import SEED, WIDTHS, N, V, growth
 
 import targetsft_jax as tsft
 from targetsft_jax.checkpoints.open import open_model
-from targetsft_jax.config.schema import TrainConfig
+from targetsft_jax.config.method import resolve
+from targetsft_jax.config.schema import PolicyConfig, TrainConfig
 from targetsft_jax.parallel.mesh import make_mesh, put_rows
+from targetsft_jax.training.micro_batch import Numerics, StepSpec
 from targetsft_jax.training.optimizer import make_optimizer
-from targetsft_jax.training.step import (
-    StepSpec,
-    init_state,
-    make_train_step,
-    state_shardings,
-)
+from targetsft_jax.training.state import init_state, state_shardings
+from targetsft_jax.training.step import make_train_step
 
 CHUNK = 512
 
@@ -37,10 +35,9 @@ def step(problem: Path, objective: str) -> dict:
     spec = StepSpec(
         student=student.config,
         frozen={name: model.config for name, model in frozen.items()},
-        method=objective,
-        hyper={"kd_weight": 0.5} if frozen else {},
+        method=resolve({"name": objective}, PolicyConfig()),
         vocab_size=V,
-        loss_chunk=CHUNK,
+        numerics=Numerics(loss_chunk=CHUNK),
     )
     optimizer = make_optimizer(TrainConfig(learning_rate=1e-5), len(data["tokens"]))
     params = student.load(mesh, "float32")

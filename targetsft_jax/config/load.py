@@ -105,10 +105,9 @@ def renamed_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
             if path in REMOVED_KEYS:
                 continue
             new = RENAMED_KEYS.get(path, path).rpartition(".")[2]
-            value = part if isinstance(part, Mapping | list) else part
-            if isinstance(value, str):
-                value = _RENAMED_VALUES.get((name, value), value)
-            result[new] = renamed(value, f"{path}.")
+            if isinstance(part, str):
+                part = _RENAMED_VALUES.get((name, part), part)
+            result[new] = renamed(part, f"{path}.")
         return result
 
     return renamed(tree, "")

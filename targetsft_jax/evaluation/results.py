@@ -39,9 +39,10 @@ class Results:
             return None
 
     def scores(self) -> dict[str, AverageAtK]:
-        """All scores by model name."""
+        """All scores that can be read, by name."""
         entries = self._tree["scores"].items()
-        return {name: AverageAtK(**entry["score"]) for name, entry in entries}
+        scores = {name: self.score(name, entry.get("key")) for name, entry in entries}
+        return {name: score for name, score in scores.items() if score is not None}
 
     def add_score(self, name: str, key: str, score: AverageAtK) -> None:
         """Record a score; the primary process writes the file."""
