@@ -54,11 +54,29 @@ def folders(tmp_path_factory):
     return rig.write_folders(tmp_path_factory.mktemp("models"))
 
 
+def _mark_sweeps(items: list[pytest.Item]) -> None:
+    """Mark all but N evenly spaced cases of each `sweep(N)` test as slow."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sweep") is not None:
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for sweep in cases.values():
+        marker = sweep[0].get_closest_marker("sweep")
+        assert marker is not None
+        (count,) = marker.args
+        fast = {round(i * (len(sweep) - 1) / max(1, count - 1)) for i in range(count)}
+        for number, item in enumerate(sweep):
+            if number not in fast:
+                item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
     """Slow tests run where they are selected, by `-m` or their own id, and first:
     short ones fill the time of two processes to its end."""
+    _mark_sweeps(items)
     fast = [item for item in items if item.get_closest_marker("slow") is None]
     slow = [item for item in items if item.get_closest_marker("slow") is not None]
     if config.option.markexpr or any("::" in argument for argument in config.args):

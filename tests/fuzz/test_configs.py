@@ -53,6 +53,7 @@ def _refused(capsys, arguments, *named):
         assert part in message, (arguments, message)
 
 
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("key, kind", LEAVES, ids=[key for key, _ in LEAVES])
 def test_a_value_of_another_type(key, kind, capsys, count, confined, tmp_path):
     confined(tmp_path)
@@ -61,6 +62,7 @@ def test_a_value_of_another_type(key, kind, capsys, count, confined, tmp_path):
         count("configurations", "refused by key")
 
 
+@pytest.mark.sweep(16)
 @pytest.mark.parametrize("key", [key for key in keys() if _once(key)])
 def test_a_misspelt_key(key, capsys, count, confined, tmp_path):
     """A letter too many or too few, in a file and on the command line."""

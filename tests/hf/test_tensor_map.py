@@ -39,6 +39,7 @@ def random_params(config):
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), "f4"), shapes)
 
 
+@pytest.mark.sweep(7)
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_round_trip_is_bit_exact(model_type, tied, tmp_path):

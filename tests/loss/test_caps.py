@@ -45,6 +45,7 @@ def _wide(tree):
     return jax.tree.map(widen, tree)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("name", [n for n in METHODS if n in KINDS])
 def test_equals_the_oracle(name: str):
     """In float64; the teacher has three more rows, without probability."""

@@ -95,6 +95,7 @@ WITHOUT_A_SECOND = ["sft", "dft", "eaft", "label_smoothing", "gem"]
 WITH_A_SECOND = ["kl", "kd", "kd_h", "target_sft"]
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", [*WITHOUT_A_SECOND, *WITH_A_SECOND])
 @pytest.mark.parametrize("gradients", [True, False], ids=["pulled", "value"])
 def test_products_are_the_fewest(name: str, gradients: bool):
@@ -149,6 +150,7 @@ def test_memory_is_flat_in_tokens():
 CAPS = {"student": 30.0, "teacher": 30.0}
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     "name, caps",
     [(name, None) for name in ("sft", "eaft", "kl", "gem", "target_sft")]

@@ -76,17 +76,20 @@ def _assert_equals_oracle(case, chunk, masks):
                 assert not any(np.any(x) for x in (*result, *metrics.values()))
 
 
+@pytest.mark.sweep(4)
 @every_method
 def test_equals_the_oracle(name: str):
     _assert_equals_oracle(method_cases.Case(name), RAGGED, loss_problems.MASKS)
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("chunk", CHUNKS.values(), ids=CHUNKS)
 @pytest.mark.parametrize("name", KINDS)
 def test_equals_the_oracle_in_other_chunks(name: str, chunk: int):
     _assert_equals_oracle(method_cases.Case(name), chunk, loss_problems.MASKS)
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize(
     "case", [c for c in method_cases.CASES if str(c).startswith(VARIANTS)], ids=str
 )
@@ -107,6 +110,7 @@ def test_a_similar_method_does_not_equal_the_oracle():
         _assert_close(result[1], gradients[1], "float64", 64)
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     "name, dtype",
     [(name, "bfloat16") for name in METHODS] + [(name, "float32") for name in KINDS],
@@ -188,6 +192,7 @@ def test_metrics_and_value_equal_dense_values(name: str):
         )
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("name", KINDS)
 def test_the_primal_alone_is_the_same(name: str):
     """Without gradients another loop runs, as in evaluation."""
@@ -244,6 +249,7 @@ def test_values_at_weight_zero_are_not_read():
         jax.tree.map(np.testing.assert_array_equal, result, expected)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("name", ["target_sft", "label_smoothing"])
 @pytest.mark.parametrize("real", [None, 40, 1])
 def test_heads_of_different_length_share_the_smallest_vocabulary(name: str, real):

@@ -37,6 +37,7 @@ def test_a_token_without_weight_is_not_counted():
     np.testing.assert_array_equal(counts, np.eye(BINS)[10])
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("layout", [None, "fsdp groups"])
 def test_the_loss_counts_its_tokens_on_one_device_and_on_many(layout):
     """p_y, γ and entropy of every token from dense logits, with their weights."""

@@ -40,6 +40,7 @@ def _assert_same(actual, reference):
         assert np.abs(right).max() > 1e-4
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("layout", [*LAYOUTS, *GROUPS])
 def test_equals_one_device_on_every_mesh(layout: str):
     with jax.enable_x64(True):
@@ -49,6 +50,7 @@ def test_equals_one_device_on_every_mesh(layout: str):
         _assert_same(sharded(*inputs), plain(*inputs))
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", METHODS)
 def test_equals_one_device_for_every_method(name: str):
     """Columns and second models of every method are sharded as the tokens are."""
@@ -74,6 +76,7 @@ def test_a_frozen_head_changes_nothing_but_its_gradient(layout: str):
         assert not np.any(d_head)
 
 
+@pytest.mark.slow
 def test_value_alone_and_weights_of_zero():
     options = {"layout": layout_of("fsdp groups")}
     for mask in ("holes", "none"):
@@ -172,6 +175,7 @@ def _split(text) -> tuple[list[str], list[str]]:
 
 
 # A row of statistics is 4 numbers for the student and 4 for each alternative.
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize(
     "name, numbers",
     [("sft", 4), ("dft", 4), ("gem", 8), ("kl", 8), ("target_sft", 12)],

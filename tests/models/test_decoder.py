@@ -204,6 +204,7 @@ def test_initialisation_scales():
     assert np.all(np.asarray(layers["input_norm"], np.float32) == 1)
 
 
+@pytest.mark.sweep(1)
 @ALL
 def test_packed_segments_equal_separate_rows(config):
     sizes = [4, 3, 3]
@@ -336,6 +337,7 @@ def test_sharded_equals_single_device():
     np.testing.assert_allclose(hidden, expected, atol=1e-5)
 
 
+@pytest.mark.sweep(2)
 @ALL
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_cache_equals_the_full_forward(config, side):

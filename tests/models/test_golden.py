@@ -81,6 +81,7 @@ FORGOTTEN = {
 }
 
 
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", FORGOTTEN)
 def test_an_omitted_flag_changes_the_logits(name, loaded):
     family, changes = FORGOTTEN[name]

@@ -89,6 +89,7 @@ def _assert_packed_equals_separate(attend, heads, kv_heads, dtype, tolerance, **
         )
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("heads, kv_heads", [(2, 2), (4, 1), (7, 1)])
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_packed_equals_separate(name, heads, kv_heads):
@@ -106,6 +107,7 @@ HOWS = {
 }
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("how", HOWS.values(), ids=HOWS)
 @pytest.mark.parametrize("name", ["xla", "splash"])
 def test_packed_equals_separate_with_windows_caps_and_scales(name, how):

@@ -24,6 +24,7 @@ CONFIG = DecoderConfig(
 )
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), (1, 2, 4)])
 def test_a_kernel_on_a_mesh_equals_the_portable_path(sizes, monkeypatch):
     mesh = make_mesh(*sizes)

@@ -28,6 +28,7 @@ MESHES = [
 
 
 # 16 divides by all axes, 12 by some of them, 7 by none.
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize("width", [16, 12, 7])
 @pytest.mark.parametrize("shape, group", MESHES)
 def test_lookup_and_its_gradient_equal_indexing(shape, group, width):

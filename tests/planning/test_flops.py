@@ -68,6 +68,7 @@ def test_a_step_has_three_student_passes_one_teacher_pass_and_the_heads():
     assert flops.executed == flops.model + student
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method, policies, label_heads",
     [("psft", 1, 0), ("iw_sft", 0, 1)],

@@ -96,6 +96,7 @@ def test_training_reduces_the_kl_to_the_teacher(undisturbed):
     assert int(undisturbed[1].state.step) == STEPS
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("step, resumed", [(2, 0), (5, 4), (6, 4)])
 def test_a_cut_run_resumes_bit_for_bit(
     step, resumed, undisturbed, dataset, tmp_path, monkeypatch
@@ -186,6 +187,7 @@ def _corrupt_position(folder):
 DAMAGES = [_flip, _truncate, _delete_arrays, _corrupt_position]
 
 
+@pytest.mark.sweep(2)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_named_and_passed_over(
     damage, undisturbed, dataset, tmp_path, capsys

@@ -116,6 +116,7 @@ def test_only_adapters_are_reduced_over_the_mesh():
     assert KERNELS & gathered
 
 
+@pytest.mark.slow
 def test_a_reference_on_the_base_shares_its_arrays():
     """Bytes of the arguments: one model if shared, two otherwise."""
     one, two = (

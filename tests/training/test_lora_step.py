@@ -96,6 +96,7 @@ def _assert_follows(method, lora=LORA, sizes=None, parts=1, remat="none"):
     rig.assert_equal_trees(rig.host(built.frozen[BASE]), rig.params_of(rig.STUDENT))
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("method", ["sft", "target_sft", "asft"])
 def test_loss_and_gradients_equal_those_of_merged_kernels(method: str):
     _assert_follows(method)
@@ -115,6 +116,7 @@ def test_a_subset_of_targets():
         rig.assert_close_trees(wrong, gradient, ROUNDINGS)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "sizes, parts, remat",
     [((1, 1, 8), 1, "dots"), ((2, 2, 2), 2, "full")],

@@ -123,6 +123,7 @@ def test_the_tight_batch_without_a_loop_agrees(case: str):
     _assert_same(_loss_and_gradient(case, ONE_PER_ROW, shape=tight), _expected(case))
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("case", KINDS)
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1)], ids=str)
 def test_meshes_of_one_axis_agree(case: str, sizes):

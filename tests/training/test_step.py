@@ -293,6 +293,7 @@ def _bfloat16():
     return jax.tree.map(lambda x: jnp.array(x, "bfloat16"), rig.params_of(rig.STUDENT))
 
 
+@pytest.mark.slow
 def test_later_steps_do_not_compile():
     """In bfloat16, where a moment or parameter could be returned as float32."""
     mesh = make_mesh(2, 2, 2)

@@ -88,6 +88,7 @@ def test_no_product_of_two_float32_arrays():
     assert ("f32", "f32") not in products
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("sizes", [(8, 1), (4, 2)], ids=["fsdp 8", "fsdp 4 tensor 2"])
 def test_each_matrix_is_gathered_per_pass_and_its_gradient_reduced_once(sizes):
     """Gathers: two per matrix of the student, one per matrix of the teacher.
