@@ -58,6 +58,7 @@ def test_sharded_equals_unsharded_reading(tmp_path, shards, staged, monkeypatch)
     assert max(sizes) <= max(leaf.size for leaf in jax.tree.leaves(unsharded)) // 8
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_large_parameters_go_to_the_devices_in_pieces(tmp_path, dtype, monkeypatch):
     """Every tensor is larger than a piece, down to pieces of single rows."""

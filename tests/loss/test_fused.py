@@ -175,6 +175,7 @@ def _dense_metrics(case, hidden, head, labels, arguments):
 CUT = ("teacher", "reference")
 
 
+@pytest.mark.sweep(4)
 @every_method
 def test_metrics_and_value_equal_dense_values(name: str):
     case = method_cases.Case(name)
@@ -298,6 +299,7 @@ def _focal(logits, labels, *, power, boost=None, length=None, teacher_logits=Non
     return loss
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "chunk, array", [(5, np.asarray), (5, jnp.asarray), (100, np.asarray)]
 )

@@ -49,6 +49,7 @@ def _entries(rows):
 
 
 # All mixes in the one all-gather, some of them, or none.
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "gathered", [MIXES, MIXES[:2], ()], ids=["all", "some", "none"]
 )

@@ -85,7 +85,7 @@ def _run(name: str, tile: method_cases.Tile, dtype: str) -> Arrays:
     )
 
 
-@pytest.mark.sweep(16)
+@pytest.mark.sweep(6)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", method_cases.GOLDEN)
 def test_committed_vectors(name: str, dtype: str):
@@ -101,7 +101,7 @@ def test_committed_vectors(name: str, dtype: str):
     _compare(name, golden, expected, results, dtype)
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", method_cases.GOLDEN)
 def test_committed_vectors_in_bfloat16(name: str):
     case = method_cases.GOLDEN[name]
@@ -133,7 +133,7 @@ def test_committed_vectors_in_bfloat16(name: str):
     _compare(name, tile, expected, results, "bfloat16")
 
 
-@pytest.mark.sweep(8)
+@pytest.mark.sweep(3)
 @pytest.mark.parametrize("name", method_cases.GOLDEN)
 def test_shared_vectors(name: str, shared: Path):
     """All files as one tile: padding to the widest vocabulary has no effect."""

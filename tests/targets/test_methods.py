@@ -137,6 +137,7 @@ def test_methods_declared_proper_have_no_negative_mass(
         assert (negative <= 8 * jnp.finfo(dtype).eps).all()
 
 
+@pytest.mark.sweep(4)
 @every_method
 def test_jit_changes_rounding_only(name: str):
     case = method_cases.Case(name)
@@ -200,6 +201,7 @@ def test_no_gradient_reaches_the_inputs(name: str):
         np.testing.assert_array_equal(value, 0, err_msg=key)
 
 
+@pytest.mark.sweep(4)
 @every_method
 def test_leading_shapes(name: str):
     """[N, V], [B, L, V] and [V] give the same rows."""

@@ -103,13 +103,8 @@ def _assert_same(actual, expected):
         assert np.any(b)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        case if case in KINDS else pytest.param(case, marks=pytest.mark.slow)
-        for case in CASES
-    ],
-)
+@pytest.mark.sweep(1)
+@pytest.mark.parametrize("case", CASES)
 def test_every_layout_and_eight_devices_agree(case: str):
     for layout in LAYOUTS.values():
         _assert_same(_loss_and_gradient(case, layout), _expected(case))
@@ -117,6 +112,7 @@ def test_every_layout_and_eight_devices_agree(case: str):
         _assert_same(_loss_and_gradient(case, layout, (2, 2, 2)), _expected(case))
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("case", KINDS)
 def test_the_tight_batch_without_a_loop_agrees(case: str):
     tight = (1, 8, max(len(example["tokens"]) for example in rig.examples()))

@@ -136,6 +136,7 @@ def test_gradient_and_steps_equal_the_dense_reference(method: str):
     _assert_follows_reference(method)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "sizes", [(8, 1, 1), (1, 8, 1), (1, 1, 8)], ids=lambda s: "x".join(map(str, s))
 )

@@ -49,6 +49,7 @@ def test_no_array_of_tokens_by_vocabulary_in_the_training_step():
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * dense
 
 
+@pytest.mark.slow
 def test_the_dense_loss_is_detected(monkeypatch):
     """Control: the same two measures with the dense loss in the step."""
 
@@ -117,6 +118,7 @@ def test_each_matrix_is_gathered_per_pass_and_its_gradient_reduced_once(sizes):
     assert all(c.group == tensor for c in states)
 
 
+@pytest.mark.slow
 def test_data_parallelism_gathers_no_matrix():
     """Control: one device has no collectives, eight data-parallel devices no gather."""
     alone = read(

@@ -16,6 +16,7 @@ from targetsft_jax.training.state import init_state, state_shardings
 from targetsft_jax.training.validate import make_measure, validate
 
 
+@pytest.mark.slow
 def test_means_equal_those_of_the_train_step_for_any_batch_size():
     """Eight rows in batches of 8 and 4; six rows with a padded last batch."""
     spec, no_update = rig.make_spec(), optax.sgd(0.0)
