@@ -50,6 +50,7 @@ def test_published_pubmedqa_is_read_completely(shared, tmp_path):
     assert [e["id"] for e in examples] == list(rows)
 
 
+@pytest.mark.sweep(4)
 @pytest.mark.parametrize(
     "name, file, split, rows, first",
     [

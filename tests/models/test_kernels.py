@@ -122,6 +122,7 @@ def test_a_scale_for_the_gpu_kernel():
     )
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("name", ["xla", "splash"])
 def test_packed_equals_separate_in_bfloat16(name):
     """Inputs are exact in bfloat16; the kernel rounds its factors to 2^-8."""

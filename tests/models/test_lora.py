@@ -90,6 +90,7 @@ def test_layers_and_targets_are_initialized_differently():
     assert np.abs(q).max() <= 32**-0.5
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_fresh_adapters_change_nothing(dtype):
     """Bit for bit, since zero is added."""

@@ -43,6 +43,7 @@ def _p(dtype: str) -> np.ndarray:
     return _softmax(method_cases.tile()["logits"].astype(dtype))
 
 
+@pytest.mark.sweep(16)
 @every_dtype
 @every_case
 def test_gradient_is_finite_and_value_is_not_nan(case: method_cases.Case, dtype: str):

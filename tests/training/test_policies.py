@@ -183,6 +183,7 @@ def test_a_snapshot_at_every_step_is_sft():
     assert jax.tree.structure(after.held[OLD]) == jax.tree.structure(after.params)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("sizes, parts", [(None, 1), ((2, 2, 2), 2)], ids=str)
 def test_psft_equals_a_loop_with_snapshots(sizes, parts):
     expected = _by_hand("psft", _old_policies(2))

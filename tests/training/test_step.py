@@ -131,6 +131,7 @@ def test_the_loss_falls_and_the_methods_differ():
             rig.assert_close_trees(ends["sft"], ends[other], 100 * ROUNDINGS)
 
 
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize("method", METHODS)
 def test_gradient_and_steps_equal_the_dense_reference(method: str):
     _assert_follows_reference(method)
