@@ -49,7 +49,7 @@ def run(config: Config, shared: Shared | None = None) -> dict[str, AverageAtK]:
     if config.evaluation.include_teacher:
         measurements.measure_frozen("teacher", "teacher")
     measurements.measure_frozen("start", "student")
-    _train(session, run_dir, measurements, began)
+    _train(session, run_dir, measurements)
     measurements.results.set_finished(True)
     banner.print_end(session, run_dir, measurements.scores, time.perf_counter() - began)
     return measurements.scores
@@ -96,10 +96,9 @@ def _check_same_config(config: Config) -> None:
         )
 
 
-def _train(
-    session: Session, run_dir: RunDir, measurements: Measurements, began: float
-) -> None:
+def _train(session: Session, run_dir: RunDir, measurements: Measurements) -> None:
     """Train, export and measure; completed stages are skipped."""
+    began = time.perf_counter()
     config, spec = session.config, session.spec
     steps = total_steps(config.train, session.dataset)
     fingerprint = session.dataset.fingerprint
