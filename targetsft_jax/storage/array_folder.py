@@ -22,8 +22,9 @@ class Damaged(ValueError):
 class Writer:
     """Incremental writer of arrays, none of which is in memory in full."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, open_files: contextlib.ExitStack):
         self._folder = folder
+        self._open_files = open_files
         self._files: dict[str, Any] = {}
         self._shapes: dict[str, tuple[int, np.dtype]] = {}
 
@@ -31,7 +32,8 @@ class Writer:
         """Append one-dimensional parts to arrays; the dtype of an array is constant."""
         for name, values in arrays.items():
             if name not in self._files:
-                self._files[name] = (self._folder / f"{name}.npy").open("wb")
+                file = (self._folder / f"{name}.npy").open("wb")
+                self._files[name] = self._open_files.enter_context(file)
                 self._shapes[name] = (0, values.dtype)
                 self._write_header(name)
             size, dtype = self._shapes[name]
@@ -68,8 +70,11 @@ def writing(folder: Path) -> Iterator[Writer]:
     Of several writers of one folder the first to finish wins: the content is a function
     of the folder's name.
     """
-    with atomic.folder(folder, replace=False) as partial:
-        yield Writer(partial)
+    with (
+        atomic.folder(folder, replace=False) as partial,
+        contextlib.ExitStack() as open_files,
+    ):
+        yield Writer(partial, open_files)
 
 
 def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:

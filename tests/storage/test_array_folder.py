@@ -1,6 +1,7 @@
 """Array folders: round trip, memory mapping, and detection of damage."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -81,6 +82,21 @@ def test_no_folder_appears_after_a_failure_or_before_the_end(tmp_path):
         writer.close({})
         assert read(folder) is None
     assert read(folder) is not None
+
+
+def test_a_failure_closes_the_files(tmp_path, monkeypatch):
+    files, open_file = [], Path.open
+
+    def spy(*args, **kwargs):
+        files.append(open_file(*args, **kwargs))
+        return files[-1]
+
+    monkeypatch.setattr(Path, "open", spy)
+    with pytest.raises(ZeroDivisionError), writing(tmp_path / "failed") as writer:
+        writer.append(PARTS[0])
+        raise ZeroDivisionError
+    arrays = [file.closed for file in files if str(file.name).endswith(".npy")]
+    assert arrays == [True] * len(PARTS[0])
 
 
 def test_the_first_of_two_writers_wins(tmp_path):
