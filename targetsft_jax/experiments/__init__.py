@@ -1,4 +1,4 @@
 """Experiments: comparisons of runs, as cells, tables and figures.
 
-All modules read run directories; only `compare` needs a device.
+Every module reads run directories; only `compare` runs models.
 """

@@ -20,7 +20,7 @@ THREADS = 4
 """Number of reader threads; each holds one piece."""
 
 PIECE_BYTES = 64 * 2**20
-"""Largest part of a tensor in transit from a file to a device."""
+"""Bytes of a tensor read from a file at once, rounded down to rows, at least one."""
 
 STAGED_BYTES = 256 * 2**20
 """Largest local shards of a parameter that are assembled on the host."""

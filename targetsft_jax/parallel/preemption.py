@@ -48,10 +48,14 @@ class StopSignal:
         trace: TracebackType | None,
     ) -> None:
         if self._in_main_thread():
-            signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)  # type: ignore[arg-type]
+            self._restore()
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
+        self._restore()
+
+    def _restore(self) -> None:
+        """Reinstate the handler of before this context."""
         signal.signal(signal.SIGTERM, self._previous or signal.SIG_DFL)  # type: ignore[arg-type]
 
     def _in_main_thread(self) -> bool:
