@@ -9,10 +9,10 @@ import jax
 from targetsft_jax.checkpoints.layered_params import save_params
 from targetsft_jax.checkpoints.model_folder import read_adapters, write_model_folder
 from targetsft_jax.checkpoints.reader import StoredCheckpoint, find_checkpoint
-from targetsft_jax.hf.export_folder import CARD_FILE
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.hf.importer import load_config, load_params, resolve
 from targetsft_jax.hf.model_card import converted_card
+from targetsft_jax.hf.sidecar_files import CARD_FILE
 from targetsft_jax.storage import atomic
 from targetsft_jax.storage.run_dir import RunDir
 

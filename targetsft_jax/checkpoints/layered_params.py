@@ -53,7 +53,8 @@ def open_params(folder: Path) -> dict[str, Any]:
             names = [part["key"] for part in entry["key_metadata"]]
             kvstore = {
                 "driver": "ocdbt",
-                "base": f"file://{folder.absolute()}/",
+                # No URL, in which some characters of a path have a meaning.
+                "base": {"driver": "file", "path": f"{folder.absolute()}/"},
                 "path": ".".join(names) + "/",
             }
             spec = {"driver": driver, "kvstore": kvstore}

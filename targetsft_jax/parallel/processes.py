@@ -165,6 +165,11 @@ def gather_text(text: str) -> list[str]:
     return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in gathered]
 
 
+def gather_flags(flag: bool) -> list[bool]:
+    """Flags of all processes, by process number; all processes must call it."""
+    return [text == str(True) for text in gather_text(str(flag))]
+
+
 def to_host(tree: Any) -> Any:
     """Copy a tree of arrays to numpy, complete in every process.
 
