@@ -68,7 +68,7 @@ class _Robust:
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     def finish(self) -> None:
-        """Flush for the last time, so that the interpreter has nothing left to write."""
+        """Flush for the last time, so that nothing is left to the interpreter."""
         self._failed = False
         self.flush()
         if self._failed and self._stream is not None:

@@ -20,7 +20,7 @@ from targetsft_jax.hf.tensor_map import ParameterSlice, checkpoint_tensors
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import abstract_params
 from targetsft_jax.models.layer_leaf import LayerLeaf
-from targetsft_jax.parallel import processes
+from targetsft_jax.parallel import preemption, processes
 from targetsft_jax.storage import atomic, manifest
 
 if TYPE_CHECKING:
@@ -254,6 +254,7 @@ def _write_safetensors(
     with open(path, "wb") as file:
         file.write(_header(specs.items()))
         for spec in specs.values():
+            preemption.check()
             # A view as bytes, since bfloat16 has no buffer interface.
             file.write(_host_tensor(params, spec).view(np.uint8).data)
 

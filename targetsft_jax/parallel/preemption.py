@@ -1,9 +1,9 @@
 """SIGTERM and SIGINT of a run: schedulers send the first before they kill a job.
 
 A signal ends whatever the process does, as an exception that unwinds it; inside the
-training loop SIGTERM is only recorded, so that the step under way is finished and saved.
-An exception that is raised in a callback of the interpreter is lost, therefore long
-loops call `check`, which raises it again.
+training loop SIGTERM is only recorded, so that the step under way is finished and
+saved. An exception that is raised in a callback of the interpreter is lost, therefore
+long loops call `check`, which raises it again.
 """
 
 import signal

@@ -1,8 +1,8 @@
 """Lock on a folder: one owner at a time, released by the kernel when its process ends.
 
-The lock is an advisory one (`flock`) on a file in the folder, whose text names the owner
-for the message of a refusal. It is held per open file: two owners in one process exclude
-each other too.
+The lock is an advisory one (`flock`) on a file in the folder, whose text names the
+owner for the message of a refusal. It is held per open file: two owners in one process
+exclude each other too.
 """
 
 import contextlib
@@ -68,8 +68,8 @@ def _acquire(path: Path) -> int | None:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
             raise LockedError(
-                f"{path.parent} is in use by {owner or 'another process'}; wait for its "
-                "end, or choose another folder"
+                f"{path.parent} is in use by {owner or 'another process'}; wait for "
+                "its end, or choose another folder"
             ) from None
         if _is_at(path, file):
             break

@@ -23,7 +23,7 @@ def write(folder: Path) -> None:
 
 
 def differences(folder: Path, *, missing: bool = True) -> list[str]:
-    """Differences of a folder from its manifest, each in words; empty for an intact one.
+    """Differences of a folder from its manifest, in words; empty for an intact one.
 
     Args:
         folder: an existing folder.

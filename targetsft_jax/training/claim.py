@@ -85,15 +85,15 @@ def _check_run(run_dir: RunDir, config: Config) -> None:
     known = _known_configurations(run_dir, steps)
     if not known and steps:
         raise ConfigError(
-            f"{run_dir.path} has checkpoint {steps[-1]} and no configuration to compare "
-            "with: config.yaml is missing or damaged, and the checkpoint has none. "
+            f"{run_dir.path} has checkpoint {steps[-1]} and no configuration to "
+            "compare: config.yaml is missing or damaged, and the checkpoint has none. "
             "Choose another run_dir; as student.path, the directory starts a new run"
         )
     if not known:
         raise ConfigError(
-            f"{run_dir.path} has {_listing(present)}, and its config.yaml is missing or "
-            "is not as a run wrote it. A run would replace these files: move them, or "
-            "choose another run_dir"
+            f"{run_dir.path} has {_listing(present)}, and its config.yaml is missing "
+            "or is not as a run wrote it. A run would replace these files: move them, "
+            "or choose another run_dir"
         )
     for name, tree in known.items():
         if changed := changed_keys(tree, config):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from targetsft_jax.command import Stopped
 from targetsft_jax.config.method import resolve
 from targetsft_jax.config.schema import BuildConfig, PolicyConfig, TrainConfig
 from targetsft_jax.data.config import DataConfig
@@ -55,7 +56,11 @@ def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Pa
     if damage != _ABSENT:
         print(f"{name}: the start model in {folder} is damaged ({damage})")
     print(f"{name}: building the start model ({summary})")
-    _build(build, config, folder, mesh)
+    try:
+        _build(build, config, folder, mesh)
+    except Stopped as stop:
+        stop.with_details(f"the start model of the {name} is not finished")
+        raise
     print(f"{name}: start model cached in\n  {folder}")
     return folder
 

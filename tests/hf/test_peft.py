@@ -9,7 +9,7 @@ import pytest
 from support import hf_folders as checkpoints
 
 from targetsft_jax.hf.families import FAMILIES, PLAIN
-from targetsft_jax.hf.peft import CONFIG_FILE, WEIGHTS_FILE, save_adapter
+from targetsft_jax.hf.peft import CONFIG_FILE, save_adapter
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.lora import Lora, init_adapters
 from targetsft_jax.storage import manifest
