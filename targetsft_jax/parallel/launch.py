@@ -68,8 +68,14 @@ def launch(
 
     try:
         status = run_command(stoppable, [])
+    except jax.errors.JaxRuntimeError as error:
+        # Most often a collective that failed because another process ended.
+        sys.stderr.write(
+            f"error: {str(error).splitlines()[0][:300]}; if another process has ended, "
+            "its error is the cause\n"
+        )
+        status = FAILED
     except Exception:  # noqa: BLE001
-        # For example, a step that failed because another process died.
         traceback.print_exc()
         status = FAILED
     if status and not together:
