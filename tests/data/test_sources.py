@@ -9,9 +9,9 @@ import pyarrow.parquet
 import pytest
 from support.tables import ROWS, write_arrow, write_parquet
 
+from targetsft_jax.data.json_rows import parse_row
 from targetsft_jax.data.record import RowError
 from targetsft_jax.data.sources import (
-    parse_row,
     read_arrow,
     read_files,
     read_lines,

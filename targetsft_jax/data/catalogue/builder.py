@@ -18,8 +18,9 @@ from typing import Any
 from targetsft_jax.data.catalogue import CATALOGUE
 from targetsft_jax.data.catalogue.entry import FIELDS, Example
 from targetsft_jax.data.catalogue.files import Files, from_hub, in_folder
+from targetsft_jax.data.json_rows import parse_row
 from targetsft_jax.data.record import RowError
-from targetsft_jax.data.sources import parse_row, read_files
+from targetsft_jax.data.sources import read_files
 from targetsft_jax.storage import atomic
 
 DATA_DIR = "~/.cache/targetsft_jax/datasets"
