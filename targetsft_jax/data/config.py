@@ -245,6 +245,13 @@ def paths(config: SourceConfig) -> list[str]:
     return [path] if isinstance(path, str) else list(path)
 
 
+def origins(config: DataConfig) -> str:
+    """The files of a data section, else the names of its sources, for messages."""
+    return ", ".join(
+        name for part in sources(config) for name in paths(part) or [source_name(part)]
+    )
+
+
 def used_fields(config: SourceConfig, names: Collection[str]) -> Iterator[str]:
     """Fields that a source reads for its conversations and filters, dots included.
 

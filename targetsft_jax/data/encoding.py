@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from targetsft_jax.data import chat, thinking
 from targetsft_jax.data.chat import Example
-from targetsft_jax.data.config import DataConfig, paths, source_name, sources
+from targetsft_jax.data.config import DataConfig, origins, source_name, sources
 from targetsft_jax.data.examples import Arrays, flat_parts
 from targetsft_jax.data.record import Record, RowError
 from targetsft_jax.data.records import bad_row, read_records
@@ -98,7 +98,4 @@ class Encoder:
 
 def nothing_left(config: DataConfig, report: DataReport) -> ValueError:
     """Error for a data section without a usable example."""
-    origins = ", ".join(
-        name for part in sources(config) for name in paths(part) or [source_name(part)]
-    )
-    return ValueError(f"no example left to train on, from {origins}:\n{report}")
+    return ValueError(f"no example left to train on, from {origins(config)}:\n{report}")

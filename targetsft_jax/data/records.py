@@ -10,6 +10,7 @@ from targetsft_jax.data.config import (
     FieldMap,
     SourceConfig,
     SyntheticConfig,
+    origins,
     paths,
     source_name,
     sources,
@@ -88,6 +89,7 @@ def problems(
     config: DataConfig | SyntheticConfig,
     split: str = "heldout",
     n: int | None = None,
+    report: DataReport | None = None,
 ) -> list[Problem]:
     """Load the problems to evaluate on.
 
@@ -100,6 +102,7 @@ def problems(
             `config.split`, another file, or `where`.
         n: number of problems, from the beginning of the source. None: all of a file,
             or `synthetic.examples` generated ones.
+        report: updated with the counts of the rows of a source; None: they are lost.
 
     Raises:
         ValueError: the split has fewer than n distinct problems; a source has none; a
@@ -119,7 +122,7 @@ def problems(
                 f"mixture[{i}].source of the problems is synthetic; expected sources"
                 " with a gold answer in each row, or generated problems alone"
             )
-    report = DataReport()
+    report = DataReport() if report is None else report
     selection: list[Problem] = []
     for record in read_records(config, report, train=False):
         assert record.answer is not None  # `to_record` refuses such a row.
@@ -128,8 +131,11 @@ def problems(
         )
         if len(selection) == n:
             break
+    report.examples = len(selection)
     if not selection:
-        raise ValueError(f"no problem left to evaluate on:\n{report}")
+        raise ValueError(
+            f"no problem left to evaluate on, from {origins(config)}:\n{report}"
+        )
     return selection
 
 

@@ -39,7 +39,7 @@ def read_parquet(path: str, select: Select) -> Iterator[dict[str, Any]]:
             # Without columns, a batch has no rows either.
             columns = list(names) or None
             yield from _rows(file.iter_batches(size, columns=columns), names)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(path, "Parquet", error) from error
 
 
@@ -56,7 +56,7 @@ def read_arrow(path: str, select: Select) -> Iterator[dict[str, Any]]:
             pyarrow.ipc.open_stream(file) as batches,
         ):
             yield from _rows(batches, select(batches.schema.names))
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(path, "Arrow", error) from error
 
 
@@ -85,11 +85,11 @@ def _column(batch: Any, name: str) -> Callable[[int, int], list[Any]]:
         return lambda start, end: [Unreadable(problem)] * (end - start)
     array = batch.column(indices[0])
     try:
-        # Offsets out of bounds would crash the process.
         array.validate(full=True)
-    except pyarrow.ArrowInvalid as error:
-        if "UTF8" not in str(error):
-            raise
+    except pyarrow.ArrowInvalid:
+        # Text that is not UTF-8 spoils its rows, and offsets out of bounds the file:
+        # they would crash the process.
+        array.view(_as_bytes(array.type)).validate(full=True)
 
     def cells(start: int, end: int) -> list[Any]:
         part = array.slice(start, end - start)
@@ -99,6 +99,27 @@ def _column(batch: Any, name: str) -> Callable[[int, int], list[Any]]:
             return [_cell(scalar) for scalar in part]
 
     return cells
+
+
+def _as_bytes(kind: Any) -> Any:
+    """Arrow type with bytes in place of text."""
+    import pyarrow
+    from pyarrow import types
+
+    def inner(field: Any) -> Any:
+        return field.with_type(_as_bytes(field.type))
+
+    if types.is_string(kind):
+        return pyarrow.binary()
+    if types.is_large_string(kind):
+        return pyarrow.large_binary()
+    if types.is_struct(kind):
+        return pyarrow.struct([inner(field) for field in kind])
+    if types.is_list(kind):
+        return pyarrow.list_(inner(kind.value_field))
+    if types.is_large_list(kind):
+        return pyarrow.large_list(inner(kind.value_field))
+    return kind
 
 
 def _cell(scalar: Any) -> Any:
