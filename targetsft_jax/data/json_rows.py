@@ -27,6 +27,8 @@ def parse_row(row: bytes | Mapping[str, Any], origin: str) -> Mapping[str, Any]:
     """
     if isinstance(row, bytes):
         row = _parse_line(row, origin)
+    if isinstance(row, Malformed):
+        raise RowError(origin, row.problem)
     if not isinstance(row, Mapping):
         raise RowError(origin, f"a JSON {type(row).__name__}; expected an object")
     problem = _find_problem(row)
