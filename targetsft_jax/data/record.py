@@ -64,6 +64,9 @@ class Unreadable:
 
     problem: str
 
+    def __repr__(self) -> str:
+        return self.problem
+
 
 @dataclass(frozen=True)
 class Record:
@@ -176,7 +179,7 @@ def _get(row: Mapping[str, Any], name: str, origin: str) -> Any:
 
 def _as_text(value: Any, name: str, origin: str) -> str:
     if isinstance(value, str):
-        if not _is_unicode(value):
+        if not is_unicode(value):
             raise RowError(origin, f"field {name!r} has {_SURROGATE}")
         return value
     if isinstance(value, bool | int | float | Decimal):
@@ -245,7 +248,7 @@ def _check_roles(messages: list[dict[str, str]], origin: str, train: bool) -> No
                 f"turn {i} has role {_SHORT.repr(role)}; expected system, user or"
                 " assistant",
             )
-        if not _is_unicode(messages[i]["content"]):
+        if not is_unicode(messages[i]["content"]):
             raise RowError(origin, f"turn {i} has {_SURROGATE}")
         if role == "system" and i > 0:
             raise RowError(origin, f"turn {i} has role system; expected it in turn 0")
@@ -259,7 +262,8 @@ def _check_roles(messages: list[dict[str, str]], origin: str, train: bool) -> No
         raise RowError(origin, "the prompt does not end in a user turn")
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """True for text without unpaired surrogates, which UTF-8 and tokenizers lack."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -290,6 +294,5 @@ def _number(name: str, value: Any, origin: str) -> float:
         expected += f", that float32 holds: 0, or {_SMALLEST:.2g} to {_LARGEST:.2g}"
         number = False
     if not number or (domain is not None and not domain.accepts(value)):
-        shown = _kind(value) if isinstance(value, Unreadable) else _SHORT.repr(value)
-        raise RowError(origin, f"{name} is {shown}; expected {expected}")
+        raise RowError(origin, f"{name} is {_SHORT.repr(value)}; expected {expected}")
     return float(value)

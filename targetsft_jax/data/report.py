@@ -160,7 +160,10 @@ class DataReport:
         counts = self.by_source[name]
         if not self.weights:
             return counts.get("tokens", 0) / max(1, self.tokens), 1.0
-        share = self.weights[name] / sum(self.weights.values())
+        # Relative to the largest, since the sum of weights may overflow.
+        largest = max(self.weights.values())
+        share = self.weights[name] / largest
+        share /= sum(weight / largest for weight in self.weights.values())
         return share, share * self.packed_rows / counts["packed_rows"]
 
     def __str__(self) -> str:

@@ -82,7 +82,7 @@ def read_lines(paths: str | Iterable[str]) -> Iterator[tuple[str, bytes]]:
             or it expands to far more than text does. This ends the stream even if bad
             rows are skipped, since the rest cannot be counted.
     """
-    for path in existing_files(paths):
+    for path in list(existing_files(paths)):
         number = 0
         try:
             with open(path, "rb") as raw:
@@ -113,7 +113,7 @@ def read_parquet(
     Raises:
         ValueError: a file is missing, not a Parquet file, or damaged.
     """
-    for path in existing_files(paths):
+    for path in list(existing_files(paths)):
         yield from _numbered(path, table_rows.read_parquet(path, select))
 
 
@@ -124,7 +124,7 @@ def read_arrow(
 
     Yields, Raises: as `read_parquet`.
     """
-    for path in existing_files(paths):
+    for path in list(existing_files(paths)):
         yield from _numbered(path, table_rows.read_arrow(path, select))
 
 

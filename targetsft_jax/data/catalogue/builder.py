@@ -255,7 +255,8 @@ def _builder(name: str, files: Files, data_dir: str) -> tuple[Any, list[str]]:
             try:
                 example = _from_row(files, parse_row(raw, origin), origin)
             except RowError as error:
-                bad.append(str(error))
+                # All are counted, and few are shown.
+                bad.append(str(error) if len(bad) < _SHOWN else "")
                 continue
             if example is None:
                 left_out += 1
@@ -293,8 +294,13 @@ def _from_row(files: Files, row: Mapping[str, Any], origin: str) -> Example | No
     except KeyError as error:
         names = ", ".join(sorted(map(str, row)))
         raise RowError(origin, f"field {error} is missing; it has {names}") from error
-    except (ValueError, TypeError, AttributeError, IndexError) as error:
+    except ValueError as error:
         raise RowError(origin, str(error)) from error
+    except (TypeError, AttributeError, IndexError) as error:
+        types = ", ".join(f"{name} {type(row[name]).__name__}" for name in sorted(row))
+        raise RowError(
+            origin, f"a field has another type than published ({error}); it has {types}"
+        ) from error
     except ROW_FAULTS as error:
         raise RowError.of(origin, error) from error
 

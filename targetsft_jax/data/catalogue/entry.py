@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from targetsft_jax.data.boxed import last_boxed
+from targetsft_jax.data.record import is_unicode
 
 # Fields of every example; all are text, options a list of texts.
 FIELDS = ("source", "id", "question", "options", "reasoning", "answer")
@@ -87,7 +88,8 @@ def example(
     for name, text in texts.items():
         if not isinstance(text, str):
             raise ValueError(f"the {name} is {text!r}; expected text")
-        text.encode()  # UnicodeEncodeError, a ValueError, for an unpaired surrogate.
+        if not is_unicode(text):
+            raise ValueError(f"the {name} has an unpaired surrogate: {text!r}")
     letters = LETTERS[: len(options)]
     if options and (len(answer) != 1 or answer not in letters):
         raise ValueError(
@@ -109,8 +111,7 @@ def plain_text(value: object) -> str:
     Raises:
         ValueError: neither, or a number that is not finite.
     """
-    if isinstance(value, str):
-        value.encode()
+    if isinstance(value, str) and is_unicode(value):
         return value
     if isinstance(value, int | float) and math.isfinite(value):
         return str(value)
