@@ -14,6 +14,9 @@ TOKENS, MASK = "tokens", "loss_mask"
 
 Arrays = dict[str, np.ndarray]
 
+# Encoding of origins: a file name on Linux may be no UTF-8.
+_ORIGIN = ("utf-8", "surrogateescape")
+
 # Examples per concatenated part.
 _PART = 4096
 
@@ -63,7 +66,7 @@ def flat_parts(examples: Iterable[Example]) -> Iterator[Arrays]:
     while part := list(itertools.islice(remaining, _PART)):
         first = first or part[0]
         _refuse_unequal_columns(first, part)
-        origins = [example.origin.encode() for example in part]
+        origins = [example.origin.encode(*_ORIGIN) for example in part]
         flat = {
             TOKENS: np.concatenate([example.tokens for example in part]),
             MASK: np.concatenate([example.loss_mask for example in part]),
@@ -116,7 +119,7 @@ class _Texts(Sequence[str]):
 
     def __getitem__(self, number: Any) -> Any:
         start = self._ends[number - 1] if number else 0
-        return bytes(self._text[start : self._ends[number]]).decode()
+        return bytes(self._text[start : self._ends[number]]).decode(*_ORIGIN)
 
 
 def _first_trained(example: Example) -> int:

@@ -217,6 +217,19 @@ def count_trained(examples: Examples, layout: RowLayout) -> int:
     )
 
 
+def count_zero_weights(examples: Examples, layout: RowLayout, name: str) -> int:
+    """Number of examples of all rows without a trained label of another weight than 0.
+
+    Args:
+        examples, layout: the examples and their rows.
+        name: column with the weights.
+    """
+    mask, weights = examples.columns[MASK], examples.columns[name]
+    starts = examples.starts[layout.examples].tolist()
+    spans = (slice(s + 1, s + n) for s, n in zip(starts, layout.lengths.tolist()))
+    return sum(not weights[span][mask[span]].any() for span in spans)
+
+
 def _first_fit(
     order: np.ndarray, lengths: np.ndarray, row_length: int
 ) -> Iterator[np.ndarray]:

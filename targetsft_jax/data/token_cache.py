@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Incremented when equal records, tokenizer and settings result in other arrays.
-VERSION = 2
+VERSION = 3
 
 # Settings that affect packing alone, and settings that affect no array: the text of the
 # chat template is hashed, not its name.

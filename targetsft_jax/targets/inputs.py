@@ -25,12 +25,14 @@ class Input:
         domain: accepted values of a column; None for any number.
         policy_sources: values of the key `policy.NAME` for a column that a run can
             also compute; "data" reads it from the rows.
+        weighs: True for a factor of the label's loss, so that 0 trains nothing.
     """
 
     name: str
     per: Literal["model", "token", "example"]
     domain: keys.Domain | None = None
     policy_sources: tuple[str, ...] = ()
+    weighs: bool = False
 
 
 _TABLE: dict[str, Input] = {
@@ -39,9 +41,18 @@ _TABLE: dict[str, Input] = {
         Input("teacher_logits", "model"),
         Input("reference_logits", "model"),
         Input(
-            "trajectory_weight", "example", keys.at_least(0), ("current", "ema", "data")
+            "trajectory_weight",
+            "example",
+            keys.at_least(0),
+            ("current", "ema", "data"),
+            weighs=True,
         ),
-        Input("critical_mask", "token", keys.Domain("0 or 1", lambda x: x in (0, 1))),
+        Input(
+            "critical_mask",
+            "token",
+            keys.Domain("0 or 1", lambda x: x in (0, 1)),
+            weighs=True,
+        ),
         Input(
             "old_logprob",
             "token",

@@ -13,7 +13,7 @@ from targetsft_jax.checkpoints.manager import Checkpoints
 from targetsft_jax.checkpoints.position import Position
 from targetsft_jax.checkpoints.provenance import Provenance, identity
 from targetsft_jax.checkpoints.retention import Retention
-from targetsft_jax.config.schema import LogConfig, TrainConfig
+from targetsft_jax.config.schema import ConfigError, LogConfig, TrainConfig
 from targetsft_jax.data.pipeline import Dataset, iterate, rows_at
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import preemption, processes
@@ -188,10 +188,23 @@ def fit(
 
 
 def total_steps(config: TrainConfig, dataset: Dataset) -> int:
-    """Return `config.steps`, or the steps of `config.epochs` passes, at least 1."""
+    """Return `config.steps`, or the steps of `config.epochs` passes, at least 1.
+
+    Passes are rounded to whole steps, since the batch size is constant:
+    `data.epochs.describe_use` counts the rows that are repeated or left out.
+
+    Raises:
+        ConfigError: more steps than an int32 counts.
+    """
     if config.steps is not None:
         return config.steps
-    return max(1, round(config.epochs * dataset.rows / config.batch_size))
+    steps = config.epochs * dataset.rows / config.batch_size
+    if steps >= 2**31:
+        raise ConfigError(
+            f"train.epochs is {config.epochs:g}, which is {steps:g} steps of"
+            f" {config.batch_size:,} rows; expected fewer than {2**31:,} steps"
+        )
+    return max(1, round(steps))
 
 
 def prefetch_to_mesh(

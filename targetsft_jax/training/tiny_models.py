@@ -81,7 +81,7 @@ def architecture(build: BuildConfig) -> DecoderConfig:
         num_layers=build.num_layers,
         num_heads=build.num_heads,
         num_kv_heads=build.num_kv_heads,
-        max_position_embeddings=4096,
+        max_position_embeddings=max(4096, build.max_length),
         rope_theta=10_000.0,
         tie_word_embeddings=True,
         # Not qwen2: for that type, AutoTokenizer of transformers rebuilds Qwen's

@@ -15,7 +15,7 @@ from support.fits import CONFIG, STEPS, fit_target_sft
 
 from targetsft_jax.checkpoints import manager as checkpoint
 from targetsft_jax.checkpoints.reader import StoredCheckpoint
-from targetsft_jax.config.schema import TrainConfig
+from targetsft_jax.config.schema import ConfigError, TrainConfig
 from targetsft_jax.data.config import DataConfig, SyntheticConfig
 from targetsft_jax.data.pipeline import batch_at, prepare, rows_at
 from targetsft_jax.data.tokenizer import byte_tokenizer
@@ -417,6 +417,9 @@ def test_epochs_are_converted_to_steps(dataset):
     config = TrainConfig(epochs=3, batch_size=4)
     assert total_steps(config, dataset) == round(3 * rows / 4)
     assert total_steps(TrainConfig(epochs=1e-6), dataset) == 1
+    for epochs in (1e20, 1.7e308):
+        with pytest.raises(ConfigError, match="train.epochs is .*; expected fewer"):
+            total_steps(TrainConfig(epochs=epochs), dataset)
 
 
 def test_put_rows_shards_the_batch_and_keeps_its_values():
