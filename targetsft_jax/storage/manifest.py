@@ -102,7 +102,7 @@ def _names(folder: Path) -> Iterator[str]:
 
 
 def _entry(path: Path, size: int | None = None) -> list[Any]:
-    """Bytes and SHA-256; no SHA-256 for a file of another size, or that is no file."""
+    """Bytes and SHA-256; without SHA-256 for another size, and for a link or folder."""
     if path.is_symlink() or not path.is_file():
         return [0, ""]
     found = path.stat().st_size

@@ -5,6 +5,7 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from targetsft_jax.checkpoints.claim import claim, write_config
 from targetsft_jax.checkpoints.reader import checkpoint_steps
 from targetsft_jax.command import Stopped
 from targetsft_jax.config.load import to_yaml
@@ -15,7 +16,6 @@ from targetsft_jax.parallel.preemption import RaisedSignals
 from targetsft_jax.storage import disk_full
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.training import banner
-from targetsft_jax.training.claim import claim, write_config
 from targetsft_jax.training.export import check_exports, export, write_run_model
 from targetsft_jax.training.fit import TrainingData, fit, total_steps
 from targetsft_jax.training.measure import Measurements

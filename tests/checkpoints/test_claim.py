@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from targetsft_jax.checkpoints.claim import claim, write_config
 from targetsft_jax.config.load import load, to_yaml
 from targetsft_jax.config.schema import ConfigError
 from targetsft_jax.storage import lock
 from targetsft_jax.storage.run_dir import RunDir
-from targetsft_jax.training.claim import claim, write_config
 
 
 @pytest.fixture
