@@ -45,7 +45,7 @@ def to_hf(
     Raises:
         FileNotFoundError: no complete checkpoint, or no config for it.
         FileExistsError: `out` holds files that no export writes.
-        ValueError: parameters that are unreadable, do not fit the config, or are
+        ValueError: parameters that are damaged, do not fit the config, or are
             neither a complete model nor adapters with a base.
     """
     stored = find_checkpoint(source, step)
@@ -107,6 +107,7 @@ def _complete(
 ) -> tuple[dict[str, Any], str | None]:
     """Parameters of the complete model, with adapters merged, and the stored dtype."""
     params = stored.params()
+    stored.verify(params)
     adapters = read_adapters(stored.run_dir)
     if adapters is not None:
         dtype = dtype or adapters.dtype

@@ -1,6 +1,7 @@
 """Parameters stored in per-layer chunks, to be read one layer at a time."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,12 @@ class StoredLeaf:
         if layer == self._start + len(self._layers) - 1:
             self._layers = self._layers[:0].copy()
         return content
+
+    def parts(self) -> Iterator[np.ndarray]:
+        """Consecutive parts of the parameter, each in memory at a time."""
+        step = self._store.chunk_layout.read_chunk.shape[0]
+        for start in range(0, self.shape[0], step):
+            yield self._store[start : start + step].read().result()
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         """The entire parameter."""

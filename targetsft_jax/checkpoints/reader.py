@@ -1,12 +1,20 @@
 """Locate a saved checkpoint and read its parameters, without the run that wrote it."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
+from targetsft_jax.checkpoints.checksums import (
+    array_checksums,
+    compare_checksums,
+    host_checksum,
+    path_name,
+)
 from targetsft_jax.checkpoints.layered_params import open_params
 from targetsft_jax.storage.run_dir import RunDir
 
@@ -48,16 +56,55 @@ class StoredCheckpoint:
         """
         return open_params(self.folder / "params")
 
+    def verify(self, params: dict[str, Any]) -> None:
+        """Compare the result of `params` with the checksums, in a reading of its own.
+
+        Raises:
+            ValueError: some parameters differ; names up to three.
+        """
+        if saved := self._checksums():
+            leaves = jax.tree_util.tree_leaves_with_path(params)
+            current = {path_name(k): host_checksum(leaf.parts()) for k, leaf in leaves}
+            self._compare(current, saved)
+
+    def _checksums(self) -> dict[str, int]:
+        """Stored checksum of each parameter; empty for an imported model."""
+        stored = read_json_item(self.folder, "position").get("arrays", {})
+        prefix = "params."
+        return {
+            key.removeprefix(prefix): value
+            for key, value in stored.items()
+            if key.startswith(prefix)
+        }
+
+    def _compare(self, current: Mapping[str, int], saved: Mapping[str, int]) -> None:
+        try:
+            compare_checksums(current, saved)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.folder} is damaged: {error}. Use another checkpoint of the run"
+            ) from None
+
     def load(self, abstract: Any) -> Any:
         """Restore the parameters onto devices; each process reads its shards.
 
+        They are verified if they are restored in their stored dtypes.
+
         Args:
             abstract: the tree of `init_params` as ShapeDtypeStructs with shardings.
+
+        Raises:
+            ValueError: a parameter differs from its checksum.
         """
         with ocp.CheckpointManager(self.run_dir.checkpoints.absolute()) as manager:
             item = ocp.args.StandardRestore(abstract)
             args = ocp.args.Composite(params=item)
-            return manager.restore(self.step, args=args).params
+            params = manager.restore(self.step, args=args).params
+        saved = self._checksums()
+        stored = jax.tree.map(lambda leaf: leaf.dtype, self.params()) if saved else None
+        if stored == jax.tree.map(lambda leaf: leaf.dtype, abstract):
+            self._compare(array_checksums(params), saved)
+        return params
 
 
 def find_checkpoint(path: str | Path, step: int | None = None) -> StoredCheckpoint:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import jax
 import orbax.checkpoint as ocp
 
-from targetsft_jax.checkpoints.checksums import array_checksums
+from targetsft_jax.checkpoints.checksums import array_checksums, compare_checksums
 from targetsft_jax.checkpoints.position import Position
 from targetsft_jax.checkpoints.provenance import digest
 from targetsft_jax.parallel import processes
@@ -101,16 +101,7 @@ def verify(arrays: Any, saved: Mapping[str, int]) -> None:
     Raises:
         ValueError: some arrays differ; names up to three.
     """
-    changed = sorted(
-        key
-        for key, checksum in array_checksums(arrays).items()
-        if saved.get(key) != checksum
-    )
-    if changed:
-        raise ValueError(
-            f"{', '.join(changed[:3])}{' and more' if len(changed) > 3 else ''} "
-            "differ from what was saved: bytes of the files have changed"
-        )
+    compare_checksums(array_checksums(arrays), saved)
 
 
 def attempt(read: Callable[[], _T]) -> tuple[_T, str]:
