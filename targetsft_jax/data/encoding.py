@@ -12,6 +12,7 @@ from targetsft_jax.data.examples import Arrays, flat_parts
 from targetsft_jax.data.record import Record, RowError
 from targetsft_jax.data.records import bad_row, read_records
 from targetsft_jax.data.report import DataReport
+from targetsft_jax.data.token_limit import stored_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -65,7 +66,12 @@ class Encoder:
                 bad_row(error, self._config, self.report)
 
             conversations = self._apply_thinking(group, refuse)
-            for example in chat.encode_all(conversations, self._tokenizer, refuse):
+            for example in chat.encode_all(
+                conversations,
+                self._tokenizer,
+                refuse,
+                limit=stored_tokens(self._config.max_length),
+            ):
                 problem = self._unequal_columns(example)
                 if problem is not None:
                     refuse(RowError(example.origin, problem))

@@ -1,6 +1,5 @@
 """Tokenized examples as flat arrays, in memory or memory-mapped from the cache."""
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +16,8 @@ Arrays = dict[str, np.ndarray]
 # Encoding of origins: a file name on Linux may be no UTF-8.
 _ORIGIN = ("utf-8", "surrogateescape")
 
-# Examples per concatenated part.
-_PART = 4096
+# Examples per concatenated part, and tokens after which a part ends.
+_PART, _PART_TOKENS = 4096, 1 << 24
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Examples:
 
 
 def flat_parts(examples: Iterable[Example]) -> Iterator[Arrays]:
-    """Concatenate examples into 1-D arrays, 4,096 examples at a time.
+    """Concatenate examples into 1-D arrays, at most 4,096 examples at a time.
 
     Yields:
         Parts of the arrays of `from_flat`, to be concatenated.
@@ -61,9 +60,8 @@ def flat_parts(examples: Iterable[Example]) -> Iterator[Arrays]:
     Raises:
         ValueError: some examples have a column and others lack it.
     """
-    remaining = iter(examples)
     first = None
-    while part := list(itertools.islice(remaining, _PART)):
+    for part in _parts(examples):
         first = first or part[0]
         _refuse_unequal_columns(first, part)
         origins = [example.origin.encode(*_ORIGIN) for example in part]
@@ -80,6 +78,19 @@ def flat_parts(examples: Iterable[Example]) -> Iterator[Arrays]:
             "origin_lengths": np.array([len(text) for text in origins], np.int64),
             "origins": np.frombuffer(b"".join(origins), np.uint8),
         }
+
+
+def _parts(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    part: list[Example] = []
+    tokens = 0
+    for example in examples:
+        part.append(example)
+        tokens += len(example.tokens)
+        if len(part) == _PART or tokens >= _PART_TOKENS:
+            yield part
+            part, tokens = [], 0
+    if part:
+        yield part
 
 
 def join_parts(parts: Iterable[Mapping[str, np.ndarray]]) -> Arrays:

@@ -8,6 +8,7 @@ import numpy as np
 
 from targetsft_jax.data.examples import MASK, TOKENS, Arrays, Examples
 from targetsft_jax.data.report import DataReport
+from targetsft_jax.data.token_limit import stored_tokens
 
 # Open rows of first fit, which takes the longest examples first. More open rows are
 # filled better, but take longer, and examples of similar length cluster.
@@ -91,8 +92,10 @@ def fit_to_rows(
     exceeds = lengths > row_length
     if overlong == "error" and exceeds.any():
         first = int(np.argmax(exceeds))
+        stored = lengths[first] >= stored_tokens(row_length)
         raise ValueError(
-            f"{examples.origins[first]}: {lengths[first]} tokens and data.max_length is"
+            f"{examples.origins[first]}: {'at least ' if stored else ''}"
+            f"{lengths[first]} tokens and data.max_length is"
             f" {row_length}; raise it, or set data.overlong to truncate or drop"
         )
     # Nothing precedes the first token, so it cannot be predicted.
