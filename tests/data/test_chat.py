@@ -233,3 +233,17 @@ def test_real_rows(shared):
         for item in records:
             response = item.messages[-1]["content"]
             assert trained(encode(item, tokenizer), tokenizer) == [response + "<|end|>"]
+
+
+def test_a_mark_that_covers_the_users_turn_is_refused():
+    template = (
+        "{%- for m in messages -%}{{- '<|im_start|>' + m['role'] + '\\n' -}}"
+        "{%- generation -%}{{- m['content'] + '<|im_end|>' -}}{%- endgeneration -%}"
+        "{%- endfor -%}"
+    ).replace("{%- for m", "{%- for m", 1)
+    one = template.replace("{%- generation -%}", "").replace(
+        "{%- endgeneration -%}", ""
+    )
+    one = "{%- generation -%}" + one + "{%- endgeneration -%}"
+    with pytest.raises(RowError, match="rows.jsonl:3: .*marks"):
+        encode(record("a", "b"), tokenizer_with(one))
