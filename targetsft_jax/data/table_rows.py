@@ -7,8 +7,9 @@ from targetsft_jax.data.record import Unreadable
 
 Select = Callable[[Sequence[str]], Sequence[str]]
 """Function from the column names of a file to those that are read."""
-# Rows converted to Python objects at a time, and their bytes in the file.
-_ROWS_AT_A_TIME = 1024
+# Rows decoded at a time, since a megabyte may be stored once for many rows, and their
+# bytes in the file.
+_ROWS_AT_A_TIME = 128
 _BYTES_AT_A_TIME = 2**28
 
 

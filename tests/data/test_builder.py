@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
 from support.published import PUBLISHED, gsm8k_source, write
 from support.tables import load_all
 
@@ -99,6 +100,22 @@ def test_a_damaged_set_is_named(gsm8k):
     file.unlink()
     with pytest.raises(ValueError, match=r"is damaged \(gsm8k-train.* is missing\)"):
         load_all(gsm8k)
+
+
+def test_records_and_descriptions_of_another_writer_are_named(gsm8k):
+    load_all(gsm8k)
+    built = builder.find_built("gsm8k", gsm8k.data_dir)
+    (file,) = built.files["train"]
+    file.unlink()
+    writer = ArrayRecordWriter(str(file), "group_size:1")
+    writer.write(b"\xff\xff")
+    writer.close()
+    with pytest.raises(ValueError, match=f"{file.name} is damaged"):
+        load_all(gsm8k)
+    for text in ("[" * 100_000, '{"splits": [{"shardLengths": [1e999]}]}'):
+        (built.folder / "dataset_info.json").write_text(text)
+        with pytest.raises(ValueError, match="is damaged .*; build it again"):
+            builder.find_built("gsm8k", gsm8k.data_dir)
 
 
 def test_rows_that_the_entry_leaves_out_are_counted(tmp_path):

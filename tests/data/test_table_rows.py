@@ -64,7 +64,7 @@ def test_two_columns_of_one_name_are_not_chosen_from(tmp_path):
     assert row == {"q": Unreadable("in 2 columns of this name; expected one")}
 
 
-def test_large_rows_are_read_in_small_batches(tmp_path):
+def test_large_rows_are_read_in_small_batches(tmp_path, monkeypatch):
     """The size in the footer bounds a batch."""
     from targetsft_jax.data import table_rows
 
@@ -74,5 +74,7 @@ def test_large_rows_are_read_in_small_batches(tmp_path):
         pyarrow.Table.from_pylist(rows), path, compression="none", use_dictionary=False
     )
     metadata = pyarrow.parquet.ParquetFile(path).metadata
-    assert 128 <= table_rows._batch_size(metadata) <= 256
+    assert table_rows._batch_size(metadata) == 128
+    monkeypatch.setattr(table_rows, "_BYTES_AT_A_TIME", 2**23)
+    assert 4 <= table_rows._batch_size(metadata) <= 8
     assert list(read_parquet(str(path), all_columns)) == rows

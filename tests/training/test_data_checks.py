@@ -7,12 +7,13 @@ import pytest
 from support import rig
 
 from targetsft_jax.config.load import load
-from targetsft_jax.config.schema import ConfigError
+from targetsft_jax.config.schema import BuildConfig, ConfigError
 from targetsft_jax.data.config import DataConfig, FieldMap
 from targetsft_jax.data.pipeline import prepare
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.models.rope import LinearScaling, YarnScaling
 from targetsft_jax.training.data_checks import check_positions, check_weights
+from targetsft_jax.training.tiny_models import architecture
 
 LIMIT = rig.STUDENT.max_position_embeddings
 METHOD = ["--student.path", "x", "--target.name", "cft", "--target.eta", "null"]
@@ -81,3 +82,9 @@ def test_weights_of_zero_everywhere_are_refused(weighed):
 def test_a_column_that_the_method_does_not_read_may_be_zero(weighed):
     config = load(["--student.path", "x", "--target.name", "sft"])
     check_weights(config, [weighed([0, 0])])
+
+
+def test_a_start_model_has_the_positions_of_its_rows():
+    build = BuildConfig(max_length=8192)
+    assert architecture(build).context_length == 8192
+    assert architecture(BuildConfig()).context_length == 4096
