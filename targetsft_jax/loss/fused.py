@@ -17,6 +17,7 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from targetsft_jax.loss.chunks import Batch, Spec, TokenLoss, chunked_loss
+from targetsft_jax.loss.first_order import first_order
 from targetsft_jax.loss.tile import Columns
 from targetsft_jax.targets.api import resolve, second_model
 from targetsft_jax.targets.inputs import SECOND_MODELS
@@ -26,6 +27,8 @@ Metrics = dict[str, Array]
 Model = tuple[Array, Array]
 
 DEFAULT_CHUNK = 2048
+
+_DENSE = "differentiate `objective` of the logits for second derivatives"
 
 
 def fused_loss(
@@ -103,6 +106,7 @@ def fused_loss(
     def forward(
         hidden: Array, head: Array, constants: Any
     ) -> tuple[tuple[Array, Metrics], tuple[Array, ...]]:
+        hidden, head = first_order((hidden, head), "fused_loss", _DENSE)
         value, metrics, *gradients = run(hidden, head, *constants, gradients=trained)
         return (value, metrics), tuple(gradients)
 
