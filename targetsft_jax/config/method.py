@@ -63,6 +63,7 @@ def resolve(target: Mapping[str, Any], policy: "PolicyConfig") -> ResolvedMethod
     refusal = method.refusal(**hyper)
     if refusal is not None:
         raise ValueError(f"target.{refusal}")
+    hyper = method.normal(**hyper)
     inputs = method.inputs(**hyper)
     _check_sources(name, inputs, policy)
     from_policy = {

@@ -5,6 +5,7 @@ and the configuration offers the policies that can compute them. A new per-token
 needs one line here.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,6 +24,8 @@ class Input:
             with a number for each token [...]; "example" for a column with one number
             for all tokens of an example.
         domain: accepted values of a column; None for any number.
+        api_domain: accepted entries of an array of the functional API, where it is
+            wider than `domain`; None for the same.
         policy_sources: values of the key `policy.NAME` for a column that a run can
             also compute; "data" reads it from the rows.
     """
@@ -31,6 +34,12 @@ class Input:
     per: Literal["model", "token", "example"]
     domain: keys.Domain | None = None
     policy_sources: tuple[str, ...] = ()
+    api_domain: keys.Domain | None = None
+
+    @property
+    def entries(self) -> keys.Domain | None:
+        """Accepted entries of an array of the functional API."""
+        return self.api_domain or self.domain
 
 
 _TABLE: dict[str, Input] = {
@@ -41,12 +50,19 @@ _TABLE: dict[str, Input] = {
         Input(
             "trajectory_weight", "example", keys.at_least(0), ("current", "ema", "data")
         ),
-        Input("critical_mask", "token", keys.Domain("0 or 1", lambda x: x in (0, 1))),
+        Input(
+            "critical_mask",
+            "token",
+            keys.Domain("0 or 1", lambda x: (x == 0) | (x == 1)),
+        ),
         Input(
             "old_logprob",
             "token",
             keys.Domain("at most 0", lambda x: x <= 0),
             ("snapshot", "data"),
+            # −inf where π_old has no mass on the label. Only the ratio counts, so that
+            # π_old need not be normalised.
+            keys.Domain("a number or -inf", lambda x: x < math.inf, infinite=True),
         ),
     )
 }
