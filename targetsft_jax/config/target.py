@@ -20,7 +20,7 @@ def _target_config() -> Any:
     name_help = f"Training method: one of {', '.join(METHODS)}."
     keys = {name: key(None, "; ".join(texts)) for name, texts in helps.items()}
     body = {
-        "__doc__": "Method and hyper-parameters; null: the default [in brackets, and the domain].",
+        "__doc__": "Method and hyper-parameters; null: the default, in [].",
         "__module__": __name__,
         "__annotations__": {"name": str, **kinds},
         "name": key("target_sft", name_help),
