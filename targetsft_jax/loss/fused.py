@@ -209,8 +209,8 @@ def named_caps(caps: Mapping[str, float | None] | None) -> dict[str, float]:
     for role, cap in present.items():
         if role not in keys or _CAP.refusal(role, cap):
             raise ValueError(
-                f"logit_caps[{role!r}] is {cap}; expected a positive float32 number for one "
-                f"of {', '.join(keys)}"
+                f"logit_caps[{role!r}] is {cap}; expected a positive float32 number "
+                f"for one of {', '.join(keys)}"
             )
     return {keys[role]: float(cap) for role, cap in present.items()}
 
