@@ -4,7 +4,8 @@
 1    failure: one line on standard error
 2    invalid arguments or configuration
 3    `plan` only: the step does not fit
-130  interrupted
+130  interrupted by Ctrl-C
+143  stopped early by SIGTERM; the same command resumes
 """
 
 import argparse
@@ -12,16 +13,36 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import Self
 
-DONE, FAILED, BAD_ARGUMENTS, DOES_NOT_FIT, INTERRUPTED = 0, 1, 2, 3, 130
+from targetsft_jax.output import robust_streams
+
+DONE, FAILED, BAD_ARGUMENTS, DOES_NOT_FIT = 0, 1, 2, 3
+INTERRUPTED, STOPPED = 130, 143
 
 
 class UsageError(ValueError):
     """Invalid arguments or configuration."""
 
 
-class Stopped(Exception):
-    """The command stopped early on request, with everything saved."""
+class Stopped(BaseException):
+    """The command stopped early on request.
+
+    Not an Exception, so that no handler of errors takes it for one.
+
+    Args:
+        message: what was stopped, and what is saved.
+        code: exit code of the command.
+    """
+
+    def __init__(self, message: str, code: int = STOPPED):
+        super().__init__(message)
+        self.code = code
+
+    def with_details(self, details: str) -> Self:
+        """Append to the message; returns the exception."""
+        self.args = (f"{self}; {details}",)
+        return self
 
 
 def run_command(
@@ -39,27 +60,14 @@ def run_command(
         interrupted: message printed on Ctrl-C.
 
     Returns:
-        The exit code. `Stopped` is printed and counts as success; `UsageError`,
+        The exit code, which is that of a `Stopped`. `Stopped`, `UsageError`,
         `ValueError` and `OSError` become one line on standard error; other exceptions
         are defects and pass through.
     """
     # Transformers reports a missing torch, which configs and tokenizers do not need.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    try:
-        status = action(list(sys.argv[1:] if arguments is None else arguments))
-    except Stopped as stop:
-        print(stop)
-        return DONE
-    except UsageError as error:
-        sys.stderr.write(f"configuration: {error}\n")
-        return BAD_ARGUMENTS
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return FAILED
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{interrupted}\n")
-        return INTERRUPTED
-    return DONE if status is None else status
+    with robust_streams():
+        return _exit_code(action, arguments, interrupted)
 
 
 def file_size(text: str) -> int:
@@ -71,3 +79,25 @@ def file_size(text: str) -> int:
         )
     unit = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[match[2].upper()]
     return int(float(match[1]) * unit)
+
+
+def _exit_code(
+    action: Callable[[list[str]], int | None],
+    arguments: Sequence[str] | None,
+    interrupted: str,
+) -> int:
+    try:
+        status = action(list(sys.argv[1:] if arguments is None else arguments))
+    except Stopped as stop:
+        sys.stderr.write(f"{stop}\n")
+        return stop.code
+    except UsageError as error:
+        sys.stderr.write(f"configuration: {error}\n")
+        return BAD_ARGUMENTS
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return FAILED
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{interrupted}\n")
+        return INTERRUPTED
+    return DONE if status is None else status

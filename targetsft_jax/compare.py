@@ -12,7 +12,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(
         _compare,
         arguments,
-        interrupted="interrupted; rerun the same command to resume",
+        interrupted="interrupted; finished runs are kept, and the same command resumes",
     )
 
 

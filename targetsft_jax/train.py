@@ -12,8 +12,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(
         _train,
         arguments,
-        interrupted="interrupted; rerun the same command to resume from the newest "
-        "checkpoint",
+        interrupted="interrupted before the run started; nothing was written",
     )
 
 

@@ -84,6 +84,31 @@ def test_a_round_trip_is_exact(original, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_folders_that_are_read_are_not_replaced(original, tmp_path, capsys):
+    imported, exported = tmp_path / "imported", tmp_path / "exported"
+    assert convert("from-hf", original, imported) == 0
+    assert convert("to-hf", imported, exported) == 0
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for out in ("", "model", "checkpoints", "checkpoints/0"):
+        assert convert("to-hf", imported, imported / out) == 1
+        assert "would replace the" in capsys.readouterr().err
+    assert convert("to-hf", imported, exported, "--like", exported) == 1
+    (tmp_path / "link").symlink_to(exported)
+    assert convert("to-hf", imported, exported, "--like", tmp_path / "link") == 1
+    # What other software wrote, or someone edited.
+    assert convert("to-hf", imported, original) == 1
+    assert {p: p.read_bytes() for p in before} == before
+    (exported / "config.json").write_text("{}")
+    assert convert("to-hf", imported, exported) == 1
+    assert "config.json was changed. Move it" in capsys.readouterr().err
+
+
+def test_an_import_that_could_not_be_read_is_refused(original, tmp_path, capsys):
+    assert convert("from-hf", original, tmp_path / "a[0]") == 1
+    assert "choose a path without" in capsys.readouterr().err
+    assert not (tmp_path / "a[0]").exists()
+
+
 def test_dtype_is_the_requested_one(original, tmp_path):
     imported, exported = tmp_path / "imported", tmp_path / "exported"
     assert convert("from-hf", original, imported, "--dtype", "float32") == 0

@@ -5,10 +5,15 @@ restore a wrong parameter. The checksums are saved with the arrays and recompute
 the restored arrays.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+_HOST_CHUNK = 2**22
+"""Elements that `host_checksum` converts at a time."""
 
 _UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
@@ -28,10 +33,45 @@ def array_checksums(tree: Any) -> dict[str, int]:
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     checksums = jax.device_get(_checksums([leaf for _, leaf in leaves]))
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): int(checksum)
-        for (path, _), checksum in zip(leaves, checksums)
-    }
+    return {path_name(k): int(c) for (k, _), c in zip(leaves, checksums)}
+
+
+def path_name(path: Any) -> str:
+    """Path of a leaf in a tree, joined by dots."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def compare_checksums(current: Mapping[str, int], saved: Mapping[str, int]) -> None:
+    """Compare the checksums of restored arrays with those that were saved.
+
+    Raises:
+        ValueError: some arrays differ; names up to three.
+    """
+    changed = sorted(key for key, value in current.items() if saved.get(key) != value)
+    if changed:
+        raise ValueError(
+            f"{', '.join(changed[:3])}{' and more' if len(changed) > 3 else ''} "
+            "differ from what was saved: bytes of the files have changed"
+        )
+
+
+def host_checksum(parts: Iterable[np.ndarray]) -> int:
+    """Checksum of one array on the host, as in `array_checksums`.
+
+    Args:
+        parts: consecutive parts of the flattened array, of any shapes.
+    """
+    total, start = 0, 0
+    for part in parts:
+        flat = part.reshape(-1)
+        for first in range(0, flat.size, _HOST_CHUNK):
+            bits = flat[first : first + _HOST_CHUNK]
+            bits = bits.view(f"u{bits.dtype.itemsize}").astype(np.uint32)
+            index = np.arange(start, start + bits.size, dtype=np.uint64)
+            factors = (2 * index + 1).astype(np.uint32)
+            total += int((bits * factors).sum(dtype=np.uint64))
+            start += bits.size
+    return total % 2**32
 
 
 @jax.jit

@@ -8,12 +8,16 @@ import jax
 
 from targetsft_jax.checkpoints.layered_params import save_params
 from targetsft_jax.checkpoints.model_folder import read_adapters, write_model_folder
-from targetsft_jax.checkpoints.reader import StoredCheckpoint, find_checkpoint
-from targetsft_jax.hf.export_folder import CARD_FILE
+from targetsft_jax.checkpoints.reader import (
+    StoredCheckpoint,
+    check_path,
+    find_checkpoint,
+)
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.hf.importer import load_config, load_params, resolve
 from targetsft_jax.hf.model_card import converted_card
-from targetsft_jax.storage import atomic
+from targetsft_jax.hf.sidecar_files import CARD_FILE
+from targetsft_jax.storage import atomic, manifest
 from targetsft_jax.storage.run_dir import RunDir
 
 
@@ -44,13 +48,17 @@ def to_hf(
 
     Raises:
         FileNotFoundError: no complete checkpoint, or no config for it.
-        FileExistsError: `out` holds files that no export writes.
-        ValueError: parameters that are unreadable, do not fit the config, or are
+        FileExistsError: `out` is not an unchanged export, or is a folder that is read.
+        ValueError: parameters that are damaged, do not fit the config, or are
             neither a complete model nor adapters with a base.
     """
     stored = find_checkpoint(source, step)
-    params, dtype = _complete(stored, dtype, base)
     like = like or stored.run_dir.model
+    sources = {"checkpoint": stored.folder, "folder of its config": like}
+    if base is not None and Path(base).is_dir():
+        sources["base of the adapters"] = Path(base)
+    manifest.check_replaceable(out, sources)
+    params, dtype = _complete(stored, dtype, base)
     if not (like / "config.json").is_file():
         raise FileNotFoundError(
             f"{like / 'config.json'} does not exist, so the model's architecture and "
@@ -85,9 +93,11 @@ def from_hf(source: str, out: Path, *, dtype: str | None = None) -> str:
     Raises:
         FileExistsError: `out` is a file, or not empty.
         FileNotFoundError: no such model.
-        ValueError: an unsupported model.
+        ValueError: an unsupported model, or a path whose checkpoints would be
+            unreadable.
     """
     _check_new(out)
+    check_path(out)
     folder = resolve(source)
     params = load_params(folder, load_config(folder), dtype=dtype)
     with atomic.folder(out, _check_new, replace=False) as partial:
@@ -107,6 +117,7 @@ def _complete(
 ) -> tuple[dict[str, Any], str | None]:
     """Parameters of the complete model, with adapters merged, and the stored dtype."""
     params = stored.params()
+    stored.verify(params)
     adapters = read_adapters(stored.run_dir)
     if adapters is not None:
         dtype = dtype or adapters.dtype

@@ -1,6 +1,7 @@
 """Parameters stored in per-layer chunks, to be read one layer at a time."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def open_params(folder: Path) -> dict[str, Any]:
             names = [part["key"] for part in entry["key_metadata"]]
             kvstore = {
                 "driver": "ocdbt",
-                "base": f"file://{folder.absolute()}/",
+                # No URL, in which some characters of a path have a meaning.
+                "base": {"driver": "file", "path": f"{folder.absolute()}/"},
                 "path": ".".join(names) + "/",
             }
             spec = {"driver": driver, "kvstore": kvstore}
@@ -94,6 +96,12 @@ class StoredLeaf:
         if layer == self._start + len(self._layers) - 1:
             self._layers = self._layers[:0].copy()
         return content
+
+    def parts(self) -> Iterator[np.ndarray]:
+        """Consecutive parts of the parameter, each in memory at a time."""
+        step = self._store.chunk_layout.read_chunk.shape[0]
+        for start in range(0, self.shape[0], step):
+            yield self._store[start : start + step].read().result()
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         """The entire parameter."""

@@ -1,6 +1,7 @@
 """Orbax checkpoints of a run: parameters, optimizer, step and data position."""
 
 import contextlib
+import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -14,17 +15,19 @@ import orbax.checkpoint as ocp
 from targetsft_jax.checkpoints.checksums import array_checksums
 from targetsft_jax.checkpoints.layered_params import save_args
 from targetsft_jax.checkpoints.position import Position
-from targetsft_jax.checkpoints.provenance import Provenance
+from targetsft_jax.checkpoints.provenance import Provenance, digest
+from targetsft_jax.checkpoints.reader import check_path
 from targetsft_jax.checkpoints.retention import Retention
 from targetsft_jax.checkpoints.verification import (
     CHECKSUMS,
     ITEMS,
+    PROVENANCE,
     StateReader,
     attempt,
     verify,
 )
-from targetsft_jax.parallel import processes
-from targetsft_jax.storage import disk_full
+from targetsft_jax.parallel import preemption, processes
+from targetsft_jax.storage import atomic, disk_full
 from targetsft_jax.storage.run_dir import RunDir
 
 Arrays = dict[str, Any]
@@ -43,6 +46,9 @@ class Checkpoints:
         retention: rules for the checkpoints that stay.
         provenance: configuration, frozen models and versions, saved with each
             checkpoint.
+
+    Raises:
+        ValueError: checkpoints at this path could not be read again.
     """
 
     def __init__(
@@ -51,13 +57,19 @@ class Checkpoints:
         retention: Retention,
         provenance: Provenance | None = None,
     ):
+        check_path(run_dir.checkpoints)
         self._folder = run_dir.checkpoints.absolute()
         self._damaged_folder = run_dir.damaged_checkpoints.absolute()
         self._retention = retention
         self._provenance = provenance or Provenance()
+        # Orbax logs each of its threads' errors, which `_unless_full` reports.
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(disk_full.REPORTED_ELSEWHERE)
         self._manager = self._open()
         # Step and bytes of the save under way.
         self._saving = (0, 0)
+        # Step of a save whose files were not checked yet.
+        self._unchecked: int | None = None
 
     def _open(self) -> ocp.CheckpointManager:
         options = ocp.CheckpointManagerOptions(
@@ -88,14 +100,13 @@ class Checkpoints:
         """
         messages = self.wait()
         self._saving = position.step, _num_bytes(arrays)
-        if processes.is_multiprocess():
-            # A process that runs out of space during a save would leave the others
-            # waiting.
-            step, required = self._saving
-            full = disk_full.free_bytes(self._folder) < required
-            reason = self._warning(step, required) if full else ""
-            if reason := processes.gather_text(reason)[0]:
-                return [*messages, reason]
+        # A save that runs out of space occupies what is left, and a process in which it
+        # does would leave the others waiting.
+        step, required = self._saving
+        full = disk_full.free_bytes(self._folder) < required
+        reason = self._warning(step, required) if full else ""
+        if reason := processes.gather_text(reason)[0]:
+            return [*messages, reason]
         begin = partial(self._begin, arrays, position, metrics)
         return messages + self._unless_full(begin)
 
@@ -108,54 +119,91 @@ class Checkpoints:
     ) -> None:
         """Save and wait for completion; on a full disk, retry for 5 minutes.
 
+        A SIGTERM ends the retries.
+
         Args:
             arrays, position, metrics: as in `save`.
             report: called with each message.
 
         Raises:
-            OSError: the disk is still full after `disk_full.LAST_SAVE_SECONDS`.
+            OSError: the disk is still full after `disk_full.LAST_SAVE_SECONDS`, or
+                when a process received SIGTERM.
         """
         deadline = time.monotonic() + disk_full.LAST_SAVE_SECONDS
+        reported = False
         while True:
-            for message in self.save(arrays, position, metrics) + self.wait():
+            messages = self.save(arrays, position, metrics) + self.wait()
+            for message in () if reported else messages[:1]:
                 report(message)
+            reported = True
             if self.latest == position.step:
                 return
             # All processes follow the clock of the primary one.
-            expired = processes.gather_text(str(time.monotonic() > deadline))[0]
-            if expired == str(True):
+            expired = time.monotonic() > deadline
+            if processes.gather_flags(expired)[0] or any(
+                processes.gather_flags(preemption.requested())
+            ):
                 raise OSError(
                     f"the last checkpoint, of step {position.step}, was not saved: the "
-                    f"disk was still full after {disk_full.LAST_SAVE_SECONDS} s. The "
-                    f"previous checkpoint ({self.latest}) is intact and nothing was "
-                    "deleted. Free space and rerun the same command to resume"
+                    f"disk is full. {self._previous()} and nothing was deleted. Free "
+                    "space and rerun the same command to resume"
                 )
-            time.sleep(disk_full.LAST_SAVE_INTERVAL)
+            _sleep(disk_full.LAST_SAVE_INTERVAL)
 
     def errors(self) -> list[str]:
         """Messages about the save under way, without waiting for it."""
         return self._unless_full(self._manager.check_for_errors)
 
     def wait(self) -> list[str]:
-        """Wait for the save under way; returns messages as `save`."""
-        return self._unless_full(self._manager.wait_until_finished)
+        """Wait for the save under way; returns messages as `save`.
+
+        Raises:
+            OSError: the save ended without an error, and its files are not there.
+        """
+        messages = self._unless_full(self._manager.wait_until_finished)
+        if not messages:
+            self._check_saved()
+        return messages
+
+    def _check_saved(self) -> None:
+        """Raise OSError if the newest save lacks a file that makes it readable."""
+        if self._unchecked is None:
+            return
+        folder = self._folder / str(self._unchecked)
+        self._unchecked = None
+        missing = [
+            f"{item}/{name}"
+            for item in ("params", "optimizer")
+            for name in ("manifest.ocdbt", "_METADATA")
+            if not (folder / item / name).is_file()
+        ]
+        if processes.is_primary() and folder.is_dir() and missing:
+            raise OSError(
+                f"checkpoint {folder} is unreadable: it has no {', '.join(missing)}; "
+                "earlier checkpoints are intact. Check the file system, and rerun the "
+                "same command to resume"
+            )
 
     def _begin(
         self, arrays: Arrays, position: Position, metrics: Mapping[str, Any]
     ) -> None:
-        params = arrays["params"]
-        checksums = array_checksums(arrays)
+        params, provenance = arrays["params"], asdict(self._provenance)
+        metadata = vars(position) | {
+            CHECKSUMS: array_checksums(arrays),
+            PROVENANCE: digest(provenance),
+        }
         self._manager.save(
             position.step,
             args=ocp.args.Composite(
                 params=ocp.args.StandardSave(params, save_args=save_args(params)),
                 optimizer=ocp.args.StandardSave(arrays["optimizer"]),
-                position=ocp.args.JsonSave({**vars(position), CHECKSUMS: checksums}),
-                provenance=ocp.args.JsonSave(asdict(self._provenance)),
+                position=ocp.args.JsonSave(metadata),
+                provenance=ocp.args.JsonSave(provenance),
             ),
             metrics=self._retention.judged(metrics),
             force=True,
         )
+        self._unchecked = position.step
 
     def _unless_full(self, action: Callable[[], Any]) -> list[str]:
         """Call `action`; a full disk results in a message instead of an error."""
@@ -173,6 +221,14 @@ class Checkpoints:
             self._manager = self._open()
             return [self._warning(*self._saving)]
         return []
+
+    def _previous(self) -> str:
+        latest = self.latest
+        return (
+            "There is none before it"
+            if latest is None
+            else (f"The previous checkpoint ({latest}) is intact")
+        )
 
     def _warning(self, step: int, required: int) -> str:
         return disk_full.warning(step, self._folder, required, self.latest)
@@ -245,12 +301,12 @@ class Checkpoints:
 
     def _set_aside(self, damaged: Mapping[int, str]) -> None:
         for step, reason in damaged.items():
-            target = self._damaged_folder / str(step)
+            if not processes.is_primary():
+                continue
+            target = atomic.set_aside(
+                self._folder / str(step), self._damaged_folder / str(step)
+            )
             print(f"checkpoint {step} cannot be restored ({reason}); moved to {target}")
-            if processes.is_primary():
-                shutil.rmtree(target, ignore_errors=True)
-                target.parent.mkdir(exist_ok=True)
-                (self._folder / str(step)).rename(target)
         if damaged:
             processes.barrier("damaged checkpoints set aside")
             self._manager.reload()
@@ -259,6 +315,13 @@ class Checkpoints:
         """Wait for the save under way and close."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _sleep(seconds: float) -> None:
+    """Sleep, but not beyond a SIGTERM."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not preemption.requested():
+        time.sleep(min(seconds, 0.2))
 
 
 def _num_bytes(tree: Any) -> int:

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from targetsft_jax.checkpoints.open import open_model
-from targetsft_jax.hf.export_folder import CARD_FILE
-from targetsft_jax.hf.sidecar_files import copy_tokenizer, write_chat_template
+from targetsft_jax.hf.sidecar_files import (
+    CARD_FILE,
+    copy_tokenizer,
+    write_chat_template,
+)
 from targetsft_jax.hf.tensor_files import read_json
 from targetsft_jax.models import lora
 from targetsft_jax.models.lora import Lora
 from targetsft_jax.parallel import processes
-from targetsft_jax.storage import atomic
+from targetsft_jax.storage import atomic, manifest
 from targetsft_jax.storage.run_dir import RunDir
 
 
@@ -61,10 +64,13 @@ def write_model_folder(
         adapters: set for a run that trains adapters.
         template: chat template of the training, if it is not the student's.
         stops: token ids that end a response.
+
+    Raises:
+        FileExistsError: RUN/model exists and no run wrote it, or it was changed.
     """
     if not processes.is_primary():
         return
-    with atomic.folder(run_dir.model) as folder:
+    with atomic.folder(run_dir.model, manifest.check_replaceable) as folder:
         for name in ("config.json", "generation_config.json"):
             if (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)
@@ -78,6 +84,7 @@ def write_model_folder(
             }
             text = json.dumps(info, indent=2) + "\n"
             (folder / run_dir.adapters.name).write_text(text, encoding="utf-8")
+        manifest.write(folder)
 
 
 def read_adapters(run_dir: RunDir) -> AdapterInfo | None:

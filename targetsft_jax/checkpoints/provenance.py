@@ -34,6 +34,16 @@ def identity(params: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def digest(tree: Mapping[str, Any]) -> str:
+    """Hash of a provenance as it is stored, 16 hex digits.
+
+    The position of a checkpoint holds it, so that the two belong together.
+    """
+    stored = json.loads(json.dumps(tree))
+    text = json.dumps(stored, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Provenance:
     """Inputs of a run other than its data.

@@ -1,11 +1,20 @@
 """Locate a saved checkpoint and read its parameters, without the run that wrote it."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
+from targetsft_jax.checkpoints.checksums import (
+    array_checksums,
+    compare_checksums,
+    host_checksum,
+    path_name,
+)
 from targetsft_jax.checkpoints.layered_params import open_params
 from targetsft_jax.storage.run_dir import RunDir
 
@@ -27,6 +36,15 @@ class StoredCheckpoint:
         """RUN/checkpoints/STEP."""
         return self.run_dir.checkpoints / str(self.step)
 
+    def check_step(self) -> None:
+        """Raise ValueError if the state is that of another step than the folder's."""
+        saved = read_json_item(self.folder, "position").get("step", self.step)
+        if saved != self.step:
+            raise ValueError(
+                f"{self.folder} holds the state of step {saved}: the folder was "
+                f"renamed or copied; rename it to {saved}, or delete it"
+            )
+
     def params(self) -> dict[str, Any]:
         """Open the parameters for reading one layer at a time.
 
@@ -38,16 +56,55 @@ class StoredCheckpoint:
         """
         return open_params(self.folder / "params")
 
+    def verify(self, params: dict[str, Any]) -> None:
+        """Compare the result of `params` with the checksums, in a reading of its own.
+
+        Raises:
+            ValueError: some parameters differ; names up to three.
+        """
+        if saved := self._checksums():
+            leaves = jax.tree_util.tree_leaves_with_path(params)
+            current = {path_name(k): host_checksum(leaf.parts()) for k, leaf in leaves}
+            self._compare(current, saved)
+
+    def _checksums(self) -> dict[str, int]:
+        """Stored checksum of each parameter; empty for an imported model."""
+        stored = read_json_item(self.folder, "position").get("arrays", {})
+        prefix = "params."
+        return {
+            key.removeprefix(prefix): value
+            for key, value in stored.items()
+            if key.startswith(prefix)
+        }
+
+    def _compare(self, current: Mapping[str, int], saved: Mapping[str, int]) -> None:
+        try:
+            compare_checksums(current, saved)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.folder} is damaged: {error}. Use another checkpoint of the run"
+            ) from None
+
     def load(self, abstract: Any) -> Any:
         """Restore the parameters onto devices; each process reads its shards.
 
+        They are verified if they are restored in their stored dtypes.
+
         Args:
             abstract: the tree of `init_params` as ShapeDtypeStructs with shardings.
+
+        Raises:
+            ValueError: a parameter differs from its checksum.
         """
         with ocp.CheckpointManager(self.run_dir.checkpoints.absolute()) as manager:
             item = ocp.args.StandardRestore(abstract)
             args = ocp.args.Composite(params=item)
-            return manager.restore(self.step, args=args).params
+            params = manager.restore(self.step, args=args).params
+        saved = self._checksums()
+        stored = jax.tree.map(lambda leaf: leaf.dtype, self.params()) if saved else None
+        if stored == jax.tree.map(lambda leaf: leaf.dtype, abstract):
+            self._compare(array_checksums(params), saved)
+        return params
 
 
 def find_checkpoint(path: str | Path, step: int | None = None) -> StoredCheckpoint:
@@ -60,7 +117,8 @@ def find_checkpoint(path: str | Path, step: int | None = None) -> StoredCheckpoi
 
     Raises:
         FileNotFoundError: the path is neither, or has no such complete checkpoint.
-        ValueError: both a checkpoint and a step are specified.
+        ValueError: both a checkpoint and a step are specified, or the folder's name is
+            not the step of its content.
     """
     folder = Path(path).expanduser().absolute()
     if _is_checkpoint(folder):
@@ -83,7 +141,51 @@ def find_checkpoint(path: str | Path, step: int | None = None) -> StoredCheckpoi
             f"{folder} has no complete checkpoint {step}; it has "
             f"{', '.join(map(str, steps))}"
         )
-    return StoredCheckpoint(run_dir, steps[-1] if step is None else step)
+    stored = StoredCheckpoint(run_dir, steps[-1] if step is None else step)
+    stored.check_step()
+    return stored
+
+
+def check_path(folder: Path) -> None:
+    """Check that Orbax can write checkpoints below a folder.
+
+    Orbax expands the characters * ? [ and a backslash anywhere in the path of a
+    checkpoint when it completes it; if nothing matches, the checkpoint is unreadable.
+
+    Raises:
+        ValueError: the absolute path has such a character, or is not text.
+    """
+    path = str(folder.absolute())
+    found = sorted({character for character in path if character in "*?[\\"})
+    if found:
+        raise ValueError(
+            f"the path {path} has {' '.join(found)}, and checkpoints in it could not "
+            "be read again; choose a path without * ? [ and backslashes"
+        )
+    if any("\ud800" <= character <= "\udfff" for character in path):
+        raise ValueError(f"the path {path!r} is not UTF-8; choose another path")
+
+
+def read_json_item(folder: Path, name: str) -> dict[str, Any]:
+    """Read a JSON item of a checkpoint; empty if the checkpoint lacks it.
+
+    Args:
+        folder: RUN/checkpoints/STEP.
+        name: "position" or "provenance".
+
+    Raises:
+        ValueError: the item is damaged.
+    """
+    path = folder / name / "metadata"
+    try:
+        tree = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read ({error})") from None
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} is {type(tree).__name__}; expected a mapping")
+    return tree
 
 
 def is_run_path(path: Path) -> bool:

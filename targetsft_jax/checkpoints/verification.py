@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 import jax
 import orbax.checkpoint as ocp
 
-from targetsft_jax.checkpoints.checksums import array_checksums
+from targetsft_jax.checkpoints.checksums import array_checksums, compare_checksums
 from targetsft_jax.checkpoints.position import Position
+from targetsft_jax.checkpoints.provenance import digest
 from targetsft_jax.parallel import processes
 
 _T = TypeVar("_T")
@@ -18,6 +19,9 @@ ITEMS = ("params", "optimizer", "position", "provenance")
 
 CHECKSUMS = "arrays"
 """The field of `position` that holds the checksum of every array."""
+
+PROVENANCE = "provenance"
+"""The field of `position` that holds the digest of the provenance."""
 
 
 class StateReader:
@@ -36,7 +40,8 @@ class StateReader:
         """Read `position` and `provenance` of a checkpoint.
 
         Raises:
-            ValueError: a field of the position is missing.
+            ValueError: a field of the position is missing, or the position is that of
+                another step or provenance.
         """
         names = ["position"]
         # Checkpoints of version 0.1.0 have no provenance.
@@ -50,6 +55,15 @@ class StateReader:
         expected = {*Position.__dataclass_fields__, CHECKSUMS}
         if missing := expected - metadata["position"].keys():
             raise ValueError(f"its position has no {', '.join(sorted(missing))}")
+        position, provenance = metadata["position"], metadata["provenance"]
+        if position["step"] != step:
+            raise ValueError(
+                f"it holds the state of step {position['step']}: its folder was "
+                "renamed or copied"
+            )
+        # Positions of version 0.1.0 have no digest.
+        if position.get(PROVENANCE, digest(provenance)) != digest(provenance):
+            raise ValueError("its provenance is damaged, or that of another checkpoint")
         return metadata
 
     def arrays(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,16 +101,7 @@ def verify(arrays: Any, saved: Mapping[str, int]) -> None:
     Raises:
         ValueError: some arrays differ; names up to three.
     """
-    changed = sorted(
-        key
-        for key, checksum in array_checksums(arrays).items()
-        if saved.get(key) != checksum
-    )
-    if changed:
-        raise ValueError(
-            f"{', '.join(changed[:3])}{' and more' if len(changed) > 3 else ''} "
-            "differ from what was saved: bytes of the files have changed"
-        )
+    compare_checksums(array_checksums(arrays), saved)
 
 
 def attempt(read: Callable[[], _T]) -> tuple[_T, str]:

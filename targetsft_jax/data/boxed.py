@@ -28,18 +28,29 @@ def last_boxed(text: str, *, unbraced: bool = False) -> Boxed | None:
             without trailing punctuation.
     """
     start = text.rfind(_BOXED)
+    ends = _closing_braces(text) if start >= 0 else {}
     while start >= 0:
         opening = start + len(_BOXED)
-        next_character = text[opening : opening + 1]
-        if unbraced and next_character == " ":
+        if unbraced and text[opening : opening + 1] == " ":
             words = text[opening:].split(maxsplit=1)
             if words:
                 return Boxed(words[0].rstrip(".,$"), start)
-        if next_character == "{":
-            depth = 0
-            for match in _BRACE.finditer(text, opening):
-                depth += {"{": 1, "}": -1}.get(match.group(), 0)
-                if depth == 0:
-                    return Boxed(text[opening + 1 : match.start()], start)
+        if opening in ends:
+            return Boxed(text[opening + 1 : ends[opening]], start)
         start = text.rfind(_BOXED, 0, start)
     return None
+
+
+def _closing_braces(text: str) -> dict[int, int]:
+    """Index of each balanced opening brace -> index of the one that closes it.
+
+    One pass, so that a text of nothing but unclosed boxes takes linear time.
+    """
+    ends: dict[int, int] = {}
+    open_braces: list[int] = []
+    for match in _BRACE.finditer(text):
+        if match.group() == "{":
+            open_braces.append(match.start())
+        elif match.group() == "}" and open_braces:
+            ends[open_braces.pop()] = match.start()
+    return ends

@@ -1,24 +1,20 @@
 """Tokenize conversations by a chat template, with a verified loss mask.
 
-The assistant's content and the end-of-turn token are trained, nothing else. If the
-template marks them with `{% generation %}`, its marks are the mask. Otherwise each turn
-is located by the prefix property: the text rendered up to the turn must be a prefix of
-the text rendered with the turn, which must be a prefix of the complete text. A template
-that rewrites earlier turns violates it and is refused, since a guessed mask would be
-silently wrong.
+The assistant's content and the end-of-turn token are trained, nothing else.
 """
 
-import functools
-import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from targetsft_jax.data.control_tokens import ControlTokens
+from targetsft_jax.data.loss_mask import close_turns, overlapping
 from targetsft_jax.data.record import Record, RowError
-from targetsft_jax.data.tokenizer import special_ids
+from targetsft_jax.data.rendering import ChatTemplate
+from targetsft_jax.data.template_sandbox import Spans
+from targetsft_jax.data.token_limit import is_long, tokenize_start
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,9 +22,8 @@ if TYPE_CHECKING:
 
 # Records per tokenizer call, which uses all cores.
 _BATCH = 1024
-
-# Half-open intervals of characters.
-Spans = list[tuple[int, int]]
+# A character takes some 260 bytes while it is tokenized.
+_BATCH_CHARACTERS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -67,6 +62,8 @@ def encode_all(
     records: Iterable[Record],
     tokenizer: "PreTrainedTokenizerBase",
     refuse: Callable[[RowError], None],
+    *,
+    limit: int | None = None,
 ) -> Iterator[Example]:
     """Tokenize records as `encode` does, in batches and on all cores.
 
@@ -75,49 +72,77 @@ def encode_all(
         tokenizer: with the chat template.
         refuse: called with the error of each unusable record; if it returns, the record
             is skipped.
+        limit: most tokens of an example; the text behind them is not tokenized. None,
+            and for records with one number per token: any number.
 
     Yields:
         One example per usable record, in order.
     """
-    template = _Template.of(tokenizer)
-    remaining = iter(records)
-    while batch := list(itertools.islice(remaining, _BATCH)):
-        rendered: list[tuple[Record, str, Spans]] = []
-        for record in batch:
-            try:
-                template.refuse_special(record)
-                rendered.append((record, *template.locate(record)))
-            except RowError as error:
-                refuse(error)
-        if not rendered:
-            continue
+    template = ChatTemplate.of(tokenizer)
+    control = ControlTokens.of(template)
+    for batch in _batches(_rendered(records, template, control, refuse)):
+        short = [item.text for item in batch if not item.is_long(limit)]
         encoded = tokenizer(
-            [text for _, text, _ in rendered],
+            short or [""],
             add_special_tokens=False,
             return_offsets_mapping=True,
             return_attention_mask=False,
             verbose=False,
         )
-        ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
-        for i, (record, _, spans) in enumerate(rendered):
-            tokens = np.asarray(ids[i], np.int32)
-            mask = _overlaps(np.asarray(offsets[i], np.int32), spans)
+        of_short = iter(zip(encoded["input_ids"], encoded["offset_mapping"]))
+        for item in batch:
+            if item.is_long(limit):
+                assert limit is not None
+                encoding = tokenize_start(tokenizer, item.text, limit)
+            else:
+                encoding = _first(*next(of_short), item.limit(limit))
             try:
-                mask = template.close_turns(tokens, mask, record)
-                example = Example(tokens, mask, _columns(record, mask), record.origin)
+                yield _example(item, *encoding, control, tokenizer)
             except RowError as error:
                 refuse(error)
-                continue
-            yield example
 
 
 def encode_prompt(
-    messages: list[dict[str, str]], tokenizer: "PreTrainedTokenizerBase"
+    messages: list[dict[str, str]],
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    origin: str = "the prompt",
+    limit: int | None = None,
 ) -> np.ndarray:
-    """Tokenize a prompt up to and including the assistant's header: [n] int32."""
-    text, _ = _Template.of(tokenizer).render(messages, "prompt", prompt=True)
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return np.asarray(ids, np.int32)
+    """Tokenize a prompt up to and including the assistant's header.
+
+    Args:
+        messages: the turns, the last of them the user's.
+        tokenizer: with the chat template.
+        origin: `file:row` of the prompt, for error messages.
+        limit: most tokens; None for any number.
+
+    Returns:
+        [n] int32.
+
+    Raises:
+        ValueError: the tokenizer has no chat template.
+        RowError: the template raises; the text of a turn is read as a control token;
+            the prompt has more than `limit` tokens.
+    """
+    template = ChatTemplate.of(tokenizer)
+    control = ControlTokens.of(template)
+    control.refuse_spelled(messages, origin)
+    text, _ = template.render(messages, origin, prompt=True)
+    if limit is None:
+        tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids, complete = np.asarray(tokens, np.int32), True
+    else:
+        ids, _, complete = tokenize_start(tokenizer, text, limit)
+    control.check(messages, text, ids, None, origin, complete=complete)
+    if not complete:
+        raise RowError(
+            origin,
+            f"the prompt has {len(text):,} characters and more than {limit:,} tokens,"
+            " the most that the model's positions leave room for; shorten it, or leave"
+            " it out",
+        )
+    return ids
 
 
 def stop_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
@@ -142,13 +167,7 @@ def marks_assistant(tokenizer: "PreTrainedTokenizerBase") -> bool:
     Raises:
         ValueError: the tokenizer has no chat template.
     """
-    if not tokenizer.chat_template:
-        raise ValueError(
-            f"the tokenizer {tokenizer.name_or_path!r} has no chat template;"
-            " set data.chat_template, or add a chat_template.jinja to its"
-            " folder"
-        )
-    return _has_generation_block(tokenizer.get_chat_template())
+    return ChatTemplate.of(tokenizer).marked
 
 
 def show(example: Example, tokenizer: "PreTrainedTokenizerBase") -> str:
@@ -166,157 +185,82 @@ def show(example: Example, tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 @dataclass(frozen=True)
-class _Template:
-    """A chat template with the special tokens of its tokenizer."""
+class _Rendered:
+    """A record as text, with the spans of the assistant's turns."""
 
+    record: Record
     text: str
-    marked: bool
-    tokenizer: "PreTrainedTokenizerBase"
-    special: np.ndarray
-    """Ids of the special tokens."""
-    special_pattern: re.Pattern[str]
-    """Matches a special token spelt out in a text."""
+    spans: Spans
 
-    @classmethod
-    def of(cls, tokenizer: "PreTrainedTokenizerBase") -> "_Template":
-        marked = marks_assistant(tokenizer)  # Refuses a tokenizer without a template.
-        ids = sorted(special_ids(tokenizer))
-        tokens = sorted(tokenizer.convert_ids_to_tokens(ids), key=len, reverse=True)
-        pattern = re.compile("|".join(map(re.escape, tokens)) or "(?!)")
-        text = tokenizer.get_chat_template()
-        return cls(text, marked, tokenizer, np.asarray(ids), pattern)
+    def limit(self, limit: int | None) -> int | None:
+        """Limit of its tokens; None with one number per token, which are counted."""
+        lists = any(isinstance(x, list) for x in self.record.columns.values())
+        return None if lists else limit
 
-    def refuse_special(self, record: Record) -> None:
-        for i, message in enumerate(record.messages):
-            match = self.special_pattern.search(message["content"])
-            if match:
-                raise RowError(
-                    record.origin,
-                    f"turn {i} contains {match.group()!r}, which would be read as the"
-                    " special token itself; remove it from the text",
-                )
+    def is_long(self, limit: int | None) -> bool:
+        """True if the start alone is tokenized."""
+        most = self.limit(limit)
+        return most is not None and is_long(self.text, most)
 
-    def render(
-        self, messages: list[dict[str, str]], origin: str, *, prompt: bool = False
-    ) -> tuple[str, Spans]:
-        """Render messages as text, with the spans inside `{% generation %}` marks."""
-        from jinja2 import TemplateError
-        from transformers.utils.chat_template_utils import render_jinja_template
 
-        # The names of special tokens are variables of the template.
-        variables: dict[str, Any] = dict(self.tokenizer.special_tokens_map)
+def _rendered(
+    records: Iterable[Record],
+    template: ChatTemplate,
+    control: ControlTokens,
+    refuse: Callable[[RowError], None],
+) -> Iterator[_Rendered]:
+    for record in records:
         try:
-            rendered: Any = render_jinja_template(
-                [messages],
-                chat_template=self.text,
-                add_generation_prompt=prompt,
-                return_assistant_tokens_mask=self.marked,
-                **variables,
-            )
-        except (TemplateError, TypeError, OverflowError) as error:
-            problem = f"the chat template refuses it: {error}"
-            raise RowError(origin, problem) from error
-        texts, spans = rendered
-        return texts[0], spans[0] if self.marked else []
-
-    def locate(self, record: Record) -> tuple[str, Spans]:
-        """Render a record as text, with the spans of the assistant's turns."""
-        messages, origin = record.messages, record.origin
-        text, spans = self.render(messages, origin)
-        if self.marked:
-            return text, spans
-        for i, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            before, _ = self.render(messages[:i], origin, prompt=True)
-            last = i + 1 == len(messages)
-            after = text if last else self.render(messages[: i + 1], origin)[0]
-            for shorter, longer in ((before, after), (after, text)):
-                if not longer.startswith(shorter):
-                    raise RowError(origin, _prefix_problem(i, shorter, longer))
-            spans.append((len(before), len(after)))
-        return text, spans
-
-    def close_turns(
-        self, tokens: np.ndarray, mask: np.ndarray, record: Record
-    ) -> np.ndarray:
-        """Align the end of each trained run with the end-of-turn token.
-
-        A run that stops before the token is extended by it; white space after the token
-        is excluded, since generation has stopped by then.
-
-        Raises:
-            RowError: no token is trained; the number of runs is not that of assistant
-                turns; no special token closes a turn, so the model would not learn to
-                stop.
-        """
-        special = np.isin(tokens, self.special)
-        mask = mask.copy()
-        runs = _runs(mask)
-        turns = sum(message["role"] == "assistant" for message in record.messages)
-        if len(runs) == 0:
-            raise RowError(
-                record.origin,
-                "no token is trained: the chat template marks no assistant text",
-            )
-        if len(runs) != turns:
-            raise RowError(
-                record.origin,
-                f"{len(runs)} runs of tokens are trained for {turns} assistant turns;"
-                " expected one per turn: check the {% generation %} marks of the chat"
-                " template",
-            )
-        for start, end in runs:
-            inside = start + np.flatnonzero(special[start:end])
-            close = inside[-1] if len(inside) else end
-            trailing = tokens[close + 1 : end]
-            if close < end and not str(self.tokenizer.decode(trailing)).strip():
-                mask[close + 1 : end] = False
-            elif end < len(tokens) and special[end]:
-                mask[end] = True
-            else:
-                text = self.tokenizer.decode(tokens[max(start, end - 8) : end])
-                raise RowError(
-                    record.origin,
-                    f"an assistant turn ends in {text!r} and no special token closes"
-                    " it: the model would not learn to stop; add the eos token to the"
-                    " chat template",
-                )
-        return mask
+            control.refuse_spelled(record.messages, record.origin)
+            text, spans = template.locate(record.messages, record.origin)
+        except RowError as error:
+            refuse(error)
+            continue
+        yield _Rendered(record, text, spans)
 
 
-@functools.lru_cache
-def _has_generation_block(template: str) -> bool:
-    return re.search(r"\{%-?\s*generation\s*-?%\}", template) is not None
+def _batches(items: Iterator[_Rendered]) -> Iterator[list[_Rendered]]:
+    batch: list[_Rendered] = []
+    characters = 0
+    for item in items:
+        batch.append(item)
+        characters += len(item.text)
+        if len(batch) == _BATCH or characters > _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
-def _overlaps(offsets: np.ndarray, spans: Spans) -> np.ndarray:
-    """Mask [n] bool of the tokens, offsets [n, 2], that overlap a span."""
-    offsets = offsets.reshape(-1, 2)
-    mask = np.zeros(len(offsets), bool)
-    for start, end in spans:
-        # A token that merges the end of the header with the start of the turn is
-        # trained: excluding it would lose the start of the turn.
-        mask |= (offsets[:, 1] > start) & (offsets[:, 0] < end)
-    return mask
+def _first(
+    ids: list[int], offsets: list[tuple[int, int]], limit: int | None
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """First tokens and offsets; True if these are all."""
+    complete = limit is None or len(ids) <= limit
+    tokens = np.asarray(ids[:limit], np.int32)
+    return tokens, np.asarray(offsets[:limit], np.int32), complete
 
 
-def _prefix_problem(turn: int, shorter: str, longer: str) -> str:
-    first = next((i for i, (a, b) in enumerate(zip(shorter, longer)) if a != b), None)
-    first = min(len(shorter), len(longer)) if first is None else first
-    a, b = shorter[first : first + 40], longer[first : first + 40]
-    return (
-        f"the chat template has no {{% generation %}} marks and renders turn {turn}"
-        f" differently when more turns follow: {a!r} becomes {b!r}. The assistant's"
-        " tokens cannot be located; set data.chat_template to one that has the marks,"
-        " or train on single-turn conversations"
+def _example(
+    item: _Rendered,
+    tokens: np.ndarray,
+    offsets: np.ndarray,
+    complete: bool,
+    control: ControlTokens,
+    tokenizer: "PreTrainedTokenizerBase",
+) -> Example:
+    record, origin = item.record, item.record.origin
+    mask = close_turns(
+        tokens,
+        overlapping(offsets, item.spans),
+        control.is_special(tokens),
+        tokenizer,
+        turns=sum(message["role"] == "assistant" for message in record.messages),
+        complete=complete,
+        origin=origin,
     )
-
-
-def _runs(mask: np.ndarray) -> np.ndarray:
-    """Start and end (exclusive) of each run of True: [runs, 2]."""
-    padded = np.concatenate([[False], mask, [False]])
-    return np.flatnonzero(padded[1:] != padded[:-1]).reshape(-1, 2)
+    control.check(record.messages, item.text, tokens, mask, origin, complete=complete)
+    return Example(tokens, mask, _columns(record, mask), origin)
 
 
 def _columns(record: Record, mask: np.ndarray) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from targetsft_jax.data.chat import stop_tokens
+from targetsft_jax.data.rendering import NAME
 from targetsft_jax.data.tokenizer import special_ids
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def with_template(
             )
     changed = copy.copy(tokenizer)
     changed.chat_template = text
+    setattr(changed, NAME, template)
     try:
         stop_tokens(changed)
     except ValueError as error:
@@ -75,4 +77,10 @@ def _read(template: str, key: str) -> str:
             f"{key} is {template!r}; expected one of {', '.join(names())}, or a file"
             " that ends in .jinja"
         )
-    return path.read_text(encoding="utf-8")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{key} is {template!r}, which is not UTF-8 text ({error}); save it"
+            " as UTF-8"
+        ) from error

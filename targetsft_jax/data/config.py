@@ -1,7 +1,7 @@
 """The data section of a configuration: sources, fields, filters, packing."""
 
 import string
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +243,37 @@ def paths(config: SourceConfig) -> list[str]:
     """The files of a source, in order."""
     path = config.path or []
     return [path] if isinstance(path, str) else list(path)
+
+
+def origins(config: DataConfig) -> str:
+    """The files of a data section, else the names of its sources, for messages."""
+    return ", ".join(
+        name for part in sources(config) for name in paths(part) or [source_name(part)]
+    )
+
+
+def used_fields(config: SourceConfig, names: Collection[str]) -> Iterator[str]:
+    """Fields that a source reads for its conversations and filters, dots included.
+
+    Args:
+        config: the source.
+        names: fields of the rows; one of them is never read as a template.
+    """
+    yield from config.where
+    fields = config.fields
+    if fields.prompt is None:
+        templates = [fields.messages, fields.system, fields.answer]
+    else:
+        templates = [fields.prompt, fields.response, fields.system, fields.answer]
+    for template in templates:
+        if template is None:
+            continue
+        if template in names or not ("{" in template or "}" in template):
+            yield template
+            continue
+        for _, name, _, _ in string.Formatter().parse(template):
+            if name is not None:
+                yield name
 
 
 def validate(config: DataConfig, path: str = "data") -> None:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from targetsft_jax.data import chat, thinking
 from targetsft_jax.data.chat import Example
-from targetsft_jax.data.config import DataConfig, paths, source_name, sources
+from targetsft_jax.data.config import DataConfig, origins, source_name, sources
 from targetsft_jax.data.examples import Arrays, flat_parts
 from targetsft_jax.data.record import Record, RowError
 from targetsft_jax.data.records import bad_row, read_records
 from targetsft_jax.data.report import DataReport
+from targetsft_jax.data.token_limit import stored_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,6 +31,7 @@ class Encoder:
     def __init__(self, config: DataConfig, tokenizer: "PreTrainedTokenizerBase"):
         marked = chat.marks_assistant(tokenizer)
         self._config, self._tokenizer = config, tokenizer
+        self._first: Example | None = None
         self.report = DataReport(
             mask_from="the chat template's {% generation %} marks"
             if marked
@@ -64,9 +66,30 @@ class Encoder:
                 bad_row(error, self._config, self.report)
 
             conversations = self._apply_thinking(group, refuse)
-            for example in chat.encode_all(conversations, self._tokenizer, refuse):
+            for example in chat.encode_all(
+                conversations,
+                self._tokenizer,
+                refuse,
+                limit=stored_tokens(self._config.max_length),
+            ):
+                problem = self._unequal_columns(example)
+                if problem is not None:
+                    refuse(RowError(example.origin, problem))
+                    continue
                 self.report.count_source("encoded", name)
                 yield dataclasses.replace(example, source=numbers[name])
+
+    def _unequal_columns(self, example: Example) -> str | None:
+        """Difference of an example's columns to those of the first one, in words."""
+        first = self._first = self._first or example
+        names = sorted(example.columns.keys() ^ first.columns.keys())
+        if not names:
+            return None
+        has, other = ("a", "none") if names[0] in example.columns else ("no", "one")
+        return (
+            f"the row has {has} {names[0]} and {first.origin} has {other}; expected the"
+            " field in all rows or in none"
+        )
 
     def _apply_thinking(
         self, records: Iterable[Record], refuse: Callable[[RowError], None]
@@ -81,7 +104,4 @@ class Encoder:
 
 def nothing_left(config: DataConfig, report: DataReport) -> ValueError:
     """Error for a data section without a usable example."""
-    origins = ", ".join(
-        name for part in sources(config) for name in paths(part) or [source_name(part)]
-    )
-    return ValueError(f"no example left to train on, from {origins}:\n{report}")
+    return ValueError(f"no example left to train on, from {origins(config)}:\n{report}")

@@ -1,6 +1,5 @@
 """Tokenized examples as flat arrays, in memory or memory-mapped from the cache."""
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,11 @@ TOKENS, MASK = "tokens", "loss_mask"
 
 Arrays = dict[str, np.ndarray]
 
-# Examples per concatenated part.
-_PART = 4096
+# Encoding of origins: a file name on Linux may be no UTF-8.
+_ORIGIN = ("utf-8", "surrogateescape")
+
+# Examples per concatenated part, and tokens after which a part ends.
+_PART, _PART_TOKENS = 4096, 1 << 24
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Examples:
 
 
 def flat_parts(examples: Iterable[Example]) -> Iterator[Arrays]:
-    """Concatenate examples into 1-D arrays, 4,096 examples at a time.
+    """Concatenate examples into 1-D arrays, at most 4,096 examples at a time.
 
     Yields:
         Parts of the arrays of `from_flat`, to be concatenated.
@@ -58,12 +60,11 @@ def flat_parts(examples: Iterable[Example]) -> Iterator[Arrays]:
     Raises:
         ValueError: some examples have a column and others lack it.
     """
-    remaining = iter(examples)
     first = None
-    while part := list(itertools.islice(remaining, _PART)):
+    for part in _parts(examples):
         first = first or part[0]
         _refuse_unequal_columns(first, part)
-        origins = [example.origin.encode() for example in part]
+        origins = [example.origin.encode(*_ORIGIN) for example in part]
         flat = {
             TOKENS: np.concatenate([example.tokens for example in part]),
             MASK: np.concatenate([example.loss_mask for example in part]),
@@ -77,6 +78,19 @@ def flat_parts(examples: Iterable[Example]) -> Iterator[Arrays]:
             "origin_lengths": np.array([len(text) for text in origins], np.int64),
             "origins": np.frombuffer(b"".join(origins), np.uint8),
         }
+
+
+def _parts(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    part: list[Example] = []
+    tokens = 0
+    for example in examples:
+        part.append(example)
+        tokens += len(example.tokens)
+        if len(part) == _PART or tokens >= _PART_TOKENS:
+            yield part
+            part, tokens = [], 0
+    if part:
+        yield part
 
 
 def join_parts(parts: Iterable[Mapping[str, np.ndarray]]) -> Arrays:
@@ -116,7 +130,7 @@ class _Texts(Sequence[str]):
 
     def __getitem__(self, number: Any) -> Any:
         start = self._ends[number - 1] if number else 0
-        return bytes(self._text[start : self._ends[number]]).decode()
+        return bytes(self._text[start : self._ends[number]]).decode(*_ORIGIN)
 
 
 def _first_trained(example: Example) -> int:

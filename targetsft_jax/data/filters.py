@@ -1,5 +1,6 @@
 """Row filters: conditions on the text of a field."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -55,8 +56,8 @@ def _condition(key: str, name: str, value: Any) -> Test:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{key} is {value!r}; expected a number")
         if name == "min":
-            return lambda text: text != "" and float(text) >= value
-        return lambda text: text != "" and float(text) <= value
+            return lambda text: text != "" and _number(text) >= value
+        return lambda text: text != "" and _number(text) <= value
     if name in LENGTHS:
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise ValueError(f"{key} is {value!r}; expected a whole number, 0 or more")
@@ -67,6 +68,14 @@ def _condition(key: str, name: str, value: Any) -> Test:
         f"{key} is not a condition; expected {key.rpartition('.')[0]} to have some of"
         f" {', '.join(CONDITIONS)}"
     )
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    # No comparison holds with NaN, so the row would be left out as if it were small.
+    if math.isnan(number):
+        raise ValueError("NaN is not a number")
+    return number
 
 
 def _texts(key: str, value: Any) -> frozenset[str]:

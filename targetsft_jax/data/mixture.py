@@ -84,6 +84,19 @@ def row_order(
     return grain.MapDataset.select_from_datasets(passes, Selection())
 
 
+def rows_of_sources(weights: Sequence[float], n: int) -> list[int]:
+    """Number of rows of each source among the first n rows of `row_order`.
+
+    Args:
+        weights: weight of each source.
+        n: 0 or more.
+    """
+    counts = whole_shares(weights)
+    periods, position = divmod(n, sum(counts))
+    last = [source for source, _, _ in _turns(counts)[:position]]
+    return [periods * count + last.count(i) for i, count in enumerate(counts)]
+
+
 def whole_shares(weights: Sequence[float]) -> list[int]:
     """Smallest integers in proportion to the weights.
 

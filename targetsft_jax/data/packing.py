@@ -8,6 +8,7 @@ import numpy as np
 
 from targetsft_jax.data.examples import MASK, TOKENS, Arrays, Examples
 from targetsft_jax.data.report import DataReport
+from targetsft_jax.data.token_limit import stored_tokens
 
 # Open rows of first fit, which takes the longest examples first. More open rows are
 # filled better, but take longer, and examples of similar length cluster.
@@ -91,8 +92,10 @@ def fit_to_rows(
     exceeds = lengths > row_length
     if overlong == "error" and exceeds.any():
         first = int(np.argmax(exceeds))
+        stored = lengths[first] >= stored_tokens(row_length)
         raise ValueError(
-            f"{examples.origins[first]}: {lengths[first]} tokens and data.max_length is"
+            f"{examples.origins[first]}: {'at least ' if stored else ''}"
+            f"{lengths[first]} tokens and data.max_length is"
             f" {row_length}; raise it, or set data.overlong to truncate or drop"
         )
     # Nothing precedes the first token, so it cannot be predicted.
@@ -215,6 +218,19 @@ def count_trained(examples: Examples, layout: RowLayout) -> int:
         int(np.count_nonzero(mask[start + 1 : start + n]))
         for start, n in zip(starts.tolist(), layout.lengths.tolist())
     )
+
+
+def count_zero_weights(examples: Examples, layout: RowLayout, name: str) -> int:
+    """Number of examples of all rows without a trained label of another weight than 0.
+
+    Args:
+        examples, layout: the examples and their rows.
+        name: column with the weights.
+    """
+    mask, weights = examples.columns[MASK], examples.columns[name]
+    starts = examples.starts[layout.examples].tolist()
+    spans = (slice(s + 1, s + n) for s, n in zip(starts, layout.lengths.tolist()))
+    return sum(not weights[span][mask[span]].any() for span in spans)
 
 
 def _first_fit(

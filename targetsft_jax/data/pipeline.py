@@ -20,6 +20,7 @@ from targetsft_jax.data.examples import Arrays, Examples, from_flat
 from targetsft_jax.data.packing import RowLayout
 from targetsft_jax.data.report import DataReport
 from targetsft_jax.data.token_cache import CacheFolders, load_or_make
+from targetsft_jax.targets.inputs import INPUTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -314,6 +315,11 @@ class _Packer:
         report.packed_rows, report.row_length = layout.rows, layout.row_length
         report.tokens = int(layout.lengths.sum())
         report.trained_tokens = packing.count_trained(self._examples, layout)
+        report.zero_weights = {
+            name: packing.count_zero_weights(self._examples, layout, name)
+            for name in self._examples.columns
+            if name in INPUTS and INPUTS[name].weighs
+        }
         return {
             "settings": layout.settings(),
             "report": dataclasses.asdict(report),

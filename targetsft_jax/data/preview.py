@@ -1,5 +1,6 @@
 """Preview of a data set: packed rows as text, duplicates, overlap with evaluation."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,11 @@ from targetsft_jax.data.records import Problem, load_records
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+# A terminal would obey them: escape sequences, and marks that reverse the text.
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
 
 
 def print_preview(
@@ -45,14 +51,14 @@ def print_preview(
     console = Console(soft_wrap=True, highlight=False)
     dataset = prepare(config, tokenizer, cache_dir, held_out=held_out).train
     for line in show_rows(dataset, tokenizer, rows, seed):
-        text = Text(line)
+        text = Text(_CONTROL.sub(_escaped, line))
         text.highlight_regex(r"⟦[^⟧]*⟧", "green")
         text.highlight_regex(r"^(row|  segment) \d.*", "bold")
         console.print(text)
     console.print("\ndata", style="bold")
     lines = [*dataset.cache_log, *dataset.report.lines()]
     for line in [*lines, *find_repetitions(config, problems)]:
-        console.print(Text(f"  {line}"))
+        console.print(Text(_CONTROL.sub(_escaped, f"  {line}")))
 
 
 def show_rows(
@@ -107,6 +113,10 @@ def find_repetitions(
     yield f"overlap with the {len(problems):,} problems of the evaluation"
     yield from _describe("same question", overlap.exact)
     yield from _describe(f"{WORDS} consecutive words", overlap.shared)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match.group().encode("unicode_escape").decode()
 
 
 def _describe(kind: str, cases: Cases) -> Iterator[str]:

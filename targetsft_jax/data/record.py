@@ -1,10 +1,14 @@
 """Records: conversations parsed from rows, before tokenization."""
 
 import math
+import reprlib
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from targetsft_jax.data.filters import Test
 from targetsft_jax.targets.inputs import INPUTS, column_names
@@ -13,12 +17,55 @@ if TYPE_CHECKING:
     from targetsft_jax.data.config import FieldMap
 
 
+_FLOAT32 = np.finfo(np.float32)
+# Smallest and largest magnitude of a number other than 0 that arrives on a device.
+# Smaller ones are subnormal, which XLA rounds to 0.
+_SMALLEST, _LARGEST = float(_FLOAT32.smallest_normal), float(_FLOAT32.max)
+# Characters of a problem in an error; a row can have megabytes.
+_SHOWN = 600
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+_SURROGATE = (
+    "an unpaired surrogate, such as \\ud800, which is not a character; repair the text"
+)
+
+
 class RowError(ValueError):
-    """An unusable row; the message begins with its file and line."""
+    """An unusable row; the message begins with its file and line.
+
+    It is one line of at most some hundred printable characters, whatever the row
+    contains.
+    """
 
     def __init__(self, origin: str, problem: str):
-        super().__init__(f"{origin}: {problem}")
+        if len(problem) > _SHOWN:
+            problem = problem[:_SHOWN] + "…"
+        super().__init__(_printable(f"{origin}: {problem}"))
         self.origin = origin
+
+    @classmethod
+    def of(cls, origin: str, error: BaseException) -> "RowError":
+        """Error of a row for one of `ROW_FAULTS`."""
+        if isinstance(error, cls):
+            return error
+        if isinstance(error, RecursionError):
+            return cls(origin, "nested too deeply; expected a flat row")
+        name = type(error).__name__
+        return cls(origin, f"the row cannot be used ({name}: {error})")
+
+
+ROW_FAULTS = (ValueError, ArithmeticError, RecursionError, MemoryError)
+"""Errors of a row's content, raised by its reader or by a library under it."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A value that its file format has and Python lacks; an error where it is used."""
+
+    problem: str
+
+    def __repr__(self) -> str:
+        return self.problem
 
 
 @dataclass(frozen=True)
@@ -109,8 +156,8 @@ def first_unmet(
         except ValueError:
             raise RowError(
                 origin,
-                f"field {name!r} is {text!r}; expected a number, since data.where"
-                " compares it with one",
+                f"field {name!r} is {_SHORT.repr(text)}; expected a number, since"
+                " data.where compares it with one",
             ) from None
     return None
 
@@ -122,23 +169,36 @@ def _get(row: Mapping[str, Any], name: str, origin: str) -> Any:
     for part in name.split("."):
         if not isinstance(value, Mapping) or part not in value:
             names = ", ".join(sorted(row)) or "none"
-            raise RowError(origin, f"field {name!r} is missing; the row has {names}")
+            problem = f"field {name!r} is missing; the row has {names}"
+            if isinstance(value, Unreadable):
+                problem = f"field {name!r} is {value.problem}"
+            raise RowError(origin, problem)
         value = value[part]
     return value
 
 
 def _as_text(value: Any, name: str, origin: str) -> str:
     if isinstance(value, str):
+        if not is_unicode(value):
+            raise RowError(origin, f"field {name!r} has {_SURROGATE}")
         return value
-    if isinstance(value, bool | int | float):
-        return str(value)
+    if isinstance(value, bool | int | float | Decimal):
+        if not math.isfinite(value):
+            raise RowError(
+                origin, f"field {name!r} is {value}; expected text or a finite number"
+            )
+        return f"{value:f}" if isinstance(value, Decimal) else str(value)
     if isinstance(value, list):
         return "\n".join(_as_text(item, name, origin) for item in value)
     raise RowError(
         origin,
-        f"field {name!r} is {type(value).__name__}; expected text, a number or a list"
+        f"field {name!r} is {_kind(value)}; expected text, a number or a list"
         " (select a field of an object by a dot, as in 'options.A')",
     )
+
+
+def _kind(value: Any) -> str:
+    return value.problem if isinstance(value, Unreadable) else type(value).__name__
 
 
 def _text(row: Mapping[str, Any], template: str, origin: str) -> str:
@@ -162,17 +222,16 @@ def _hole(row: Mapping[str, Any], name: str, origin: str) -> str:
 def _messages(row: Mapping[str, Any], name: str, origin: str) -> list[dict[str, str]]:
     turns = _get(row, name, origin)
     if not isinstance(turns, list) or not turns:
-        kind = "an empty list" if turns == [] else type(turns).__name__
+        kind = "an empty list" if turns == [] else _kind(turns)
         raise RowError(origin, f"field {name!r} is {kind}; expected a list of turns")
     messages = []
     for i, turn in enumerate(turns):
         path = f"{name}[{i}]"
         if not isinstance(turn, Mapping):
-            kind = type(turn).__name__
-            raise RowError(origin, f"{path} is {kind}; expected an object")
+            raise RowError(origin, f"{path} is {_kind(turn)}; expected an object")
         for key in ("role", "content"):
             if not isinstance(turn.get(key), str):
-                kind = type(turn[key]).__name__ if key in turn else "missing"
+                kind = _kind(turn[key]) if key in turn else "missing"
                 raise RowError(origin, f"{path}.{key} is {kind}; expected text")
         if turn["role"] == "assistant" and not turn["content"].strip():
             raise RowError(origin, f"{path}.content is empty; expected a response")
@@ -186,14 +245,11 @@ def _check_roles(messages: list[dict[str, str]], origin: str, train: bool) -> No
         if role not in ("system", "user", "assistant"):
             raise RowError(
                 origin,
-                f"turn {i} has role {role!r}; expected system, user or assistant",
+                f"turn {i} has role {_SHORT.repr(role)}; expected system, user or"
+                " assistant",
             )
-        if not _is_unicode(messages[i]["content"]):
-            raise RowError(
-                origin,
-                f"turn {i} has an unpaired surrogate, such as \\ud800, which is not a"
-                " character; repair the text",
-            )
+        if not is_unicode(messages[i]["content"]):
+            raise RowError(origin, f"turn {i} has {_SURROGATE}")
         if role == "system" and i > 0:
             raise RowError(origin, f"turn {i} has role system; expected it in turn 0")
     speakers = [role for role in roles if role != "system"]
@@ -206,12 +262,19 @@ def _check_roles(messages: list[dict[str, str]], origin: str, train: bool) -> No
         raise RowError(origin, "the prompt does not end in a user turn")
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """True for text without unpaired surrogates, which UTF-8 and tokenizers lack."""
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _printable(text: str) -> str:
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def _column(name: str, value: Any, origin: str) -> float | list[float]:
@@ -221,9 +284,15 @@ def _column(name: str, value: Any, origin: str) -> float | list[float]:
 
 
 def _number(name: str, value: Any, origin: str) -> float:
+    """The number of a column, which float32 can hold."""
     domain = INPUTS[name].domain
-    number = isinstance(value, bool | int | float) and math.isfinite(value)
+    expected = "a number" if domain is None else f"a number, {domain.expected}"
+    # Python compares whole numbers of any size with floats; NaN equals nothing.
+    number = isinstance(value, bool | int | float | Decimal) and value == value
+    # A weight must not vanish; a log-probability may round to 0, a probability of 1.
+    if number and (abs(value) > _LARGEST or 0 < value < _SMALLEST):
+        expected += f", that float32 holds: 0, or {_SMALLEST:.2g} to {_LARGEST:.2g}"
+        number = False
     if not number or (domain is not None and not domain.accepts(value)):
-        expected = "a number" if domain is None else f"a number, {domain.expected}"
-        raise RowError(origin, f"{name} is {value!r}; expected {expected}")
+        raise RowError(origin, f"{name} is {_SHORT.repr(value)}; expected {expected}")
     return float(value)

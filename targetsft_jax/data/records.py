@@ -1,7 +1,7 @@
 """Records to train on and problems to evaluate on, before any tokenizer."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from targetsft_jax.data.config import (
@@ -10,23 +10,28 @@ from targetsft_jax.data.config import (
     FieldMap,
     SourceConfig,
     SyntheticConfig,
+    origins,
     paths,
     source_name,
     sources,
+    used_fields,
     validate,
 )
 from targetsft_jax.data.filters import conditions
 from targetsft_jax.data.hf_folder import split_files
-from targetsft_jax.data.record import Record, RowError, first_unmet, to_record
-from targetsft_jax.data.report import DataReport
-from targetsft_jax.data.sources import (
-    Row,
-    parse_row,
-    read_files,
-    read_lines,
-    read_parquet,
+from targetsft_jax.data.json_rows import parse_row
+from targetsft_jax.data.record import (
+    ROW_FAULTS,
+    Record,
+    RowError,
+    first_unmet,
+    to_record,
 )
+from targetsft_jax.data.report import DataReport
+from targetsft_jax.data.sources import Row, read_files, read_lines, read_parquet
 from targetsft_jax.data.synthetic import make_record
+from targetsft_jax.data.table_rows import Select
+from targetsft_jax.targets.inputs import column_names
 
 # Consecutive duplicates after which a split is assumed to be exhausted.
 _MAX_REPEATS = 1000
@@ -84,6 +89,7 @@ def problems(
     config: DataConfig | SyntheticConfig,
     split: str = "heldout",
     n: int | None = None,
+    report: DataReport | None = None,
 ) -> list[Problem]:
     """Load the problems to evaluate on.
 
@@ -96,6 +102,7 @@ def problems(
             `config.split`, another file, or `where`.
         n: number of problems, from the beginning of the source. None: all of a file,
             or `synthetic.examples` generated ones.
+        report: updated with the counts of the rows of a source; None: they are lost.
 
     Raises:
         ValueError: the split has fewer than n distinct problems; a source has none; a
@@ -115,7 +122,7 @@ def problems(
                 f"mixture[{i}].source of the problems is synthetic; expected sources"
                 " with a gold answer in each row, or generated problems alone"
             )
-    report = DataReport()
+    report = DataReport() if report is None else report
     selection: list[Problem] = []
     for record in read_records(config, report, train=False):
         assert record.answer is not None  # `to_record` refuses such a row.
@@ -124,8 +131,11 @@ def problems(
         )
         if len(selection) == n:
             break
+    report.examples = len(selection)
     if not selection:
-        raise ValueError(f"no problem left to evaluate on:\n{report}")
+        raise ValueError(
+            f"no problem left to evaluate on, from {origins(config)}:\n{report}"
+        )
     return selection
 
 
@@ -158,9 +168,9 @@ def _read_source(
                 continue
             id = row["id"] if source.source == "tfds" else origin.rpartition("/")[2]
             record = to_record(row, fields, origin, train=train, id=id, source=name)
-        except RowError as error:
+        except ROW_FAULTS as error:
             report.count_source("bad", name)
-            bad_row(error, config, report)
+            bad_row(RowError.of(origin, error), config, report)
             continue
         yield record
 
@@ -172,10 +182,11 @@ def _open(
     if source.source == "jsonl":
         return read_lines(paths(source)), source.fields
     if source.source == "parquet":
-        return read_parquet(paths(source)), source.fields
+        return read_parquet(paths(source), _columns(source)), source.fields
     if source.source == "hf_dataset":
         assert isinstance(source.path, str)  # `validate` refuses others.
-        return read_files(split_files(source.path, source.split)), source.fields
+        files = split_files(source.path, source.split)
+        return read_files(files, _columns(source)), source.fields
     from targetsft_jax.data.catalogue import builder, conversation
 
     assert source.dataset is not None
@@ -190,6 +201,24 @@ def _open(
     if source.fields != FieldMap():
         return rows, source.fields
     return rows, conversation.TRAIN if train else conversation.EVALUATE
+
+
+def _columns(source: SourceConfig) -> Select:
+    """Selection of the columns that a source uses; all if it uses a missing one.
+
+    The error about a missing field lists the others.
+    """
+
+    def select(names: Sequence[str]) -> list[str]:
+        used = {name for name in column_names() if name in names}
+        for name in used_fields(source, names):
+            column = name if name in names else name.split(".")[0]
+            if column not in names:
+                return list(dict.fromkeys(names))
+            used.add(column)
+        return [name for name in dict.fromkeys(names) if name in used]
+
+    return select
 
 
 def _generated_problems(

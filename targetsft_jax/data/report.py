@@ -41,6 +41,9 @@ class DataReport:
     """Tokens in the packed rows, without padding."""
     trained_tokens: int = 0
     """Trained labels in the packed rows."""
+    zero_weights: dict[str, int] = field(default_factory=dict)
+    """Column that weighs the loss -> examples in which it is 0 for all trained
+    labels."""
     mask_from: str = ""
     """Source of the loss mask: the template's marks or its prefix property."""
     by_source: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -123,6 +126,9 @@ class DataReport:
                 f"trained tokens       {self.trained_tokens:,}"
                 f" ({self.trained_tokens / max(1, self.tokens):.1%})",
             ]
+        for name, count in sorted(self.zero_weights.items()):
+            if count:
+                lines.append(f"weighted with 0      {count:,} (by {name})")
         if len(self.by_source) > 1:
             lines += self._source_table()
         if self.mask_from:
@@ -154,7 +160,10 @@ class DataReport:
         counts = self.by_source[name]
         if not self.weights:
             return counts.get("tokens", 0) / max(1, self.tokens), 1.0
-        share = self.weights[name] / sum(self.weights.values())
+        # Relative to the largest, since the sum of weights may overflow.
+        largest = max(self.weights.values())
+        share = self.weights[name] / largest
+        share /= sum(weight / largest for weight in self.weights.values())
         return share, share * self.packed_rows / counts["packed_rows"]
 
     def __str__(self) -> str:

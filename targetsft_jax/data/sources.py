@@ -1,29 +1,53 @@
-"""Read rows of local files, each with its `file:row`."""
+"""Read rows of local files, each with its `file:row`, in bounded memory."""
 
+import functools
 import gzip
+import io
 import json
 import re
+import stat
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from targetsft_jax.data.record import RowError
+from targetsft_jax.data import table_rows
+from targetsft_jax.data.json_rows import MAX_LINE, decode
+from targetsft_jax.data.table_rows import Select, all_columns
 
 # A JSON line stays bytes until `parse_row`, so that a malformed one is a bad row and
 # does not end the stream.
 Row = bytes | Mapping[str, Any]
-# Table rows converted to Python objects per batch.
-_ROWS_AT_A_TIME = 1024
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<shard>\d{5})-of-(?P<shards>\d{5})(?P<kind>\..+)")
 KINDS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".arrow")
+# Bytes of a JSON document, which is read at once.
+_MAX_DOCUMENT = 2**31
+# Text is compressed to a fifth. More than this, beyond the first bytes, is no text but
+# an attempt to fill memory or time: gzip reaches 1,032.
+_MAX_RATIO, _RATIO_FROM = 200, 2**26
+_CHUNK = 2**20
+# First bytes of files that are not JSON lines.
+_FORMATS = {
+    b"\x1f\x8b": "gzip; expected a name that ends in .gz",
+    b"\x28\xb5\x2f\xfd": "Zstandard; expected plain text or gzip: decompress it",
+    b"BZh": "bzip2; expected plain text or gzip: decompress it",
+    b"\xfd7zXZ": "xz; expected plain text or gzip: decompress it",
+    b"PK\x03\x04": "a zip archive; expected plain text or gzip: unpack it",
+    b"PAR1": "Parquet; set source to parquet",
+}
 
 
-def read_files(paths: Iterable[str]) -> Iterator[tuple[str, Row]]:
+def read_files(
+    paths: Iterable[str], select: Select = all_columns
+) -> Iterator[tuple[str, Row]]:
     """Stream the rows of files of any of KINDS, by the extensions of their names.
 
+    Args:
+        paths: the files, in order.
+        select: columns to read of a table; JSON rows are always complete.
+
     Yields:
-        (`file:row`, the row for `parse_row`).
+        (`file:row`, the row for `json_rows.parse_row`).
 
     Raises:
         ValueError: as the readers below; an extension not in KINDS.
@@ -34,9 +58,9 @@ def read_files(paths: Iterable[str]) -> Iterator[tuple[str, Row]]:
         elif path.endswith((".json", ".json.gz")):
             yield from _read_json(path)
         elif path.endswith(".parquet"):
-            yield from read_parquet(path)
+            yield from read_parquet(path, select)
         elif path.endswith(".arrow"):
-            yield from read_arrow(path)
+            yield from read_arrow(path, select)
         else:
             raise ValueError(
                 f"{path}: expected a file whose name ends in {', '.join(KINDS)}"
@@ -50,19 +74,27 @@ def read_lines(paths: str | Iterable[str]) -> Iterator[tuple[str, bytes]]:
         paths: one file or several, read in order.
 
     Yields:
-        (`file:line`, the line's bytes).
+        (`file:line`, the line's bytes). A line of more than MAX_LINE bytes is cut one
+        byte after them, so that `parse_row` refuses it.
 
     Raises:
-        ValueError: a file is missing, or its compression is damaged. This ends the
-            stream even if bad rows are skipped, since the rest cannot be counted.
+        ValueError: a file is missing or of another format, its compression is damaged,
+            or it expands to far more than text does. This ends the stream even if bad
+            rows are skipped, since the rest cannot be counted.
     """
-    for path in existing_files(paths):
+    for path in list(existing_files(paths)):
         number = 0
         try:
-            with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
-                for number, line in enumerate(file, 1):
+            with open(path, "rb") as raw:
+                content = _Content(path, raw)
+                while line := content.file.readline(MAX_LINE + 1):
+                    number += 1
+                    content.count(line)
                     if line.strip():
                         yield f"{path}:{number}", line
+                    if len(line) > MAX_LINE and not line.endswith(b"\n"):
+                        del line  # Its memory is needed no more.
+                        content.skip_line()
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(
                 f"{path}: the gzip stream is damaged after line {number} ({error});"
@@ -70,8 +102,10 @@ def read_lines(paths: str | Iterable[str]) -> Iterator[tuple[str, bytes]]:
             ) from error
 
 
-def read_parquet(paths: str | Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Stream the rows of Parquet files, nested columns as lists and dicts.
+def read_parquet(
+    paths: str | Iterable[str], select: Select = all_columns
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Stream the rows of Parquet files; see `table_rows.read_parquet`.
 
     Yields:
         (`file:row` from 1, the row).
@@ -79,55 +113,19 @@ def read_parquet(paths: str | Iterable[str]) -> Iterator[tuple[str, dict[str, An
     Raises:
         ValueError: a file is missing, not a Parquet file, or damaged.
     """
-    import pyarrow
-    import pyarrow.parquet
-
-    for path in existing_files(paths):
-        try:
-            # Row groups are read on demand. Page checksums, if the file has them, cost
-            # next to nothing to verify.
-            with pyarrow.parquet.ParquetFile(
-                path, pre_buffer=False, page_checksum_verification=True
-            ) as file:
-                yield from _rows(path, file.iter_batches(_ROWS_AT_A_TIME))
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise _damaged(path, "Parquet", error) from error
+    for path in list(existing_files(paths)):
+        yield from _numbered(path, table_rows.read_parquet(path, select))
 
 
-def read_arrow(paths: str | Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Stream the rows of files in Arrow's stream format, memory-mapped.
+def read_arrow(
+    paths: str | Iterable[str], select: Select = all_columns
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Stream the rows of files in Arrow's stream format; see `table_rows.read_arrow`.
 
     Yields, Raises: as `read_parquet`.
     """
-    import pyarrow
-
-    for path in existing_files(paths):
-        try:
-            with (
-                pyarrow.memory_map(path) as file,
-                pyarrow.ipc.open_stream(file) as rows,
-            ):
-                yield from _rows(path, rows)
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise _damaged(path, "Arrow", error) from error
-
-
-def parse_row(row: Row, origin: str) -> Mapping[str, Any]:
-    """Parse a JSON line; table rows are returned unchanged.
-
-    Raises:
-        RowError: not UTF-8, not JSON, or JSON that is not an object.
-    """
-    if isinstance(row, bytes):
-        try:
-            row = json.loads(row.decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise RowError(origin, f"not UTF-8: {error}") from error
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise RowError(origin, f"not JSON: {error}") from error
-    if not isinstance(row, Mapping):
-        raise RowError(origin, f"a JSON {type(row).__name__}; expected an object")
-    return row
+    for path in list(existing_files(paths)):
+        yield from _numbered(path, table_rows.read_arrow(path, select))
 
 
 def refuse_missing_shards(paths: Iterable[str]) -> None:
@@ -150,43 +148,115 @@ def refuse_missing_shards(paths: Iterable[str]) -> None:
 def existing_files(paths: str | Iterable[str]) -> Iterator[str]:
     """Yield each path; raise ValueError if it is not a file."""
     for path in [paths] if isinstance(paths, str) else paths:
+        # A pipe would never end, and is empty when it is read again.
         if not Path(path).is_file():
-            raise ValueError(f"{path}: no such file; check data.path")
+            raise ValueError(f"{path}: {_other_than_a_file(path)}; check data.path")
         yield path
 
 
-def _rows(path: str, batches: Iterable[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    number = 0
-    for batch in batches:
-        # Batches of a stream have any size.
-        for start in range(0, batch.num_rows, _ROWS_AT_A_TIME):
-            for row in batch.slice(start, _ROWS_AT_A_TIME).to_pylist():
-                number += 1
-                yield f"{path}:{number}", row
+def _other_than_a_file(path: str) -> str:
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        if re.search(r"[*?\[]", path):
+            return "no such file, and patterns are not expanded: list the files"
+        return "no such file"
+    if stat.S_ISDIR(mode):
+        return "a folder; expected a file, or source hf_dataset"
+    return "a pipe or a device; expected a regular file"
+
+
+class _Content:
+    """Decompressed bytes of a file, with a limit on their ratio to the compressed.
+
+    Attributes:
+        file: the bytes.
+    """
+
+    def __init__(self, path: str, raw: BinaryIO):
+        self._path, self._raw = path, raw
+        self._size, self._next_check = 0, _RATIO_FROM
+        self.file = raw
+        if path.endswith(".gz"):
+            stream: Any = gzip.GzipFile(fileobj=raw)
+            self.file = io.BufferedReader(stream, _CHUNK)
+            return
+        start = raw.read(8)
+        raw.seek(0)
+        for magic, kind in _FORMATS.items():
+            if start.startswith(magic):
+                raise ValueError(f"{path}: the file is {kind}")
+
+    def count(self, part: bytes) -> None:
+        """Count bytes that were read.
+
+        Raises:
+            ValueError: the file expands to far more than text does.
+        """
+        self._size += len(part)
+        if self._size < self._next_check:
+            return
+        self._next_check = self._size + _CHUNK
+        if self._size > _MAX_RATIO * self._raw.tell():
+            raise ValueError(
+                f"{self._path}: {self._raw.tell():,} bytes expand to more than"
+                f" {self._size:,}; expected at most {_MAX_RATIO} times as many in a"
+                " file of text"
+            )
+
+    def skip_line(self) -> None:
+        """Read to the end of the line."""
+        while part := self.file.readline(_CHUNK):
+            self.count(part)
+            if part.endswith(b"\n"):
+                return
+
+    def read(self) -> bytes:
+        """All bytes.
+
+        Raises:
+            ValueError: more than _MAX_DOCUMENT.
+        """
+        parts = []
+        for part in iter(functools.partial(self.file.read, _CHUNK), b""):
+            self.count(part)
+            parts.append(part)
+            if self._size > _MAX_DOCUMENT:
+                raise ValueError(
+                    f"{self._path}: a JSON document of more than"
+                    f" {_MAX_DOCUMENT >> 30} GiB; expected JSON lines, in a file whose"
+                    " name ends in .jsonl"
+                )
+        return b"".join(parts)
+
+
+def _numbered(
+    path: str, rows: Iterable[Mapping[str, Any]]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for number, row in enumerate(rows, 1):
+        yield f"{path}:{number}", row
 
 
 def _read_json(path: str) -> Iterator[tuple[str, Row]]:
     """Rows of a JSON file: a list of objects, an object id -> object, or JSON lines."""
     (path,) = existing_files(path)
     try:
-        with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as file:
-            content = json.loads(file.read().decode("utf-8-sig"))
+        with open(path, "rb") as raw:
+            content = decode(_Content(path, raw).read().decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         if not error.msg.startswith("Extra data"):
             raise ValueError(f"{path}: not JSON: {error}; download it again") from error
         yield from read_lines(path)
         return
+    except RecursionError as error:
+        raise ValueError(
+            f"{path}: nested too deeply; expected a list of rows"
+        ) from error
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: damaged ({error}); download it again") from error
     if isinstance(content, dict) and all(isinstance(v, dict) for v in content.values()):
         content = [{"id": key, **row} for key, row in content.items()]
-    elif isinstance(content, dict):
+    elif not isinstance(content, list):
         content = [content]  # A single line.
     for number, row in enumerate(content, 1):
         yield f"{path}:{number}", row
-
-
-def _damaged(path: str, kind: str, error: Exception) -> ValueError:
-    return ValueError(
-        f"{path}: not a complete {kind} file ({error}); download it again"
-    )

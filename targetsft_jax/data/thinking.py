@@ -40,18 +40,20 @@ def treat(record: Record, thinking: str) -> Record:
 
 def _without(text: str, opening: str, closing: str, origin: str, turn: int) -> str:
     remains = []
-    while opening in text:
-        before, _, inside = text.partition(opening)
-        _, closed, text = inside.partition(closing)
-        if not closed:
+    at = 0  # The text is not copied for each block, of which there may be millions.
+    while (start := text.find(opening, at)) >= 0:
+        end = text.find(closing, start + len(opening))
+        if end < 0:
             raise RowError(
                 origin,
                 f"turn {turn} has an unclosed thinking block: {opening!r} without"
                 f" {closing!r} after it; close it, or leave the row out",
             )
-        remains.append(before)
-        text = text.lstrip()
-    return "".join([*remains, text])
+        remains.append(text[at:start])
+        at = end + len(closing)
+        while at < len(text) and text[at].isspace():
+            at += 1
+    return "".join([*remains, text[at:]])
 
 
 def _check_remains(content: str, origin: str, turn: int) -> None:

@@ -78,12 +78,14 @@ def evaluate_model(
         The score, and every problem with its graded completions.
 
     Raises:
-        ValueError: as `generate`; an empty gold answer.
+        ValueError: as `generate`; an empty gold answer; a prompt that its chat template
+            refuses, whose text is read as a control token, or that leaves no position
+            for a completion.
     """
     completions = generate(
         config,
         params,
-        [encode_prompt(problem.messages, tokenizer).tolist() for problem in problems],
+        _prompts(config, problems, tokenizer, settings.max_new_tokens),
         samples=settings.samples,
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
@@ -116,3 +118,31 @@ def evaluate_model(
         ),
     )
     return score, graded
+
+
+def _prompts(
+    config: DecoderConfig,
+    problems: Sequence[Problem],
+    tokenizer: "PreTrainedTokenizerBase",
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """Tokens of each problem's prompt, fewer than the model's positions.
+
+    Completions may go on beyond these positions, as in published evaluations; the
+    number of problems where that can happen is printed.
+    """
+    positions = config.context_length
+    prompts = [
+        encode_prompt(
+            problem.messages, tokenizer, origin=problem.id, limit=positions - 1
+        ).tolist()
+        for problem in problems
+    ]
+    beyond = sum(len(prompt) + max_new_tokens > positions for prompt in prompts)
+    if beyond:
+        print(
+            f"  {beyond:,} of {len(prompts):,} problems leave fewer than"
+            f" {max_new_tokens:,} of the model's {positions:,} positions: their"
+            " completions may go beyond them"
+        )
+    return prompts

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 
 import jax
@@ -13,6 +14,7 @@ from jax.typing import DTypeLike
 from targetsft_jax.generation.loop import LoopPlan, decode
 from targetsft_jax.generation.sampling import SamplingPlan, SamplingSettings
 from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.parallel import preemption
 from targetsft_jax.parallel.processes import to_host
 
 SHORTEST_BUCKET = 64
@@ -68,7 +70,8 @@ def generate(
         dtype: dtype of the forward passes and the cache. Logits and probabilities are
             float32.
         batch_size: prompts decoded at a time, `batch_size * samples` rows of cache;
-            None for all prompts of one padded length.
+            None for all prompts of one padded length whose cache and scores fit the
+            memory of a device.
         row_sharding: a sharding whose first axis spreads the rows over a mesh. With
             None, every device of the parameters' mesh computes every row.
 
@@ -76,8 +79,9 @@ def generate(
         A list of `samples` completions for each prompt.
 
     Raises:
-        ValueError: an empty prompt, a token id outside the vocabulary, or a setting out
-            of its domain.
+        ValueError: an empty prompt, one that leaves no position for a completion or
+            whose cache exceeds the memory of a device, a token id outside the
+            vocabulary, or a setting out of its domain.
     """
     vocab_size = config.vocab_size if vocab_size is None else vocab_size
     SamplingSettings(
@@ -104,9 +108,15 @@ def generate(
         "stop_ids": np.asarray(sorted({-1, *stop_ids}), np.int32),
     }
     completions: list[list[Completion]] = [[] for _ in prompts]
-    for length, members in _buckets(prompts).items():
-        size = min(batch_size or len(members), len(members))
+    buckets = _buckets(prompts)
+    sizes = {
+        length: _batch_size(config, plan, length, members, batch_size)
+        for length, members in buckets.items()
+    }
+    for length, members in buckets.items():
+        size = sizes[length]
         for first in range(0, len(members), size):
+            preemption.check()
             numbers = members[first : first + size]
             # Filled with copies of a prompt, so that one program serves all batches.
             missing = _padded_size(size, row_sharding) - len(numbers)
@@ -129,6 +139,64 @@ def _buckets(prompts: Sequence[Sequence[int]]) -> dict[int, list[int]]:
     return dict(sorted(buckets.items()))
 
 
+def _batch_size(
+    config: DecoderConfig,
+    plan: LoopPlan,
+    length: int,
+    members: list[int],
+    requested: int | None,
+) -> int:
+    """Prompts per batch: as requested, or as many as fit the memory of a device.
+
+    Raises:
+        ValueError: not even these fit.
+    """
+    memory = device_memory()
+    size = min(requested or len(members), len(members))
+    if requested is None and memory is not None:
+        # Of a prompt alone; a batch is a multiple of the shards.
+        one = batch_bytes(config, plan, 1, length)
+        size = max(1, min(size, memory * _shards(plan.row_sharding) // one))
+    rows = -(-_padded_size(size, plan.row_sharding) // _shards(plan.row_sharding))
+    needed = batch_bytes(config, plan, rows, length)
+    if memory is not None and needed > memory:
+        raise ValueError(
+            f"prompt {members[0]} is padded to {length:,} tokens: {size} such prompt(s)"
+            f" with {plan.samples} samples of {plan.max_new_tokens:,} tokens need"
+            f" {needed / 2**30:,.1f} GiB of KV cache and attention scores per device,"
+            f" which has {memory / 2**30:,.1f} GiB; shorten the prompt, or lower"
+            " samples or the batch size"
+        )
+    return size
+
+
+def batch_bytes(
+    config: DecoderConfig, plan: LoopPlan, prompts: int, length: int
+) -> int:
+    """Bytes of the KV cache and of the prefill's attention scores of a batch.
+
+    Args:
+        config: the decoder.
+        plan: samples, maximum of new tokens, dtype of the cache.
+        prompts: prompts of the batch on one device.
+        length: tokens that they are padded to.
+    """
+    slots = length + plan.max_new_tokens - 1
+    per_slot = 2 * config.num_layers * config.num_kv_heads * config.head_dim
+    cache = prompts * plan.samples * slots * per_slot * plan.dtype.itemsize
+    # Scores and their softmax in float32, of one layer.
+    return cache + prompts * config.num_heads * length * slots * 2 * 4
+
+
+def device_memory() -> int | None:
+    """Bytes of memory of one device, or None if it is unknown."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        # The devices of a simulated mesh share it.
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
 def _left_padded(
     prompts: Sequence[Sequence[int]], numbers: list[int], length: int
 ) -> dict[str, np.ndarray]:
@@ -148,12 +216,17 @@ def _left_padded(
 
 def _padded_size(size: int, row_sharding: NamedSharding | None) -> int:
     """Batch size rounded up to a multiple of the shards of the rows."""
+    shards = _shards(row_sharding)
+    return -(-size // shards) * shards
+
+
+def _shards(row_sharding: NamedSharding | None) -> int:
+    """Number of shards of the rows."""
     if row_sharding is None:
-        return size
+        return 1
     axes = row_sharding.spec[0]
     axes = axes if isinstance(axes, tuple) else (axes,)
-    shards = math.prod(row_sharding.mesh.shape[axis] for axis in axes if axis)
-    return -(-size // shards) * shards
+    return math.prod(row_sharding.mesh.shape[axis] for axis in axes if axis)
 
 
 def _check_tokens(
@@ -169,6 +242,12 @@ def _check_tokens(
             raise ValueError(
                 f"prompt {number} is empty; expected at least one token, such as the "
                 "tokenizer's first token"
+            )
+        if len(prompt) >= config.context_length:
+            raise ValueError(
+                f"prompt {number} has {len(prompt):,} tokens; expected fewer than the "
+                f"model's {config.context_length:,} positions "
+                "(max_position_embeddings), so that a completion fits behind it"
             )
         outside = [token for token in prompt if not 0 <= token < config.vocab_size]
         if outside:

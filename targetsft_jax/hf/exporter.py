@@ -13,7 +13,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.typing import DTypeLike
 
-from targetsft_jax.hf.export_folder import check_export
 from targetsft_jax.hf.shard_reader import cast_into
 from targetsft_jax.hf.sidecar_files import write_sidecar_files
 from targetsft_jax.hf.tensor_files import INDEX_FILE, SINGLE_FILE
@@ -21,8 +20,8 @@ from targetsft_jax.hf.tensor_map import ParameterSlice, checkpoint_tensors
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import abstract_params
 from targetsft_jax.models.layer_leaf import LayerLeaf
-from targetsft_jax.parallel import processes
-from targetsft_jax.storage import atomic
+from targetsft_jax.parallel import preemption, processes
+from targetsft_jax.storage import atomic, manifest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,6 +41,7 @@ def save_pretrained(
     dtype: DTypeLike | None = None,
     max_shard_bytes: int = 5_000_000_000,
     extra_config: Mapping[str, Any] | None = None,
+    replace: bool = True,
 ) -> None:
     """Write config, weights and tokenizer in the Hugging Face layout, atomically.
 
@@ -51,8 +51,7 @@ def save_pretrained(
 
     Args:
         folder: the target. An existing one is replaced only if it is empty or an
-            earlier export: it has a config.json and only files that exports write, and
-            its README.md is unedited.
+            earlier export without a changed or additional file.
         config: the decoder.
         params: the tree of `init_params`, sharded or not; leaves may be any
             `LayerLeaf`. Each leaf is read one layer at a time, in order.
@@ -66,9 +65,10 @@ def save_pretrained(
         max_shard_bytes: maximum tensor bytes per safetensors file; a larger model is
             split over several files with an index. A larger tensor has its own file.
         extra_config: more keys for config.json.
+        replace: False: a target that exists at the end stays, as in a cache.
 
     Raises:
-        FileExistsError: the target exists and is not an export, or has other files.
+        FileExistsError: the target exists and is not an export, or was changed.
         ValueError: parameters that do not fit the config, a dtype that cannot be
             stored, a tokenizer larger than the vocabulary or one that AutoTokenizer
             changes, or an extra key that contradicts the config.
@@ -82,7 +82,8 @@ def save_pretrained(
         # Before the weights, whose gathers take long; the other processes wait for the
         # outcome.
         try:
-            partial = atomic.begin(folder, check_export)
+            check = manifest.check_replaceable if replace else None
+            partial = atomic.begin(folder, check)
             write_sidecar_files(
                 partial,
                 config,
@@ -98,7 +99,8 @@ def save_pretrained(
         _raise_everywhere(error, folder)
         _write_weights(partial, params, specs, max_shard_bytes)
         if partial is not None:
-            atomic.finish(partial, folder)
+            manifest.write(partial)
+            atomic.finish(partial, folder, manifest.check_replaceable, replace=replace)
     except BaseException:
         if partial is not None:
             atomic.abandon(partial)
@@ -252,6 +254,7 @@ def _write_safetensors(
     with open(path, "wb") as file:
         file.write(_header(specs.items()))
         for spec in specs.values():
+            preemption.check()
             # A view as bytes, since bfloat16 has no buffer interface.
             file.write(_host_tensor(params, spec).view(np.uint8).data)
 

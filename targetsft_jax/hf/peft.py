@@ -11,7 +11,7 @@ from targetsft_jax.hf.tensor_map import ParameterSlice, checkpoint_tensors
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.lora import Lora
 from targetsft_jax.parallel import processes
-from targetsft_jax.storage import atomic
+from targetsft_jax.storage import atomic, manifest
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 
@@ -31,15 +31,15 @@ def save_adapter(
     Every process of a multi-process job must call this; the primary process writes.
 
     Args:
-        folder: the target. An existing one is replaced only if it is an earlier export
-            of adapters.
+        folder: the target. An existing one is replaced only if it is empty or an
+            earlier export without a changed or additional file.
         config: the decoder.
         adapters: the tree of `init_adapters`, sharded or not.
         lora: their rank, scale and targets.
         base: local folder or hub id of the adapted model.
 
     Raises:
-        FileExistsError: the target exists and has other files.
+        FileExistsError: the target exists and is not an export, or was changed.
     """
     folder = Path(folder).resolve()
     tensors, ranks = _tensors(config, adapters, lora)
@@ -130,20 +130,8 @@ def _write(
 ) -> None:
     from safetensors.numpy import save_file
 
-    with atomic.folder(folder, _check_target) as partial:
+    with atomic.folder(folder, manifest.check_replaceable) as partial:
         save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
         text = json.dumps(document, indent=2) + "\n"
         (partial / CONFIG_FILE).write_text(text, encoding="utf-8")
-
-
-def _check_target(folder: Path) -> None:
-    foreign = sorted(
-        path.name
-        for path in (folder.iterdir() if folder.is_dir() else ())
-        if path.name not in (CONFIG_FILE, WEIGHTS_FILE)
-    )
-    if foreign or folder.is_file():
-        raise FileExistsError(
-            f"{folder} exists and would be deleted, but is not an export of adapters: "
-            f"{', '.join(foreign) or 'it is a file'}. Move it, or pass another folder."
-        )
+        manifest.write(partial)

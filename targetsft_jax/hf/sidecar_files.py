@@ -8,17 +8,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from targetsft_jax.hf.config_json import config_to_json
-from targetsft_jax.hf.export_folder import (
-    CARD_FILE,
-    TOKENIZER_FILES,
-    TOKENIZER_FOLDER,
-    signed,
-)
 from targetsft_jax.hf.tensor_files import read_json
 from targetsft_jax.models.config import DecoderConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+)
+TOKENIZER_FOLDER = "additional_chat_templates"
+"""Folder of a tokenizer's additional chat templates."""
+
+CARD_FILE = "README.md"
 
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -80,7 +90,7 @@ def write_sidecar_files(
     elif like is not None:
         copy_tokenizer(like, folder)
     if card is not None:
-        (folder / CARD_FILE).write_text(signed(card), encoding="utf-8")
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from targetsft_jax.models.rope import Scaling
+from targetsft_jax.models.rope import LinearScaling, Scaling
 
 ACTIVATIONS = ("silu", "gelu_tanh")
 
@@ -20,7 +20,7 @@ class DecoderConfig:
         num_kv_heads: key and value heads; divides num_heads.
         head_dim: width of one head, even; None for hidden_size // num_heads.
         max_position_embeddings: longest context that the weights were trained on.
-            Nothing is truncated to it; it is written into exported configs.
+            Nothing is truncated to it; see `context_length`.
         rms_norm_eps: added to the mean square before its root.
         rope_theta: base of the rotary frequencies.
         rope_scaling: scaling of the rotary frequencies (see `rope`), or None.
@@ -125,6 +125,19 @@ class DecoderConfig:
                 f"{self.num_kv_heads}; every key/value head must serve the same "
                 "number of query heads."
             )
+
+    @property
+    def context_length(self) -> int:
+        """Number of positions: `max_position_embeddings`, or more by its scaling.
+
+        Configs of extended models state either the extended length (Llama 3.1) or the
+        original one beside the factor (Qwen2.5 with YaRN).
+        """
+        scaling = self.rope_scaling
+        if scaling is None or isinstance(scaling, LinearScaling):
+            return self.max_position_embeddings
+        extended = scaling.original_max_position_embeddings * scaling.factor
+        return max(self.max_position_embeddings, int(extended))
 
     @property
     def rotary_dim(self) -> int:

@@ -20,8 +20,9 @@ def launch(
 ) -> int:
     """Run an action on the devices and processes of a `mesh` section.
 
-    With several processes only the primary one prints, and a failed process exits
-    immediately: an orderly shutdown would wait for the others, which wait for it.
+    With several processes only the primary one prints, and a process that fails or
+    stops alone exits immediately: an orderly shutdown would wait for the others, which
+    wait for it.
 
     Args:
         action: returns an exit code, None for success.
@@ -37,6 +38,7 @@ def launch(
     """
     import jax
 
+    from targetsft_jax.parallel.preemption import Preempted
     from targetsft_jax.parallel.processes import initialize, is_primary
 
     if cpu_devices is not None:
@@ -54,13 +56,29 @@ def launch(
     if not is_primary():
         # The file descriptor, not sys.stdout: compiled libraries print as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    together = False
+
+    def stoppable(_: list[str]) -> int | None:
+        nonlocal together
+        try:
+            return action()
+        except Preempted as stop:
+            together = stop.step is not None
+            raise
+
     try:
-        status = run_command(lambda _: action(), [])
+        status = run_command(stoppable, [])
+    except jax.errors.JaxRuntimeError as error:
+        # Most often a collective that failed because another process ended.
+        sys.stderr.write(
+            f"error: {str(error).splitlines()[0][:300]}; if another process has ended, "
+            "its error is the cause\n"
+        )
+        status = FAILED
     except Exception:  # noqa: BLE001
-        # For example, a step that failed because another process died.
         traceback.print_exc()
         status = FAILED
-    if status:
+    if status and not together:
         index = jax.process_index()
         sys.stderr.write(f"process {index} failed; terminating all processes\n")
         sys.stderr.flush()

@@ -4,6 +4,7 @@ Every process runs the same program on its own devices. The primary process, num
 is the one that prints and writes.
 """
 
+import errno
 import os
 import socket
 import sys
@@ -103,8 +104,16 @@ def _initialize_at(
 ) -> None:
     """Join the job of a coordinator within `timeout` seconds."""
     start = time.monotonic()
+    port = coordinator.rpartition(":")[2]
+    if not (port.isdecimal() and 0 < int(port) < 2**16):
+        raise ValueError(
+            f"mesh.coordinator is {coordinator!r}; expected HOST:PORT with a port from "
+            "1 to 65535"
+        )
     if process:
         _wait_for_listener(coordinator, timeout)
+    else:
+        _check_free(coordinator)
     remaining = max(1, round(timeout - (time.monotonic() - start)))
     timeout_error = (
         f"process {process} of {processes} waited {timeout} s at {coordinator} for the "
@@ -165,6 +174,11 @@ def gather_text(text: str) -> list[str]:
     return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in gathered]
 
 
+def gather_flags(flag: bool) -> list[bool]:
+    """Flags of all processes, by process number; all processes must call it."""
+    return [text == str(True) for text in gather_text(str(flag))]
+
+
 def to_host(tree: Any) -> Any:
     """Copy a tree of arrays to numpy, complete in every process.
 
@@ -206,6 +220,31 @@ def _wait_for_listener(coordinator: str, timeout: int) -> None:
                     "the port; mesh.join_seconds sets the limit"
                 ) from None
             time.sleep(0.5)
+
+
+def _check_free(coordinator: str) -> None:
+    """Check that process 0 can listen at the port; jax would end with a crash.
+
+    Raises:
+        ConnectionError: another program listens there.
+    """
+    port = int(coordinator.rpartition(":")[2])
+    families = [(socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")]
+    for family, address in families:
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as listener:
+                # Connections of an earlier run may linger.
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                listener.bind((address, port))
+        except OSError as error:
+            if error.errno in (errno.EADDRINUSE, errno.EACCES):
+                raise ConnectionError(
+                    f"process 0 cannot listen at port {port} of mesh.coordinator "
+                    f"({error.strerror}); choose another port, the same for all "
+                    "processes"
+                ) from None
 
 
 def _exit(error: str) -> None:

@@ -17,6 +17,7 @@ from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules
+from targetsft_jax.training.data_checks import check_positions
 from targetsft_jax.training.micro_batch import BASE, StepSpec
 from targetsft_jax.training.optimizer import make_optimizer
 from targetsft_jax.training.state import (
@@ -88,6 +89,7 @@ def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
     roles = _roles(config, mesh)
     vocab_size, vocabulary_origin = _vocabulary(roles)
     architectures = {name: role.config for name, role in roles.items()}
+    check_positions(config, architectures)
     spec = step_spec(config, architectures, vocab_size, mesh)
     optimizer = make_optimizer(config.train, config.train.steps or SCHEDULE_STEPS)
     params = _abstract_trained(spec, roles["student"])

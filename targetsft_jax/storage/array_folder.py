@@ -51,7 +51,8 @@ class Writer:
             path = self._folder / f"{name}.npy"
             files[path.name] = [path.stat().st_size, _digest(path)]
         manifest = {"files": files, "about": dict(about)}
-        text = json.dumps(manifest, indent=2, ensure_ascii=False)
+        # ASCII: a path or name may have characters that UTF-8 lacks.
+        text = json.dumps(manifest, indent=2)
         digest = hashlib.sha256(text.encode()).hexdigest()
         path = self._folder / _MANIFEST
         path.write_text(f"{digest}\n{text}", encoding="utf-8")

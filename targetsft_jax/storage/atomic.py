@@ -63,7 +63,7 @@ def folder(
     partial = begin(target, check)
     try:
         yield partial
-        finish(partial, target, replace=replace)
+        finish(partial, target, check, replace=replace)
     finally:
         abandon(partial)
 
@@ -88,7 +88,13 @@ def begin(target: Path, check: Callable[[Path], None] | None = None) -> Path:
     return partial
 
 
-def finish(complete: Path, target: Path, *, replace: bool = True) -> None:
+def finish(
+    complete: Path,
+    target: Path,
+    check: Callable[[Path], None] | None = None,
+    *,
+    replace: bool = True,
+) -> None:
     """Sync a complete folder to disk and rename it to `target`.
 
     Where the file system cannot exchange two names, an existing target is first renamed
@@ -98,6 +104,8 @@ def finish(complete: Path, target: Path, *, replace: bool = True) -> None:
         complete: a folder on the same file system as the target, such as the one that
             `begin` returned or a folder in it.
         target: its new name.
+        check: raises if the target must not be replaced; since `begin`, someone else
+            may have written there.
         replace: replace an existing target; otherwise `complete` is removed.
     """
     for path in (*complete.rglob("*"), complete):
@@ -107,6 +115,8 @@ def finish(complete: Path, target: Path, *, replace: bool = True) -> None:
     while not _rename_to_free(complete, target):
         if not replace:
             break
+        if check is not None:
+            check(target)
         if _exchange(complete, target) or _replace_in_two(complete, target):
             break
     _sync(target.parent)
@@ -122,6 +132,30 @@ def abandon(partial: Path) -> None:
 def discard(target: Path) -> None:
     """Remove a folder atomically; several processes may do so at once."""
     _remove(target, target)
+
+
+def set_aside(path: Path, name: Path | None = None) -> Path | None:
+    """Rename a damaged file or folder to a free name, so that nothing is lost.
+
+    Args:
+        path: the file or folder.
+        name: preferred name; None: the name with the suffix `.damaged`. A number is
+            appended if it is taken.
+
+    Returns:
+        Its new name; None if another process has moved it.
+    """
+    preferred = name or path.with_name(f"{path.name}.damaged")
+    free, number = preferred, 1
+    while os.path.lexists(free):
+        number += 1
+        free = preferred.with_name(f"{preferred.name}-{number}")
+    free.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.rename(path, free)
+    except FileNotFoundError:
+        return None
+    return free
 
 
 def former(target: Path) -> Path | None:

@@ -1,6 +1,7 @@
 """Full disks: detection, warning, and retry intervals of saves."""
 
 import errno
+import logging
 import shutil
 from pathlib import Path
 
@@ -25,6 +26,22 @@ def lacks_space(error: BaseException | None) -> bool:
     return lacks_space(error.__cause__ or error.__context__)
 
 
+class ReportedElsewhere(logging.Filter):
+    """Drops the log records of a library about a full disk, each a long trace.
+
+    The caller of the library has the error, and reports it in one line.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """True for records about anything else."""
+        error = record.exc_info[1] if record.exc_info else None
+        message = record.getMessage().lower()
+        return not (lacks_space(error) or any(text in message for text in _MESSAGES))
+
+
+REPORTED_ELSEWHERE = ReportedElsewhere()
+
+
 def free_bytes(folder: Path) -> int:
     """Free bytes of the file system that a folder is on."""
     return shutil.disk_usage(folder).free
@@ -44,7 +61,7 @@ def warning(step: int, folder: Path, required: int, latest: int | None) -> str:
     return (
         f"checkpoint {step} was not saved: no space left for {folder} "
         f"({_size(free_bytes(folder))} free{size}); {before}. Free some space: the "
-        f"save is retried after {RETRY_SECONDS} s, or when the next one is due"
+        "save is retried"
     )
 
 

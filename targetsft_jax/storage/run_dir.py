@@ -1,5 +1,6 @@
 """Run directory: names of all files and folders that a run writes."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +94,28 @@ class RunDir:
     def adapter_export(self) -> Path:
         """The trained adapters in PEFT's format."""
         return self.path / "adapter"
+
+    @property
+    def lock(self) -> Path:
+        """Lock of the process that runs in the directory."""
+        return self.path / "lock"
+
+    def present(self) -> list[str]:
+        """Names in the directory that a run writes, whoever wrote them."""
+        names = {path.name for path in self.paths() if os.path.lexists(path)}
+        if self.path.is_dir():
+            pattern = self.completions("*").name
+            names |= {path.name for path in self.path.glob(pattern)}
+        return sorted(names)
+
+    def paths(self) -> list[Path]:
+        """All files and folders directly in the directory, but the lock."""
+        properties = (
+            getattr(self, name)
+            for name, member in vars(RunDir).items()
+            if isinstance(member, property) and name not in ("name", "lock")
+        )
+        return [path for path in properties if path.parent == self.path]
 
     def completions(self, model: str) -> Path:
         """Sampled completions of an evaluated model, with their grades."""

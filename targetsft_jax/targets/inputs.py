@@ -24,16 +24,18 @@ class Input:
             with a number for each token [...]; "example" for a column with one number
             for all tokens of an example.
         domain: accepted values of a column; None for any number.
-        api_domain: accepted entries of an array of the functional API, where it is
-            wider than `domain`; None for the same.
         policy_sources: values of the key `policy.NAME` for a column that a run can
             also compute; "data" reads it from the rows.
+        weighs: True for a factor of the label's loss, so that 0 trains nothing.
+        api_domain: accepted entries of an array of the functional API, where it is
+            wider than `domain`; None for the same.
     """
 
     name: str
     per: Literal["model", "token", "example"]
     domain: keys.Domain | None = None
     policy_sources: tuple[str, ...] = ()
+    weighs: bool = False
     api_domain: keys.Domain | None = None
 
     @property
@@ -48,12 +50,17 @@ _TABLE: dict[str, Input] = {
         Input("teacher_logits", "model"),
         Input("reference_logits", "model"),
         Input(
-            "trajectory_weight", "example", keys.at_least(0), ("current", "ema", "data")
+            "trajectory_weight",
+            "example",
+            keys.at_least(0),
+            ("current", "ema", "data"),
+            weighs=True,
         ),
         Input(
             "critical_mask",
             "token",
             keys.Domain("0 or 1", lambda x: (x == 0) | (x == 1)),
+            weighs=True,
         ),
         Input(
             "old_logprob",
@@ -62,7 +69,9 @@ _TABLE: dict[str, Input] = {
             ("snapshot", "data"),
             # −inf where π_old has no mass on the label. Only the ratio counts, so that
             # π_old need not be normalised.
-            keys.Domain("a number or -inf", lambda x: x < math.inf, infinite=True),
+            api_domain=keys.Domain(
+                "a number or -inf", lambda x: x < math.inf, infinite=True
+            ),
         ),
     )
 }

@@ -1,5 +1,6 @@
 """Log of a run: metrics.jsonl, histograms.jsonl, sinks and printed lines."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,7 +43,7 @@ class RunLog:
         self._steps, self._every = steps, every
         dropped = jsonl.truncate_after(run_dir.metrics, start)
         jsonl.truncate_after(run_dir.histograms, start)
-        redone = sum(row.get("seconds") or 0.0 for row in dropped)
+        redone = sum(_seconds(row) for row in dropped)
         self.clock = Clock(run_dir, resumed=start > 0, redone=redone, began=began)
         self._metrics = jsonl.Writer(run_dir.metrics)
         self._histograms = jsonl.Writer(run_dir.histograms)
@@ -119,6 +120,13 @@ class RunLog:
             if np.isfinite(shares).all():
                 for sink in self._sinks:
                     sink.histogram(step, name, shares, EDGES[name])
+
+
+def _seconds(row: Mapping[str, Any]) -> float:
+    """Seconds of a stored step; 0 if the row is damaged."""
+    seconds = row.get("seconds")
+    sound = isinstance(seconds, int | float) and 0 <= seconds < math.inf
+    return float(seconds) if sound else 0.0  # type: ignore[arg-type]
 
 
 def _split(metrics: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, Any]]:

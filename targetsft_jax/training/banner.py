@@ -5,13 +5,16 @@ from collections.abc import Mapping
 import jax
 
 from targetsft_jax.data.chat import show
+from targetsft_jax.data.epochs import describe_use
 from targetsft_jax.evaluation.statistics import AverageAtK, table
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules
 from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.targets.inputs import column_names
 from targetsft_jax.telemetry.progress import LEGEND
+from targetsft_jax.training.fit import total_steps
 from targetsft_jax.training.session import Role, Session
 
 
@@ -30,9 +33,7 @@ def print_session(session: Session, run_dir: RunDir) -> None:
     print(f"attention {', '.join(kernels)}")
     for role in session.roles.values():
         _print_role(session, role)
-    print("data")
-    for line in (*session.dataset.cache_log, *session.dataset.report.lines()):
-        print(f"  {line}")
+    _print_data(session)
     print("one example, target tokens marked")
     print(show(session.dataset.example, session.tokenizer))
     print(f"\n{LEGEND}")
@@ -70,6 +71,27 @@ def print_end(
         contents.insert(1, (run_dir.results.name, "the scores"))
     for name, text in contents:
         print(f"  {name:<19} {text}")
+
+
+def _print_data(session: Session) -> None:
+    dataset, config = session.dataset, session.config
+    steps = total_steps(config.train, dataset)
+    use = describe_use(dataset, steps, config.train.batch_size)
+    unread = [n for n in column_names() if n in dataset.columns]
+    unread = [n for n in unread if n not in config.method.columns]
+    sections = {"data": [*dataset.cache_log, *dataset.report.lines()]}
+    sections["data"].append(f"rows used            {use}")
+    if unread:
+        names = ", ".join(unread)
+        sections["data"].append(f"columns not read     {names} (by this method)")
+    if session.validation is not None and config.validation.data is not None:
+        sections["validation data"] = session.validation.dataset.report.lines()
+    if session.problem_report.rows:
+        sections["problems"] = session.problem_report.lines()
+    for title, lines in sections.items():
+        print(title)
+        for line in lines:
+            print(f"  {line}")
 
 
 def _print_role(session: Session, role: Role) -> None:

@@ -12,6 +12,7 @@ from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.hf.model_card import training_card
 from targetsft_jax.hf.peft import save_adapter
 from targetsft_jax.models import lora
+from targetsft_jax.storage import manifest
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.targets.describe import explain
 from targetsft_jax.training.micro_batch import BASE
@@ -69,6 +70,28 @@ def export(
         like=run_dir.model,
         card=f"{model_card(session)}\nThese weights: optimizer step {step:,}.\n",
     )
+
+
+def check_exports(session: Session, run_dir: RunDir, *, exported: bool) -> None:
+    """Check that the exports of a run may be written, before it is trained.
+
+    Args:
+        session: opened run, with the folders that it reads.
+        run_dir: run directory.
+        exported: the exports are those of this training, and stay.
+
+    Raises:
+        FileExistsError: a folder that the run would replace has other files, or is that
+            of a model of the run.
+    """
+    sources: dict[str, Path] = {}
+    for name, role in session.roles.items():
+        sources[f"{name} of the run"] = role.model.source
+        sources[f"config of the {name}"] = role.model.folder
+    manifest.check_apart(run_dir.checkpoints, sources)
+    exports = [] if exported else [run_dir.export, run_dir.adapter_export]
+    for folder in (run_dir.model, *exports):
+        manifest.check_replaceable(folder, sources)
 
 
 def model_card(session: Session) -> str:

@@ -13,10 +13,10 @@ from targetsft_jax.checkpoints.manager import Checkpoints
 from targetsft_jax.checkpoints.position import Position
 from targetsft_jax.checkpoints.provenance import Provenance, identity
 from targetsft_jax.checkpoints.retention import Retention
-from targetsft_jax.config.schema import LogConfig, TrainConfig
+from targetsft_jax.config.schema import ConfigError, LogConfig, TrainConfig
 from targetsft_jax.data.pipeline import Dataset, iterate, rows_at
 from targetsft_jax.parallel import mesh as meshes
-from targetsft_jax.parallel import processes
+from targetsft_jax.parallel import preemption, processes
 from targetsft_jax.parallel.preemption import Preempted, StopSignal
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.telemetry.telemetry import Telemetry
@@ -123,7 +123,7 @@ def fit(
     Raises:
         ValueError: the checkpoint has other data or other frozen models, no checkpoint
             is complete, or `config.max_skipped_steps` consecutive steps were skipped.
-        Preempted: SIGTERM was received; the last step is saved.
+        Preempted: a process received SIGTERM; the last step is saved.
     """
     steps = total_steps(config, data.dataset)
     optimizer = make_optimizer(config, steps)
@@ -157,8 +157,9 @@ def fit(
     validator = Validator(spec, mesh, data.validation, config, steps)
     batches = prefetch_to_mesh(data.batches(first, config), mesh)
     agreement = StepAgreement(mesh)
-    with closing(telemetry), saver, StopSignal() as stop:
+    with StopSignal() as stop, closing(telemetry), saver:
         for step in range(first + 1, steps + 1):
+            preemption.check()
             batch = telemetry.next_batch(batches)
             with telemetry.dispatch(step):
                 state, metrics = step_fn(state, frozen, batch)
@@ -180,15 +181,30 @@ def fit(
                 saver.save(state, step, step_metrics, final=stop_requested)
             saver.report_errors()
             if stop_requested and step < steps:
-                raise Preempted(step)
+                raise Preempted(step=step)
+    if any(processes.gather_flags(stop.requested)):
+        raise Preempted(step=steps)
     return Fitted(state, first)
 
 
 def total_steps(config: TrainConfig, dataset: Dataset) -> int:
-    """Return `config.steps`, or the steps of `config.epochs` passes, at least 1."""
+    """Return `config.steps`, or the steps of `config.epochs` passes, at least 1.
+
+    Passes are rounded to whole steps, since the batch size is constant:
+    `data.epochs.describe_use` counts the rows that are repeated or left out.
+
+    Raises:
+        ConfigError: more steps than an int32 counts.
+    """
     if config.steps is not None:
         return config.steps
-    return max(1, round(config.epochs * dataset.rows / config.batch_size))
+    steps = config.epochs * dataset.rows / config.batch_size
+    if steps >= 2**31:
+        raise ConfigError(
+            f"train.epochs is {config.epochs:g}, which is {steps:g} steps of"
+            f" {config.batch_size:,} rows; expected fewer than {2**31:,} steps"
+        )
+    return max(1, round(steps))
 
 
 def prefetch_to_mesh(

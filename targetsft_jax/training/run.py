@@ -5,15 +5,18 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from targetsft_jax.checkpoints.claim import claim, write_config
+from targetsft_jax.checkpoints.reader import checkpoint_steps
+from targetsft_jax.command import Stopped
 from targetsft_jax.config.load import to_yaml
-from targetsft_jax.config.resume import changed_keys
 from targetsft_jax.config.schema import Config, ConfigError
 from targetsft_jax.evaluation.statistics import AverageAtK
 from targetsft_jax.parallel import processes
-from targetsft_jax.storage import atomic
+from targetsft_jax.parallel.preemption import RaisedSignals
+from targetsft_jax.storage import disk_full
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.training import banner
-from targetsft_jax.training.export import export, write_run_model
+from targetsft_jax.training.export import check_exports, export, write_run_model
 from targetsft_jax.training.fit import TrainingData, fit, total_steps
 from targetsft_jax.training.measure import Measurements
 from targetsft_jax.training.micro_batch import with_base
@@ -33,18 +36,34 @@ def run(config: Config, shared: Shared | None = None) -> dict[str, AverageAtK]:
     Raises:
         ConfigError, ValueError, OSError: a key, model, file or run directory cannot be
             used.
-        Preempted: SIGTERM was received; the last step is saved.
+        Stopped: SIGTERM or Ctrl-C; its message names the newest checkpoint.
     """
-    began = time.perf_counter()
     _check_same_config(config)
-    run_dir = claim(config)
+    run_dir = RunDir(Path(config.run_dir).expanduser())
+    with RaisedSignals():
+        try:
+            with claim(run_dir, config):
+                return _run(config, run_dir, shared)
+        except Stopped as stop:
+            raise stop.with_details(_last_words(run_dir)) from None
+        except OSError as error:
+            if not disk_full.lacks_space(error):
+                raise
+            text = f"the disk is full ({error}); {_last_words(run_dir)}"
+            raise OSError(text) from None
+
+
+def _run(
+    config: Config, run_dir: RunDir, shared: Shared | None
+) -> dict[str, AverageAtK]:
+    began = time.perf_counter()
     session = open_session(config, shared)
     processes.barrier("the run directory was read")
-    if processes.is_primary():
-        run_dir.path.mkdir(parents=True, exist_ok=True)
-        atomic.write_text(run_dir.config, to_yaml(config))
-    banner.print_session(session, run_dir)
     measurements = Measurements(session, run_dir)
+    exported = _is_exported(session, measurements)
+    check_exports(session, run_dir, exported=exported)
+    write_config(run_dir, config)
+    banner.print_session(session, run_dir)
     measurements.results.set_finished(False)
     if config.evaluation.include_teacher:
         measurements.measure_frozen("teacher", "teacher")
@@ -55,32 +74,17 @@ def run(config: Config, shared: Shared | None = None) -> dict[str, AverageAtK]:
     return measurements.scores
 
 
-def claim(config: Config) -> RunDir:
-    """Return the run directory, new or of the same configuration.
-
-    Raises:
-        ConfigError: it has a run of another configuration, or `resume` is false.
-    """
-    import yaml
-
-    run_dir = RunDir(Path(config.run_dir).expanduser())
-    if not run_dir.config.exists() or not any(run_dir.checkpoints.glob("*")):
-        return run_dir
-    if not config.resume:
-        raise ConfigError(
-            f"run_dir {run_dir.path} already has a run and resume is false; choose "
-            "another run_dir, or delete it"
+def _last_words(run_dir: RunDir) -> str:
+    """Newest complete checkpoint, and the way to resume."""
+    steps = checkpoint_steps(run_dir)
+    if not steps:
+        return (
+            f"there is no checkpoint in {run_dir.path}: the same command starts again"
         )
-    before = yaml.safe_load(run_dir.config.read_text(encoding="utf-8"))
-    changed = changed_keys(before, config)
-    if changed:
-        raise ConfigError(
-            f"run_dir {run_dir.path} was started with a different configuration and "
-            "cannot be resumed:\n  "
-            + "\n  ".join(changed)
-            + "\nRevert these keys, or choose another run_dir"
-        )
-    return run_dir
+    return (
+        f"the newest checkpoint is that of step {steps[-1]} in {run_dir.checkpoints}: "
+        "rerun the same command to resume"
+    )
 
 
 def _check_same_config(config: Config) -> None:
@@ -101,8 +105,7 @@ def _train(session: Session, run_dir: RunDir, measurements: Measurements) -> Non
     began = time.perf_counter()
     config, spec = session.config, session.spec
     steps = total_steps(config.train, session.dataset)
-    fingerprint = session.dataset.fingerprint
-    exported = measurements.results.is_exported(steps, fingerprint)
+    exported = _is_exported(session, measurements)
     name, result = spec.method.name, f"trained for {steps} steps"
     if exported and measurements.recall(name, result):
         print(f"\n{spec.method}: {steps} steps, already trained and exported")
@@ -125,8 +128,14 @@ def _train(session: Session, run_dir: RunDir, measurements: Measurements) -> Non
     )
     if not exported:
         export(session, run_dir, fitted.state.params, frozen, steps)
-        measurements.results.set_exported(steps, fingerprint)
+        measurements.results.set_exported(steps, session.dataset.fingerprint)
     # Adapters are measured unmerged: a merged copy needs the memory of a second model.
     measurements.measure(
         name, result, lambda: with_base(spec, fitted.state.params, frozen)
     )
+
+
+def _is_exported(session: Session, measurements: Measurements) -> bool:
+    """Return whether the run directory has the complete export of this training."""
+    steps = total_steps(session.config.train, session.dataset)
+    return measurements.results.is_exported(steps, session.dataset.fingerprint)

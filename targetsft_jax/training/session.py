@@ -12,11 +12,13 @@ from targetsft_jax.config.schema import Config, ConfigError, role_config
 from targetsft_jax.data.chat_templates import with_template
 from targetsft_jax.data.pipeline import Dataset, prepare
 from targetsft_jax.data.records import Problem, problems
+from targetsft_jax.data.report import DataReport
 from targetsft_jax.evaluation.statistics import AverageAtK
 from targetsft_jax.hf.sidecar_files import check_exportable
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.parallel import rules
 from targetsft_jax.targets.inputs import INPUTS
+from targetsft_jax.training.data_checks import check_positions, check_weights
 from targetsft_jax.training.fit import Start
 from targetsft_jax.training.micro_batch import BASE, StepSpec
 from targetsft_jax.training.state import Params
@@ -66,6 +68,7 @@ class Session:
         evaluation_tokenizer: the same with the chat template of the evaluation.
         dataset: packed training rows.
         problems: held-out problems; empty without evaluation.
+        problem_report: counts of the rows of their source, if they are not generated.
         validation: held-out rows; None without validation.
         shared: frozen parameters and scores shared with other runs of the process.
         start_parameters: the initial student; None while not on the devices.
@@ -79,6 +82,7 @@ class Session:
     evaluation_tokenizer: Any
     dataset: Dataset
     problems: Sequence[Problem]
+    problem_report: DataReport
     validation: Validation | None
     shared: Shared
     start_parameters: Params | None = None
@@ -142,6 +146,8 @@ def open_session(config: Config, shared: Shared | None = None) -> Session:
     """
     mesh = make_mesh(config)
     roles = _open_roles(config, mesh)
+    in_step = ("student", *config.method.roles)
+    check_positions(config, {name: roles[name].model.config for name in in_step})
     tokenizer = shared_tokenizer({name: role.model for name, role in roles.items()})
     tokenizer = with_template(tokenizer, config.data.chat_template)
     check_exportable(roles["student"].model.config, tokenizer)
@@ -151,15 +157,18 @@ def open_session(config: Config, shared: Shared | None = None) -> Session:
     held_out = prepared.held_out
     if config.validation.data is not None:
         held_out = prepare(config.validation.data, tokenizer, config.cache_dir).train
-    for dataset in (prepared.train, held_out):
-        if dataset is not None:
-            _check_columns(config, dataset)
+    datasets = [x for x in (prepared.train, held_out) if x is not None]
+    for dataset in datasets:
+        _check_columns(config, dataset)
+    check_weights(config, datasets)
     evaluation = config.evaluation
     template = evaluation.data.chat_template if evaluation.data else None
     held_out_problems: Sequence[Problem] = []
+    problem_report = DataReport()
     if evaluation.problems:
+        source = evaluation.data or config.data
         held_out_problems = problems(
-            evaluation.data or config.data, "heldout", evaluation.problems
+            source, "heldout", evaluation.problems, problem_report
         )
     architectures = {name: role.model.config for name, role in roles.items()}
     return Session(
@@ -173,6 +182,7 @@ def open_session(config: Config, shared: Shared | None = None) -> Session:
         ),
         dataset=prepared.train,
         problems=held_out_problems,
+        problem_report=problem_report,
         validation=(
             None if held_out is None else Validation(held_out, config.validation.every)
         ),

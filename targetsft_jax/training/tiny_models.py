@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from targetsft_jax.command import Stopped
 from targetsft_jax.config.method import resolve
 from targetsft_jax.config.schema import BuildConfig, PolicyConfig, TrainConfig
 from targetsft_jax.data.config import DataConfig
@@ -20,13 +21,16 @@ from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.models import decoder
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel import processes, rules
-from targetsft_jax.storage import atomic
+from targetsft_jax.storage import atomic, manifest
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.training.fit import Start, TrainingData, fit
 from targetsft_jax.training.micro_batch import StepSpec
 
-RECIPE = 1
-"""Version of the recipe: incremented when a `BuildConfig` yields another model."""
+RECIPE = 2
+"""Version of the recipe: incremented when a `BuildConfig` yields another folder."""
+
+
+_ABSENT = "absent"
 
 
 def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Path:
@@ -45,14 +49,27 @@ def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Pa
     size = f"{decoder.num_parameters(config) / 1e6:.2f}M parameters"
     summary = f"{size}, SFT for {build.steps} steps on synthetic problems"
     # All processes build it, or none: the primary process looks into the cache.
-    cached = (folder / "config.json").is_file()
-    if processes.gather_text(str(cached))[0] == str(True):
+    damage = processes.gather_text(_damage(folder))[0]
+    if not damage:
         print(f"{name}: start model from the cache ({summary})\n  {folder}")
         return folder
+    if damage != _ABSENT:
+        print(f"{name}: the start model in {folder} is damaged ({damage})")
     print(f"{name}: building the start model ({summary})")
-    _build(build, config, folder, mesh)
+    try:
+        _build(build, config, folder, mesh)
+    except Stopped as stop:
+        stop.with_details(f"the start model of the {name} is not finished")
+        raise
     print(f"{name}: start model cached in\n  {folder}")
     return folder
+
+
+def _damage(folder: Path) -> str:
+    """Reason for which a cached model cannot be used; empty for an intact one."""
+    if not folder.exists():
+        return _ABSENT
+    return "; ".join(manifest.differences(folder)[:3])
 
 
 def architecture(build: BuildConfig) -> DecoderConfig:
@@ -64,7 +81,7 @@ def architecture(build: BuildConfig) -> DecoderConfig:
         num_layers=build.num_layers,
         num_heads=build.num_heads,
         num_kv_heads=build.num_kv_heads,
-        max_position_embeddings=4096,
+        max_position_embeddings=max(4096, build.max_length),
         rope_theta=10_000.0,
         tie_word_embeddings=True,
         # Not qwen2: for that type, AutoTokenizer of transformers rebuilds Qwen's
@@ -101,7 +118,12 @@ def _build(build: BuildConfig, config: DecoderConfig, folder: Path, mesh: Mesh) 
             train,
             run_dir=RunDir(scratch),
         )
-        save_pretrained(folder, config, fitted.state.params, tokenizer=tokenizer)
+        if processes.is_primary() and folder.exists() and _damage(folder):
+            atomic.set_aside(folder)
+        # Of several runs that build the model at once, the first to finish wins.
+        save_pretrained(
+            folder, config, fitted.state.params, tokenizer=tokenizer, replace=False
+        )
 
 
 @contextlib.contextmanager

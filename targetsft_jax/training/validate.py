@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from targetsft_jax.config.schema import VALIDATION_PREFIX, TrainConfig
 from targetsft_jax.data.pipeline import Dataset
 from targetsft_jax.parallel import mesh as meshes
+from targetsft_jax.parallel import preemption
 from targetsft_jax.telemetry.telemetry import Telemetry
 from targetsft_jax.training.micro_batch import Metrics, StepSpec, loss_and_metrics
 from targetsft_jax.training.state import TrainState
@@ -121,6 +122,7 @@ def validate(
     """
     totals: dict[str, float] = {}
     for batch in _batches(dataset, rows):
+        preemption.check()
         sums = jax.device_get(measure(state, frozen, meshes.put_rows(batch, mesh)))
         for name, value in sums.items():
             totals[name] = totals.get(name, 0.0) + float(value)

@@ -7,7 +7,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from targetsft_jax.checkpoints.checksums import array_checksums
+from targetsft_jax.checkpoints import checksums
+from targetsft_jax.checkpoints.checksums import array_checksums, host_checksum
 from targetsft_jax.parallel.mesh import make_mesh
 
 DTYPES = ("float32", "bfloat16", "int32", "bool")
@@ -52,3 +53,15 @@ def test_any_mesh_gives_the_same():
         assert array_checksums(jax.device_put(x, NamedSharding(mesh, spec))) == (
             array_checksums(x)
         )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("chunk", [1, 7, 2**22])
+def test_the_host_has_the_same_sum(dtype: str, chunk: int, monkeypatch):
+    """Wherever the array is divided, by its layers or within a part."""
+    monkeypatch.setattr(checksums, "_HOST_CHUNK", chunk)
+    x = _array(dtype)
+    (expected,) = array_checksums([x]).values()
+    host = np.asarray(x)
+    for parts in ([host], list(host), [host[:1], host[1:]]):
+        assert host_checksum(parts) == expected

@@ -28,6 +28,10 @@ def test_the_last_balanced_box_has_content_and_start(text, content):
         assert boxed == Boxed(content, text.rindex(command))
 
 
+def test_unclosed_boxes_take_linear_time():
+    assert last_boxed("\\boxed{1}" + "\\boxed{" * 100_000) == Boxed("1", 0)
+
+
 def test_the_form_without_braces_is_accepted_on_request():
     text = r"\boxed{1}, or $\boxed 9$."
     assert last_boxed(text) == Boxed("1", 0)

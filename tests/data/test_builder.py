@@ -45,13 +45,18 @@ def test_bad_rows_are_all_named_and_nothing_is_built(gsm8k):
     file = Path(gsm8k.path) / "train.jsonl"
     good = file.read_text()
     bad = ['{"question": "?", "answer": "2"}', '{"question": "?"}', "[]"]
+    bad.append('{"question": "?", "answer": NaN}')
+    bad.append(r'{"question": "\ud800", "answer": "#### 2"}')
     file.write_text("\n".join([good, *bad]))
-    with pytest.raises(ValueError, match="gsm8k was not built: 3 rows") as error:
+    with pytest.raises(ValueError, match="gsm8k was not built: 5 rows") as error:
         builder.build("gsm8k", gsm8k.data_dir, gsm8k.path)
     message = str(error.value)
     assert f"{file}:4: answer has no '#### …' at its end" in message
     assert f"{file}:5: field 'answer' is missing; it has question" in message
     assert f"{file}:6: a JSON list; expected an object" in message
+    assert f"{file}:7: a field has another type" in message
+    assert "it has answer float, question str" in message
+    assert f"{file}:8: the question has an unpaired surrogate" in message
     assert builder.find_built("gsm8k", gsm8k.data_dir) is None
     assert not list(Path(gsm8k.data_dir).iterdir())
     # A failed build leaves the existing one unchanged.

@@ -1,5 +1,6 @@
 """Records become examples with the index of their source."""
 
+import dataclasses
 import json
 
 import pytest
@@ -56,6 +57,24 @@ def test_without_examples_the_error_has_the_files_and_counts(config):
 def test_a_bad_row_is_an_error_unless_skipped(config):
     strict = DataConfig(mixture=config.mixture, thinking="drop")
     with pytest.raises(RowError, match="bad.jsonl:1: turn 0 contains"):
+        list(Encoder(strict, byte_tokenizer()).parts())
+
+
+def test_rows_with_other_columns_than_the_first_are_skipped(tmp_path):
+    """The first usable one: a bad row decides nothing."""
+    path = tmp_path / "rows.jsonl"
+    rows = [{"q": "<|end|>"}, {"q": "1", "trajectory_weight": 1}, {"q": "2"}]
+    rows.append({"q": "3", "trajectory_weight": 1})
+    path.write_text("\n".join(json.dumps(row | {"a": "b"}) for row in rows))
+    fields = FieldMap(prompt="q", response="a")
+    config = DataConfig(source="jsonl", path=str(path), fields=fields)
+    skipping = dataclasses.replace(config, on_bad_row="skip")
+    encoder = Encoder(skipping, byte_tokenizer())
+    assert len(from_flat(join_parts(encoder.parts()))) == 2
+    problem = f"{path}:3: the row has no trajectory_weight and {path}:2 has one"
+    assert encoder.report.bad == 2 and problem in encoder.report.bad_rows[1]
+    strict = dataclasses.replace(config, where={"q": ["1", "2"]})
+    with pytest.raises(RowError, match="rows.jsonl:3: the row has no trajectory_weig"):
         list(Encoder(strict, byte_tokenizer()).parts())
 
 

@@ -1,5 +1,7 @@
 """Examples survive flattening, in parts of any size, with their sources and origins."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -41,6 +43,13 @@ def test_taken_examples_equal_those_that_were_flattened(masks, part):
         assert example_i.source == original.source
         positions = [n for n, on in enumerate(masks[i]) if on and n > 0]
         assert flat.first_trained[i] == (positions[0] if positions else len(masks[i]))
+
+
+def test_an_origin_may_have_bytes_that_are_not_utf8():
+    """A file name on Linux, as Python decodes it."""
+    original = dataclasses.replace(example(1, [0, 1]), origin="\udcff.jsonl:1")
+    flat = from_flat(join_parts(flat_parts([original])))
+    assert flat.take(0).origin == original.origin
 
 
 def test_a_prefix_can_be_taken():

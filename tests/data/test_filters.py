@@ -38,6 +38,12 @@ def test_conditions_on_numbers():
         first_unmet({"meta": {"year": "x"}}, tests, "f:1")
 
 
+@pytest.mark.parametrize("value", ["nan", "NaN", "-nan", float("nan")])
+def test_nan_is_not_left_out_as_if_it_were_small(value):
+    with pytest.raises(RowError, match="f:1: field 'x' is"):
+        first_unmet({"x": value}, conditions({"x": {"min": 1}}), "f:1")
+
+
 def test_a_field_must_satisfy_all_and_the_first_that_does_not_is_named():
     tests = conditions({"a": {"min": 1, "max": 3}, "b": True})
     assert first_unmet({"a": 2, "b": True}, tests, "f:1") is None

@@ -1,10 +1,12 @@
 """Rows become records, or are refused with file, line, field, value and expectation."""
 
+from decimal import Decimal
+
 import pytest
 
 from targetsft_jax.data import record as record_module
 from targetsft_jax.data.config import FieldMap
-from targetsft_jax.data.record import RowError, to_record
+from targetsft_jax.data.record import ROW_FAULTS, RowError, Unreadable, to_record
 from targetsft_jax.keys import between
 from targetsft_jax.targets import inputs
 
@@ -101,6 +103,34 @@ def test_a_new_input_of_methods_is_read_without_a_change_of_the_reader(monkeypat
         to_record(row | {"surprise": 2}, QA, "f:1")
 
 
+def test_numbers_that_float32_holds_are_read():
+    """The largest, the smallest, and a log-probability that rounds to 0."""
+    largest, smallest = 3.4028234663852886e38, 1.1754943508222875e-38
+    row = GOOD | {"trajectory_weight": largest, "old_logprob": [-1e-300, -largest]}
+    assert to_record(row, QA, "f:1").columns == {
+        "trajectory_weight": largest,
+        "old_logprob": [-1e-300, -largest],
+    }
+    row = GOOD | {"trajectory_weight": Decimal(smallest)}
+    assert to_record(row, QA, "f:1").columns == {"trajectory_weight": smallest}
+
+
+def test_numbers_become_text_as_python_writes_them():
+    row = GOOD | {"answer": [1, 0.1, True, Decimal("1.50"), 1e22]}
+    content = to_record(row, QA, "f:1").messages[-1]["content"]
+    assert content.split("\n") == ["1", "0.1", "True", "1.50", "1e+22"]
+
+
+@pytest.mark.parametrize(
+    "error", [OverflowError("big"), RecursionError(), ValueError()]
+)
+def test_a_fault_of_a_library_becomes_the_error_of_its_row(error):
+    assert isinstance(error, ROW_FAULTS)
+    assert str(RowError.of("f:1", error)).startswith("f:1: ")
+    own = RowError("f:2", "bad")
+    assert RowError.of("f:1", own) is own
+
+
 def turns(*pairs):
     return {"messages": [{"role": r, "content": c} for r, c in pairs]}
 
@@ -117,6 +147,14 @@ def turns(*pairs):
         (QA, GOOD | {"critical_mask": 0.5}, "expected a number, 0 or 1"),
         (QA, GOOD | {"old_logprob": [-1.0, 0.5]}, "expected a number, at most 0"),
         (QA, GOOD | {"old_logprob": float("nan")}, "old_logprob is nan"),
+        (QA, GOOD | {"answer": float("nan")}, "'answer' is nan; .* a finite number"),
+        (QA, GOOD | {"answer": [float("inf")]}, "'answer' is inf; .* a finite number"),
+        (QA, GOOD | {"answer": "\udfff"}, "'answer' has an unpaired surrogate"),
+        (QA, GOOD | {"answer": Unreadable("a day")}, "field 'answer' is a day;"),
+        (QA, GOOD | {"trajectory_weight": 10**400}, "is 1000+.*0.* 0 or more, that fl"),
+        (QA, GOOD | {"trajectory_weight": 1e39}, "1e[+]39; .* float32 holds: 0, or 1"),
+        (QA, GOOD | {"trajectory_weight": 1e-39}, "is 1e-39; .* float32 holds"),
+        (QA, GOOD | {"old_logprob": -1e39}, "old_logprob is -1e[+]39"),
         (FieldMap(), {"messages": "hi"}, "'messages' is str; expected a list"),
         (FieldMap(), {"messages": []}, "'messages' is an empty list"),
         (FieldMap(), {"messages": ["hi"]}, r"messages\[0\] is str; expected an object"),

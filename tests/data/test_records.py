@@ -15,6 +15,7 @@ from targetsft_jax.data.config import (
 )
 from targetsft_jax.data.record import RowError
 from targetsft_jax.data.records import problems
+from targetsft_jax.data.report import DataReport
 
 QA = FieldMap(prompt="question", response="answer")
 GOOD = {"question": "1+1=?", "answer": "2"}
@@ -104,6 +105,27 @@ def test_problems_of_a_file(tmp_path):
         problems(dataclasses.replace(config, where={"q": "none"}))
     with pytest.raises(ValueError, match="set fields.answer"):
         problems(dataclasses.replace(config, fields=FieldMap(prompt="q")))
+
+
+def test_rows_of_an_evaluation_are_counted(mixed):
+    """The rows that it skips are not lost, and an empty file is named."""
+    report = DataReport()
+    fields = dataclasses.replace(QA, answer="answer")
+    config = dataclasses.replace(mixed, fields=fields, on_bad_row="skip")
+    assert len(problems(config, report=report)) == 3
+    assert (report.rows, report.bad, report.examples) == (15, 12, 3)
+    with open(config.path, "w"):
+        pass
+    with pytest.raises(ValueError, match="no problem left .*, from .*mixed.jsonl"):
+        problems(config)
+
+
+def test_a_missing_field_is_named_beside_those_of_the_table(tmp_path):
+    path = tables.write_parquet(tmp_path / "a.parquet")
+    fields = FieldMap(prompt="question", response="anser")
+    config = DataConfig(source="parquet", path=path, fields=fields)
+    with pytest.raises(RowError, match="'anser' is missing; .* has contexts, n, opti"):
+        load_all(config)
 
 
 def test_parquet_becomes_records(tmp_path):

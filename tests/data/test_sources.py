@@ -1,6 +1,7 @@
 """Files of every kind are streamed, each row with its file and number."""
 
 import gzip
+import os
 import random
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import pyarrow.parquet
 import pytest
 from support.tables import ROWS, write_arrow, write_parquet
 
-from targetsft_jax.data.record import RowError
+from targetsft_jax.data import sources
+from targetsft_jax.data.json_rows import parse_row
 from targetsft_jax.data.sources import (
-    parse_row,
     read_arrow,
     read_files,
     read_lines,
@@ -70,19 +71,6 @@ def test_json_files_are_lists_or_objects_by_id(tmp_path):
         list(read_files([str(path)]))
 
 
-@pytest.mark.parametrize(
-    "line, problem",
-    [
-        (b'{"a": ', "not JSON"),
-        (b"[1, 2]", "a JSON list; expected an object"),
-        (b'{"a": "\xff"}', "not UTF-8"),
-    ],
-)
-def test_a_bad_line_is_refused_with_its_place_and_reason(line, problem):
-    with pytest.raises(RowError, match=f"rows.jsonl:7: {problem}"):
-        parse_row(line, "rows.jsonl:7")
-
-
 def test_lines_stream_from_both_kinds_of_file(tmp_path):
     plain, packed = str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl.gz")
     with open(plain, "wb") as file:
@@ -95,6 +83,64 @@ def test_lines_stream_from_both_kinds_of_file(tmp_path):
         (f"{plain}:3", {"a": "é"}),
         (f"{packed}:1", {"a": 3}),
     ]
+
+
+def test_a_line_without_an_end_is_cut(tmp_path, monkeypatch):
+    """The rest of it is skipped in pieces, and later lines keep their numbers."""
+    monkeypatch.setattr(sources, "MAX_LINE", 100)
+    monkeypatch.setattr(sources, "_CHUNK", 64)
+    path = tmp_path / "a.jsonl"
+    exact = b"x" * 100
+    path.write_bytes(b"\n".join([b"x" * 1000, exact, b"x" * 101, b"{}", b"x" * 500]))
+    lines = [(origin[-2:], line) for origin, line in read_lines(str(path))]
+    cut = b"x" * 101
+    assert lines == [
+        (":1", cut),
+        (":2", exact + b"\n"),
+        (":3", cut),
+        (":4", b"{}\n"),
+        (":5", cut),
+    ]
+
+
+@pytest.mark.parametrize(
+    "name, content, problem",
+    [
+        ("a.jsonl", gzip.compress(b"{}"), "the file is gzip; .* ends in .gz"),
+        ("a.jsonl", b"\x28\xb5\x2f\xfd..", "the file is Zstandard"),
+        ("a.json", b"PK\x03\x04..", "the file is a zip archive"),
+        ("a.jsonl", b"PAR1..", "the file is Parquet; set source to parquet"),
+        ("a.jsonl.gz", b"{}", "the gzip stream is damaged after line 0"),
+        ("a.json", b"[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_file_of_another_format_is_named(tmp_path, name, content, problem):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}: {problem}"):
+        list(read_files([str(tmp_path / name)]))
+
+
+def test_anything_but_a_file_is_refused_without_being_opened(tmp_path):
+    (tmp_path / "folder.jsonl").mkdir()
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for name, problem in (
+        ("folder.jsonl", "a folder; expected a file"),
+        ("pipe.jsonl", "a pipe or a device; expected a regular file"),
+        ("*.jsonl", "no such file, and patterns are not expanded"),
+        ("none.jsonl", "no such file; check data.path"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            list(read_lines(str(tmp_path / name)))
+    with pytest.raises(ValueError, match="a pipe or a device"):
+        list(read_lines("/dev/zero"))
+
+
+def test_a_document_beyond_the_limit_is_not_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_MAX_DOCUMENT", 2**21)
+    path = tmp_path / "a.json"
+    path.write_bytes(b" " * 2**23)
+    with pytest.raises(ValueError, match="a.json: a JSON document of more than"):
+        list(read_files([str(path)]))
 
 
 def test_damaged_compression_ends_the_stream_with_an_error(tmp_path):

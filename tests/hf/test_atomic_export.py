@@ -147,22 +147,50 @@ def test_killed_between_two_renames(theirs, tmp_path, monkeypatch):
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
-def test_an_edited_card_is_not_replaced(theirs, tmp_path):
+def test_only_an_unchanged_export_is_replaced(theirs, tmp_path):
+    """What other software wrote, or anyone changed, stays."""
+    config = load_config(theirs)
+    params = load_params(theirs, config)
+    before = (theirs / "model.safetensors").read_bytes()
+    with pytest.raises(FileExistsError, match=r"theirs exists.*manifest.json is miss"):
+        save_pretrained(theirs, config, params)
+    assert (theirs / "model.safetensors").read_bytes() == before
+    out = tmp_path / "out"
+    (tmp_path / "out").mkdir()
+    for number in range(3):  # an empty folder, then earlier exports
+        save_pretrained(out, config, params, card=f"# {number}", max_shard_bytes=1500)
+        assert (out / "README.md").read_text() == f"# {number}"
+    (out / "README.md").write_text("# Mine\n")
+    with pytest.raises(FileExistsError, match=r"README.md was changed\. Move"):
+        save_pretrained(out, config, params)
+    assert (out / "README.md").read_text() == "# Mine\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "theirs"]
+
+
+def test_a_cached_export_stays(theirs, tmp_path):
     config = load_config(theirs)
     params = load_params(theirs, config)
     out = tmp_path / "out"
-    for card in ("# One\n\nA card.", "# Two\n<!-- with a comment -->\n"):
-        save_pretrained(out, config, params, card=card)
-        assert (out / "README.md").read_text().startswith(card.strip())
-    save_pretrained(out, config, params)
-    assert not (out / "README.md").exists()
-    save_pretrained(out, config, params, card="# One")
-    text = (out / "README.md").read_text()
-    for edited in (text.replace("One", "Mine"), text + "More.\n", "# Mine\n"):
-        (out / "README.md").write_text(edited)
-        with pytest.raises(FileExistsError, match="README.md. Move"):
-            save_pretrained(out, config, params)
-        assert (out / "README.md").read_text() == edited
+    save_pretrained(out, config, params, card="# first")
+    save_pretrained(out, config, params, card="# second", replace=False)
+    assert (out / "README.md").read_text() == "# first"
+
+
+def test_files_that_appear_during_the_export_stay(theirs, tmp_path, monkeypatch):
+    config = load_config(theirs)
+    params = load_params(theirs, config)
+    out, real = tmp_path / "out", exporter._write_weights
+
+    def write(*arguments):
+        real(*arguments)
+        out.mkdir()
+        (out / "thesis.tex").write_text("years of work")
+
+    monkeypatch.setattr(exporter, "_write_weights", write)
+    with pytest.raises(FileExistsError, match="out exists"):
+        save_pretrained(out, config, params)
+    assert [path.name for path in out.iterdir()] == ["thesis.tex"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "theirs"]
 
 
 def test_unknown_keys_of_like_are_preserved(theirs, tmp_path):

@@ -113,7 +113,7 @@ def test_all_processes_stop_if_the_primary_one_fails(tmp_path, tiny, monkeypatch
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(exporter.multihost_utils, "broadcast_one_to_all", broadcast)
     monkeypatch.setattr(exporter, "_write_weights", None)
-    with pytest.raises(FileExistsError, match="file is a file"):
+    with pytest.raises(FileExistsError, match="file exists and is not a folder"):
         save_pretrained(tmp_path / "file", config, params)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     with pytest.raises(RuntimeError, match="process 0 could not begin.*file"):

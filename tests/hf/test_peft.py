@@ -9,9 +9,10 @@ import pytest
 from support import hf_folders as checkpoints
 
 from targetsft_jax.hf.families import FAMILIES, PLAIN
-from targetsft_jax.hf.peft import CONFIG_FILE, WEIGHTS_FILE, save_adapter
+from targetsft_jax.hf.peft import CONFIG_FILE, save_adapter
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.lora import Lora, init_adapters
+from targetsft_jax.storage import manifest
 
 PREFIX = "base_model.model.model.layers.1."
 
@@ -62,10 +63,10 @@ def test_only_earlier_adapters_are_replaced(tmp_path):
     target = tmp_path / "adapter"
     for _ in range(2):
         export(target, "llama", ("q",))
-    assert {path.name for path in target.iterdir()} == {CONFIG_FILE, WEIGHTS_FILE}
+    assert manifest.differences(target) == []
     (target / "notes.txt").touch()
     with pytest.raises(FileExistsError, match="notes.txt"):
         export(target, "llama", ("q",))
     (tmp_path / "file").touch()
-    with pytest.raises(FileExistsError, match="it is a file"):
+    with pytest.raises(FileExistsError, match="is not a folder"):
         export(tmp_path / "file", "llama", ("q",))

@@ -1,5 +1,6 @@
 """Start of a command's work in one process; several processes: tests/training."""
 
+import jax
 import pytest
 
 from targetsft_jax.parallel import launch as launch_module
@@ -35,7 +36,14 @@ def test_the_mesh_keys_reach_the_processes(monkeypatch):
 
 @pytest.mark.parametrize(
     "error, printed",
-    [(ValueError("bad row"), "error: bad row"), (RuntimeError("peer"), "Traceback")],
+    [
+        (ValueError("bad row"), "error: bad row"),
+        (
+            jax.errors.JaxRuntimeError("Gloo failed\nx"),
+            "error: Gloo failed; if another",
+        ),
+        (RuntimeError("a defect"), "Traceback"),
+    ],
 )
 def test_a_failed_process_of_several_ends_at_once(monkeypatch, capsys, error, printed):
     """Without an orderly exit, which would wait for the other processes."""

@@ -1,12 +1,15 @@
-"""SIGTERM handling: the first signal is recorded, the second one ends the process."""
+"""Signals of a run: raised at once, recorded in the training loop, never lost."""
 
+import gc
 import signal
 import threading
+import weakref
 
 import pytest
 
-from targetsft_jax.command import DONE, run_command
-from targetsft_jax.parallel.preemption import Preempted, StopSignal
+from targetsft_jax.command import INTERRUPTED, STOPPED, run_command
+from targetsft_jax.parallel import preemption
+from targetsft_jax.parallel.preemption import Preempted, RaisedSignals, StopSignal
 
 
 @pytest.fixture
@@ -20,26 +23,30 @@ def handler():
 
 def test_the_first_signal_is_recorded_and_the_second_one_passes(handler):
     with StopSignal() as stop:
-        assert not stop.requested
+        assert not stop.requested and not preemption.requested()
         signal.raise_signal(signal.SIGTERM)
-        assert stop.requested and handler == []
+        assert stop.requested and preemption.requested() and handler == []
         signal.raise_signal(signal.SIGTERM)
         assert handler == [1]
+    assert not preemption.requested()
 
 
-def test_the_previous_handler_returns(handler):
-    before = signal.getsignal(signal.SIGTERM)
-    with StopSignal():
-        assert signal.getsignal(signal.SIGTERM) != before
-    assert signal.getsignal(signal.SIGTERM) == before
+@pytest.mark.parametrize("context", [StopSignal, RaisedSignals])
+def test_the_previous_handlers_return(handler, context):
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    with context():
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
-def test_other_threads_leave_the_handlers_alone(handler):
+@pytest.mark.parametrize("context", [StopSignal, RaisedSignals])
+def test_other_threads_leave_the_handlers_alone(handler, context):
     before = signal.getsignal(signal.SIGTERM)
     during = []
 
     def work():
-        with StopSignal():
+        with context():
             during.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=work)
@@ -48,9 +55,51 @@ def test_other_threads_leave_the_handlers_alone(handler):
     assert during == [before]
 
 
-def test_being_preempted_is_a_success_with_its_step(capsys):
+@pytest.mark.parametrize(
+    "number, code, text",
+    [
+        (signal.SIGTERM, STOPPED, "stopped by SIGTERM"),
+        (signal.SIGINT, INTERRUPTED, "stopped by Ctrl-C"),
+    ],
+)
+def test_a_signal_unwinds_the_run_past_handlers_of_errors(capsys, number, code, text):
     def action(_: list[str]) -> None:
-        raise Preempted(7)
+        with RaisedSignals():
+            try:
+                signal.raise_signal(number)
+            except Exception:  # noqa: BLE001
+                # Such as the reader of checkpoints, for which all errors are damage.
+                raise AssertionError from None
 
-    assert run_command(action, []) == DONE
-    assert "stopped after step 7 (checkpoint saved)" in capsys.readouterr().out
+    assert run_command(action, []) == code
+    assert capsys.readouterr().err == f"{text}\n"
+
+
+def test_a_signal_that_a_callback_swallows_is_raised_again(capsys):
+    """Exceptions of weakref callbacks are printed and dropped by the interpreter."""
+
+    class Thing:
+        pass
+
+    with RaisedSignals():
+        preemption.check()
+        thing = Thing()
+        reference = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))
+        del thing
+        gc.collect()
+        assert reference() is None
+        with pytest.raises(Preempted, match="Ctrl-C"):
+            preemption.check()
+    # A later run begins without it.
+    preemption.check()
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_preemption_has_its_step_and_details(capsys):
+    def action(_: list[str]) -> None:
+        raise Preempted(step=7).with_details("the newest checkpoint is 7")
+
+    assert run_command(action, []) == STOPPED
+    printed = capsys.readouterr().err
+    assert printed == "stopped by SIGTERM after step 7; the newest checkpoint is 7\n"
+    assert Preempted(step=7).step == 7 and Preempted().step is None

@@ -36,6 +36,13 @@ def test_parts_are_concatenated_and_mapped(folder):
     np.testing.assert_array_equal(np.load(folder / "numbers.npy"), np.arange(7))
 
 
+def test_the_manifest_holds_text_that_utf8_lacks(tmp_path):
+    with writing(tmp_path / "new") as writer:
+        writer.append({"numbers": np.arange(3)})
+        writer.close({"name": "\udcff.jsonl"})
+    assert read(tmp_path / "new")[1] == {"name": "\udcff.jsonl"}
+
+
 def test_a_missing_folder_is_none(tmp_path):
     assert read(tmp_path / "none") is None
 

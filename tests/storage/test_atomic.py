@@ -312,3 +312,15 @@ def test_discard_removes_a_folder_that_may_be_gone(tmp_path):
     for _ in range(2):
         atomic.discard(target)
         assert os.listdir(tmp_path) == []
+
+
+def test_damaged_content_is_set_aside_under_a_free_name(tmp_path):
+    for number in (1, 2, 3):
+        (tmp_path / "a").write_text(str(number))
+        moved = atomic.set_aside(tmp_path / "a")
+        assert moved is not None and moved.read_text() == str(number)
+    names = ["a.damaged", "a.damaged-2", "a.damaged-3"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    (tmp_path / "5").mkdir()
+    assert atomic.set_aside(tmp_path / "5", tmp_path / "x" / "5") == tmp_path / "x/5"
+    assert atomic.set_aside(tmp_path / "gone") is None

@@ -1,6 +1,7 @@
 """Full disks: detection by error, and the text of the warning."""
 
 import errno
+import logging
 
 import pytest
 
@@ -39,5 +40,17 @@ def test_an_error_that_a_full_disk_caused():
 def test_the_warning(tmp_path, required, latest, parts):
     text = disk_full.warning(2, tmp_path, required, latest)
     assert text.startswith(f"checkpoint 2 was not saved: no space left for {tmp_path}")
-    for part in [*parts, f"retried after {disk_full.RETRY_SECONDS} s"]:
+    for part in [*parts, "the save is retried"]:
         assert part in text
+
+
+def test_the_traces_of_a_library_are_dropped(caplog):
+    logger = logging.getLogger("library")
+    logger.addFilter(disk_full.REPORTED_ELSEWHERE)
+    for error in (OSError(errno.ENOSPC, "x"), OSError(errno.EIO, "Input/output error")):
+        try:
+            raise error
+        except OSError:
+            logger.exception("a thread failed")
+    logger.error("RESOURCE_EXHAUSTED: No space left on device")
+    assert [record.exc_info[1].errno for record in caplog.records] == [errno.EIO]

@@ -15,7 +15,7 @@ from support.fits import CONFIG, STEPS, fit_target_sft
 
 from targetsft_jax.checkpoints import manager as checkpoint
 from targetsft_jax.checkpoints.reader import StoredCheckpoint
-from targetsft_jax.config.schema import TrainConfig
+from targetsft_jax.config.schema import ConfigError, TrainConfig
 from targetsft_jax.data.config import DataConfig, SyntheticConfig
 from targetsft_jax.data.pipeline import batch_at, prepare, rows_at
 from targetsft_jax.data.tokenizer import byte_tokenizer
@@ -24,10 +24,9 @@ from targetsft_jax.parallel.preemption import Preempted
 from targetsft_jax.storage import jsonl
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.telemetry.log import RunLog
-from targetsft_jax.train import main
 from targetsft_jax.training import fit as fit_module
-from targetsft_jax.training import run
 from targetsft_jax.training.fit import prefetch_to_mesh, total_steps
+from targetsft_jax.training.saving import Saver
 
 KEYS = {
     "step",
@@ -255,13 +254,21 @@ def test_sigterm_saves_and_stops(undisturbed, dataset, tmp_path, monkeypatch):
     rig.assert_equal_trees(rig.host(again.state), rig.host(undisturbed[1].state))
 
 
-def test_preemption_exits_with_0(monkeypatch, capsys, tmp_path):
-    def stopped(config):
-        raise Preempted(7)
+def test_sigterm_after_the_last_step_is_not_lost(
+    undisturbed, dataset, tmp_path, monkeypatch
+):
+    """The export, which follows, may take longer than a scheduler waits."""
+    real = Saver.__exit__
 
-    monkeypatch.setattr(run, "run", stopped)
-    assert main(["--student.path", "x", "--teacher.path", "y"]) == 0
-    assert "stopped after step 7 (checkpoint saved); rerun" in capsys.readouterr().out
+    def leave(*arguments):
+        real(*arguments)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Saver, "__exit__", leave)
+    with pytest.raises(Preempted) as stopped:
+        fit_target_sft(dataset, tmp_path)
+    assert stopped.value.step == STEPS
+    assert (tmp_path / "checkpoints" / str(STEPS)).is_dir()
 
 
 def test_too_many_steps_that_are_not_finite_end_the_run(
@@ -410,6 +417,9 @@ def test_epochs_are_converted_to_steps(dataset):
     config = TrainConfig(epochs=3, batch_size=4)
     assert total_steps(config, dataset) == round(3 * rows / 4)
     assert total_steps(TrainConfig(epochs=1e-6), dataset) == 1
+    for epochs in (1e20, 1.7e308):
+        with pytest.raises(ConfigError, match="train.epochs is .*; expected fewer"):
+            total_steps(TrainConfig(epochs=epochs), dataset)
 
 
 def test_put_rows_shards_the_batch_and_keeps_its_values():

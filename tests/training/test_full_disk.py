@@ -54,7 +54,7 @@ def test_the_last_save_is_retried_and_then_reported(
     monkeypatch.setattr(disk, "LAST_SAVE_INTERVAL", 0.05)
     with pytest.raises(OSError, match=r"step 6, was not saved.*\(2\) is intact"):
         fit_target_sft(dataset, tmp_path)
-    assert capsys.readouterr().out.count("checkpoint 6 was not saved") >= 2
+    assert capsys.readouterr().out.count("checkpoint 6 was not saved") == 1
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"2"}
     # There is space again.
     monkeypatch.undo()

@@ -121,11 +121,11 @@ def test_sigterm_to_one_process_stops_all_after_the_same_step(folders, area):
     while not (run_dir / "metrics.jsonl").read_text():
         time.sleep(0.01)
     job.processes[1].send_signal(signal.SIGTERM)
-    assert job.wait(30) == [0, 0], job.said()
+    assert job.wait(30) == [143, 143], job.said()
     rows = rig.metrics_of(run_dir)
     (saved,) = (run_dir / "checkpoints").iterdir()
     assert int(saved.name) == len(rows) == rows[-1]["step"]
-    assert f"stopped after step {saved.name} (checkpoint saved)" in job.said()
+    assert f"stopped by SIGTERM after step {saved.name}; the newest" in job.said()
 
 
 @pytest.mark.slow

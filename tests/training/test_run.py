@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,7 +224,7 @@ def test_another_evaluation_of_a_finished_run_only_measures(done, work):
 
 
 def test_a_resumed_run_repeats_no_evaluation_and_reads_no_start(
-    folders, tmp_path, work, monkeypatch
+    folders, tmp_path, work, monkeypatch, capsys
 ):
     """Stopped after step 2 of 4: only the remaining work is done."""
     arguments = _small(
@@ -237,7 +238,9 @@ def test_a_resumed_run_repeats_no_evaluation_and_reads_no_start(
     with monkeypatch.context() as patch:
         requests = iter([(False, False), (True, False)])
         patch.setattr(StepAgreement, "any_host", lambda *_: next(requests))
-        assert main(arguments) == 0
+        assert main(arguments) == 143
+    printed = capsys.readouterr().err
+    assert "SIGTERM after step 2; the newest checkpoint is that of step 2" in printed
     first = Counter(work)
     assert first["read student"] == first["read teacher"] == 1
     assert first["evaluation"] == 2 and first["export"] == 0
@@ -263,7 +266,7 @@ def test_resume_false_does_not_touch_a_run(done, capsys):
     before = (done.run_dir / "metrics.jsonl").read_bytes()
     assert main([*done.arguments, "--resume", "false"]) == 2
     message = capsys.readouterr().err
-    assert "already has a run and resume is false" in message
+    assert "already has" in message and "resume is false" in message
     assert str(done.run_dir) in message
     assert (done.run_dir / "metrics.jsonl").read_bytes() == before
 
@@ -456,3 +459,47 @@ def test_print_config_round_trips(name: str, tmp_path, capsys):
     config = load(["--config", str(again)])
     assert config == load(arguments)
     assert (config.target.eta, config.train.learning_rate) == (0.7, 1e-7)
+
+
+def _refused_before_training(arguments, capsys, *texts):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "fit", lambda *_, **__: 1 / 0)
+        assert main(arguments) == 1
+    error = capsys.readouterr().err
+    for text in texts:
+        assert text in error
+
+
+def test_a_foreign_folder_is_refused_before_the_training(folders, tmp_path, capsys):
+    """Also one that appears in a run that was stopped."""
+    run_dir = tmp_path / "run"
+    arguments = _small(folders, run_dir)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "fit", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main(arguments)
+    for name in ("hf", "adapter", "model"):
+        folder = run_dir / name
+        mine = folder / "mine.txt"
+        folder.mkdir(exist_ok=True)
+        mine.write_text("mine")
+        texts = (f"{folder} exists and would be replaced", "Move it")
+        _refused_before_training(arguments, capsys, *texts)
+        assert mine.read_text() == "mine"
+        mine.unlink()
+
+
+@pytest.mark.parametrize("name", ["hf", "hf/inner", "model", "checkpoints"])
+def test_an_export_never_replaces_a_model_of_the_run(folders, tmp_path, capsys, name):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    source = tmp_path / "models" / "student"
+    shutil.copytree(folders["student"], source)
+    arguments = _small(folders, run_dir, student__path=source)
+    with pytest.MonkeyPatch.context() as patch:
+        # The claim has accepted the directory, as after a stop.
+        patch.setattr(run_module, "claim", lambda *_: contextlib.nullcontext())
+        target = source if "/" not in name else source.parent
+        (run_dir / name.partition("/")[0]).symlink_to(target)
+        _refused_before_training(arguments, capsys, "would replace the student")
+    assert load_config(source) == rig.STUDENT

@@ -18,8 +18,9 @@ from typing import Any
 from targetsft_jax.data.catalogue import CATALOGUE
 from targetsft_jax.data.catalogue.entry import FIELDS, Example
 from targetsft_jax.data.catalogue.files import Files, from_hub, in_folder
-from targetsft_jax.data.record import RowError
-from targetsft_jax.data.sources import parse_row, read_files
+from targetsft_jax.data.json_rows import parse_row
+from targetsft_jax.data.record import ROW_FAULTS, RowError
+from targetsft_jax.data.sources import read_files
 from targetsft_jax.storage import atomic
 
 DATA_DIR = "~/.cache/targetsft_jax/datasets"
@@ -113,7 +114,7 @@ def find_built(name: str, data_dir: str | None = None) -> Built | None:
         if missing:
             raise ValueError(f"{missing[0].name} is missing")
         left_out, origin = dict(metadata["left_out"]), str(metadata["origin"])
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (*ROW_FAULTS, KeyError, TypeError, AttributeError, OSError) as error:
         raise ValueError(
             f"{folder} is damaged ({error}); build it again: `python -m"
             f" targetsft_jax.datasets build {name}`"
@@ -163,6 +164,7 @@ def read(built: Built, split: str) -> Iterator[tuple[str, Example]]:
         ValueError: a file is damaged or lacks records.
     """
     from array_record.python.array_record_module import ArrayRecordReader
+    from google.protobuf.message import DecodeError
     from tensorflow_datasets.proto import tf_example_pb2
 
     parse = tf_example_pb2.Example.FromString
@@ -177,7 +179,7 @@ def read(built: Built, split: str) -> Iterator[tuple[str, Example]]:
                 for raw in reader.read(start, end):
                     row += 1
                     yield f"{name}/{split}:{row}", _example(parse(raw))
-        except (RuntimeError, ValueError, IndexError, UnicodeDecodeError) as error:
+        except (RuntimeError, ValueError, IndexError, DecodeError) as error:
             raise ValueError(
                 f"{path} is damaged ({str(error).strip()}); build it again: `python -m"
                 f" targetsft_jax.datasets build {name}`"
@@ -253,7 +255,8 @@ def _builder(name: str, files: Files, data_dir: str) -> tuple[Any, list[str]]:
             try:
                 example = _from_row(files, parse_row(raw, origin), origin)
             except RowError as error:
-                bad.append(str(error))
+                # All are counted, and few are shown.
+                bad.append(str(error) if len(bad) < _SHOWN else "")
                 continue
             if example is None:
                 left_out += 1
@@ -291,8 +294,15 @@ def _from_row(files: Files, row: Mapping[str, Any], origin: str) -> Example | No
     except KeyError as error:
         names = ", ".join(sorted(map(str, row)))
         raise RowError(origin, f"field {error} is missing; it has {names}") from error
-    except (ValueError, TypeError, AttributeError, IndexError) as error:
+    except ValueError as error:
         raise RowError(origin, str(error)) from error
+    except (TypeError, AttributeError, IndexError) as error:
+        types = ", ".join(f"{name} {type(row[name]).__name__}" for name in sorted(row))
+        raise RowError(
+            origin, f"a field has another type than published ({error}); it has {types}"
+        ) from error
+    except ROW_FAULTS as error:
+        raise RowError.of(origin, error) from error
 
 
 def _refusal(name: str, bad: list[str]) -> str:

@@ -1,10 +1,12 @@
 """Entries of the catalogue: a data set, its published file layouts, its examples."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from targetsft_jax.data.boxed import last_boxed
+from targetsft_jax.data.record import is_unicode
 
 # Fields of every example; all are text, options a list of texts.
 FIELDS = ("source", "id", "question", "options", "reasoning", "answer")
@@ -70,13 +72,24 @@ def example(
 
     Raises:
         ValueError: no question; an option is empty; the answer is not the letter of an
-            option.
+            option; a field is not text, or has a character that UTF-8 lacks.
     """
     if not isinstance(question, str) or not question.strip():
         raise ValueError(f"the question is {question!r}; expected text")
+    if isinstance(options, str) or len(options) > len(LETTERS):
+        raise ValueError(
+            f"the options are {options!r}; expected a list of up to {len(LETTERS)}"
+        )
     for letter, option in zip(LETTERS, options):
         if not isinstance(option, str) or not option.strip():
             raise ValueError(f"option {letter} is {option!r}; expected text")
+    texts = {"question": question, "answer": answer, "reasoning": reasoning or ""}
+    texts |= {"source": source or "", "options": "".join(options)}
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise ValueError(f"the {name} is {text!r}; expected text")
+        if not is_unicode(text):
+            raise ValueError(f"the {name} has an unpaired surrogate: {text!r}")
     letters = LETTERS[: len(options)]
     if options and (len(answer) != 1 or answer not in letters):
         raise ValueError(
@@ -84,12 +97,25 @@ def example(
         )
     return {
         "source": source or "",
-        "id": "" if id is None else str(id),
+        "id": "" if id is None else plain_text(id),
         "question": question.strip(),
         "options": [option.strip() for option in options],
         "reasoning": (reasoning or "").strip(),
         "answer": answer.strip(),
     }
+
+
+def plain_text(value: object) -> str:
+    """Text of a text or a number.
+
+    Raises:
+        ValueError: neither, or a number that is not finite.
+    """
+    if isinstance(value, str) and is_unicode(value):
+        return value
+    if isinstance(value, int | float) and math.isfinite(value):
+        return str(value)
+    raise ValueError(f"a field is {value!r}; expected text or a finite number")
 
 
 def letter(index: object) -> str:
@@ -98,7 +124,7 @@ def letter(index: object) -> str:
     Raises:
         ValueError: no such letter.
     """
-    if not isinstance(index, int) or not 0 <= index < len(LETTERS):
+    if type(index) is not int or not 0 <= index < len(LETTERS):
         raise ValueError(f"an option has index {index!r}; expected 0 or more")
     return LETTERS[index]
 

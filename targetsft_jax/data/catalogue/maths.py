@@ -9,6 +9,7 @@ from targetsft_jax.data.catalogue.entry import (
     FileLayout,
     boxed_answer,
     example,
+    plain_text,
 )
 
 
@@ -105,13 +106,16 @@ def _aime24(row: Mapping[str, Any]) -> Example:
 def _amc23(row: Mapping[str, Any]) -> Example:
     """Fields id, question, answer, url."""
     return example(
-        row["question"], str(row["answer"]), source=row.get("url"), id=row.get("id")
+        row["question"],
+        plain_text(row["answer"]),
+        source=row.get("url"),
+        id=row.get("id"),
     )
 
 
 def _answer(row: Mapping[str, Any]) -> str:
     if row.get("answer") is not None:
-        return str(row["answer"])
+        return plain_text(row["answer"])
     answer = boxed_answer(row["solution"])
     if not answer:
         raise ValueError("solution has no box and the row no answer")

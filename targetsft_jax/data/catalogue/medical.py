@@ -54,7 +54,7 @@ def _medmcqa_official(row: Mapping[str, Any]) -> Example:
 
 def _medmcqa_from(row: Mapping[str, Any], first: int) -> Example:
     cop = row["cop"]
-    if not isinstance(cop, int) or not first <= cop < first + 4:
+    if type(cop) is not int or not first <= cop < first + 4:
         raise ValueError(f"cop is {cop!r}; expected {first} to {first + 3}")
     return example(
         row["question"],

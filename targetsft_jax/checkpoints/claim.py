@@ -1,0 +1,164 @@
+"""Claim a run directory: one process at a time, one run, one configuration.
+
+A directory is a run's if any file of a run is in it. It is resumed only under the
+configuration that its files prove: RUN/config.yaml, which the run signs, and the
+provenance of the newest checkpoint. Files of any other origin are never replaced.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from targetsft_jax.checkpoints.reader import (
+    StoredCheckpoint,
+    check_path,
+    checkpoint_steps,
+    read_json_item,
+)
+from targetsft_jax.config.load import to_yaml
+from targetsft_jax.config.resume import changed_keys
+from targetsft_jax.config.schema import Config, ConfigError
+from targetsft_jax.parallel import processes
+from targetsft_jax.storage import atomic, lock, signed_text
+from targetsft_jax.storage.run_dir import RunDir
+
+
+@contextlib.contextmanager
+def claim(run_dir: RunDir, config: Config) -> Iterator[None]:
+    """Own a run directory inside the block: new, or a run of this configuration.
+
+    The primary process holds the lock; all processes share its verdict.
+
+    Raises:
+        ConfigError: the directory has files of another run or of other origin, it is
+            in use, or `resume` is false and it has a run.
+        OSError: it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        error: Exception | None = None
+        if processes.is_primary():
+            try:
+                check_path(run_dir.checkpoints)
+                _check_outside_of_runs(run_dir)
+                if not stack.enter_context(lock.hold(run_dir.lock)):
+                    print(
+                        f"{run_dir.path} is on a file system without locks: do not "
+                        "start a second run in it"
+                    )
+                _check_run(run_dir, config)
+            except (ConfigError, ValueError, OSError) as raised:
+                error = raised
+        reason = processes.gather_text(str(error or ""))[0]
+        if isinstance(error, OSError) and not isinstance(error, lock.LockedError):
+            raise error
+        if reason:
+            raise ConfigError(f"run_dir: {reason}") from None
+        yield
+
+
+def write_config(run_dir: RunDir, config: Config) -> None:
+    """Write RUN/config.yaml; one that no run wrote is set aside."""
+    if not processes.is_primary():
+        return
+    path = run_dir.config
+    if path.exists() and signed_text.read(path) is None:
+        moved = atomic.set_aside(path)
+        print(f"{path} is damaged or was edited; moved to {moved}")
+    signed_text.write(path, to_yaml(config))
+
+
+def _check_run(run_dir: RunDir, config: Config) -> None:
+    """Raise ConfigError unless the directory is new or has a run of the configuration.
+
+    A configuration is known from RUN/config.yaml, from the newest checkpoint, or both.
+    """
+    present = run_dir.present()
+    if not present:
+        return
+    if not config.resume:
+        raise ConfigError(
+            f"{run_dir.path} already has {_listing(present)} and resume is false; "
+            "choose another run_dir, or delete it"
+        )
+    steps = checkpoint_steps(run_dir)
+    known = _known_configurations(run_dir, steps)
+    if not known and steps:
+        raise ConfigError(
+            f"{run_dir.path} has checkpoint {steps[-1]} and no configuration to "
+            "compare: config.yaml is missing or damaged, and the checkpoint has none. "
+            "Choose another run_dir; as student.path, the directory starts a new run"
+        )
+    if not known:
+        raise ConfigError(
+            f"{run_dir.path} has {_listing(present)}, and its config.yaml is missing "
+            "or is not as a run wrote it. A run would replace these files: move them, "
+            "or choose another run_dir"
+        )
+    for name, tree in known.items():
+        if changed := changed_keys(tree, config):
+            raise ConfigError(
+                f"{run_dir.path} was started with a different configuration ({name}) "
+                "and cannot be resumed:\n  "
+                + "\n  ".join(changed)
+                + "\nRevert these keys, or choose another run_dir"
+            )
+
+
+def _known_configurations(
+    run_dir: RunDir, steps: list[int]
+) -> dict[str, Mapping[str, Any]]:
+    """Origin -> configuration tree, of each readable one."""
+    import yaml
+
+    known: dict[str, Mapping[str, Any]] = {}
+    text = signed_text.read(run_dir.config)
+    if text is None and steps:
+        # Earlier versions did not sign it, but wrote it in the same way.
+        text = _read_canonical(run_dir.config)
+    if text is not None:
+        known[run_dir.config.name] = yaml.safe_load(text)
+    for step in reversed(steps):
+        try:
+            stored = StoredCheckpoint(run_dir, step)
+            stored.check_step()
+            tree = read_json_item(stored.folder, "provenance").get("config")
+        except ValueError:
+            # The training reports damaged checkpoints.
+            continue
+        if isinstance(tree, Mapping) and tree:
+            known[f"checkpoint {step}"] = tree
+        break
+    return known
+
+
+def _read_canonical(path: Path) -> str | None:
+    """Text of a YAML mapping that no editor has changed; None for any other file."""
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    canonical = isinstance(tree, Mapping) and text == yaml.safe_dump(
+        tree, sort_keys=False
+    )
+    return text if canonical else None
+
+
+def _check_outside_of_runs(run_dir: RunDir) -> None:
+    """Raise ConfigError if the directory is inside a folder of another run."""
+    path = run_dir.path.resolve()
+    for parent in path.parents:
+        folder = parent / path.relative_to(parent).parts[0]
+        outer = RunDir(parent)
+        if folder in outer.paths() and signed_text.read(outer.config) is not None:
+            raise ConfigError(
+                f"{run_dir.path} is in {folder}, which belongs to the run {parent}; "
+                "choose another run_dir"
+            )
+
+
+def _listing(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" * (len(names) > 4))
