@@ -26,11 +26,13 @@ class Domain:
     Attributes:
         expected: the domain in words, which follow "expected " in an error.
         accepts: membership predicate; called with values of the key's type, never with
-            None.
+            None. Domains of numbers accept arrays too, entry by entry.
+        infinite: True if infinite entries of arrays may be members.
     """
 
     expected: str
-    accepts: Callable[[Any], bool]
+    accepts: Callable[[Any], Any]
+    infinite: bool = False
 
     def refusal(self, name: str, value: Any, *, nullable: bool = False) -> str | None:
         """Error message for a value outside the domain, or None for one inside.
@@ -63,10 +65,10 @@ def more_than(bound: float) -> Domain:
 def between(low: float, high: float, *, closed: str = "[]") -> Domain:
     """Numbers in an interval; `closed` is its pair of brackets, such as "[)"."""
 
-    def accepts(value: Any) -> bool:
+    def accepts(value: Any) -> Any:
         above = value >= low if closed[0] == "[" else value > low
         below = value <= high if closed[1] == "]" else value < high
-        return above and below
+        return above & below
 
     brackets = "[" if closed[0] == "[" else "(", "]" if closed[1] == "]" else ")"
     interval = f"{brackets[0]}{low:g}, {high:g}{brackets[1]}"

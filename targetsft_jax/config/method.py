@@ -63,6 +63,7 @@ def resolve(target: Mapping[str, Any], policy: "PolicyConfig") -> ResolvedMethod
     refusal = method.refusal(**hyper)
     if refusal is not None:
         raise ValueError(f"target.{refusal}")
+    hyper = method.normal(**hyper)
     inputs = method.inputs(**hyper)
     _check_sources(name, inputs, policy)
     from_policy = {
@@ -110,7 +111,18 @@ def _check_sources(name: str, inputs: tuple[str, ...], policy: "PolicyConfig") -
 
 
 def _policy(inputs: set[str], config: "PolicyConfig") -> Policy:
-    """Return the policy that computes the inputs in the step, or `FROM_DATA`."""
+    """Return the policy that computes the inputs in the step, or `FROM_DATA`.
+
+    Raises:
+        ValueError: a setting that the policy refuses, by its key.
+    """
+    try:
+        return _policy_of(inputs, config)
+    except ValueError as error:
+        raise ValueError(f"policy.{error}") from None
+
+
+def _policy_of(inputs: set[str], config: "PolicyConfig") -> Policy:
     if "old_logprob" in inputs:
         return Snapshot(config.refresh_every)
     if "trajectory_weight" in inputs:

@@ -13,13 +13,14 @@ def _target_config() -> Any:
     kinds: dict[str, Any] = {}
     for method_name, method in METHODS.items():
         for name, hyper in method.hyper.items():
-            text = f"{method_name}: {hyper.help} [{hyper.default}]"
+            domain = hyper.domain.expected
+            text = f"{method_name}: {hyper.help} [{hyper.default}; {domain}]"
             helps.setdefault(name, []).append(text)
             kinds[name] = kinds.get(name, type(None)) | _kind(hyper)
     name_help = f"Training method: one of {', '.join(METHODS)}."
     keys = {name: key(None, "; ".join(texts)) for name, texts in helps.items()}
     body = {
-        "__doc__": "Method and hyper-parameters; null: the default [in brackets].",
+        "__doc__": "Method and hyper-parameters; null: the default, in [].",
         "__module__": __name__,
         "__annotations__": {"name": str, **kinds},
         "name": key("target_sft", name_help),

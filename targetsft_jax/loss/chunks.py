@@ -50,7 +50,7 @@ class Batch:
     """Per-token arrays, constant in θ: leading shape [...], or [N] when flattened.
 
     Attributes:
-        labels: int; weights: float.
+        labels: int, −1 for one outside the vocabulary; weights: float.
         columns: the method's per-token inputs by name.
         second: hidden states [..., D'] of second models, by the name of their logits;
             at most one for a method, at most two for a user's function.
@@ -283,8 +283,11 @@ def _differentiate(
     function = spec.function
     assert function is not None
     full_second = {key: columns.full_rows(x) for key, x in second.items()}
+    outside = part.labels < 0
+    # As for a method, a label outside the vocabulary has no finite result.
+    labels = jnp.where(outside, 0, part.labels)
     values, backward = jax.vjp(
-        lambda z: function(z, part.labels, **full_second, **inputs),
+        lambda z: function(z, labels, **full_second, **inputs),
         columns.full_rows(logits),
     )
     if values.shape != part.labels.shape:
@@ -294,6 +297,8 @@ def _differentiate(
         )
     # 0 · NaN is NaN, and padding may have no derivative.
     (gradient,) = backward(weights.astype(values.dtype))
+    values = jnp.where(outside, jnp.nan, values)
+    gradient = jnp.where(outside[:, None], jnp.nan, gradient)
     gradient = jnp.where(weights[:, None] == 0, 0, gradient)
     return values, columns.local_columns(gradient, logits.shape[1])
 

@@ -8,6 +8,7 @@ is not a method (any function of logits and labels) is differentiated chunk by c
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -16,16 +17,29 @@ import numpy as np
 from jax import Array
 from jax.lax import stop_gradient
 
+from targetsft_jax.keys import more_than
 from targetsft_jax.loss.chunks import Batch, Spec, TokenLoss, chunked_loss
+from targetsft_jax.loss.first_order import first_order
 from targetsft_jax.loss.tile import Columns
-from targetsft_jax.targets.api import resolve, second_model
+from targetsft_jax.targets.api import resolve, second_model, token_columns
+from targetsft_jax.targets.arguments import (
+    counted,
+    label_array,
+    real_array,
+    unwrapped,
+    weight_array,
+    whole_number,
+)
 from targetsft_jax.targets.inputs import SECOND_MODELS
-from targetsft_jax.targets.method import Method
+from targetsft_jax.targets.method import Hyper, Method
 
 Metrics = dict[str, Array]
 Model = tuple[Array, Array]
 
 DEFAULT_CHUNK = 2048
+
+_CAP = Hyper(30.0, "Soft cap.", more_than(0), static=True)
+_DENSE = "differentiate `objective` of the logits for second derivatives"
 
 
 def fused_loss(
@@ -55,8 +69,10 @@ def fused_loss(
         hidden: student hidden states [..., D] in the compute dtype.
         head: student output embedding [V, D]; cast to hidden's dtype for the products.
             Its gradient is summed in float32 and returned in the head's dtype.
-        labels: observed tokens [...] int; any value where the weight is 0.
-        weights: [...] float; mask and normaliser in one. Constant in θ.
+        labels: observed tokens [...] int; any value where the weight is 0. Elsewhere a
+            traced label outside the vocabulary makes loss and gradients NaN.
+        weights: [...]; mask and normaliser in one, finite; a negative weight subtracts
+            its token. Constant in θ.
         teacher: (hidden [..., D_t], head [V_t, D_t]) of the teacher; constant in θ.
         reference: the same of the frozen reference.
         chunk_size: tokens C per chunk; C·V float32 logits exist at a time, twice as
@@ -71,7 +87,8 @@ def fused_loss(
             nor stored, which saves one product per chunk.
         histograms: add Σ weights of the tokens in each bin of `histogram.EDGES`,
             [BINS], as `histogram_gamma`, `histogram_label_prob`, `histogram_entropy`.
-        **inputs: the method's per-token inputs [...] and hyper-parameters.
+        **inputs: the method's per-token inputs [...] and hyper-parameters, constant in
+            θ.
 
     Returns:
         The loss [] and metrics, each Σ weights · statistic [] (means, if the weights
@@ -80,15 +97,20 @@ def fused_loss(
         model. A loss function has no `gamma`, `strength` or `negative_mass`.
 
     Raises:
-        ValueError: unknown or missing inputs, shapes that do not fit, or a cap that is
-            not positive.
+        ValueError: unknown or missing inputs, shapes that do not fit; or, unless it is
+            traced, a label, weight, input or hyper-parameter outside its domain.
+        NotImplementedError: a second derivative. `objective` of the logits has them.
     """
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size is {chunk_size}; expected at least 1")
-    spec, second, columns = _plan(method, teacher, reference, inputs, labels.shape)
+    chunk_size = whole_number("chunk_size", chunk_size, 1)
+    hidden, head = real_array("hidden", hidden), real_array("head", head)
+    spec, second, columns = _plan(method, teacher, reference, inputs, np.shape(labels))
     spec = replace(spec, caps=named_caps(logit_caps), histograms=histograms)
-    vocabulary = _vocabulary(head, second, vocab_size)
-    _check(hidden, head, labels, weights, second, columns)
+    check_shapes(hidden, head, second, columns, labels=labels, weights=weights)
+    vocabulary = real_vocabulary(head, second, vocab_size)
+    counts = counted(weights)
+    labels, weights = label_array(labels, vocabulary, counts), weight_array(weights)
+    if spec.method is not None:
+        columns = token_columns(spec.method, columns, labels.shape, counts)
     states = {key: model[0] for key, model in second.items()}
     heads = {key: model[1] for key, model in second.items()}
     constants = (Batch(labels, weights, columns, states), heads)
@@ -103,6 +125,7 @@ def fused_loss(
     def forward(
         hidden: Array, head: Array, constants: Any
     ) -> tuple[tuple[Array, Metrics], tuple[Array, ...]]:
+        hidden, head = first_order((hidden, head), "fused_loss", _DENSE)
         value, metrics, *gradients = run(hidden, head, *constants, gradients=trained)
         return (value, metrics), tuple(gradients)
 
@@ -176,7 +199,7 @@ def named_caps(caps: Mapping[str, float | None] | None) -> dict[str, float]:
     """Soft caps by the name of their logits; "logits" are the student's.
 
     Raises:
-        ValueError: an unknown role, or a cap that is not positive.
+        ValueError: an unknown role, or a cap that is not a positive number.
     """
     keys = {
         "student": "logits",
@@ -184,10 +207,10 @@ def named_caps(caps: Mapping[str, float | None] | None) -> dict[str, float]:
     }
     present = {role: cap for role, cap in (caps or {}).items() if cap is not None}
     for role, cap in present.items():
-        if role not in keys or not cap > 0:
+        if role not in keys or _CAP.refusal(role, cap):
             raise ValueError(
-                f"logit_caps[{role!r}] is {cap}; expected a positive number for one of "
-                f"{', '.join(keys)}"
+                f"logit_caps[{role!r}] is {cap}; expected a positive float32 number "
+                f"for one of {', '.join(keys)}"
             )
     return {keys[role]: float(cap) for role, cap in present.items()}
 
@@ -213,25 +236,41 @@ def _plan(
                 f"{model}=(hidden, head) instead"
             )
     models = {"teacher_logits": teacher, "reference_logits": reference}
-    present = {key: model for key, model in models.items() if model is not None}
+    present = {key: _model(key, x) for key, x in models.items() if x is not None}
     if callable(method):
         columns, hyper = _split_columns(inputs, tokens)
+        columns = {key: unwrapped(key, x) for key, x in columns.items()}
         return Spec(None, method, hyper), present, columns
     method, arrays, hyper = resolve(method, {**inputs, **present})
     key = second_model(arrays)
     second = {} if key is None else {key: present[key]}
-    columns = {k: jnp.asarray(v) for k, v in arrays.items() if k != key}
     # A hyper-parameter may be an array per token, such as target_sft's gamma.
-    per_token, hyper = _split_columns(hyper, tokens)
+    per_token = {k: v for k, v in hyper.items() if np.ndim(v)}
+    hyper = {k: v for k, v in hyper.items() if k not in per_token}
+    columns = {k: v for k, v in arrays.items() if k != key}
     return Spec(method, None, hyper), second, {**columns, **per_token}
+
+
+def _model(key: str, model: Model) -> Model:
+    """Hidden states and head of a second model."""
+    name = key.removesuffix("_logits")
+    if not isinstance(model, tuple | list) or len(model) != 2:
+        raise ValueError(f"{name} is {type(model).__name__}; expected (hidden, head)")
+    hidden, head = (real_array(f"{name}'s arrays", x) for x in model)
+    if head.ndim != 2 or hidden.shape[-1:] != head.shape[-1:]:
+        raise ValueError(
+            f"{name}'s hidden {hidden.shape} and head {head.shape} do not fit: "
+            "expected [..., D] and [V, D]"
+        )
+    return hidden, head
 
 
 def _split_columns(
     inputs: Mapping[str, Any], tokens: tuple[int, ...]
-) -> tuple[dict[str, Array], dict[str, Any]]:
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Inputs [*tokens, ...], which are chunked, and all others."""
-    columns = {
-        key: jnp.asarray(value)
+    columns: dict[str, Any] = {
+        key: value
         for key, value in inputs.items()
         if isinstance(value, jax.Array | np.ndarray)
         and value.shape[: len(tokens)] == tokens
@@ -294,36 +333,45 @@ def _evaluate(
     return layout.run(local, results, hidden, head, batch, heads)
 
 
-def _vocabulary(head: Array, second: Mapping[str, Model], real: int | None) -> int:
-    """The number of real tokens among the rows that all heads share."""
+def real_vocabulary(head: Array, second: Mapping[str, Model], real: int | None) -> int:
+    """The number of real tokens among the rows that all heads share.
+
+    Raises:
+        ValueError: a number that is not a whole one between 1 and the shared rows.
+    """
     shared = min([head.shape[0], *(model[1].shape[0] for model in second.values())])
-    if real is None:
-        return shared
-    if not 0 < real <= shared:
-        raise ValueError(
-            f"vocab_size is {real}; the smallest head has {shared} rows, so expected "
-            f"1 to {shared}"
-        )
-    return real
+    return whole_number("vocab_size", shared if real is None else real, 1, shared)
 
 
-def _check(
+def check_shapes(
     hidden: Array,
     head: Array,
-    labels: Array,
-    weights: Array,
-    second: Mapping[str, Model],
-    columns: Mapping[str, Array],
+    second: Mapping[str, Model] = MappingProxyType({}),
+    columns: Mapping[str, Any] = MappingProxyType({}),
+    **arrays: Any,
 ) -> None:
-    if head.ndim != 2 or hidden.shape[-1] != head.shape[-1]:
+    """Raise ValueError for shapes that do not fit hidden states [..., D].
+
+    Args:
+        hidden: [..., D]; head: [V, D].
+        second: hidden states [..., D'] and heads by logits name.
+        columns: arrays that begin with the tokens' shape.
+        **arrays: arrays [...] of the tokens' shape.
+    """
+    if head.ndim != 2 or hidden.shape[-1:] != head.shape[-1:]:
         raise ValueError(
             f"hidden {hidden.shape} and head {head.shape} do not fit: expected "
             "[..., D] and [V, D]"
         )
-    shapes = {"labels": labels.shape, "weights": weights.shape}
-    shapes |= {key: model[0].shape[:-1] for key, model in second.items()}
-    shapes |= {key: x.shape[: labels.ndim] for key, x in columns.items()}
+    if 0 in (*hidden.shape, *head.shape):
+        raise ValueError(
+            f"hidden {hidden.shape} and head {head.shape} have a dimension of 0; "
+            "expected at least one token, feature and row of the head"
+        )
     tokens = hidden.shape[:-1]
+    shapes = {key: np.shape(x) for key, x in arrays.items()}
+    shapes |= {key: model[0].shape[:-1] for key, model in second.items()}
+    shapes |= {key: np.shape(x)[: len(tokens)] for key, x in columns.items()}
     unequal = {key: shape for key, shape in shapes.items() if shape != tokens}
     if unequal:
         raise ValueError(

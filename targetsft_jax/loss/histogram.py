@@ -22,7 +22,7 @@ def histogram(values: Array, weights: Array, edges: np.ndarray) -> Array:
     """Sum of the weights in each bin: [BINS] in the weights' dtype.
 
     Args:
-        values: [C]; ignored where the weight is 0.
+        values: [C]; ignored where the weight is 0. NaN is in no bin.
         weights: [C].
         edges: [BINS + 1], increasing; a value on an edge is in the bin above it.
     """
@@ -31,4 +31,5 @@ def histogram(values: Array, weights: Array, edges: np.ndarray) -> Array:
     above = values[:, None] >= jnp.asarray(edges[1:-1], values.dtype)
     inside = jnp.pad(above, [(0, 0), (1, 0)], constant_values=True)
     beyond = jnp.pad(above, [(0, 0), (0, 1)], constant_values=False)
-    return jnp.sum(jnp.where(inside & ~beyond, weights[:, None], 0), axis=0)
+    counts = inside & ~beyond & ~jnp.isnan(values)[:, None]
+    return jnp.sum(jnp.where(counts, weights[:, None], 0), axis=0)

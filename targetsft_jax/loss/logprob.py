@@ -12,8 +12,21 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from targetsft_jax.loss.chunks import Batch, LiveTokens, capped_logits
-from targetsft_jax.loss.fused import DEFAULT_CHUNK, Layout
+from targetsft_jax.loss.fused import (
+    DEFAULT_CHUNK,
+    Layout,
+    check_shapes,
+    named_caps,
+    real_vocabulary,
+)
 from targetsft_jax.loss.tile import TileRows
+from targetsft_jax.targets.arguments import (
+    counted,
+    label_array,
+    mask_array,
+    real_array,
+    whole_number,
+)
 
 
 def label_logprob(
@@ -34,13 +47,23 @@ def label_logprob(
     Args:
         hidden: hidden states [..., D] in the compute dtype.
         head: output embedding [V, D].
-        labels: [...] int.
-        mask: [...] bool.
+        labels: [...] int; NaN results where a traced one is outside the vocabulary.
+        mask: [...] bool, or 0 and 1.
         vocab_size, chunk_size, layout: as in `fused_loss`.
         logit_cap: c of logits that are c · tanh(hidden @ headᵀ / c).
+
+    Raises:
+        ValueError: shapes that do not fit; or, unless it is traced, a label outside the
+            vocabulary where the mask is true.
     """
     layout = layout or Layout()
-    vocabulary = vocab_size or head.shape[0]
+    chunk_size = whole_number("chunk_size", chunk_size, 1)
+    cap = named_caps({"student": logit_cap}).get("logits")
+    hidden, head = real_array("hidden", hidden), real_array("head", head)
+    check_shapes(hidden, head, labels=labels, mask=mask)
+    vocabulary = real_vocabulary(head, {}, vocab_size)
+    labels = label_array(labels, vocabulary, counted(mask))
+    mask = mask_array("mask", mask)
 
     def local(hidden: Array, head: Array, batch: Batch, _: object) -> tuple[Array]:
         columns, size = layout.columns(vocabulary, head.shape[0])
@@ -51,7 +74,7 @@ def label_logprob(
 
         def step(number: Array, logprob: Array) -> Array:
             indices, (states, part) = live.take(number, (x, group))
-            logits = capped_logits(states, rows, logit_cap)
+            logits = capped_logits(states, rows, cap)
             values = TileRows(logits, part.labels, None, columns).log_prob
             return logprob.at[indices].set(values, mode="drop", unique_indices=True)
 

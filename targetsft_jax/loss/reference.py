@@ -14,6 +14,7 @@ from jax import Array
 from jax.lax import stop_gradient
 
 from targetsft_jax.targets import Method, objective, target
+from targetsft_jax.targets.arguments import counted, label_array, weight_array
 
 
 def reference_loss(
@@ -45,6 +46,8 @@ def reference_loss(
         if model is not None:
             inputs[f"{role}_logits"] = stop_gradient(_logits(*model, caps.get(role)))
     logits = _logits(hidden, head, caps.get("student"))
+    labels = label_array(labels, logits.shape[-1], counted(weights))
+    weights = weight_array(weights)
     # Tokens of weight 0 may have labels outside the vocabulary.
     labels = jnp.where(weights == 0, 0, labels)
     q = stop_gradient(target(method, logits, labels, **inputs).induced())

@@ -97,9 +97,12 @@ class TileRows(Rows):
             return self.numbers == self.labels[:, None]
 
     @cached_property
+    def is_inside(self) -> Array:
+        return (self.labels >= 0) & (self.labels < self.columns.vocabulary)
+
+    @cached_property
     def label_shifted(self) -> Array:
-        inside = (self.labels >= 0) & (self.labels < self.columns.vocabulary)
-        return jnp.where(inside, self._student["label"] - self._maximum, -jnp.inf)
+        return self._student["label"] - self._maximum
 
     @cached_property
     def probabilities(self) -> Array:
@@ -135,7 +138,7 @@ class TileRows(Rows):
 
     @cached_property
     def _maximum(self) -> Array:
-        return _finite(jnp.max(self._gathered[0]["maximum"], axis=0))
+        return self._defined(jnp.max(self._gathered[0]["maximum"], axis=0))
 
     @cached_property
     def _others(self) -> Array:
@@ -154,7 +157,8 @@ class TileRows(Rows):
     @cached_property
     def _local_maximum(self) -> Array:
         """Maximum of this device's logits [C]; 0 where all are −inf."""
-        return _finite(jnp.max(self.logits, axis=-1))
+        # Like `_maximum`: one exponential serves both where all columns are here.
+        return self._defined(jnp.max(self.logits, axis=-1))
 
     @cached_property
     def _local_shifted(self) -> Array:
@@ -173,12 +177,12 @@ class TileRows(Rows):
     def _drift(self) -> Array:
         """Local minus global maximum by device [T, C]; 0 where all logits are −inf."""
         local = self._gathered[0]["maximum"]
-        return jnp.where(local > -jnp.inf, local - self._maximum, 0)
+        return jnp.where(local != -jnp.inf, local - self._maximum, 0)
 
     @cached_property
     def _local_drift(self) -> Array:
-        is_finite = jnp.max(self.logits, axis=-1) > -jnp.inf
-        return jnp.where(is_finite, self._local_maximum - self._maximum, 0)
+        has_mass = jnp.max(self.logits, axis=-1) != -jnp.inf
+        return jnp.where(has_mass, self._local_maximum - self._maximum, 0)
 
     @cached_property
     def _student(self) -> Parts:
@@ -206,6 +210,10 @@ class TileRows(Rows):
             entropy=jnp.log(total) - merged["self"] / total,
             supported=merged["supported"],
         )
+
+    def _defined(self, maximum: Array) -> Array:
+        """A maximum to subtract, NaN for a label outside the vocabulary."""
+        return jnp.where(self.is_inside, _finite(maximum), jnp.nan)
 
     def _blanked(self, x: Array) -> Array:
         """Set columns past the vocabulary to −inf."""
@@ -248,11 +256,11 @@ def _merge(parts: Parts, drift: Array | float, frame: Array | float) -> Parts:
     """
     maxima = parts["maximum"] + frame
     highest = jnp.max(maxima, axis=0)
-    supported = highest > -jnp.inf
+    supported = highest != -jnp.inf
     maximum = _finite(highest)
-    is_finite = parts["maximum"] > -jnp.inf
-    down = jnp.where(is_finite, maxima - maximum, 0)
-    scale = jnp.where(is_finite, jnp.exp(down), 0)
+    has_mass = parts["maximum"] != -jnp.inf
+    down = jnp.where(has_mass, maxima - maximum, 0)
+    scale = jnp.where(has_mass, jnp.exp(down), 0)
     total = jnp.sum(scale * parts["total"], axis=0)
     return {
         "maximum": maximum,
@@ -265,4 +273,4 @@ def _merge(parts: Parts, drift: Array | float, frame: Array | float) -> Parts:
 
 def _finite(maximum: Array) -> Array:
     """A maximum to subtract: −inf, where all values are −inf, becomes 0."""
-    return jnp.where(maximum > -jnp.inf, maximum, 0)
+    return jnp.where(maximum == -jnp.inf, 0, maximum)

@@ -16,6 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from targetsft_jax.targets.arguments import (
+    EVERYWHERE,
+    Counts,
+    column_array,
+    label_array,
+    real_array,
+)
 from targetsft_jax.targets.inputs import INPUTS, SECOND_MODELS
 from targetsft_jax.targets.method import Method
 from targetsft_jax.targets.methods import ALIASES, METHODS
@@ -32,20 +39,22 @@ def target(
         method: a name in `METHODS` (or the alias `p_loss`), or a `Method`.
         logits: student logits [..., V], any float dtype; the statistics are float32,
             or float64 for float64 logits.
-        labels: observed tokens [...], int in [0, V).
+        labels: observed tokens [...], int in [0, V). All results of a token are NaN
+            where a traced label is outside.
         **inputs: the method's inputs (`teacher_logits` [..., V], `old_logprob` [...],
-            …) and hyper-parameters. Inputs that another method would need are allowed.
+            …) and hyper-parameters, all constant in θ. Inputs that another method would
+            need are allowed.
 
     Returns:
         A `QTarget`, detached from θ.
 
     Raises:
         ValueError: an unknown method or hyper-parameter, a missing input, shapes that
-            do not fit, or (outside of jit) a label outside the vocabulary.
+            do not fit; or a label, input or hyper-parameter outside its domain, unless
+            it is traced, where it makes the token's results NaN.
     """
-    method, arrays, hyper = resolve(method, inputs)
-    rows = _rows(method, logits, labels, arrays)
-    return method.build(rows, **_columns(method, rows, arrays), **hyper).bind(rows)
+    method, rows, arguments = _tile(method, logits, labels, inputs)
+    return method.build(rows, **arguments).bind(rows)
 
 
 def objective(
@@ -55,9 +64,8 @@ def objective(
 
     Its gradient equals `target(...).logit_gradient()`. Arguments as for `target`.
     """
-    method, arrays, hyper = resolve(method, inputs)
-    rows = _rows(method, logits, labels, arrays)
-    return method.objective(rows, **_columns(method, rows, arrays), **hyper)
+    method, rows, arguments = _tile(method, logits, labels, inputs)
+    return method.objective(rows, **arguments)
 
 
 def induced_target(loss_fn: Callable[[Array], Array], logits: Array) -> Array:
@@ -67,7 +75,8 @@ def induced_target(loss_fn: Callable[[Array], Array], logits: Array) -> Array:
         loss_fn: logits [..., V] -> per-token loss [...] (or its sum).
         logits: [..., V].
     """
-    logits = jnp.asarray(logits).astype(compute_dtype(jnp.asarray(logits)))
+    logits = real_array("logits", logits)
+    logits = logits.astype(compute_dtype(logits))
     gradient = jax.grad(lambda z: jnp.sum(loss_fn(z)))(logits)
     return jax.nn.softmax(logits, axis=-1) - gradient
 
@@ -78,10 +87,11 @@ def resolve(
     """A method, the arrays that it needs, and its complete hyper-parameters.
 
     Raises:
-        ValueError: naming the method and what is unknown or missing.
+        ValueError: naming the method and what is unknown, missing, or outside of its
+            domain.
     """
     method = get_method(method)
-    hyper = hyper_parameters(
+    hyper = checked_hyper_parameters(
         method, {key: value for key, value in inputs.items() if key in method.hyper}
     )
     needs = method.inputs(**hyper)
@@ -124,61 +134,74 @@ def hyper_parameters(method: str | Method, values: Mapping[str, Any]) -> dict[st
     return {**method.defaults, **values}
 
 
+def checked_hyper_parameters(
+    method: str | Method, values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`hyper_parameters` in their domains, as the method reads them.
+
+    Raises:
+        ValueError: a name that the method does not have, or a value outside its domain.
+    """
+    method = get_method(method)
+    hyper = hyper_parameters(method, values)
+    refusal = method.refusal(**hyper)
+    if refusal is not None:
+        raise ValueError(f"method {method.name!r}: {refusal}")
+    return method.normal(**hyper)
+
+
+def token_columns(
+    method: Method,
+    arrays: Mapping[str, Any],
+    tokens: tuple[int, ...],
+    counts: Counts = EVERYWHERE,
+) -> dict[str, Array]:
+    """Per-token inputs and hyper-parameters [...], in their domains.
+
+    Args:
+        method: the method, for errors and the domains of its hyper-parameters.
+        arrays: values by name.
+        tokens: shape of the labels.
+        counts: tokens whose values are checked.
+
+    Raises:
+        ValueError: another shape, or a value outside its domain.
+    """
+    domains = {key: entry.entries for key, entry in INPUTS.items()}
+    domains |= {key: entry.domain for key, entry in method.hyper.items()}
+    return {
+        key: column_array(
+            f"method {method.name!r}: {key}", value, domains.get(key), tokens, counts
+        )
+        for key, value in arrays.items()
+    }
+
+
 def second_model(arrays: Mapping[str, Array]) -> str | None:
     """Name of the input in `arrays` that is a second model's logits, or None."""
     return next((key for key in SECOND_MODELS if key in arrays), None)
 
 
-def _columns(
-    method: Method, rows: Rows, arrays: Mapping[str, Array]
-) -> dict[str, Array]:
-    columns = {
-        key: jnp.asarray(value)
-        for key, value in arrays.items()
-        if key not in SECOND_MODELS
-    }
-    for key, column in columns.items():
-        # Broadcasting would give a token the weight of another row where B = L.
-        if column.shape != rows.labels.shape:
-            raise ValueError(
-                f"method {method.name!r}: {key} {column.shape} differs from labels "
-                f"{rows.labels.shape}: expected one entry for each token"
-            )
-    return columns
-
-
-def _rows(
-    method: Method, logits: Array, labels: Array, arrays: Mapping[str, Array]
-) -> Rows:
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-    if logits.shape[:-1] != labels.shape:
-        raise ValueError(
-            f"labels {labels.shape} do not fit logits {logits.shape}: "
-            "expected one label for each row of logits"
-        )
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(f"labels are {labels.dtype}; expected integers")
-    _check_labels(labels, logits.shape[-1])
+def _tile(
+    method: str | Method, logits: Array, labels: Array, inputs: Mapping[str, Any]
+) -> tuple[Method, Rows, dict[str, Any]]:
+    """The method, its row statistics, and the keyword arguments of its `build`."""
+    method, arrays, hyper = resolve(method, inputs)
+    logits = real_array("logits", logits)
     key = second_model(arrays)
-    other = None if key is None else jnp.asarray(arrays[key])
+    other = None if key is None else real_array(key, arrays.pop(key))
+    shape = np.shape(labels)
+    if logits.ndim == 0 or logits.shape[:-1] != shape:
+        raise ValueError(
+            f"labels {shape} do not fit logits {logits.shape}: expected one label for "
+            "each row of logits"
+        )
     if other is not None and other.shape != logits.shape:
         raise ValueError(
             f"method {method.name!r}: {key} {other.shape} differs from logits "
             f"{logits.shape}; slice both to the shared vocabulary"
         )
-    return Rows(logits, labels, other)
-
-
-def _check_labels(labels: Array, vocabulary: int) -> None:
-    """Raise ValueError for labels outside the vocabulary; traced labels are skipped."""
-    if isinstance(labels, jax.core.Tracer):
-        return
-    values = np.asarray(labels)
-    outside = (values < 0) | (values >= vocabulary)
-    if outside.any():
-        index = tuple(np.argwhere(outside)[0].tolist())
-        raise ValueError(
-            f"label {values[outside][0]} at index {index} is outside the vocabulary "
-            f"[0, {vocabulary}); use any valid label and weight 0 at positions without "
-            "a target"
-        )
+    rows = Rows(logits, label_array(labels, logits.shape[-1]), other)
+    # A hyper-parameter may be an array per token, such as target_sft's gamma.
+    arrays |= {name: hyper.pop(name) for name in list(hyper) if np.ndim(hyper[name])}
+    return method, rows, {**token_columns(method, arrays, shape), **hyper}

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from targetsft_jax.targets.api import get_method
+from targetsft_jax.targets.api import checked_hyper_parameters, get_method
 from targetsft_jax.targets.method import Hyper, Method
 
 _EQUATION = re.compile(r"\n\n((?:    \S.*\n?)+)")
@@ -106,8 +106,13 @@ def explain(method: str | Method, hyper: Mapping[str, Any]) -> list[str]:
     Args:
         method: a name in `METHODS`, or a `Method`.
         hyper: values of its hyper-parameters.
+
+    Raises:
+        ValueError: an unknown name, or a value outside its domain.
     """
     description = describe(method)
+    complete = checked_hyper_parameters(method, hyper)
+    hyper = {key: complete[key] for key in hyper}
     equation = ["", f"    {description.equation}"] if description.equation else []
     lines = [
         f"{description.title}.",

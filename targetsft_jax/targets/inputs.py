@@ -5,6 +5,7 @@ and the configuration offers the policies that can compute them. A new per-token
 needs one line here.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -26,6 +27,8 @@ class Input:
         policy_sources: values of the key `policy.NAME` for a column that a run can
             also compute; "data" reads it from the rows.
         weighs: True for a factor of the label's loss, so that 0 trains nothing.
+        api_domain: accepted entries of an array of the functional API, where it is
+            wider than `domain`; None for the same.
     """
 
     name: str
@@ -33,6 +36,12 @@ class Input:
     domain: keys.Domain | None = None
     policy_sources: tuple[str, ...] = ()
     weighs: bool = False
+    api_domain: keys.Domain | None = None
+
+    @property
+    def entries(self) -> keys.Domain | None:
+        """Accepted entries of an array of the functional API."""
+        return self.api_domain or self.domain
 
 
 _TABLE: dict[str, Input] = {
@@ -50,7 +59,7 @@ _TABLE: dict[str, Input] = {
         Input(
             "critical_mask",
             "token",
-            keys.Domain("0 or 1", lambda x: x in (0, 1)),
+            keys.Domain("0 or 1", lambda x: (x == 0) | (x == 1)),
             weighs=True,
         ),
         Input(
@@ -58,6 +67,11 @@ _TABLE: dict[str, Input] = {
             "token",
             keys.Domain("at most 0", lambda x: x <= 0),
             ("snapshot", "data"),
+            # −inf where π_old has no mass on the label. Only the ratio counts, so that
+            # π_old need not be normalised.
+            api_domain=keys.Domain(
+                "a number or -inf", lambda x: x < math.inf, infinite=True
+            ),
         ),
     )
 }

@@ -16,8 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.lax import stop_gradient
 
 from targetsft_jax.keys import Domain
+from targetsft_jax.targets.arguments import in_domain
 from targetsft_jax.targets.inputs import SECOND_MODELS
 from targetsft_jax.targets.qtarget import QTarget
 from targetsft_jax.targets.rows import Mix, Rows
@@ -33,6 +35,15 @@ def is_share(value: Any) -> bool:
     return isinstance(value, int | float) and 0 <= value <= 1
 
 
+SMALLEST, LARGEST = 1e-30, 1e30
+"""Magnitudes of hyper-parameters: float32 holds them, their inverses and products."""
+
+
+def is_array(value: Any) -> bool:
+    """True for an array per token or a traced number; False for a concrete number."""
+    return isinstance(value, jax.core.Tracer) or getattr(value, "ndim", 0) > 0
+
+
 @dataclass(frozen=True)
 class Hyper:
     """A hyper-parameter of a method.
@@ -40,12 +51,17 @@ class Hyper:
     Attributes:
         default: default value; None also makes null an accepted value.
         help: one sentence for `--help` and the model card.
-        domain: accepted values; numbers must be finite in addition.
+        domain: accepted values; numbers must be 0 or of a magnitude from `SMALLEST` to
+            `LARGEST` in addition.
+        static: True if the value selects code or the mix of logits: it must be known
+            when a function is traced, and equal for all tokens. Any other number may
+            be traced, or an array with one entry per token.
     """
 
     default: Any
     help: str
     domain: Domain = FINITE
+    static: bool = False
 
     @property
     def numeric(self) -> bool:
@@ -60,9 +76,18 @@ class Hyper:
     def refusal(self, name: str, value: Any) -> str | None:
         """Error message for a value outside the domain, or None for one inside.
 
-        Arrays are accepted: their per-token values are unknown at trace time.
+        Traced numbers and arrays per token are accepted: their entries are checked
+        with the tokens (see `targets.arguments`).
         """
-        if hasattr(value, "shape") or (value is None and self.default is None):
+        if is_array(value):
+            if self.numeric and not self.integer and not self.static:
+                return None
+            return (
+                f"{name} is an array or a traced number; expected one number, known "
+                "when the function is traced"
+            )
+        value = _plain(value)
+        if value is None and self.default is None:
             return None
         if self.numeric:
             if isinstance(value, bool) or not isinstance(value, int | float):
@@ -71,9 +96,33 @@ class Hyper:
                 )
                 return f"{name} is {value!r}; expected a number {example}"
             # Counts of tokens become array shapes, where 2.5 would fail much later.
-            if self.integer and not float(value).is_integer():
+            if self.integer and isinstance(value, float) and not value.is_integer():
                 return f"{name} is {value!r}; expected a whole number"
-        return self.domain.refusal(name, value, nullable=self.default is None)
+        refusal = self.domain.refusal(name, value, nullable=self.default is None)
+        if refusal or not self.numeric or value == 0:
+            return refusal
+        if SMALLEST <= abs(value) <= LARGEST:
+            return None
+        return (
+            f"{name} is {value!r}; expected a magnitude from {SMALLEST:g} to "
+            f"{LARGEST:g}, as float32 can hold, or 0"
+        )
+
+    def normal(self, value: Any) -> Any:
+        """An accepted value as methods read it.
+
+        Numbers are of Python's types, counts are int. A traced number is constant in
+        θ, and NaN outside the domain.
+        """
+        if isinstance(value, jax.core.Tracer) and value.ndim == 0:
+            return in_domain(stop_gradient(value), self.domain)
+        value = value if is_array(value) else _plain(value)
+        return int(value) if self.integer else value
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy and jax as Python's; any other value unchanged."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 @dataclass(frozen=True)
@@ -121,6 +170,10 @@ class Method:
         """Error message for the first value outside its domain, or None."""
         messages = (entry.refusal(key, hyper[key]) for key, entry in self.hyper.items())
         return next((message for message in messages if message), None)
+
+    def normal(self, **hyper: Any) -> dict[str, Any]:
+        """Accepted hyper-parameters as `build` reads them."""
+        return {key: entry.normal(hyper[key]) for key, entry in self.hyper.items()}
 
     def inputs(self, **hyper: Any) -> tuple[str, ...]:
         """Names of the inputs that this method needs under these hyper-parameters."""

@@ -15,13 +15,18 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from targetsft_jax.targets.trajectory import trajectory_weight
+from targetsft_jax.keys import between
+from targetsft_jax.targets.arguments import whole_number
+from targetsft_jax.targets.method import Hyper
+from targetsft_jax.targets.trajectory import check_settings, trajectory_weight
 
 Params = dict[str, Any]
 Held = dict[str, Params]
 
 OLD, AVERAGE = "old", "average"
 STUDENT, REFERENCE = "student", "reference"
+
+DECAY = Hyper(0.9, "Decay.", between(0, 1, closed="[)"), static=True)
 
 
 @dataclass(frozen=True)
@@ -79,11 +84,17 @@ class Snapshot(Policy):
 
     Attributes:
         refresh_every: k, in optimizer steps; with 1 the ratio is 1 in every step.
+
+    Raises:
+        ValueError: a refresh_every that is not a whole number of 1 or more.
     """
 
     refresh_every: int = 8
 
     makes: ClassVar[str | None] = "old_logprob"
+
+    def __post_init__(self) -> None:
+        whole_number("refresh_every", self.refresh_every, 1)
 
     @property
     def held(self) -> tuple[str, ...]:
@@ -118,6 +129,9 @@ class Trajectory(Policy):
             student.
         decay: decay d of the average, d·average + (1 − d)·student after each update.
         mode, temperature, clip: as in `targets.trajectory_weight`.
+
+    Raises:
+        ValueError: a setting outside its domain.
     """
 
     average: bool = False
@@ -127,6 +141,12 @@ class Trajectory(Policy):
     clip: tuple[float, float] = (0.0, 16.0)
 
     makes: ClassVar[str | None] = "trajectory_weight"
+
+    def __post_init__(self) -> None:
+        refusal = DECAY.refusal("decay", self.decay)
+        if refusal is not None:
+            raise ValueError(refusal)
+        check_settings(self.mode, self.temperature, self.clip)
 
     @property
     def held(self) -> tuple[str, ...]:

@@ -42,10 +42,10 @@ class QTarget:
         """Attach row statistics and detach the target from θ.
 
         b becomes 0 in rows whose alternative does not exist (no token has mass under
-        it).
+        it). a becomes NaN in undefined rows, which a weight of 0 would hide.
         """
         a = stop_gradient(jnp.broadcast_to(self.label_weight, rows.labels.shape))
-        a = a.astype(rows.logits.dtype)
+        a = jnp.where(rows.is_undefined, jnp.nan, a.astype(rows.logits.dtype))
         bound = replace(self, label_weight=a, rows=rows)
         if self.alternative_weight is None:
             return bound

@@ -62,8 +62,8 @@ class Rows:
 
     Args:
         logits: student logits [..., V], any float dtype.
-        labels: observed tokens [...], int. A label outside [0, V) has
-            probability 0.
+        labels: observed tokens [...], int. All statistics of a row are NaN where its
+            label is outside [0, V).
         other: logits of the second model (teacher or reference) [..., V], or None.
     """
 
@@ -83,17 +83,25 @@ class Rows:
             return vocabulary == self.labels[..., None]
 
     @cached_property
+    def is_inside(self) -> Array:
+        """[...] bool: the label is in the vocabulary."""
+        return (self.labels >= 0) & (self.labels < self.logits.shape[-1])
+
+    @cached_property
+    def is_undefined(self) -> Array:
+        """[...] bool: a label outside the vocabulary, or a logit that is NaN or inf."""
+        return ~(self._maximum < jnp.inf)
+
+    @cached_property
     def shifted(self) -> Array:
         """Logits minus their row maximum [..., V], so that the largest is 0."""
         return self.logits - self._maximum[..., None]
 
     @cached_property
     def label_shifted(self) -> Array:
-        """The label's shifted logit [...]; −inf for a label outside the vocabulary."""
+        """The label's shifted logit [...]."""
         shifted = jnp.sum(jnp.where(self.is_label, self.shifted, 0), axis=-1)
-        vocabulary = self.logits.shape[-1]
-        inside = (self.labels >= 0) & (self.labels < vocabulary)
-        return jnp.where(inside, shifted, -jnp.inf)
+        return jnp.where(self.is_inside, shifted, jnp.nan)
 
     @cached_property
     def log_total(self) -> Array:
@@ -205,7 +213,8 @@ class Rows:
         """T = softmax(scores) for any scores [..., V], constant in θ."""
         scores = stop_gradient(scores)
         maximum = jnp.max(scores, axis=-1)
-        supported = maximum > -jnp.inf
+        # NaN is not without support: it must reach the loss.
+        supported = maximum != -jnp.inf
         scores = scores - jnp.where(supported, maximum, 0)[..., None]
         masses = jnp.exp(scores)
         total = _or_one(supported, jnp.sum(masses, axis=-1))
@@ -240,7 +249,8 @@ class Rows:
     @cached_property
     def _maximum(self) -> Array:
         maximum = stop_gradient(jnp.max(self.logits, axis=-1))
-        return jnp.where(maximum > -jnp.inf, maximum, 0)
+        maximum = jnp.where(maximum == -jnp.inf, 0, maximum)
+        return jnp.where(self.is_inside, maximum, jnp.nan)
 
     @cached_property
     def _masses(self) -> Array:

@@ -57,6 +57,8 @@ def test_a_policy_computes_the_inputs_that_the_data_does_not_have():
             {"old_logprob": "data"},
             ("policy.old_logprob", "does not read"),
         ),
+        ({"name": "iw_sft"}, {"clip": [0, 1e39]}, ("policy.clip is (0, 1e+39)",)),
+        ({"name": "iw_sft"}, {"temperature": 1e39}, ("policy.temperature is 1e+39",)),
         (
             {"name": "psft"},
             {"old_logprob": "old"},

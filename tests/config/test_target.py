@@ -18,4 +18,5 @@ def test_help_names_each_method_that_reads_the_key():
     for method_name, method in METHODS.items():
         assert method_name in helps["name"]
         for name, hyper in method.hyper.items():
-            assert f"{method_name}: {hyper.help} [{hyper.default}]" in helps[name]
+            domain = f"[{hyper.default}; {hyper.domain.expected}]"
+            assert f"{method_name}: {hyper.help} {domain}" in helps[name]

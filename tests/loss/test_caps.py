@@ -1,5 +1,7 @@
 """Soft caps of logits against the dense oracle, whose tanh jax differentiates."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,9 +138,15 @@ def test_on_a_mesh():
         np.testing.assert_allclose(left, right, rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize("caps", [{"old": 3.0}, {"student": 0.0}, {"teacher": -1.0}])
+@pytest.mark.parametrize(
+    "caps",
+    [{"old": 3.0}, {"student": 0.0}, {"teacher": -1.0}]
+    + [{"student": cap} for cap in (np.nan, np.inf, 1e39, 1e-300, "3")],
+)
 def test_refused(caps):
     hidden, head, labels, arguments = loss_problems.problem("float32")
     ((role, cap),) = caps.items()
-    with pytest.raises(ValueError, match=rf"'{role}'\] is {cap}.*student, teacher"):
+    with pytest.raises(
+        ValueError, match=rf"'{role}'\] is {re.escape(str(cap))}; .*student, "
+    ):
         fused_loss("sft", hidden, head, labels, logit_caps=caps, **arguments)

@@ -70,3 +70,8 @@ def test_the_loss_counts_its_tokens_on_one_device_and_on_many(layout):
         np.testing.assert_allclose(
             metrics[f"histogram_{name}"], expected, rtol=1e-9, atol=1e-15
         )
+
+
+def test_nan_is_in_no_bin():
+    counts = histogram(jnp.array([jnp.nan, 0.0]), jnp.ones(2), np.linspace(0, 1, 21))
+    np.testing.assert_array_equal(counts, np.arange(20) == 0)

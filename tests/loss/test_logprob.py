@@ -78,3 +78,33 @@ def test_no_array_of_tokens_by_vocabulary_and_nothing_to_differentiate():
     shapes = str(jax.make_jaxpr(gradient)(hidden, head))
     assert f"f32[4,{loss_problems.V}]" in shapes
     assert f"f32[{loss_problems.B * loss_problems.L},{loss_problems.V}]" not in shapes
+
+
+def test_refused():
+    hidden, head, labels, arguments = loss_problems.problem("float32")
+    live = arguments["weights"] > 0
+
+    def run(labels=labels, mask=live, **options):
+        label_logprob(hidden, head, labels, mask=mask, **options)
+
+    for pattern, changes in (
+        ("vocab_size is 0", {"vocab_size": 0}),
+        ("vocab_size is 54", {"vocab_size": 54}),
+        ("chunk_size is 0", {"chunk_size": 0}),
+        ("is nan; expected a positive", {"logit_cap": float("nan")}),
+        ("float32; expected integers", {"labels": labels.astype(jnp.float32)}),
+        ("outside the vocabulary", {"mask": np.ones_like(live)}),
+        ("mask is 0.5 at", {"mask": np.where(live, 0.5, 0)}),
+        (r"mask has \(6,\)", {"mask": live[0]}),
+    ):
+        with pytest.raises(ValueError, match=pattern):
+            run(**changes)
+
+
+def test_a_traced_label_outside_the_vocabulary_is_nan():
+    hidden, head, labels, arguments = loss_problems.problem("float32", "holes")
+    live = arguments["weights"] > 0
+    run = jax.jit(lambda y: label_logprob(hidden, head, y, mask=live))
+    logprob = run(labels.at[0, 0].set(2**20 if live[0, 0] else 0))
+    assert np.isnan(logprob[0, 0]) == live[0, 0]
+    assert np.isfinite(np.asarray(logprob)[1:]).all()

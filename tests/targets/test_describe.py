@@ -76,3 +76,10 @@ def test_rows_have_the_columns_of_their_header():
     assert {row.count("|") for row in (header, line, *rows)} == {8}
     assert rows[1].startswith("| `dft` | p_y | 0 | – |")
     assert rows[1].endswith("[arXiv 2508.05629](https://arxiv.org/abs/2508.05629) |")
+
+
+def test_a_value_outside_its_domain_is_not_described():
+    with pytest.raises(ValueError, match="'alpha': alpha is nan; expected -1 or more"):
+        explain("alpha", {"alpha": float("nan")})
+    with pytest.raises(ValueError, match="no hyper-parameter beta"):
+        explain("alpha", {"beta": 1.0})

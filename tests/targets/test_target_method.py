@@ -18,9 +18,9 @@ HYPERS = {
 }
 # Values outside the domains, of the types of a configuration file.
 REFUSED = {
-    ("alpha", "alpha"): ["big", float("nan"), float("inf"), None, True],
+    ("alpha", "alpha"): ["big", float("nan"), float("inf"), None, True, -30, 1e39],
     ("profit", "tau"): [-0.1, 1.0, None],
-    ("eaft", "top_k"): [1, 2.5, "20", None],
+    ("eaft", "top_k"): [1, 2.5, "20", None, 0, -3, 2**40, True],
     ("eaft", "entropy_norm"): [0, -3.0, "log", False],
     ("eaft", "power"): [-1.0, float("inf")],
     ("label_smoothing", "smoothing"): [-0.1, 1.1],
@@ -33,8 +33,10 @@ REFUSED = {
     ("target_sft", "eta"): [-0.1, 1.5, None],
     ("target_sft", "gamma"): [-0.1, 1.5, "p"],
     ("custom", "gamma"): ["prob", {}, {"power": "x"}, {"entropy": 1}, True, None]
-    + [{"threshold": 1.0}, {"power": 1.0, "entropy": 3}, {"power": float("nan")}],
-    ("custom", "residual"): ["prior", 0.5, {"tempered": 0}, {"guided": 2.0}, ["model"]],
+    + [{"threshold": 1.0}, {"power": 1.0, "entropy": 3}, {"power": float("nan")}]
+    + [{"constant": 2}, 9, {"power": -30}, {"probability": 0.5}, {"entropy": 2.5}],
+    ("custom", "residual"): ["prior", 0.5, {"tempered": 0}, {"guided": 2.0}, ["model"]]
+    + [{"uniform": 1.0}, {"tempered": 1e-300}, {"guided": True}],
 }
 ACCEPTED = {
     ("alpha", "alpha"): [-0.5, 0, 8],
@@ -49,7 +51,7 @@ ACCEPTED = {
         "power",
         {"power": -0.5},
         {"entropy": 4},
-        {"constant": 2},
+        {"constant": 1},
     ],
     ("custom", "residual"): ["guided", {"guided": 1}, {"tempered": 2.0}, "uniform"],
 }

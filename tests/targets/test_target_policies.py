@@ -76,3 +76,29 @@ def test_a_snapshot_column_is_its_label_log_probability():
 def test_the_base_class_stores_and_reads_nothing():
     assert FROM_DATA.start(_params(1.0)) == {} and FROM_DATA.reads == ()
     assert FROM_DATA.columns({}.__getitem__, {}) == {}
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, True, float("nan")])
+def test_refresh_every_is_a_whole_number(wrong):
+    with pytest.raises(ValueError, match="refresh_every is .*whole number, 1 or more"):
+        Snapshot(wrong)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"decay": float("nan")},
+        {"decay": 1.0},
+        {"decay": "x"},
+        {"mode": "median"},
+        {"temperature": float("nan")},
+        {"temperature": -1.0},
+        {"clip": (0.0, float("inf"))},
+        {"clip": (1.0, 0.0)},
+    ],
+    ids=str,
+)
+def test_settings_of_trajectory_weights_are_in_their_domains(settings):
+    ((name, value),) = settings.items()
+    with pytest.raises(ValueError, match=f"^{name} is .*expected"):
+        Trajectory(**settings)

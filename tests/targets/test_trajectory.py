@@ -129,7 +129,10 @@ def test_refused():
     arguments = (LOGPROB, REFERENCE, SEGMENTS)
     with pytest.raises(ValueError, match="mode is 'median'.*mean, sum, token"):
         trajectory_weight(*arguments, mode="median")
-    for clip in ((2.0, 1.0), (-1.0, 1.0), (0.0, float("nan"))):
+    for clip in (
+        *((2.0, 1.0), (-1.0, 1.0), (0.0, float("nan")), (0.0, float("inf"))),
+        *((0.0, 1e39), (1.0,), (0.0, 1.0, 2.0), 3.0, None, ("a", "b"), (False, True)),
+    ):
         with pytest.raises(ValueError, match="clip is"):
             trajectory_weight(*arguments, clip=clip)
     square = (LOGPROB.reshape(3, 3), REFERENCE.reshape(3, 3))
@@ -142,3 +145,33 @@ def test_refused():
             trajectory_weight(*wrong)
     with pytest.raises(ValueError, match="expected one entry for each token"):
         trajectory_weight(*arguments, loss_mask=np.ones(3, bool))
+    for temperature in (float("nan"), float("inf"), -1.0, 1e39, "1", None, True):
+        with pytest.raises(ValueError, match="temperature is"):
+            trajectory_weight(*arguments, temperature=temperature)
+    with pytest.raises(ValueError, match="segment_ids are float64; expected integers"):
+        trajectory_weight(LOGPROB, REFERENCE, SEGMENTS / 2)
+    with pytest.raises(ValueError, match=r"loss_mask is 0.5 at index \(0,\)"):
+        trajectory_weight(*arguments, loss_mask=np.full(9, 0.5))
+    for empty in (np.zeros(0), np.zeros(())):
+        with pytest.raises(ValueError, match="expected .* with tokens"):
+            trajectory_weight(empty, empty, empty.astype(int))
+
+
+def test_wide_ids_do_not_wrap():
+    """Modulo 2^32 the two trajectories would be one."""
+    result = trajectory_weight(LOGPROB, REFERENCE, SEGMENTS + (SEGMENTS == 2) * 2**32)
+    expected = trajectory_weight(LOGPROB, REFERENCE, SEGMENTS)
+    np.testing.assert_array_equal(result, expected)
+    ids = np.array([1] * 4 + [2**32 + 1] * 5)
+    halves = trajectory_weight(LOGPROB, REFERENCE, ids)
+    narrow = trajectory_weight(LOGPROB, REFERENCE, (ids > 1).astype(int))
+    np.testing.assert_array_equal(halves, narrow)
+
+
+def test_a_mask_of_any_dtype_selects_the_same_tokens():
+    mask = np.arange(9) % 2 == 0
+    arguments = (LOGPROB, REFERENCE, SEGMENTS)
+    expected = trajectory_weight(*arguments, loss_mask=mask)
+    for dtype in (int, np.float32):
+        result = trajectory_weight(*arguments, loss_mask=mask.astype(dtype))
+        np.testing.assert_array_equal(result, expected)

@@ -20,6 +20,7 @@ from jax import Array
 
 from targetsft_jax.keys import Domain, at_least, between, more_than
 from targetsft_jax.targets.method import Hyper, Method
+from targetsft_jax.targets.methods.weighted import TOP_K
 from targetsft_jax.targets.qtarget import QTarget
 from targetsft_jax.targets.rows import Mix, Rows
 
@@ -34,11 +35,11 @@ class GammaOption:
 
     Attributes:
         gamma: (rows, number) -> γ [...].
-        number: its number as a hyper-parameter; `_NO_NUMBER` if it has none.
+        number: its number as a hyper-parameter; None if it has none.
     """
 
     gamma: Callable[[Rows, float], Array]
-    number: Hyper
+    number: Hyper | None = None
 
 
 @dataclass(frozen=True)
@@ -47,50 +48,52 @@ class ResidualOption:
 
     Attributes:
         mix: number -> (α, β) of π̃; None for the model's own p.
-        number: its number as a hyper-parameter; `_NO_NUMBER` if it has none.
+        number: its number as a hyper-parameter; None if it has none.
         needs: names of its inputs.
     """
 
     mix: Callable[[float], Mix] | None
-    number: Hyper
+    number: Hyper | None = None
     needs: tuple[str, ...] = ()
 
 
-_NO_NUMBER = Hyper(1.0, "Unused.")
-_ETA = Hyper(0.5, "η, from the student (0) to the other model (1).", between(0, 1))
+_ETA = Hyper(
+    0.5, "η, from the student (0) to the other model (1).", between(0, 1), static=True
+)
 
 GAMMAS: Mapping[str, GammaOption] = MappingProxyType(
     {
+        # Outside of [0, 1] Q is signed, and its cross-entropy has no minimum.
         "constant": GammaOption(
             lambda rows, number: rows.constant(number),
-            Hyper(1.0, "γ itself."),
+            Hyper(1.0, "γ itself.", between(0, 1), static=True),
         ),
-        "probability": GammaOption(lambda rows, _: rows.prob, _NO_NUMBER),
+        "probability": GammaOption(lambda rows, _: rows.prob),
         "power": GammaOption(
-            lambda rows, number: rows.power(number), Hyper(0.5, "α of p_y^α.")
+            lambda rows, number: rows.power(number),
+            Hyper(0.5, "α of p_y^α.", at_least(-1), static=True),
         ),
         "entropy": GammaOption(
             lambda rows, number: rows.top_share(int(number)),
-            Hyper(20, "Most probable tokens that count.", at_least(2)),
+            Hyper(20, "Most probable tokens that count.", TOP_K),
         ),
         "threshold": GammaOption(
             lambda rows, number: (rows.prob > number).astype(rows.prob.dtype),
-            Hyper(0.1, "τ of 1[p_y > τ].", between(0, 1, closed="[)")),
+            Hyper(0.1, "τ of 1[p_y > τ].", between(0, 1, closed="[)"), static=True),
         ),
     }
 )
 
 RESIDUALS: Mapping[str, ResidualOption] = MappingProxyType(
     {
-        "model": ResidualOption(None, _NO_NUMBER),
+        "model": ResidualOption(None),
         "tempered": ResidualOption(
-            lambda number: (1 / number, 0), Hyper(0.7, "Temperature.", more_than(0))
+            lambda number: (1 / number, 0),
+            Hyper(0.7, "Temperature.", more_than(0), static=True),
         ),
-        "uniform": ResidualOption(lambda _: (0, 0), _NO_NUMBER),
-        "teacher": ResidualOption(lambda _: (0, 1), _NO_NUMBER, ("teacher_logits",)),
-        "reference": ResidualOption(
-            lambda _: (0, 1), _NO_NUMBER, ("reference_logits",)
-        ),
+        "uniform": ResidualOption(lambda _: (0, 0)),
+        "teacher": ResidualOption(lambda _: (0, 1), None, ("teacher_logits",)),
+        "reference": ResidualOption(lambda _: (0, 1), None, ("reference_logits",)),
         "guided": ResidualOption(lambda eta: (1 - eta, eta), _ETA, ("teacher_logits",)),
         "guided_reference": ResidualOption(
             lambda eta: (1 - eta, eta), _ETA, ("reference_logits",)
@@ -135,40 +138,53 @@ def _named(gamma: Choice | float) -> Choice:
 
 
 def _choose(key: str, choice: Choice, table: Mapping[str, Any]) -> tuple[Any, float]:
-    """Option and number of a choice.
+    """Option and number of a choice; 1 for an option without a number.
 
     Raises:
-        ValueError: an unknown name, or a mapping without exactly one entry.
+        ValueError: an unknown name, a number outside its domain, or a mapping without
+            exactly one entry.
     """
-    mapping = {choice: None} if isinstance(choice, str) else dict(choice)
-    if len(mapping) != 1 or next(iter(mapping)) not in table:
+    if not _is_choice(choice, table):
         raise ValueError(f"custom: {key} is {choice!r}; expected {_expected(table)}")
-    ((name, number),) = mapping.items()
+    ((name, number),) = _pairs(choice)
     option = table[name]
+    if option.number is None:
+        return option, 1.0
     return option, float(option.number.default if number is None else number)
 
 
+def _is_choice(choice: Any, table: Mapping[str, Any]) -> bool:
+    """True for one name of a table, alone or with a number in its domain."""
+    if not isinstance(choice, str | Mapping) or len(_pairs(choice)) != 1:
+        return False
+    ((name, number),) = _pairs(choice)
+    if name not in table:
+        return False
+    entry: Hyper | None = table[name].number
+    if number is None:
+        return True
+    return entry is not None and entry.refusal(name, number) is None
+
+
+def _pairs(choice: Choice) -> list[tuple[str, Any]]:
+    return [(choice, None)] if isinstance(choice, str) else list(choice.items())
+
+
 def _expected(table: Mapping[str, Any]) -> str:
+    options = [
+        name + (f" ({option.number.domain.expected})" if option.number else "")
+        for name, option in table.items()
+    ]
+    numbered = {name: o.number.default for name, o in table.items() if o.number}
+    name = next(iter(numbered))
     return (
-        f"one of {', '.join(table)}, or one of them with its number, such as "
-        f"{{{next(iter(table))}: 0.5}}"
+        f"one of {', '.join(options)}; with its number as {{{name}: {numbered[name]}}}"
     )
 
 
 def _choices(table: Mapping[str, Any]) -> Domain:
     """Domain of the choices from a table."""
-
-    def accepts(choice: Any) -> bool:
-        named = _named(choice)
-        mapping = {named: None} if isinstance(named, str) else named
-        if not isinstance(mapping, Mapping) or len(mapping) != 1:
-            return False
-        ((name, number),) = mapping.items()
-        if name not in table:
-            return False
-        return number is None or table[name].number.refusal(name, number) is None
-
-    return Domain(_expected(table), accepts)
+    return Domain(_expected(table), lambda choice: _is_choice(_named(choice), table))
 
 
 ENTRIES.append(
@@ -181,14 +197,12 @@ ENTRIES.append(
         hyper={
             "gamma": Hyper(
                 "probability",
-                f"γ of a composed target: a number, or one of {', '.join(GAMMAS)}; "
-                "{NAME: NUMBER} sets its number.",
+                "γ of a composed target: a number, NAME, or {NAME: NUMBER}.",
                 _choices(GAMMAS),
             ),
             "residual": Hyper(
                 "model",
-                f"π̃ of a composed target: one of {', '.join(RESIDUALS)}; "
-                "{NAME: NUMBER} sets its number.",
+                "π̃ of a composed target: NAME, or {NAME: NUMBER}.",
                 _choices(RESIDUALS),
             ),
         },

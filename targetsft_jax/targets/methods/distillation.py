@@ -112,6 +112,7 @@ ENTRIES.append(
                 "Guidance η of the prior, from the student (0) to the teacher (1); the "
                 "default is an assumption, since the paper's value is not public.",
                 between(0, 1),
+                static=True,
             ),
             "gamma": Hyper(
                 None,

@@ -163,6 +163,7 @@ ENTRIES.append(
                 0.28,
                 "Clip ε: tokens with a ratio above 1 + ε have weight 0.",
                 at_least(0),
+                static=True,
             )
         },
         value=_psft_value,
@@ -222,7 +223,10 @@ ENTRIES.append(
         mix="(1/β, 0)",
         hyper={
             "beta": Hyper(
-                0.7, "Temperature β of the model to push away from.", more_than(0)
+                0.7,
+                "Temperature β of the model to push away from.",
+                more_than(0),
+                static=True,
             ),
             "variant": Hyper(
                 "linear",

@@ -12,6 +12,9 @@ from targetsft_jax.targets.rows import Rows
 
 ENTRIES: list[Method] = []
 
+# The entropy of one token is 0, and so is ln 1. No vocabulary has a million tokens.
+TOP_K = Domain("2 to 1000000 tokens", lambda k: 2 <= k <= 1_000_000)
+
 
 def sft(rows: Rows) -> QTarget:
     """Supervised fine-tuning by maximum likelihood.
@@ -98,7 +101,10 @@ ENTRIES.append(
             "alpha": Hyper(
                 0.5,
                 "Exponent α: 0 is SFT, 1 the gradient of DFT; the published settings "
-                "are 1, 8 and 10.",
+                "are 1, 8 and 10. At −1 all tokens have the same expected weight "
+                "p·p^α; below, that of unlikely tokens is unbounded.",
+                at_least(-1),
+                static=True,
             )
         },
         value=_alpha_value,
@@ -133,6 +139,8 @@ ENTRIES.append(
                 0.1,
                 "Threshold τ: tokens with p_y above it are trained.",
                 between(0, 1, closed="[)"),
+                # A traced NaN would be a threshold that no token reaches.
+                static=True,
             )
         },
         proper=True,
@@ -172,8 +180,7 @@ ENTRIES.append(
             "top_k": Hyper(
                 20,
                 "Number k of most probable tokens whose entropy is the weight.",
-                # The entropy of one token is 0, and so is ln 1.
-                Domain("2 tokens or more", lambda k: k >= 2),
+                TOP_K,
             ),
             "entropy_norm": Hyper(
                 None,
@@ -185,6 +192,7 @@ ENTRIES.append(
                 1.0,
                 "Exponent of the weight; the official code has 1 and 2.",
                 at_least(0),
+                static=True,
             ),
         },
     )
