@@ -45,9 +45,15 @@ class Domain:
         finite = not isinstance(value, float) or math.isfinite(value)
         if value is not None and finite and self.accepts(value):
             return None
-        return f"{name} is {value!r}; expected {self.expected}" + (
+        return f"{name} is {shown(value)}; expected {self.expected}" + (
             ", or null" if nullable else ""
         )
+
+
+def shown(value: Any, limit: int = 100) -> str:
+    """`repr` of a value for a message, shortened to `limit` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def at_least(smallest: float) -> Domain:

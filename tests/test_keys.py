@@ -48,7 +48,7 @@ def test_every_instance_has_new_defaults():
 
 
 def test_help_is_one_line_per_key():
-    """jsonargparse reads it from the class docstring."""
+    """The docstring of a section lists its keys."""
     lines = (Outer.__doc__ or "").splitlines()
     assert lines[0] == "An outer section."
     assert "    count: Some count, with words. [1 or more]" in lines

@@ -125,7 +125,11 @@ def test_the_renamed_source_embedded_is_refused_with_its_new_name():
         ("lora.targets", "q", "a list"),
         ("lora.rank", "wide", "a whole number"),
         ("target.eta", "big", "a number or null"),
-        ("student.build.data", "3", "a section of keys"),
+        (
+            "student.build.data",
+            "3",
+            "a section with keys such as student.build.data.kinds",
+        ),
         ("student.build.data.digits", "x", "a whole number"),
     ],
 )
