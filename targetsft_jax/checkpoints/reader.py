@@ -8,6 +8,7 @@ import orbax.checkpoint as ocp
 
 from targetsft_jax.checkpoints.layered_params import open_params
 from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.storage.user_path import user_path
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def find_checkpoint(path: str | Path, step: int | None = None) -> StoredCheckpoi
         FileNotFoundError: the path is neither, or has no such complete checkpoint.
         ValueError: both a checkpoint and a step are specified.
     """
-    folder = Path(path).expanduser().absolute()
+    folder = user_path(path).absolute()
     if _is_checkpoint(folder):
         if step is not None:
             raise ValueError(

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from targetsft_jax.command import UsageError
+from targetsft_jax.storage.user_path import user_path
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 
@@ -36,7 +37,7 @@ def find(name: str) -> Path:
     Raises:
         UsageError: there is no such file or shipped configuration.
     """
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_file():
         return path
     shipped = names()

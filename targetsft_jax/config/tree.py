@@ -147,6 +147,9 @@ def _read(text: str, kind: Any, path: str) -> Any:
     members = _members(kind)
     if not text.strip():
         return text
+    if yaml_file.scalar(text) is None:
+        # The word null is no text, also where null is refused.
+        return None
     try:
         value = yaml_file.parse(text, f"--{path}")
     except yaml_file.YamlError as error:

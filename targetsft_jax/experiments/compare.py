@@ -1,7 +1,6 @@
 """Run the cells of a comparison sequentially in one process and tabulate scores."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from targetsft_jax.evaluation.results import Results
 from targetsft_jax.evaluation.statistics import AverageAtK, table
 from targetsft_jax.experiments.grid import Cell
 from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.storage.user_path import user_path
 from targetsft_jax.training.run import run
 from targetsft_jax.training.session import Shared
 
@@ -59,7 +59,7 @@ def finished_scores(config: Config) -> dict[str, AverageAtK] | None:
     """Return the scores of a finished cell; None: the cell must run."""
     import yaml
 
-    run_dir = RunDir(Path(config.run_dir).expanduser())
+    run_dir = RunDir(user_path(config.run_dir))
     results = Results(run_dir)
     if not results.finished:
         return None

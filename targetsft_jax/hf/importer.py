@@ -23,6 +23,7 @@ from targetsft_jax.hf.tensor_map import ParameterSlice, checkpoint_tensors
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import abstract_params
 from targetsft_jax.storage.atomic import former
+from targetsft_jax.storage.user_path import user_path
 
 _HUB_FILES = ["*.json", "*.jinja", "*.txt", "tokenizer*", "*.model"]
 
@@ -45,7 +46,7 @@ def resolve(path_or_hub_id: str | Path, *, weights: bool = True) -> Path:
         NotADirectoryError: the path is a file.
     """
     name = str(path_or_hub_id)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_dir():
         return path
     if path.exists():

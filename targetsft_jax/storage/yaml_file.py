@@ -68,6 +68,8 @@ def parse(text: str, where: str) -> Any:
     # Aliases share values, which nobody changes. Built from events without recursion:
     # PyYAML's constructor expands aliases without a limit and recurses.
     builder = _Builder(where)
+    if not text.isascii() and text.encode(errors="replace").decode() != text:
+        raise YamlError(f"{where}: characters that UTF-8 lacks; expected UTF-8")
     try:
         for event in yaml.parse(text, Loader=_LOADER):
             builder.add(event)

@@ -181,7 +181,7 @@ def test_errors_in_a_mixture_name_the_source(tmp_path):
     [
         ({"mesh__data": 3}, ("'data': 3", "needs 3 devices; found 8")),
         ({"mesh__tensor": 3}, ("'tensor': 3", "multiple of 3 devices; found 8")),
-        ({"mesh__tensor": 0}, ("'tensor': 0", "positive")),
+        ({"mesh__tensor": 0}, ("mesh.tensor is 0", "-1, or 1 or more")),
         ({"train__batch_size": 12}, ("is 12", "a multiple of", "= 8")),
         (
             {"train__accumulation_steps": 2},

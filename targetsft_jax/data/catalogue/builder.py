@@ -21,6 +21,7 @@ from targetsft_jax.data.catalogue.files import Files, from_hub, in_folder
 from targetsft_jax.data.record import RowError
 from targetsft_jax.data.sources import parse_row, read_files
 from targetsft_jax.storage import atomic
+from targetsft_jax.storage.user_path import user_path
 
 DATA_DIR = "~/.cache/targetsft_jax/datasets"
 """Default folder of built data sets. It is not that of TFDS, where another builder may
@@ -302,5 +303,5 @@ def _refusal(name: str, bad: list[str]) -> str:
 
 
 def _folder(name: str, data_dir: str | None) -> Path:
-    root = Path(data_dir or DATA_DIR).expanduser()
+    root = user_path(data_dir or DATA_DIR)
     return root / name / CATALOGUE[name].version
