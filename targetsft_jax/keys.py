@@ -76,6 +76,11 @@ def shown(value: Any, limit: int = 100) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
+def shown_name(name: str) -> str:
+    """Name of a key for a message: unchanged if it is short and printable."""
+    return name if 0 < len(name) <= 100 and name.isprintable() else shown(name)
+
+
 def at_least(smallest: float, most: float = math.inf) -> Domain:
     """Numbers ≥ `smallest`, and ≤ `most`."""
     return Domain(

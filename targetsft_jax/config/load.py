@@ -18,7 +18,7 @@ from targetsft_jax.config.help import help_text
 from targetsft_jax.config.schema import Config, ConfigError
 from targetsft_jax.config.shipped import find
 from targetsft_jax.config.tree import Tree, UnknownKey, build, merge, override
-from targetsft_jax.keys import shown
+from targetsft_jax.keys import shown, shown_name
 from targetsft_jax.storage import yaml_file
 
 RENAMED_KEYS: Mapping[str, str] = {
@@ -159,11 +159,9 @@ def _explain(unknown: str) -> str:
             return f"{unknown} was renamed; use {new}{unknown.removeprefix(old)}"
     if unknown in REMOVED_KEYS:
         return f"{unknown} was removed: {REMOVED_KEYS[unknown]}"
-    name = unknown[:100]
-    nearest = _nearest(name)
+    nearest = _nearest(unknown[:100])
     suggestion = f"\nDid you mean {nearest}?" if nearest else ""
-    found = name if name.isprintable() and name else repr(name)
-    return f"{found} is not a key{suggestion}\nSee --help for all keys."
+    return f"{shown_name(unknown)} is not a key{suggestion}\nSee --help for all keys."
 
 
 def _nearest(unknown: str) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from targetsft_jax.config.schema import ConfigError
-from targetsft_jax.keys import shown
+from targetsft_jax.keys import shown, shown_name
 from targetsft_jax.storage import yaml_file
 
 Tree = dict[str, Any]
@@ -28,7 +28,7 @@ class UnknownKey(ConfigError):
     """A key that no section declares; the attribute `path` is its dotted path."""
 
     def __init__(self, path: str) -> None:
-        super().__init__(f"{path} is not a key")
+        super().__init__(f"{shown_name(path)} is not a key")
         self.path = path
 
 
