@@ -16,7 +16,7 @@ from targetsft_jax.config.load import parse
 from targetsft_jax.config.schema import Config, ConfigError, TargetConfig
 from targetsft_jax.config.shipped import find
 from targetsft_jax.config.tree import UnknownKey, build, merge, override
-from targetsft_jax.keys import shown, shown_name
+from targetsft_jax.keys import refusals, shown, shown_name
 from targetsft_jax.storage import yaml_file
 from targetsft_jax.targets.api import get_method
 from targetsft_jax.targets.inputs import INPUTS
@@ -88,7 +88,10 @@ def read_comparison(config: str, replacing: Mapping[str, str | None]) -> Compari
     base = path.parent / tree["base"]
     if os.path.isfile(base):
         tree["base"] = str(base)
-    return build(Comparison, tree)
+    comparison = build(Comparison, tree)
+    for refusal in refusals(comparison):
+        raise ConfigError(f"{path}: {refusal}")
+    return comparison
 
 
 def cells(comparison: Comparison, arguments: Sequence[str] = ()) -> list[Cell]:

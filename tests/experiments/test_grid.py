@@ -123,5 +123,5 @@ def test_refusals_name_the_key(base, tmp_path, tree, parts):
 def test_a_file_that_is_not_yaml_is_named(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("methods: [sft")
-    with pytest.raises(ConfigError, match=r"c\.yaml line 2: not YAML"):
+    with pytest.raises(ConfigError, match=r"c\.yaml, line 2: not YAML"):
         read_comparison(str(path), {})
