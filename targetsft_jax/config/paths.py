@@ -97,7 +97,8 @@ def _unusable(key: str, value: str) -> str | None:
     if home.is_relative_to(path):
         found = "the home folder" if home == path else "a folder above the home folder"
         return f"{key} is {shown(value)}, {found}; expected a folder of its own"
-    above = next(p for p in (path, *path.parents) if os.path.lexists(p))
+    written = user_path(value).absolute()
+    above = next(p for p in (written, *written.parents) if os.path.lexists(p))
     if not above.is_dir():
         kind = "a link to nothing" if above.is_symlink() else "a file"
         return f"{key} is {shown(value)}, and {above} is {kind}; expected a folder"
