@@ -126,8 +126,8 @@ class Wide:
     name: str = key("x", "Some name.")
     names: list[str] = key(list, "Some names.")
     weights: dict[str, float] = key(dict, "Some weights.")
-    template: str = key("{x}", "Some template.", Domain("a template", bool))
-    wide: int = key(0, "Some seed.", Domain("0 to 2^40", bool, largest=2**40))
+    template: str = key("{x}", "Some template.", Domain("a template", lambda _: True))
+    wide: int = key(0, "Some seed.", Domain("0 to 2^40", lambda _: True, 2**40))
     free: str | None = key(None, "Some text or null.")
 
 

@@ -273,10 +273,9 @@ def test_every_number_outside_of_target_declares_its_domain():
             path = f"{prefix}{each.name}"
             if inner is not None and path != "target":
                 check(inner, f"{path}.")
-            numeric = {int, float} & {
-                hints[each.name],
-                *typing.get_args(hints[each.name]),
-            }
+            kind = hints[each.name]
+            plain = typing.get_origin(kind) in (list, dict)
+            numeric = not plain and {int, float} & {kind, *typing.get_args(kind)}
             assert not numeric or each.metadata["domain"] is not None, path
 
     check(Config, "")
