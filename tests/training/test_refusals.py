@@ -361,3 +361,16 @@ def test_resume_is_a_flag(tail):
 def test_keep_best_by_a_held_out_metric_needs_held_out_data(refused):
     message = refused("--train.keep_best", "validation_nll", status=2)
     _has(message, "train.keep_best is 'validation_nll'", "validation.examples")
+
+
+@pytest.mark.parametrize(
+    "name", ["histogram_gamma", "kl_teacher", "epoch", "nope", "x\ud800"]
+)
+def test_keep_best_by_what_is_not_a_number_of_a_step(refused, name):
+    """Before models are opened, with names that all work."""
+    arguments = ["--target.name", "sft", "--target.eta", "null"]
+    message = refused(*arguments, "--train.keep_best", name, status=2)
+    _has(message, "train.keep_best is")
+    if name.isascii():
+        _has(message, f"{name!r}; expected one of loss, nll", "validation_nll")
+        assert "histogram" not in message.partition("expected")[2]
