@@ -8,7 +8,12 @@ from typing import Any
 from targetsft_jax.checkpoints.manager import Checkpoints
 from targetsft_jax.checkpoints.position import Position
 from targetsft_jax.checkpoints.retention import Retention, SaveTimer
-from targetsft_jax.config.schema import Config, ConfigError, TrainConfig
+from targetsft_jax.config.schema import (
+    VALIDATION_PREFIX,
+    Config,
+    ConfigError,
+    TrainConfig,
+)
 from targetsft_jax.keys import shown
 from targetsft_jax.parallel import processes
 from targetsft_jax.storage import disk_full
@@ -29,6 +34,8 @@ def check_keep_best(config: Config) -> None:
     names = selecting_names(
         key.removesuffix("_logits") for key in inputs if INPUTS[key].per == "model"
     )
+    if not (config.validation.examples or config.validation.data):
+        names = [each for each in names if not each.startswith(VALIDATION_PREFIX)]
     if name is not None and name not in names:
         raise ConfigError(
             f"train.keep_best is {shown(name)}; expected one of {', '.join(names)}, or "
