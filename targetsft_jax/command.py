@@ -9,10 +9,12 @@
 """
 
 import argparse
+import math
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Self
 
 from targetsft_jax.output import robust_streams
@@ -79,6 +81,40 @@ def file_size(text: str) -> int:
         )
     unit = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[match[2].upper()]
     return int(float(match[1]) * unit)
+
+
+def output_file(text: str) -> Path:
+    """Argparse type of files to write; refused if no file can be written there."""
+    path = Path(text)
+    if not text.strip() or path.is_dir():
+        found = "is a folder" if text.strip() else "is blank"
+        raise argparse.ArgumentTypeError(f"{text!r} {found}; expected a file to write")
+    if path.exists() and not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a file; expected a file")
+    existing = next(p for p in path.absolute().parents if os.path.lexists(p))
+    if not existing.is_dir():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} cannot be written, since {existing} is not a folder"
+        )
+    return path
+
+
+def positive_number(text: str) -> float:
+    """Argparse type of finite numbers more than 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected a number more than 0")
+    return value
+
+
+def row_count(text: str) -> int:
+    """Argparse type of numbers of rows to print, from 1 to a million."""
+    if not re.fullmatch(r"\d{1,7}", text.strip()) or not 1 <= int(text) <= 10**6:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected 1 to 1,000,000")
+    return int(text)
 
 
 def _exit_code(

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from targetsft_jax.command import run_command
+from targetsft_jax.command import row_count, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m targetsft_jax.datasets")
     add = parser.add_subparsers(required=True, dest="command").add_parser
     preview = add("preview", help="show rows of a run, by its keys", allow_abbrev=False)
-    preview.add_argument("--rows", type=int, default=3, help="number of rows (3)")
+    preview.add_argument("--rows", type=row_count, default=3, help="number of rows (3)")
     build = add("build", help="write a data set as ArrayRecord files")
     build.add_argument("name", help="name in the catalogue")
     build.add_argument("--manual-dir", metavar="DIR", help="published files")

@@ -13,10 +13,15 @@ these declarations. Hyper-parameters of methods and sampling settings use the sa
 
 import dataclasses
 import math
+import types
 import typing
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, dataclass_transform
+
+LARGEST_INTEGER, LARGEST_FLOAT, SMALLEST_FLOAT = 2**31 - 1, 3e38, 1.2e-38
+"""Magnitudes of numbers that int32 and float32 represent, unless a domain is wider."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +32,13 @@ class Domain:
         expected: the domain in words, which follow "expected " in an error.
         accepts: membership predicate; called with values of the key's type, never with
             None. Domains of numbers accept arrays too, entry by entry.
+        largest: the largest whole number; floats must be representable in float32.
         infinite: True if infinite entries of arrays may be members.
     """
 
     expected: str
     accepts: Callable[[Any], Any]
+    largest: int = LARGEST_INTEGER
     infinite: bool = False
 
     def refusal(self, name: str, value: Any, *, nullable: bool = False) -> str | None:
@@ -44,22 +51,56 @@ class Domain:
         """
         if value is None and nullable:
             return None
+        limit = None if value is None else _exceeded_limit(value, self.largest)
         finite = not isinstance(value, float) or math.isfinite(value)
-        if value is not None and finite and self.accepts(value):
+        if value is not None and finite and self.accepts(value) and limit is None:
             return None
-        return f"{name} is {value!r}; expected {self.expected}" + (
-            ", or null" if nullable else ""
+        return f"{name} is {shown(value)}; expected {self.expected}" + (
+            (limit or "") + (", or null" if nullable else "")
         )
 
 
-def at_least(smallest: float) -> Domain:
-    """Numbers ≥ `smallest`."""
-    return Domain(f"{smallest:g} or more", lambda value: value >= smallest)
+def _exceeded_limit(value: Any, largest: int) -> str | None:
+    """Limit of the magnitude of numbers that a value exceeds, in words, or None."""
+    if isinstance(value, int) and abs(value) > largest:
+        return f", at most {largest}"
+    if isinstance(value, float) and math.isfinite(value):
+        if abs(value) > LARGEST_FLOAT:
+            return f", at most {LARGEST_FLOAT:g}"
+        if 0 < abs(value) < SMALLEST_FLOAT:
+            return f", 0 or at least {SMALLEST_FLOAT:g} in magnitude"
+    return None
 
 
-def more_than(bound: float) -> Domain:
-    """Numbers > `bound`."""
-    return Domain(f"a number more than {bound:g}", lambda value: value > bound)
+def shown(value: Any, limit: int = 100) -> str:
+    """`repr` of a value for a message, shortened to `limit` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def shown_name(name: str) -> str:
+    """Name of a key for a message: unchanged if it is short and printable."""
+    return name if 0 < len(name) <= 100 and name.isprintable() else shown(name)
+
+
+def at_least(smallest: float, most: float = math.inf) -> Domain:
+    """Numbers ≥ `smallest`, and ≤ `most`."""
+    return Domain(
+        f"{smallest:g} or more{_at_most(most)}",
+        lambda value: (value >= smallest) & (value <= most),
+    )
+
+
+def more_than(bound: float, most: float = math.inf) -> Domain:
+    """Numbers > `bound`, and ≤ `most`."""
+    return Domain(
+        f"a number more than {bound:g}{_at_most(most)}",
+        lambda value: (value > bound) & (value <= most),
+    )
+
+
+def _at_most(most: float) -> str:
+    return "" if most == math.inf else f", at most {most:,}"
 
 
 def between(low: float, high: float, *, closed: str = "[]") -> Domain:
@@ -147,12 +188,69 @@ def refusals(config: Any, prefix: str = "") -> Iterator[str]:
         elif isinstance(value, list) and any(map(dataclasses.is_dataclass, value)):
             for number, part in enumerate(value):
                 yield from refusals(part, f"{path}[{number}].")
+        nullable = types.NoneType in typing.get_args(kind)
         domain: Domain | None = entry.metadata.get("domain")
+        refusal = None
         if domain is not None:
-            nullable = "None" in str(entry.type)
             refusal = domain.refusal(path, value, nullable=nullable)
-            if refusal is not None:
-                yield refusal
+        elif value is None and not nullable:
+            refusal = f"{path} is None; expected a value"
+        if refusal is not None:
+            yield refusal
+        else:
+            yield from _plain_refusals(path, value, domain is None)
+
+
+def _plain_refusals(path: str, value: Any, is_name: bool) -> Iterator[str]:
+    """Error messages for values that no key may have, inside lists and mappings too.
+
+    Args:
+        path: dotted path of the value.
+        value: plain data.
+        is_name: True for a text on one line, such as a name or path, not a template.
+    """
+    domain: Domain | None = None
+    if isinstance(value, str):
+        domain = _NAME if is_name else _TEXT
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        domain = _NUMBER
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _plain_refusals(f"{path}[{number}]", item, is_name)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _plain_refusals(f"key of {path}", name, False)
+            yield from _plain_refusals(f"{path}.{name}", item, False)
+    if domain is not None and (refusal := domain.refusal(path, value)) is not None:
+        yield refusal
+
+
+def _is_text(text: str) -> bool:
+    """True for text that UTF-8 encodes, without NUL."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+def _is_name(text: str) -> bool:
+    return (
+        _is_text(text)
+        and bool(text.strip())
+        and len(text) <= _NAME_CHARACTERS
+        and not any(unicodedata.category(character) == "Cc" for character in text)
+    )
+
+
+_NAME_CHARACTERS = 4096
+_TEXT = Domain("text in UTF-8, without NUL characters", _is_text)
+_NAME = Domain(
+    f"a text in UTF-8 that is not blank, on one line, of at most {_NAME_CHARACTERS} "
+    "characters",
+    _is_name,
+)
+_NUMBER = Domain("a finite number", lambda _: True, largest=2**53)
 
 
 def resumable_keys(section: type, prefix: str = "") -> Iterator[str]:

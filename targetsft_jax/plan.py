@@ -1,12 +1,11 @@
 """Plan a run: `python -m targetsft_jax.plan --config FILE --topology v5e:4x4`."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from targetsft_jax.command import DOES_NOT_FIT, DONE, run_command
+from targetsft_jax import command
+from targetsft_jax.command import run_command
 from targetsft_jax.config.load import load
 
 
@@ -22,14 +21,14 @@ def _plan(arguments: list[str]) -> int:
 
     prepare_jax(options.topology)
     from targetsft_jax.planning.plan import make_plan
-    from targetsft_jax.planning.rendering import as_json, lines
+    from targetsft_jax.planning.rendering import lines, write_json
 
     topology = get_topology(options.topology, options.num_slices)
     plan = make_plan(config, topology, options.capacity)
     print("\n".join(lines(plan)))
     if options.json is not None:
-        options.json.write_text(json.dumps(as_json(plan), indent=2) + "\n", "utf-8")
-    return DONE if plan.memory.fits else DOES_NOT_FIT
+        write_json(plan, options.json)
+    return command.DONE if plan.memory.fits else command.DOES_NOT_FIT
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,8 +47,12 @@ def _parser() -> argparse.ArgumentParser:
     capacity = "memory per device in GiB (default: that of the TPU generation)"
     parser.add_argument("--topology", required=True, help=topology)
     parser.add_argument("--num-slices", type=int, default=1, metavar="N", help=slices)
-    parser.add_argument("--capacity", type=float, metavar="GIB", help=capacity)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write JSON to FILE")
+    parser.add_argument(
+        "--capacity", type=command.positive_number, metavar="GIB", help=capacity
+    )
+    parser.add_argument(
+        "--json", type=command.output_file, metavar="FILE", help="write JSON to FILE"
+    )
     return parser
 
 

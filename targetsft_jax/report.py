@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from targetsft_jax.command import run_command
+from targetsft_jax.command import output_file, run_command
 from targetsft_jax.experiments.curves import draw
 from targetsft_jax.experiments.runs import read_runs
 from targetsft_jax.experiments.summary import summary_table
@@ -30,7 +30,7 @@ def _report(arguments: list[str]) -> None:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=output_file,
         default=Path("curves.png"),
         help="PNG file to write (default: curves.png)",
     )

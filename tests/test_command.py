@@ -1,5 +1,8 @@
 """Entry point of the commands: exit codes, and one line per error."""
 
+import argparse
+import os
+
 import pytest
 
 from targetsft_jax import command
@@ -39,3 +42,24 @@ def test_the_arguments_are_those_of_the_process_by_default(monkeypatch):
     monkeypatch.setattr("sys.argv", ["command", "a", "--b"])
     command.run_command(lambda arguments: received.append(arguments))
     assert received == [["a", "--b"]]
+
+
+def test_output_files_are_checked_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("x")
+    os.mkfifo(tmp_path / "pipe")
+    new = tmp_path / "new" / "a.png"
+    assert command.output_file(str(new)) == new
+    assert command.output_file(str(tmp_path / "file"))
+    for text in ("", " ", str(tmp_path), f"{tmp_path}/file/a.png", f"{tmp_path}/pipe"):
+        with pytest.raises(argparse.ArgumentTypeError, match="blank|folder|not a file"):
+            command.output_file(text)
+
+
+def test_numbers_of_arguments():
+    assert command.positive_number("1e3") == 1000 and command.row_count("7") == 7
+    for text in ("0", "-1", "nan", "inf", "1e999", "x", ""):
+        with pytest.raises(argparse.ArgumentTypeError):
+            command.positive_number(text)
+    for text in ("0", "-5", "1.5", "9" * 5000, "x", ""):
+        with pytest.raises(argparse.ArgumentTypeError):
+            command.row_count(text)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_every_instance_has_new_defaults():
 
 
 def test_help_is_one_line_per_key():
-    """jsonargparse reads it from the class docstring."""
+    """The docstring of a section lists its keys."""
     lines = (Outer.__doc__ or "").splitlines()
     assert lines[0] == "An outer section."
     assert "    count: Some count, with words. [1 or more]" in lines
@@ -116,3 +117,50 @@ def test_resumable_keys_are_paths_and_a_section_covers_its_keys():
         "several.mode",
         "free",
     ]
+
+
+@section
+class Wide:
+    """Keys without a domain, and with a wide one."""
+
+    name: str = key("x", "Some name.")
+    names: list[str] = key(list, "Some names.")
+    weights: dict[str, float] = key(dict, "Some weights.")
+    template: str = key("{x}", "Some template.", Domain("a template", lambda _: True))
+    wide: int = key(0, "Some seed.", Domain("0 to 2^40", lambda _: True, 2**40))
+    free: str | None = key(None, "Some text or null.")
+
+
+@pytest.mark.parametrize(
+    "config, expected",
+    [
+        (Outer(count=2**31), "count is 2147483648; expected 1 or more, at most 214748"),
+        (Outer(limit=1e300), "limit is 1e.300; expected a number more than 0, at most"),
+        (Outer(limit=1e-300), "limit is 1e-300; .*0 or at least 1.2e-38 in magnitude"),
+        (Wide(name=""), "name is ''; expected a text in UTF-8 that is not blank"),
+        (Wide(name="a\nb"), "name is .*on one line"),
+        (Wide(name="a\0"), "name is .*on one line"),
+        (Wide(name="\ud800"), "name is .*UTF-8"),
+        (Wide(name="y" * 5000), "name is 'y+….*at most 4096 characters"),
+        (Wide(name=None), "name is None; expected a value"),  # type: ignore[arg-type]
+        (Wide(names=["x", " "]), r"names\[1\] is ' '; expected a text"),
+        (Wide(weights={"a": math.nan}), "weights.a is nan; expected a finite number"),
+        (Wide(weights={"\ud800": 1.0}), "key of weights is"),
+        (Wide(template="\0"), "template is .*without NUL"),
+        (Wide(wide=2**41), "wide is 2199023255552; expected 0 to 2"),
+    ],
+    ids=lambda value: value[:20] if isinstance(value, str) else "",
+)
+def test_values_that_no_key_may_have(config, expected):
+    (refusal,) = refusals(config)
+    assert re.match(expected, refusal), refusal
+
+
+def test_values_of_wide_domains_and_templates_are_accepted():
+    assert not list(refusals(Wide(template="a\nb", wide=2**39, names=["é x"])))
+
+
+def test_bounds_are_part_of_the_domain():
+    assert at_least(1, 2**20).expected == "1 or more, at most 1,048,576"
+    assert not at_least(1, 10).accepts(11) and more_than(0, 10).accepts(10)
+    assert not more_than(0, 10).accepts(11)

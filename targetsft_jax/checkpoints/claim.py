@@ -20,7 +20,7 @@ from targetsft_jax.config.load import to_yaml
 from targetsft_jax.config.resume import changed_keys
 from targetsft_jax.config.schema import Config, ConfigError
 from targetsft_jax.parallel import processes
-from targetsft_jax.storage import atomic, lock, signed_text
+from targetsft_jax.storage import atomic, lock, signed_text, yaml_file
 from targetsft_jax.storage.run_dir import RunDir
 
 
@@ -109,15 +109,13 @@ def _known_configurations(
     run_dir: RunDir, steps: list[int]
 ) -> dict[str, Mapping[str, Any]]:
     """Origin -> configuration tree, of each readable one."""
-    import yaml
-
     known: dict[str, Mapping[str, Any]] = {}
     text = signed_text.read(run_dir.config)
     if text is None and steps:
         # Earlier versions did not sign it, but wrote it in the same way.
         text = _read_canonical(run_dir.config)
     if text is not None:
-        known[run_dir.config.name] = yaml.safe_load(text)
+        known[run_dir.config.name] = yaml_file.parse(text, str(run_dir.config))
     for step in reversed(steps):
         try:
             stored = StoredCheckpoint(run_dir, step)
@@ -134,16 +132,11 @@ def _known_configurations(
 
 def _read_canonical(path: Path) -> str | None:
     """Text of a YAML mapping that no editor has changed; None for any other file."""
-    import yaml
-
     try:
         text = path.read_text(encoding="utf-8")
-        tree = yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError):
+        canonical = text == yaml_file.dump(yaml_file.read_mapping(path))
+    except (OSError, ValueError):
         return None
-    canonical = isinstance(tree, Mapping) and text == yaml.safe_dump(
-        tree, sort_keys=False
-    )
     return text if canonical else None
 
 

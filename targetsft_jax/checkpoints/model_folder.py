@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from targetsft_jax.checkpoints.open import open_model
+from targetsft_jax.config.schema import DTYPES, ConfigError, LoraConfig
+from targetsft_jax.config.tree import build, merge
 from targetsft_jax.hf.sidecar_files import (
     CARD_FILE,
     copy_tokenizer,
     write_chat_template,
 )
 from targetsft_jax.hf.tensor_files import read_json
+from targetsft_jax.keys import refusals, shown
 from targetsft_jax.models import lora
 from targetsft_jax.models.lora import Lora
 from targetsft_jax.parallel import processes
@@ -91,17 +94,27 @@ def read_adapters(run_dir: RunDir) -> AdapterInfo | None:
     """Read the LoRA settings of a run; None if it trains all parameters.
 
     Raises:
-        ValueError: a field is missing in RUN/model/adapters.json.
+        ValueError: a field of RUN/model/adapters.json is missing or invalid.
     """
     path = run_dir.adapters
     if not path.is_file():
         return None
     info = read_json(path)
     try:
-        adapters = Lora(info["rank"], info["alpha"], tuple(info["targets"]))
-        return AdapterInfo(adapters, info["base"], info["dtype"])
+        fields = {name: info[name] for name in ("rank", "alpha", "targets")}
+        section = build(LoraConfig, merge(LoraConfig, {}, fields))
+        base, dtype = info["base"], info["dtype"]
     except KeyError as error:
         raise ValueError(
             f"{path} has no {error}; expected the file that the run wrote. Copy the "
             f"file of a run with the same settings, or use {run_dir.export}"
         ) from None
+    except ConfigError as error:
+        raise ValueError(f"{path}: {error}") from None
+    faults = [*refusals(section), DTYPES.refusal("dtype", dtype)]
+    if not isinstance(base, str):
+        faults.append(f"base is {shown(base)}; expected a path")
+    for fault in filter(None, faults):
+        raise ValueError(f"{path}: {fault}")
+    adapters = Lora(section.rank, section.alpha, tuple(section.targets))
+    return AdapterInfo(adapters, base, dtype)

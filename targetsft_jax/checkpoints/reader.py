@@ -17,6 +17,7 @@ from targetsft_jax.checkpoints.checksums import (
 )
 from targetsft_jax.checkpoints.layered_params import open_params
 from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.storage.user_path import user_path
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def find_checkpoint(path: str | Path, step: int | None = None) -> StoredCheckpoi
         ValueError: both a checkpoint and a step are specified, or the folder's name is
             not the step of its content.
     """
-    folder = Path(path).expanduser().absolute()
+    folder = user_path(path).absolute()
     if _is_checkpoint(folder):
         if step is not None:
             raise ValueError(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import orbax.checkpoint as ocp
 
 from targetsft_jax.config.schema import VALIDATION_PREFIX
@@ -60,10 +61,11 @@ class Retention:
             return None
         if self.best.startswith(VALIDATION_PREFIX) and self.best not in metrics:
             return None
-        if self.best not in metrics:
+        scalars = {name for name, value in metrics.items() if np.ndim(value) == 0}
+        if self.best not in scalars:
             raise ValueError(
                 f"train.keep_best is {self.best!r}, which is not a metric of a step; "
-                f"expected one of {', '.join(sorted(metrics))}, or null"
+                f"expected one of {', '.join(sorted(scalars))}, or null"
             )
         value = float(metrics[self.best])
         return {"value": value} if math.isfinite(value) else None

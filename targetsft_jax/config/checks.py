@@ -5,8 +5,10 @@ import re
 from collections.abc import Iterator
 
 from targetsft_jax.config.method import ResolvedMethod
+from targetsft_jax.config.paths import ROLES, path_refusals
 from targetsft_jax.config.schema import (
     VALIDATION_PREFIX,
+    BuildConfig,
     Config,
     ConfigError,
     EvaluationConfig,
@@ -18,8 +20,13 @@ from targetsft_jax.config.schema import (
     role_config,
 )
 from targetsft_jax.data.config import contradictions, source_name, sources
-from targetsft_jax.keys import refusals
+from targetsft_jax.keys import refusals, shown
 from targetsft_jax.models.lora import PROJECTIONS
+
+_BUILT_PARAMETERS = 10**9
+"""Parameters of a start model, an upper bound of its layers."""
+
+_TOKENS_PER_STEP = 2**31 - 1
 
 
 def validate(config: Config) -> None:
@@ -34,12 +41,13 @@ def validate(config: Config) -> None:
 
 def _refusals(config: Config) -> Iterator[str]:
     yield from refusals(config)
+    yield from path_refusals(config)
     yield from _data(config)
     yield from _policy(config.policy)
     yield from _roles(config, config.method)
     if config.lora is not None:
         yield from _lora(config.lora)
-    yield from _train(config.train)
+    yield from _train(config.train, config.data.max_length)
     yield from _processes(config.mesh)
     yield from _evaluation(config.evaluation, config)
     yield from _validation(config.validation, config.train.keep_best)
@@ -54,8 +62,10 @@ def _data(config: Config) -> Iterator[str]:
 
 
 def _roles(config: Config, method: ResolvedMethod) -> Iterator[str]:
-    for name in ("student", "teacher", "reference"):
+    for name in ROLES:
         role = role_config(config, name)
+        if role.build is not None:
+            yield from _build(role.build, f"{name}.build")
         if role.path and role.build:
             yield (
                 f"{name}.path is {role.path!r} and {name}.build is set too; set only "
@@ -70,19 +80,40 @@ def _roles(config: Config, method: ResolvedMethod) -> Iterator[str]:
         )
 
 
+def _build(build: BuildConfig, path: str) -> Iterator[str]:
+    """Errors about sizes that no decoder has, or none that is small."""
+    if build.hidden_size % (2 * build.num_heads):
+        yield (
+            f"{path}.hidden_size is {build.hidden_size}; expected a multiple of "
+            f"2 · {path}.num_heads = {2 * build.num_heads}"
+        )
+    if build.num_heads % build.num_kv_heads:
+        yield (
+            f"{path}.num_heads is {build.num_heads}; expected a multiple of "
+            f"{path}.num_kv_heads = {build.num_kv_heads}"
+        )
+    per_layer = build.hidden_size * (
+        4 * build.hidden_size + 3 * build.intermediate_size
+    )
+    if build.num_layers * per_layer > _BUILT_PARAMETERS:
+        yield (
+            f"{path} describes {build.num_layers * per_layer:,} parameters; expected "
+            f"at most {_BUILT_PARAMETERS:,}: a smaller hidden_size, intermediate_size "
+            "or num_layers"
+        )
+
+
 def _lora(lora: LoraConfig) -> Iterator[str]:
     known = ", ".join(PROJECTIONS)
     unknown = [name for name in lora.targets if name not in PROJECTIONS]
     if unknown:
-        names = ", ".join(map(repr, unknown))
+        names = shown(unknown)[1:-1]
         yield f"lora.targets has {names}; expected some of {known}"
     if not lora.targets or len(set(lora.targets)) < len(lora.targets):
         yield (
-            f"lora.targets is {lora.targets}; expected one or more of {known}, each of "
-            "them once"
+            f"lora.targets is {shown(lora.targets)}; expected one or more of {known}, "
+            "each of them once"
         )
-    if lora.dropout:
-        yield f"lora.dropout is {lora.dropout}; expected 0; dropout is not supported"
 
 
 def _policy(policy: PolicyConfig) -> Iterator[str]:
@@ -94,7 +125,12 @@ def _policy(policy: PolicyConfig) -> Iterator[str]:
         )
 
 
-def _train(train: TrainConfig) -> Iterator[str]:
+def _train(train: TrainConfig, max_length: int) -> Iterator[str]:
+    if train.batch_size * max_length > _TOKENS_PER_STEP:
+        yield (
+            f"train.batch_size is {train.batch_size} and data.max_length is "
+            f"{max_length}; expected at most {_TOKENS_PER_STEP} tokens per step"
+        )
     if train.batch_size % train.accumulation_steps:
         yield (
             f"train.batch_size is {train.batch_size}; expected a multiple of "
@@ -104,8 +140,13 @@ def _train(train: TrainConfig) -> Iterator[str]:
 
 def _processes(mesh: MeshConfig) -> Iterator[str]:
     address = mesh.coordinator
-    if address not in (None, "auto") and not re.fullmatch(r".+:\d+", address):
-        yield f"mesh.coordinator is {address!r}; expected HOST:PORT, auto or null"
+    if address not in (None, "auto"):
+        match = re.fullmatch(r"\S+:(\d{1,5})", address)
+        if match is None or not 0 < int(match[1]) < 2**16:
+            yield (
+                f"mesh.coordinator is {shown(address)}; expected HOST:PORT, auto or "
+                "null"
+            )
     if address == "auto" and (mesh.processes, mesh.process) != (None, None):
         yield (
             "mesh.coordinator is auto and mesh.processes or mesh.process is set; "

@@ -8,15 +8,18 @@ device or model is opened.
 
 import dataclasses
 import difflib
-import functools
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
+from targetsft_jax.command import UsageError
 from targetsft_jax.config.checks import validate
+from targetsft_jax.config.help import help_text
 from targetsft_jax.config.schema import Config, ConfigError
 from targetsft_jax.config.shipped import find
+from targetsft_jax.config.tree import Tree, UnknownKey, build, merge, override
+from targetsft_jax.keys import shown, shown_name
+from targetsft_jax.storage import yaml_file
 
 RENAMED_KEYS: Mapping[str, str] = {
     "train.micro_batches": "train.accumulation_steps",
@@ -34,16 +37,6 @@ REMOVED_KEYS: Mapping[str, str] = {
 """Removed key -> replacement, as shown in the error."""
 
 _RENAMED_VALUES = {("source", "embedded"): "synthetic"}
-
-_TYPE_NAMES = {
-    "int": "a whole number",
-    "float": "a number",
-    "str": "a text",
-    "bool": "true or false",
-    "list": "a list",
-    "dict": "a mapping",
-    "NoneType": "null",
-}
 
 
 def load(arguments: Sequence[str]) -> Config:
@@ -65,27 +58,31 @@ def load(arguments: Sequence[str]) -> Config:
 
 
 def parse(arguments: Sequence[str]) -> Config:
-    """Parse the configuration of a command line; its values are not validated."""
-    import jsonargparse
+    """Parse the configuration of a command line; its values are not validated.
 
-    parser = _parser()
-    # `--resume` is accepted as a flag; jsonargparse requires a value.
-    flags = ["--resume=true" if a == "--resume" else a for a in _joined(arguments)]
-    flags = _with_config_files(flags)
-    try:
-        parsed = parser.parse_args([a for a in flags if a != "--print-config"])
-        _check_sections(parsed)
-        tree = parser.instantiate(parsed)
-    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
-        raise ConfigError(_explain(str(error))) from None
-    return Config(**{f.name: tree[f.name] for f in dataclasses.fields(Config)})
+    Later arguments take precedence; of a section, only the specified keys change.
+
+    Raises:
+        ConfigError: a file cannot be read, or a key is unknown or has the wrong type.
+        SystemExit: after `--help`.
+    """
+    tree: Tree = {}
+    for key, value in _pairs(arguments):
+        try:
+            if key == "config":
+                tree = merge(Config, tree, _read_file(value))
+            else:
+                tree = override(Config, tree, key, value)
+        except UnknownKey as error:
+            raise ConfigError(_explain(error.path)) from None
+        except ConfigError as error:
+            raise ConfigError(f"{error}\nSee --help for all keys.") from None
+    return build(Config, tree)
 
 
 def to_yaml(config: Config) -> str:
     """Serialize a resolved configuration as YAML that `load` accepts."""
-    import yaml
-
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+    return yaml_file.dump(dataclasses.asdict(config))
 
 
 def keys() -> list[str]:
@@ -113,61 +110,37 @@ def renamed_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
     return renamed(tree, "")
 
 
-@functools.cache
-def _parser() -> Any:
-    import jsonargparse
-
-    class Parser(jsonargparse.ArgumentParser):
-        """Rejects abbreviated keys, in nested sections too."""
-
-        def __init__(self, *args: Any, **options: Any):
-            super().__init__(*args, **{"allow_abbrev": False} | options)
-
-    parser = Parser(
-        prog="python -m targetsft_jax.train",
-        description="Train a student toward an explicit target distribution.",
-        exit_on_error=False,
-    )
-    parser.add_argument(
-        "--config",
-        action="config",
-        help="YAML file, or the name of a shipped configuration",
-    )
-    parser.add_class_arguments(Config, None)
-    return parser
-
-
-def _check_sections(parsed: Any) -> None:
-    """Reject a scalar in place of a section, which jsonargparse accepts."""
-    for name, kind in get_type_hints(Config).items():
-        if dataclasses.is_dataclass(kind) and not hasattr(parsed[name], "__dict__"):
-            first = dataclasses.fields(kind)[0].name
-            raise ValueError(
-                f"{name} is {parsed[name]!r}; expected a section with keys such as "
-                f"{name}.{first}"
-            )
+def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Keys and texts of a command line: `--KEY VALUE` or `--KEY=VALUE`."""
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if argument in ("-h", "--help"):
+            sys.stdout.write(help_text())
+            raise SystemExit(0)
+        if argument == "--print-config":
+            continue
+        key, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or not key:
+            raise ConfigError(f"{shown(argument)} is not a key; expected --KEY VALUE")
+        has_next = bool(rest) and not rest[0].startswith("--")
+        if not equals and has_next:
+            value = rest.pop(0)
+        elif not equals and key == "resume":
+            value = "true"
+        elif not equals:
+            raise ConfigError(f"--{key} has no value; expected --{key} VALUE")
+        yield key, value
 
 
-def _joined(arguments: Sequence[str]) -> list[str]:
-    """Join `--resume VALUE` into one argument."""
-    joined: list[str] = []
-    for argument in arguments:
-        if joined and joined[-1] == "--resume" and not argument.startswith("--"):
-            joined[-1] = f"--resume={argument}"
-        else:
-            joined.append(argument)
-    return joined
-
-
-def _with_config_files(arguments: Sequence[str]) -> list[str]:
-    """Replace names of shipped configurations by the paths of their files."""
-    result = list(arguments)
-    for index, argument in enumerate(arguments):
-        if argument == "--config" and index + 1 < len(arguments):
-            result[index + 1] = str(find(arguments[index + 1]))
-        elif argument.startswith("--config="):
-            result[index] = f"--config={find(argument.partition('=')[2])}"
-    return result
+def _read_file(name: str) -> Mapping[str, Any]:
+    """Mapping in a configuration file, a path or the name of a shipped one."""
+    try:
+        return yaml_file.read_mapping(find(name))
+    except UsageError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--config {error}") from None
 
 
 def _paths(section: Any, prefix: str) -> Iterator[str]:
@@ -179,54 +152,16 @@ def _paths(section: Any, prefix: str) -> Iterator[str]:
             yield from _paths(nested, f"{prefix}{name}.")
 
 
-def _explain(message: str) -> str:
-    """Rewrite a parser message: the key, and the existing key it resembles."""
-    unknown = _unknown_key(message)
-    if unknown is None:
-        return f"{_wrong_type(message) or message}\nSee --help for all keys."
+def _explain(unknown: str) -> str:
+    """Error for an unknown key: its new name, or the existing key it resembles."""
     for old, new in RENAMED_KEYS.items():
         if unknown == old or unknown.startswith(f"{old}."):
             return f"{unknown} was renamed; use {new}{unknown.removeprefix(old)}"
     if unknown in REMOVED_KEYS:
         return f"{unknown} was removed: {REMOVED_KEYS[unknown]}"
-    nearest = _nearest(unknown)
+    nearest = _nearest(unknown[:100])
     suggestion = f"\nDid you mean {nearest}?" if nearest else ""
-    return f"{message}{suggestion}\nSee --help for all keys."
-
-
-def _unknown_key(message: str) -> str | None:
-    """Extract the dotted path of an unknown key from a parser message, or None."""
-    section = re.match(r"Parser key \"([\w.]+)\"", message)
-    prefix = f"{section[1]}." if section else ""
-    for pattern in (
-        r"unrecognized arguments: --([\w.\-]+)",
-        r"Group '(?P<group>[\w.]+)' does not accept option '([\w.]+)'",
-        r"Option '([\w.]+)' is not accepted",
-    ):
-        match = re.search(pattern, message)
-        if match:
-            group = match.groupdict().get("group")
-            return (f"{group}." if group else prefix) + match.groups()[-1]
-    return None
-
-
-def _wrong_type(message: str) -> str | None:
-    """Rewrite a type error as `KEY is VALUE; expected a TYPE`; None: another error."""
-    names = list(dict.fromkeys(re.findall(r"Parser key \"([\w.]+)\"", message)))
-    path = ".".join(names)
-    section = re.search(r"Unable to load config ['\"](.*)['\"]", message)
-    if names and section is not None:
-        return f"{path} is {section[1]!r}; expected a section of keys"
-    kinds = re.findall(r"Expected an? <class '(?:\w+\.)*(\w+)'>", message)
-    value = re.search(r"(?:Got value|Given value): (.*)", message)
-    if len(names) > 1:
-        # The inner union of an optional section ends in the section's own null.
-        kinds = kinds[:-1]
-    if not names or not kinds or value is None or not set(kinds) <= _TYPE_NAMES.keys():
-        return None
-    *others, last = [_TYPE_NAMES[kind] for kind in dict.fromkeys(kinds)]
-    words = f"{', '.join(others)} or {last}" if others else last
-    return f"{path} is {value[1].strip()!r}; expected {words}"
+    return f"{shown_name(unknown)} is not a key{suggestion}\nSee --help for all keys."
 
 
 def _nearest(unknown: str) -> str | None:

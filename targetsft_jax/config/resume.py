@@ -6,7 +6,7 @@ from typing import Any
 
 from targetsft_jax.config.load import renamed_tree
 from targetsft_jax.config.schema import Config
-from targetsft_jax.keys import resumable_keys
+from targetsft_jax.keys import resumable_keys, shown, shown_name
 
 
 def changed_keys(before: Mapping[str, Any], after: Config) -> list[str]:
@@ -22,7 +22,7 @@ def changed_keys(before: Mapping[str, Any], after: Config) -> list[str]:
     new = defaults | dict(_flatten(dataclasses.asdict(after)))
     free = tuple(resumable_keys(Config))
     return [
-        f"{key}: was {old.get(key)!r}, is {new.get(key)!r}"
+        f"{shown_name(key)}: was {shown(old.get(key))}, is {shown(new.get(key))}"
         for key in dict.fromkeys([*old, *new])
         if old.get(key) != new.get(key) and not _covered(key, free)
     ]

@@ -2,15 +2,25 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from targetsft_jax.command import UsageError
+from targetsft_jax.config.build import BuildConfig
 from targetsft_jax.config.method import ResolvedMethod, resolve
 from targetsft_jax.config.target import TargetConfig
-from targetsft_jax.data.config import DataConfig, SyntheticConfig
+from targetsft_jax.data.config import DataConfig
 from targetsft_jax.generation.sampling import SamplingSettings
-from targetsft_jax.keys import at_least, between, key, more_than, one_of, section
+from targetsft_jax.keys import (
+    Domain,
+    at_least,
+    between,
+    key,
+    more_than,
+    one_of,
+    section,
+)
 from targetsft_jax.models.decoder import REMAT_POLICIES
 from targetsft_jax.models.kernels import CHOICES as ATTENTION_KERNELS
 from targetsft_jax.models.lora import PROJECTIONS
@@ -20,32 +30,11 @@ VALIDATION_PREFIX = "validation_"
 """Prefix of metric names measured on held-out data."""
 
 DTYPES = one_of(("float32", "bfloat16"))
+DEVICES = Domain("-1, or 1 or more", lambda size: size == -1 or size >= 1)
 
 
 class ConfigError(UsageError):
     """An invalid configuration; the message names the key and the expected value."""
-
-
-@section
-class BuildConfig:
-    """A small start model, trained once by plain SFT on synthetic problems and cached.
-
-    Random initial weights, byte tokenizer.
-    """
-
-    hidden_size: int = key(256, "Hidden size.", at_least(1))
-    intermediate_size: int = key(512, "Hidden size of the MLP.", at_least(1))
-    num_layers: int = key(2, "Decoder layers.", at_least(1))
-    num_heads: int = key(8, "Query heads.", at_least(1))
-    num_kv_heads: int = key(4, "Key and value heads.", at_least(1))
-    data: SyntheticConfig = key(SyntheticConfig, "Synthetic training problems.")
-    max_length: int = key(256, "Tokens per row.", at_least(2))
-    steps: int = key(300, "Optimizer steps of plain SFT.", at_least(1))
-    batch_size: int = key(32, "Rows per optimizer step.", at_least(1))
-    learning_rate: float = key(1.5e-3, "Peak learning rate.", more_than(0))
-    seed: int = key(
-        1, "Seed of the initial weights and of the data order.", at_least(0)
-    )
 
 
 @section
@@ -75,14 +64,18 @@ class LoraConfig:
     The adapters are float32; B starts at zero, so training starts from the base model.
     """
 
-    rank: int = key(16, "Rank r of the update B·A.", at_least(1))
-    alpha: float = key(32.0, "Scale: the update is (alpha / rank)·B·A.", more_than(0))
+    rank: int = key(16, "Rank r of the update B·A.", at_least(1, 2**16))
+    alpha: float = key(
+        32.0, "Scale: the update is (alpha / rank)·B·A.", more_than(0, 10**6)
+    )
     targets: list[str] = key(
         lambda: list(PROJECTIONS),
         f"Adapted projections of every layer: some of {', '.join(PROJECTIONS)}.",
     )
     dropout: float = key(
-        0.0, "Dropout on the input of the adapters; only 0 is supported."
+        0.0,
+        "Dropout on the input of the adapters; only 0 is supported.",
+        Domain("0; dropout is not supported", lambda rate: rate == 0),
     )
 
 
@@ -114,7 +107,7 @@ class PolicyConfig:
         one_of(MODES),
     )
     temperature: float = key(
-        1.0, "iw-SFT: factor on the aggregated log-ratio.", at_least(0)
+        1.0, "iw-SFT: factor on the aggregated log-ratio.", at_least(0, 10**6)
     )
     clip: list[float] = key(
         lambda: [0.0, 16.0], "iw-SFT: lower and upper bound of the weights."
@@ -126,13 +119,19 @@ class MeshConfig:
     """Mesh axis sizes and processes of the run."""
 
     data: int = key(
-        -1, "Data-parallel devices, which split the rows of a batch; -1: all remaining."
+        -1,
+        "Data-parallel devices, which split the rows of a batch; -1: all remaining.",
+        DEVICES,
     )
     fsdp: int = key(
-        1, "Devices that shard the parameters and split the rows; -1: all remaining."
+        1,
+        "Devices that shard the parameters and split the rows; -1: all remaining.",
+        DEVICES,
     )
     tensor: int = key(
-        1, "Devices that shard heads, MLP and vocabulary; -1: all remaining."
+        1,
+        "Devices that shard heads, MLP and vocabulary; -1: all remaining.",
+        DEVICES,
     )
     vocab_group: int | None = key(
         None,
@@ -144,7 +143,7 @@ class MeshConfig:
     cpu_devices: int | None = key(
         None,
         "Virtual CPU devices per process, to test a mesh without accelerators.",
-        at_least(1),
+        at_least(1, 4096),
     )
     coordinator: str | None = key(
         None,
@@ -154,18 +153,18 @@ class MeshConfig:
     processes: int | None = key(
         None,
         "Number of processes, with a HOST:PORT; null: JAX_NUM_PROCESSES.",
-        at_least(1),
+        at_least(1, 2**20),
     )
     process: int | None = key(
         None, "Index of this process, from 0; null: JAX_PROCESS_ID.", at_least(0)
     )
     join_seconds: int = key(
-        300, "Seconds to wait for the other processes at start-up.", at_least(1)
+        300, "Seconds to wait for the other processes at start-up.", at_least(1, 10**6)
     )
     heartbeat_seconds: int = key(
         10,
         "Seconds without a heartbeat after which a process counts as dead.",
-        at_least(1),
+        at_least(1, 10**6),
     )
 
     def processes_of_run(self) -> dict[str, Any]:
@@ -181,24 +180,26 @@ class TrainConfig:
     steps: int | None = key(
         None, "Optimizer steps; null: `epochs` passes over the rows.", at_least(1)
     )
-    epochs: float = key(1.0, "Passes over the data if `steps` is null.", more_than(0))
+    epochs: float = key(
+        1.0, "Passes over the data if `steps` is null.", more_than(0, 10**6)
+    )
     batch_size: int = key(
         32,
         "Rows of `data.max_length` tokens per optimizer step, over all devices.",
-        at_least(1),
+        at_least(1, 2**24),
     )
     accumulation_steps: int = key(
         1, "Gradient accumulation: micro-batches per optimizer step.", at_least(1)
     )
-    learning_rate: float = key(5e-5, "Peak of the cosine schedule.", more_than(0))
+    learning_rate: float = key(5e-5, "Peak of the cosine schedule.", more_than(0, 100))
     warmup_ratio: float = key(
         0.1, "Linear warm-up, as a share of all steps.", between(0, 1, closed="[)")
     )
     final_learning_rate_ratio: float = key(
-        0.0, "Final learning rate as a share of the peak.", at_least(0)
+        0.0, "Final learning rate as a share of the peak.", at_least(0, 100)
     )
     weight_decay: float = key(
-        0.01, "Weight decay of AdamW; none for norms and biases.", at_least(0)
+        0.01, "Weight decay of AdamW; none for norms and biases.", at_least(0, 100)
     )
     beta1: float = key(
         0.9, "Decay of the first moment of AdamW.", between(0, 1, closed="[)")
@@ -232,7 +233,7 @@ class TrainConfig:
     loss_chunk: int | None = key(
         None,
         "Tokens per chunk of the fused loss; null: 512 on the CPU, else 2048.",
-        at_least(1),
+        at_least(1, 2**24),
         resumable=True,
     )
     log_every: int = key(
@@ -283,7 +284,7 @@ class TrainConfig:
         resumable=True,
     )
     spike_window: int = key(
-        64, "Steps in the running median.", at_least(1), resumable=True
+        64, "Steps in the running median.", at_least(1, 10**6), resumable=True
     )
 
 
@@ -291,7 +292,9 @@ class TrainConfig:
 class EvaluationConfig(SamplingSettings):
     """Average@k on held-out problems, before and after training."""
 
-    problems: int = key(0, "Held-out problems; 0 skips the evaluation.", at_least(0))
+    problems: int = key(
+        0, "Held-out problems; 0 skips the evaluation.", at_least(0, 10**7)
+    )
     include_teacher: bool = key(
         False, "Evaluate the teacher too, as an upper reference."
     )
@@ -324,13 +327,20 @@ class ValidationConfig:
 class LogConfig:
     """Outputs in addition to metrics.jsonl and TensorBoard event files."""
 
-    wandb: str | None = key(None, "Weights & Biases project; needs the extra `wandb`.")
+    wandb: str | None = key(
+        None,
+        "Weights & Biases project; needs the extra `wandb`.",
+        Domain(
+            "a name of at most 128 characters without any of / \\ # ? % :",
+            lambda name: re.fullmatch(r"[^/\\#?%:\x00-\x1f]{1,128}", name) is not None,
+        ),
+    )
     profile_from: int | None = key(
         None,
         "First profiled step; the trace is in RUN/profile. null: no profile.",
         at_least(1),
     )
-    profile_steps: int = key(3, "Number of profiled steps.", at_least(1))
+    profile_steps: int = key(3, "Number of profiled steps.", at_least(1, 10**4))
 
 
 @section

@@ -9,10 +9,13 @@ the repository; in a wheel it is a copy.
 """
 
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from targetsft_jax.command import UsageError
+from targetsft_jax.keys import shown_name
+from targetsft_jax.storage.user_path import user_path
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 
@@ -30,22 +33,25 @@ def find(name: str) -> Path:
 
     Args:
         name: a path, or the name of a shipped configuration. An existing file takes
-            precedence. `configs/NAME.yaml` is also a name, so that printed commands
-            work without a checkout.
+            precedence; a folder or pipe is returned if no configuration has the name.
+            `configs/NAME.yaml` is also a name, so that printed commands work without a
+            checkout.
 
     Raises:
         UsageError: there is no such file or shipped configuration.
     """
-    path = Path(name).expanduser()
-    if path.is_file():
+    path = user_path(name)
+    if os.path.isfile(path):
         return path
     shipped = names()
     key = path.as_posix().removeprefix("configs/").removesuffix(".yaml")
     if key in shipped:
         return shipped[key]
+    if os.path.lexists(path):
+        return path  # a folder or pipe: the reader names its kind
     similar = difflib.get_close_matches(key, shipped, n=1)
     hint = f". Did you mean {similar[0]}?" if similar else ""
     raise UsageError(
-        f"--config {name} does not exist; expected a YAML file or one of the shipped "
-        f"configurations {', '.join(shipped)}{hint}"
+        f"--config {shown_name(name)} does not exist; expected a YAML file or one "
+        f"of the shipped configurations {', '.join(shipped)}{hint}"
     )

@@ -27,8 +27,13 @@ OVERLONG = ("truncate", "drop", "error")
 ON_BAD_ROW = ("error", "skip")
 
 
+_TEMPLATE_CHARACTERS = 100_000
+
+
 def _is_template(text: str) -> bool:
     """True for a field name, and for a template of text and {NAME} holes."""
+    if not text.strip() or len(text) > _TEMPLATE_CHARACTERS:
+        return False
     try:
         holes = list(string.Formatter().parse(text))
     except ValueError:
@@ -43,7 +48,7 @@ def _is_kinds(weights: dict[str, float]) -> bool:
     return (
         weights.keys() <= KINDS.keys()
         and all(0 <= weight < float("inf") for weight in weights.values())
-        and sum(weights.values()) > 0
+        and 0 < sum(weights.values()) < float("inf")
     )
 
 
@@ -99,7 +104,7 @@ class SyntheticConfig:
     digits: int = key(
         3, "Digits of each summand of an addition, 1 to 9.", between(1, 9)
     )
-    examples: int = key(4096, "Number of problems for training.", at_least(1))
+    examples: int = key(4096, "Number of problems for training.", at_least(1, 10**7))
     label_noise: float = key(
         0.0,
         "Probability that a computed digit (or option letter) of a response is wrong.",
@@ -194,7 +199,7 @@ class DataConfig(SourceConfig):
     max_length: int = key(
         1024,
         "Tokens per row.",
-        Domain("2 or more: a token and its label", lambda n: n >= 2),
+        Domain("2 to 2^24: a token and its label", lambda n: 2 <= n <= 2**24),
     )
     overlong: str = key(
         "truncate",
@@ -219,7 +224,7 @@ class DataConfig(SourceConfig):
     shuffle_seed: int = key(
         0,
         "Seed of the order in which examples are packed.",
-        Domain("0 to 2^32 - 1", lambda seed: 0 <= seed < 2**32),
+        Domain("0 to 2^32 - 1", lambda seed: 0 <= seed < 2**32, largest=2**32 - 1),
     )
 
 

@@ -1,7 +1,6 @@
 """Run the cells of a comparison sequentially in one process and tabulate scores."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +10,9 @@ from targetsft_jax.config.schema import Config
 from targetsft_jax.evaluation.results import Results
 from targetsft_jax.evaluation.statistics import AverageAtK, table
 from targetsft_jax.experiments.grid import Cell
+from targetsft_jax.storage import yaml_file
 from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.storage.user_path import user_path
 from targetsft_jax.training.run import run
 from targetsft_jax.training.session import Shared
 
@@ -57,21 +58,20 @@ def compare(cells: Sequence[Cell]) -> dict[str, AverageAtK]:
 
 def finished_scores(config: Config) -> dict[str, AverageAtK] | None:
     """Return the scores of a finished cell; None: the cell must run."""
-    import yaml
-
-    run_dir = RunDir(Path(config.run_dir).expanduser())
+    run_dir = RunDir(user_path(config.run_dir))
     results = Results(run_dir)
     if not results.finished:
         return None
     try:
-        before = yaml.safe_load(run_dir.config.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
+        before = yaml_file.read_mapping(run_dir.config)
+    except (OSError, ValueError):
+        return None
+    evaluation = before.get("evaluation")
+    if not isinstance(evaluation, dict):
         return None
     current = {k: vars(config.evaluation)[k] for k in vars(config.evaluation)}
     same_evaluation = all(
-        before.get("evaluation", {}).get(key) == value
-        for key, value in current.items()
-        if key != "data"
+        evaluation.get(key) == value for key, value in current.items() if key != "data"
     )
     if changed_keys(before, config) or not same_evaluation:
         return None

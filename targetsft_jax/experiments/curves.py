@@ -71,7 +71,7 @@ def draw(runs: list[Run], path: Path) -> None:
             frameon=False,
             fontsize=_LABEL,
         )
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, format="png")
 
 
 def running_mean(values: list[float]) -> np.ndarray:

@@ -1,17 +1,27 @@
 """Expand a comparison into cells: methods × hyper-parameters × seeds."""
 
+import dataclasses
 import itertools
+import math
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from targetsft_jax.command import UsageError
 from targetsft_jax.config.checks import validate
 from targetsft_jax.config.load import parse
 from targetsft_jax.config.schema import Config, ConfigError, TargetConfig
 from targetsft_jax.config.shipped import find
+from targetsft_jax.config.tree import UnknownKey, build, merge, override
+from targetsft_jax.keys import refusals, shown, shown_name
+from targetsft_jax.storage import yaml_file
 from targetsft_jax.targets.api import get_method
 from targetsft_jax.targets.inputs import INPUTS
+
+_MOST_CELLS = 10_000
 
 
 @dataclass(frozen=True)
@@ -28,8 +38,8 @@ class Comparison:
 
     base: str
     run_dir: str
-    methods: Sequence[str | Mapping[str, Mapping[str, Any]]]
-    seeds: Sequence[int] = (0,)
+    methods: list[Any]
+    seeds: list[int] = dataclasses.field(default_factory=lambda: [0])
 
 
 @dataclass(frozen=True)
@@ -57,36 +67,31 @@ def read_comparison(config: str, replacing: Mapping[str, str | None]) -> Compari
     Raises:
         ConfigError: the file is not a valid comparison.
     """
-    import yaml
-
     path = find(config)
+    known = ", ".join(Comparison.__dataclass_fields__)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        overrides = {k: yaml.safe_load(v) for k, v in replacing.items() if v}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {error}") from None
-    known = Comparison.__dataclass_fields__
-    if not isinstance(tree, Mapping):
-        raise ConfigError(f"{path} is {tree!r}; expected keys {', '.join(known)}")
-    tree = {**tree, **overrides}
-    unknown = [key for key in tree if key not in known]
-    if unknown:
-        raise ConfigError(
-            f"{path}: {unknown[0]} is not a key of a comparison; expected "
-            f"{', '.join(known)}"
-        )
-    missing = [key for key in ("base", "run_dir", "methods") if not tree.get(key)]
-    if missing:
-        raise ConfigError(f"{path}: {missing[0]} is missing")
+        tree = merge(Comparison, {}, yaml_file.read_mapping(path))
+        for key, text in replacing.items():
+            if text is not None:
+                tree = override(Comparison, tree, key, text)
+    except UnknownKey as error:
+        text = f"{path}: {error} of a comparison; expected {known}"
+        raise ConfigError(text) from None
+    except UsageError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--config {error}") from None
+    tree = {"seeds": [0], **tree}
+    empty = [key for key in Comparison.__dataclass_fields__ if not tree.get(key)]
+    if empty:
+        raise ConfigError(f"{path}: {empty[0]} is missing or empty")
     base = path.parent / tree["base"]
-    if base.is_file():
+    if os.path.isfile(base):
         tree["base"] = str(base)
-    seeds = tree.get("seeds", [0])
-    if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
-        raise ConfigError(f"{path}: seeds is {seeds!r}; expected whole numbers")
-    if not isinstance(tree["methods"], list):
-        raise ConfigError(f"{path}: methods is {tree['methods']!r}; expected a list")
-    return Comparison(**tree)
+    comparison = build(Comparison, tree)
+    for refusal in refusals(comparison):
+        raise ConfigError(f"{path}: {refusal}")
+    return comparison
 
 
 def cells(comparison: Comparison, arguments: Sequence[str] = ()) -> list[Cell]:
@@ -101,13 +106,20 @@ def cells(comparison: Comparison, arguments: Sequence[str] = ()) -> list[Cell]:
     """
     base = parse(["--config", comparison.base, *arguments])
     result: dict[str, Cell] = {}
-    for (name, hyper), seed in itertools.product(
-        _methods(comparison), comparison.seeds
-    ):
+    methods = list(_methods(comparison))
+    if len(methods) * len(comparison.seeds) > _MOST_CELLS:
+        raise ConfigError(
+            f"methods and seeds expand to {len(methods) * len(comparison.seeds):,} "
+            f"cells; expected at most {_MOST_CELLS:,}"
+        )
+    for (name, hyper), seed in itertools.product(methods, comparison.seeds):
         varied = "".join(f" {key}={value}" for key, value in hyper.items())
         cell = _cell(base, comparison.run_dir, name, varied, hyper, seed)
         if cell.config.run_dir in result:
-            raise ConfigError(f"methods has {name}{varied} twice; remove one")
+            raise ConfigError(
+                f"methods has {shown_name(name + varied)} twice, or seeds has {seed} "
+                "twice; remove one"
+            )
         result[cell.config.run_dir] = cell
     return list(result.values())
 
@@ -120,13 +132,28 @@ def _methods(comparison: Comparison) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         if not isinstance(entry, Mapping) or len(entry) != 1:
             raise ConfigError(
-                f"methods has {entry!r}; expected a name, or one name with its "
+                f"methods has {shown(entry)}; expected a name, or one name with its "
                 "hyper-parameters such as {target_sft: {eta: [0.3, 0.5]}}"
             )
         ((name, grid),) = entry.items()
-        choices = [v if isinstance(v, list) else [v] for v in (grid or {}).values()]
-        for values in itertools.product(*choices):
-            yield name, dict(zip(grid or {}, values))
+        if not isinstance(grid, Mapping | None):
+            raise ConfigError(
+                f"methods: {name} has {shown(grid)}; expected hyper-parameters such as "
+                "{eta: [0.3, 0.5]}"
+            )
+        choices = {
+            k: v if isinstance(v, list) else [v] for k, v in (grid or {}).items()
+        }
+        empty = [key for key, values in choices.items() if not values]
+        if empty:
+            raise ConfigError(f"methods: {name}.{empty[0]} is []; expected a value")
+        if math.prod(map(len, choices.values())) > _MOST_CELLS:
+            raise ConfigError(
+                f"methods: {name} expands to more than {_MOST_CELLS:,} cells; expected "
+                "fewer values"
+            )
+        for values in itertools.product(*choices.values()):
+            yield name, dict(zip(choices, values))
 
 
 def _cell(
@@ -146,11 +173,11 @@ def _cell(
     except ValueError as error:
         raise ConfigError(f"methods: {error}") from None
     base_target = vars(base.target) if base.target.name == name else {}
-    settings = {k: v for k, v in base_target.items() if k != "name"} | dict(hyper)
+    settings = {k: v for k, v in base_target.items() if k != "name"}
     unknown = [key for key in hyper if key not in method.defaults]
     if unknown:
         raise ConfigError(
-            f"methods: {name} has no hyper-parameter {unknown[0]}; it has "
+            f"methods: {name} has no hyper-parameter {shown_name(unknown[0])}; it has "
             f"{', '.join(method.defaults) or 'none'}"
         )
     unread: dict[str, Any] = {
@@ -158,12 +185,14 @@ def _cell(
         for key, entry in INPUTS.items()
         if entry.policy_sources and name != base.target.name
     }
-    folder = (name + varied).replace(" ", "-").replace("/", "_")
+    # Only characters that no shell and no library treats as a pattern.
+    folder = re.sub(r"[^\w.=+-]", "_", (name + varied).replace(" ", "-"))
+    target = merge(TargetConfig, settings, {"name": name, **hyper}, "target.")
     config = replace(
         base,
         run_dir=str(Path(run_dir) / folder / f"seed{seed}"),
         seed=seed,
-        target=TargetConfig(name=name, **settings),
+        target=build(TargetConfig, target),
         policy=replace(base.policy, **unread),
     )
     validate(config)

@@ -1,18 +1,22 @@
 """Read the metrics of finished or running trainings from their run directories."""
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from targetsft_jax.storage import jsonl
+from targetsft_jax.loss.histogram import BINS
+from targetsft_jax.storage import jsonl, yaml_file
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.telemetry.goodput import read_seconds
 from targetsft_jax.telemetry.metrics import Metric
 
 _DEPTH = 3
 """Levels of folders below a path that are searched for runs."""
+
+_LARGEST, _NAME_CHARACTERS = 1e300, 60
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Run:
         points = [
             (row["step"], row[metric])
             for row in self.rows
-            if row.get(metric) is not None
+            if _is_number(row.get(metric))
         ]
         return [step for step, _ in points], [value for _, value in points]
 
@@ -45,7 +49,7 @@ class Run:
         points = [
             (row["step"], row[metric])
             for row in self.histograms
-            if row.get(metric) and None not in row[metric]
+            if _is_histogram(row.get(metric))
         ]
         return [step for step, _ in points], [shares for _, shares in points]
 
@@ -79,8 +83,10 @@ def read_runs(paths: list[str]) -> list[Run]:
 def _find_runs(path: str) -> dict[Path, list[dict[str, Any]]]:
     """Find run directories at or below a path, with the rows of metrics.jsonl."""
     name = RunDir(Path(path)).metrics.name
+    # `Path.resolve` raises RuntimeError for a loop of links.
+    folder = Path(os.path.realpath(path))
     patterns = ["/".join([*["*"] * depth, name]) for depth in range(_DEPTH + 1)]
-    files = [file for p in patterns for file in sorted(Path(path).resolve().glob(p))]
+    files = [file for p in patterns for file in sorted(folder.glob(p))]
     if not files:
         raise ValueError(
             f"{path} has no {name}; expected a run directory, or a folder with run "
@@ -98,8 +104,25 @@ def _read(folder: Path, rows: list[dict[str, Any]], name: str) -> Run:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    rows = [row for row in jsonl.read(path) if isinstance(row.get("step"), int)]
+    rows = [row for row in jsonl.read(path) if _is_step(row.get("step"))]
     return sorted(rows, key=lambda row: row["step"])
+
+
+def _is_step(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_number(value: Any) -> bool:
+    """True for a finite number; a damaged line may have anything."""
+    if type(value) not in (int, float):
+        return False
+    return abs(value) < _LARGEST
+
+
+def _is_histogram(value: Any) -> bool:
+    return (
+        isinstance(value, list) and len(value) == BINS and all(map(_is_number, value))
+    )
 
 
 def _names(folders: list[Path]) -> Iterator[tuple[Path, str]]:
@@ -112,12 +135,10 @@ def _names(folders: list[Path]) -> Iterator[tuple[Path, str]]:
 
 def _method(folder: Path) -> str:
     """Read the method in a run's configuration; "" if it is unreadable."""
-    import yaml
-
     try:
-        config = yaml.safe_load(RunDir(folder).config.read_text(encoding="utf-8"))
-        return str(config["target"]["name"])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        config = yaml_file.read_mapping(RunDir(folder).config)
+        return str(config["target"]["name"])[:_NAME_CHARACTERS]
+    except (OSError, ValueError, KeyError, TypeError):
         return ""
 
 

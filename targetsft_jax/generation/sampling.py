@@ -5,19 +5,24 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from targetsft_jax.keys import at_least, between, key, refusals, section
+from targetsft_jax.keys import Domain, at_least, between, key, refusals, section
 
 
 @section
 class SamplingSettings:
     """Sampling settings of completions."""
 
-    samples: int = key(16, "k: completions per problem.", at_least(1))
+    samples: int = key(16, "k: completions per problem.", at_least(1, 10**5))
     max_new_tokens: int = key(
-        128, "Maximum tokens per completion, stop token included.", at_least(1)
+        128, "Maximum tokens per completion, stop token included.", at_least(1, 2**20)
     )
     temperature: float = key(
-        1.0, "Divisor of the logits; 0 decodes greedily.", at_least(0)
+        1.0,
+        "Divisor of the logits; 0 decodes greedily.",
+        Domain(
+            "0 or more, and from 0.0001 to 1,000,000 unless 0",
+            lambda divisor: divisor == 0 or 1e-4 <= divisor <= 1e6,
+        ),
     )
     top_p: float = key(
         1.0,

@@ -1,10 +1,12 @@
 """Convert between config.json (of transformers 4 and 5) and DecoderConfig."""
 
 import dataclasses
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from targetsft_jax.hf.config_domains import check_config
 from targetsft_jax.hf.families import (
     DEFAULTS,
     PLAIN,
@@ -13,6 +15,7 @@ from targetsft_jax.hf.families import (
     checked,
     family,
 )
+from targetsft_jax.keys import shown
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.rope import (
     LinearScaling,
@@ -70,7 +73,7 @@ def config_from_json(raw: Json, where: str) -> DecoderConfig:
             f"{where}: {', '.join(missing)} missing; expected the config.json of a "
             "model"
         )
-    _check_types(raw, where)
+    check_config(raw, where)
     # null counts as absent, except for keys that have it as a value.
     nullable = {"sliding_window", *entry.reads.values()}
     present = {k: v for k, v in raw.items() if v is not None or k in nullable}
@@ -81,9 +84,9 @@ def config_from_json(raw: Json, where: str) -> DecoderConfig:
     for key in _DROPOUTS:
         if raw.get(key):
             warnings.warn(
-                f"{where}: {key} is {raw[key]!r}; dropout is never applied here, so "
-                "training runs as with 0, and exports do not contain it. Set it to 0 "
-                "to silence this warning.",
+                f"{where}: {key} is {shown(raw[key])}; dropout is never applied here, "
+                "so training runs as with 0, and exports do not contain it. Set it to "
+                "0 to silence this warning.",
                 stacklevel=2,
             )
     heads = raw["num_attention_heads"]
@@ -91,33 +94,30 @@ def config_from_json(raw: Json, where: str) -> DecoderConfig:
     rope = _rope(raw, entry, window, where)
     flags: dict[str, Any] = {**PLAIN, **entry.flags}
     flags |= {ours: raw.get(key, PLAIN[ours]) for ours, key in entry.reads.items()}
-    return DecoderConfig(
+    fields = {
         **{ours: raw[theirs] for theirs, ours in _SIZES.items()},
         # Configs from before grouped-query attention lack the key.
-        num_kv_heads=raw.get("num_key_value_heads") or heads,
-        head_dim=raw.get("head_dim"),  # type: ignore[arg-type]
-        max_position_embeddings=raw["max_position_embeddings"],
-        rms_norm_eps=raw["rms_norm_eps"],
-        tie_word_embeddings=raw["tie_word_embeddings"],
-        sliding_window=window,
-        sliding_layers=sliding_layers,
-        model_type=raw["model_type"],
-        **flags | rope,
-    )
+        "num_kv_heads": raw.get("num_key_value_heads") or heads,
+        "head_dim": raw.get("head_dim"),
+        "max_position_embeddings": raw["max_position_embeddings"],
+        "rms_norm_eps": raw["rms_norm_eps"],
+        "tie_word_embeddings": raw["tie_word_embeddings"],
+        "sliding_window": window,
+        "sliding_layers": sliding_layers,
+        "model_type": raw["model_type"],
+    }
+    return _decoder(fields | flags | rope, where)
 
 
-def _check_types(raw: Json, where: str) -> None:
-    """Check that sizes are integers and factors numbers, all more than 0."""
-    sizes = (*_SIZES, "num_key_value_heads", "head_dim", "max_position_embeddings")
-    for key in (*sizes, "rms_norm_eps", "rope_theta"):
-        value = raw.get(key)
-        types = int if key in sizes else int | float
-        is_number = isinstance(value, types) and not isinstance(value, bool)
-        if value is not None and not (is_number and 0 < value < 2**63):
-            expected = "a whole number" if key in sizes else "a number"
-            raise ValueError(
-                f"{where}: {key} is {value!r}; expected {expected}, more than 0"
-            )
+def _decoder(fields: Mapping[str, Any], where: str) -> DecoderConfig:
+    """Decoder config; errors name the file and the keys of config.json."""
+    try:
+        return DecoderConfig(**fields)
+    except ValueError as error:
+        text = str(error)
+        for theirs, ours in (*_SIZES.items(), ("num_key_value_heads", "num_kv_heads")):
+            text = re.sub(rf"\b(DecoderConfig\.)?{ours}\b", theirs, text)
+        raise ValueError(f"{where}: {text}") from None
 
 
 def config_to_json(config: DecoderConfig, dtype: str) -> dict[str, Any]:
@@ -289,7 +289,12 @@ def _scaling(
     supported = f"{kind} with {', '.join(required)}"
     _refuse_unless(not missing, key, raw, supported, where)
     exact = ("original_max_position_embeddings", "truncate")
-    return scaling(**{k: v if k in exact else float(v) for k, v in values.items()})
+    numbers = {k: v if k in exact else float(v) for k, v in values.items()}
+    try:
+        return scaling(**numbers)
+    except ValueError as error:
+        text = str(error).replace("rope_scaling.", f"{key}.")
+        raise ValueError(f"{where}: {text}") from None
 
 
 def _refuse_unless(
@@ -297,6 +302,6 @@ def _refuse_unless(
 ) -> None:
     if not accepted:
         raise ValueError(
-            f"{where}: {key} is {raw.get(key)!r}, which changes the decoder's function "
-            f"in a way that is not implemented; supported: {supported}."
+            f"{where}: {key} is {shown(raw.get(key))}, which changes the decoder's "
+            f"function in a way that is not implemented; supported: {supported}."
         )

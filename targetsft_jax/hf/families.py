@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from targetsft_jax.keys import shown
 from targetsft_jax.models.config import DecoderConfig
 
 
@@ -329,7 +330,7 @@ def family(model_type: object, source: str) -> Family:
     """
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise ValueError(
-            f"{source}: model_type is {model_type!r}; expected one of "
+            f"{source}: model_type is {shown(model_type)}; expected one of "
             f"{', '.join(sorted(FAMILIES))}. "
             + _INSTEAD.get(
                 str(model_type),

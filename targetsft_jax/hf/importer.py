@@ -23,11 +23,15 @@ from targetsft_jax.hf.tensor_map import ParameterSlice, checkpoint_tensors
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import abstract_params
 from targetsft_jax.storage.atomic import former
+from targetsft_jax.storage.user_path import user_path
 
 _HUB_FILES = ["*.json", "*.jinja", "*.txt", "tokenizer*", "*.model"]
 
 # Number of tensors that a warning lists; all are counted.
 _SHOWN = 5
+
+# Number of problems that an error lists; all are counted.
+_PROBLEMS = 40
 
 
 def resolve(path_or_hub_id: str | Path, *, weights: bool = True) -> Path:
@@ -45,7 +49,7 @@ def resolve(path_or_hub_id: str | Path, *, weights: bool = True) -> Path:
         NotADirectoryError: the path is a file.
     """
     name = str(path_or_hub_id)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_dir():
         return path
     if path.exists():
@@ -118,8 +122,8 @@ def load_params(
 
     Raises:
         FileNotFoundError: no safetensors in the folder.
-        ValueError: tensors missing, unexpected, or of a wrong shape or dtype (all of
-            them in one message); an index entry outside the folder; a damaged file.
+        ValueError: tensors missing, unexpected, or of a wrong shape or dtype (in one
+            message); an index entry outside the folder; a damaged file.
 
     Warns:
         UserWarning: tensors with NaN or infinite values, named and counted. Each
@@ -236,9 +240,13 @@ def _check(
         elif not _ignored(key, config):
             problems.append(f"unexpected: {key} {shape}")
     if problems:
+        rest = len(problems) - _PROBLEMS
+        more = f"\n  … and {rest} more" if rest > 0 else ""
         raise ValueError(
             f"{folder}: the tensors do not fit its {config.model_type} config "
-            f"({len(problems)} problems):\n  " + "\n  ".join(problems)
+            f"({len(problems)} problems):\n  "
+            + "\n  ".join(problems[:_PROBLEMS])
+            + more
         )
 
 

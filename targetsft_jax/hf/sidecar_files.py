@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from targetsft_jax.hf.config_domains import check_token_ids
 from targetsft_jax.hf.config_json import config_to_json
 from targetsft_jax.hf.tensor_files import read_json
 from targetsft_jax.models.config import DecoderConfig
@@ -122,6 +123,7 @@ def write_chat_template(folder: Path, template: str | None, stops: list[int]) ->
     config = read_json(folder / "config.json")
     present = {key: config[key] for key in _IDS if config.get(key) is not None}
     generation = read_json(path) if path.is_file() else present
+    check_token_ids(generation, str(path))
     eos = generation.get("eos_token_id", present.get("eos_token_id"))
     eos = [eos] if isinstance(eos, int) else list(eos or [])
     missing = [stop for stop in stops if stop not in eos]

@@ -1,6 +1,5 @@
 """Memory-mapped tensors of a checkpoint's safetensors files."""
 
-import json
 import mmap
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -8,6 +7,8 @@ from pathlib import Path, PurePosixPath
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
+
+from targetsft_jax.storage import json_file
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -107,7 +108,7 @@ def _mapped(path: Path) -> dict[str, StoredTensor]:
     """
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
+        header = json_file.parse(file.read(length), f"the header of {path}")
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     header.pop("__metadata__", None)
     return {
@@ -165,12 +166,11 @@ def read_json(path: Path) -> dict:
     """Read a JSON object from a file.
 
     Raises:
-        ValueError: the file is not JSON, or not an object.
+        OSError: the file does not exist or cannot be read.
+        ValueError: the file is not JSON within the limits of `storage.json_file`, or
+            not an object.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        return json_file.read_object(path)
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); download it again.") from None
-    if not isinstance(document, dict):
-        raise ValueError(f"{path} is not a JSON object; download it again.")
-    return document
+        raise ValueError(f"{error}; download it again.") from None

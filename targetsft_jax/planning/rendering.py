@@ -1,6 +1,8 @@
 """Render a plan as text or JSON."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +22,12 @@ def lines(plan: Plan) -> Iterator[str]:
     yield from _traffic(plan)
     yield from _roofline(plan)
     yield from _verdict(plan)
+
+
+def write_json(plan: Plan, path: Path) -> None:
+    """Write `as_json` to a file; its folder is created."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(as_json(plan), indent=2) + "\n", "utf-8")
 
 
 def as_json(plan: Plan) -> dict[str, Any]:

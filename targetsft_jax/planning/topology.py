@@ -13,7 +13,10 @@ from typing import Any
 import jax
 
 from targetsft_jax.command import UsageError
+from targetsft_jax.keys import shown
 from targetsft_jax.planning.chips import CHIPS, Chip
+
+MOST_CPU_DEVICES = 4096
 
 
 class TopologyError(UsageError):
@@ -47,14 +50,18 @@ def parse_topology(name: str) -> tuple[str, tuple[int, ...]]:
     Raises:
         TopologyError: the name is not cpu:N or a TPU generation with bounds.
     """
-    match = re.fullmatch(r"(\w+):(\d+(?:x\d+){0,2})", name)
+    match = re.fullmatch(r"(\w+):(\d{1,5}(?:x\d{1,5}){0,2})", name)
     kinds = ("cpu", *CHIPS)
     if match is None or match[1] not in kinds or 0 in map(int, match[2].split("x")):
         raise TopologyError(
-            f"--topology is {name!r}; expected cpu:N, or a generation and its bounds "
-            f"such as v5e:4x4 or v5p:2x2x4 (generations: {', '.join(CHIPS)})"
+            f"--topology is {shown(name)}; expected cpu:N, or a generation and its "
+            f"bounds such as v5e:4x4 or v5p:2x2x4 (generations: {', '.join(CHIPS)})"
         )
     bounds = tuple(map(int, match[2].split("x")))
+    if match[1] == "cpu" and bounds[0] > MOST_CPU_DEVICES:
+        raise TopologyError(
+            f"--topology is {name!r}; expected at most cpu:{MOST_CPU_DEVICES}"
+        )
     if match[1] == "cpu" and len(bounds) != 1:
         raise TopologyError(f"--topology is {name!r}; expected cpu:N, such as cpu:8")
     return match[1], bounds
@@ -65,7 +72,11 @@ def prepare_jax(name: str) -> None:
 
     Args:
         name: topology name; cpu:N configures N virtual devices.
+
+    Raises:
+        TopologyError: as `parse_topology`.
     """
+    kind, bounds = parse_topology(name)
     for key, value in (
         # Otherwise libtpu queries the cloud's metadata server and takes a lock.
         ("TPU_SKIP_MDS_QUERY", "1"),
@@ -78,9 +89,8 @@ def prepare_jax(name: str) -> None:
         os.environ.setdefault(key, value)
     try:
         jax.config.update("jax_platforms", "cpu")
-        kind, _, count = name.partition(":")
-        if kind == "cpu" and count.isdigit() and int(count) > 0:
-            jax.config.update("jax_num_cpu_devices", int(count))
+        if kind == "cpu":
+            jax.config.update("jax_num_cpu_devices", bounds[0])
     except RuntimeError:
         # jax is initialized: the number of devices can no longer change.
         pass

@@ -237,6 +237,28 @@ METRICS = {metric.name: metric for metric in _ROWS}
 """name -> Metric, in the order of the printed line."""
 
 
+_LOSS = (
+    *("loss", "nll", "gamma", "strength", "negative_mass", "label_prob"),
+    *("accuracy", "entropy", "kl_teacher", "kl_reference"),
+)
+
+
+def selecting_names(models: Iterable[str]) -> list[str]:
+    """List the metrics whose lowest value can select a checkpoint.
+
+    Args:
+        models: models whose logits the loss reads: "teacher", "reference".
+
+    Returns:
+        Names of scalars that the train step computes, then of those measured on
+        held-out rows.
+    """
+    absent = {"kl_teacher", "kl_reference"} - {f"kl_{model}" for model in models}
+    names = [name for name in METRICS if name in _LOSS and name not in absent]
+    step = ("grad_norm", "tokens", "target_tokens", "skipped")
+    return [*names, *step, *(VALIDATION_PREFIX + name for name in names)]
+
+
 def held_out(metric: Metric) -> Metric:
     """Derive `validation_NAME`, the mean of a metric over held-out rows."""
     return replace(

@@ -8,11 +8,39 @@ from typing import Any
 from targetsft_jax.checkpoints.manager import Checkpoints
 from targetsft_jax.checkpoints.position import Position
 from targetsft_jax.checkpoints.retention import Retention, SaveTimer
-from targetsft_jax.config.schema import TrainConfig
+from targetsft_jax.config.schema import (
+    VALIDATION_PREFIX,
+    Config,
+    ConfigError,
+    TrainConfig,
+)
+from targetsft_jax.keys import shown
 from targetsft_jax.parallel import processes
 from targetsft_jax.storage import disk_full
+from targetsft_jax.targets.inputs import INPUTS
+from targetsft_jax.telemetry.metrics import selecting_names
 from targetsft_jax.telemetry.telemetry import Telemetry
 from targetsft_jax.training.state import TrainState, arrays_of
+
+
+def check_keep_best(config: Config) -> None:
+    """Check that the metric of `train.keep_best` exists and is one number.
+
+    Raises:
+        ConfigError: it is not a metric of the method's train step.
+    """
+    name, method = config.train.keep_best, config.method
+    inputs = method.method.inputs(**method.hyper)
+    names = selecting_names(
+        key.removesuffix("_logits") for key in inputs if INPUTS[key].per == "model"
+    )
+    if not (config.validation.examples or config.validation.data):
+        names = [each for each in names if not each.startswith(VALIDATION_PREFIX)]
+    if name is not None and name not in names:
+        raise ConfigError(
+            f"train.keep_best is {shown(name)}; expected one of {', '.join(names)}, or "
+            "null"
+        )
 
 
 class Saver:

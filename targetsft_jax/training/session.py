@@ -21,6 +21,7 @@ from targetsft_jax.targets.inputs import INPUTS
 from targetsft_jax.training.data_checks import check_positions, check_weights
 from targetsft_jax.training.fit import Start
 from targetsft_jax.training.micro_batch import BASE, StepSpec
+from targetsft_jax.training.saving import check_keep_best
 from targetsft_jax.training.state import Params
 from targetsft_jax.training.step_spec import make_mesh, param_dtype, step_spec
 from targetsft_jax.training.tiny_models import start_model
@@ -144,6 +145,7 @@ def open_session(config: Config, shared: Shared | None = None) -> Session:
     Raises:
         ConfigError, ValueError, OSError: a key, model or file cannot be used.
     """
+    check_keep_best(config)
     mesh = make_mesh(config)
     roles = _open_roles(config, mesh)
     in_step = ("student", *config.method.roles)

@@ -94,3 +94,27 @@ def test_a_field_that_is_missing_is_named(run_dir):
     run_dir.adapters.write_text('{"rank": 2, "alpha": 3.0, "targets": ["q"]}')
     with pytest.raises(ValueError, match="adapters.json has no 'base'"):
         read_adapters(run_dir)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"rank": "x"}, "rank is 'x'; expected a whole number"),
+        ({"rank": 0}, "rank is 0; expected 1 or more"),
+        ({"alpha": float("nan")}, "alpha is nan; expected a number"),
+        ({"targets": 5}, "targets is 5; expected a list"),
+        ({"base": 5}, "base is 5; expected a path"),
+        ({"dtype": "int3"}, "dtype is 'int3'; expected one of"),
+    ],
+)
+def test_a_field_of_another_type_is_named(run_dir, changes, message):
+    fields = {
+        "rank": 2,
+        "alpha": 3.0,
+        "targets": ["q"],
+        "base": "b",
+        "dtype": "float32",
+    }
+    run_dir.adapters.write_text(json.dumps(fields | changes))
+    with pytest.raises(ValueError, match=f"adapters.json: {message}"):
+        read_adapters(run_dir)

@@ -1,6 +1,8 @@
 """Loading a configuration: overrides, misspelt and renamed keys, wrong types."""
 
 import dataclasses
+import os
+import typing
 
 import pytest
 import yaml
@@ -8,6 +10,7 @@ import yaml
 from targetsft_jax.config import load as load_module
 from targetsft_jax.config.load import keys, load, parse, renamed_tree, to_yaml
 from targetsft_jax.config.schema import Config, ConfigError
+from targetsft_jax.config.tree import nested_section
 
 MINIMAL = ["--student.path", "s", "--target.name", "sft"]
 
@@ -125,7 +128,11 @@ def test_the_renamed_source_embedded_is_refused_with_its_new_name():
         ("lora.targets", "q", "a list"),
         ("lora.rank", "wide", "a whole number"),
         ("target.eta", "big", "a number or null"),
-        ("student.build.data", "3", "a section of keys"),
+        (
+            "student.build.data",
+            "3",
+            "a section with keys such as student.build.data.kinds",
+        ),
         ("student.build.data.digits", "x", "a whole number"),
     ],
 )
@@ -176,3 +183,99 @@ def test_every_field_of_the_tree_is_declared_by_key():
                 check(default)
 
     check(Config)
+
+
+@pytest.mark.parametrize(
+    "content, parts",
+    [
+        (
+            b"train: {steps: 5}\nseed: 1\ntrain: {batch_size: 8}\n",
+            ("line 3", "'train'"),
+        ),
+        (b"a: &a [*a]\n", ("line 1", "inside of itself")),
+        ("seed: 1".encode("utf-16"), ("UTF-16", "UTF-8")),
+        (b"", ("is empty", "a mapping of keys")),
+        (b"# nothing\n", ("is empty",)),
+        (b"\x80\x81", ("line 1", "not UTF-8")),
+        (b"seed: 1\n---\nseed: 2\n", ("line 2", "one document")),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(content, parts, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_bytes(content)
+    message = _refusal("--config", str(path))
+    for part in (str(path), *parts):
+        assert part in message
+    assert message.count("\n") <= 1
+
+
+def test_a_pipe_or_folder_as_a_configuration_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "is a pipe; expected a regular file" in _refusal(
+        "--config", str(tmp_path / "pipe")
+    )
+    assert "is a folder; expected a regular file" in _refusal("--config", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--train.steps"], "--train.steps has no value"),
+        (["--train.steps", "--seed", "1"], "--train.steps has no value"),
+        (["x"], "'x' is not a key; expected --KEY VALUE"),
+        (["-x", "3"], "'-x' is not a key"),
+        (["--=3"], "'--=3' is not a key"),
+        (["--a\nb", "3"], r"'a\nb' is not a key"),
+        (["--train", "/dev/zero"], "train is '/dev/zero'; expected a section"),
+        (["--train.steps", "1e23"], "train.steps is 99999999999999991611392"),
+        (["--train.batch_size", "1" + 50 * "0"], "train.batch_size is '1000"),
+        (["--lora.rank", "null"], "lora.rank is None; expected a whole number"),
+        (["--log.wandb", "a/b"], "log.wandb is 'a/b'; expected a name"),
+        (
+            ["--train.batch_size", "16777216"],
+            "train.batch_size is 16777216 and data.max_length is 1024",
+        ),
+        (["--mesh.coordinator", "host:99999"], "mesh.coordinator is 'host:99999'"),
+    ],
+)
+def test_refusals_of_a_command_line(arguments, message):
+    assert message in _refusal(*arguments)
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        ("{steps: -1}", "student.build.steps is -1; expected 1 or more"),
+        ("{learning_rate: .inf}", "student.build.learning_rate is inf"),
+        ("{learning_rate: -1}", "student.build.learning_rate is -1"),
+        ("{seed: 1e23}", "student.build.seed is 99999"),
+        ("{num_heads: 7}", "student.build.hidden_size is 256; expected a multiple of"),
+        ("{num_kv_heads: 3}", "student.build.num_heads is 8; expected a multiple of"),
+        ("{hidden_size: 16384, num_layers: 256}", "student.build describes"),
+        ("{data: {kinds: {addition: 1e308, dosing: 1e308}}}", "data.kinds"),
+    ],
+)
+def test_the_section_of_a_built_model_is_checked(build, message):
+    with pytest.raises(ConfigError) as error:
+        load(["--target.name", "sft", "--student.build", build])
+    assert message in str(error.value)
+
+
+def test_the_last_of_equal_arguments_counts():
+    assert parse(["--train.steps", "1", "--train.steps", "2"]).train.steps == 2
+
+
+def test_every_number_outside_of_target_declares_its_domain():
+    def check(section: type, prefix: str) -> None:
+        hints = typing.get_type_hints(section)
+        for each in dataclasses.fields(section):
+            inner = nested_section(hints[each.name])
+            path = f"{prefix}{each.name}"
+            if inner is not None and path != "target":
+                check(inner, f"{path}.")
+            kind = hints[each.name]
+            plain = typing.get_origin(kind) in (list, dict)
+            numeric = not plain and {int, float} & {kind, *typing.get_args(kind)}
+            assert not numeric or each.metadata["domain"] is not None, path
+
+    check(Config, "")

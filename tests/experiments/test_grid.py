@@ -1,5 +1,6 @@
 """Cells of a comparison: methods × hyper-parameters × seeds."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,7 @@ def test_overrides_replace_values_of_the_file(base, tmp_path):
     [
         ({}, ("methods is missing",)),
         ({"methods": "sft"}, ("methods is 'sft'", "a list")),
-        ({"methods": ["sft"], "seeds": 3}, ("seeds is 3", "whole numbers")),
+        ({"methods": ["sft"], "seeds": 3}, ("seeds is 3", "a list")),
         ({"methods": ["sft"], "sedes": [3]}, ("sedes is not a key", "seeds")),
         ({"methods": ["tsft"]}, ("no method 'tsft'", "target_sft")),
         ({"methods": [{"sft": {"eta": 1}}]}, ("sft has no hyper-parameter eta",)),
@@ -123,5 +124,45 @@ def test_refusals_name_the_key(base, tmp_path, tree, parts):
 def test_a_file_that_is_not_yaml_is_named(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("methods: [sft")
-    with pytest.raises(ConfigError, match=r"c\.yaml cannot be read as YAML"):
+    with pytest.raises(ConfigError, match=r"c\.yaml, line 2: not YAML"):
         read_comparison(str(path), {})
+
+
+@pytest.mark.parametrize(
+    "tree, message",
+    [
+        ({"methods": [{"sft": 3}]}, "sft has 3; expected hyper-parameters"),
+        ({"methods": [{"target_sft": {"eta": []}}]}, "target_sft.eta is .*a value"),
+        ({"methods": [{"target_sft": {"eta": "x"}}]}, "target.eta is 'x'"),
+        ({"methods": [{"target_sft": {"eta": [[]]}}]}, "target.eta is "),
+        ({"methods": [None]}, "methods has None"),
+        ({"methods": [{"gem": {"beta": [0.7] * 20_000}}]}, "more than 10,000 cells"),
+        ({"methods": ["sft"], "seeds": []}, "seeds is missing or empty"),
+        ({"methods": ["sft"], "seeds": [1.5]}, r"seeds.0. is 1.5; expected a whole"),
+        ({"methods": ["sft"], "seeds": list(range(20_000))}, "20,000 cells"),
+        ({"methods": ["sft"], "run_dir": " "}, "run_dir is ' '; expected a text"),
+        ({"methods": ["sft"], "base": 3}, "base is 3; expected a text"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_hostile_comparisons(base, tmp_path, tree, message):
+    with pytest.raises(ConfigError, match=message):
+        cells(read_comparison(_file(tmp_path, **tree), {}))
+
+
+@pytest.mark.parametrize("key", ["run_dir", "methods", "seeds"])
+def test_an_empty_override_is_refused(base, tmp_path, key):
+    with pytest.raises(ConfigError, match=key):
+        read_comparison(_file(tmp_path, methods=["sft"]), {key: ""})
+
+
+def test_a_repeated_key_of_a_comparison_is_refused(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("base: b\nrun_dir: r\nmethods: [sft]\nrun_dir: q\n")
+    with pytest.raises(ConfigError, match="c.yaml, line 4: key 'run_dir'"):
+        read_comparison(str(path), {})
+
+
+def test_run_directories_of_cells_have_plain_names(base):
+    (cell,) = cells(Comparison(base, "r", [{"custom": {"gamma": {"power": 0.5}}}]))
+    assert re.fullmatch(r"r/[\w.=+-]+/seed0", cell.config.run_dir)

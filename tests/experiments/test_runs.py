@@ -86,3 +86,28 @@ def test_a_path_without_a_run_is_refused(tmp_path):
     for path in (tmp_path / "empty", tmp_path / "absent"):
         with pytest.raises(ValueError, match=f"{path} has no metrics.jsonl"):
             read_runs([str(path)])
+
+
+def test_damaged_values_of_metrics_are_left_out(tmp_path, write_run):
+    folder = tmp_path / "run"
+    write_run(folder)
+    lines = [
+        '{"step": 1e999}',
+        '{"step": true, "loss": 1}',
+        '{"step": 31, "loss": "x", "nll": [1]}',
+        '{"step": 32, "loss": true, "nll": 1e999}',
+    ]
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write("\n" + "\n".join(lines) + "\n")
+    with (folder / "histograms.jsonl").open("a") as file:
+        file.write('{"step": 21, "gamma": 5}\n{"step": 22, "gamma": ["x"]}\n')
+    (folder / "config.yaml").write_text("a: &a [*a]\n")
+    (run,) = read_runs([str(folder)])
+    assert run.series("loss")[0][-1] == run.series("nll")[0][-1] == 30
+    assert run.distributions("gamma")[0] == [1, 10, 20]
+
+
+def test_a_loop_of_links_is_one_sentence(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(ValueError, match=r"loop has no metrics\.jsonl"):
+        read_runs([str(tmp_path / "loop")])

@@ -1,5 +1,6 @@
 """Import of checkpoints slice by slice, and refusals before anything is read."""
 
+import json
 import time
 
 import jax
@@ -111,3 +112,16 @@ def test_unreachable_hub_id_is_one_quick_sentence(tmp_path, monkeypatch):
     assert "\n" not in message and error.value.__suppress_context__
     assert "nobody/no-such-model is neither a local folder nor a model" in message
     assert "hf download nobody/no-such-model" in message
+
+
+def test_the_problems_of_a_wrong_config_are_counted_but_not_all_listed(tmp_path):
+    folder = checkpoints.write(tmp_path / "model", checkpoints.tensors())
+    path = folder / "config.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": 900})
+    )
+    with pytest.raises(
+        ValueError, match=r"\(\d{4,5} problems\)(.|\n)*and \d+ more$"
+    ) as e:
+        load_params(folder, load_config(folder))
+    assert len(str(e.value)) < 5000

@@ -78,3 +78,10 @@ def test_bounds_rejected_by_the_compiler_are_usage_errors():
     prepare_jax("v5e:3x5")
     with pytest.raises(TopologyError, match="which the TPU compiler rejects"):
         get_topology("v5e:3x5")
+
+
+@pytest.mark.parametrize("name", ["cpu:5000", "cpu:1000000000000", "cpu:" + "9" * 5000])
+def test_more_cpu_devices_than_a_process_can_have(name):
+    for function in (parse_topology, prepare_jax):
+        with pytest.raises(TopologyError, match="--topology is 'cpu:"):
+            function(name)

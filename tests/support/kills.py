@@ -29,7 +29,7 @@ STEPS_PER_KILL, SAVE_EVERY = 4, 3
 _PRELOADED = [
     "targetsft_jax.training.run",
     "transformers.models.auto.tokenization_auto",
-    "jsonargparse",
+    "yaml",
     "grain",
     "tensorboardX",
 ]

@@ -13,7 +13,13 @@ from targetsft_jax.experiments import curves, summary
 from targetsft_jax.experiments.runs import Run
 from targetsft_jax.loss.histogram import EDGES, PREFIX
 from targetsft_jax.telemetry import metrics
-from targetsft_jax.telemetry.metrics import METRICS, Metric, compact, find_metric
+from targetsft_jax.telemetry.metrics import (
+    METRICS,
+    Metric,
+    compact,
+    find_metric,
+    selecting_names,
+)
 from targetsft_jax.telemetry.progress import Progress
 
 
@@ -153,3 +159,10 @@ def test_every_format_accepts_numpy_scalars():
     for metric in METRICS.values():
         for template in (metric.line, metric.table):
             assert template is None or template(float(np.float32(1.5)))
+
+
+def test_metrics_that_select_a_checkpoint_depend_on_the_models_of_the_loss():
+    plain, taught = selecting_names([]), selecting_names(["teacher"])
+    assert plain[:2] == ["loss", "nll"] and "validation_nll" in plain
+    assert {*taught} - {*plain} == {"kl_teacher", "validation_kl_teacher"}
+    assert not {"epoch", "spike", "seconds", "validation_grad_norm"} & {*taught}

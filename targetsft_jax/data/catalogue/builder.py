@@ -22,6 +22,7 @@ from targetsft_jax.data.json_rows import parse_row
 from targetsft_jax.data.record import ROW_FAULTS, RowError
 from targetsft_jax.data.sources import read_files
 from targetsft_jax.storage import atomic
+from targetsft_jax.storage.user_path import user_path
 
 DATA_DIR = "~/.cache/targetsft_jax/datasets"
 """Default folder of built data sets. It is not that of TFDS, where another builder may
@@ -312,5 +313,5 @@ def _refusal(name: str, bad: list[str]) -> str:
 
 
 def _folder(name: str, data_dir: str | None) -> Path:
-    root = Path(data_dir or DATA_DIR).expanduser()
+    root = user_path(data_dir or DATA_DIR)
     return root / name / CATALOGUE[name].version

@@ -4,10 +4,10 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from targetsft_jax.data.catalogue.entry import DataSet, FileLayout
 from targetsft_jax.data.sources import refuse_missing_shards
+from targetsft_jax.storage.user_path import user_path
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def in_folder(name: str, dataset: DataSet, folder: str) -> Files:
     Raises:
         ValueError: no file of any split; a shard of a split is missing.
     """
-    root = Path(folder).expanduser()
+    root = user_path(folder)
     if not root.is_dir():
         raise ValueError(f"{folder}: no such folder; expected the files of {name}")
     paths = [p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file()]

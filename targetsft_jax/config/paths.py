@@ -1,0 +1,130 @@
+"""Check the folders of a configuration: a run must not write over what it reads."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from targetsft_jax.config.schema import Config, role_config
+from targetsft_jax.data.config import DataConfig, paths, sources
+from targetsft_jax.keys import shown
+from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.storage.user_path import user_path
+
+ROLES = ("student", "teacher", "reference")
+_NAME_BYTES = 255
+
+
+def path_refusals(config: Config) -> Iterator[str]:
+    """Errors about run_dir and cache_dir: unusable, or over a model, data or another.
+
+    Links are resolved; nothing is opened or created.
+    """
+    keys = [("run_dir", config.run_dir), ("cache_dir", config.cache_dir)]
+    models, data = list(_models(config)), list(_data(config))
+    for key, path in (*keys, *models, *data):
+        if path.startswith("~") and str(user_path(path)) == path:
+            user = path.partition("/")[0]
+            yield f"{key} is {shown(path)}; expected a path, since {user} has no home"
+            return
+        if max(map(len, os.fsencode(path).split(b"/"))) > _NAME_BYTES:
+            names = f"names of at most {_NAME_BYTES} bytes"
+            yield f"{key} is {shown(path)}; expected a path of {names}"
+            return
+    for key, path in keys:
+        refusal = _unusable(key, path)
+        if refusal is not None:
+            yield refusal
+            return
+    run, cache = _resolved(config.run_dir), _resolved(config.cache_dir)
+    if run == cache:
+        yield (
+            f"cache_dir is {shown(config.cache_dir)}, which is run_dir; expected "
+            "another folder"
+        )
+    kind = run.name.partition("-")[0]
+    if run.parent == cache and kind in ("data", "datasets", *ROLES):
+        yield (
+            f"run_dir is {shown(config.run_dir)}, a folder of cache_dir; expected "
+            "another one"
+        )
+    for key, path in (("cache_dir", config.cache_dir), *models, *data):
+        if _is_written(_resolved(path), run):
+            yield (
+                f"run_dir is {shown(config.run_dir)}, and the run would write to {key} "
+                f"{shown(path)}; expected another run_dir"
+            )
+    for key, path in models:
+        if os.path.isdir(user_path(path)) and run.is_relative_to(_resolved(path)):
+            yield (
+                f"run_dir is {shown(config.run_dir)}, inside the folder of {key}; "
+                "expected a folder outside of it"
+            )
+
+
+def _models(config: Config) -> Iterator[tuple[str, str]]:
+    for name in ROLES:
+        path = role_config(config, name).path
+        if path is not None:
+            yield f"{name}.path", path
+
+
+def _data(config: Config) -> Iterator[tuple[str, str]]:
+    sections: tuple[tuple[str, DataConfig | None], ...] = (
+        ("data", config.data),
+        ("validation.data", config.validation.data),
+        ("evaluation.data", config.evaluation.data),
+    )
+    for prefix, section in sections:
+        if section is None:
+            continue
+        if section.chat_template is not None:
+            yield f"{prefix}.chat_template", section.chat_template
+        for number, source in enumerate(sources(section)):
+            key = f"{prefix}.mixture[{number}]" if section.mixture else prefix
+            for path in paths(source):
+                yield f"{key}.path", path
+            if source.data_dir is not None:
+                yield f"{key}.data_dir", source.data_dir
+
+
+def _unusable(key: str, value: str) -> str | None:
+    """Error for a path that cannot be a folder of its own, or None."""
+    path = _resolved(value)
+    here, home = Path.cwd(), _resolved("~")
+    if here.is_relative_to(path) and not RunDir(path).checkpoints.is_dir():
+        found = "the current folder" if here == path else "a folder above the current"
+        return f"{key} is {shown(value)}, {found}; expected a folder of its own"
+    if home.is_relative_to(path):
+        found = "the home folder" if home == path else "a folder above the home folder"
+        return f"{key} is {shown(value)}, {found}; expected a folder of its own"
+    written = user_path(value).absolute()
+    above = next(p for p in (written, *written.parents) if os.path.lexists(p))
+    if not above.is_dir():
+        kind = "a link to nothing" if above.is_symlink() else "a file"
+        return f"{key} is {shown(value)}, and {above} is {kind}; expected a folder"
+    return None
+
+
+def _is_written(path: Path, run: Path) -> bool:
+    """True for the run directory, and for what a run writes in it."""
+    if path == run:
+        return True
+    if not path.is_relative_to(run):
+        return False
+    first = path.relative_to(run).parts[0]
+    return first in _written_names() or first.startswith("completions_")
+
+
+def _written_names() -> set[str]:
+    """Names of all files and folders that a run writes."""
+    run = RunDir(Path("run"))
+    parts = [
+        getattr(run, name)
+        for name, entry in vars(RunDir).items()
+        if isinstance(entry, property) and name != "name"
+    ]
+    return {part.relative_to(run.path).parts[0] for part in parts}
+
+
+def _resolved(path: str) -> Path:
+    return Path(os.path.realpath(user_path(path)))
