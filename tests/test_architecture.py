@@ -190,6 +190,20 @@ def test_links_between_pages_resolve() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_tests_that_the_documentation_names_exist() -> None:
+    files = {path.name: path for path in (ROOT / "tests").rglob("test_*.py")}
+    sources = "".join(path.read_text(encoding="utf-8") for path in files.values())
+    for page in (ROOT / "docs").glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        for path in re.findall(r"\btests/[\w/]+\.py\b", text):
+            assert (ROOT / path).is_file(), f"{page.name}: {path}"
+        for name in re.findall(r"(?<!/)\b(test_\w+)(?=\.py)", text):
+            assert f"{name}.py" in files, f"{page.name}: {name}.py"
+        # A name may be shortened by an ellipsis.
+        for name in re.findall(r"(?:::|`)(test_\w+)(?=[`…])", text):
+            assert f"def {name}" in sources, f"{page.name}: {name}"
+
+
 def test_readme_has_the_two_commands() -> None:
     for word in ("pytest", "targetsft_jax.train"):
         _run(sys.executable, ".ci/readme_command.py", word)
