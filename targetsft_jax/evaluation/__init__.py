@@ -1,6 +1,6 @@
 """Evaluation of models on problems: sample completions, grade them, aggregate.
 
-estimates.py    intervals, paired differences, pass@k, majority@k, from arrays of verdicts
+estimates.py    intervals, paired differences, pass@k and majority@k, from verdicts
 evaluate.py     sampling and grading of completions, aggregated to a score
 graders/        extraction of the stated answer, and comparison with the gold answer
 results.py      finished evaluations and export of a run
