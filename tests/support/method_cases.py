@@ -46,6 +46,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"gamma": {"threshold": 0.2}, "residual": "uniform"},
         {"gamma": 0.7, "residual": {"guided_reference": 1.0}},
         {"gamma": {"power": 0.0}, "residual": "teacher"},
+        {"gamma": {"power": 0.5}, "residual": {"mixed": 0.3}},
     ],
 }
 

@@ -173,10 +173,18 @@ def test_other_composed_targets(batch):
         "tempered": jax.nn.softmax(logits / 0.7),
         "reference": jax.nn.softmax(reference),
         "guided_reference": jax.nn.softmax((logits + reference) / 2),
+        "mixed": (p + jax.nn.softmax(inputs["teacher_logits"])) / 2,
         "model": p,
     }.items():
         q = target("custom", logits, labels, **inputs, gamma=0.25, residual=residual)
         _same(q.residual(), expected)
+
+
+def test_mixed_residuals_end_at_the_model_and_at_the_teacher(batch):
+    for gamma in (0.25, "probability"):
+        for share, end in ((0.0, "model"), (1.0, "teacher")):
+            mixed = _gradient(batch, "custom", gamma=gamma, residual={"mixed": share})
+            _same(mixed, _gradient(batch, "custom", gamma=gamma, residual=end))
 
 
 def test_every_golden_case_is_a_method():

@@ -47,14 +47,16 @@ class ResidualOption:
     """Definition of a named residual π̃.
 
     Attributes:
-        mix: number -> (α, β) of π̃; None for the model's own p.
+        mix: number -> (α, β) of T; None for the model's own p.
         number: its number as a hyper-parameter; None if it has none.
         needs: names of its inputs.
+        share: number -> λ of π̃ = (1 − λ) p + λ T.
     """
 
     mix: Callable[[float], Mix] | None
     number: Hyper | None = None
     needs: tuple[str, ...] = ()
+    share: Callable[[float], float] = lambda number: 1
 
 
 _ETA = Hyper(
@@ -98,6 +100,12 @@ RESIDUALS: Mapping[str, ResidualOption] = MappingProxyType(
         "guided_reference": ResidualOption(
             lambda eta: (1 - eta, eta), _ETA, ("reference_logits",)
         ),
+        "mixed": ResidualOption(
+            lambda _: (0, 1),
+            Hyper(0.5, "λ of (1 − λ) p + λ π_T.", between(0, 1), static=True),
+            ("teacher_logits",),
+            share=lambda number: number,
+        ),
     }
 )
 
@@ -113,7 +121,8 @@ def custom(rows: Rows, *, gamma: Choice | float, residual: Choice) -> QTarget:
         residual: one of `RESIDUALS`.
 
     Returns:
-        a = γ, b = 1 − γ, T = π̃; for the residual "model" a alone.
+        a = γ, b = (1 − γ) λ and T, where π̃ = (1 − λ) p + λ T with λ = 1 except for
+        the residual "mixed", since p − π̃ = λ (p − T); for "model" a alone.
 
     Raises:
         ValueError: an unknown name, or a mapping without exactly one entry.
@@ -123,7 +132,8 @@ def custom(rows: Rows, *, gamma: Choice | float, residual: Choice) -> QTarget:
     residual_option, number = _choose("residual", residual, RESIDUALS)
     if residual_option.mix is None:
         return QTarget(weight)
-    return QTarget(weight, 1 - weight, residual_option.mix(number))
+    share = residual_option.share(number)
+    return QTarget(weight, (1 - weight) * share, residual_option.mix(number))
 
 
 def custom_needs(*, gamma: Choice | float, residual: Choice) -> tuple[str, ...]:
