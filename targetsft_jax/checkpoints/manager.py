@@ -216,11 +216,22 @@ class Checkpoints:
             # it as a checkpoint; a new one lists complete checkpoints only.
             with contextlib.suppress(Exception):
                 self._manager.close()
-            for path in self._folder.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(path, ignore_errors=True)
+            self._remove_half_written()
             self._manager = self._open()
             return [self._warning(*self._saving)]
         return []
+
+    def _remove_half_written(self) -> None:
+        """Remove half-written checkpoints; threads of Orbax may write a little longer."""
+        absent = 0
+        for _ in range(100):
+            paths = list(self._folder.glob("*.orbax-checkpoint-tmp*"))
+            absent = 0 if paths else absent + 1
+            if absent == 2:
+                return
+            for path in paths:
+                shutil.rmtree(path, ignore_errors=True)
+            time.sleep(0.05)
 
     def _previous(self) -> str:
         latest = self.latest
