@@ -222,7 +222,7 @@ class Checkpoints:
         return []
 
     def _remove_half_written(self) -> None:
-        """Remove half-written checkpoints; threads of Orbax may write a little longer."""
+        """Remove half-written checkpoints; their threads may write a little longer."""
         absent = 0
         for _ in range(100):
             paths = list(self._folder.glob("*.orbax-checkpoint-tmp*"))

@@ -1,5 +1,6 @@
 """Generation against repeated full forward passes, and reproducibility."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,7 +9,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from targetsft_jax.generation import generate as generate_module
 from targetsft_jax.generation.generate import generate
+from targetsft_jax.generation.loop import LoopPlan
+from targetsft_jax.generation.sampling import SamplingPlan
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import abstract_params, apply, head
 
@@ -180,3 +184,41 @@ def test_on_a_mesh():
 def test_refused(options, message):
     with pytest.raises(ValueError, match=message):
         run(**options)
+
+
+def test_a_prompt_without_a_free_position_is_refused(monkeypatch):
+    limited = dataclasses.replace(CONFIG, max_position_embeddings=10)
+    monkeypatch.setattr(generate_module, "decode", lambda *_: 1 / 0)
+    options = {"max_new_tokens": 1, "stop_ids": [], "key": jax.random.key(0)}
+    with pytest.raises(ValueError, match="prompt 1 has 10 tokens; expected fewer than"):
+        generate(limited, params_of(), [[1], [2] * 10], **options)
+
+
+def test_a_cache_beyond_the_memory_is_refused_before_compiling(monkeypatch):
+    """By arithmetic, for all lengths, with the number of the prompt."""
+    monkeypatch.setattr(generate_module, "decode", lambda *_: 1 / 0)
+    monkeypatch.setattr(generate_module, "device_memory", lambda: 2**20)
+    with pytest.raises(ValueError, match=r"prompt 2 is padded to 1,024 tokens.* GiB"):
+        run([[1], [2], [3] * 1000])
+
+
+def test_batches_are_as_large_as_the_memory_allows(monkeypatch):
+    """The completions are those of one batch."""
+    sizes = []
+    real = generate_module.decode
+
+    def decode(config, plan, params, batch, settings):
+        sizes.append(len(batch["tokens"]))
+        return real(config, plan, params, batch, settings)
+
+    expected = run(SHORT, temperature=0)
+    monkeypatch.setattr(generate_module, "decode", decode)
+    plan = LoopPlan(1, 6, SamplingPlan(True, False, 0), 24, np.dtype("float32"), None)
+    one = generate_module.batch_bytes(CONFIG, plan, 1, generate_module.SHORTEST_BUCKET)
+    monkeypatch.setattr(generate_module, "device_memory", lambda: 2 * one)
+    assert run(SHORT, temperature=0) == expected
+    assert sizes == [2, 2]
+    sizes.clear()
+    monkeypatch.setattr(generate_module, "device_memory", lambda: None)
+    run(SHORT, temperature=0)
+    assert sizes == [4]
