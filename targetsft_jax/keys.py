@@ -55,9 +55,10 @@ class Domain:
         finite = not isinstance(value, float) or math.isfinite(value)
         if value is not None and finite and self.accepts(value) and limit is None:
             return None
-        return f"{name} is {shown(value)}; expected {self.expected}" + (
-            (limit or "") + (", or null" if nullable else "")
-        )
+        if limit is None or "at most" in self.expected:
+            limit = ""
+        null = ", or null" if nullable else ""
+        return f"{name} is {shown(value)}; expected {self.expected}{limit}{null}"
 
 
 def _exceeded_limit(value: Any, largest: int) -> str | None:
