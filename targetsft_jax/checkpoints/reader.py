@@ -1,6 +1,7 @@
 """Locate a saved checkpoint and read its parameters, without the run that wrote it."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,11 @@ class StoredCheckpoint:
     def _checksums(self) -> dict[str, int]:
         """Stored checksum of each parameter; empty for an imported model."""
         stored = read_json_item(self.folder, "position").get("arrays", {})
+        if not isinstance(stored, dict):
+            raise ValueError(
+                f"{self.folder / 'position'}: arrays is {type(stored).__name__}; "
+                "expected a mapping. Use another checkpoint of the run"
+            )
         prefix = "params."
         return {
             key.removeprefix(prefix): value
@@ -201,13 +207,18 @@ def checkpoint_steps(run_dir: RunDir) -> list[int]:
     # A checkpoint has a temporary name until it is complete.
     paths = run_dir.checkpoints.glob("*/params/_METADATA")
     names = (path.parents[1].name for path in paths)
-    return sorted(int(name) for name in names if name.isdecimal())
+    return sorted(int(name) for name in names if _is_step(name))
+
+
+def _is_step(name: str) -> bool:
+    """True for the name of a checkpoint: not 007, nor digits of other scripts."""
+    return re.fullmatch(r"0|[1-9][0-9]{0,17}", name) is not None
 
 
 def _is_checkpoint(folder: Path) -> bool:
     """True if an absolute path is of the form RUN/checkpoints/STEP."""
     parents = folder.parents
-    if len(parents) < 2 or not folder.name.isdecimal():
+    if len(parents) < 2 or not _is_step(folder.name):
         return False
     return folder.parent == RunDir(parents[1]).checkpoints
 

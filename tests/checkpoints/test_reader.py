@@ -17,7 +17,8 @@ from targetsft_jax.storage.run_dir import RunDir
 def steps(tmp_path):
     """A run directory with the complete checkpoints 2, 9 and 10, and others."""
     run_dir = RunDir(tmp_path / "run")
-    for name in ("2", "9", "10", "11.orbax-checkpoint-tmp-0", "notes"):
+    others = ("11.orbax-checkpoint-tmp-0", "notes", "0013", "١٤", "-15", "9" * 30)
+    for name in ("2", "9", "10", *others):
         folder = run_dir.checkpoints / name / "params"
         folder.mkdir(parents=True)
         (folder / "_METADATA").write_text("{}")
@@ -72,3 +73,11 @@ def test_run_paths_are_not_hugging_face_folders(steps, tmp_path):
 def test_params_that_cannot_be_read(steps):
     with pytest.raises(ValueError, match="10/params cannot be read.*another check"):
         find_checkpoint(steps.path).params()
+
+
+def test_checksums_that_are_no_mapping(steps):
+    stored = StoredCheckpoint(steps, 9)
+    (stored.folder / "position").mkdir()
+    (stored.folder / "position/metadata").write_text('{"step": 9, "arrays": [1]}')
+    with pytest.raises(ValueError, match="position: arrays is list"):
+        stored.verify({})
