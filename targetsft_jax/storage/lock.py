@@ -39,7 +39,7 @@ def hold(path: Path) -> Iterator[bool]:
 
     Raises:
         LockedError: another process owns the folder; names it.
-        FileExistsError: a file that is no lock, or a link or folder, has its name.
+        FileExistsError: its name is taken by something else than a lock.
         OSError: the folder cannot be created or written.
     """
     new = _make_folders(path.parent)
