@@ -17,6 +17,7 @@ from targetsft_jax.checkpoints.checksums import (
     path_name,
 )
 from targetsft_jax.checkpoints.layered_params import open_params
+from targetsft_jax.checkpoints.provenance import digest
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.storage.user_path import user_path
 
@@ -39,8 +40,26 @@ class StoredCheckpoint:
         return self.run_dir.checkpoints / str(self.step)
 
     def check_step(self) -> None:
-        """Raise ValueError if the state is that of another step than the folder's."""
-        saved = read_json_item(self.folder, "position").get("step", self.step)
+        """Check that folder, position and provenance are of one checkpoint.
+
+        An imported model has parameters alone.
+
+        Raises:
+            ValueError: they are not, or one of them is damaged.
+        """
+        position = read_json_item(self.folder, "position")
+        provenance = digest(read_json_item(self.folder, "provenance"))
+        if (self.folder / "optimizer").exists() and "step" not in position:
+            raise ValueError(
+                f"{self.folder / 'position'} is missing or damaged, so the parameters "
+                "cannot be verified. Use another checkpoint of the run"
+            )
+        if position.get("provenance", provenance) != provenance:
+            raise ValueError(
+                f"{self.folder / 'provenance'} is damaged, or that of another "
+                "checkpoint. Use another checkpoint of the run"
+            )
+        saved = position.get("step", self.step)
         if saved != self.step:
             raise ValueError(
                 f"{self.folder} holds the state of step {saved}: the folder was "

@@ -81,3 +81,22 @@ def test_checksums_that_are_no_mapping(steps):
     (stored.folder / "position/metadata").write_text('{"step": 9, "arrays": [1]}')
     with pytest.raises(ValueError, match="position: arrays is list"):
         stored.verify({})
+
+
+@pytest.mark.parametrize(
+    "position, provenance, message",
+    [
+        ("{}", "{}", "position is missing or damaged"),
+        ("[1]", "{}", "position/metadata is list"),
+        ('{"step": 9, "provenance": "0"}', "{}", "provenance is damaged, or that of"),
+        ('{"step": 9}', "[" * 99_999, "provenance/metadata cannot be read"),
+    ],
+)
+def test_a_trained_checkpoint_needs_its_json(steps, position, provenance, message):
+    folder = steps.checkpoints / "9"
+    for name, text in {"position": position, "provenance": provenance}.items():
+        (folder / name).mkdir()
+        (folder / name / "metadata").write_text(text)
+    (folder / "optimizer").mkdir()
+    with pytest.raises(ValueError, match=message):
+        find_checkpoint(folder)
