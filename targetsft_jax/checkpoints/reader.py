@@ -16,7 +16,7 @@ from targetsft_jax.checkpoints.checksums import (
     host_checksum,
     path_name,
 )
-from targetsft_jax.checkpoints.layered_params import open_params
+from targetsft_jax.checkpoints.layered_params import open_params, unreadable
 from targetsft_jax.checkpoints.provenance import digest
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.storage.user_path import user_path
@@ -120,12 +120,17 @@ class StoredCheckpoint:
             abstract: the tree of `init_params` as ShapeDtypeStructs with shardings.
 
         Raises:
-            ValueError: a parameter differs from its checksum.
+            ValueError: damaged files, or a parameter differs from its checksum.
         """
-        with ocp.CheckpointManager(self.run_dir.checkpoints.absolute()) as manager:
-            item = ocp.args.StandardRestore(abstract)
-            args = ocp.args.Composite(params=item)
-            params = manager.restore(self.step, args=args).params
+        args = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
+        try:
+            with ocp.CheckpointManager(self.run_dir.checkpoints.absolute()) as manager:
+                params = manager.restore(self.step, args=args).params
+        except jax.errors.JaxRuntimeError:
+            # Of the devices, such as a lack of memory.
+            raise
+        except Exception as error:  # noqa: BLE001
+            raise unreadable(self.folder / "params", error) from None
         saved = self._checksums()
         stored = jax.tree.map(lambda leaf: leaf.dtype, self.params()) if saved else None
         if stored == jax.tree.map(lambda leaf: leaf.dtype, abstract):

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 
 from targetsft_jax.checkpoints.reader import (
@@ -100,3 +101,12 @@ def test_a_trained_checkpoint_needs_its_json(steps, position, provenance, messag
     (folder / "optimizer").mkdir()
     with pytest.raises(ValueError, match=message):
         find_checkpoint(folder)
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", '{"tree_metadata": [1]}', "[" * 99_999])
+def test_metadata_that_is_damaged(steps, text):
+    stored = StoredCheckpoint(steps, 9)
+    (stored.folder / "params/_METADATA").write_text(text)
+    for read in (stored.params, lambda: stored.load({"a": np.zeros(1)})):
+        with pytest.raises(ValueError, match="9/params cannot be read"):
+            read()
