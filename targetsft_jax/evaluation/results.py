@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 from targetsft_jax.evaluation.statistics import AverageAtK
@@ -34,9 +35,11 @@ class Results:
         if entry is None or entry.get("key") != key:
             return None
         try:
-            return AverageAtK(**entry["score"])
-        except (KeyError, TypeError):
+            score = AverageAtK(**entry["score"])
+            finite = all(math.isfinite(value) for value in vars(score).values())
+        except (KeyError, TypeError, OverflowError):
             return None
+        return score if finite else None
 
     def scores(self) -> dict[str, AverageAtK]:
         """All scores that can be read, by name."""

@@ -1,5 +1,8 @@
 """RUN/results.json: scores, export and completion of a run, read back."""
 
+import dataclasses
+import math
+
 import pytest
 
 from targetsft_jax.evaluation.results import Results
@@ -29,6 +32,14 @@ def test_a_score_is_read_back_under_its_key_alone(run_dir):
     assert again.score("start", "k") == SCORE
     assert again.score("start", "other") is None
     assert again.scores() == {"start": SCORE}
+
+
+@pytest.mark.parametrize("value", ["x", None, math.nan, math.inf, 10**400, [1]])
+def test_a_score_that_is_no_number_is_measured_again(run_dir, value):
+    results = Results(run_dir)
+    results.add_score("start", "k", dataclasses.replace(SCORE, average_at_k=value))
+    assert Results(run_dir).score("start", "k") is None
+    assert Results(run_dir).scores() == {}
 
 
 def test_an_export_counts_while_its_folder_is_there(run_dir):
