@@ -71,7 +71,9 @@ class Results:
     @property
     def finished(self) -> bool:
         """True if the run is complete: trained, exported and evaluated."""
-        return self._tree["finished"] is True and self._exports_are_intact()
+        complete = len(self.scores()) == len(self._tree["scores"])
+        finished = self._tree["finished"] is True and complete
+        return finished and self._exports_are_intact()
 
     def set_finished(self, finished: bool) -> None:
         """Record that the run is complete, or under way."""

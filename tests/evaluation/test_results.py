@@ -40,6 +40,9 @@ def test_a_score_that_is_no_number_is_measured_again(run_dir, value):
     results.add_score("start", "k", dataclasses.replace(SCORE, average_at_k=value))
     assert Results(run_dir).score("start", "k") is None
     assert Results(run_dir).scores() == {}
+    _export(run_dir)
+    results.set_finished(True)
+    assert not Results(run_dir).finished
 
 
 def test_an_export_counts_while_its_folder_is_there(run_dir):
