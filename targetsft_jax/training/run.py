@@ -48,8 +48,8 @@ def run(config: Config, shared: Shared | None = None) -> dict[str, AverageAtK]:
         except Stopped as stop:
             raise stop.with_details(_last_words(run_dir)) from None
         except KeyboardInterrupt:  # The second Ctrl-C.
-            stop = Preempted(signal.SIGINT)
-            raise stop.with_details(_last_words(run_dir)) from None
+            second = Preempted(signal.SIGINT)
+            raise second.with_details(_last_words(run_dir)) from None
         except OSError as error:
             if not disk_full.lacks_space(error):
                 raise
