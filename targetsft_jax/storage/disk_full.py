@@ -29,7 +29,7 @@ def lacks_space(error: BaseException | None) -> bool:
 class ReportedElsewhere(logging.Filter):
     """Drops a library's traces of errors that its caller reports in one line.
 
-    These are full disks, and exceptions that are no `Exception`: a signal's.
+    They are full disks, and signals: their exceptions derive from BaseException alone.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
