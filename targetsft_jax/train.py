@@ -12,7 +12,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(
         _train,
         arguments,
-        interrupted="interrupted before the run started; nothing was written",
+        interrupted="interrupted; the same command starts the run, or resumes it",
     )
 
 

@@ -2,7 +2,7 @@
 
 A directory is a run's if any file of a run is in it. It is resumed only under the
 configuration that its files prove: RUN/config.yaml, which the run signs, and the
-provenance of the newest checkpoint. Files of any other origin are never replaced.
+provenance of its checkpoints. Files of any other origin are never replaced.
 """
 
 import contextlib
@@ -71,7 +71,7 @@ def write_config(run_dir: RunDir, config: Config) -> None:
 def _check_run(run_dir: RunDir, config: Config) -> None:
     """Raise ConfigError unless the directory is new or has a run of the configuration.
 
-    A configuration is known from RUN/config.yaml, from the newest checkpoint, or both.
+    A configuration is known from RUN/config.yaml, from each checkpoint, or both.
     """
     present = run_dir.present()
     if not present:
@@ -126,7 +126,6 @@ def _known_configurations(
             continue
         if isinstance(tree, Mapping) and tree:
             known[f"checkpoint {step}"] = tree
-        break
     return known
 
 

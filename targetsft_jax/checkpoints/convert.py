@@ -100,7 +100,7 @@ def from_hf(source: str, out: Path, *, dtype: str | None = None) -> str:
     check_path(out)
     folder = resolve(source)
     params = load_params(folder, load_config(folder), dtype=dtype)
-    with atomic.folder(out, _check_new, replace=False) as partial:
+    with atomic.folder(out, _check_new) as partial:
         run_dir = RunDir(partial)
         write_model_folder(run_dir, folder, converted_card(source))
         save_params(run_dir, jax.block_until_ready(params))

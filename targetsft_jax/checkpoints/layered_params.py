@@ -64,12 +64,19 @@ def open_params(folder: Path) -> dict[str, Any]:
             for name in names[:-1]:
                 inner = inner.setdefault(name, {})
             inner[names[-1]] = StoredLeaf(store)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"{folder} cannot be read ({type(error).__name__}: {error}); expected "
-            "parameters that a run saved. Use another checkpoint of the run"
-        ) from None
+    # Readers of damaged files raise errors of any kind.
+    except Exception as error:  # noqa: BLE001
+        raise unreadable(folder, error) from None
     return tree
+
+
+def unreadable(folder: Path, error: Exception) -> ValueError:
+    """Error about the parameters of a damaged checkpoint."""
+    line = str(error).strip().split("\n")[0][:300]
+    return ValueError(
+        f"{folder} cannot be read ({type(error).__name__}: {line}); expected "
+        "parameters that a run saved. Use another checkpoint of the run"
+    )
 
 
 class StoredLeaf:

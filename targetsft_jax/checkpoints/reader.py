@@ -1,6 +1,7 @@
 """Locate a saved checkpoint and read its parameters, without the run that wrote it."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from targetsft_jax.checkpoints.checksums import (
     host_checksum,
     path_name,
 )
-from targetsft_jax.checkpoints.layered_params import open_params
+from targetsft_jax.checkpoints.layered_params import open_params, unreadable
+from targetsft_jax.checkpoints.provenance import digest
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.storage.user_path import user_path
 
@@ -38,8 +40,26 @@ class StoredCheckpoint:
         return self.run_dir.checkpoints / str(self.step)
 
     def check_step(self) -> None:
-        """Raise ValueError if the state is that of another step than the folder's."""
-        saved = read_json_item(self.folder, "position").get("step", self.step)
+        """Check that folder, position and provenance are of one checkpoint.
+
+        An imported model has parameters alone.
+
+        Raises:
+            ValueError: they are not, or one of them is damaged.
+        """
+        position = read_json_item(self.folder, "position")
+        provenance = digest(read_json_item(self.folder, "provenance"))
+        if (self.folder / "optimizer").exists() and "step" not in position:
+            raise ValueError(
+                f"{self.folder / 'position'} is missing or damaged, so the parameters "
+                "cannot be verified. Use another checkpoint of the run"
+            )
+        if position.get("provenance", provenance) != provenance:
+            raise ValueError(
+                f"{self.folder / 'provenance'} is damaged, or that of another "
+                "checkpoint. Use another checkpoint of the run"
+            )
+        saved = position.get("step", self.step)
         if saved != self.step:
             raise ValueError(
                 f"{self.folder} holds the state of step {saved}: the folder was "
@@ -71,6 +91,11 @@ class StoredCheckpoint:
     def _checksums(self) -> dict[str, int]:
         """Stored checksum of each parameter; empty for an imported model."""
         stored = read_json_item(self.folder, "position").get("arrays", {})
+        if not isinstance(stored, dict):
+            raise ValueError(
+                f"{self.folder / 'position'}: arrays is {type(stored).__name__}; "
+                "expected a mapping. Use another checkpoint of the run"
+            )
         prefix = "params."
         return {
             key.removeprefix(prefix): value
@@ -95,12 +120,17 @@ class StoredCheckpoint:
             abstract: the tree of `init_params` as ShapeDtypeStructs with shardings.
 
         Raises:
-            ValueError: a parameter differs from its checksum.
+            ValueError: damaged files, or a parameter differs from its checksum.
         """
-        with ocp.CheckpointManager(self.run_dir.checkpoints.absolute()) as manager:
-            item = ocp.args.StandardRestore(abstract)
-            args = ocp.args.Composite(params=item)
-            params = manager.restore(self.step, args=args).params
+        args = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
+        try:
+            with ocp.CheckpointManager(self.run_dir.checkpoints.absolute()) as manager:
+                params = manager.restore(self.step, args=args).params
+        except jax.errors.JaxRuntimeError:
+            # Of the devices, such as a lack of memory.
+            raise
+        except Exception as error:  # noqa: BLE001
+            raise unreadable(self.folder / "params", error) from None
         saved = self._checksums()
         stored = jax.tree.map(lambda leaf: leaf.dtype, self.params()) if saved else None
         if stored == jax.tree.map(lambda leaf: leaf.dtype, abstract):
@@ -201,13 +231,18 @@ def checkpoint_steps(run_dir: RunDir) -> list[int]:
     # A checkpoint has a temporary name until it is complete.
     paths = run_dir.checkpoints.glob("*/params/_METADATA")
     names = (path.parents[1].name for path in paths)
-    return sorted(int(name) for name in names if name.isdecimal())
+    return sorted(int(name) for name in names if _is_step(name))
+
+
+def _is_step(name: str) -> bool:
+    """True for the name of a checkpoint: not 007, nor digits of other scripts."""
+    return re.fullmatch(r"0|[1-9][0-9]{0,17}", name) is not None
 
 
 def _is_checkpoint(folder: Path) -> bool:
     """True if an absolute path is of the form RUN/checkpoints/STEP."""
     parents = folder.parents
-    if len(parents) < 2 or not folder.name.isdecimal():
+    if len(parents) < 2 or not _is_step(folder.name):
         return False
     return folder.parent == RunDir(parents[1]).checkpoints
 

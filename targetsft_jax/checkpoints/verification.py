@@ -10,6 +10,7 @@ import orbax.checkpoint as ocp
 from targetsft_jax.checkpoints.checksums import array_checksums, compare_checksums
 from targetsft_jax.checkpoints.position import Position
 from targetsft_jax.checkpoints.provenance import digest
+from targetsft_jax.checkpoints.reader import read_json_item
 from targetsft_jax.parallel import processes
 
 _T = TypeVar("_T")
@@ -47,11 +48,9 @@ class StateReader:
         # Checkpoints of version 0.1.0 have no provenance.
         if (self._folder / str(step) / "provenance").exists():
             names.append("provenance")
-        items = {name: ocp.args.JsonRestore() for name in names}
-        with self._manager() as manager:
-            restored = manager.restore(step, args=ocp.args.Composite(**items))
+        folder = self._folder / str(step)
         metadata: dict[str, dict[str, Any]] = {"provenance": {}}
-        metadata |= {name: dict(restored[name]) for name in names}
+        metadata |= {name: read_json_item(folder, name) for name in names}
         expected = {*Position.__dataclass_fields__, CHECKSUMS}
         if missing := expected - metadata["position"].keys():
             raise ValueError(f"its position has no {', '.join(sorted(missing))}")

@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 from targetsft_jax.evaluation.statistics import AverageAtK
 from targetsft_jax.parallel import processes
-from targetsft_jax.storage import atomic
+from targetsft_jax.storage import atomic, manifest
 from targetsft_jax.storage.run_dir import RunDir
 
 _EMPTY: dict[str, Any] = {"finished": False, "export": None}
@@ -34,9 +35,11 @@ class Results:
         if entry is None or entry.get("key") != key:
             return None
         try:
-            return AverageAtK(**entry["score"])
-        except (KeyError, TypeError):
+            score = AverageAtK(**entry["score"])
+            finite = all(math.isfinite(value) for value in vars(score).values())
+        except (KeyError, TypeError, OverflowError):
             return None
+        return score if finite else None
 
     def scores(self) -> dict[str, AverageAtK]:
         """All scores that can be read, by name."""
@@ -57,11 +60,8 @@ class Results:
             step: last optimizer step of the training.
             fingerprint: SHA-256 of the training rows.
         """
-        complete = (self._run_dir.export / "config.json").is_file()
-        return complete and self._tree["export"] == {
-            "step": step,
-            "fingerprint": fingerprint,
-        }
+        export = {"step": step, "fingerprint": fingerprint}
+        return self._tree["export"] == export and self._exports_are_intact()
 
     def set_exported(self, step: int, fingerprint: str) -> None:
         """Record a complete export."""
@@ -71,13 +71,21 @@ class Results:
     @property
     def finished(self) -> bool:
         """True if the run is complete: trained, exported and evaluated."""
-        complete = (self._run_dir.export / "config.json").is_file()
-        return bool(self._tree["finished"]) and complete
+        complete = len(self.scores()) == len(self._tree["scores"])
+        finished = self._tree["finished"] is True and complete
+        return finished and self._exports_are_intact()
 
     def set_finished(self, finished: bool) -> None:
         """Record that the run is complete, or under way."""
         self._tree["finished"] = finished
         self._write()
+
+    def _exports_are_intact(self) -> bool:
+        """True if the files of hf/, and of adapter/ with adapters, are as written."""
+        folders = [self._run_dir.export]
+        if self._run_dir.adapters.exists():
+            folders.append(self._run_dir.adapter_export)
+        return not any(manifest.differences(f, added=False) for f in folders)
 
     def _write(self) -> None:
         if processes.is_primary():
@@ -93,6 +101,6 @@ def _read(run_dir: RunDir) -> dict[str, Any]:
             tree["scores"] = {k: dict(v) for k, v in stored["scores"].items()}
         tree["export"] = stored.get("export")
         tree["finished"] = stored.get("finished", False)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return dict(_EMPTY, scores={})
     return tree

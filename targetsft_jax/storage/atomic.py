@@ -13,6 +13,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import secrets
 import shutil
 import time
@@ -24,6 +25,8 @@ STALE_SECONDS = 24 * 60 * 60
 
 # renameat2 of Linux exchanges two names atomically.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+# Names of other origin, such as `.NAME.old-2026`, are those of the user.
+_WRITER = re.compile(r"-[0-9a-f]{8}-\d+-\d*-[0-9a-f]{8}")
 _OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST)
 
 
@@ -254,7 +257,7 @@ def _siblings(target: Path, kind: str) -> list[Path]:
     return [
         target.with_name(name)
         for name in names
-        if name == prefix or name.startswith(prefix + "-")
+        if name.startswith(prefix) and _WRITER.fullmatch(name, len(prefix))
     ]
 
 

@@ -27,14 +27,16 @@ def lacks_space(error: BaseException | None) -> bool:
 
 
 class ReportedElsewhere(logging.Filter):
-    """Drops the log records of a library about a full disk, each a long trace.
+    """Drops a library's traces of errors that its caller reports in one line.
 
-    The caller of the library has the error, and reports it in one line.
+    They are full disks, and signals: their exceptions derive from BaseException alone.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """True for records about anything else."""
         error = record.exc_info[1] if record.exc_info else None
+        if error is not None and not isinstance(error, Exception):
+            return False
         message = record.getMessage().lower()
         return not (lacks_space(error) or any(text in message for text in _MESSAGES))
 

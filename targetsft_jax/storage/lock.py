@@ -10,10 +10,15 @@ import errno
 import fcntl
 import os
 import platform
+import re
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+# Empty after a kill before the owner was written.
+_OWNER = re.compile(r"(process \d+ on .* since [-\d: ]+\n?)?")
+_NO_FILE = (errno.ELOOP, errno.EISDIR)
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -34,6 +39,7 @@ def hold(path: Path) -> Iterator[bool]:
 
     Raises:
         LockedError: another process owns the folder; names it.
+        FileExistsError: its name is taken by something else than a lock.
         OSError: the folder cannot be created or written.
     """
     new = _make_folders(path.parent)
@@ -56,11 +62,11 @@ def hold(path: Path) -> Iterator[bool]:
 def _acquire(path: Path) -> int | None:
     """Descriptor of the locked file; None if the file system has no locks."""
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file, owner = _open(path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            owner = os.read(file, 200).decode("utf-8", "replace").strip()
+            owner = owner or os.pread(file, 200, 0).decode("utf-8", "replace").strip()
             os.close(file)
             if error.errno in _UNSUPPORTED:
                 path.unlink(missing_ok=True)
@@ -81,6 +87,25 @@ def _acquire(path: Path) -> int | None:
         # A full disk: the lock holds, without the name of its owner.
         os.write(file, text.encode())
     return file
+
+
+def _open(path: Path) -> tuple[int, str]:
+    """Descriptor of the file, created if absent, and the owner in it."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    foreign = FileExistsError(
+        f"{path} exists and is not the lock of a run, which would replace it; move it, "
+        "or choose another folder"
+    )
+    try:
+        file = os.open(path, flags, 0o666)
+    except OSError as error:
+        raise (foreign if error.errno in _NO_FILE else error) from None
+    regular = stat.S_ISREG(os.fstat(file).st_mode)
+    text = os.pread(file, 1000, 0).decode("utf-8", "replace") if regular else "?"
+    if not _OWNER.fullmatch(text):
+        os.close(file)
+        raise foreign
+    return file, text.strip()
 
 
 def _is_at(path: Path, file: int) -> bool:

@@ -22,18 +22,20 @@ def write(folder: Path) -> None:
     (folder / FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def differences(folder: Path, *, missing: bool = True) -> list[str]:
+def differences(folder: Path, *, missing: bool = True, added: bool = True) -> list[str]:
     """Differences of a folder from its manifest, in words; empty for an intact one.
 
     Args:
         folder: an existing folder.
         missing: report files that are missing too.
+        added: report files that are not in the manifest too.
     """
     files = _read(folder)
     if files is None:
         return [f"{FILE} is missing or damaged"]
     names = set(_names(folder))
-    found = [f"{name} is not in its manifest" for name in sorted(names - files.keys())]
+    new = sorted(names - files.keys()) if added else []
+    found = [f"{name} is not in its manifest" for name in new]
     for name, entry in files.items():
         if name in names:
             if _entry(folder / name, entry[0]) != entry:

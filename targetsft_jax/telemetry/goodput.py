@@ -1,6 +1,7 @@
 """Goodput: share of a run's wall time spent in steps; lost time by cause."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,7 +108,13 @@ def _read(run_dir: RunDir) -> tuple[int, dict[str, float]]:
     """Read number and seconds of earlier sessions; (0, {}) for a damaged file."""
     try:
         stored = json.loads(run_dir.goodput.read_text(encoding="utf-8"))
-        seconds = {key: float(value) for key, value in stored["seconds"].items()}
-        return int(stored["sessions"]), seconds
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return 0, {}
+        times = {"steps": stored["seconds"]["steps"]}
+        times |= {cause: stored["seconds"].get(cause, 0.0) for cause in CAUSES}
+        seconds = {key: float(value) for key, value in times.items()}
+        if all(0 <= value < math.inf for value in seconds.values()):
+            return int(stored["sessions"]), seconds
+    except (OSError, ArithmeticError, ValueError, LookupError, TypeError):
+        pass
+    except (AttributeError, RecursionError):
+        pass
+    return 0, {}

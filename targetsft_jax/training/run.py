@@ -1,6 +1,7 @@
 """Run a configuration: check, measure the start, train, export, measure again."""
 
 import hashlib
+import signal
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from targetsft_jax.config.load import to_yaml
 from targetsft_jax.config.schema import Config, ConfigError
 from targetsft_jax.evaluation.statistics import AverageAtK
 from targetsft_jax.parallel import processes
-from targetsft_jax.parallel.preemption import RaisedSignals
+from targetsft_jax.parallel.preemption import Preempted, RaisedSignals
 from targetsft_jax.storage import disk_full
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.training import banner
@@ -46,6 +47,9 @@ def run(config: Config, shared: Shared | None = None) -> dict[str, AverageAtK]:
                 return _run(config, run_dir, shared)
         except Stopped as stop:
             raise stop.with_details(_last_words(run_dir)) from None
+        except KeyboardInterrupt:  # The second Ctrl-C.
+            second = Preempted(signal.SIGINT)
+            raise second.with_details(_last_words(run_dir)) from None
         except OSError as error:
             if not disk_full.lacks_space(error):
                 raise

@@ -132,20 +132,24 @@ def test_without_config_yaml_the_checkpoint_is_compared(run_dir, config):
         pass
 
 
-def test_both_are_compared_and_the_newest_checkpoint_counts(run_dir, config):
+def test_config_yaml_and_each_checkpoint_are_compared(run_dir, config):
     other = replace(config, seed=5)
-    _save(run_dir, 2, other)
+    _save(run_dir, 2, config)
     _save(run_dir, 4, config)
     write_config(run_dir, config)
     with claim(run_dir, config):
         pass
-    # A copy of checkpoint 2 says nothing about the run.
+    # A copy of another step says nothing about the run.
     _save(run_dir, 9, other, position=2)
     with claim(run_dir, config):
         pass
     write_config(run_dir, other)
     _refused(run_dir, config, r"\(config.yaml\)")
     _refused(run_dir, other, r"\(checkpoint 4\)")
+    # A restore passes over damaged checkpoints, so that earlier ones count too.
+    write_config(run_dir, config)
+    _save(run_dir, 1, other)
+    _refused(run_dir, config, r"\(checkpoint 1\)")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 
 from targetsft_jax.checkpoints.reader import (
@@ -17,7 +18,8 @@ from targetsft_jax.storage.run_dir import RunDir
 def steps(tmp_path):
     """A run directory with the complete checkpoints 2, 9 and 10, and others."""
     run_dir = RunDir(tmp_path / "run")
-    for name in ("2", "9", "10", "11.orbax-checkpoint-tmp-0", "notes"):
+    others = ("11.orbax-checkpoint-tmp-0", "notes", "0013", "١٤", "-15", "9" * 30)
+    for name in ("2", "9", "10", *others):
         folder = run_dir.checkpoints / name / "params"
         folder.mkdir(parents=True)
         (folder / "_METADATA").write_text("{}")
@@ -72,3 +74,39 @@ def test_run_paths_are_not_hugging_face_folders(steps, tmp_path):
 def test_params_that_cannot_be_read(steps):
     with pytest.raises(ValueError, match="10/params cannot be read.*another check"):
         find_checkpoint(steps.path).params()
+
+
+def test_checksums_that_are_no_mapping(steps):
+    stored = StoredCheckpoint(steps, 9)
+    (stored.folder / "position").mkdir()
+    (stored.folder / "position/metadata").write_text('{"step": 9, "arrays": [1]}')
+    with pytest.raises(ValueError, match="position: arrays is list"):
+        stored.verify({})
+
+
+@pytest.mark.parametrize(
+    "position, provenance, message",
+    [
+        ("{}", "{}", "position is missing or damaged"),
+        ("[1]", "{}", "position/metadata is list"),
+        ('{"step": 9, "provenance": "0"}', "{}", "provenance is damaged, or that of"),
+        ('{"step": 9}', "[" * 99_999, "provenance/metadata cannot be read"),
+    ],
+)
+def test_a_trained_checkpoint_needs_its_json(steps, position, provenance, message):
+    folder = steps.checkpoints / "9"
+    for name, text in {"position": position, "provenance": provenance}.items():
+        (folder / name).mkdir()
+        (folder / name / "metadata").write_text(text)
+    (folder / "optimizer").mkdir()
+    with pytest.raises(ValueError, match=message):
+        find_checkpoint(folder)
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", '{"tree_metadata": [1]}', "[" * 99_999])
+def test_metadata_that_is_damaged(steps, text):
+    stored = StoredCheckpoint(steps, 9)
+    (stored.folder / "params/_METADATA").write_text(text)
+    for read in (stored.params, lambda: stored.load({"a": np.zeros(1)})):
+        with pytest.raises(ValueError, match="9/params cannot be read"):
+            read()

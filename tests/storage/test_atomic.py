@@ -241,7 +241,7 @@ def _dead_process() -> int:
 
 
 def _leftover(target, machine, pid, start):
-    path = target.with_name(f".{target.name}.partial-{machine}-{pid}-{start}-0")
+    path = target.with_name(f".{target.name}.partial-{machine}-{pid}-{start}-0123abcd")
     path.mkdir()
     (path / "a").write_text("half")
     return path
@@ -254,15 +254,16 @@ def test_only_leftovers_of_dead_writers_are_removed(tmp_path, monkeypatch):
     reused = _leftover(target, here, os.getpid(), int(start) - 1)
     alive = _leftover(target, here, os.getpid(), start)
     elsewhere = _leftover(target, "0" * 8, 1, "1")
-    unnamed = target.with_name(f".{target.name}.partial")
-    unnamed.mkdir()
+    others = [f".{target.name}.{end}" for end in ("partial", "partial-2026", "old-2")]
+    for name in others:
+        (tmp_path / name).mkdir()
     _write(target, "new")
     assert not dead.exists() and not reused.exists()
-    assert alive.exists() and elsewhere.exists() and unnamed.exists()
+    assert alive.exists() and elsewhere.exists()
     # Leftovers of another host are removed once they are stale.
     monkeypatch.setattr(atomic, "STALE_SECONDS", -1)
     _write(target, "new")
-    assert sorted(os.listdir(tmp_path)) == sorted([alive.name, target.name])
+    assert sorted(os.listdir(tmp_path)) == sorted([alive.name, target.name, *others])
 
 
 def test_a_zombie_counts_as_dead():
@@ -277,17 +278,26 @@ def test_a_zombie_counts_as_dead():
 
 
 def test_a_folder_set_aside_by_a_kill_is_restored(tmp_path):
-    """Also under the name of former versions."""
     target = tmp_path / "target"
-    for name in (".target.old", ".target.old-0-1-2-3"):
-        _write(target, "old")
-        assert atomic.former(target) is None
-        target.rename(tmp_path / name)
-        assert atomic.former(target) == tmp_path / name
-        with pytest.raises(ZeroDivisionError), atomic.folder(target):
-            raise ZeroDivisionError
-        assert (target / "a").read_text() == "old"
-        assert os.listdir(tmp_path) == ["target"]
+    name = ".target.old-0123abcd-1-2-0123abcd"
+    _write(target, "old")
+    assert atomic.former(target) is None
+    target.rename(tmp_path / name)
+    assert atomic.former(target) == tmp_path / name
+    with pytest.raises(ZeroDivisionError), atomic.folder(target):
+        raise ZeroDivisionError
+    assert (target / "a").read_text() == "old"
+    assert os.listdir(tmp_path) == ["target"]
+
+
+@pytest.mark.parametrize("end", ["old", "old-2026", "old-0-1-2-3", "partial"])
+def test_a_folder_of_similar_name_is_left_alone(tmp_path, end):
+    note = tmp_path / f".target.{end}" / "note"
+    note.parent.mkdir()
+    note.write_text("mine")
+    for _ in range(2):
+        _write(tmp_path / "target", "new")
+    assert note.read_text() == "mine"
 
 
 def test_text_replaces_a_file_without_leftovers(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from targetsft_jax.command import Stopped
 from targetsft_jax.storage import disk_full
 
 
@@ -53,4 +54,8 @@ def test_the_traces_of_a_library_are_dropped(caplog):
         except OSError:
             logger.exception("a thread failed")
     logger.error("RESOURCE_EXHAUSTED: No space left on device")
+    try:
+        raise Stopped("stopped by SIGTERM while a thread was joined")
+    except Stopped:
+        logger.exception("a thread failed")
     assert [record.exc_info[1].errno for record in caplog.records] == [errno.EIO]

@@ -53,6 +53,26 @@ def test_a_killed_owner_frees_the_folder(tmp_path, owner):
     assert not (tmp_path / "run" / "lock").exists()
 
 
+@pytest.mark.parametrize("kind", ["text", "link", "folder", "fifo"])
+def test_a_file_that_is_no_lock_stays(tmp_path, kind):
+    path, other = tmp_path / "run" / "lock", tmp_path / "other"
+    path.parent.mkdir()
+    other.write_text("mine")
+    if kind == "text":
+        path.write_text("mine")
+    elif kind == "link":
+        path.symlink_to(other)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+    with pytest.raises(FileExistsError, match=r"lock exists and is not the lock of"):
+        with hold(path):
+            pass
+    assert path.lstat() and other.read_text() == "mine"
+    assert kind != "text" or path.read_text() == "mine"
+
+
 def test_two_owners_in_one_process_and_through_a_link(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "run")
     with hold(tmp_path / "run" / "lock"):

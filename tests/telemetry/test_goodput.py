@@ -71,7 +71,13 @@ def test_a_new_run_ignores_the_file_and_a_damaged_file_counts_as_none(run_dir, t
     first.write(now=True)
     assert Clock(run_dir).seconds["steps"] == 0
     assert Clock(run_dir, resumed=True).seconds["steps"] == 9
-    for damage in ("", "{", "[]", '{"sessions": 1, "seconds": {"steps": "x"}}'):
+    times = ["{}", "[]", '{"save": 1}']
+    times += [
+        f'{{"steps": {s}}}' for s in ('"x"', "NaN", "1e999", "-1", "1" + "0" * 400)
+    ]
+    damages = [f'{{"sessions": 1, "seconds": {each}}}' for each in times]
+    infinite = '{"sessions": Infinity, "seconds": {"steps": 1}}'
+    for damage in ("", "{", "[]", "[" * 99_999, infinite, *damages):
         run_dir.goodput.write_text(damage)
         assert Clock(run_dir, resumed=True).seconds["steps"] == 0
         assert goodput.read_seconds(run_dir) == {}

@@ -18,6 +18,7 @@ from targetsft_jax.checkpoints.open import StoredModel
 from targetsft_jax.config.load import load
 from targetsft_jax.data.tokenizer import byte_tokenizer, load_tokenizer, same_tokenizer
 from targetsft_jax.hf.importer import load_config, load_params
+from targetsft_jax.parallel.preemption import Preempted
 from targetsft_jax.train import main
 from targetsft_jax.training import measure as measure_module
 from targetsft_jax.training import run as run_module
@@ -503,3 +504,14 @@ def test_an_export_never_replaces_a_model_of_the_run(folders, tmp_path, capsys, 
         (run_dir / name.partition("/")[0]).symlink_to(target)
         _refused_before_training(arguments, capsys, "would replace the student")
     assert load_config(source) == rig.STUDENT
+
+
+def test_a_second_ctrl_c_has_last_words_too(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "_run", interrupted)
+    config = load(["--student.path=a", "--teacher.path=b", f"--run_dir={tmp_path}"])
+    with pytest.raises(Preempted, match="by Ctrl-C; there is no checkpoint in") as stop:
+        run_module.run(config)
+    assert stop.value.code == 130
