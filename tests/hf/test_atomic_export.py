@@ -14,6 +14,7 @@ from support import hf_folders as checkpoints
 from targetsft_jax.hf import exporter
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.hf.importer import load_config, load_params, resolve
+from targetsft_jax.storage import atomic
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -137,7 +138,7 @@ def test_killed_between_two_renames(theirs, tmp_path, monkeypatch):
     out = tmp_path / "place" / "out"
     save_pretrained(out, config, params)
     before = (out / "model.safetensors").read_bytes()
-    out.rename(out.parent / ".out.old")
+    out.rename(atomic._sibling(out, "old"))
     with pytest.raises(FileNotFoundError, match=r"killed.*complete in .*\.out\.old"):
         resolve(out)
     monkeypatch.setattr(exporter, "_write_weights", lambda *a: 1 / 0)
