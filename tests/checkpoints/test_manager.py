@@ -3,7 +3,10 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
+import threading
+import time
 from dataclasses import replace
 
 import jax
@@ -21,6 +24,7 @@ from targetsft_jax.checkpoints.provenance import Provenance
 from targetsft_jax.checkpoints.reader import find_checkpoint
 from targetsft_jax.checkpoints.retention import Retention
 from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.parallel.preemption import StopSignal
 from targetsft_jax.storage import disk_full
 from targetsft_jax.storage.run_dir import RunDir
 
@@ -325,6 +329,23 @@ def test_the_last_save_gives_up_when_the_disk_stays_full(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"step 4, was not saved.*\(1\) is intact"):
         checkpoints.save_last(_arrays(4), position, {"loss": 1.0}, messages.append)
     assert len(messages) == 1 and checkpoints.latest == 1
+    checkpoints.close()
+
+
+def test_sigterm_ends_the_wait_for_room(tmp_path, monkeypatch):
+    """Schedulers kill sooner than the retries end."""
+    checkpoints = Checkpoints(RunDir(tmp_path), Retention(1))
+    _full(10**9, monkeypatch)
+    monkeypatch.setattr(disk_full, "LAST_SAVE_SECONDS", 300)
+    monkeypatch.setattr(disk_full, "LAST_SAVE_INTERVAL", 300)
+    position, began = replace(POSITION, step=4), time.monotonic()
+    with StopSignal():
+        timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGTERM])
+        timer.start()
+        with pytest.raises(OSError, match="There is none before it"):
+            checkpoints.save_last(_arrays(4), position, {"loss": 1.0}, lambda _: None)
+        timer.join()
+    assert time.monotonic() - began < 30
     checkpoints.close()
 
 
