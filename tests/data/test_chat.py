@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tokenizers
 from support.chats import (
     CHATML,
     LLAMA,
@@ -12,6 +13,7 @@ from support.chats import (
     tokenizer_with,
     trained,
 )
+from transformers import PreTrainedTokenizerFast
 
 from targetsft_jax.data import chat
 from targetsft_jax.data.chat import (
@@ -247,3 +249,18 @@ def test_a_mark_that_covers_the_users_turn_is_refused():
     one = "{%- generation -%}" + one + "{%- endgeneration -%}"
     with pytest.raises(RowError, match="rows.jsonl:3: .*marks"):
         encode(record("a", "b"), tokenizer_with(one))
+
+
+def test_an_unknown_character_at_the_end_of_a_turn_is_text():
+    """Its token is special, and does not close the turn."""
+    vocabulary = ["<unk>", "<|user|>", "<|assistant|>", "<|end|>", "a"]
+    ids = {token: i for i, token in enumerate(vocabulary)}
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(ids, [], unk_token="<unk>"))
+    backend.add_special_tokens(vocabulary[:4])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", eos_token="<|end|>"
+    )
+    tokenizer.chat_template = byte_tokenizer().chat_template
+    example = encode(record("a", "a剂"), tokenizer)
+    tokens = tokenizer.convert_ids_to_tokens(example.tokens[example.loss_mask].tolist())
+    assert tokens == ["a", "<unk>", "<|end|>"]

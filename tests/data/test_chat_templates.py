@@ -142,6 +142,13 @@ def test_a_template_that_cannot_be_used_is_refused(name, text, problem, tmp_path
         with_template(byte_tokenizer(), template)
 
 
+def test_a_template_in_another_encoding_names_its_file(tmp_path):
+    path = tmp_path / "latin.jinja"
+    path.write_bytes("{{ 'é' }}".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"chat_template is .*latin.jinja.* not UTF-8"):
+        with_template(byte_tokenizer(), str(path))
+
+
 def test_a_template_from_a_file_is_trained(tmp_path):
     path = tmp_path / "shouted.jinja"
     path.write_text(

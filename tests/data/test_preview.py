@@ -1,6 +1,7 @@
 """The preview shows rows with the loss mask, and counts repetitions."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +46,16 @@ def test_rows_are_shown_by_segment_with_trained_tokens_marked(config, capsys):
     # Three rows, repeated in a batch of nine.
     assert sum(line.startswith("row ") for line in lines) == 9
     assert any("  segment 1: 32 tokens, 26 trained" in line for line in lines)
+
+
+def test_a_terminal_does_not_obey_the_text(config, capsys):
+    """Escape sequences and marks that reverse the text are printed escaped."""
+    row = {"q": "\x1b[2J\x07 \u202e)1(", "a": "\u2066\x9b"}
+    path = Path(config.path)
+    path.write_text(json.dumps(row) + "\n")
+    printed = "\n".join(_lines(capsys, config, byte_tokenizer(), rows=1))
+    assert not set(printed) & set("\x1b\x07\u202e\u2066\x9b")
+    assert r"\x1b[2J\x07 \u202e)1(" in printed and r"\u2066\x9b" in printed
 
 
 def test_no_rows_leave_the_counts(config, capsys):

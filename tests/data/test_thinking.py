@@ -47,6 +47,12 @@ def test_blocks_are_dropped_with_the_white_space_behind_them(response, remainder
     assert treat(item, "drop").messages[0] == item.messages[0]
 
 
+def test_a_hundred_thousand_blocks_are_dropped_in_one_pass():
+    """A copy of the rest for each block would be 150 GB."""
+    item = record("a", "<think>so</think> " * 100_000 + "Two.")
+    assert answers(treat(item, "drop")) == ["Two."]
+
+
 @pytest.mark.parametrize(
     "response, modes, problem",
     [
