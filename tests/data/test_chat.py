@@ -252,15 +252,16 @@ def test_a_mark_that_covers_the_users_turn_is_refused():
 
 
 def test_an_unknown_character_at_the_end_of_a_turn_is_text():
-    """Its token is special, and does not close the turn."""
-    vocabulary = ["<unk>", "<|user|>", "<|assistant|>", "<|end|>", "a"]
+    """Its token is special, and does not close the turn in place of the end."""
+    vocabulary = ["<unk>", "<|im_start|>", "<|im_end|>", "<|end|>", *"userasitn\n"]
+    vocabulary = list(dict.fromkeys(vocabulary))
     ids = {token: i for i, token in enumerate(vocabulary)}
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(ids, [], unk_token="<unk>"))
     backend.add_special_tokens(vocabulary[:4])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, unk_token="<unk>", eos_token="<|end|>"
     )
-    tokenizer.chat_template = byte_tokenizer().chat_template
+    tokenizer.chat_template = marked("m['content']", "<|end|>")
     example = encode(record("a", "a剂"), tokenizer)
     tokens = tokenizer.convert_ids_to_tokens(example.tokens[example.loss_mask].tolist())
     assert tokens == ["a", "<unk>", "<|end|>"]
