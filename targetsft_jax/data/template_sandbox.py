@@ -223,6 +223,8 @@ class _Environment(ImmutableSandboxedEnvironment):
             extensions=[_Generation, loopcontrols],
             finalize=weighed,
         )
+        # Random text would be other data in every run.
+        del self.globals["lipsum"], self.filters["random"]
         self.filters["tojson"] = _tojson
         for name, function in self.filters.items():
             self.filters[name] = limited_filter(name, function)
