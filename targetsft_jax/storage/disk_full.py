@@ -14,6 +14,8 @@ LAST_SAVE_SECONDS, LAST_SAVE_INTERVAL = 300, 10
 _ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 # Errors of C++ libraries have the text only.
 _MESSAGES = ("no space left on device", "disk quota exceeded")
+# Of a thread that still wrote a half-written checkpoint while it was removed.
+_REMOVED = ("not_found", ".orbax-checkpoint-tmp")
 
 
 def lacks_space(error: BaseException | None) -> bool:
@@ -29,7 +31,8 @@ def lacks_space(error: BaseException | None) -> bool:
 class ReportedElsewhere(logging.Filter):
     """Drops a library's traces of errors that its caller reports in one line.
 
-    They are full disks, and signals: their exceptions derive from BaseException alone.
+    They are full disks with their consequences, and signals, whose exceptions derive
+    from BaseException alone.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -38,7 +41,9 @@ class ReportedElsewhere(logging.Filter):
         if error is not None and not isinstance(error, Exception):
             return False
         message = record.getMessage().lower()
-        return not (lacks_space(error) or any(text in message for text in _MESSAGES))
+        is_removed = all(text in message for text in _REMOVED)
+        is_full = lacks_space(error) or any(text in message for text in _MESSAGES)
+        return not (is_full or is_removed)
 
 
 REPORTED_ELSEWHERE = ReportedElsewhere()

@@ -54,6 +54,7 @@ def test_the_traces_of_a_library_are_dropped(caplog):
         except OSError:
             logger.exception("a thread failed")
     logger.error("RESOURCE_EXHAUSTED: No space left on device")
+    logger.error("NOT_FOUND: Error writing run/checkpoints/2.orbax-checkpoint-tmp/x")
     try:
         raise Stopped("stopped by SIGTERM while a thread was joined")
     except Stopped:
