@@ -14,7 +14,6 @@ from targetsft_jax.checkpoints.reader import (
     StoredCheckpoint,
     check_path,
     checkpoint_steps,
-    read_json_item,
 )
 from targetsft_jax.config.load import to_yaml
 from targetsft_jax.config.resume import changed_keys
@@ -118,12 +117,11 @@ def _known_configurations(
         known[run_dir.config.name] = yaml_file.parse(text, str(run_dir.config))
     for step in reversed(steps):
         try:
-            stored = StoredCheckpoint(run_dir, step)
-            stored.check_step()
-            tree = read_json_item(stored.folder, "provenance").get("config")
+            _, provenance = StoredCheckpoint(run_dir, step).metadata()
         except ValueError:
             # The training reports damaged checkpoints.
             continue
+        tree = provenance.get("config")
         if isinstance(tree, Mapping) and tree:
             known[f"checkpoint {step}"] = tree
     return known

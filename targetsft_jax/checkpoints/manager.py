@@ -1,6 +1,7 @@
 """Orbax checkpoints of a run: parameters, optimizer, step and data position."""
 
 import contextlib
+import itertools
 import logging
 import shutil
 import time
@@ -16,12 +17,11 @@ from targetsft_jax.checkpoints.checksums import array_checksums
 from targetsft_jax.checkpoints.layered_params import save_args
 from targetsft_jax.checkpoints.position import Position
 from targetsft_jax.checkpoints.provenance import Provenance, digest
-from targetsft_jax.checkpoints.reader import check_path
+from targetsft_jax.checkpoints.reader import PROVENANCE, check_path
 from targetsft_jax.checkpoints.retention import Retention
 from targetsft_jax.checkpoints.verification import (
     CHECKSUMS,
     ITEMS,
-    PROVENANCE,
     StateReader,
     attempt,
     verify,
@@ -130,12 +130,11 @@ class Checkpoints:
                 when a process received SIGTERM.
         """
         deadline = time.monotonic() + disk_full.LAST_SAVE_SECONDS
-        reported = False
-        while True:
+        for attempt_number in itertools.count():
             messages = self.save(arrays, position, metrics) + self.wait()
-            for message in () if reported else messages[:1]:
+            # Later attempts repeat the same message.
+            for message in () if attempt_number else messages:
                 report(message)
-            reported = True
             if self.latest == position.step:
                 return
             # All processes follow the clock of the primary one.
@@ -234,12 +233,9 @@ class Checkpoints:
             time.sleep(0.05)
 
     def _previous(self) -> str:
-        latest = self.latest
-        return (
-            "There is none before it"
-            if latest is None
-            else (f"The previous checkpoint ({latest}) is intact")
-        )
+        if self.latest is None:
+            return "There is none before it"
+        return f"The previous checkpoint ({self.latest}) is intact"
 
     def _warning(self, step: int, required: int) -> str:
         return disk_full.warning(step, self._folder, required, self.latest)
@@ -311,13 +307,16 @@ class Checkpoints:
             )
 
     def _set_aside(self, damaged: Mapping[int, str]) -> None:
-        for step, reason in damaged.items():
-            if not processes.is_primary():
-                continue
-            target = atomic.set_aside(
-                self._folder / str(step), self._damaged_folder / str(step)
-            )
-            print(f"checkpoint {step} cannot be restored ({reason}); moved to {target}")
+        if processes.is_primary():
+            for step, reason in damaged.items():
+                name = str(step)
+                target = atomic.set_aside(
+                    self._folder / name, self._damaged_folder / name
+                )
+                print(
+                    f"checkpoint {step} cannot be restored ({reason}); moved to "
+                    f"{target}"
+                )
         if damaged:
             processes.barrier("damaged checkpoints set aside")
             self._manager.reload()

@@ -21,6 +21,9 @@ from targetsft_jax.checkpoints.provenance import digest
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.storage.user_path import user_path
 
+PROVENANCE = "provenance"
+"""The field of `position` that holds the digest of the provenance."""
+
 
 @dataclass(frozen=True)
 class StoredCheckpoint:
@@ -39,32 +42,26 @@ class StoredCheckpoint:
         """RUN/checkpoints/STEP."""
         return self.run_dir.checkpoints / str(self.step)
 
-    def check_step(self) -> None:
-        """Check that folder, position and provenance are of one checkpoint.
-
-        An imported model has parameters alone.
+    def metadata(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read position and provenance; empty for an imported model.
 
         Raises:
-            ValueError: they are not, or one of them is damaged.
+            ValueError: folder, position and provenance are not of one checkpoint, or
+                one of them is damaged.
         """
-        position = read_json_item(self.folder, "position")
-        provenance = digest(read_json_item(self.folder, "provenance"))
+        try:
+            position, provenance = read_metadata(self.folder)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.folder} cannot be used: {error}. Use another checkpoint of "
+                "the run"
+            ) from None
         if (self.folder / "optimizer").exists() and "step" not in position:
             raise ValueError(
                 f"{self.folder / 'position'} is missing or damaged, so the parameters "
                 "cannot be verified. Use another checkpoint of the run"
             )
-        if position.get("provenance", provenance) != provenance:
-            raise ValueError(
-                f"{self.folder / 'provenance'} is damaged, or that of another "
-                "checkpoint. Use another checkpoint of the run"
-            )
-        saved = position.get("step", self.step)
-        if saved != self.step:
-            raise ValueError(
-                f"{self.folder} holds the state of step {saved}: the folder was "
-                f"renamed or copied; rename it to {saved}, or delete it"
-            )
+        return position, provenance
 
     def params(self) -> dict[str, Any]:
         """Open the parameters for reading one layer at a time.
@@ -173,7 +170,7 @@ def find_checkpoint(path: str | Path, step: int | None = None) -> StoredCheckpoi
             f"{', '.join(map(str, steps))}"
         )
     stored = StoredCheckpoint(run_dir, steps[-1] if step is None else step)
-    stored.check_step()
+    stored.metadata()
     return stored
 
 
@@ -195,6 +192,29 @@ def check_path(folder: Path) -> None:
         )
     if any("\ud800" <= character <= "\udfff" for character in path):
         raise ValueError(f"the path {path!r} is not UTF-8; choose another path")
+
+
+def read_metadata(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the position and the provenance of a checkpoint; empty if it lacks them.
+
+    Args:
+        folder: RUN/checkpoints/STEP.
+
+    Raises:
+        ValueError: one is damaged, or they and the folder's name are not of one
+            checkpoint.
+    """
+    position = read_json_item(folder, "position")
+    provenance = read_json_item(folder, "provenance")
+    if "step" in position and position["step"] != int(folder.name):
+        raise ValueError(
+            f"it holds the state of step {position['step']}: its folder was renamed "
+            "or copied"
+        )
+    # Positions of version 0.1.0 have no digest.
+    if PROVENANCE in position and position[PROVENANCE] != digest(provenance):
+        raise ValueError("its provenance is damaged, or that of another checkpoint")
+    return position, provenance
 
 
 def read_json_item(folder: Path, name: str) -> dict[str, Any]:

@@ -9,8 +9,7 @@ import orbax.checkpoint as ocp
 
 from targetsft_jax.checkpoints.checksums import array_checksums, compare_checksums
 from targetsft_jax.checkpoints.position import Position
-from targetsft_jax.checkpoints.provenance import digest
-from targetsft_jax.checkpoints.reader import read_json_item
+from targetsft_jax.checkpoints.reader import read_metadata
 from targetsft_jax.parallel import processes
 
 _T = TypeVar("_T")
@@ -20,9 +19,6 @@ ITEMS = ("params", "optimizer", "position", "provenance")
 
 CHECKSUMS = "arrays"
 """The field of `position` that holds the checksum of every array."""
-
-PROVENANCE = "provenance"
-"""The field of `position` that holds the digest of the provenance."""
 
 
 class StateReader:
@@ -44,26 +40,11 @@ class StateReader:
             ValueError: a field of the position is missing, or the position is that of
                 another step or provenance.
         """
-        names = ["position"]
-        # Checkpoints of version 0.1.0 have no provenance.
-        if (self._folder / str(step) / "provenance").exists():
-            names.append("provenance")
-        folder = self._folder / str(step)
-        metadata: dict[str, dict[str, Any]] = {"provenance": {}}
-        metadata |= {name: read_json_item(folder, name) for name in names}
+        position, provenance = read_metadata(self._folder / str(step))
         expected = {*Position.__dataclass_fields__, CHECKSUMS}
-        if missing := expected - metadata["position"].keys():
+        if missing := expected - position.keys():
             raise ValueError(f"its position has no {', '.join(sorted(missing))}")
-        position, provenance = metadata["position"], metadata["provenance"]
-        if position["step"] != step:
-            raise ValueError(
-                f"it holds the state of step {position['step']}: its folder was "
-                "renamed or copied"
-            )
-        # Positions of version 0.1.0 have no digest.
-        if position.get(PROVENANCE, digest(provenance)) != digest(provenance):
-            raise ValueError("its provenance is damaged, or that of another checkpoint")
-        return metadata
+        return {"position": position, "provenance": provenance}
 
     def arrays(self, step: int, like: Mapping[str, Any]) -> dict[str, Any]:
         """Read `params` and `optimizer` of a checkpoint.
