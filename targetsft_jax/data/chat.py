@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from targetsft_jax.data.batches import batches
 from targetsft_jax.data.control_tokens import ControlTokens
 from targetsft_jax.data.loss_mask import close_turns, overlapping
 from targetsft_jax.data.record import Record, RowError
@@ -220,16 +221,7 @@ def _rendered(
 
 
 def _batches(items: Iterator[_Rendered]) -> Iterator[list[_Rendered]]:
-    batch: list[_Rendered] = []
-    characters = 0
-    for item in items:
-        batch.append(item)
-        characters += len(item.text)
-        if len(batch) == _BATCH or characters > _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+    return batches(items, _BATCH, lambda item: len(item.text), _BATCH_CHARACTERS)
 
 
 def _first(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from targetsft_jax.data.batches import batches
 from targetsft_jax.data.chat import Example
 
 # Per-token arrays of every set of examples; further columns are float32.
@@ -61,7 +62,7 @@ def flat_parts(examples: Iterable[Example]) -> Iterator[Arrays]:
         ValueError: some examples have a column and others lack it.
     """
     first = None
-    for part in _parts(examples):
+    for part in batches(examples, _PART, _num_tokens, _PART_TOKENS):
         first = first or part[0]
         _refuse_unequal_columns(first, part)
         origins = [example.origin.encode(*_ORIGIN) for example in part]
@@ -80,17 +81,8 @@ def flat_parts(examples: Iterable[Example]) -> Iterator[Arrays]:
         }
 
 
-def _parts(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    part: list[Example] = []
-    tokens = 0
-    for example in examples:
-        part.append(example)
-        tokens += len(example.tokens)
-        if len(part) == _PART or tokens >= _PART_TOKENS:
-            yield part
-            part, tokens = [], 0
-    if part:
-        yield part
+def _num_tokens(example: Example) -> int:
+    return len(example.tokens)
 
 
 def join_parts(parts: Iterable[Mapping[str, np.ndarray]]) -> Arrays:
