@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from targetsft_jax.data.record import RowError, Unreadable
+from targetsft_jax.storage.json_file import repeated_key
 
 MAX_LINE = 2**26
 """Bytes of a line; a million tokens of text take about 4 MB."""
@@ -78,8 +79,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Malformed:
     content = dict(pairs)
     if len(content) == len(pairs):
         return content
-    names = [name for name, _ in pairs]
-    twice = next(name for name in names if names.count(name) > 1)
+    twice = repeated_key(pairs)
     return Malformed(f"an object with the key {twice!r} twice; expected it once")
 
 

@@ -1,6 +1,7 @@
 """JSON objects of files that others wrote: unique keys, bounded size and depth."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,20 @@ def parse(text: str | bytes, where: str) -> Any:
     return value
 
 
+def repeated_key(pairs: Iterable[tuple[str, Any]]) -> str:
+    """First key that occurs a second time; there must be one."""
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            return name
+        seen.add(name)
+    raise ValueError("no key occurs twice")
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {twice[:60]!r} twice in one object")
+        raise ValueError(f"key {repeated_key(pairs)[:60]!r} twice in one object")
     return result
 
 

@@ -64,3 +64,11 @@ def test_errors_are_one_printable_line(key):
     message = str(error.value)
     assert message.isprintable() and len(message) < 1000
     assert re.match("f:1: an object with the key", message)
+
+
+def test_a_repeated_key_of_many_is_found_in_one_pass():
+    """Counting each key would take minutes."""
+    keys = [*range(200_000), 199_999]
+    line = "{" + ", ".join(f'"k{key}": 1' for key in keys) + "}"
+    with pytest.raises(RowError, match="the key 'k199999' twice"):
+        parse_row(line.encode(), "rows.jsonl:1")
