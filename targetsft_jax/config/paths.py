@@ -111,19 +111,9 @@ def _is_written(path: Path, run: Path) -> bool:
         return True
     if not path.is_relative_to(run):
         return False
-    first = path.relative_to(run).parts[0]
-    return first in _written_names() or first.startswith("completions_")
-
-
-def _written_names() -> set[str]:
-    """Names of all files and folders that a run writes."""
-    run = RunDir(Path("run"))
-    parts = [
-        getattr(run, name)
-        for name, entry in vars(RunDir).items()
-        if isinstance(entry, property) and name != "name"
-    ]
-    return {part.relative_to(run.path).parts[0] for part in parts}
+    run_dir, top = RunDir(run), run / path.relative_to(run).parts[0]
+    is_completions = top.name.startswith(run_dir.completions("").stem)
+    return is_completions or top in (*run_dir.paths(), run_dir.lock)
 
 
 def _resolved(path: str) -> Path:

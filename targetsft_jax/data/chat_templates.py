@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from targetsft_jax.data.chat import stop_tokens
 from targetsft_jax.data.rendering import NAME
 from targetsft_jax.data.tokenizer import special_ids
+from targetsft_jax.storage.user_path import user_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,7 +72,7 @@ def with_template(
 def _read(template: str, key: str) -> str:
     if template in names():
         return (_FOLDER / f"{template}.jinja").read_text(encoding="utf-8")
-    path = Path(template).expanduser()
+    path = user_path(template)
     if path.suffix != ".jinja" or not path.is_file():
         raise ValueError(
             f"{key} is {template!r}; expected one of {', '.join(names())}, or a file"

@@ -13,6 +13,7 @@ from targetsft_jax.data.config import DataConfig
 from targetsft_jax.data.examples import Arrays, join_parts
 from targetsft_jax.data.token_limit import stored_tokens
 from targetsft_jax.storage import array_folder, atomic
+from targetsft_jax.storage.user_path import user_path
 from targetsft_jax.targets.inputs import column_names
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class CacheFolders:
         ]
         key = _hash(json.dumps(tokens, sort_keys=True, default=str))
         rows = _hash(json.dumps([key, packing], sort_keys=True))
-        folder = Path(cache_dir).expanduser() / "data"
+        folder = user_path(cache_dir) / "data"
         return cls(folder / f"tokens-{key[:20]}", folder / f"rows-{rows[:20]}")
 
 

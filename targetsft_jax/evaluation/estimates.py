@@ -154,7 +154,8 @@ def pass_at_k(correct: np.ndarray, k: int) -> float:
     Raises:
         ValueError: more samples requested than there are.
     """
-    n = _shares(correct).size and correct.shape[1]
+    _check(correct)
+    n = correct.shape[1]
     if not 1 <= k <= n:
         raise ValueError(f"k is {k}; expected 1 to {n}, the samples per problem")
     wrong = n - correct.sum(axis=1)
@@ -175,7 +176,7 @@ def majority_at_k(answers: np.ndarray, correct: np.ndarray) -> float:
     Raises:
         ValueError: other shapes, or equal answers with different verdicts.
     """
-    _shares(correct)
+    _check(correct)
     if answers.shape != correct.shape:
         raise ValueError(
             f"answers have shape {answers.shape}; expected that of correct, "
@@ -212,12 +213,17 @@ def _estimate(values: np.ndarray, lowest: float, highest: float) -> Estimate:
 
 def _shares(correct: np.ndarray) -> np.ndarray:
     """Share of correct samples of each problem [P]."""
+    _check(correct)
+    return correct.mean(axis=1)
+
+
+def _check(correct: np.ndarray) -> None:
+    """Raise ValueError unless verdicts are a matrix of bool."""
     if correct.dtype != bool or correct.ndim != 2 or correct.size == 0:
         raise ValueError(
             f"verdicts are {correct.dtype} {correct.shape}; expected bool "
             "[problems, samples], not empty"
         )
-    return correct.mean(axis=1)
 
 
 def _majority(answers: np.ndarray, correct: np.ndarray) -> float:

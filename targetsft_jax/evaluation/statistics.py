@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from targetsft_jax.evaluation.estimates import average
+
 
 @dataclass(frozen=True)
 class AverageAtK:
@@ -56,11 +58,10 @@ def average_at_k(
         raise ValueError(
             "a completion is correct and states no answer; check the grader"
         )
-    per_problem = correct.mean(axis=1)  # [P]
-    error = per_problem.std(ddof=1) / np.sqrt(problems) if problems > 1 else np.nan
+    estimate = average(correct)
     return AverageAtK(
-        average_at_k=float(per_problem.mean()),
-        standard_error=float(error),
+        average_at_k=estimate.value,
+        standard_error=estimate.standard_error,
         pass_at_k=float(correct.any(axis=1).mean()),
         no_answer=float(1 - has_answer.mean()),
         truncated=float(truncated.mean()),

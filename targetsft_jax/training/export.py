@@ -14,6 +14,7 @@ from targetsft_jax.hf.peft import save_adapter
 from targetsft_jax.models import lora
 from targetsft_jax.storage import manifest
 from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.storage.user_path import user_path
 from targetsft_jax.targets.describe import explain
 from targetsft_jax.training.micro_batch import BASE
 from targetsft_jax.training.session import Session
@@ -119,7 +120,7 @@ def _base_name(session: Session) -> str:
     """Return the student's hub id, or the absolute path of its folder."""
     path = session.config.student.path
     source = session.roles["student"].model.source
-    local = path is None or Path(path).expanduser().exists()
+    local = path is None or user_path(path).exists()
     return str(source.resolve()) if local or path is None else path
 
 

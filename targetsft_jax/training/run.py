@@ -4,7 +4,6 @@ import hashlib
 import signal
 import time
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from targetsft_jax.checkpoints.claim import claim, write_config
 from targetsft_jax.checkpoints.reader import checkpoint_steps
@@ -16,6 +15,7 @@ from targetsft_jax.parallel import processes
 from targetsft_jax.parallel.preemption import Preempted, RaisedSignals
 from targetsft_jax.storage import disk_full
 from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.storage.user_path import user_path
 from targetsft_jax.training import banner
 from targetsft_jax.training.export import check_exports, export, write_run_model
 from targetsft_jax.training.fit import TrainingData, fit, total_steps
@@ -40,7 +40,7 @@ def run(config: Config, shared: Shared | None = None) -> dict[str, AverageAtK]:
         Stopped: SIGTERM or Ctrl-C; its message names the newest checkpoint.
     """
     _check_same_config(config)
-    run_dir = RunDir(Path(config.run_dir).expanduser())
+    run_dir = RunDir(user_path(config.run_dir))
     with RaisedSignals():
         try:
             with claim(run_dir, config):
@@ -64,7 +64,8 @@ def _run(
     session = open_session(config, shared)
     processes.barrier("the run directory was read")
     measurements = Measurements(session, run_dir)
-    exported = _is_exported(session, measurements)
+    steps = total_steps(config.train, session.dataset)
+    exported = measurements.results.is_exported(steps, session.dataset.fingerprint)
     check_exports(session, run_dir, exported=exported)
     write_config(run_dir, config)
     banner.print_session(session, run_dir)
@@ -72,7 +73,7 @@ def _run(
     if config.evaluation.include_teacher:
         measurements.measure_frozen("teacher", "teacher")
     measurements.measure_frozen("start", "student")
-    _train(session, run_dir, measurements)
+    _train(session, run_dir, measurements, exported=exported)
     measurements.results.set_finished(True)
     banner.print_end(session, run_dir, measurements.scores, time.perf_counter() - began)
     return measurements.scores
@@ -104,12 +105,13 @@ def _check_same_config(config: Config) -> None:
         )
 
 
-def _train(session: Session, run_dir: RunDir, measurements: Measurements) -> None:
+def _train(
+    session: Session, run_dir: RunDir, measurements: Measurements, *, exported: bool
+) -> None:
     """Train, export and measure; completed stages are skipped."""
     began = time.perf_counter()
     config, spec = session.config, session.spec
     steps = total_steps(config.train, session.dataset)
-    exported = _is_exported(session, measurements)
     name, result = spec.method.name, f"trained for {steps} steps"
     if exported and measurements.recall(name, result):
         print(f"\n{spec.method}: {steps} steps, already trained and exported")
@@ -137,9 +139,3 @@ def _train(session: Session, run_dir: RunDir, measurements: Measurements) -> Non
     measurements.measure(
         name, result, lambda: with_base(spec, fitted.state.params, frozen)
     )
-
-
-def _is_exported(session: Session, measurements: Measurements) -> bool:
-    """Return whether the run directory has the complete export of this training."""
-    steps = total_steps(session.config.train, session.dataset)
-    return measurements.results.is_exported(steps, session.dataset.fingerprint)

@@ -23,12 +23,12 @@ from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel import processes, rules
 from targetsft_jax.storage import atomic, manifest
 from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.storage.user_path import user_path
 from targetsft_jax.training.fit import Start, TrainingData, fit
 from targetsft_jax.training.micro_batch import StepSpec
 
 RECIPE = 2
 """Version of the recipe: incremented when a `BuildConfig` yields another folder."""
-
 
 _ABSENT = "absent"
 
@@ -44,7 +44,7 @@ def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Pa
     """
     recipe = json.dumps([RECIPE, dataclasses.asdict(build)], sort_keys=True)
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
-    folder = Path(cache_dir).expanduser() / f"{name}-{digest}"
+    folder = user_path(cache_dir) / f"{name}-{digest}"
     config = architecture(build)
     size = f"{decoder.num_parameters(config) / 1e6:.2f}M parameters"
     summary = f"{size}, SFT for {build.steps} steps on synthetic problems"
