@@ -51,18 +51,19 @@ class Domain:
         """
         if value is None and nullable:
             return None
-        limit = None if value is None else _exceeded_limit(value, self.largest)
         finite = not isinstance(value, float) or math.isfinite(value)
-        if value is not None and finite and self.accepts(value) and limit is None:
-            return None
-        if limit is None or "at most" in self.expected:
-            limit = ""
+        # A value that the domain itself excludes needs no other bound in the message.
+        limit = ""
+        if value is not None and finite and self.accepts(value):
+            limit = _exceeded_limit(value, self.largest)
+            if not limit:
+                return None
         null = ", or null" if nullable else ""
         return f"{name} is {shown(value)}; expected {self.expected}{limit}{null}"
 
 
-def _exceeded_limit(value: Any, largest: int) -> str | None:
-    """Limit of the magnitude of numbers that a value exceeds, in words, or None."""
+def _exceeded_limit(value: Any, largest: int) -> str:
+    """Limit of the magnitude of numbers that a value exceeds, in words, or empty."""
     if isinstance(value, int) and abs(value) > largest:
         return f", at most {largest}"
     if isinstance(value, float) and math.isfinite(value):
@@ -70,7 +71,7 @@ def _exceeded_limit(value: Any, largest: int) -> str | None:
             return f", at most {LARGEST_FLOAT:g}"
         if 0 < abs(value) < SMALLEST_FLOAT:
             return f", 0 or at least {SMALLEST_FLOAT:g} in magnitude"
-    return None
+    return ""
 
 
 def shown(value: Any, limit: int = 100) -> str:

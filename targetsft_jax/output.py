@@ -1,7 +1,7 @@
 """Standard streams that cannot end a command: closed, full, or without Unicode.
 
-A long run must not end because nobody reads its output any more: the pipe's reader has
-left, the terminal is gone, or the disk of a log file is full.
+A long run must not end because its output cannot be written: the reader of the pipe has
+exited, the terminal was closed, or the disk of a log file is full.
 """
 
 import contextlib

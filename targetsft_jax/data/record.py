@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 _FLOAT32 = np.finfo(np.float32)
-# Smallest and largest magnitude of a number other than 0 that arrives on a device.
-# Smaller ones are subnormal, which XLA rounds to 0.
+# Smallest and largest magnitude of a normal float32. XLA rounds smaller (subnormal)
+# numbers to 0.
 _SMALLEST, _LARGEST = float(_FLOAT32.smallest_normal), float(_FLOAT32.max)
 # Characters of a problem in an error; a row can have megabytes.
 _SHOWN = 600

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import yaml
+from support.hf_folders import SIZES
 
 from targetsft_jax.config.load import keys, load
 from targetsft_jax.config.schema import ConfigError
@@ -53,15 +54,6 @@ TEXTS += (
 TEXTS += ("y" * 10_000, "{a: 1, a: 2}", "/dev/zero", "on", "-", "%", "@", "\t")
 AGAIN = ("evaluation.data.", "validation.data.", "teacher.", "reference.")
 KEYS = [key for key in keys() if not key.startswith(AGAIN)]
-SIZES = {
-    "vocab_size": 40,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 4,
-}
 
 
 def _outcome(arguments, key):
