@@ -193,7 +193,9 @@ class TrainConfig:
     )
     learning_rate: float = key(5e-5, "Peak of the cosine schedule.", more_than(0, 100))
     warmup_ratio: float = key(
-        0.1, "Linear warm-up, as a share of all steps.", between(0, 1, closed="[)")
+        0.1,
+        "Linear warm-up, as a share of all steps, rounded up.",
+        between(0, 1, closed="[)"),
     )
     final_learning_rate_ratio: float = key(
         0.0, "Final learning rate as a share of the peak.", at_least(0, 100)
