@@ -297,8 +297,20 @@ class EvaluationConfig(SamplingSettings):
     problems: int = key(
         0, "Held-out problems; 0 skips the evaluation.", at_least(0, 10**7)
     )
+    skip: int = key(
+        0,
+        "Held-out problems to leave out before those that are evaluated, such as those "
+        "of a final evaluation while hyper-parameters are selected.",
+        at_least(0, 10**7),
+    )
     include_teacher: bool = key(
         False, "Evaluate the teacher too, as an upper reference."
+    )
+    label_probe: int = key(
+        0,
+        "Generated training examples on whose computed labels p_y and the accuracy are "
+        "measured before and after training; 0: none.",
+        at_least(0, 10**6),
     )
     data: DataConfig | None = key(
         None,
