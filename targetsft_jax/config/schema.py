@@ -81,7 +81,7 @@ class LoraConfig:
 
 @section
 class PolicyConfig:
-    """Sources of the old policy of PSFT and of the trajectory weights of iw-SFT."""
+    """Sources of the per-token inputs of PSFT, iw-SFT and PriFT."""
 
     old_logprob: str | None = key(
         None,
@@ -94,6 +94,11 @@ class PolicyConfig:
         "iw-SFT: `current`, the student, or `ema`, its average, against the "
         "reference; or `data`, the column trajectory_weight. null: current; an error "
         "if the data has the column.",
+    )
+    reference_prob: str | None = key(
+        None,
+        "PriFT: `reference`, the frozen reference, or `data`, the column "
+        "reference_prob. null: reference; an error if the data has the column.",
     )
     ema_decay: float = key(
         0.9,
@@ -388,7 +393,7 @@ class Config:
         None, "Train low-rank adapters; null: train all parameters."
     )
     target: TargetConfig = key(TargetConfig, "Method and hyper-parameters.")
-    policy: PolicyConfig = key(PolicyConfig, "Policies of PSFT and iw-SFT.")
+    policy: PolicyConfig = key(PolicyConfig, "Policies of PSFT, iw-SFT and PriFT.")
     data: DataConfig = key(DataConfig, "Training data.")
     train: TrainConfig = key(
         TrainConfig, "Optimizer, schedule, batch and checkpoint cadence."
