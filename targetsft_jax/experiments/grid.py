@@ -197,7 +197,8 @@ def _base(
     try:
         parse([*base, *overrides])
     except ConfigError as error:
-        raise ConfigError(f"settings.{setting}: {error}") if setting else error
+        where = f"settings.{setting}: " if setting else ""
+        raise ConfigError(f"{where}{error}") from None
     return parse([*base, *overrides, *arguments])
 
 
