@@ -310,9 +310,7 @@ def _entry(
         policy=replace(base.policy, **unread),
     )
     seeds = [*comparison.seeds, *comparison.more_seeds.get(name, [])]
-    entry = Entry(
-        setting, name, dict(hyper), seeds, config, folder, comparison.tuning
-    )
+    entry = Entry(setting, name, dict(hyper), seeds, config, folder, comparison.tuning)
     try:
         for cell in (*entry.cells()[:1], *entry.trials()):
             validate(cell.config)
@@ -325,4 +323,3 @@ def _entry(
 def cells(comparison: Comparison, arguments: Sequence[str] = ()) -> list[Cell]:
     """Return the cells of all entries at the configured learning rates."""
     return [cell for entry in entries(comparison, arguments) for cell in entry.cells()]
-

@@ -20,5 +20,7 @@ def write(comparison: Comparison, entries: Sequence[Entry]) -> int:
     rows, unfinished = results(entries)
     write_results(folder / "results.jsonl", rows)
     if unfinished:
-        print(f"{len(unfinished)} cells are not finished, such as {unfinished[0].title}")
+        print(
+            f"{len(unfinished)} cells are not finished, such as {unfinished[0].title}"
+        )
     return DONE
