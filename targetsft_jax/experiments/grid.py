@@ -71,6 +71,11 @@ class Entry:
     folder: Path
     tuning: Tuning | None = None
 
+    @property
+    def title(self) -> str:
+        """Setting and name in one line."""
+        return ", ".join(filter(None, [self.setting, self.name]))
+
     def cells(self, learning_rate: float | None = None) -> list[Cell]:
         """Return the cells of all seeds.
 
@@ -192,7 +197,8 @@ def _base(
     try:
         parse([*base, *overrides])
     except ConfigError as error:
-        raise ConfigError(f"settings.{setting}: {error}") if setting else error
+        where = f"settings.{setting}: " if setting else ""
+        raise ConfigError(f"{where}{error}") from None
     return parse([*base, *overrides, *arguments])
 
 
