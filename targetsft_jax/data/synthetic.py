@@ -65,6 +65,10 @@ def make_record(
     split = split or config.split
     kind, problem = problem_at(config, index, split)
     response = problem.response
+    columns: dict[str, float | list[float]] = {}
+    if config.critical_mask:
+        # The last entry is that of the token that ends the turn.
+        columns["critical_mask"] = [*map(float, is_computed(response)), 0.0]
     if config.label_noise > 0:
         # A separate random stream, so that the problems do not depend on the noise.
         rng = np.random.default_rng([config.seed, index, 1])
@@ -75,6 +79,7 @@ def make_record(
             {"role": "assistant", "content": response},
         ],
         answer=problem.answer,
+        columns=columns,
         origin=f"{kind}:{split}:{config.seed}:{index}",
     )
 
@@ -121,6 +126,12 @@ def add_noise(response: str, share: float, rng: np.random.Generator) -> str:
         noisy = [_noisy(c, share, rng) for c in computed]
         lines.append(work + mark + "".join(noisy))
     return "\n".join(lines)
+
+
+def is_computed(response: str) -> list[bool]:
+    """For each character of a response, True if `add_noise` may replace it."""
+    altered = add_noise(response, 1.0, np.random.default_rng(0))
+    return [before != after for before, after in zip(response, altered)]
 
 
 def _noisy(character: str, share: float, rng: np.random.Generator) -> str:
