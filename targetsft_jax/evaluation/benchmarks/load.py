@@ -23,6 +23,7 @@ from targetsft_jax.evaluation.benchmarks.benchmark import Benchmark
 from targetsft_jax.evaluation.grading import check_gold
 from targetsft_jax.storage.user_path import user_path
 
+
 @dataclass(frozen=True)
 class LoadedBenchmark:
     """The problems of a benchmark.

@@ -65,7 +65,7 @@ def test_a_prompt_is_filled_once(tmp_path):
     benchmark = _benchmark(
         tmp_path,
         "data: {source: jsonl, path: rows.jsonl}\n"
-        "grader: math\nsystem: Be brief.\nprompt: \"Q: {question}\\nA:\"\n",
+        'grader: math\nsystem: Be brief.\nprompt: "Q: {question}\\nA:"\n',
         {"question": "Is {options} = \\frac{1}{2} {question}?", "answer": "1"},
     )
     (problem,) = load(benchmark).problems
