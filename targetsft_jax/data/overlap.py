@@ -73,7 +73,8 @@ class Overlap:
         self._questions: dict[str, str] = {}
         self._runs: dict[int, str] = {}
         for problem in problems:
-            question = normalise(problem.messages[-1]["content"])
+            text = problem.question or problem.messages[-1]["content"]
+            question = normalise(text)
             self._questions.setdefault(question, problem.id)
             for run in _runs(question):
                 self._runs.setdefault(run, problem.id)
@@ -105,3 +106,19 @@ def _runs(text: str) -> Iterator[int]:
     words = text.split(" ")
     for start in range(len(words) - WORDS + 1):
         yield hash(" ".join(words[start : start + WORDS]))
+
+
+def count_overlap(records: Iterable[Record], problems: Iterable[Problem]) -> Overlap:
+    """Compare training records with evaluation problems.
+
+    Args:
+        records: the training data.
+        problems: evaluation problems.
+
+    Returns:
+        The counts of records that repeat or share text with a question.
+    """
+    overlap = Overlap(problems)
+    for record in records:
+        overlap.add(record)
+    return overlap
