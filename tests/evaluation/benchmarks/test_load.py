@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,28 @@ PUBLISHED = {
     "mmlu_pro_medical": "mmlu_pro_medical/test.jsonl.gz",
     "medxpertqa": "medxpertqa_text/test_subset.jsonl.gz",
 }
+
+
+def test_prompts_are_the_published_ones(shared):
+    files = {name: str(shared / "data" / PUBLISHED[name]) for name in PUBLISHED}
+    svamp = load(BENCHMARKS["svamp"], path=files["svamp"], limit=1).problems[0]
+    assert svamp.messages[0]["content"] == (
+        "Each pack of dvds costs 76 dollars. If there is a discount of 25 dollars on "
+        "each pack. How much do you have to pay to buy each pack?\n" + INSTRUCTION
+    )
+    assert svamp.answer == "51"
+    (mmlu,) = load(
+        BENCHMARKS["mmlu_medical"], path=files["mmlu_medical"], limit=1
+    ).problems
+    assert mmlu.messages[0]["content"] == (
+        "A lesion causing compression of the facial nerve at the stylomastoid foramen "
+        "will cause ipsilateral\n"
+        "A. paralysis of the facial muscles.\n"
+        "B. paralysis of the facial muscles and loss of taste.\n"
+        "C. paralysis of the facial muscles, loss of taste and lacrimation.\n"
+        "D. paralysis of the facial muscles, loss of taste, lacrimation and decreased "
+        "salivation.\n" + INSTRUCTION
+    )
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -134,7 +157,6 @@ def test_shuffled_options_keep_the_gold_text(tmp_path):
 @pytest.mark.parametrize(
     "row, parts",
     [
-        ({"question": "q", "answer": "\\frac{1}{"}, ("rows.jsonl:1", "\\frac{1}{")),
         ({"question": "q"}, ("rows.jsonl:1", "'answer' is missing")),
         ({"question": "", "answer": "1"}, ("rows.jsonl:1", "is empty")),
         ({"question": "q", "answer": ""}, ("rows.jsonl:1", "is empty")),
@@ -147,6 +169,18 @@ def test_unusable_rows_are_named(tmp_path, row, parts):
         load(benchmark)
     for part in parts:
         assert part in str(error.value)
+
+
+def test_a_gold_answer_that_the_grader_refuses_is_named(tmp_path, monkeypatch):
+    def refuse(grader, gold, options):
+        raise ValueError(f"not parsed as {grader}")
+
+    module = sys.modules[load.__module__]  # The package's `load` is the function.
+    monkeypatch.setattr(module, "check_gold", refuse)
+    row = {"question": "q", "answer": "\\frac{1}{"}
+    benchmark = _benchmark(tmp_path, "data: {source: jsonl, path: rows.jsonl}\n", row)
+    with pytest.raises(ValueError, match=r"rows.jsonl:1: .*frac.*not parsed as math"):
+        load(benchmark)
 
 
 def test_a_gold_letter_without_its_option_is_named(tmp_path):
