@@ -223,6 +223,14 @@ def test_another_file_replaces_the_source(tmp_path):
         load(benchmark, path=str(tmp_path / "absent.jsonl"))
 
 
+def test_ids_are_those_of_a_built_data_set(tmp_path):
+    row = {"question": "q", "answer": "so\n#### 1"}
+    path = _rows(tmp_path / "any.jsonl", row, row)
+    for place in (path, _rows(tmp_path / "test.jsonl", row, row) and str(tmp_path)):
+        problems = load(BENCHMARKS["gsm8k"], path=place).problems
+        assert [problem.id for problem in problems] == ["test/0", "test/1"]
+
+
 def test_a_file_of_another_benchmark_is_refused(tmp_path):
     other = _rows(tmp_path / "other.jsonl", {"question": "r", "answer": "2"})
     with pytest.raises(ValueError, match=r"other.jsonl:1.*'problem' is missing"):
