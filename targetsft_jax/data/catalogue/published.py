@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from targetsft_jax.data.catalogue import CATALOGUE
 from targetsft_jax.data.catalogue.builder import from_row
-from targetsft_jax.data.catalogue.entry import DataSet, Example, FileLayout
+from targetsft_jax.data.catalogue.entry import Example, FileLayout
 from targetsft_jax.data.catalogue.files import in_folder
 from targetsft_jax.data.json_rows import parse_row
 from targetsft_jax.data.record import RowError
