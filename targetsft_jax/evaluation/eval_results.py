@@ -98,12 +98,16 @@ def _entry(score: PublishedScore) -> dict[str, Any]:
 
 def _rows(scores: Sequence[PublishedScore]) -> dict[str, str]:
     return {
-        score.title: (
-            f"| {score.title} | {score.value:.2f} | {score.low:.2f} to "
+        _cell(score.title): (
+            f"| {_cell(score.title)} | {score.value:.2f} | {score.low:.2f} to "
             f"{score.high:.2f} | {score.samples} | {score.problems:,} |"
         )
         for score in scores
     }
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "/").split())
 
 
 def _stored(text: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from targetsft_jax.data.catalogue import CATALOGUE
 from targetsft_jax.data.catalogue.builder import from_row
-from targetsft_jax.data.catalogue.entry import DataSet, Example, FileLayout
+from targetsft_jax.data.catalogue.entry import Example, FileLayout
 from targetsft_jax.data.catalogue.files import in_folder
 from targetsft_jax.data.json_rows import parse_row
 from targetsft_jax.data.record import RowError
@@ -38,9 +38,17 @@ def read_published(
                 f"{path} has no file of the split {split!r} of {name}; it has "
                 f"{', '.join(files.splits)}"
             )
-        yield from _examples(read_files(files.splits[split]), [files.layout])
+        examples = _examples(read_files(files.splits[split]), [files.layout])
     else:
-        yield from _examples(read_files([str(user_path(path))]), _layouts(dataset))
+        rows = read_files([str(user_path(path))])
+        examples = _examples(rows, list(dataset.layouts))
+    number = 0
+    for origin, example in examples:
+        if isinstance(example, dict):
+            # As `builder` numbers them, so that both have the same ids.
+            example["id"] = example["id"] or f"{split}/{number}"
+            number += 1
+        yield origin, example
 
 
 def _examples(
@@ -60,7 +68,3 @@ def _convert(layout: FileLayout, raw: Row, origin: str) -> Example | RowError | 
         return from_row(layout, parse_row(raw, origin), origin)
     except RowError as error:
         return error
-
-
-def _layouts(dataset: DataSet) -> list[FileLayout]:
-    return list(dataset.layouts)

@@ -37,6 +37,7 @@ _TASK_KEYS = (
     "solvers",
     "scorers",
 )
+_HOLES = ("prompt", "question", "choices")
 _FIELD_KEYS = ("input", "target", "choices", "metadata")
 
 
@@ -99,18 +100,21 @@ def _benchmark(tree: Mapping[str, Any], path: Path, name: str) -> Benchmark:
             f"{where}.epoch_reducer is {shown(task['epoch_reducer'])}; expected mean"
         )
     shuffle = task.get("shuffle_choices")
-    choices = fields.get("choices")
+    choices = _choices(fields.get("choices"), f"{where}.field_spec.choices")
+    grader = _grader(task.get("scorers"), where)
+    if grader == "choice" and choices is None:
+        raise UsageError(
+            f"{where}.field_spec.choices is null; expected the field of the options, "
+            "since the scorer is choice"
+        )
     system, prompt = _solvers(task.get("solvers") or [], where, choices is not None)
-    config = task.get("config")
-    folder = (
-        path.parent / config if config and (path.parent / config).is_dir() else None
-    )
+    folder = _folder(path.parent, task.get("config"), f"{where}.config")
     return Benchmark(
         name=re.sub(r"[^\w.+-]", "_", str(task.get("id") or path.parent.name))[:60],
-        grader=_grader(task.get("scorers"), where),
+        grader=grader,
         data=SourceConfig(
             source="hf_dataset",
-            path=str(folder or path.parent),
+            path=str(folder),
             split=_text(task.get("split", "test"), f"{where}.split"),
         ),
         question=_text(fields["input"], f"{where}.field_spec.input"),
@@ -120,8 +124,26 @@ def _benchmark(tree: Mapping[str, Any], path: Path, name: str) -> Benchmark:
         prompt=prompt,
         shuffle_options=_seed(shuffle, f"{where}.shuffle_choices"),
         samples=_whole(task.get("epochs"), f"{where}.epochs"),
-        hub=None,
     )
+
+
+def _folder(root: Path, config: Any, where: str) -> Path:
+    """Folder with the files of a configuration of the data set."""
+    if config in (None, "default"):
+        return root
+    folder = root / _text(config, where)
+    if not folder.is_dir() or not folder.resolve().is_relative_to(root.resolve()):
+        raise UsageError(
+            f"{where} is {shown(config)}; expected a folder of {root}, or default"
+        )
+    return folder
+
+
+def _choices(value: Any, where: str) -> str | list[str] | None:
+    is_list = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    if value is not None and not (is_list and value or isinstance(value, str)):
+        raise UsageError(f"{where} is {shown(value)}; expected a field or several")
+    return value
 
 
 def _select(tasks: Any, name: str) -> tuple[int, Mapping[str, Any]]:
@@ -161,7 +183,7 @@ def _solvers(
         if solver == "system_message":
             system = template
         elif "{prompt}" in template or "{question}" in template:
-            prompt = _prompt(template, has_choices)
+            prompt = _prompt(template, has_choices, f"{path}.args.template")
         else:
             raise UsageError(
                 f"{path}.args.template is {shown(template)}; expected a text with "
@@ -172,11 +194,18 @@ def _solvers(
     return system, prompt
 
 
-def _prompt(template: str, has_choices: bool) -> str:
-    """Template of the file in this package's terms."""
+def _prompt(template: str, has_choices: bool, where: str) -> str:
+    """Template of the file in this package's terms; its braces are doubled there."""
+    other = set(re.findall(r"(?<!\{)\{(\w+)\}", template)) - {*_HOLES}
+    if other:
+        raise UsageError(
+            f"{where} has {{{min(other)}}}; expected only "
+            f"{', '.join(f'{{{name}}}' for name in _HOLES)}"
+        )
     template = template.replace("{choices}", "{options}")
     question = "{question}" if "{options}" in template or not has_choices else None
-    return template.replace("{prompt}", question or "{question}\n{options}")
+    template = template.replace("{prompt}", question or "{question}\n{options}")
+    return template.replace("{{", "{").replace("}}", "}")
 
 
 def _grader(scorers: Any, where: str) -> str:

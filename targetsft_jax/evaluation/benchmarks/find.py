@@ -39,7 +39,8 @@ def find(name: str) -> Benchmark:
     if path.is_file() or place.endswith((".yaml", ".yml")):
         return _from_file(path, task)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", place):
-        return _from_file(eval_yaml.download(place) / eval_yaml.FILE, task)
+        path = eval_yaml.download(place) / eval_yaml.FILE
+        return replace(_from_file(path, task), hub=place)
     close = difflib.get_close_matches(name, BENCHMARKS, n=1)
     hint = f". Did you mean {close[0]}?" if close else ""
     raise UsageError(

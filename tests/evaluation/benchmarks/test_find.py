@@ -131,6 +131,10 @@ def test_a_task_must_be_selected(folder):
         ("{input: problem,", "{inputs: problem,", "expected a mapping with input and"),
         ("scorers: [{name: math}]", "scorers: []", "expected a list of one of math"),
         ("name: Tiny", "names: Tiny", "names is not supported"),
+        ("split: test", "config: b", "config is 'b'; expected a folder of"),
+        ("Solve: {prompt}", "{prompt} {letters}", "has {letters}; expected only"),
+        ("scorers: [{name: math}]", "scorers: [choice]", "choices is null; expected"),
+        ("target: answer}", "target: answer, choices: 3}", "choices is 3; expected a"),
         (
             "scorers: [{name: math}]",
             "scorers: [{name: math, args: {a: 1}}]",
@@ -146,4 +150,12 @@ def test_the_rest_is_refused_by_name(folder, old, new, message):
 
 def test_an_id_of_the_hub_is_downloaded(folder, monkeypatch):
     monkeypatch.setattr(eval_yaml, "download", {"org/tiny": folder}.__getitem__)
-    assert find("org/tiny:sums").grader == "math"
+    found = find("org/tiny:sums")
+    assert (found.grader, found.hub) == ("math", "org/tiny")
+
+
+def test_doubled_braces_of_a_template_are_single(folder):
+    text = EVAL.replace("Solve: {prompt}", "{prompt} In \\\\boxed{{}}.")
+    (folder / "eval.yaml").write_text(text)
+    (problem,) = load(find(f"{folder}:sums")).problems
+    assert problem.messages[1]["content"] == "1+1 In \\boxed{}."

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,28 @@ PUBLISHED = {
     "mmlu_pro_medical": "mmlu_pro_medical/test.jsonl.gz",
     "medxpertqa": "medxpertqa_text/test_subset.jsonl.gz",
 }
+
+
+def test_prompts_are_the_published_ones(shared):
+    files = {name: str(shared / "data" / PUBLISHED[name]) for name in PUBLISHED}
+    svamp = load(BENCHMARKS["svamp"], path=files["svamp"], limit=1).problems[0]
+    assert svamp.messages[0]["content"] == (
+        "Each pack of dvds costs 76 dollars. If there is a discount of 25 dollars on "
+        "each pack. How much do you have to pay to buy each pack?\n" + INSTRUCTION
+    )
+    assert svamp.answer == "51"
+    (mmlu,) = load(
+        BENCHMARKS["mmlu_medical"], path=files["mmlu_medical"], limit=1
+    ).problems
+    assert mmlu.messages[0]["content"] == (
+        "A lesion causing compression of the facial nerve at the stylomastoid foramen "
+        "will cause ipsilateral\n"
+        "A. paralysis of the facial muscles.\n"
+        "B. paralysis of the facial muscles and loss of taste.\n"
+        "C. paralysis of the facial muscles, loss of taste and lacrimation.\n"
+        "D. paralysis of the facial muscles, loss of taste, lacrimation and decreased "
+        "salivation.\n" + INSTRUCTION
+    )
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -134,7 +157,6 @@ def test_shuffled_options_keep_the_gold_text(tmp_path):
 @pytest.mark.parametrize(
     "row, parts",
     [
-        ({"question": "q", "answer": "\\frac{1}{"}, ("rows.jsonl:1", "\\frac{1}{")),
         ({"question": "q"}, ("rows.jsonl:1", "'answer' is missing")),
         ({"question": "", "answer": "1"}, ("rows.jsonl:1", "is empty")),
         ({"question": "q", "answer": ""}, ("rows.jsonl:1", "is empty")),
@@ -147,6 +169,18 @@ def test_unusable_rows_are_named(tmp_path, row, parts):
         load(benchmark)
     for part in parts:
         assert part in str(error.value)
+
+
+def test_a_gold_answer_that_the_grader_refuses_is_named(tmp_path, monkeypatch):
+    def refuse(grader, gold, options):
+        raise ValueError(f"not parsed as {grader}")
+
+    module = sys.modules[load.__module__]  # The package's `load` is the function.
+    monkeypatch.setattr(module, "check_gold", refuse)
+    row = {"question": "q", "answer": "\\frac{1}{"}
+    benchmark = _benchmark(tmp_path, "data: {source: jsonl, path: rows.jsonl}\n", row)
+    with pytest.raises(ValueError, match=r"rows.jsonl:1: .*frac.*not parsed as math"):
+        load(benchmark)
 
 
 def test_a_gold_letter_without_its_option_is_named(tmp_path):
@@ -187,6 +221,14 @@ def test_another_file_replaces_the_source(tmp_path):
     assert load(benchmark, path=other).problems[0].answer == "2"
     with pytest.raises(ValueError, match="absent.jsonl"):
         load(benchmark, path=str(tmp_path / "absent.jsonl"))
+
+
+def test_ids_are_those_of_a_built_data_set(tmp_path):
+    row = {"question": "q", "answer": "so\n#### 1"}
+    path = _rows(tmp_path / "any.jsonl", row, row)
+    for place in (path, _rows(tmp_path / "test.jsonl", row, row) and str(tmp_path)):
+        problems = load(BENCHMARKS["gsm8k"], path=place).problems
+        assert [problem.id for problem in problems] == ["test/0", "test/1"]
 
 
 def test_a_file_of_another_benchmark_is_refused(tmp_path):
