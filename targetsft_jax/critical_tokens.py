@@ -41,19 +41,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", required=True, help="folder, hub id, run directory or checkpoint")
     text = "JSONL file to write or to continue"
     add("--out", required=True, type=output_file, metavar="FILE", help=text)
-    text = (
-        "ranks of the replacements, 1 being the answer's token (default: %(default)s)"
-    )
+    text = "ranks of the replacements (default: 2,3; the answer's token has rank 1)"
     add("--alternatives", default="2,3", metavar="RANKS", help=text)
-    text = "critical if `all` replacements fail, as published, or if `any` does"
-    add("--rule", default="all", help=text + " (default: all)")
-    text = "grader of the answers (default: %(default)s)"
-    add("--grader", default="exact", help=text)
-    text = "maximum tokens of an answer (default: %(default)s)"
-    add("--max_new_tokens", type=int, default=512, metavar="N", help=text)
-    text = "sequences decoded at a time (default: %(default)s)"
-    add("--batch_size", type=int, default=128, metavar="N", help=text)
-    add("--limit", type=int, metavar="N", help="problems (default: all)")
+    text = "critical if `all` (default) or `any` of the replacements fail"
+    add("--rule", default="all", help=text)
+    text = "least probability of a replacement (default: 0)"
+    add("--min_probability", type=float, default=0.0, metavar="P", help=text)
+    add("--grader", default="exact", help="grader of the answers (default: exact)")
+    for name, default, text in (
+        ("max_new_tokens", 512, "maximum tokens of an answer (default: 512)"),
+        ("batch_size", 128, "sequences decoded at a time (default: 128)"),
+        ("limit", None, "number of problems (default: all)"),
+    ):
+        add(f"--{name}", type=int, default=default, metavar="N", help=text)
     return parser
 
 

@@ -44,6 +44,9 @@ def critical_masks(
     stop token ends the answer. A regenerated answer has the token budget of the
     original one; a truncated answer is wrong.
 
+    Alternatives less probable than `min_probability` are left out of A_t. A token
+    without alternatives is not critical: the model would not err there.
+
     An alternative is generated only while it can change the result: under `all` not
     after one that stays correct, under `any` not after a wrong one.
 
@@ -62,7 +65,8 @@ def critical_masks(
         ranks,
     )
     needs_all = settings.rule == "all"
-    masks = [[int(needs_all)] * len(answer.tokens) for answer in answers]
+    probable = [each.probabilities >= settings.min_probability for each in ranked]
+    masks = [(each.any(axis=1) & needs_all).astype(int).tolist() for each in probable]
     undecided = [
         (number, position)
         for number, answer in enumerate(answers)
@@ -70,17 +74,19 @@ def critical_masks(
     ]
     for column in range(len(ranks)):
         replaced = [
-            (number, position, int(ranked[number][position, column]))
+            (number, position, int(ranked[number].tokens[position, column]))
             for number, position in undecided
+            if probable[number][position, column]
         ]
         verdicts = _verdicts(sampler, answers, replaced, settings)
-        remaining = []
-        for (number, position), correct in zip(undecided, verdicts):
-            if correct == needs_all:
-                masks[number][position] = int(not needs_all)
-            else:
-                remaining.append((number, position))
-        undecided = remaining
+        decided = {
+            (number, position)
+            for (number, position, _), correct in zip(replaced, verdicts)
+            if correct == needs_all
+        }
+        for number, position in decided:
+            masks[number][position] = int(not needs_all)
+        undecided = [cell for cell in undecided if cell not in decided]
     return masks
 
 

@@ -1,10 +1,10 @@
 """Mined masks of generated problems, against the characters known to be computed.
 
-A generated solution has four kinds of tokens: computed (the digits and option letters
-after `=` and `####`), copied (the other digits), marks (`+`, `=`, line feeds, …) and
-the stop token. The computed ones are the known carriers of the result, but an answer
-can depend on others too (a replaced operand changes the sum as well), and it need not
-depend on all of them (a model may compute the last line from the question).
+A generated solution has computed characters, the digits and option letters of its steps
+(after `=`) and of its result (after `####`); copied digits, marks (`+`, `=`, line
+feeds, …) and the stop token. The computed ones are the known carriers of the result,
+but an answer can depend on others too (a replaced operand changes the sum as well), and
+it need not depend on all of them (a model may compute the last line from the question).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,8 @@ from targetsft_jax.data.synthetic import computed_characters
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-KINDS = ("computed", "copied", "mark", "stop")
+COMPUTED = ("result", "step")
+KINDS = (*COMPUTED, "copied", "mark", "stop")
 """Kinds of the tokens of a generated solution."""
 
 
@@ -37,16 +38,16 @@ class Agreement:
     @property
     def precision(self) -> float:
         """Share of the critical tokens that are computed; NaN if there are none."""
-        return _share(self.critical["computed"], sum(self.critical.values()))
+        return _share(_computed(self.critical), sum(self.critical.values()))
 
     @property
     def recall(self) -> float:
         """Share of the computed tokens that are critical; NaN if there are none."""
-        return _share(self.critical["computed"], self.tokens["computed"])
+        return _share(_computed(self.critical), _computed(self.tokens))
 
     def lines(self) -> list[str]:
         """Render as lines of a report."""
-        share = _share(self.tokens["computed"], sum(self.tokens.values()))
+        share = _share(_computed(self.tokens), sum(self.tokens.values()))
         lines = [
             f"  computed characters found  precision {self.precision:.3f}, recall"
             f" {self.recall:.3f}; they are {share:.3f} of all tokens"
@@ -55,7 +56,7 @@ class Agreement:
             critical, tokens = self.critical[kind], self.tokens[kind]
             percent = 100 * _share(critical, tokens)
             lines.append(
-                f"    {kind:<9} {critical:>7,} of {tokens:>7,} tokens critical"
+                f"    {kind:<6} {critical:>7,} of {tokens:>7,} tokens critical"
                 f" ({percent:.1f} %)"
             )
         return lines
@@ -85,12 +86,13 @@ def token_kinds(
     """Kind of each trained token of a conversation; one computed character suffices."""
     response = messages[-1]["content"]
     computed = computed_characters(response)
+    result = response.rfind("####")
     kinds = []
     for start, end in _spans(messages, tokenizer):
         if start >= len(response):
             kinds.append("stop")
         elif any(computed[start:end]):
-            kinds.append("computed")
+            kinds.append("result" if 0 <= result < start else "step")
         elif any(character.isdigit() for character in response[start:end]):
             kinds.append("copied")
         else:
@@ -121,6 +123,10 @@ def _spans(
         text = tokenizer.decode(trained[:count], skip_special_tokens=True)
         yield start, len(str(text))
         start = len(str(text))
+
+
+def _computed(counts: Mapping[str, int]) -> int:
+    return sum(counts[kind] for kind in COMPUTED)
 
 
 def _share(part: int, whole: int) -> float:

@@ -27,6 +27,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+@dataclass(frozen=True)
+class Alternatives:
+    """Alternatives to the T tokens of an answer.
+
+    Attributes:
+        tokens: [T, ranks] int32.
+        probabilities: [T, ranks] f32, under the model, behind the answer's own tokens.
+    """
+
+    tokens: np.ndarray
+    probabilities: np.ndarray
+
+
 class Sampler(Protocol):
     """Greedy completions and alternatives of one model."""
 
@@ -47,8 +60,8 @@ class Sampler(Protocol):
         prompts: Sequence[Sequence[int]],
         answers: Sequence[Sequence[int]],
         ranks: Sequence[int],
-    ) -> list[np.ndarray]:
-        """Return for each answer of T tokens its alternatives, [T, ranks] int32."""
+    ) -> list[Alternatives]:
+        """Rank the other tokens at each position of each answer."""
 
 
 @dataclass(frozen=True)
@@ -115,19 +128,17 @@ class ModelSampler:
         prompts: Sequence[Sequence[int]],
         answers: Sequence[Sequence[int]],
         ranks: Sequence[int],
-    ) -> list[np.ndarray]:
-        """Rank the other tokens at each position of an answer, in one forward pass.
+    ) -> list[Alternatives]:
+        """Rank the other tokens at each position of each answer, in one forward pass.
 
         Args:
             prompts: tokens of the prompts.
             answers: tokens of the answers.
             ranks: 2 for the most probable token other than the answer's, and so on.
-
-        Returns:
-            For each answer of T tokens, [T, len(ranks)] int32.
         """
         sequences = [[*prompt, *answer] for prompt, answer in zip(prompts, answers)]
-        ranked: list[np.ndarray] = [np.empty(0)] * len(sequences)
+        columns = [rank - 2 for rank in ranks]
+        ranked: list[Alternatives | None] = [None] * len(sequences)
         for numbers in self._batches([len(sequence) for sequence in sequences]):
             preemption.check()
             length = padded_length(len(sequences[numbers[0]]))
@@ -138,7 +149,7 @@ class ModelSampler:
                 is_real[row, : len(sequences[number])] = 1
             if self.row_sharding is not None:
                 tokens, is_real = jax.device_put((tokens, is_real), self.row_sharding)
-            best = to_host(
+            best, probabilities = to_host(
                 _others(
                     self.config,
                     self.vocab_size,
@@ -152,9 +163,11 @@ class ModelSampler:
             for row, number in enumerate(numbers):
                 # Position i predicts token i + 1.
                 start = len(prompts[number]) - 1
-                rows = best[row, start : start + len(answers[number])]
-                ranked[number] = rows[:, [rank - 2 for rank in ranks]]
-        return ranked
+                rows = slice(start, start + len(answers[number]))
+                ranked[number] = Alternatives(
+                    best[row, rows][:, columns], probabilities[row, rows][:, columns]
+                )
+        return [alternatives for alternatives in ranked if alternatives is not None]
 
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Numbers of sequences of one padded length, filled up by the last of them."""
@@ -185,23 +198,27 @@ def _others(
     params: dict[str, Any],
     tokens: jax.Array,
     is_real: jax.Array,
-) -> jax.Array:
-    """[B, L, count] int32: most probable tokens other than the next token [B, L]."""
+) -> tuple[jax.Array, jax.Array]:
+    """Most probable tokens other than the next token, [B, L, count] int32 and f32."""
     hidden = apply(config, params, tokens, segment_ids=is_real, dtype=dtype)
     matrix = head(params)[:vocab_size].astype(dtype)
     labels = jnp.roll(tokens, -1, axis=1)
 
-    def block(piece: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def block(piece: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         states, label = piece
         logits = jnp.einsum(
             "nd,vd->nv", states, matrix, preferred_element_type=jnp.float32
         )
         logits = soft_cap(logits, config.final_logit_softcap)
+        probabilities = jax.nn.softmax(logits, axis=-1)
         is_label = jnp.arange(vocab_size) == label[:, None]
-        return jax.lax.top_k(jnp.where(is_label, -jnp.inf, logits), count)[1]
+        _, best = jax.lax.top_k(jnp.where(is_label, -jnp.inf, logits), count)
+        return best, jnp.take_along_axis(probabilities, best, axis=-1)
 
     blocks = (
         hidden.reshape(-1, _POSITIONS, hidden.shape[-1]),
         labels.reshape(-1, _POSITIONS),
     )
-    return jax.lax.map(block, blocks).reshape(*tokens.shape, count)
+    best, probabilities = jax.lax.map(block, blocks)
+    shape = (*tokens.shape, count)
+    return best.reshape(shape), probabilities.reshape(shape)

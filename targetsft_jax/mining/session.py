@@ -107,6 +107,7 @@ def open_session(config: Config, model: str, settings: MiningSettings) -> Sessio
         "data.chat_template": _digest(tokenizer.get_chat_template()),
         "alternatives": settings.ranks(),
         "rule": settings.rule,
+        "min_probability": settings.min_probability,
         "max_new_tokens": settings.max_new_tokens,
         "grader": settings.grader,
         **_data_keys(data),

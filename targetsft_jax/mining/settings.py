@@ -27,6 +27,7 @@ class MiningSettings:
         alternatives: ranks of the replacements, separated by commas; 1 is the most
             probable token, the answer's own.
         rule: one of `RULES`.
+        min_probability: least probability of an alternative; 0 for any, as published.
         max_new_tokens: maximum tokens of an answer, stop token included; the same for
             the model's own answer and for one with a replaced token.
         grader: a name in `GRADERS`.
@@ -36,6 +37,7 @@ class MiningSettings:
 
     alternatives: str = "2,3"
     rule: str = "all"
+    min_probability: float = 0.0
     max_new_tokens: int = 512
     grader: str = "exact"
     batch_size: int = 128
@@ -55,6 +57,9 @@ class MiningSettings:
                 raise UsageError(
                     f"--{key} is {shown(value)}; expected one of {', '.join(known)}"
                 )
+        least = self.min_probability
+        if not 0 <= least < 1:
+            raise UsageError(f"--min_probability is {least}; expected 0 to less than 1")
         for key, most in _LARGEST.items():
             size = getattr(self, key)
             if size is not None and not 1 <= size <= most:

@@ -1,8 +1,8 @@
 """A scripted model of the generated additions, with known critical tokens.
 
-It works like a careful person: it goes on from what is written, copies operands from the
-question, carries what it wrote, and reads the answer from its lines. Characters other
-than digits do not mislead it.
+It goes on from what is written, copies operands from the question, carries what it
+wrote, and reads the answer from its lines. Characters other than digits do not mislead
+it.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ import numpy as np
 
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.generation.generate import Completion
+from targetsft_jax.mining.sampler import Alternatives
 
 TOKENIZER = byte_tokenizer()
 STOP = TOKENIZER.eos_token_id
@@ -53,7 +54,7 @@ class Solver:
         prompts: Sequence[Sequence[int]],
         answers: Sequence[Sequence[int]],
         ranks: Sequence[int],
-    ) -> list[np.ndarray]:
+    ) -> list[Alternatives]:
         """Other digits for a digit; for the rest a space, and for rank 3 a stop."""
 
         def others(token: int) -> list[int]:
@@ -64,7 +65,18 @@ class Solver:
             space = TOKENIZER(" " if text != " " else "_")["input_ids"][0]
             return [space if rank == 2 else STOP for rank in ranks]
 
-        return [np.array([others(t) for t in answer], np.int32) for answer in answers]
+        # A digit is in doubt, and more so its rank 2; a mark is not.
+        def doubts(token: int) -> list[float]:
+            sure = not TOKENIZER.decode([token]).isdigit()
+            return [1e-6 if sure else 0.4 / rank for rank in ranks]
+
+        return [
+            Alternatives(
+                np.array([others(token) for token in answer], np.int32),
+                np.array([doubts(token) for token in answer], np.float32),
+            )
+            for answer in answers
+        ]
 
     def _continue(self, question: str, written: str) -> str:
         """Rest of the solution behind the characters that are written."""

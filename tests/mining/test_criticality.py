@@ -67,3 +67,15 @@ def test_a_regenerated_answer_has_the_budget_of_the_original(budget, critical):
 def test_an_answer_that_never_ends_is_wrong():
     endless = Solver(endless=["478+356=?"])
     assert mask(endless, alternatives="2") == "1" * (len(SOLUTION) + 1)
+
+
+@pytest.mark.parametrize("rule", ["all", "any"])
+def test_improbable_alternatives_are_left_out(rule):
+    digits = "".join(str(int(c.isdigit())) for c in SOLUTION) + "0"
+    solver = Solver()
+    assert mask(solver, rule=rule, min_probability=1e-3) == digits
+    tried = 2 if rule == "all" else 1
+    assert solver.calls == tried * digits.count("1")
+    # Rank 3 has the probability 0.133.
+    assert mask(Solver(), rule=rule, min_probability=0.15) == digits
+    assert "1" not in mask(Solver(), rule=rule, min_probability=0.3)

@@ -18,12 +18,12 @@ def conversation(text: str) -> list[dict[str, str]]:
     ]
 
 
-def test_tokens_of_a_solution_have_four_kinds():
+def test_tokens_of_a_solution_have_kinds():
     kinds = token_kinds(conversation(SUM), TOKENIZER)
-    letters = {"computed": "x", "copied": "o", "mark": ".", "stop": "!"}
-    assert "".join(letters[kind] for kind in kinds) == "o.o.o.xx......xx!"
+    letters = dict(result="x", step="s", copied="o", mark=".", stop="!")
+    assert "".join(letters[kind] for kind in kinds) == "o.o.o.ss......xx!"
     kinds = token_kinds(conversation(DOSE), TOKENIZER)
-    assert "".join(letters[kind] for kind in kinds) == "oo.o.xxx......x!"
+    assert "".join(letters[kind] for kind in kinds) == "oo.o.sss......x!"
 
 
 def test_a_line_without_marks_has_no_computed_character():
@@ -41,8 +41,8 @@ def test_precision_and_recall_are_those_of_the_computed_tokens():
     row = {"messages": conversation(SUM), "critical_mask": mask}
     result = agreement([row, row], TOKENIZER)
     assert result.precision == 3 / 4 and result.recall == 3 / 4
-    assert result.critical == {"computed": 6, "copied": 2, "mark": 0, "stop": 0}
-    assert result.tokens == {"computed": 8, "copied": 6, "mark": 18, "stop": 2}
+    assert result.critical == dict(result=2, step=4, copied=2, mark=0, stop=0)
+    assert result.tokens == dict(result=4, step=4, copied=6, mark=18, stop=2)
     assert marked(row, TOKENIZER) == "⟦8⟧+6+0=⟦14⟧\n#### ⟦1⟧4⏹"
 
 

@@ -133,6 +133,6 @@ def test_generated_problems_are_compared_with_their_computed_characters(mining, 
     output = capsys.readouterr().out
     # All computed and all copied digits are critical for the solver.
     assert "recall 1.000" in output
-    assert "copied         54 of      54 tokens critical (100.0 %)" in output
-    assert "stop            0 of       6 tokens critical (0.0 %)" in output
+    assert "copied      54 of      54 tokens critical (100.0 %)" in output
+    assert "stop         0 of       6 tokens critical (0.0 %)" in output
     assert "⟧⏹" in output
