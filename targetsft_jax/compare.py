@@ -9,6 +9,7 @@ from targetsft_jax.command import run_command
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     return run_command(
         _compare,
         arguments,
@@ -18,23 +19,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _compare(arguments: list[str]) -> int:
     options, overrides = _parser().parse_known_args(arguments)
-    from targetsft_jax.experiments.compare import print_cells, run_cells
-    from targetsft_jax.experiments.grid import cells, read_comparison
+    from targetsft_jax.experiments import compare, grid, jobs, report
+    from targetsft_jax.experiments.declaration import read_comparison
     from targetsft_jax.parallel.launch import launch
 
     replacing = {k: getattr(options, k) for k in ("methods", "seeds", "run_dir")}
-    grid = cells(read_comparison(options.config, replacing), overrides)
+    comparison = read_comparison(options.config, replacing)
+    entries = grid.entries(comparison, overrides)
     if options.dry_run:
-        return print_cells(grid)
-    mesh = grid[0].config.mesh
-    return launch(lambda: run_cells(grid), **mesh.processes_of_run())
+        return compare.print_cells(entries, options.jobs)
+    if options.jobs > 1 and not options.part:
+        code = jobs.run_jobs(arguments, options.jobs)
+    else:
+        part = jobs.part_of(entries, options.part)
+        mesh = entries[0].config.mesh.processes_of_run()
+        code = launch(lambda: compare.run_entries(part), **mesh)
+    return code or (0 if options.part else report.write(comparison, entries))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m targetsft_jax.compare",
-        description="Train several methods from the same start on the same batches and "
-        "print their scores side by side. Finished cells are not repeated.",
+        description="Train several methods from the same start on the same batches, in "
+        "one or more settings, and write tables and figures of their scores. Finished "
+        "cells are not repeated.",
         epilog="Other keys are those of python -m targetsft_jax.train and override the "
         "base configuration of all cells.",
         allow_abbrev=False,
@@ -45,6 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", help="override, such as '[0, 1]'")
     parser.add_argument("--run_dir", help="override")
     parser.add_argument("--dry-run", action="store_true", help="only list the cells")
+    text = "processes at once, each on its share of the cores (1)"
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help=text)
+    text = "run the K-th of N parts of the methods, without tables: one per machine"
+    parser.add_argument("--part", metavar="K/N", help=text)
     return parser
 
 

@@ -161,6 +161,12 @@ def _evaluation(evaluation: EvaluationConfig, config: Config) -> Iterator[str]:
             "teacher, or false"
         )
     synthetic = config.data.source == "synthetic" and not config.data.mixture
+    if evaluation.label_probe and not (synthetic and evaluation.problems):
+        yield (
+            f"evaluation.label_probe is {evaluation.label_probe}; expected 0, or "
+            "generated problems (data.source synthetic) and evaluation.problems: only "
+            "their correct labels are known"
+        )
     if evaluation.problems and evaluation.data is None and not synthetic:
         # The default would evaluate on training examples.
         names = ", ".join(map(source_name, sources(config.data)))

@@ -81,7 +81,7 @@ class LoraConfig:
 
 @section
 class PolicyConfig:
-    """Sources of the old policy of PSFT and of the trajectory weights of iw-SFT."""
+    """Sources of the per-token inputs of PSFT, iw-SFT and PriFT."""
 
     old_logprob: str | None = key(
         None,
@@ -94,6 +94,11 @@ class PolicyConfig:
         "iw-SFT: `current`, the student, or `ema`, its average, against the "
         "reference; or `data`, the column trajectory_weight. null: current; an error "
         "if the data has the column.",
+    )
+    reference_prob: str | None = key(
+        None,
+        "PriFT: `reference`, the frozen reference, or `data`, the column "
+        "reference_prob. null: reference; an error if the data has the column.",
     )
     ema_decay: float = key(
         0.9,
@@ -193,7 +198,9 @@ class TrainConfig:
     )
     learning_rate: float = key(5e-5, "Peak of the cosine schedule.", more_than(0, 100))
     warmup_ratio: float = key(
-        0.1, "Linear warm-up, as a share of all steps.", between(0, 1, closed="[)")
+        0.1,
+        "Linear warm-up, as a share of all steps, rounded up.",
+        between(0, 1, closed="[)"),
     )
     final_learning_rate_ratio: float = key(
         0.0, "Final learning rate as a share of the peak.", at_least(0, 100)
@@ -295,8 +302,20 @@ class EvaluationConfig(SamplingSettings):
     problems: int = key(
         0, "Held-out problems; 0 skips the evaluation.", at_least(0, 10**7)
     )
+    skip: int = key(
+        0,
+        "Held-out problems to leave out before those that are evaluated, such as those "
+        "of a final evaluation while hyper-parameters are selected.",
+        at_least(0, 10**7),
+    )
     include_teacher: bool = key(
         False, "Evaluate the teacher too, as an upper reference."
+    )
+    label_probe: int = key(
+        0,
+        "Generated training examples on whose computed labels p_y and the accuracy are "
+        "measured before and after training; 0: none.",
+        at_least(0, 10**6),
     )
     data: DataConfig | None = key(
         None,
@@ -374,7 +393,7 @@ class Config:
         None, "Train low-rank adapters; null: train all parameters."
     )
     target: TargetConfig = key(TargetConfig, "Method and hyper-parameters.")
-    policy: PolicyConfig = key(PolicyConfig, "Policies of PSFT and iw-SFT.")
+    policy: PolicyConfig = key(PolicyConfig, "Policies of PSFT, iw-SFT and PriFT.")
     data: DataConfig = key(DataConfig, "Training data.")
     train: TrainConfig = key(
         TrainConfig, "Optimizer, schedule, batch and checkpoint cadence."

@@ -1,59 +1,111 @@
-"""Run the cells of a comparison sequentially in one process and tabulate scores."""
+"""Run the cells of a comparison: select learning rates, train, record the results."""
 
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from targetsft_jax.command import DONE
 from targetsft_jax.config.resume import changed_keys
 from targetsft_jax.config.schema import Config
 from targetsft_jax.evaluation.results import Results
-from targetsft_jax.evaluation.statistics import AverageAtK, table
-from targetsft_jax.experiments.grid import Cell
-from targetsft_jax.storage import yaml_file
+from targetsft_jax.evaluation.statistics import AverageAtK
+from targetsft_jax.experiments.grid import Cell, Entry
+from targetsft_jax.parallel.processes import is_primary
+from targetsft_jax.storage import atomic, json_file, yaml_file
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.storage.user_path import user_path
 from targetsft_jax.training.run import run
 from targetsft_jax.training.session import Shared
 
-REFERENCES = ("teacher", "start")
-"""Models shared by all cells, measured once and listed first."""
+
+@dataclass
+class Runner:
+    """Runs cells in one process; frozen models and generated rows are loaded once.
+
+    Attributes:
+        cells: number of cells to run, for the printed lines.
+        shared: frozen parameters and scores shared by the cells.
+        seconds: durations of the cells that ran.
+    """
+
+    cells: int
+    shared: Shared = field(default_factory=Shared)
+    seconds: list[float] = field(default_factory=list)
+    _number: int = 0
+
+    def run_entry(self, entry: Entry) -> None:
+        """Select the learning rate of an entry, then run its cells."""
+        for trial in entry.trials():
+            self.run_cell(trial)
+        for cell in entry.cells(selected_rate(entry)):
+            self.run_cell(cell)
+
+    def run_cell(self, cell: Cell) -> None:
+        """Run a cell unless it is finished; its output is in SEED.log beside it."""
+        self._number += 1
+        start = f"[{self._number}/{self.cells}] {cell.title}"
+        if finished_scores(cell.config) is not None:
+            print(f"{start}: already finished", flush=True)
+            return
+        began = time.perf_counter()
+        with _output_to(_beside(cell, ".log")):
+            scores = run(cell.config, self.shared)
+        self.seconds.append(time.perf_counter() - began)
+        if is_primary():
+            text = json.dumps({"seconds": round(self.seconds[-1], 2)}) + "\n"
+            atomic.write_text(_beside(cell, ".json"), text)
+        score = scores.get(cell.config.method.name)
+        value = "no problems" if score is None else f"{100 * score.average_at_k:.1f}"
+        left = (self.cells - self._number) * sum(self.seconds) / len(self.seconds)
+        print(
+            f"{start}: {value} ({self.seconds[-1]:.0f} s, {left / 60:.0f} min left)",
+            flush=True,
+        )
 
 
-def print_cells(cells: Sequence[Cell]) -> int:
-    """Print the cells and their states; returns the exit code."""
-    for cell in cells:
-        state = "to run" if finished_scores(cell.config) is None else "finished"
-        print(f"{cell.name:<24} seed {cell.seed}  {state:<8}  {cell.config.run_dir}")
+def run_entries(entries: Sequence[Entry]) -> None:
+    """Run all unfinished cells of entries in this process."""
+    runner = Runner(sum(len(e.cells()) + len(e.trials()) for e in entries))
+    for entry in entries:
+        runner.run_entry(entry)
+
+
+def print_cells(entries: Sequence[Entry], jobs: int = 1) -> int:
+    """Print the cells, their states and the estimated minutes; returns the exit code.
+
+    Args:
+        entries: entries of the comparison.
+        jobs: processes that will run them at once.
+    """
+    seconds, unfinished = [], 0
+    for entry in entries:
+        for cell in (*entry.trials(), *entry.cells(_known_rate(entry))):
+            is_finished = finished_scores(cell.config) is not None
+            state = "finished" if is_finished else "to run"
+            print(f"{state:<8}  {cell.title:<48}  {cell.config.run_dir}")
+            seconds += _seconds(cell) if is_finished else []
+            unfinished += not is_finished
+    print(_estimate(unfinished, seconds, jobs))
     return DONE
 
 
-def run_cells(cells: Sequence[Cell]) -> None:
-    """Run a comparison and print its tables."""
-    print("\n" + "\n".join(tables(cells, compare(cells))))
+def selected_rate(entry: Entry) -> float | None:
+    """Return the learning rate with the best trial; None: nothing to select.
 
-
-def compare(cells: Sequence[Cell]) -> dict[str, AverageAtK]:
-    """Run all unfinished cells; frozen models are loaded once.
-
-    Returns:
-        Row of the table -> score: the shared models, then all cells.
+    Raises:
+        ValueError: a trial is not finished.
     """
-    shared = Shared()
-    scores: dict[str, AverageAtK] = {}
-    several_seeds = len({cell.seed for cell in cells}) > 1
-    for number, cell in enumerate(cells, 1):
-        label = f"{cell.name}, seed {cell.seed}" if several_seeds else cell.name
-        stored = finished_scores(cell.config)
-        if stored is not None:
-            print(f"\n[{number}/{len(cells)}] {label}: already finished")
-        else:
-            print(f"\n[{number}/{len(cells)}] {label}: {cell.config.run_dir}")
-            stored = run(cell.config, shared)
-        for name, score in stored.items():
-            row = name if name in REFERENCES else label
-            scores.setdefault(row, score)
-    return scores
+    scores: dict[float, float] = {}
+    for trial in entry.trials():
+        stored = finished_scores(trial.config)
+        if stored is None:
+            raise ValueError(f"{trial.title} is not finished; run the comparison")
+        score = stored[trial.config.method.name]
+        scores[trial.config.train.learning_rate] = score.average_at_k
+    return min(scores, key=lambda rate: (-scores[rate], rate), default=None)
 
 
 def finished_scores(config: Config) -> dict[str, AverageAtK] | None:
@@ -69,39 +121,54 @@ def finished_scores(config: Config) -> dict[str, AverageAtK] | None:
     evaluation = before.get("evaluation")
     if not isinstance(evaluation, dict):
         return None
-    current = {k: vars(config.evaluation)[k] for k in vars(config.evaluation)}
+    current, defaults = asdict(config.evaluation), asdict(type(config.evaluation)())
     same_evaluation = all(
-        evaluation.get(key) == value for key, value in current.items() if key != "data"
+        evaluation.get(key, defaults[key]) == value
+        for key, value in current.items()
+        if key != "data"
     )
     if changed_keys(before, config) or not same_evaluation:
         return None
     return results.scores()
 
 
-def tables(cells: Sequence[Cell], scores: Mapping[str, AverageAtK]) -> list[str]:
-    """Render the scores as Markdown: per cell, and per method over its seeds."""
-    if not scores:
-        return ["no cell has scores; set evaluation.problems"]
-    lines = [table(scores)]
-    seeds = sorted({cell.seed for cell in cells})
-    if len(seeds) > 1:
-        lines += [
-            "",
-            f"over seeds {', '.join(map(str, seeds))}",
-            "",
-            _over_seeds(cells, scores),
-        ]
-    return lines
+def _known_rate(entry: Entry) -> float | None:
+    """Learning rate selected by finished trials, else that of the configuration."""
+    with contextlib.suppress(ValueError):
+        return selected_rate(entry)
+    return None
 
 
-def _over_seeds(cells: Sequence[Cell], scores: Mapping[str, AverageAtK]) -> str:
-    rows = ["| method | Average@k, mean | lowest | highest |", "|---|--:|--:|--:|"]
-    for name in dict.fromkeys(cell.name for cell in cells):
-        values = [
-            100 * scores[f"{name}, seed {cell.seed}"].average_at_k
-            for cell in cells
-            if cell.name == name
-        ]
-        numbers = (float(np.mean(values)), min(values), max(values))
-        rows.append(f"| {name} | " + " | ".join(f"{x:.2f}" for x in numbers) + " |")
-    return "\n".join(rows)
+def _estimate(unfinished: int, seconds: Sequence[float], jobs: int) -> str:
+    text = f"{len(seconds)} cells finished, {unfinished} to run"
+    if not unfinished:
+        return text
+    if not seconds:
+        return f"{text}; their time is known after the first one"
+    minutes = unfinished * sum(seconds) / len(seconds) / jobs / 60
+    return f"{text}: about {minutes:.0f} minutes with {jobs} job{'s' * (jobs > 1)}"
+
+
+def _seconds(cell: Cell) -> list[float]:
+    """Duration of a finished cell; empty if it is unknown."""
+    try:
+        return [float(json_file.read_object(_beside(cell, ".json"))["seconds"])]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _beside(cell: Cell, suffix: str) -> Path:
+    """File beside the run directory of a cell."""
+    folder = user_path(cell.config.run_dir)
+    return folder.with_name(folder.name + suffix)
+
+
+@contextlib.contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Append the printed lines to a file; only the primary process prints."""
+    if not is_primary():
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        yield

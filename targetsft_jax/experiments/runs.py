@@ -80,6 +80,11 @@ def read_runs(paths: list[str]) -> list[Run]:
     return [_read(folder, rows[folder], name) for folder, name in _names(list(rows))]
 
 
+def read_run(folder: Path) -> Run:
+    """Read one run directory; without metrics, a run without rows."""
+    return _read(folder, _rows(RunDir(folder).metrics), folder.name)
+
+
 def _find_runs(path: str) -> dict[Path, list[dict[str, Any]]]:
     """Find run directories at or below a path, with the rows of metrics.jsonl."""
     name = RunDir(Path(path)).metrics.name

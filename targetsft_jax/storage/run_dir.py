@@ -51,6 +51,11 @@ class RunDir:
         return self.path / "results.json"
 
     @property
+    def label_probe(self) -> Path:
+        """Label probabilities of the evaluated models on clean and corrupted labels."""
+        return self.path / "label_probe.json"
+
+    @property
     def tensorboard(self) -> Path:
         """Event files for TensorBoard."""
         return self.path / "tensorboard"

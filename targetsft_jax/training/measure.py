@@ -4,16 +4,23 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 from targetsft_jax.evaluation.evaluate import evaluate_model
+from targetsft_jax.evaluation.label_probe import LabelProbe, probe_labels
 from targetsft_jax.evaluation.results import Results
 from targetsft_jax.evaluation.statistics import AverageAtK
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import processes
+from targetsft_jax.storage import atomic, json_file
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.training.session import Session
 from targetsft_jax.training.state import Params
 from targetsft_jax.training.step_spec import compute_dtype
+
+
+_FREE = ("data", "include_teacher", "label_probe")
+"""Keys of the section that do not change a score."""
 
 
 class Measurements:
@@ -52,11 +59,11 @@ class Measurements:
         if not self._session.problems:
             return True
         key = self._key(model)
-        shared = self._session.shared.scores
-        score = self.results.score(name, key) or shared.get(key)
+        shared = self._session.shared
+        score = self.results.score(name, key) or shared.scores.get(key)
         if score is None:
             return False
-        self._add(name, key, score)
+        self._add(name, key, score, shared.label_probes.get(self._probe_key(key)))
         return True
 
     def measure(
@@ -73,9 +80,10 @@ class Measurements:
         if self.recall(name, model):
             return
         session, evaluation = self._session, self._session.config.evaluation
+        params = load()
         score, graded = evaluate_model(
             session.roles[role].model.config,
-            load(),
+            params,
             session.problems,
             session.evaluation_tokenizer,
             evaluation,
@@ -89,14 +97,40 @@ class Measurements:
                 for problem in graded:
                     file.write(json.dumps(problem.row(), ensure_ascii=False) + "\n")
         key = self._key(model)
+        probe = self._probe(params) if role == "student" else None
         if not model.startswith("trained"):
             session.shared.scores[key] = score
-        self._add(name, key, score)
+            session.shared.label_probes[self._probe_key(key)] = probe
+        self._add(name, key, score, probe)
         percent = 100 * score.average_at_k
         print(f"  Average@{evaluation.samples} of {name}: {percent:.1f}")
 
-    def _add(self, name: str, key: str, score: AverageAtK) -> None:
+    def _probe(self, params: Params) -> LabelProbe | None:
+        """Measure the student on the labels of training examples, if configured."""
+        session = self._session
+        if session.probe is None:
+            return None
+        return probe_labels(
+            session.roles["student"].model.config,
+            params,
+            session.probe,
+            vocab_size=len(session.tokenizer),
+            dtype=compute_dtype(session.config, session.mesh),
+        )
+
+    def _probe_key(self, key: str) -> str:
+        """Return the key of a label probe, which depends on the training data too."""
+        return f"{key} {self._session.config.data}"
+
+    def _add(
+        self, name: str, key: str, score: AverageAtK, probe: LabelProbe | None
+    ) -> None:
         self.scores[name] = score
+        if probe is not None and processes.is_primary():
+            path = self._run_dir.label_probe
+            probes = _read_probes(path)
+            text = json.dumps(probes | {name: probe}, indent=2) + "\n"
+            atomic.write_text(path, text)
         if self.results.score(name, key) != score:
             self.results.add_score(name, key, score)
 
@@ -107,7 +141,7 @@ class Measurements:
         settings = dataclasses.asdict(config.evaluation)
         parts = [
             model,
-            {k: v for k, v in settings.items() if k not in ("data", "include_teacher")},
+            {k: v for k, v in settings.items() if k not in _FREE},
             config.seed,
             str(compute_dtype(config, session.mesh)),
             session.evaluation_tokenizer.get_chat_template(),
@@ -115,3 +149,11 @@ class Measurements:
         ]
         text = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _read_probes(path: Path) -> dict[str, LabelProbe]:
+    """Label probes of other models of the run; empty if they cannot be read."""
+    try:
+        return json_file.read_object(path)
+    except (OSError, ValueError):
+        return {}

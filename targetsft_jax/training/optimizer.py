@@ -1,5 +1,6 @@
 """AdamW with warm-up, cosine decay and clipping, as an optax chain."""
 
+import math
 from typing import Any
 
 import jax
@@ -12,17 +13,22 @@ from targetsft_jax.config.schema import TrainConfig
 def learning_rate(config: TrainConfig, steps: int) -> optax.Schedule:
     """Linear warm-up, then cosine decay; a function of the 0-based step.
 
-    Warm-up step i of w has (i + 1) / w of the peak, so the first update is not zero.
+        w = max(1, ⌈warmup_ratio · steps⌉)
+        i < w: (i + 1) / w of the peak
+        i ≥ w: cosine of (i + 1 − w) / (steps + 1 − w), from the peak to the final rate
+
+    No step has a rate of 0, which would train nothing: neither the first one, as in
+    transformers, nor the last one.
     """
-    warmup = round(config.warmup_ratio * steps)
+    warmup = max(1, math.ceil(config.warmup_ratio * steps))
     schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if warmup else config.learning_rate,
+        init_value=0.0,
         peak_value=config.learning_rate,
         warmup_steps=warmup,
-        decay_steps=max(steps, warmup + 1),
+        decay_steps=steps + 1,
         end_value=config.learning_rate * config.final_learning_rate_ratio,
     )
-    return (lambda count: schedule(count + 1)) if warmup else schedule
+    return lambda count: schedule(count + 1)
 
 
 def make_optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformation:

@@ -10,9 +10,10 @@ from jax.sharding import Mesh
 from targetsft_jax.checkpoints.open import StoredModel, open_model, shared_tokenizer
 from targetsft_jax.config.schema import Config, ConfigError, role_config
 from targetsft_jax.data.chat_templates import with_template
-from targetsft_jax.data.pipeline import Dataset, prepare
+from targetsft_jax.data.pipeline import Dataset, Prepared, prepare
 from targetsft_jax.data.records import Problem, problems
 from targetsft_jax.data.report import DataReport
+from targetsft_jax.evaluation.label_probe import ProbeExamples, probe_examples
 from targetsft_jax.evaluation.statistics import AverageAtK
 from targetsft_jax.hf.sidecar_files import check_exportable
 from targetsft_jax.models import decoder, lora
@@ -50,10 +51,15 @@ class Shared:
     Attributes:
         parameters: (source, dtype) -> frozen parameters.
         scores: key of the measurement -> score of an untrained model.
+        label_probes: this key and the training data -> label probe of such a model.
+        prepared: data section, student and number of held-out examples -> packed
+            rows of generated problems.
     """
 
     parameters: dict[tuple[str, str], Params] = field(default_factory=dict)
     scores: dict[str, AverageAtK] = field(default_factory=dict)
+    label_probes: dict[str, Any] = field(default_factory=dict)
+    prepared: dict[str, Prepared] = field(default_factory=dict)
 
 
 @dataclass
@@ -71,6 +77,7 @@ class Session:
         problems: held-out problems; empty without evaluation.
         problem_report: counts of the rows of their source, if they are not generated.
         validation: held-out rows; None without validation.
+        probe: training examples of the label probe; None without one.
         shared: frozen parameters and scores shared with other runs of the process.
         start_parameters: the initial student; None while not on the devices.
     """
@@ -85,6 +92,7 @@ class Session:
     problems: Sequence[Problem]
     problem_report: DataReport
     validation: Validation | None
+    probe: ProbeExamples | None
     shared: Shared
     start_parameters: Params | None = None
 
@@ -146,6 +154,7 @@ def open_session(config: Config, shared: Shared | None = None) -> Session:
         ConfigError, ValueError, OSError: a key, model or file cannot be used.
     """
     check_keep_best(config)
+    shared = shared or Shared()
     mesh = make_mesh(config)
     roles = _open_roles(config, mesh)
     in_step = ("student", *config.method.roles)
@@ -153,9 +162,7 @@ def open_session(config: Config, shared: Shared | None = None) -> Session:
     tokenizer = shared_tokenizer({name: role.model for name, role in roles.items()})
     tokenizer = with_template(tokenizer, config.data.chat_template)
     check_exportable(roles["student"].model.config, tokenizer)
-    prepared = prepare(
-        config.data, tokenizer, config.cache_dir, held_out=config.validation.examples
-    )
+    prepared = _prepare(config, roles["student"].model.source, tokenizer, shared)
     held_out = prepared.held_out
     if config.validation.data is not None:
         held_out = prepare(config.validation.data, tokenizer, config.cache_dir).train
@@ -169,9 +176,14 @@ def open_session(config: Config, shared: Shared | None = None) -> Session:
     problem_report = DataReport()
     if evaluation.problems:
         source = evaluation.data or config.data
-        held_out_problems = problems(
-            source, "heldout", evaluation.problems, problem_report
-        )
+        last = evaluation.skip + evaluation.problems
+        held_out_problems = problems(source, "heldout", last, problem_report)
+        held_out_problems = held_out_problems[evaluation.skip :]
+        if not held_out_problems:
+            raise ConfigError(
+                f"evaluation.skip is {evaluation.skip}, and the source has no problem "
+                "behind these; lower it"
+            )
     architectures = {name: role.model.config for name, role in roles.items()}
     return Session(
         config=config,
@@ -188,8 +200,27 @@ def open_session(config: Config, shared: Shared | None = None) -> Session:
         validation=(
             None if held_out is None else Validation(held_out, config.validation.every)
         ),
-        shared=shared or Shared(),
+        probe=(
+            probe_examples(config.data.synthetic, evaluation.label_probe, tokenizer)
+            if evaluation.label_probe
+            else None
+        ),
+        shared=shared,
     )
+
+
+def _prepare(
+    config: Config, source: object, tokenizer: Any, shared: Shared
+) -> Prepared:
+    """Prepare the training rows; generated ones once for all runs of a process."""
+    held_out = config.validation.examples
+    if config.data.mixture or config.data.source != "synthetic":
+        return prepare(config.data, tokenizer, config.cache_dir, held_out=held_out)
+    key = repr((config.data, str(source), held_out))
+    if key not in shared.prepared:
+        # One entry: the cells of a comparison change their data rarely.
+        shared.prepared = {key: prepare(config.data, tokenizer, held_out=held_out)}
+    return shared.prepared[key]
 
 
 def _open_roles(config: Config, mesh: Mesh) -> dict[str, Role]:

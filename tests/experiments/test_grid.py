@@ -1,4 +1,4 @@
-"""Cells of a comparison: methods × hyper-parameters × seeds."""
+"""Cells of a comparison: settings × methods × hyper-parameters × seeds."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,12 @@ import pytest
 import yaml
 
 from targetsft_jax.config.schema import ConfigError
-from targetsft_jax.experiments.grid import Comparison, cells, read_comparison
+from targetsft_jax.experiments.declaration import (
+    Comparison,
+    Tuning,
+    read_comparison,
+)
+from targetsft_jax.experiments.grid import cells, entries
 
 BASE = {
     "student": {"path": "s"},
@@ -85,9 +90,52 @@ def test_policy_sources_of_another_method_are_dropped(base, tmp_path):
 
 def test_the_shipped_comparison_is_found_by_name():
     comparison = read_comparison("compare/quickstart", {})
-    assert comparison.methods == ["sft", "target_sft"]
-    grid = cells(comparison)
-    assert [cell.config.method.name for cell in grid] == ["sft", "target_sft"]
+    assert comparison.methods[0] == "sft" and "target_sft" in comparison.methods
+    names = [entry.config.method.name for entry in entries(comparison)]
+    assert names == comparison.methods
+
+
+def test_settings_override_the_base_and_arguments_override_settings(base):
+    settings = {
+        "clean": {"data": {"synthetic": {"label_noise": 0.0}}, "train": {"steps": 3}},
+        "noisy": {"data": {"synthetic": {"label_noise": 0.3}}},
+    }
+    comparison = Comparison(base, "runs/x", ["sft", "dft"], settings=settings)
+    clean, _, noisy, _ = cells(comparison, ["--train.batch_size", "16"])
+    assert [clean.setting, noisy.setting] == ["clean", "noisy"]
+    assert clean.config.run_dir == "runs/x/clean/sft/seed0"
+    assert clean.config.data.synthetic.label_noise == 0
+    assert noisy.config.data.synthetic.label_noise == 0.3
+    assert (clean.config.train.steps, noisy.config.train.steps) == (3, 7)
+    assert {c.config.train.batch_size for c in (clean, noisy)} == {16}
+
+
+def test_more_seeds_belong_to_one_entry(base):
+    methods = ["sft", {"gem": {"beta": [0.7, 0.8]}}]
+    comparison = Comparison(
+        base, "runs/x", methods, [0, 1], more_seeds={"gem beta=0.8": [2]}
+    )
+    seeds = [entry.seeds for entry in entries(comparison)]
+    assert seeds == [[0, 1], [0, 1], [0, 1, 2]]
+
+
+def test_trials_are_measured_on_other_problems(base):
+    comparison = Comparison(
+        base,
+        "runs/x",
+        ["sft"],
+        tuning=Tuning([0.1, 0.2], problems=5, samples=3, seed=9),
+    )
+    arguments = ["--evaluation.problems", "4", "--evaluation.skip", "2"]
+    (entry,) = entries(comparison, arguments)
+    low, high = entry.trials()
+    assert [t.config.train.learning_rate for t in (low, high)] == [0.1, 0.2]
+    assert low.config.run_dir == "runs/x/sft/trial0.1" and low.config.seed == 9
+    evaluation = low.config.evaluation
+    assert (evaluation.skip, evaluation.problems, evaluation.samples) == (6, 5, 3)
+    (cell,) = entry.cells(0.2)
+    assert cell.config.train.learning_rate == 0.2
+    assert (cell.config.evaluation.skip, cell.config.evaluation.problems) == (2, 4)
 
 
 def test_overrides_replace_values_of_the_file(base, tmp_path):
@@ -111,6 +159,44 @@ def test_overrides_replace_values_of_the_file(base, tmp_path):
         ({"methods": [{"gem": {"beta": -1}}]}, ("target.beta is -1", "expected")),
         ({"methods": [["sft"]]}, ("['sft']", "a name")),
         ({"methods": ["sft", "sft"]}, ("sft twice", "remove one")),
+        ({"methods": ["sft"], "seeds": [4, 4]}, ("seeds has 4 twice",)),
+        (
+            {"methods": ["sft"], "more_seeds": {"dft": [1]}},
+            ("more_seeds has dft", "one of sft"),
+        ),
+        (
+            {"methods": ["sft"], "more_seeds": {"sft": [0]}},
+            ("seeds has 0 twice",),
+        ),
+        (
+            {"methods": ["sft"], "settings": {"a/b": {}}},
+            ("settings has the name 'a/b'", "letters"),
+        ),
+        ({"methods": ["sft"], "settings": {"a": 3}}, ("settings.a is 3", "keys")),
+        (
+            {"methods": ["sft"], "settings": {"a": {"trian": {"steps": 3}}}},
+            ("settings.a", "trian is not a key"),
+        ),
+        (
+            {"methods": ["sft"], "settings": {"a": {"train": {"steps": 0}}}},
+            ("a, sft", "train.steps is 0"),
+        ),
+        (
+            {"methods": ["sft"], "tuning": {"learning_rates": []}},
+            ("tuning.learning_rates is []", "different rates"),
+        ),
+        (
+            {"methods": ["sft"], "tuning": {"learning_rates": [0.1, 0.1]}},
+            ("tuning.learning_rates", "different rates"),
+        ),
+        (
+            {"methods": ["sft"], "baseline": "dft"},
+            ("baseline is dft", "one of sft"),
+        ),
+        (
+            {"methods": ["sft"], "map_setting": "x"},
+            ("map_setting is x", "one of"),
+        ),
     ],
     ids=lambda value: str(value)[:30],
 )

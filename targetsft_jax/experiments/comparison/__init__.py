@@ -1,0 +1,1 @@
+"""Results of a comparison: statistics, tables and figures."""
