@@ -39,8 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--model", required=True, help="folder, hub id, run directory or checkpoint")
-    text = "JSONL file to write or to continue"
-    add("--out", required=True, type=output_file, metavar="FILE", help=text)
+    add("--out", required=True, type=output_file, metavar="FILE", help="JSONL file")
     text = "ranks of the replacements (default: 2,3; the answer's token has rank 1)"
     add("--alternatives", default="2,3", metavar="RANKS", help=text)
     text = "critical if `all` (default) or `any` of the replacements fail"

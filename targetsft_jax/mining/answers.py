@@ -7,7 +7,7 @@ from targetsft_jax.data.chat import encode
 from targetsft_jax.data.record import Record, RowError
 from targetsft_jax.data.records import Problem
 from targetsft_jax.mining.criticality import Answer
-from targetsft_jax.mining.graders import GRADERS
+from targetsft_jax.mining.graders import verdicts
 from targetsft_jax.mining.sampler import Sampler
 from targetsft_jax.mining.settings import MiningSettings
 
@@ -46,10 +46,10 @@ def greedy_answers(
     """
     completions = sampler.complete(prompts, settings.max_new_tokens)
     texts = [sampler.text(completion.tokens) for completion in completions]
-    verdicts = GRADERS[settings.grader](list(zip(problems, texts)))
+    grades = verdicts(settings.grader, list(zip(problems, texts)))
     results: list[Answer | str] = []
     for problem, prompt, completion, text, correct in zip(
-        problems, prompts, completions, texts, verdicts
+        problems, prompts, completions, texts, grades
     ):
         if not completion.finished:
             results.append("truncated")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from targetsft_jax.data.records import Problem
-from targetsft_jax.mining.graders import GRADERS
+from targetsft_jax.mining.graders import verdicts
 from targetsft_jax.mining.sampler import Sampler
 from targetsft_jax.mining.settings import MiningSettings
 
@@ -78,10 +78,10 @@ def critical_masks(
             for number, position in undecided
             if probable[number][position, column]
         ]
-        verdicts = _verdicts(sampler, answers, replaced, settings)
+        results = _verdicts(sampler, answers, replaced, settings)
         decided = {
             (number, position)
-            for (number, position, _), correct in zip(replaced, verdicts)
+            for (number, position, _), correct in zip(replaced, results)
             if correct == needs_all
         }
         for number, position in decided:
@@ -132,6 +132,6 @@ def _verdicts(
             tokens = [*prefix, *completion.tokens]
             if completion.finished and len(tokens) < settings.max_new_tokens:
                 finished[index] = problem, sampler.text(tokens)
-    verdicts = GRADERS[settings.grader](list(finished.values()))
-    correct = dict(zip(finished, verdicts))
+    results = verdicts(settings.grader, list(finished.values()))
+    correct = dict(zip(finished, results))
     return [correct.get(index, False) for index in range(len(replaced))]

@@ -52,14 +52,14 @@ class MinedFile:
 
 @contextlib.contextmanager
 def open_mined(
-    path: Path, settings: Mapping[str, Any], described: Mapping[str, Any]
+    path: Path, settings: Mapping[str, Any], names: Mapping[str, str]
 ) -> Iterator[MinedFile]:
     """Open the file of a mining, new or to be continued; one process at a time.
 
     Args:
         path: file of the rows.
         settings: command-line key -> value; a continuation must have the same.
-        described: further facts to store.
+        names: key of `settings` -> name of its value, for messages.
 
     Raises:
         UsageError: the file belongs to another mining; names the first key that
@@ -67,7 +67,7 @@ def open_mined(
         OSError: another process writes to it.
     """
     with lock.hold(path.with_name(path.name + ".lock")):
-        _check(path, settings, described)
+        _check(path, settings, names)
         _repair(path)
         with (
             jsonl.Writer(path) as rows,
@@ -76,9 +76,7 @@ def open_mined(
             yield MinedFile(path, rows, outcomes)
 
 
-def _check(
-    path: Path, settings: Mapping[str, Any], described: Mapping[str, Any]
-) -> None:
+def _check(path: Path, settings: Mapping[str, Any], names: Mapping[str, str]) -> None:
     """Compare the settings with the stored ones; store those of a new file."""
     stored = _settings(path)
     # As they are read back: tuples become lists.
@@ -89,20 +87,22 @@ def _check(
                 f"--out {path} exists and {stored.name} does not, so that its model and"
                 " settings are unknown; remove the file, or choose another --out"
             )
-        document = {"settings": current, **described}
+        document = {"settings": current, "names": names}
         atomic.write_text(stored, json.dumps(document, indent=2) + "\n")
         return
-    before = json_file.read_object(stored).get("settings")
-    if not isinstance(before, dict):
+    document = json_file.read_object(stored)
+    before, before_names = document.get("settings"), document.get("names")
+    if not isinstance(before, dict) or not isinstance(before_names, dict):
         raise ValueError(
             f"{stored} has no settings; remove it together with {path.name}"
         )
     for key in [*current, *(key for key in before if key not in current)]:
         if before.get(key) != current.get(key):
             raise UsageError(
-                f"--out {path} was mined with {key} {_shown(before.get(key))}; now it"
-                f" is {_shown(current.get(key))}. Restore the value, or choose another"
-                " --out"
+                f"--out {path} was mined with {key}"
+                f" {_shown(before.get(key), before_names.get(key))}; now it is"
+                f" {_shown(current.get(key), names.get(key))}. Restore the value, or"
+                " choose another --out"
             )
 
 
@@ -139,6 +139,7 @@ def _outcomes(path: Path) -> Path:
     return path.with_name(path.name + ".outcomes.jsonl")
 
 
-def _shown(value: Any) -> str:
+def _shown(value: Any, name: str | None) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 120 else text[:120] + "…"
+    text = text if len(text) <= 120 else text[:120] + "…"
+    return text if name is None else f"{text} ({name})"

@@ -36,8 +36,8 @@ def mine(config: Config, model: str, out: Path, settings: MiningSettings) -> Non
         try:
             session = open_session(config, model, settings)
             out = user_path(out)
-            described = {"path": str(session.source)}
-            with open_mined(out, session.identity, described) as file:
+            names = {"model": str(session.source)}
+            with open_mined(out, session.identity, names) as file:
                 examine(session, settings, file)
                 lines = summary(session, file)
         except Stopped as stop:

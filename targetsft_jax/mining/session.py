@@ -92,7 +92,8 @@ def open_session(config: Config, model: str, settings: MiningSettings) -> Sessio
         for problem in selection
     ]
     dtype = compute_dtype(config, mesh)
-    params = stored.load(mesh, jnp.dtype(config.student.dtype or dtype))
+    param_dtype = jnp.dtype(config.student.dtype or dtype)
+    params = stored.load(mesh, param_dtype)
     sampler = ModelSampler(
         stored.config,
         params,
@@ -102,8 +103,10 @@ def open_session(config: Config, model: str, settings: MiningSettings) -> Sessio
         meshes.rows_over(mesh),
     )
     identity = {
-        "model": _digest(array_checksums(params)),
+        # Before the model: its checksums depend on the dtype of the parameters.
         "train.dtype": dtype.name,
+        "student.dtype": param_dtype.name,
+        "model": _digest(array_checksums(params)),
         "data.chat_template": _digest(tokenizer.get_chat_template()),
         "alternatives": settings.ranks(),
         "rule": settings.rule,

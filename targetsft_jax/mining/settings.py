@@ -50,7 +50,7 @@ class MiningSettings:
             UsageError: a setting is out of its domain.
         """
         self.ranks()
-        names = {"rule": RULES, "grader": tuple(GRADERS)}
+        names = {"rule": RULES, "grader": GRADERS}
         for key, known in names.items():
             value = getattr(self, key)
             if value not in known:

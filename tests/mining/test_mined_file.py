@@ -17,7 +17,7 @@ WRONG = {"id": "a", "outcome": "wrong"}
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "out.jsonl"
-    with open_mined(path, SETTINGS, {}) as file:
+    with open_mined(path, SETTINGS, {"model": "A"}) as file:
         file.add(WRONG, None)
         file.add(USED, ROW)
     return path
@@ -58,7 +58,7 @@ def test_a_problem_whose_row_is_missing_is_examined_again(path):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model", "b", 'model "a"; now it is "b"'),
+        ("model", "b", 'model "a" \\(A\\); now it is "b" \\(B\\)'),
         ("alternatives", [2], r"alternatives \[2, 3\]; now it is \[2\]"),
         ("data.path", "x", 'data.path null; now it is "x"'),
         ("new", 1, "new null; now it is 1"),
@@ -66,7 +66,10 @@ def test_a_problem_whose_row_is_missing_is_examined_again(path):
 )
 def test_another_mining_is_refused_by_key(path, key, value, message):
     settings = SETTINGS | {key: value}
-    with pytest.raises(UsageError, match=message), open_mined(path, settings, {}):
+    with (
+        pytest.raises(UsageError, match=message),
+        open_mined(path, settings, {"model": "B"}),
+    ):
         pass
 
 

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 from targetsft_jax.command import Stopped, UsageError
+from targetsft_jax.config.load import load
 from targetsft_jax.data.config import DataConfig, SyntheticConfig
 from targetsft_jax.data.pipeline import prepare
 from targetsft_jax.data.records import problems
+from targetsft_jax.training.data_checks import check_weights
 
 from .solver import TOKENIZER, Solver
 
+CFT = ["--student.path", "x", "--target.name", "cft"]
 QUESTIONS = [
     problem.messages[0]["content"] for problem in problems(SyntheticConfig(), n=6)
 ]
@@ -52,6 +55,7 @@ def test_a_training_reads_the_column_at_the_tokens_of_the_answer(mining):
     mined = mining()
     data = DataConfig(source="jsonl", path=str(mined.rows), max_length=64)
     dataset = prepare(data, TOKENIZER).train
+    check_weights(load(CFT), [dataset])
     found = {}
     for number in range(len(dataset.examples)):
         example = dataset.examples.take(number)

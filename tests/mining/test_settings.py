@@ -14,7 +14,7 @@ from targetsft_jax.mining.settings import MiningSettings, read_config
     ]
     + [
         ({"rule": "most"}, "--rule is 'most'; expected one of all, any"),
-        ({"grader": "latex"}, "--grader is 'latex'; expected one of exact"),
+        ({"grader": "latex"}, "--grader is 'latex'; expected one of exact, math"),
         ({"min_probability": 1.0}, "--min_probability is 1.0; expected 0 to less"),
         ({"min_probability": float("nan")}, "--min_probability is nan"),
         ({"limit": 0}, "--limit is 0; expected 1 to 10,000,000"),
