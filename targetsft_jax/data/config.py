@@ -19,6 +19,7 @@ from targetsft_jax.keys import (
     refusals,
     section,
 )
+from targetsft_jax.targets.inputs import column_names
 
 FILES = ("jsonl", "parquet")
 SOURCES = ("synthetic", *FILES, "hf_dataset", "tfds")
@@ -90,6 +91,22 @@ class FieldMap:
         " evaluation.",
         _TEMPLATE,
     )
+    columns: dict[str, str] = key(
+        dict,
+        "Per-token input of a method -> its field, where the names differ; inputs are "
+        + ", ".join(column_names())
+        + ".",
+        Domain(
+            f"some of {', '.join(column_names())}, each with the name of a field",
+            lambda columns: (
+                columns.keys() <= set(column_names()) and all(columns.values())
+            ),
+        ),
+    )
+
+    def field_of(self, column: str) -> str:
+        """Name of the field with a per-token input."""
+        return self.columns.get(column, column)
 
 
 @section
@@ -109,6 +126,11 @@ class SyntheticConfig:
         0.0,
         "Probability that a computed digit (or option letter) of a response is wrong.",
         between(0, 1),
+    )
+    critical_mask: bool = key(
+        False,
+        "Write the column critical_mask: 1 for computed characters, 0 for copied ones. "
+        "Needs a tokenizer with one token per character.",
     )
     seed: int = key(
         0,

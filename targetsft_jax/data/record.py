@@ -130,10 +130,13 @@ def to_record(
     elif not train:
         raise RowError(origin, "no gold answer: set fields.answer to evaluate")
     columns = {
-        name: _column(name, row[name], origin)
+        name: _column(name, row[fields.field_of(name)], origin)
         for name in column_names()
-        if row.get(name) is not None
+        if row.get(fields.field_of(name)) is not None
     }
+    absent = [f for f in fields.columns.values() if row.get(f) is None]
+    if absent and train:
+        raise RowError(origin, f"no field {absent[0]!r}, which fields.columns names")
     return Record(messages, answer, columns, origin, id, source)
 
 

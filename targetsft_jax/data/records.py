@@ -210,7 +210,8 @@ def _columns(source: SourceConfig) -> Select:
     """
 
     def select(names: Sequence[str]) -> list[str]:
-        used = {name for name in column_names() if name in names}
+        inputs = map(source.fields.field_of, column_names())
+        used = {name for name in inputs if name in names}
         for name in used_fields(source, names):
             column = name if name in names else name.split(".")[0]
             if column not in names:

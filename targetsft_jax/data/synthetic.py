@@ -65,6 +65,10 @@ def make_record(
     split = split or config.split
     kind, problem = problem_at(config, index, split)
     response = problem.response
+    columns: dict[str, float | list[float]] = {}
+    if config.critical_mask:
+        # The last entry is that of the token that ends the turn.
+        columns["critical_mask"] = [*map(float, is_computed(response)), 0.0]
     if config.label_noise > 0:
         # A separate random stream, so that the problems do not depend on the noise.
         rng = np.random.default_rng([config.seed, index, 1])
@@ -75,6 +79,7 @@ def make_record(
             {"role": "assistant", "content": response},
         ],
         answer=problem.answer,
+        columns=columns,
         origin=f"{kind}:{split}:{config.seed}:{index}",
     )
 
@@ -115,14 +120,14 @@ def add_noise(response: str, share: float, rng: np.random.Generator) -> str:
     """
     return "".join(
         _noisy(character, share, rng) if computed else character
-        for character, computed in zip(response, computed_characters(response))
+        for character, computed in zip(response, is_computed(response))
     )
 
 
-def computed_characters(response: str) -> list[bool]:
-    """Mark the computed characters of a response, one entry per character.
+def is_computed(response: str) -> list[bool]:
+    """For each character of a response, True if it is computed rather than copied.
 
-    These are the digits and option letters after `=` on a line and after `####`.
+    Computed are the digits and option letters after `=` on a line and after `####`.
     """
     marks: list[bool] = []
     for line in response.split("\n"):

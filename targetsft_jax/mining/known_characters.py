@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from targetsft_jax.data.chat import encode
 from targetsft_jax.data.record import Record
-from targetsft_jax.data.synthetic import computed_characters
+from targetsft_jax.data.synthetic import is_computed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,7 +85,7 @@ def token_kinds(
 ) -> list[str]:
     """Kind of each trained token of a conversation; one computed character suffices."""
     response = messages[-1]["content"]
-    computed = computed_characters(response)
+    computed = is_computed(response)
     result = response.rfind("####")
     kinds = []
     for start, end in _spans(messages, tokenizer):

@@ -2,7 +2,7 @@
 
 import math
 
-from targetsft_jax.data.synthetic import computed_characters
+from targetsft_jax.data.synthetic import is_computed
 from targetsft_jax.mining.known_characters import agreement, marked, token_kinds
 
 from .solver import TOKENIZER
@@ -27,13 +27,13 @@ def test_tokens_of_a_solution_have_kinds():
 
 
 def test_a_line_without_marks_has_no_computed_character():
-    assert computed_characters("A 12\n3+4\n\n= 5\x85#### 6") == [
+    assert is_computed("A 12\n3+4\n\n= 5\x85#### 6") == [
         *[False] * 12,
         True,
         *[False] * 6,
         True,
     ]
-    assert computed_characters("") == []
+    assert is_computed("") == []
 
 
 def test_precision_and_recall_are_those_of_the_computed_tokens():

@@ -132,7 +132,7 @@ def test_other_settings_are_refused_by_key(mining):
         mining(rule="any")
 
 
-def test_generated_problems_are_compared_with_their_computed_characters(mining, capsys):
+def test_generated_problems_are_compared_with_the_computed_ones(mining, capsys):
     mining()
     output = capsys.readouterr().out
     # All computed and all copied digits are critical for the solver.
