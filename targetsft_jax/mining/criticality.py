@@ -40,7 +40,7 @@ def critical_masks(
 ) -> list[list[int]]:
     """Replace each token of each answer by its alternatives, regenerate, and grade.
 
-    The stop token is replaced too: the answer then goes on. An alternative that is a
+    The stop token is replaced too: the answer becomes longer. An alternative that is a
     stop token ends the answer. A regenerated answer has the token budget of the
     original one; a truncated answer is wrong.
 
