@@ -140,12 +140,16 @@ def generate(
     return completions
 
 
+def padded_length(tokens: int) -> int:
+    """Length that a prompt of so many tokens is padded to: the next power of two."""
+    return max(SHORTEST_BUCKET, 1 << (tokens - 1).bit_length())
+
+
 def _buckets(prompts: Sequence[Sequence[int]]) -> dict[int, list[int]]:
     """Numbers of the prompts by padded length, shortest first."""
     buckets: dict[int, list[int]] = {}
     for number, prompt in enumerate(prompts):
-        length = max(SHORTEST_BUCKET, 1 << (len(prompt) - 1).bit_length())
-        buckets.setdefault(length, []).append(number)
+        buckets.setdefault(padded_length(len(prompt)), []).append(number)
     return dict(sorted(buckets.items()))
 
 
@@ -166,8 +170,8 @@ def _batch_size(
     if requested is None and memory is not None:
         # Of a prompt alone; a batch is a multiple of the shards.
         one = batch_bytes(config, plan, 1, length)
-        size = max(1, min(size, memory * _shards(plan.row_sharding) // one))
-    rows = -(-_padded_size(size, plan.row_sharding) // _shards(plan.row_sharding))
+        size = max(1, min(size, memory * shards_of(plan.row_sharding) // one))
+    rows = -(-_padded_size(size, plan.row_sharding) // shards_of(plan.row_sharding))
     needed = batch_bytes(config, plan, rows, length)
     if memory is not None and needed > memory:
         raise ValueError(
@@ -229,11 +233,11 @@ def _left_padded(
 
 def _padded_size(size: int, row_sharding: NamedSharding | None) -> int:
     """Batch size rounded up to a multiple of the shards of the rows."""
-    shards = _shards(row_sharding)
+    shards = shards_of(row_sharding)
     return -(-size // shards) * shards
 
 
-def _shards(row_sharding: NamedSharding | None) -> int:
+def shards_of(row_sharding: NamedSharding | None) -> int:
     """Number of shards of the rows."""
     if row_sharding is None:
         return 1
