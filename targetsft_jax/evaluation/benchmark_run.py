@@ -21,7 +21,7 @@ from targetsft_jax.parallel.processes import is_primary
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_SHOWN_TOKENS = 400
+_SHOWN_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class Prompts:
         """Lines that show the first prompt, as text and as token ids."""
         id, ids = next(iter(self.tokens.items()))
         shown = ids[:_SHOWN_TOKENS]
-        rest = f" … {len(ids) - len(shown):,} more" if len(ids) > len(shown) else ""
+        rest = f" … and {len(ids) - len(shown):,} more" if len(ids) > len(shown) else ""
         return [
             f"first prompt ({id}, {len(ids):,} tokens)",
-            str(tokenizer.decode(shown)) + rest,
+            str(tokenizer.decode(ids)),
             f"token ids {' '.join(map(str, shown))}{rest}",
         ]
 

@@ -15,8 +15,7 @@ from targetsft_jax.config.load import parse as parse_config
 from targetsft_jax.config.schema import ConfigError
 from targetsft_jax.data.chat import stop_tokens
 from targetsft_jax.data.chat_templates import with_template
-from targetsft_jax.data.overlap import count_overlap
-from targetsft_jax.data.records import load_records
+from targetsft_jax.data.overlap import training_overlap
 from targetsft_jax.evaluation import benchmarks, scores
 from targetsft_jax.evaluation.backends import Backend
 from targetsft_jax.evaluation.backends.sampler import Sampler
@@ -61,16 +60,17 @@ class _Evaluation:
 
     def __init__(self, config: EvaluateConfig):
         self.config = config
+        found = {name: benchmarks.find(name) for name in config.names}
         self.model = None if config.model is None else open_model(config.model)
         self.folder = _folder(config)
         self.loaded = [
             benchmarks.load(
-                benchmarks.find(name),
+                benchmark,
                 path=config.data.get(name),
                 data_dir=config.data_dir,
                 limit=config.limit,
             )
-            for name in config.names
+            for name, benchmark in found.items()
         ]
         self._backend: Backend | None = None
 
@@ -90,8 +90,8 @@ class _Evaluation:
         }
         print(f"\n{self.config.mode} grading, temperature {self.config.temperature:g}")
         print(scores.table(titles))
-        lines = [*scores.visible(titles), *self._differences(rows)]
-        print(*lines, sep="\n")
+        for line in (*scores.visible(titles), *self._differences(rows)):
+            print(line)
         if is_primary():
             self._write(results)
         return results
@@ -166,8 +166,8 @@ class _Evaluation:
         if not tokenizer.chat_template:
             raise UsageError(
                 f"the tokenizer of {model.path} has no chat template; set "
-                "--chat_template to a name such as qwen_boxed or deepseek_math, or to a "
-                "file that ends in .jinja"
+                "--chat_template to a name such as qwen_boxed or deepseek_math, or to "
+                "a file that ends in .jinja"
             )
         return tokenizer
 
@@ -229,7 +229,7 @@ class _Evaluation:
             return
         try:
             data = parse_config(["--config", str(run_dir.config)]).data
-            overlap = count_overlap(load_records(data)[0], loaded.problems)
+            overlap = training_overlap(data, loaded.problems)
         except (ValueError, OSError) as error:
             line = str(error).splitlines()[0]
             print(f"  overlap with the training data is unknown: {line}")
@@ -272,9 +272,8 @@ class _Evaluation:
         atomic.write_text(path, json.dumps(tree, indent=2) + "\n")
         print(f"\nwritten to {self.folder}")
         if self.config.write_scores:
-            for file in write_scores(
-                _export_of(self.config.model), self._published(results)
-            ):
+            folder = _export_of(self.config.model)
+            for file in write_scores(folder, self._published(results)):
                 print(f"  {file}")
 
     def _published(self, results: dict[str, BenchmarkScore]) -> list[PublishedScore]:

@@ -150,7 +150,7 @@ def table(scores: Mapping[str, BenchmarkScore]) -> str:
         "seconds",
         "problems",
     )
-    lines = [head]
+    lines: list[tuple[str, ...]] = [head]
     for name, s in scores.items():
         shares = (s.pass_at_k, s.majority_at_k, s.no_answer, s.truncated)
         lines.append(
@@ -180,7 +180,7 @@ def visible(scores: Mapping[str, BenchmarkScore]) -> list[str]:
     for name, s in scores.items():
         # Of two independent models with this standard error; pairing lowers it.
         size = smallest_visible_difference(math.sqrt(2) * s.average.standard_error)
-        if not math.isnan(size):
+        if size > 0:
             lines.append(
                 f"{name}: a difference to another model below {100 * size:.1f} points "
                 "is not visible at 80 % power without pairing"

@@ -19,13 +19,13 @@ class EvaluateConfig(SamplingSettings):
 
     model: str | None = key(
         None,
-        "Hugging Face folder or hub id, run directory or checkpoint; with a server, its "
-        "folder or id too, for the tokenizer. null: only with regrade.",
+        "Hugging Face folder or hub id, run directory or checkpoint; with a server, "
+        "its folder or id too, for the tokenizer. null: only with regrade.",
     )
     benchmarks: str = key(
         "",
-        "Benchmarks, separated by commas: names, YAML files, or folders and hub ids with "
-        "an eval.yaml.",
+        "Benchmarks, separated by commas: names, YAML files, or folders and hub ids "
+        "with an eval.yaml.",
     )
     out: str | None = key(
         None, "Folder of the results; null: runs/evaluate/NAME_OF_THE_MODEL."
@@ -119,5 +119,5 @@ def _help() -> str:
         EvaluateConfig,
         "python -m targetsft_jax.evaluate --model PATH --benchmarks NAMES [--KEY VALUE "
         "…]",
-        "Sample completions of benchmarks, grade them, and print scores with intervals.",
+        "Sample completions of benchmarks, grade them, print scores with intervals.",
     )

@@ -50,8 +50,10 @@ class Sample:
 class Backend(Protocol):
     """Completes prompts."""
 
-    name: str
-    """Name, version and other settings that change completions."""
+    @property
+    def name(self) -> str:
+        """Name, version and other settings that change completions."""
+        ...
 
     def complete(
         self, work: Sequence[Work], settings: SamplingSettings, seed: int
