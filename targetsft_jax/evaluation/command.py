@@ -7,18 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from targetsft_jax.checkpoints.open import StoredModel, open_model
 from targetsft_jax.command import UsageError
 from targetsft_jax.config.load import parse as parse_config
 from targetsft_jax.config.schema import ConfigError
 from targetsft_jax.data.chat import stop_tokens
-from targetsft_jax.data.chat_templates import with_template
 from targetsft_jax.data.overlap import training_overlap
 from targetsft_jax.evaluation import benchmarks, scores
 from targetsft_jax.evaluation.backends import Backend
-from targetsft_jax.evaluation.backends.sampler import Sampler
+from targetsft_jax.evaluation.backends.sampler import (
+    chat_tokenizer,
+    compute_dtype,
+    load_sampler,
+)
 from targetsft_jax.evaluation.backends.server import Server
 from targetsft_jax.evaluation.backends.vllm import Vllm
 from targetsft_jax.evaluation.benchmark_run import BenchmarkRun, Prompts
@@ -27,7 +28,6 @@ from targetsft_jax.evaluation.eval_results import PublishedScore, write_scores
 from targetsft_jax.evaluation.scores import BenchmarkScore
 from targetsft_jax.evaluation.settings import EvaluateConfig
 from targetsft_jax.evaluation.store import Row, Store
-from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel.preemption import RaisedSignals
 from targetsft_jax.parallel.processes import is_primary
 from targetsft_jax.storage import atomic
@@ -128,7 +128,7 @@ class _Evaluation:
 
     def _sampled(self, run: BenchmarkRun, model: StoredModel) -> BenchmarkRun:
         config, benchmark = self.config, run.loaded.benchmark
-        tokenizer = self._tokenizer(model)
+        tokenizer = chat_tokenizer(model, self.config.chat_template)
         prompts = Prompts.of(
             run.loaded.problems, tokenizer, model.config.context_length - 1
         )
@@ -159,18 +159,6 @@ class _Evaluation:
         run.sample(lambda: self.backend(model), tokenizer)
         return run
 
-    def _tokenizer(self, model: StoredModel) -> Any:
-        tokenizer = with_template(
-            model.tokenizer(), self.config.chat_template, "chat_template"
-        )
-        if not tokenizer.chat_template:
-            raise UsageError(
-                f"the tokenizer of {model.path} has no chat template; set "
-                "--chat_template to a name such as qwen_boxed or deepseek_math, or to "
-                "a file that ends in .jinja"
-            )
-        return tokenizer
-
     def backend(self, model: StoredModel) -> Backend:
         """Open the backend once; the sampler loads the parameters."""
         if self._backend is None:
@@ -179,7 +167,7 @@ class _Evaluation:
 
     def _open_backend(self, model: StoredModel) -> Backend:
         config = self.config
-        tokenizer = self._tokenizer(model)
+        tokenizer = chat_tokenizer(model, self.config.chat_template)
         stop_ids = stop_tokens(tokenizer)
         if config.backend == "vllm":
             if model.checkpoint is not None:
@@ -190,29 +178,13 @@ class _Evaluation:
             return Vllm(str(model.folder), stop_ids, config.dtype or "auto")
         if config.backend != "sampler":
             return Server(config.backend, str(config.model), stop_ids)
-        axes = config.mesh
-        mesh = meshes.make_mesh(axes.data, axes.fsdp, axes.tensor)
-        dtype = self._dtype()
         print("  loading the model", flush=True)
-        return Sampler(
-            model.config,
-            model.load(mesh, dtype),
-            stop_ids,
-            min(len(tokenizer), model.config.vocab_size),
-            dtype,
-            meshes.rows_over(mesh),
-        )
-
-    def _dtype(self) -> Any:
-        is_cpu = jax.default_backend() == "cpu"
-        return jax.numpy.dtype(
-            self.config.dtype or ("float32" if is_cpu else "bfloat16")
-        )
+        return load_sampler(model, tokenizer, config.mesh, config.dtype)
 
     def _backend_name(self) -> str:
         backend = self.config.backend
         if backend == "sampler":
-            return f"sampler, {self._dtype().name}"
+            return f"sampler, {compute_dtype(self.config.dtype).name}"
         if backend == "vllm":
             return Vllm("", (), self.config.dtype or "auto").name
         if not backend.startswith(("http://", "https://")):

@@ -2,14 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
+from targetsft_jax.checkpoints.open import StoredModel, open_model
+from targetsft_jax.command import UsageError
+from targetsft_jax.config.schema import MeshConfig
+from targetsft_jax.data.chat import stop_tokens
+from targetsft_jax.data.chat_templates import with_template
 from targetsft_jax.evaluation.backends.backend import Sample, Work
 from targetsft_jax.generation.generate import generate
 from targetsft_jax.generation.sampling import SamplingSettings
 from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.parallel import mesh as meshes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -63,3 +72,72 @@ class Sampler:
             [Sample(sample.tokens, None, sample.finished) for sample in row]
             for row in completions
         ]
+
+
+def open_sampler(
+    path: str, chat_template: str | None = None, dtype: str | None = None
+) -> tuple[Sampler, "PreTrainedTokenizerBase"]:
+    """Open a model by its path, on all devices, with its tokenizer.
+
+    Args:
+        path: as in `checkpoints.open.open_model`.
+        chat_template: name or file in place of the tokenizer's template.
+        dtype: compute dtype; None: by platform.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_model`.
+        UsageError: the tokenizer has no chat template.
+    """
+    model = open_model(path)
+    tokenizer = chat_tokenizer(model, chat_template)
+    return load_sampler(model, tokenizer, MeshConfig(), dtype), tokenizer
+
+
+def load_sampler(
+    model: StoredModel,
+    tokenizer: "PreTrainedTokenizerBase",
+    axes: MeshConfig,
+    dtype: str | None,
+) -> Sampler:
+    """Load the parameters of a model onto a mesh.
+
+    Args:
+        model: the stored model.
+        tokenizer: its tokenizer.
+        axes: axes of the mesh.
+        dtype: compute dtype; None: by platform.
+    """
+    mesh = meshes.make_mesh(axes.data, axes.fsdp, axes.tensor)
+    kind = compute_dtype(dtype)
+    return Sampler(
+        model.config,
+        model.load(mesh, kind),
+        stop_tokens(tokenizer),
+        min(len(tokenizer), model.config.vocab_size),
+        kind,
+        meshes.rows_over(mesh),
+    )
+
+
+def chat_tokenizer(
+    model: StoredModel, chat_template: str | None
+) -> "PreTrainedTokenizerBase":
+    """Tokenizer of a model, with a chat template.
+
+    Raises:
+        UsageError: neither the tokenizer nor the argument has a template.
+    """
+    tokenizer = with_template(model.tokenizer(), chat_template, "chat_template")
+    if not tokenizer.chat_template:
+        raise UsageError(
+            f"the tokenizer of {model.path} has no chat template; set --chat_template "
+            "to a name such as qwen_boxed or deepseek_math, or to a file that ends in "
+            ".jinja"
+        )
+    return tokenizer
+
+
+def compute_dtype(dtype: str | None) -> Any:
+    """Compute dtype; None: bfloat16 on accelerators, float32 on CPUs."""
+    is_cpu = jax.default_backend() == "cpu"
+    return jax.numpy.dtype(dtype or ("float32" if is_cpu else "bfloat16"))
