@@ -57,6 +57,8 @@ def equivalent(gold: Structure, stated: Structure) -> bool:
         return _same_group(gold, stated)
     ratio, scalar = (gold, stated) if isinstance(gold, Group) else (stated, gold)
     if isinstance(ratio, Group) and isinstance(scalar, Scalar):
+        if scalar.expression.names == {"reals"}:
+            return _same_sets(gold, stated)
         return _is_ratio_of(ratio, scalar)
     return isinstance(gold, Dots) and isinstance(stated, Dots)
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 from math import comb, factorial
 from typing import Any
 
+from targetsft_jax.evaluation.graders.latex import outer_brackets
 from targetsft_jax.evaluation.graders.limits import BITS
 
 _RELATIVE_TOLERANCE = "1e-40"
@@ -67,8 +68,9 @@ def parse_expression(text: str) -> Expression | None:
     if not text or _FORBIDDEN.search(text) or _ADJACENT.search(text):
         return None
     text = _DECIMAL.sub(_exact_fraction, text)
-    if text.startswith("{") and text.endswith("}") and text.rfind("{\\frac") == 0:
-        text = text[1:-1]
+    brackets = outer_brackets(text)
+    if brackets is not None and brackets[0] == "{":
+        text = brackets[1]
     node = _parse(text)
     if node is None:
         return None
@@ -113,6 +115,9 @@ def numeric(a: Expression) -> Any:
 
     if a.names:
         return None
+    infinite = {"oo": "inf", "-oo": "-inf"}.get(str(a.node))
+    if infinite is not None:
+        return mpmath.mpf(infinite)
     value = _evaluate(_node(a), {}, _DIGITS)
     if value is None:
         return None

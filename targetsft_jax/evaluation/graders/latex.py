@@ -80,7 +80,7 @@ _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
         (r"\^\s*\{\s*\\circ\s*\}|\^\s*o(?![a-zA-Z])", r"^\\circ "),
         (r"\\circ(?![a-zA-Z])\s*", r"\\circ "),
         (r"\^\s*\{?\\prime\}?", "'"),
-        (r"\\(?:quad|qquad|enspace|thinspace|,|;|:|>|!)|\\ |~", " "),
+        (r"(?<!\\)\\(?:(?:quad|qquad|enspace|thinspace)(?![a-zA-Z])|[,;:>! ])|~", " "),
         (r"(?<!\\)\\n(?![a-zA-Z])", " "),
         (r"(?<![\\a-zA-Z])pi(?![a-zA-Z])", r"\\pi "),
         (r"(?<![\\a-zA-Z])sqrt\s*(?=[({\[])", r"\\sqrt"),
