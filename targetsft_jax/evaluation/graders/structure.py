@@ -157,7 +157,7 @@ def read_answer(text: str) -> list[Structure]:
     return readings
 
 
-_THOUSANDS = re.compile(r"(?<![\d.,])([1-9]\d{0,2})((?:,\d{3})+)(?![\d,])")
+_THOUSANDS = re.compile(r"(?<![\d.,])([1-9]\d{0,2})((?:,\d{3})+)(?!\d|,\d)")
 
 
 def _candidates(text: str) -> list[str]:
