@@ -1,8 +1,8 @@
 """Worker process that grades completions: JSON requests in, JSON verdicts out.
 
 It reads and writes lines on the two pipes of its standard streams and imports neither
-jax nor the caller's `__main__`. The kernel ends it when a request exceeds its time, even
-while an operation on huge integers keeps the interpreter from handling signals.
+jax nor the caller's `__main__`. The kernel ends it when a request exceeds its time,
+even while an operation on huge integers keeps the interpreter from handling signals.
 """
 
 import json

@@ -129,7 +129,9 @@ def _read_choice(content: str, options: Mapping[str, str]) -> tuple[list[str], s
     content = re.sub(r"\\(?:text|mathrm|mathbf|textbf|textit|rm)\s*", "", content)
     content = content.strip().lstrip("{$(*[ \"'").replace(r"\ ", " ")
     exact = _by_text(content, options)
-    match = re.match(r"(?:option|choice)?\s*[({\[]*([A-Za-z])(?![A-Za-z0-9'’])", content, re.I)
+    match = re.match(
+        r"(?:option|choice)?\s*[({\[]*([A-Za-z])(?![A-Za-z0-9'’])", content, re.I
+    )
     if match is None:
         return exact or _beginning_text(content, options), "option text"
     letter = _letter(match.group(1), options)
@@ -144,7 +146,9 @@ def _read_choice(content: str, options: Mapping[str, str]) -> tuple[list[str], s
     more = _MORE.match(rest)
     while more is not None:
         other = _letter(more.group(1), options)
-        if other is None or (more.group(1).lower() == "a" and re.match(r" [a-z]", rest[more.end() :])):
+        if other is None or (
+            more.group(1).lower() == "a" and re.match(r" [a-z]", rest[more.end() :])
+        ):
             break
         if other not in letters:
             letters.append(other)
@@ -161,7 +165,9 @@ def _letter(character: str, options: Mapping[str, str]) -> str | None:
 
 def _words(text: str) -> str:
     text = re.sub(r"\\(?:text|mathrm)|[${}\\*]", " ", text)
-    return " ".join(re.sub(r"[^\w%+\-/.,<>=]", " ", text.casefold()).split()).strip(" .,")
+    return " ".join(re.sub(r"[^\w%+\-/.,<>=]", " ", text.casefold()).split()).strip(
+        " .,"
+    )
 
 
 def _by_text(content: str, options: Mapping[str, str]) -> list[str]:
@@ -178,7 +184,8 @@ def _beginning_text(content: str, options: Mapping[str, str]) -> list[str]:
     for article in ("the ", "an ", "a "):
         words = words.removeprefix(article)
     found = [
-        k for k, v in options.items()
+        k
+        for k, v in options.items()
         if _words(v) and re.match(re.escape(_words(v)) + r"(?!\w)", words)
     ]
     longest = max((len(_words(options[k])) for k in found), default=0)
@@ -197,14 +204,18 @@ def _option_text(text: str, options: Mapping[str, str]) -> list[str]:
         if len(name) < 2:
             continue
         for match in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", words):
-            if not re.search(r"\b(?:not|no|never|unlikely|excludes?|without)(?: an?| the)?\s*$",
-                             words[: match.start()]):
+            if not re.search(
+                r"\b(?:not|no|never|unlikely|excludes?|without)(?: an?| the)?\s*$",
+                words[: match.start()],
+            ):
                 places[letter] = (match.end(), len(name))
     if not places:
         return []
     last = max(places.values())
     tail = words[last[0] :]
-    if re.match(r"\s+(?:is|was|are|were)\s+(?:not|unlikely|wrong|incorrect|excluded|ruled)",
-                tail):
+    if re.match(
+        r"\s+(?:is|was|are|were)\s+(?:not|unlikely|wrong|incorrect|excluded|ruled)",
+        tail,
+    ):
         return []
     return [letter for letter, place in places.items() if place == last]

@@ -20,7 +20,14 @@ from targetsft_jax.evaluation.graders.structure import (
     Text,
 )
 
-_FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le", "=": "=", r"\ne": r"\ne"}
+_FLIPPED = {
+    "<": ">",
+    ">": "<",
+    r"\le": r"\ge",
+    r"\ge": r"\le",
+    "=": "=",
+    r"\ne": r"\ne",
+}
 
 
 def equivalent(gold: Structure, stated: Structure) -> bool:
@@ -82,7 +89,9 @@ def _same_text(a: Structure, b: Structure) -> bool:
             words.append(EMPTY.words)
         else:
             return False
-    return words[0] == words[1] or words[0].replace(" ", "") == words[1].replace(" ", "")
+    return words[0] == words[1] or words[0].replace(" ", "") == words[1].replace(
+        " ", ""
+    )
 
 
 def _same_scalar(gold: Scalar, stated: Scalar) -> bool:
@@ -164,7 +173,9 @@ def _is_assignment(a: Group, b: Group) -> bool:
     ordered, named = (a, b) if a.kind == "tuple" else (b, a)
     if named.kind != "list" or not all(isinstance(i, Named) for i in named.items):
         return False
-    items = sorted((i for i in named.items if isinstance(i, Named)), key=lambda i: i.name)
+    items = sorted(
+        (i for i in named.items if isinstance(i, Named)), key=lambda i: i.name
+    )
     if len({item.name for item in items}) < len(items):
         return False
     return _in_order(ordered.items, [item.value for item in items])
@@ -184,7 +195,9 @@ def _in_any_order(
         return False
     rest = list(stated)
     for item in gold:
-        match = next((i for i, other in enumerate(rest) if equivalent(item, other)), None)
+        match = next(
+            (i for i, other in enumerate(rest) if equivalent(item, other)), None
+        )
         if match is None:
             return False
         del rest[match]
@@ -225,7 +238,9 @@ def _values(items: Sequence[Structure]) -> list[Fraction] | None:
     values = [
         item.expression.value if isinstance(item, Scalar) else None for item in items
     ]
-    return None if any(v is None for v in values) else [v for v in values if v is not None]
+    return (
+        None if any(v is None for v in values) else [v for v in values if v is not None]
+    )
 
 
 def _is_set(side: Structure) -> bool:
@@ -282,7 +297,9 @@ def _real_set(side: Structure) -> RealSet | None:
         points = [_real_set_of_point(item) for item in side.items]
         return _joined(points, "cup")
     if isinstance(side, Group) and side.kind == "list":
-        if not all(isinstance(item, Relation | Interval | Named) for item in side.items):
+        if not all(
+            isinstance(item, Relation | Interval | Named) for item in side.items
+        ):
             return None
         parts = [_real_set(item) for item in side.items]
         return _joined(parts, "cap" if side.conjunction else "cup")
@@ -346,7 +363,9 @@ def _solution(relation: Relation) -> RealSet | None:
         bound = expressions.numeric(sides[i + 1 if i == place else i].expression)
         if bound is None:
             return None
-        condition = RealSet.condition(operator if i == place else _FLIPPED[operator], bound)
+        condition = RealSet.condition(
+            operator if i == place else _FLIPPED[operator], bound
+        )
         result = result.joined(condition, "cap")
     return result
 
@@ -357,7 +376,9 @@ def _related(gold: Relation | None, stated: Relation | None) -> bool:
         return False
     pairs = []
     for relation in (gold, stated):
-        sides: list[Any] = [s.expression for s in relation.sides if isinstance(s, Scalar)]
+        sides: list[Any] = [
+            s.expression for s in relation.sides if isinstance(s, Scalar)
+        ]
         if len(sides) != len(relation.sides):
             return False
         operators = list(relation.operators)

@@ -29,12 +29,20 @@ _FORBIDDEN = re.compile(
     r"\\(?:gcd|lcm|mod|bmod|pmod|dots|to|Rightarrow|implies|iff|text|equiv|sim|cong"
     r"|perp|parallel|int|iint|oint|lim|begin|end|operatorname|cup|cap|pm|mp|in)"
     r"(?![a-zA-Z])|[=<>;:?&#@$\"`]|,|!!"
+    r"|\^\s*(?:\{[^{}]*\}|\w)\s*\^"
 )
 _FUNCTIONS = frozenset(
     "sin cos tan sec csc cot arcsin arccos arctan sinh cosh tanh ln log exp".split()
 )
 _COMMAND = re.compile(r"\\([a-zA-Z]+)")
-_POINTS = ("0.7390851", "-1.3247179", "2.2360680", "-0.5671432", "1.6180340", "3.3598856")
+_POINTS = (
+    "0.7390851",
+    "-1.3247179",
+    "2.2360680",
+    "-0.5671432",
+    "1.6180340",
+    "3.3598856",
+)
 _MIN_POINTS = 2
 
 
@@ -212,7 +220,14 @@ def _renamed_subscripts(text: str) -> str:
     def rename(match: re.Match[str]) -> str:
         before = match.string[: match.start()].rstrip()
         command = re.search(r"\\([a-zA-Z]+)$", before)
-        if command and command.group(1) in ("log", "sum", "prod", "lim", "int", "binom"):
+        if command and command.group(1) in (
+            "log",
+            "sum",
+            "prod",
+            "lim",
+            "int",
+            "binom",
+        ):
             bounds = match.group(1)
             return match.group() if bounds[0] in "{\\" else f"_{{{bounds}}}"
         content = re.sub(r"\\(?:text|mathrm|rm)|[{}\\\s]", "", match.group(1))
@@ -283,8 +298,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _KNOWN_COMMANDS = _FUNCTIONS | frozenset(
     "frac sqrt cdot pi binom infty sum prod lfloor rfloor lceil rceil max min overline"
     " bar log coth sech csch arccot arcsec arccsc arsinh arcosh artanh det bullet"
-    " langle rangle"
-    .split()
+    " langle rangle".split()
 )
 
 
@@ -310,7 +324,9 @@ class _Size:
         """The rational value of a node; None if it is not rational or too big."""
         from sympy import Add, Integer, Mul, Pow, Rational
         from sympy.functions.combinatorial.factorials import binomial
-        from sympy.functions.combinatorial.factorials import factorial as sympy_factorial
+        from sympy.functions.combinatorial.factorials import (
+            factorial as sympy_factorial,
+        )
 
         self.nodes += 1
         if self.nodes > 2000:
@@ -396,7 +412,9 @@ def _evaluate(node: Any, point: dict[Any, Any], digits: int) -> Any:
         if not (real.is_number and imaginary.is_number):
             return None
         with mpmath.workdps(digits):
-            number = mpmath.mpc(real._to_mpmath(4 * digits), imaginary._to_mpmath(4 * digits))
+            number = mpmath.mpc(
+                real._to_mpmath(4 * digits), imaginary._to_mpmath(4 * digits)
+            )
             return number if mpmath.isfinite(number) else None
     except MemoryError:
         raise
@@ -407,7 +425,6 @@ def _evaluate(node: Any, point: dict[Any, Any], digits: int) -> Any:
 
 def _equal_constants(left: Any, right: Any) -> bool:
     import mpmath
-
     from sympy import oo
 
     if left in (oo, -oo) or right in (oo, -oo):

@@ -17,7 +17,7 @@ _UNICODE = {
     "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}",
     "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}",
     "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅕": r"\frac{1}{5}",
-    "⅛": r"\frac{1}{8}", "¹": "^{1}", "²": "^{2}", "³": "^{3}", "⁴": "^{4}", "⁵": "^{5}",
+    "⅛": r"\frac{1}{8}", "¹": "^{1}", "²": "^{2}", "³": "^{3}", "⁴": "^{4}", "⁵": "^{5}",  # noqa: E501
     "⁶": "^{6}", "⁷": "^{7}", "⁸": "^{8}", "⁹": "^{9}", "⁰": "^{0}", "₀": "_{0}",
     "₁": "_{1}", "₂": "_{2}", "₃": "_{3}", "θ": r"\theta ", "α": r"\alpha ",
     "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "μ": r"\mu ", "ω": r"\omega ",
@@ -33,16 +33,16 @@ _GROUPS = re.compile(rf"(?<![\d.])(\d{{1,3}})((?:{_SPACES}+\d{{3}})+)(?!\d)")
 _BLANK_GROUPS = re.compile(r"(?<![\d.}\w])(\d{1,3})((?: \d{3})+)(?![\d\w])")
 
 _FONT = r"(?:bf|it|sf|tt|rm|bb|cal|frak|scr|normal|up|md|sc)"
-_RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
+_RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(  # noqa: E501
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|strut)(?![a-zA-Z])", ""),
+        (r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|strut)(?![a-zA-Z])", ""),  # noqa: E501
         (r"\\(?:big|Big|bigg|Bigg)[lrm]?(?![a-zA-Z])", ""),
         (r"\\m?(?:left|right|middle)\s*(?=[()\[\]|.<>/]|\\)", ""),
         (r"\\(?:hspace|vspace|phantom|hphantom|vphantom|label|tag)\*?\{[^{}]*\}", " "),
         (r"\\textcolor\{[^{}]*\}|\\color\{[^{}]*\}", ""),
-        (r"\\(?:mathbf|mathit|mathsf|mathtt|boldsymbol|bm|mathcal|mathnormal)(?![a-zA-Z])", ""),
-        (rf"\\text{_FONT}(?![a-zA-Z])|\\mbox(?![a-zA-Z])|\\hbox(?![a-zA-Z])|\\textnormal(?![a-zA-Z])|\\emph(?![a-zA-Z])", r"\\text"),
+        (r"\\(?:mathbf|mathit|mathsf|mathtt|boldsymbol|bm|mathcal|mathnormal)(?![a-zA-Z])", ""),  # noqa: E501
+        (rf"\\text{_FONT}(?![a-zA-Z])|\\mbox(?![a-zA-Z])|\\hbox(?![a-zA-Z])|\\textnormal(?![a-zA-Z])|\\emph(?![a-zA-Z])", r"\\text"),  # noqa: E501
         (r"\\operatorname\*?\s*\{([a-zA-Z]+)\}", r"\\operatorname{\1}"),
         (r"\\mathrm\s*\{\s*([a-zA-Z])\s*\}", r"{\1}"),
         (r"\{\\rm\s+([^{}]*)\}|\\mathrm\s*\{([^{}]*)\}", r"\\text{\1\2}"),
@@ -57,7 +57,7 @@ _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
         (r"\\lt(?![a-zA-Z])", "<"),
         (r"\\gt(?![a-zA-Z])", ">"),
         (r"\\(?:varnothing|empty)(?![a-zA-Z])", r"\\emptyset"),
-        (r"\\infin(?![a-zA-Z])|\\infinity(?![a-zA-Z])|(?<![\\a-zA-Z])(?:infinity|infty|inf)(?![a-zA-Z])",
+        (r"\\infin(?![a-zA-Z])|\\infinity(?![a-zA-Z])|(?<![\\a-zA-Z])(?:infinity|infty|inf)(?![a-zA-Z])",  # noqa: E501
          r"\\infty "),
         (r"\\(?:backslash|smallsetminus)(?![a-zA-Z])", r"\\setminus "),
         (r"\\(?:ldots|cdots|dotsc|dotsb|dotso|hdots)(?![a-zA-Z])|\.\.\.", r"\\dots "),
@@ -123,7 +123,11 @@ def clean(answer: str) -> str:
     for _ in range(2):
         text = _DELIMITERS.sub("", text.strip()).strip()
     text = re.sub(r"\*\*(?=[^*]+\*\*)([^*]+)\*\*", _bold, text)
-    text = re.sub(r"(?<!\\)\\\\(?=[a-zA-Z]{2})", r"\\", text) if "begin" not in text else text
+    text = (
+        re.sub(r"(?<!\\)\\\\(?=[a-zA-Z]{2})", r"\\", text)
+        if "begin" not in text
+        else text
+    )
     text = re.sub(r"(?<!\\)\$", "", text)
     text = _GROUPS.sub(_joined, text)
     text = _TEXT_NUMBER.sub(r"\1", text)
@@ -167,7 +171,7 @@ def _parentheses_to_braces(text: str, opening: re.Pattern[str]) -> str:
         if end is None:
             break
         head = text[match.start() : match.end() - 1]
-        text = f"{text[: match.start()]}{head.rstrip()}{{{text[match.end() : end]}}}{text[end + 1 :]}"
+        text = f"{text[: match.start()]}{head.rstrip()}{{{text[match.end() : end]}}}{text[end + 1 :]}"  # noqa: E501
     return text
 
 

@@ -85,7 +85,9 @@ def _gold(gold: str) -> tuple[str, list[Structure]]:
 
 def _is_notation(text: str) -> bool:
     """True for complete LaTeX beyond the parser, which only equal notation matches."""
-    return len(text) <= 500 and is_balanced(clean(text)) and any(c in text for c in "\\^")
+    return (
+        len(text) <= 500 and is_balanced(clean(text)) and any(c in text for c in "\\^")
+    )
 
 
 def _same_notation(stated: str, gold: str) -> bool:

@@ -1,8 +1,8 @@
 """Choices as published medical evaluations read them: the last match, else a guess.
 
-The rules of the lineage HuatuoGPT-o1, Beyond-Log-Likelihood: boxes are not read, a letter
-in prose counts, and an output without an answer gets the option nearest to its text. Use
-it only for numbers that are compared with published tables.
+The rules of the lineage HuatuoGPT-o1, Beyond-Log-Likelihood: boxes are not read, a
+letter in prose counts, and an output without an answer gets the option nearest to its
+text. Use it only for numbers that are compared with published tables.
 """
 
 import difflib

@@ -13,16 +13,20 @@ from targetsft_jax.evaluation.graders.limits import is_too_long, readable_tail
 
 _RELATIVE_TOLERANCE = 1e-4
 _UNITS = (
-    "east degree mph kmph ft m|square sq|m deg mile monkey prime ratio rd gm p|m lb tile"
+    "east degree mph kmph ft m|square sq|m deg mile monkey prime ratio rd gm p|m lb tile"  # noqa: E501
     " per dm lt gain ab way west no|change men soldier pie bc excess st inches noon"
     " percent cent by gal kmh acre rise a|m th sq mark toy coin gallon profit yr women"
     " feet am pm hr cu|cm square are rupee rounds cubic cc mtr ohm number day hour"
-    " minute min second man woman sec cube mt mp hectare more unit kg g month km m cm mm"
-    " apple liter loss yard pure year increase decrease d less Surface litre metre meter"
+    " minute min second man woman sec cube mt mp hectare more unit kg g month km m cm mm"  # noqa: E501
+    " apple liter loss yard pure year increase decrease d less Surface litre metre meter"  # noqa: E501
     " inch point edge student children|ticket multiple pound meal digit sue s h t l c o"
 ).split()
 _UNIT = re.compile(
-    r"(^|\W)(?:" + "|".join(re.escape(u.replace("|", " ")) for u in sorted(_UNITS, key=len, reverse=True)) + r")s?($|\W)"
+    r"(^|\W)(?:"
+    + "|".join(
+        re.escape(u.replace("|", " ")) for u in sorted(_UNITS, key=len, reverse=True)
+    )
+    + r")s?($|\W)"
 )
 _NUMBERS = {w: str(i) for i, w in enumerate(
     "zero one two three four five six seven eight nine ten".split())}  # fmt: skip
@@ -58,7 +62,7 @@ def extract(text: str) -> tuple[str | None, str]:
         return _boxed(text.rpartition("boxed")[2]), "boxed"
     for phrase in ("he answer is", "final answer is"):
         if phrase in text:
-            return text.rpartition(phrase)[2].strip(), "statement"
+            return text.rpartition(phrase)[2].strip().lstrip(": "), "statement"
     numbers = re.findall(r"-?\d*\.?\d+", text.replace(",", ""))
     return (numbers[-1], "last number") if numbers else (None, "no answer")
 
@@ -84,7 +88,9 @@ def normalized(text: str) -> str:
     text = re.sub(r"\\begin\{array\}\{.*?\}", r"\\begin{pmatrix}", text)
     text = text.replace("\\end{array}", "\\end{pmatrix}").replace("bmatrix", "pmatrix")
     text = text.replace("tfrac", "frac").replace("dfrac", "frac")
-    text = text.replace("\\neq", "\\ne").replace("\\leq", "\\le").replace("\\geq", "\\ge")
+    text = (
+        text.replace("\\neq", "\\ne").replace("\\leq", "\\le").replace("\\geq", "\\ge")
+    )
     text = re.sub(r"\\left(?![a-z])|\\right(?![a-z])", "", text)
     text = text.replace("\\{", "{").replace("\\}", "}")
     trailing = re.sub(r"\\text\{.*?\}$", "", text).strip()
@@ -93,15 +99,22 @@ def normalized(text: str) -> str:
         shorter = _UNIT.sub(r"\1\2", text)
         text = shorter or text
     text = text.replace("^{\\circ}", "").replace("^\\circ", "")
-    text = text.replace("\\$", "").replace("$", "").replace("\\(", "").replace("\\)", "")
+    text = (
+        text.replace("\\$", "").replace("$", "").replace("\\(", "").replace("\\)", "")
+    )
     text = _NUMBERS.get(text.strip().lower(), text)
     text = re.sub(r"\\text\{(.*?)\}", r"\1", text)
-    for prefix in ("x=", "y=", "z=", "x\\in", "y\\in", "z\\in", "x\\to", "y\\to", "z\\to"):
-        text = text.replace(prefix, "")
+    text = re.sub(r"[xyz]\s*(?:=|\\in(?![a-z])|\\to(?![a-z]))\s*", "", text)
+    text = text.replace("(-\\infty,\\infty)", "\\mathbb{R}")
     text = text.replace("\\%", "").replace("%", "")
     text = text.replace(" .", " 0.").replace("{.", "{0.")
-    text = re.sub(r"(\d),(?=\d{3})", r"\1", text) if re.fullmatch(r"[\d,.]+", text) else text
-    text = text.replace("infinity", "\\infty").replace("+\\infty", "\\infty") if "\\infty" not in text else text
+    text = (
+        re.sub(r"(\d),(?=\d{3})", r"\1", text)
+        if re.fullmatch(r"[\d,.]+", text)
+        else text
+    )
+    if "\\infty" not in text:
+        text = text.replace("infinity", "\\infty")
     text = text.replace("and", "").replace("\\mathbf", "")
     text = re.sub(r"\\mbox\{.*?\}", "", text).replace("'", "").replace('"', "")
     if "j" in text and "i" not in text:
@@ -128,7 +141,9 @@ def equal(stated: str, gold: str) -> bool:
         return bool(letters) and letters[-1] == gold
     a, b = _number(stated), _number(gold)
     if a is not None and b is not None:
-        return any(isclose(a, x, rel_tol=_RELATIVE_TOLERANCE) for x in (b / 100, b, b * 100))
+        return any(
+            isclose(a, x, rel_tol=_RELATIVE_TOLERANCE) for x in (b / 100, b, b * 100)
+        )
     if not stated:
         return False
     bare = [re.sub(r"[\[\](){}]", "", side).lower() for side in (stated, gold)]
@@ -145,7 +160,12 @@ def equal(stated: str, gold: str) -> bool:
         return _symbolic(sides[0], sides[1]) or _symbolic(f"-({sides[0]})", sides[1])
     for one, other in ((stated, gold), (gold, stated)):
         left, equals, right = one.partition("=")
-        if equals and one.count("=") == 1 and len(left.strip()) <= 2 and "=" not in other:
+        if (
+            equals
+            and one.count("=") == 1
+            and len(left.strip()) <= 2
+            and "=" not in other
+        ):
             return equal(right, other)
     return _symbolic(stated, gold)
 
@@ -178,6 +198,18 @@ def _symbolic(stated: str, gold: str) -> bool:
     from targetsft_jax.evaluation.graders import expressions
     from targetsft_jax.evaluation.graders.latex import clean
 
+    if any(mark in stated + gold for mark in ("\\infty", "\\mathrm", "{,}")):
+        return False
+    if stated[:1] == gold[:1] == "{" and stated[-1:] == gold[-1:] == "}":
+        if set(stated[1:-1].split(",")) == set(gold[1:-1].split(",")):
+            return True
+    # The published parsers stop at a comma, and read 1\frac{1}{2} as a product.
+    stated, gold = (
+        re.sub(
+            r"(\d)\\frac", r"\1\\cdot\\frac", re.sub(r"^([^(\[{,]+),.*", r"\1", side)
+        )
+        for side in (stated, gold)
+    )
     a = expressions.parse_expression(clean(stated))
     b = expressions.parse_expression(clean(gold))
     if a is None or b is None:
@@ -185,6 +217,8 @@ def _symbolic(stated: str, gold: str) -> bool:
     if expressions.equal(a, b):
         return True
     x, y = expressions.numeric(a), expressions.numeric(b)
-    return x is not None and y is not None and bool(
-        isclose(x, y, rel_tol=_RELATIVE_TOLERANCE)
+    return (
+        x is not None
+        and y is not None
+        and bool(isclose(x, y, rel_tol=_RELATIVE_TOLERANCE))
     )

@@ -115,7 +115,7 @@ def find_boxes(text: str) -> tuple[list[Box], int | None]:
 
 
 def unboxed(content: str) -> str:
-    r"""The content of a box whose only content is another box, as in \boxed{\boxed{x}}."""
+    r"""The content of the innermost of nested boxes, `\boxed{\boxed{x}}`."""
     for _ in range(5):
         match = re.fullmatch(
             r"\$?\s*\\f?box(?:ed)?\s*\{(.*)\}\s*\$?", content, re.DOTALL

@@ -1,4 +1,4 @@
-r"""Read an answer as a structure: numbers with units, lists, tuples, intervals, relations.
+r"""Read an answer as a structure: numbers, lists, tuples, intervals, relations.
 
 Order, brackets and units are in the structure, so that their comparison is a rule and
 not a property of a parser: `1,2` and `\{2,1\}` are unordered, `(1,2)` is ordered, and
@@ -131,7 +131,8 @@ _MATRIX = re.compile(
     re.DOTALL,
 )
 _CASES = re.compile(
-    r"\\begin\s*\{(cases|aligned|align\*?|gathered|split)\}(.*)\\end\s*\{\1\}", re.DOTALL
+    r"\\begin\s*\{(cases|aligned|align\*?|gathered|split)\}(.*)\\end\s*\{\1\}",
+    re.DOTALL,
 )
 _BASED = re.compile(
     r"(?:\(?\s*|\\text\s*\{)([0-9A-Fa-f]+(?:\.[0-9]+)?)\s*[)}]?\s*"
@@ -164,7 +165,9 @@ def _candidates(text: str) -> list[str]:
     found = []
     without = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
     for candidate in (without, text):
-        exact, approximation = split(candidate, re.compile(r"\s*\\approx(?![a-zA-Z])\s*"))
+        exact, approximation = split(
+            candidate, re.compile(r"\s*\\approx(?![a-zA-Z])\s*")
+        )
         if not approximation:
             found.append(candidate)
             continue
@@ -197,7 +200,14 @@ def _read(text: str) -> Structure | None:
 
 
 _NO_SOLUTION = frozenset(
-    ("no solution", "no solutions", "empty set", "the empty set", "\\emptyset", "\\{\\}")
+    (
+        "no solution",
+        "no solutions",
+        "empty set",
+        "the empty set",
+        "\\emptyset",
+        "\\{\\}",
+    )
 )
 EMPTY = Text("empty set")
 
@@ -312,7 +322,9 @@ def _read_list(text: str) -> Structure | None:
     last = items[-1]
     if isinstance(last, Scalar) and last.unit is not None:
         items = tuple(
-            replace(i, unit=last.unit) if isinstance(i, Scalar) and i.unit is None else i
+            replace(i, unit=last.unit)
+            if isinstance(i, Scalar) and i.unit is None
+            else i
             for i in items
         )
     return Group("list", items, conjunction)
@@ -320,19 +332,25 @@ def _read_list(text: str) -> Structure | None:
 
 def _name(text: str) -> tuple[str, ...]:
     text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)
-    return tuple(token for token in tokens(text.lower() if len(text) > 9 else text)
-                 if token not in "{}")
+    return tuple(
+        token
+        for token in tokens(text.lower() if len(text) > 9 else text)
+        if token not in "{}"
+    )
 
 
 def _read_relation(text: str) -> Structure | None:
     sides, operators = split(text, _RELATION)
     if not operators or not all(sides):
         return None
-    names = re.fullmatch(rf"\(\s*(?:{_NAME.pattern})(?:\s*,\s*(?:{_NAME.pattern}))+\s*\)",
-                         sides[0])
+    names = re.fullmatch(
+        rf"\(\s*(?:{_NAME.pattern})(?:\s*,\s*(?:{_NAME.pattern}))+\s*\)", sides[0]
+    )
     if operators == ["="] and names is not None:
         return _read(sides[1])
-    if operators[0] in ("=", r"\in", r"\to", r"\rightarrow") and _NAME.fullmatch(sides[0]):
+    if operators[0] in ("=", r"\in", r"\to", r"\rightarrow") and _NAME.fullmatch(
+        sides[0]
+    ):
         # The last of a chain of equations is the value: x = 2 + 3 = 5.
         if set(operators[1:]) - {"="}:
             return None

@@ -91,8 +91,12 @@ _TAIL = re.compile(
     r"(?P<unit>(?:\s*(?:/|\\cdot|per)?\s*\\text\s*\{[^{}]*\}"
     r"(?:\s*\^\s*\{?\s*-?\d\s*\}?)?)+)\s*$"
 )
-_BARE_TAIL = re.compile(r"(?<=[\d}!)])(?:\s+|(?<=\d))(?P<unit>[a-zA-Z][a-zA-Z./ ^0-9]*)$")
-_DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?\s*(?P<scale>[CFK]|\\text\s*\{\s*[CFK]\s*\})?\s*$")
+_BARE_TAIL = re.compile(
+    r"(?<=[\d}!)])(?:\s+|(?<=\d))(?P<unit>[a-zA-Z][a-zA-Z./ ^0-9]*)$"
+)
+_DEGREES = re.compile(
+    r"\^\s*\{?\s*\\circ\s*\}?\s*(?P<scale>[CFK]|\\text\s*\{\s*[CFK]\s*\})?\s*$"
+)
 _CURRENCY = re.compile(r"^(-?)\s*(?:\\\$|\\text\s*\{\s*\\?\$\s*\}|([£€]))\s*")
 
 
@@ -168,10 +172,16 @@ def _tail(text: str) -> tuple[str, str | None]:
             len(name) > 2 or name.lower() in _KNOWN_BARE or name in ("of", "per")
             for name in names
         )
-        if plain and (
-            (known and len(names[0]) > 1) or prose or words.lower() in _CANONICAL.values()
-            and "/" in words
-        ) and _is_unit(words):
+        if (
+            plain
+            and (
+                (known and len(names[0]) > 1)
+                or prose
+                or words.lower() in _CANONICAL.values()
+                and "/" in words
+            )
+            and _is_unit(words)
+        ):
             return head, words
     return text, None
 
@@ -189,7 +199,9 @@ def number_in_words(words: str) -> Fraction | None:
         return None
     if len(names) == 2 and names[1].rstrip("s") in _FRACTIONS:
         count = _NUMERALS.get(names[0], 1 if names[0] == "a" else None)
-        return None if count is None else Fraction(count, _FRACTIONS[names[1].rstrip("s")])
+        return (
+            None if count is None else Fraction(count, _FRACTIONS[names[1].rstrip("s")])
+        )
     total, current, previous = 0, 0, ""
     for name in names:
         if name in _NUMERALS:

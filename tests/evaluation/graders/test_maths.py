@@ -265,7 +265,12 @@ def test_different_answers(stated, gold):
         (r"\fbox{42}", "42", True, "boxed"),
         (r"\boxed 7", "7", True, "boxed"),
         ("6+6=12\n#### 12", "12", True, "marker"),
-        ("The final answer is $\\frac12$. I hope it is correct.", "0.5", True, "statement"),
+        (
+            "The final answer is $\\frac12$. I hope it is correct.",
+            "0.5",
+            True,
+            "statement",
+        ),
         ("**Answer:** 42", "42", True, "statement"),
         ("**Final answer: 42**", "42", True, "statement"),
         ("The answer is 42 apples.", "42", True, "statement"),
