@@ -1,7 +1,7 @@
 r"""Strict grader of mathematical answers: math-verify's parser, structure by rule.
 
 A completion states its answer in its last box, after `####`, or in a phrase such as
-"the answer is". The answer and the gold answer are read as structures (`structure.py`)
+"the answer is". The answer and the gold answer are read as structures (`reading.py`)
 and compared by kind, order, brackets, units and value (`equivalence.py`).
 """
 
@@ -9,8 +9,9 @@ from targetsft_jax.evaluation.graders.equivalence import equivalent
 from targetsft_jax.evaluation.graders.grade import Grade, check_mode
 from targetsft_jax.evaluation.graders.latex import clean, is_balanced, tokens
 from targetsft_jax.evaluation.graders.limits import is_too_long, readable_tail
+from targetsft_jax.evaluation.graders.reading import read_answer
 from targetsft_jax.evaluation.graders.statements import find_statement
-from targetsft_jax.evaluation.graders.structure import Structure, read_answer
+from targetsft_jax.evaluation.graders.structure import Structure
 
 
 def grade_math(output: str, gold: str, *, mode: str = "strict") -> Grade:
