@@ -5,6 +5,7 @@ device, environment variable, file or network, and jax is imported with the firs
 of the API: worker processes that grade answers do without it.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ def __getattr__(name: str) -> Any:
     """Import a name of the functional API with its first use."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "fused_loss":
-        from targetsft_jax import loss as module
-    else:
-        from targetsft_jax import targets as module
+    package = "loss" if name == "fused_loss" else "targets"
+    module = importlib.import_module(f"targetsft_jax.{package}")
     return globals().setdefault(name, getattr(module, name))

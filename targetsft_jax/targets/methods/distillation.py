@@ -84,8 +84,8 @@ def reverse_kl(rows: Rows) -> QTarget:
 
         Q = p − p ∘ (log(p / π_T) − KL(p ‖ π_T))
 
-    The value is KL(p ‖ π_T). Its gradient is the tangent of the guided residual at the student: with
-    G_η = normalise(p^(1−η) π_T^η), g = lim_{η→0} (p − G_η) / η.
+    The value is KL(p ‖ π_T). Its gradient is the tangent of the guided residual at the
+    student: with G_η = normalise(p^(1−η) π_T^η), g = lim_{η→0} (p − G_η) / η.
 
     See *On-Policy Distillation of Language Models* (https://arxiv.org/abs/2306.13649).
 

@@ -296,9 +296,7 @@ def prift(rows: Rows, *, reference_prob: Array) -> QTarget:
     return QTarget(reference_prob)
 
 
-ENTRIES.append(
-    Method(prift, label="π_ref(y)", needs=("reference_prob",), proper=True)
-)
+ENTRIES.append(Method(prift, label="π_ref(y)", needs=("reference_prob",), proper=True))
 
 
 def iw_sft(rows: Rows, *, trajectory_weight: Array) -> QTarget:
