@@ -2,7 +2,7 @@ r"""Strict grader of multiple-choice answers: letters and texts of options.
 
 The last box counts; else the last statement ("the answer is C", "Answer: C", "**C**");
 else the one option whose text ends the completion. An answer is never guessed: letters
-in prose, two letters at once and negated letters are no answer.
+in prose, two letters at once and negated letters state none.
 """
 
 import re
@@ -28,6 +28,8 @@ _FILLER = re.compile(
     r"[\s*_:$]*)*",
     re.IGNORECASE,
 )
+_STATEMENTS = 50
+"""Only the last ones are read."""
 _NEGATION = re.compile(r"\s*(?:not|n't|neither|never)\b", re.IGNORECASE)
 _EMPHASIZED = re.compile(r"\*\*\s*\(?([A-Za-z])\)?[.):]?\s*(?:[^*\n]{0,200})?\*\*")
 _SENTENCE = re.compile(r"\n|(?<=[^A-Z])\.(?:\s|$)|[!?;](?:\s|$)")
@@ -110,7 +112,7 @@ def _chosen(text: str, options: Mapping[str, str]) -> tuple[list[str], str]:
 def _last_statement(
     text: str, options: Mapping[str, str]
 ) -> tuple[list[str], str] | None:
-    for match in reversed(list(_STATEMENT.finditer(text))):
+    for match in reversed(list(_STATEMENT.finditer(text))[-_STATEMENTS:]):
         rest = text[match.end() : match.end() + 600]
         rest = rest[_FILLER.match(rest).end() :]  # type: ignore[union-attr]
         if _NEGATION.match(rest):

@@ -68,7 +68,7 @@ _OPTION = re.compile(r"\(?([A-Za-z])\)?\.?")
 
 
 def read_answer(text: str) -> list[Structure]:
-    r"""Read an answer; every way to read it, none if it is no complete expression.
+    r"""Read an answer; every way to read it, none if it is not complete.
 
     `1,234` is a number and a list; `\pi \approx 3.14` is both values.
     """

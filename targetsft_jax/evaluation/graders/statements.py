@@ -1,8 +1,8 @@
 r"""Find the answers that a completion states: boxes, `####`, "the answer is …".
 
 The last box counts. Boxes that follow each other closely ("$\boxed{1}$ and
-$\boxed{2}$") state one answer of several parts. A number at the end of a text is no
-stated answer.
+$\boxed{2}$") state one answer of several parts. A number at the end of a text does
+not count.
 """
 
 import re

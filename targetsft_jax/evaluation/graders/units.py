@@ -155,7 +155,7 @@ def _canonical_word(word: str) -> str:
 
 
 def _tail(text: str) -> tuple[str, str | None]:
-    """The text before the words at its end, and these; None if they are no unit."""
+    """The text before the words at its end, and these; None unless they are a unit."""
     match = _TAIL.search(text)
     if match is not None and match.start() > 0:
         words = _TEXT.sub(r" \1 ", match.group("unit")).replace(r"\cdot", " ")
