@@ -119,12 +119,12 @@ def _options() -> argparse.Namespace:
     add("--unrelated", required=True, type=Path, help="dev.jsonl of MedMCQA")
     add("--work", required=True, type=Path, help="folder of runs and results")
     add("--methods", nargs="+", default=METHODS, choices=METHODS)
-    add("--rates", nargs="+", type=float, default=[1e-4, 3e-4])
-    add("--steps", type=int, default=12)
+    add("--rates", nargs="+", type=float, default=[2e-4, 5e-5])
+    add("--steps", type=int, default=8)
     add("--every", type=int, default=4, help="steps between measurements")
     add("--teacher-steps", type=int, default=40)
     add("--teacher-rate", type=float, default=1e-4)
-    add("--batch-size", type=int, default=4)
+    add("--batch-size", type=int, default=3)
     add("--length", type=int, default=128, help="tokens per row of GSM8K")
     add("--texts", type=int, default=24, help="held-out solutions")
     add("--unrelated-texts", type=int, default=40)
@@ -144,7 +144,7 @@ def _config(options: argparse.Namespace, method: str, rate: float) -> Config:
         "student.path": options.model,
         "data.path": options.train,
         "data.max_length": options.length,
-        "train.batch_size": options.batch_size,
+        "train.batch_size": 4 if is_teacher else options.batch_size,
         "train.steps": steps,
         "train.learning_rate": rate,
         "train.save_every": steps if is_teacher else options.every,
