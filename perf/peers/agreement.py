@@ -261,6 +261,7 @@ def tables(
 ) -> str:
     """Markdown: versions, agreeing cases, differing cases."""
     triples = list(zip(cases, ours, theirs))
+    same = [(a, b) for case, a, b in triples if not case.differs]
     today = datetime.date.today().isoformat()
     lines = [
         f"{today}, {platform.machine()}, Python {platform.python_version()}; ours: "
@@ -278,7 +279,17 @@ def tables(
         for case, a, b in triples
         if not case.differs
     ]
+    first, largest = (
+        [
+            max(_difference(a, b, name, steps) for a, b in same)
+            for name in ("loss", "grad_norm")
+        ]
+        for steps in (1, STEPS)
+    )
     lines += [
+        "",
+        f"Largest of these: {largest[0]:.1e} and {largest[1]:.1e}; in the first step "
+        f"alone {first[0]:.1e} and {first[1]:.1e}.",
         "",
         "Cases that differ, with theirs / ours in the first step:",
         "",
@@ -301,9 +312,9 @@ def _peer(case: Case) -> str:
     return f"{case.peer}, `{case.objective}`"
 
 
-def _difference(ours: dict, theirs: dict, name: str) -> float:
-    """Largest difference over the steps, relative to theirs."""
-    a, b = np.array(ours[name]), np.array(theirs[name])
+def _difference(ours: dict, theirs: dict, name: str, steps: int = STEPS) -> float:
+    """Largest difference over the first steps, relative to theirs."""
+    a, b = np.array(ours[name])[:steps], np.array(theirs[name])[:steps]
     if a.shape != b.shape:
         sys.exit(f"{name} has {len(a)} and {len(b)} steps; expected equal numbers")
     return float(np.max(np.abs(a - b) / np.abs(b)))
