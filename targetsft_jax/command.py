@@ -117,6 +117,13 @@ def row_count(text: str) -> int:
     return int(text)
 
 
+def job_count(text: str) -> int:
+    """Argparse type of numbers of processes, from 1 to 1024."""
+    if not re.fullmatch(r"\d{1,4}", text.strip()) or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected 1 to 1024")
+    return int(text)
+
+
 def _exit_code(
     action: Callable[[list[str]], int | None],
     arguments: Sequence[str] | None,

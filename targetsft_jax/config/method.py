@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 from targetsft_jax.targets.api import get_method, hyper_parameters
 from targetsft_jax.targets.inputs import INPUTS
 from targetsft_jax.targets.method import Method
-from targetsft_jax.targets.policies import FROM_DATA, Policy, Snapshot, Trajectory
+from targetsft_jax.targets.policies import (
+    FROM_DATA,
+    REFERENCE,
+    Policy,
+    ReferenceProbability,
+    Snapshot,
+    Trajectory,
+)
 
 if TYPE_CHECKING:
     from targetsft_jax.config.schema import PolicyConfig
@@ -74,8 +81,9 @@ def resolve(target: Mapping[str, Any], policy: "PolicyConfig") -> ResolvedMethod
     models = {
         key.removesuffix("_logits") for key in inputs if INPUTS[key].per == "model"
     }
-    if "trajectory_weight" in from_policy:
-        models.add("reference")
+    step_policy = _policy(from_policy, policy)
+    if REFERENCE in step_policy.reads:
+        models.add(REFERENCE)
     return ResolvedMethod(
         name,
         method,
@@ -86,7 +94,7 @@ def resolve(target: Mapping[str, Any], policy: "PolicyConfig") -> ResolvedMethod
             for key in inputs
             if INPUTS[key].per != "model" and key not in from_policy
         ),
-        policy=_policy(from_policy, policy),
+        policy=step_policy,
     )
 
 
@@ -125,6 +133,8 @@ def _policy(inputs: set[str], config: "PolicyConfig") -> Policy:
 def _policy_of(inputs: set[str], config: "PolicyConfig") -> Policy:
     if "old_logprob" in inputs:
         return Snapshot(config.refresh_every)
+    if "reference_prob" in inputs:
+        return ReferenceProbability()
     if "trajectory_weight" in inputs:
         low, high = config.clip
         return Trajectory(

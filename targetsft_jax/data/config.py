@@ -19,6 +19,7 @@ from targetsft_jax.keys import (
     refusals,
     section,
 )
+from targetsft_jax.targets.inputs import column_names
 
 FILES = ("jsonl", "parquet")
 SOURCES = ("synthetic", *FILES, "hf_dataset", "tfds")
@@ -90,6 +91,22 @@ class FieldMap:
         " evaluation.",
         _TEMPLATE,
     )
+    columns: dict[str, str] = key(
+        dict,
+        "Per-token input of a method -> its field, where the names differ; inputs are "
+        + ", ".join(column_names())
+        + ".",
+        Domain(
+            f"some of {', '.join(column_names())}, each with the name of a field",
+            lambda columns: (
+                columns.keys() <= set(column_names()) and all(columns.values())
+            ),
+        ),
+    )
+
+    def field_of(self, column: str) -> str:
+        """Name of the field with a per-token input."""
+        return self.columns.get(column, column)
 
 
 @section
@@ -109,6 +126,11 @@ class SyntheticConfig:
         0.0,
         "Probability that a computed digit (or option letter) of a response is wrong.",
         between(0, 1),
+    )
+    critical_mask: bool = key(
+        False,
+        "Write the column critical_mask: 1 for computed characters, 0 for copied ones. "
+        "Needs a tokenizer with one token per character.",
     )
     seed: int = key(
         0,
@@ -303,7 +325,7 @@ def contradictions(config: DataConfig, path: str = "data") -> Iterator[str]:
         if config.weight is not None:
             expected = "null: it belongs to a source of a mixture"
             yield _refusal(f"{path}.weight", config.weight, expected)
-        yield from _source_contradictions(config, path)
+        yield from source_contradictions(config, path)
         return
     default = SourceConfig()
     for name in vars(default):
@@ -314,7 +336,7 @@ def contradictions(config: DataConfig, path: str = "data") -> Iterator[str]:
     names = [source_name(source) for source in config.mixture]
     weighted = any(source.weight is not None for source in config.mixture)
     for i, source in enumerate(config.mixture):
-        yield from _source_contradictions(source, f"{path}.mixture[{i}]")
+        yield from source_contradictions(source, f"{path}.mixture[{i}]")
         if names[i] in names[:i]:
             expected = "a name that no other source has"
             yield _refusal(f"{path}.mixture[{i}].name", names[i], expected)
@@ -323,7 +345,8 @@ def contradictions(config: DataConfig, path: str = "data") -> Iterator[str]:
             yield _refusal(f"{path}.mixture[{i}].weight", None, expected)
 
 
-def _source_contradictions(config: SourceConfig, path: str) -> Iterator[str]:
+def source_contradictions(config: SourceConfig, path: str) -> Iterator[str]:
+    """Errors about combinations of keys of one source."""
     kind = config.source
     for name, kinds in (
         ("dataset", ("tfds",)),

@@ -65,6 +65,10 @@ def make_record(
     split = split or config.split
     kind, problem = problem_at(config, index, split)
     response = problem.response
+    columns: dict[str, float | list[float]] = {}
+    if config.critical_mask:
+        # The last entry is that of the token that ends the turn.
+        columns["critical_mask"] = [*map(float, is_computed(response)), 0.0]
     if config.label_noise > 0:
         # A separate random stream, so that the problems do not depend on the noise.
         rng = np.random.default_rng([config.seed, index, 1])
@@ -75,6 +79,7 @@ def make_record(
             {"role": "assistant", "content": response},
         ],
         answer=problem.answer,
+        columns=columns,
         origin=f"{kind}:{split}:{config.seed}:{index}",
     )
 
@@ -110,22 +115,35 @@ def split_of(key: str) -> str:
 def add_noise(response: str, share: float, rng: np.random.Generator) -> str:
     """Replace computed characters by wrong ones, each with probability `share`.
 
-    The characters after `=` on a line and after `####` are computed: a digit becomes
-    one of the nine others, an option letter one of the three others, uniformly.
-    Operands are copied, not computed, and stay unchanged.
+    A digit becomes one of the nine others, an option letter one of the three others,
+    uniformly. Operands are copied, not computed, and stay unchanged.
     """
-    lines = []
+    return "".join(
+        _noisy(character, share, rng) if computed else character
+        for character, computed in zip(response, is_computed(response))
+    )
+
+
+def is_computed(response: str) -> list[bool]:
+    """For each character of a response, True if it is computed rather than copied.
+
+    Computed are the digits and option letters after `=` on a line and after `####`.
+    """
+    marks: list[bool] = []
     for line in response.split("\n"):
         mark = "####" if line.startswith("####") else "="
-        work, _, computed = line.partition(mark)
-        noisy = [_noisy(c, share, rng) for c in computed]
-        lines.append(work + mark + "".join(noisy))
-    return "\n".join(lines)
+        start = line.find(mark) + len(mark) if mark in line else len(line)
+        marks += [
+            index >= start and character in string.digits + LETTERS
+            for index, character in enumerate(line)
+        ]
+        marks.append(False)
+    return marks[:-1]
 
 
 def _noisy(character: str, share: float, rng: np.random.Generator) -> str:
     alphabet = string.digits if character in string.digits else LETTERS
-    if character not in alphabet or rng.random() >= share:
+    if rng.random() >= share:
         return character
     step = rng.integers(1, len(alphabet))
     return alphabet[(alphabet.index(character) + step) % len(alphabet)]

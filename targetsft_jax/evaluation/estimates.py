@@ -20,7 +20,7 @@ class Estimate:
         value: the mean, unrounded.
         standard_error: its standard error over problems; nan for a single problem.
         low, high: 95 % confidence interval; nan for a single problem.
-        problems: P.
+        problems: P, the number of units.
     """
 
     value: float
@@ -64,7 +64,7 @@ def average(correct: np.ndarray) -> Estimate:
     Args:
         correct: [P, k] bool.
     """
-    return _estimate(_shares(correct), 0.0, 1.0)
+    return mean_estimate(_shares(correct), 0.0, 1.0)
 
 
 def sampling_error(correct: np.ndarray) -> float:
@@ -102,15 +102,55 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> Estimate:
             f"the models have {len(first)} and {len(second)} problems; expected the "
             "same problems in the same order"
         )
-    return _estimate(_shares(first) - _shares(second), -1.0, 1.0)
+    return mean_estimate(_shares(first) - _shares(second), -1.0, 1.0)
 
 
-def macro_average(estimates: Sequence[Estimate]) -> Estimate:
+def mean_estimate(values: np.ndarray, lowest: float, highest: float) -> Estimate:
+    """Mean of independent units, such as problems or seeds, with Student's interval.
+
+    Args:
+        values: [N] float, one per unit.
+        lowest, highest: bounds of the interval.
+    """
+    # Imported here: it loads scipy.
+    from scipy.stats import t
+
+    mean, units = float(values.mean()), len(values)
+    if units == 1:
+        return Estimate(mean, math.nan, math.nan, math.nan, 1)
+    error = float(values.std(ddof=1) / math.sqrt(units))
+    half = float(t.ppf(0.975, units - 1)) * error
+    low, high = max(lowest, mean - half), min(highest, mean + half)
+    return Estimate(mean, error, low, high, units)
+
+
+def p_value(difference: Estimate) -> float:
+    """Two-sided p-value of Student's test that a difference is 0.
+
+    nan for a single unit; 0 for units that all differ alike.
+    """
+    from scipy.stats import t
+
+    if math.isnan(difference.standard_error):
+        return math.nan
+    if difference.standard_error == 0:
+        return float(difference.value == 0)
+    ratio = abs(difference.value) / difference.standard_error
+    return float(2 * t.sf(ratio, difference.problems - 1))
+
+
+def macro_average(
+    estimates: Sequence[Estimate], lowest: float = 0.0, highest: float = 1.0
+) -> Estimate:
     """Mean over S sets of problems, each with the same weight.
 
         SE = √(Σ_s SE_s²) / S
 
     The interval is normal, since degrees of freedom of unequal sets do not add.
+
+    Args:
+        estimates: one per set.
+        lowest, highest: bounds of the interval; −1 and 1 for differences.
 
     Raises:
         ValueError: no set.
@@ -124,8 +164,8 @@ def macro_average(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(
         value,
         error,
-        max(0.0, value - half),
-        min(1.0, value + half),
+        max(value - half, lowest),
+        min(value + half, highest),
         sum(estimate.problems for estimate in estimates),
     )
 
@@ -195,20 +235,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = largest
     return adjusted
-
-
-def _estimate(values: np.ndarray, lowest: float, highest: float) -> Estimate:
-    """Mean of values [P] with Student's interval within its bounds."""
-    # Imported here: it loads scipy.
-    from scipy.stats import t
-
-    mean, problems = float(values.mean()), len(values)
-    if problems == 1:
-        return Estimate(mean, math.nan, math.nan, math.nan, 1)
-    error = float(values.std(ddof=1) / math.sqrt(problems))
-    half = float(t.ppf(0.975, problems - 1)) * error
-    low, high = max(lowest, mean - half), min(highest, mean + half)
-    return Estimate(mean, error, low, high, problems)
 
 
 def _shares(correct: np.ndarray) -> np.ndarray:

@@ -44,9 +44,8 @@ def results(entries: Sequence[Entry]) -> tuple[list[CellResult], list[Cell]]:
                 continue
             found += _models(entry, cell, cell.config.method.name)
             for name in REFERENCES:
-                key = cell.setting, name, cell.seed
-                if key not in references:
-                    references |= {key: r for r in _models(entry, cell, name)}
+                for reference in _models(entry, cell, name):
+                    references.setdefault((cell.setting, name, cell.seed), reference)
     return [*references.values(), *found], unfinished
 
 

@@ -6,8 +6,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from targetsft_jax.command import DONE
+from targetsft_jax.command import DONE, FAILED, UsageError
 from targetsft_jax.config.resume import changed_keys
 from targetsft_jax.config.schema import Config
 from targetsft_jax.evaluation.results import Results
@@ -29,18 +30,26 @@ class Runner:
         cells: number of cells to run, for the printed lines.
         shared: frozen parameters and scores shared by the cells.
         seconds: durations of the cells that ran.
+        failed: cells that ended with an error, such as a diverged training.
     """
 
     cells: int
     shared: Shared = field(default_factory=Shared)
     seconds: list[float] = field(default_factory=list)
+    failed: list[Cell] = field(default_factory=list)
     _number: int = 0
 
     def run_entry(self, entry: Entry) -> None:
         """Select the learning rate of an entry, then run its cells."""
         for trial in entry.trials():
             self.run_cell(trial)
-        for cell in entry.cells(selected_rate(entry)):
+        try:
+            rate = selected_rate(entry)
+        except ValueError as error:
+            print(f"{entry.title}: {error}", flush=True)
+            self.failed += entry.cells()
+            return
+        for cell in entry.cells(rate):
             self.run_cell(cell)
 
     def run_cell(self, cell: Cell) -> None:
@@ -51,12 +60,19 @@ class Runner:
             print(f"{start}: already finished", flush=True)
             return
         began = time.perf_counter()
-        with _output_to(_beside(cell, ".log")):
-            scores = run(cell.config, self.shared)
+        try:
+            with _output_to(_beside(cell, ".log")):
+                scores = run(cell.config, self.shared)
+        except UsageError:
+            raise
+        except ValueError as error:
+            # Such as a rate at which the training diverges: the other cells go on.
+            self.failed.append(cell)
+            _record(cell, {"failed": str(error)})
+            print(f"{start}: failed: {error}", flush=True)
+            return
         self.seconds.append(time.perf_counter() - began)
-        if is_primary():
-            text = json.dumps({"seconds": round(self.seconds[-1], 2)}) + "\n"
-            atomic.write_text(_beside(cell, ".json"), text)
+        _record(cell, {"seconds": round(self.seconds[-1], 2)})
         score = scores.get(cell.config.method.name)
         value = "no problems" if score is None else f"{100 * score.average_at_k:.1f}"
         left = (self.cells - self._number) * sum(self.seconds) / len(self.seconds)
@@ -66,11 +82,16 @@ class Runner:
         )
 
 
-def run_entries(entries: Sequence[Entry]) -> None:
-    """Run all unfinished cells of entries in this process."""
+def run_entries(entries: Sequence[Entry]) -> int:
+    """Run all unfinished cells of entries in this process.
+
+    Returns:
+        The exit code: FAILED if a cell other than a trial failed.
+    """
     runner = Runner(sum(len(e.cells()) + len(e.trials()) for e in entries))
     for entry in entries:
         runner.run_entry(entry)
+    return FAILED if any(not cell.is_trial for cell in runner.failed) else DONE
 
 
 def print_cells(entries: Sequence[Entry], jobs: int = 1) -> int:
@@ -95,16 +116,22 @@ def print_cells(entries: Sequence[Entry], jobs: int = 1) -> int:
 def selected_rate(entry: Entry) -> float | None:
     """Return the learning rate with the best trial; None: nothing to select.
 
+    A trial that failed is not selected.
+
     Raises:
-        ValueError: a trial is not finished.
+        ValueError: a trial has not run, or all of them failed.
     """
     scores: dict[float, float] = {}
     for trial in entry.trials():
         stored = finished_scores(trial.config)
+        if stored is None and "failed" in _notes(trial):
+            continue
         if stored is None:
             raise ValueError(f"{trial.title} is not finished; run the comparison")
         score = stored[trial.config.method.name]
         scores[trial.config.train.learning_rate] = score.average_at_k
+    if entry.tuning is not None and not scores:
+        raise ValueError("the trials of all learning rates failed; add a lower rate")
     return min(scores, key=lambda rate: (-scores[rate], rate), default=None)
 
 
@@ -151,10 +178,23 @@ def _estimate(unfinished: int, seconds: Sequence[float], jobs: int) -> str:
 
 def _seconds(cell: Cell) -> list[float]:
     """Duration of a finished cell; empty if it is unknown."""
+    seconds = _notes(cell).get("seconds")
+    return [float(seconds)] if isinstance(seconds, int | float) else []
+
+
+def _record(cell: Cell, notes: dict[str, Any]) -> None:
+    """Write the duration or the error of a cell beside its run directory."""
+    if is_primary():
+        _beside(cell, ".json").parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(_beside(cell, ".json"), json.dumps(notes) + "\n")
+
+
+def _notes(cell: Cell) -> dict[str, Any]:
+    """Duration or error of a cell; empty if it has not run."""
     try:
-        return [float(json_file.read_object(_beside(cell, ".json"))["seconds"])]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+        return json_file.read_object(_beside(cell, ".json"))
+    except (OSError, ValueError):
+        return {}
 
 
 def _beside(cell: Cell, suffix: str) -> Path:

@@ -71,6 +71,11 @@ class Entry:
     folder: Path
     tuning: Tuning | None = None
 
+    @property
+    def title(self) -> str:
+        """Setting and name in one line."""
+        return ", ".join(filter(None, [self.setting, self.name]))
+
     def cells(self, learning_rate: float | None = None) -> list[Cell]:
         """Return the cells of all seeds.
 
@@ -187,12 +192,14 @@ def _base(
         ]
     except (TypeError, ValueError):
         raise ConfigError(
-            f"settings.{setting} has a value that is no text, number, list or mapping"
+            f"settings.{setting} has a value of another type than text, number, list "
+            "or mapping"
         ) from None
     try:
         parse([*base, *overrides])
     except ConfigError as error:
-        raise ConfigError(f"settings.{setting}: {error}") if setting else error
+        where = f"settings.{setting}: " if setting else ""
+        raise ConfigError(f"{where}{error}") from None
     return parse([*base, *overrides, *arguments])
 
 
@@ -310,9 +317,7 @@ def _entry(
         policy=replace(base.policy, **unread),
     )
     seeds = [*comparison.seeds, *comparison.more_seeds.get(name, [])]
-    entry = Entry(
-        setting, name, dict(hyper), seeds, config, folder, comparison.tuning
-    )
+    entry = Entry(setting, name, dict(hyper), seeds, config, folder, comparison.tuning)
     try:
         for cell in (*entry.cells()[:1], *entry.trials()):
             validate(cell.config)
@@ -325,4 +330,3 @@ def _entry(
 def cells(comparison: Comparison, arguments: Sequence[str] = ()) -> list[Cell]:
     """Return the cells of all entries at the configured learning rates."""
     return [cell for entry in entries(comparison, arguments) for cell in entry.cells()]
-

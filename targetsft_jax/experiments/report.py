@@ -7,6 +7,7 @@ from targetsft_jax.experiments.cell_results import results
 from targetsft_jax.experiments.comparison.results import write as write_results
 from targetsft_jax.experiments.declaration import Comparison
 from targetsft_jax.experiments.grid import Entry
+from targetsft_jax.parallel.processes import is_primary
 from targetsft_jax.storage.user_path import user_path
 
 
@@ -16,9 +17,13 @@ def write(comparison: Comparison, entries: Sequence[Entry]) -> int:
     Returns:
         The exit code.
     """
+    if not is_primary():
+        return DONE
     folder = user_path(comparison.run_dir)
     rows, unfinished = results(entries)
     write_results(folder / "results.jsonl", rows)
     if unfinished:
-        print(f"{len(unfinished)} cells are not finished, such as {unfinished[0].title}")
+        print(
+            f"{len(unfinished)} cells are not finished, such as {unfinished[0].title}"
+        )
     return DONE

@@ -113,6 +113,10 @@ class TileRows(Rows):
         local = super().total(values)
         return jax.lax.psum(local, self.columns.axes) if self.columns.axes else local
 
+    def highest(self, values: Array) -> Array:
+        local = super().highest(values)
+        return jax.lax.pmax(local, self.columns.axes) if self.columns.axes else local
+
     def top(self, k: int) -> Array:
         local = super().top(k)
         if not self.columns.axes:

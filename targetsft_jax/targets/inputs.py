@@ -57,6 +57,14 @@ _TABLE: dict[str, Input] = {
             weighs=True,
         ),
         Input(
+            "reference_prob",
+            "token",
+            keys.between(0, 1),
+            ("reference", "data"),
+            weighs=True,
+        ),
+        Input("label_gamma", "token", keys.between(0, 1), weighs=True),
+        Input(
             "critical_mask",
             "token",
             keys.Domain("0 or 1", lambda x: (x == 0) | (x == 1)),

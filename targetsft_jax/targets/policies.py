@@ -1,7 +1,8 @@
-"""Policies of PSFT and iw-SFT: snapshots and averages of the student.
+"""Policies of PSFT, iw-SFT and PriFT: per-token inputs from frozen parameters.
 
-PSFT needs log π_old of each label and iw-SFT a weight per trajectory. Both are computed
-from parameters: of a snapshot of the student, of its average, of the reference.
+PSFT needs log π_old of each label, iw-SFT a weight per trajectory and PriFT π_ref of
+each label. They are computed from parameters: of a snapshot of the student, of its
+average, of the reference.
 Parameters that change during training are part of the train state (`TrainState.held`),
 sharded and saved like the student's; with LoRA they are adapters.
 """
@@ -118,6 +119,26 @@ class Snapshot(Policy):
         self, logprob: Callable[[str], Array], batch: Mapping[str, Array]
     ) -> dict[str, Array]:
         return {"old_logprob": logprob(OLD)}
+
+
+@dataclass(frozen=True)
+class ReferenceProbability(Policy):
+    """Probability of each label under the frozen reference, for PriFT."""
+
+    makes: ClassVar[str | None] = "reference_prob"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (REFERENCE,)
+
+    def __str__(self) -> str:
+        return "π_ref(y) of the reference"
+
+    def columns(
+        self, logprob: Callable[[str], Array], batch: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        # Rounding may leave a log-probability just above 0.
+        return {"reference_prob": jnp.exp(jnp.minimum(logprob(REFERENCE), 0))}
 
 
 @dataclass(frozen=True)

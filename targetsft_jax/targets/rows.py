@@ -146,6 +146,29 @@ class Rows:
         return self.log_total - self._mean_shifted
 
     @cached_property
+    def concentration(self) -> Array:
+        """Σ p² [...]: the probability that two draws from p are the same token."""
+        return self.total(jnp.square(self.probabilities))
+
+    @cached_property
+    def log_probabilities(self) -> Array:
+        """log p [..., V], −inf where p is exactly 0."""
+        return self.shifted - self.log_total[..., None]
+
+    @cached_property
+    def other_log_probabilities(self) -> Array:
+        """log-softmax of the second model's logits [..., V].
+
+        Raises:
+            ValueError: the rows have no second model.
+        """
+        if self.other is None:
+            raise ValueError("this method needs the logits of a second model")
+        maximum = self.highest(self.other)
+        shifted = self.other - jnp.where(maximum == -jnp.inf, 0, maximum)[..., None]
+        return shifted - jnp.log(self.total(jnp.exp(shifted)))[..., None]
+
+    @cached_property
     def correct(self) -> Array:
         """[...] bool: no token is more probable than the label."""
         return self.label_shifted >= 0
@@ -157,6 +180,10 @@ class Rows:
     def total(self, values: Array) -> Array:
         """Σ over the vocabulary of values [..., V]: [...]."""
         return jnp.sum(values, axis=-1)
+
+    def highest(self, values: Array) -> Array:
+        """Maximum over the vocabulary of values [..., V]: [...]."""
+        return jnp.max(values, axis=-1)
 
     def top(self, k: int) -> Array:
         """The k largest shifted logits [..., k]; all of them if there are fewer."""
@@ -192,6 +219,10 @@ class Rows:
             return jnp.ones_like(self.prob)
         largest = self.largest_exponent(alpha)
         return jnp.exp(jnp.minimum(alpha * self.log_prob, largest))
+
+    def power_of(self, exponent: Array) -> Array:
+        """p_y^exponent [...] for an exponent above 0 per token [...]."""
+        return jnp.exp(exponent * self.log_prob)
 
     def largest_exponent(self, alpha: float) -> float:
         """Largest x with finite e^x and e^x/α, with a margin for products."""

@@ -18,7 +18,6 @@ from targetsft_jax.training.session import Session
 from targetsft_jax.training.state import Params
 from targetsft_jax.training.step_spec import compute_dtype
 
-
 _FREE = ("data", "include_teacher", "label_probe")
 """Keys of the section that do not change a score."""
 

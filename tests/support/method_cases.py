@@ -22,6 +22,8 @@ GOLDEN_FILE = Path(__file__).resolve().parents[1] / "targets" / "golden" / "v7_n
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "alpha": [{"alpha": a} for a in (-0.5, 0.0, 1e-8, 0.1, 1.0, 2.0, 8.0)],
     "profit": [{"tau": 0.5}],
+    "idft": [{"beta": 0.3}],
+    "jsd": [{"beta": 0.1}, {"beta": 0.9}],
     "eaft": [
         {"entropy_norm": 3.0},
         {"entropy_norm": 3.0, "power": 2.0},
@@ -47,6 +49,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"gamma": 0.7, "residual": {"guided_reference": 1.0}},
         {"gamma": {"power": 0.0}, "residual": "teacher"},
         {"gamma": {"power": 0.5}, "residual": {"mixed": 0.3}},
+        {"gamma": "concentration", "residual": "teacher"},
+        {"gamma": {"in_distribution": 2.0}, "residual": "uniform"},
+        {"gamma": "reference_probability", "residual": {"guided": 0.5}},
+        {"gamma": "column", "residual": "model"},
     ],
 }
 
@@ -200,7 +206,7 @@ def inputs(case: Case, source: Tile, dtype: Any) -> dict[str, Any]:
             value = source[key]
         else:
             shape = source["logits" if key.endswith("_logits") else "labels"].shape
-            value = rng.uniform(0, 2, shape)
+            value = rng.uniform(0, 1, shape)
         dtype_here = bool if value.dtype == bool else _column(key, dtype)
         arrays[key] = jnp.asarray(value, dtype_here)
     return arrays
@@ -235,7 +241,18 @@ def run(case: Case, logits: Any, labels: Any, arrays: dict[str, Any]) -> dict[st
         "a": q.gamma,
         "strength": q.strength,
         "negative_mass": q.negative_mass(),
+        "ratio": _ratio_size(case, logits, arrays),
     }
+
+
+def _ratio_size(case: Case, logits: Any, arrays: dict[str, Any]) -> Any:
+    """[N]: Σ p |log p − log π_T| of the divergences of p, 0 for other methods."""
+    if case.name not in ("reverse_kl", "jsd"):
+        return jnp.zeros(logits.shape[0])
+    wide = np.asarray(logits, np.float64), np.asarray(arrays["teacher_logits"], float)
+    p, log_p, log_t = jax.nn.softmax(wide[0]), *map(jax.nn.log_softmax, wide)
+    both = np.isfinite(log_p) & np.isfinite(log_t)
+    return np.sum(np.where(both, p * np.abs(log_p - log_t), 0), -1) + 1
 
 
 _RESULTS: dict[Any, dict[str, np.ndarray]] = {}
@@ -284,6 +301,10 @@ def largest(x: np.ndarray) -> np.ndarray:
 
 
 def scale(results: dict[str, np.ndarray]) -> np.ndarray:
-    """[N]: |a| + |b| + |A|, the size of the terms that cancel in g."""
+    """[N]: the size of the terms that cancel in g, |a| + |b| + |A| for most methods.
+
+    A divergence with the student's p outside the logarithm has g = p ∘ (ratio − mean),
+    whose terms have the size of the ratios, not of their difference.
+    """
     a, strength = results["a"], results["strength"]
-    return np.abs(a) + np.abs(strength - a) + np.abs(strength)
+    return np.abs(a) + np.abs(strength - a) + np.abs(strength) + results["ratio"]

@@ -20,7 +20,7 @@ from jax import Array
 
 from targetsft_jax.keys import Domain, at_least, between, more_than
 from targetsft_jax.targets.method import Hyper, Method
-from targetsft_jax.targets.methods.weighted import TOP_K
+from targetsft_jax.targets.methods.weighted import TOP_K, idft
 from targetsft_jax.targets.qtarget import QTarget
 from targetsft_jax.targets.rows import Mix, Rows
 
@@ -34,12 +34,14 @@ class GammaOption:
     """Definition of a named γ.
 
     Attributes:
-        gamma: (rows, number) -> γ [...].
+        gamma: (rows, number, column) -> γ [...].
         number: its number as a hyper-parameter; None if it has none.
+        column: per-token input that it reads; None for none.
     """
 
-    gamma: Callable[[Rows, float], Array]
+    gamma: Callable[[Rows, float, Array | None], Array]
     number: Hyper | None = None
+    column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,21 +69,34 @@ GAMMAS: Mapping[str, GammaOption] = MappingProxyType(
     {
         # Outside of [0, 1] Q is signed, and its cross-entropy has no minimum.
         "constant": GammaOption(
-            lambda rows, number: rows.constant(number),
+            lambda rows, number, _: rows.constant(number),
             Hyper(1.0, "γ itself.", between(0, 1), static=True),
         ),
-        "probability": GammaOption(lambda rows, _: rows.prob),
+        "probability": GammaOption(lambda rows, *_: rows.prob),
         "power": GammaOption(
-            lambda rows, number: rows.power(number),
+            lambda rows, number, _: rows.power(number),
             Hyper(0.5, "α of p_y^α.", at_least(-1), static=True),
         ),
         "entropy": GammaOption(
-            lambda rows, number: rows.top_share(int(number)),
+            lambda rows, number, _: rows.top_share(int(number)),
             Hyper(20, "Most probable tokens that count.", TOP_K),
         ),
         "threshold": GammaOption(
-            lambda rows, number: (rows.prob > number).astype(rows.prob.dtype),
+            lambda rows, number, _: (rows.prob > number).astype(rows.prob.dtype),
             Hyper(0.1, "τ of 1[p_y > τ].", between(0, 1, closed="[)"), static=True),
+        ),
+        "concentration": GammaOption(
+            lambda rows, *_: rows.power_of(rows.concentration)
+        ),
+        "in_distribution": GammaOption(
+            lambda rows, number, _: idft(rows, beta=number).label_weight,
+            Hyper(1.0, "β of IDFT's exponent.", more_than(0), static=True),
+        ),
+        "reference_probability": GammaOption(
+            lambda rows, number, column: _needed(column), column="reference_prob"
+        ),
+        "column": GammaOption(
+            lambda rows, number, column: _needed(column), column="label_gamma"
         ),
     }
 )
@@ -110,7 +125,9 @@ RESIDUALS: Mapping[str, ResidualOption] = MappingProxyType(
 )
 
 
-def custom(rows: Rows, *, gamma: Choice | float, residual: Choice) -> QTarget:
+def custom(
+    rows: Rows, *, gamma: Choice | float, residual: Choice, **columns: Array
+) -> QTarget:
     """A target composed of a γ and a residual, each selected by name.
 
         Q = γ δ_y + (1 − γ) π̃
@@ -119,6 +136,8 @@ def custom(rows: Rows, *, gamma: Choice | float, residual: Choice) -> QTarget:
         rows: row statistics.
         gamma: one of `GAMMAS`, or a number for a constant.
         residual: one of `RESIDUALS`.
+        columns: the per-token input [...] of γ by its name, `reference_prob` or
+            `label_gamma`, if γ reads one.
 
     Returns:
         a = γ, b = (1 − γ) λ and T, where π̃ = (1 − λ) p + λ T with λ = 1 except for
@@ -128,7 +147,8 @@ def custom(rows: Rows, *, gamma: Choice | float, residual: Choice) -> QTarget:
         ValueError: an unknown name, or a mapping without exactly one entry.
     """
     gamma_option, number = _choose("gamma", _named(gamma), GAMMAS)
-    weight = gamma_option.gamma(rows, number)
+    column = columns.get(gamma_option.column or "")
+    weight = gamma_option.gamma(rows, number, column)
     residual_option, number = _choose("residual", residual, RESIDUALS)
     if residual_option.mix is None:
         return QTarget(weight)
@@ -138,8 +158,14 @@ def custom(rows: Rows, *, gamma: Choice | float, residual: Choice) -> QTarget:
 
 def custom_needs(*, gamma: Choice | float, residual: Choice) -> tuple[str, ...]:
     """Inputs that a composed target needs; raises as `custom` does."""
-    _choose("gamma", _named(gamma), GAMMAS)
-    return _choose("residual", residual, RESIDUALS)[0].needs
+    column = _choose("gamma", _named(gamma), GAMMAS)[0].column
+    needs = _choose("residual", residual, RESIDUALS)[0].needs
+    return needs if column is None else (*needs, column)
+
+
+def _needed(column: Array | None) -> Array:
+    assert column is not None  # `custom_needs` names it.
+    return column
 
 
 def _named(gamma: Choice | float) -> Choice:

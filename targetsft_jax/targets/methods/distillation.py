@@ -1,13 +1,15 @@
 """Methods with a teacher: distillation, its hybrid with SFT, and Target-SFT."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
+from jax import Array
 
 from targetsft_jax.keys import between
 from targetsft_jax.targets.method import Hyper, Method, is_share
 from targetsft_jax.targets.qtarget import QTarget
-from targetsft_jax.targets.rows import Rows
+from targetsft_jax.targets.rows import Rows, zero_safe_product
 
 ENTRIES: list[Method] = []
 
@@ -75,6 +77,139 @@ ENTRIES.append(
         proper=lambda kd_weight: is_share(kd_weight),
     )
 )
+
+
+def reverse_kl(rows: Rows) -> QTarget:
+    """Reverse KL to the teacher, the loss of on-policy distillation.
+
+        Q = p − p ∘ (log(p / π_T) − KL(p ‖ π_T))
+
+    The value is KL(p ‖ π_T). Its gradient is the tangent of the guided residual at the
+    student: with G_η = normalise(p^(1−η) π_T^η), g = lim_{η→0} (p − G_η) / η.
+
+    See *On-Policy Distillation of Language Models* (https://arxiv.org/abs/2306.13649).
+
+    Args:
+        rows: row statistics, with the teacher's logits.
+
+    Returns:
+        a = 0, b = max_k r_k and T = p ∘ (1 − r/b), with r = log(p / π_T) − KL; no
+        pull where the student has mass and the teacher none, since the value is
+        infinite there.
+    """
+    ratio = rows.log_probabilities - rows.other_log_probabilities
+    return _descent(rows, ratio, 1.0)
+
+
+def _reverse_kl_value(target: QTarget) -> Array:
+    rows: Rows = target.rows  # type: ignore[assignment]
+    second = rows.other_log_probabilities
+    excluded = (rows.probabilities > 0) & (second == -jnp.inf)
+    is_infinite = rows.highest(excluded.astype(rows.logits.dtype)) > 0
+    both = (rows.probabilities > 0) & ~excluded
+    first = jnp.where(both, rows.log_probabilities, 0)
+    mean = _mean_ratio(rows, first - jnp.where(both, second, 0))
+    # Infinite, without the NaN that its derivative would be.
+    return jnp.where(is_infinite, jnp.inf, mean)
+
+
+ENTRIES.append(
+    Method(
+        reverse_kl,
+        label="0",
+        alternative="max r",
+        needs=("teacher_logits",),
+        value=_reverse_kl_value,
+    )
+)
+
+
+def jsd(rows: Rows, *, beta: float) -> QTarget:
+    """Generalised Jensen-Shannon divergence between teacher and student (GKD).
+
+        Q = p − (1 − β) p ∘ (log(p / M) − KL(p ‖ M)),  M = β π_T + (1 − β) p
+
+    The value is β KL(π_T ‖ M) + (1 − β) KL(p ‖ M).
+
+    See *On-Policy Distillation of Language Models* (https://arxiv.org/abs/2306.13649).
+
+    Args:
+        rows: row statistics, with the teacher's logits.
+        beta: β; the divided value tends to the forward KL at 0 and to the reverse KL
+            at 1.
+
+    Returns:
+        a = 0, b = max_k r_k and T = p ∘ (1 − r/b), with r = (1 − β)(log(p/M) − KL).
+    """
+    return _descent(rows, _log_ratio_to_mixture(rows, beta), 1 - beta)
+
+
+def _jsd_value(target: QTarget, *, beta: float) -> Array:
+    rows: Rows = target.rows  # type: ignore[assignment]
+    ratio = _log_ratio_to_mixture(rows, beta)
+    teacher = jnp.exp(rows.other_log_probabilities)
+    # log(π_T / M) = log(p / M) + log π_T − log p; the student may have no mass there.
+    gap = rows.other_log_probabilities - rows.log_probabilities
+    has_student = rows.log_probabilities != -jnp.inf
+    of_teacher = jnp.where(
+        has_student,
+        jnp.where(has_student, ratio, 0) + jnp.where(has_student, gap, 0),
+        -math.log(beta),
+    )
+    divergence = rows.total(zero_safe_product(teacher, of_teacher))
+    return beta * divergence + (1 - beta) * _mean_ratio(rows, ratio)
+
+
+ENTRIES.append(
+    Method(
+        jsd,
+        label="0",
+        alternative="max r",
+        needs=("teacher_logits",),
+        hyper={
+            "beta": Hyper(
+                0.5,
+                "Weight β of the teacher in the mixture M = β π_T + (1 − β) p.",
+                between(0, 1, closed="()"),
+                static=True,
+            )
+        },
+        value=_jsd_value,
+    )
+)
+
+
+def _log_ratio_to_mixture(rows: Rows, beta: float) -> Array:
+    """log(p / M) [..., V] = −log(1 − β + β π_T / p), at most −log(1 − β)."""
+    gap = rows.other_log_probabilities - rows.log_probabilities
+    # Neither model has mass: the entry has no effect.
+    gap = jnp.where(jnp.isnan(gap), 0, gap)
+    return -jnp.logaddexp(math.log1p(-beta), math.log(beta) + gap)
+
+
+def _mean_ratio(rows: Rows, ratio: Array) -> Array:
+    """Σ p · ratio [...]."""
+    return rows.total(zero_safe_product(rows.probabilities, ratio))
+
+
+def _descent(rows: Rows, ratio: Array, scale: float) -> QTarget:
+    """Target with the gradient scale · p ∘ (ratio − Σ p ratio).
+
+    Written as b·(p − T): b is the largest entry of r = scale·(ratio − Σ p ratio) where
+    p has mass, the smallest weight for which T = p ∘ (1 − r/b) has no negative mass.
+    """
+    mean = _mean_ratio(rows, ratio)
+    defined = jnp.isfinite(mean)
+    mean = jnp.where(defined, mean, 0)[..., None]
+    has_mass = (rows.probabilities > 0) & defined[..., None]
+    r = scale * jnp.where(has_mass, jnp.where(has_mass, ratio, 0) - mean, 0)
+    highest = rows.highest(jnp.where(has_mass, r, -jnp.inf))
+    weight = jnp.where(defined & (highest > 0), highest, 0)
+    divisor = jnp.where(weight > 0, weight, 1)[..., None]
+    # Rounding may put the largest entry just above 1.
+    share = jnp.maximum(1 - r / divisor, 0)
+    scores = jnp.where(has_mass, rows.log_probabilities + jnp.log(share), -jnp.inf)
+    return QTarget(rows.constant(0), weight, scores=scores)
 
 
 def target_sft(rows: Rows, *, eta: float, gamma: Any) -> QTarget:

@@ -4,6 +4,7 @@ import math
 
 import jax.numpy as jnp
 from jax import Array
+from jax.lax import stop_gradient
 
 from targetsft_jax.keys import Domain, at_least, between, more_than
 from targetsft_jax.targets.method import Hyper, Method
@@ -74,11 +75,7 @@ def alpha(rows: Rows, *, alpha: float) -> QTarget:
 
 
 def _alpha_value(target: QTarget, *, alpha: float) -> Array:
-    """(1 − p_y^α)/α, exact in value and derivative for every α and p_y.
-
-    1 − e^x loses the value at small x, and expm1 loses the derivative at large
-    negative x (it is differentiated as result + 1): each is used where it is exact.
-    """
+    """(1 − p_y^α)/α, exact in value and derivative for every α and p_y."""
     rows: Rows = target.rows  # type: ignore[assignment]
     if alpha == 0:
         return rows.nll
@@ -86,11 +83,19 @@ def _alpha_value(target: QTarget, *, alpha: float) -> Array:
     largest = rows.largest_exponent(alpha)
     x = jnp.minimum(alpha * rows.log_prob, largest)
     excess = jnp.maximum(alpha * rows.log_prob - largest, 0)
+    return (_one_minus_exp(x) - math.exp(largest) * excess) / alpha
+
+
+def _one_minus_exp(x: Array) -> Array:
+    """1 − e^x, exact in value and derivative.
+
+    1 − e^x loses the value at small x, and expm1 loses the derivative at large
+    negative x (it is differentiated as result + 1): each is used where it is exact.
+    """
     far = x < -math.log(2)
-    share = jnp.where(
+    return jnp.where(
         far, 1 - jnp.exp(jnp.where(far, x, 0)), -jnp.expm1(jnp.where(far, 0, x))
     )
-    return (share - math.exp(largest) * excess) / alpha
 
 
 ENTRIES.append(
@@ -197,6 +202,101 @@ ENTRIES.append(
         },
     )
 )
+
+
+def deft(rows: Rows) -> QTarget:
+    """Dynamic entropy fine-tuning (DEFT): an exponent of p_y from the concentration.
+
+        Q = p_y^α δ_y + (1 − p_y^α) p,  α = Σ_k p_k²
+
+    Near SFT where the model is undecided (α → 0), DFT where it is certain (α = 1).
+
+    See *DEFT: Dynamic Entropy Fine-Tuning for Adaptive Gradient Allocation in LLM
+    Training* (https://arxiv.org/abs/2602.11424).
+
+    Args:
+        rows: row statistics.
+
+    Returns:
+        a = p_y^α.
+    """
+    return QTarget(rows.power_of(rows.concentration))
+
+
+def _deft_value(target: QTarget) -> Array:
+    """(1 − p_y^α)/α with α constant in θ, as published."""
+    rows: Rows = target.rows  # type: ignore[assignment]
+    exponent = stop_gradient(rows.concentration)
+    return _one_minus_exp(exponent * rows.log_prob) / exponent
+
+
+ENTRIES.append(Method(deft, label="p_y^Σp²", value=_deft_value, proper=True))
+
+
+def idft(rows: Rows, *, beta: float) -> QTarget:
+    """In-distribution fine-tuning (IDFT): an exponent of p_y from −log p_y against H.
+
+        Q = w δ_y + (1 − w) p,  w = p_y^e,  e = clip(exp(−(log p_y + H)/β), 0.1, 2)
+
+    A label as likely as the model's entropy H predicts has e = 1, as in DFT; a less
+    likely one has e > 1 and is trusted less.
+
+    See *Towards On-Policy SFT: Distribution Discriminant Theory and its Applications in
+    LLM Training* (https://arxiv.org/abs/2602.12222).
+
+    Args:
+        rows: row statistics.
+        beta: β.
+
+    Returns:
+        a = w.
+    """
+    # Clipped before the exponential: log p_y may be −inf.
+    low, high = (math.log(x) for x in IDFT_EXPONENTS)
+    surprise = -(rows.log_prob + rows.entropy) / beta
+    return QTarget(rows.power_of(jnp.exp(jnp.clip(surprise, low, high))))
+
+
+IDFT_EXPONENTS = 0.1, 2.0
+"""Bounds of the exponent of IDFT, as in the official code."""
+
+ENTRIES.append(
+    Method(
+        idft,
+        label="p_y^e",
+        hyper={
+            "beta": Hyper(
+                1.0,
+                "Temperature β of the exponent e = exp(−(log p_y + H)/β).",
+                more_than(0),
+            )
+        },
+        proper=True,
+    )
+)
+
+
+def prift(rows: Rows, *, reference_prob: Array) -> QTarget:
+    """Prior-weighted fine-tuning (PriFT): each label weighted by the base model's p_y.
+
+        Q = w δ_y + (1 − w) p,  w = π_ref(y)
+
+    DFT with the probabilities of a frozen model: the weight of a label does not grow
+    while it is learned, and may be computed once, offline.
+
+    See *PriFT* (https://arxiv.org/abs/2606.09396).
+
+    Args:
+        rows: row statistics.
+        reference_prob: π_ref(y) [...].
+
+    Returns:
+        a = π_ref(y).
+    """
+    return QTarget(reference_prob)
+
+
+ENTRIES.append(Method(prift, label="π_ref(y)", needs=("reference_prob",), proper=True))
 
 
 def iw_sft(rows: Rows, *, trajectory_weight: Array) -> QTarget:
