@@ -42,7 +42,6 @@ from targetsft_jax.models.decoder import init_params
 from targetsft_jax.models.lora import Lora, init_adapters
 
 WORKERS = Path(__file__).parent
-BLOCK = ("<!-- agreement -->", "<!-- end -->")
 
 _TORCH = "torch==2.13.0"
 PACKAGES = {
@@ -93,7 +92,7 @@ def main() -> None:
     if options.write is None:
         print(text)
     else:
-        _replace_block(options.write, text)
+        replace_block(options.write, "agreement", text)
 
 
 def write_problem(problem: Path) -> None:
@@ -320,13 +319,14 @@ def _difference(ours: dict, theirs: dict, name: str, steps: int = STEPS) -> floa
     return float(np.max(np.abs(a - b) / np.abs(b)))
 
 
-def _replace_block(page: Path, text: str) -> None:
-    """Replace the text between the two marks of the page."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(BLOCK[0])
-    _, end, after = rest.partition(BLOCK[1])
+def replace_block(page: Path, name: str, text: str) -> None:
+    """Replace the text between the two marks of a block of a page."""
+    mark, close = f"<!-- {name} -->", "<!-- end -->"
+    before, _, rest = page.read_text(encoding="utf-8").partition(mark)
+    _, end, after = rest.partition(close)
     if not end:
-        sys.exit(f"{page} has no block {BLOCK[0]} … {BLOCK[1]}; add one")
-    page.write_text(f"{before}{BLOCK[0]}\n{text}\n{end}{after}", encoding="utf-8")
+        sys.exit(f"{page} has no block {mark} … {close}; add one")
+    page.write_text(f"{before}{mark}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,11 @@ FOLDER = Path("~/.cache/targetsft_jax/peers").expanduser()
 
 
 def interpreter(
-    folder: Path, packages: Sequence[str], *, without: Sequence[str] = ()
+    folder: Path,
+    packages: Sequence[str],
+    *,
+    without: Sequence[str] = (),
+    editable: Path | None = None,
 ) -> Path:
     """Python of the environment with these packages, installed on the first use.
 
@@ -18,6 +22,8 @@ def interpreter(
         folder: folder of the environments.
         packages: pip requirements, such as "trl==1.16.0"; they name the environment.
         without: dependencies that are uninstalled again.
+        editable: source of a package that is installed with them; entry points are
+            those of this folder at every use.
 
     Raises:
         subprocess.CalledProcessError: pip failed.
@@ -27,11 +33,16 @@ def interpreter(
     if not (home / "complete").exists():
         print(f"installing {', '.join(packages)} in {home}", flush=True)
         venv.create(home, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
+        source = [] if editable is None else ["-e", str(editable)]
+        install = [python, "-m", "pip", "install", "-q", *packages, *source]
+        subprocess.run(install, check=True)
         if without:
             remove = [python, "-m", "pip", "uninstall", "-q", "-y", *without]
             subprocess.run(remove, check=True)
         (home / "complete").touch()
+    elif editable is not None:
+        again = [python, "-m", "pip", "install", "-q", "--no-deps", "-e", editable]
+        subprocess.run(again, check=True)
     return python
 
 
