@@ -1,7 +1,7 @@
 """Results folder of one benchmark: settings.json and a row per completion.
 
-Rows are keyed by (problem, sample), so that an interrupted evaluation goes on to the
-sample, samples can be added, and grading needs no model.
+Rows are keyed by (problem, sample). An interrupted evaluation therefore continues at
+the first missing sample. Raising k keeps the stored samples. Grading needs no model.
 """
 
 import dataclasses
