@@ -1,7 +1,7 @@
 """Results folder of one benchmark: settings.json and a row per completion.
 
-Rows are keyed by (problem, sample), so that an interrupted evaluation goes on to the
-sample, more samples can be added, and grading needs no model.
+Rows are keyed by (problem, sample). An interrupted evaluation therefore continues at
+the first missing sample. Raising k keeps the stored samples. Grading needs no model.
 """
 
 import dataclasses
@@ -137,7 +137,7 @@ class Store:
                 self.rows[row.problem, row.sample] = row
 
     def replace(self, rows: Iterable[Row]) -> None:
-        """Write all rows anew, atomically."""
+        """Replace all rows, atomically."""
         self.rows = {(row.problem, row.sample): row for row in rows}
         lines = (
             json.dumps(row.to_json(), ensure_ascii=False) + "\n"
