@@ -145,7 +145,7 @@ def test_grading_is_repeated_without_the_model(evaluate, tmp_path, monkeypatch, 
     assert main([*arguments, "--regrade"]) == 0
     printed = capsys.readouterr().out
     assert "10 verdicts changed in 10 rows" in printed
-    assert "| 100.00 to 100.00 |" in printed
+    assert "| 47.82 to 100.00 |" in printed
     assert main([*arguments, "--regrade", "--samples", "3"]) == 1
     assert "sample 2 of" in capsys.readouterr().err
 
