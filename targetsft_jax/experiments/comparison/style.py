@@ -4,7 +4,6 @@ Colours differ in lightness too, and each family has its own marker and hatch, s
 figures are readable in grey and by the colour-blind.
 """
 
-import colorsys
 import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -88,11 +87,14 @@ def member(family: str, number: int, members: int) -> dict[str, Any]:
         number: position of the method in its family, from 0.
         members: methods of the family in the panel.
     """
-    red, green, blue = _rgb(_COLOURS[family])
-    hue, _, saturation = colorsys.rgb_to_hls(red, green, blue)
-    lightness = 0.22 + 0.42 * (number / max(1, members - 1))
+    place = 0.5 if members == 1 else number / (members - 1)
+    # From half as light as the family's colour to 45 % on the way to white.
+    shade = [
+        c * (0.5 + place) if place < 0.5 else c + (1 - c) * 0.9 * (place - 0.5)
+        for c in _rgb(_COLOURS[family])
+    ]
     return {
-        "color": colorsys.hls_to_rgb(hue, lightness, saturation),
+        "color": tuple(shade),
         "linestyle": _DASHES[number % len(_DASHES)],
         "marker": _SHAPES[number % len(_SHAPES)],
     }

@@ -105,7 +105,7 @@ def _family(
 ) -> None:
     """Draw the panels of a family from top to bottom, then its legend."""
     axes[0].set_title(style.FAMILY_TITLES[name])
-    handles = []
+    handles: list[Any] = []
     for number, label in enumerate(members):
         line = style.member(name, number, len(members))
         for axis, metric in zip(axes, PLOTTED):
@@ -114,7 +114,7 @@ def _family(
                 continue
             steps = [row["step"] for row in rows]
             low, high = ([row[k] for row in rows] for k in ("low", "high"))
-            axis.fill_between(steps, low, high, color=line["color"], alpha=0.15, lw=0)
+            axis.fill_between(steps, low, high, color=line["color"], alpha=0.08, lw=0)
             drawn = axis.plot(
                 steps,
                 [row["mean"] for row in rows],
