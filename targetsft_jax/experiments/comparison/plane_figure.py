@@ -43,7 +43,7 @@ def draw_plane(data: Sequence[dict[str, Any]]) -> Any:
     axis.set_ylim(len(gammas), 0)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    axis.set_xlabel("residual π̃: where the remaining mass goes")
+    axis.set_xlabel("residual: where the remaining mass goes")
     axis.set_ylabel("γ: weight of the label")
     bar = figure.colorbar(shades, ax=axis, pad=0.02, fraction=0.05)
     bar.set_label("Average@k, %")

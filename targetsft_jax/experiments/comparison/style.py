@@ -12,6 +12,9 @@ from typing import Any
 WIDTH = 10.0
 """Width of a figure in inches; at 1000 pixels a font of 8 points has 11 pixels."""
 
+DPI = 150
+"""Pixels per inch of a PNG."""
+
 TITLE, LABEL, SMALL = 10.0, 8.0, 7.0
 """Font sizes in points."""
 
@@ -23,7 +26,7 @@ FAMILY_TITLES = {
     "weighted": "weight on the label",
     "regularised": "regularised SFT",
     "distillation": "distillation",
-    "composed": "both: γ and π̃",
+    "composed": "both: γ and residual",
 }
 """Family -> its name in legends, in their order."""
 
@@ -147,7 +150,7 @@ def save(figure: Any, path: Path) -> list[Path]:
         path: file without suffix.
     """
     png, svg = (path.with_name(f"{path.name}.{suffix}") for suffix in ("png", "svg"))
-    figure.savefig(png, dpi=150, format="png", metadata={"Software": None})
+    figure.savefig(png, dpi=DPI, format="png", metadata={"Software": None})
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     return [png, svg]
 
