@@ -108,6 +108,22 @@ def catalogue() -> str:
 
 
 @part
+def benchmarks() -> str:
+    """One row per benchmark."""
+    from targetsft_jax.data.catalogue import CATALOGUE
+    from targetsft_jax.evaluation.benchmarks import BENCHMARKS
+
+    rows = [("`--benchmarks`", "", "problems", "grader", "data")]
+    for name, entry in BENCHMARKS.items():
+        assert entry.data.dataset is not None and entry.title is not None
+        home = CATALOGUE[entry.data.dataset].homepage
+        data = f"[`{entry.data.dataset}`]({home}), `{entry.data.split}`"
+        size = f"{entry.published_size:,}"
+        rows.append((f"`{name}`", entry.title, size, entry.grader, data))
+    return table(*rows)
+
+
+@part
 def goodput() -> str:
     """One row per cause of time outside of steps."""
     from targetsft_jax.telemetry.goodput import CAUSES

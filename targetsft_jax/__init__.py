@@ -1,18 +1,23 @@
 """targetsft-jax: supervised fine-tuning as target distribution design.
 
 The functional API takes arrays and returns arrays. Importing the package touches no
-device, environment variable, file or network.
+device, environment variable, file or network, and jax is imported with the first name
+of the API: worker processes that grade answers do without it.
 """
 
-from targetsft_jax.loss import fused_loss
-from targetsft_jax.targets import (
-    METHODS,
-    QTarget,
-    induced_target,
-    objective,
-    target,
-    trajectory_weight,
-)
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from targetsft_jax.loss import fused_loss
+    from targetsft_jax.targets import (
+        METHODS,
+        QTarget,
+        induced_target,
+        objective,
+        target,
+        trajectory_weight,
+    )
 
 __version__ = "0.1.0"
 
@@ -25,3 +30,12 @@ __all__ = [
     "target",
     "trajectory_weight",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the functional API with its first use."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    package = "loss" if name == "fused_loss" else "targets"
+    module = importlib.import_module(f"targetsft_jax.{package}")
+    return globals().setdefault(name, getattr(module, name))

@@ -6,11 +6,14 @@ import sys
 from collections.abc import Sequence
 
 from targetsft_jax import __version__
+from targetsft_jax.command import leave
 
 COMMANDS = {
     "train": "Train one model with one method.",
     "compare": "Train several methods side by side and print their scores.",
+    "evaluate": "Evaluate a model on benchmarks; print scores with intervals.",
     "datasets": "List and build catalogued data sets; preview the rows of a run.",
+    "critical_tokens": "Mine the critical tokens of a model's own correct answers.",
     "plan": "Compile a run's step for absent devices; report memory and traffic.",
     "convert": "Convert checkpoints to Hugging Face folders, and back.",
     "report": "Plot the metrics of runs and print a table.",
@@ -54,4 +57,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import NoReturn, Self
 
 from targetsft_jax.output import robust_streams
 
@@ -72,6 +72,19 @@ def run_command(
         return _exit_code(action, arguments, interrupted)
 
 
+def leave(code: int) -> NoReturn:
+    """End the process with an exit code.
+
+    After a stop it ends at once: the interpreter's teardown can crash while the devices
+    still compute what was interrupted. All files are written at this point.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code in (STOPPED, INTERRUPTED):
+        os._exit(code)
+    sys.exit(code)
+
+
 def file_size(text: str) -> int:
     """Argparse type of file sizes: "5GB", "500 MB" or "1.5kB" in bytes."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)B?", text.strip(), re.IGNORECASE)
@@ -114,6 +127,13 @@ def row_count(text: str) -> int:
     """Argparse type of numbers of rows to print, from 1 to a million."""
     if not re.fullmatch(r"\d{1,7}", text.strip()) or not 1 <= int(text) <= 10**6:
         raise argparse.ArgumentTypeError(f"{text!r}; expected 1 to 1,000,000")
+    return int(text)
+
+
+def job_count(text: str) -> int:
+    """Argparse type of numbers of processes, from 1 to 1024."""
+    if not re.fullmatch(r"\d{1,4}", text.strip()) or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected 1 to 1024")
     return int(text)
 
 

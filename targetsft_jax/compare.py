@@ -1,15 +1,13 @@
 """Compare methods: `python -m targetsft_jax.compare --config FILE`."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
-from targetsft_jax.command import run_command
+from targetsft_jax.command import job_count, leave, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
     return run_command(
         _compare,
         arguments,
@@ -34,31 +32,29 @@ def _compare(arguments: list[str]) -> int:
         part = jobs.part_of(entries, options.part)
         mesh = entries[0].config.mesh.processes_of_run()
         code = launch(lambda: compare.run_entries(part), **mesh)
-    return code or (0 if options.part else report.write(comparison, entries))
+    return code if options.part else report.write(comparison, entries) or code
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m targetsft_jax.compare",
-        description="Train several methods from the same start on the same batches, in "
-        "one or more settings, and write tables and figures of their scores. Finished "
-        "cells are not repeated.",
-        epilog="Other keys are those of python -m targetsft_jax.train and override the "
-        "base configuration of all cells.",
+        description="Train several methods from the same start on the same batches "
+        "and write tables and figures of their scores. Finished cells are kept.",
+        epilog="Other keys are those of python -m targetsft_jax.train, for all cells.",
         allow_abbrev=False,
     )
-    text = "YAML file with base, run_dir, methods and seeds, or a shipped name"
-    parser.add_argument("--config", required=True, help=text)
+    parser.add_argument("--config", required=True, help="YAML file or shipped name")
     parser.add_argument("--methods", help="override, such as '[sft, dft]'")
     parser.add_argument("--seeds", help="override, such as '[0, 1]'")
     parser.add_argument("--run_dir", help="override")
-    parser.add_argument("--dry-run", action="store_true", help="only list the cells")
+    text = "list the cells and estimate the minutes"
+    parser.add_argument("--dry-run", action="store_true", help=text)
     text = "processes at once, each on its share of the cores (1)"
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help=text)
+    parser.add_argument("--jobs", type=job_count, default=1, metavar="N", help=text)
     text = "run the K-th of N parts of the methods, without tables: one per machine"
     parser.add_argument("--part", metavar="K/N", help=text)
     return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import textwrap
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from targetsft_jax.config.schema import Config
@@ -14,17 +14,31 @@ _WIDTH = 88
 
 
 def help_text() -> str:
-    """Help of all commands that read a configuration."""
-    lines = [
-        "usage: python -m targetsft_jax.train --config FILE [--KEY VALUE …]",
-        "",
+    """Help of all commands that read the configuration of a run."""
+    usage = (
+        "python -m targetsft_jax.train --config FILE [--KEY VALUE …]",
         "Train a student toward an explicit target distribution.",
-        "",
+    )
+    before = [
         *_entry("--config FILE", "YAML file, or the name of a shipped configuration."),
         *_entry("--print-config", "Print the resolved configuration and exit."),
-        *_entry("--help", "Print this text and exit."),
-        *_lines(Config, ""),
     ]
+    return section_help(Config, *usage, before)
+
+
+def section_help(
+    section: type, usage: str, about: str, before: Sequence[str] = ()
+) -> str:
+    """Help of a command whose arguments are the keys of a section.
+
+    Args:
+        section: declaration of the keys.
+        usage: command line in short.
+        about: one sentence.
+        before: lines of arguments that are no keys.
+    """
+    lines = [f"usage: {usage}", "", about, "", *before]
+    lines += [*_entry("--help", "Print this text and exit."), *_lines(section, "")]
     return "\n".join(lines) + "\n"
 
 

@@ -9,7 +9,7 @@ device or model is opened.
 import dataclasses
 import difflib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
 from targetsft_jax.command import UsageError
@@ -67,7 +67,7 @@ def parse(arguments: Sequence[str]) -> Config:
         SystemExit: after `--help`.
     """
     tree: Tree = {}
-    for key, value in _pairs(arguments):
+    for key, value in key_values(arguments, help_text, ("resume",)):
         try:
             if key == "config":
                 tree = merge(Config, tree, _read_file(value))
@@ -110,13 +110,25 @@ def renamed_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
     return renamed(tree, "")
 
 
-def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Keys and texts of a command line: `--KEY VALUE` or `--KEY=VALUE`."""
+def key_values(
+    arguments: Sequence[str], help: Callable[[], str], flags: Collection[str] = ()
+) -> Iterator[tuple[str, str]]:
+    """Keys and texts of a command line: `--KEY VALUE` or `--KEY=VALUE`.
+
+    Args:
+        arguments: the command line.
+        help: text of `--help`.
+        flags: keys that are true without a value.
+
+    Raises:
+        ConfigError: an argument is no key, or a key has no value.
+        SystemExit: after `--help`.
+    """
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
         if argument in ("-h", "--help"):
-            sys.stdout.write(help_text())
+            sys.stdout.write(help())
             raise SystemExit(0)
         if argument == "--print-config":
             continue
@@ -126,7 +138,7 @@ def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
         has_next = bool(rest) and not rest[0].startswith("--")
         if not equals and has_next:
             value = rest.pop(0)
-        elif not equals and key == "resume":
+        elif not equals and key in flags:
             value = "true"
         elif not equals:
             raise ConfigError(f"--{key} has no value; expected --{key} VALUE")

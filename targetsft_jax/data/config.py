@@ -325,7 +325,7 @@ def contradictions(config: DataConfig, path: str = "data") -> Iterator[str]:
         if config.weight is not None:
             expected = "null: it belongs to a source of a mixture"
             yield _refusal(f"{path}.weight", config.weight, expected)
-        yield from _source_contradictions(config, path)
+        yield from source_contradictions(config, path)
         return
     default = SourceConfig()
     for name in vars(default):
@@ -336,7 +336,7 @@ def contradictions(config: DataConfig, path: str = "data") -> Iterator[str]:
     names = [source_name(source) for source in config.mixture]
     weighted = any(source.weight is not None for source in config.mixture)
     for i, source in enumerate(config.mixture):
-        yield from _source_contradictions(source, f"{path}.mixture[{i}]")
+        yield from source_contradictions(source, f"{path}.mixture[{i}]")
         if names[i] in names[:i]:
             expected = "a name that no other source has"
             yield _refusal(f"{path}.mixture[{i}].name", names[i], expected)
@@ -345,7 +345,8 @@ def contradictions(config: DataConfig, path: str = "data") -> Iterator[str]:
             yield _refusal(f"{path}.mixture[{i}].weight", None, expected)
 
 
-def _source_contradictions(config: SourceConfig, path: str) -> Iterator[str]:
+def source_contradictions(config: SourceConfig, path: str) -> Iterator[str]:
+    """Errors about combinations of keys of one source."""
     kind = config.source
     for name, kinds in (
         ("dataset", ("tfds",)),

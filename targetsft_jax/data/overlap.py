@@ -5,8 +5,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from targetsft_jax.data.config import DataConfig
 from targetsft_jax.data.record import Record
-from targetsft_jax.data.records import Problem
+from targetsft_jax.data.records import Problem, load_records
 
 # Consecutive words that two texts must share to overlap.
 WORDS = 30
@@ -73,9 +74,9 @@ class Overlap:
         self._questions: dict[str, str] = {}
         self._runs: dict[int, str] = {}
         for problem in problems:
-            question = normalise(problem.messages[-1]["content"])
-            self._questions.setdefault(question, problem.id)
-            for run in _runs(question):
+            for text in _texts(problem):
+                self._questions.setdefault(normalise(text), problem.id)
+            for run in _runs(normalise(_texts(problem)[0])):
                 self._runs.setdefault(run, problem.id)
 
     def add(self, record: Record) -> None:
@@ -95,10 +96,38 @@ class Overlap:
             self.shared.add(id, other)
 
 
+def training_overlap(config: DataConfig, problems: Iterable[Problem]) -> Overlap:
+    """Compare the training data of a run with evaluation problems.
+
+    Args:
+        config: the run's data section.
+        problems: evaluation problems.
+
+    Returns:
+        The counts of training records that repeat or share text with a question.
+
+    Raises:
+        ValueError: the data cannot be read.
+    """
+    overlap = Overlap(problems)
+    for record in load_records(config)[0]:
+        overlap.add(record)
+    return overlap
+
+
 def normalise(text: str) -> str:
     """Normalize case, character width (NFKC) and white space."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return _SPACE.sub(" ", folded).strip()
+
+
+def _texts(problem: Problem) -> list[str]:
+    """Forms of a question in training data: bare, with its options, as prompted."""
+    turn = problem.messages[-1]["content"]
+    if not problem.question:
+        return [turn]
+    options = [f"{letter}. {text}" for letter, text in problem.options.items()]
+    return [problem.question, "\n".join([problem.question, *options]), turn]
 
 
 def _runs(text: str) -> Iterator[int]:

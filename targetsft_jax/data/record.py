@@ -113,12 +113,12 @@ def to_record(
     if fields.prompt is None:
         messages = _messages(row, fields.messages or "messages", origin)
     else:
-        messages = [{"role": "user", "content": _text(row, fields.prompt, origin)}]
+        messages = [{"role": "user", "content": field_text(row, fields.prompt, origin)}]
         if fields.response is not None and train:
-            reply = _text(row, fields.response, origin)
+            reply = field_text(row, fields.response, origin)
             messages.append({"role": "assistant", "content": reply})
     if fields.system is not None:
-        content = _text(row, fields.system, origin)
+        content = field_text(row, fields.system, origin)
         messages = [{"role": "system", "content": content}, *messages]
     if not train and messages[-1]["role"] == "assistant":
         messages = messages[:-1]
@@ -126,7 +126,7 @@ def to_record(
 
     answer = None
     if fields.answer is not None:
-        answer = _text(row, fields.answer, origin)
+        answer = field_text(row, fields.answer, origin)
     elif not train:
         raise RowError(origin, "no gold answer: set fields.answer to evaluate")
     columns = {
@@ -151,7 +151,7 @@ def first_unmet(
         RowError: a field is missing, or is compared with a number and is not one.
     """
     for name, holds in conditions.items():
-        value = _get(row, name, origin)
+        value = field_value(row, name, origin)
         text = "" if value is None else _as_text(value, name, origin)
         try:
             if not holds(text):
@@ -165,7 +165,12 @@ def first_unmet(
     return None
 
 
-def _get(row: Mapping[str, Any], name: str, origin: str) -> Any:
+def field_value(row: Mapping[str, Any], name: str, origin: str) -> Any:
+    """Value of a field, or of a nested one such as `options.A`.
+
+    Raises:
+        RowError: the field is missing; names those that there are.
+    """
     if name in row:
         return row[name]
     value: Any = row
@@ -204,10 +209,14 @@ def _kind(value: Any) -> str:
     return value.problem if isinstance(value, Unreadable) else type(value).__name__
 
 
-def _text(row: Mapping[str, Any], template: str, origin: str) -> str:
-    """Text of the field named `template`, or the template with its holes filled."""
+def field_text(row: Mapping[str, Any], template: str, origin: str) -> str:
+    """Text of the field named `template`, or the template with its holes filled.
+
+    Raises:
+        RowError: a field is missing, empty, or not text, a number or a list of these.
+    """
     if template in row or not ("{" in template or "}" in template):
-        text = _as_text(_get(row, template, origin), template, origin)
+        text = _as_text(field_value(row, template, origin), template, origin)
     else:
         text = "".join(
             literal + ("" if name is None else _hole(row, name, origin))
@@ -219,11 +228,11 @@ def _text(row: Mapping[str, Any], template: str, origin: str) -> str:
 
 
 def _hole(row: Mapping[str, Any], name: str, origin: str) -> str:
-    return _as_text(_get(row, name, origin), name, origin)
+    return _as_text(field_value(row, name, origin), name, origin)
 
 
 def _messages(row: Mapping[str, Any], name: str, origin: str) -> list[dict[str, str]]:
-    turns = _get(row, name, origin)
+    turns = field_value(row, name, origin)
     if not isinstance(turns, list) or not turns:
         kind = "an empty list" if turns == [] else _kind(turns)
         raise RowError(origin, f"field {name!r} is {kind}; expected a list of turns")

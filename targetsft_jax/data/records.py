@@ -1,7 +1,7 @@
 """Records to train on and problems to evaluate on, before any tokenizer."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from targetsft_jax.data.config import (
@@ -48,6 +48,10 @@ class Problem:
     """`file:row`, or `kind:split:seed:index` of a generated problem."""
     source: str = ""
     """Name of its source."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Letter -> text of the options, for an answer that is a letter; else empty."""
+    question: str = ""
+    """The question without the rest of its prompt; empty: the last turn."""
 
 
 def load_records(config: DataConfig) -> tuple[Iterator[Record], DataReport]:
@@ -156,7 +160,7 @@ def _read_source(
             record = make_record(source.synthetic, i)
             yield dataclasses.replace(record, id=record.origin, source=name)
         return
-    rows, fields = _open(source, train)
+    rows, fields = open_rows(source, train)
     tests = conditions(source.where)
     for origin, raw in rows:
         report.count("rows", name)
@@ -175,10 +179,18 @@ def _read_source(
         yield record
 
 
-def _open(
+def open_rows(
     source: SourceConfig, train: bool
 ) -> tuple[Iterator[tuple[str, Row]], FieldMap]:
-    """Rows of a source other than `synthetic`, and the map of their fields."""
+    """Open the rows of a source other than `synthetic`, each with its `file:row`.
+
+    Args:
+        source: a validated source.
+        train: selects the map of fields of a data set of the catalogue.
+
+    Returns:
+        The rows for `json_rows.parse_row`, and the map of their fields.
+    """
     if source.source == "jsonl":
         return read_lines(paths(source)), source.fields
     if source.source == "parquet":

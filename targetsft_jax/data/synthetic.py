@@ -115,28 +115,35 @@ def split_of(key: str) -> str:
 def add_noise(response: str, share: float, rng: np.random.Generator) -> str:
     """Replace computed characters by wrong ones, each with probability `share`.
 
-    The characters after `=` on a line and after `####` are computed: a digit becomes
-    one of the nine others, an option letter one of the three others, uniformly.
-    Operands are copied, not computed, and stay unchanged.
+    A digit becomes one of the nine others, an option letter one of the three others,
+    uniformly. Operands are copied, not computed, and stay unchanged.
     """
-    lines = []
-    for line in response.split("\n"):
-        mark = "####" if line.startswith("####") else "="
-        work, _, computed = line.partition(mark)
-        noisy = [_noisy(c, share, rng) for c in computed]
-        lines.append(work + mark + "".join(noisy))
-    return "\n".join(lines)
+    return "".join(
+        _noisy(character, share, rng) if computed else character
+        for character, computed in zip(response, is_computed(response))
+    )
 
 
 def is_computed(response: str) -> list[bool]:
-    """For each character of a response, True if `add_noise` may replace it."""
-    altered = add_noise(response, 1.0, np.random.default_rng(0))
-    return [before != after for before, after in zip(response, altered)]
+    """For each character of a response, True if it is computed rather than copied.
+
+    Computed are the digits and option letters after `=` on a line and after `####`.
+    """
+    marks: list[bool] = []
+    for line in response.split("\n"):
+        mark = "####" if line.startswith("####") else "="
+        start = line.find(mark) + len(mark) if mark in line else len(line)
+        marks += [
+            index >= start and character in string.digits + LETTERS
+            for index, character in enumerate(line)
+        ]
+        marks.append(False)
+    return marks[:-1]
 
 
 def _noisy(character: str, share: float, rng: np.random.Generator) -> str:
     alphabet = string.digits if character in string.digits else LETTERS
-    if character not in alphabet or rng.random() >= share:
+    if rng.random() >= share:
         return character
     step = rng.integers(1, len(alphabet))
     return alphabet[(alphabet.index(character) + step) % len(alphabet)]

@@ -1,7 +1,7 @@
 """Label probe: p_y and accuracy of a model on clean and on corrupted training labels.
 
 Generated examples with label noise have a known correct token at every computed
-position, so that learning the rule and memorising the wrong labels can be told apart.
+position, which separates learning the rule from memorising the wrong labels.
 """
 
 import dataclasses

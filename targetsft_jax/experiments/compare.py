@@ -185,6 +185,7 @@ def _seconds(cell: Cell) -> list[float]:
 def _record(cell: Cell, notes: dict[str, Any]) -> None:
     """Write the duration or the error of a cell beside its run directory."""
     if is_primary():
+        _beside(cell, ".json").parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(_beside(cell, ".json"), json.dumps(notes) + "\n")
 
 

@@ -192,7 +192,8 @@ def _base(
         ]
     except (TypeError, ValueError):
         raise ConfigError(
-            f"settings.{setting} has a value that is no text, number, list or mapping"
+            f"settings.{setting} has a value of another type than text, number, list "
+            "or mapping"
         ) from None
     try:
         parse([*base, *overrides])

@@ -50,13 +50,15 @@ def generate(
     dtype: DTypeLike = jnp.float32,
     batch_size: int | None = None,
     row_sharding: NamedSharding | None = None,
+    numbers: Sequence[int] | None = None,
+    first_sample: int = 0,
 ) -> list[list[Completion]]:
     """Sample `samples` completions of every prompt.
 
     A prompt is padded to the next power of two, so that few programs are compiled. The
-    key of each sample is derived from the position of its prompt in `prompts` and its
-    sample number: results do not depend on `batch_size` (up to rounding, since matrix
-    products of other sizes may add in another order).
+    key of each sample is derived from the number of its prompt and its sample number:
+    results do not depend on `batch_size` or on the other prompts (up to rounding, since
+    matrix products of other sizes may add in another order).
 
     Args:
         config: the decoder.
@@ -74,6 +76,10 @@ def generate(
             memory of a device.
         row_sharding: a sharding whose first axis spreads the rows over a mesh. With
             None, every device of the parameters' mesh computes every row.
+        numbers: identity of each prompt, an int32 of 0 or more, from which its keys are
+            derived; None: its position in `prompts`.
+        first_sample: number of the first sample, so that more samples of a prompt can
+            be added to earlier ones.
 
     Returns:
         A list of `samples` completions for each prompt.
@@ -106,7 +112,9 @@ def generate(
         "top_p": np.float32(top_p),
         # -1 is not a token: it keeps the array from being empty.
         "stop_ids": np.asarray(sorted({-1, *stop_ids}), np.int32),
+        "first_sample": np.int32(first_sample),
     }
+    identity = range(len(prompts)) if numbers is None else numbers
     completions: list[list[Completion]] = [[] for _ in prompts]
     buckets = _buckets(prompts)
     sizes = {
@@ -117,12 +125,20 @@ def generate(
         size = sizes[length]
         for first in range(0, len(members), size):
             preemption.check()
-            numbers = members[first : first + size]
+            chosen = members[first : first + size]
             # Filled with copies of a prompt, so that one program serves all batches.
-            missing = _padded_size(size, row_sharding) - len(numbers)
-            batch = _left_padded(prompts, numbers + numbers[:1] * missing, length)
-            tokens, ended = to_host(decode(config, plan, params, batch, settings))
-            for index, number in enumerate(numbers):
+            missing = _padded_size(size, row_sharding) - len(chosen)
+            batch = _left_padded(
+                prompts, chosen + chosen[:1] * missing, length, identity
+            )
+            outputs = decode(config, plan, params, batch, settings)
+            try:
+                tokens, ended = to_host(outputs)
+            except BaseException:
+                # A process that ends while its devices compute may crash.
+                jax.block_until_ready(outputs)
+                raise
+            for index, number in enumerate(chosen):
                 completions[number] = [
                     Completion(sample[sample >= 0].tolist(), bool(end))
                     for sample, end in zip(tokens[index], ended[index])
@@ -130,12 +146,16 @@ def generate(
     return completions
 
 
+def padded_length(tokens: int) -> int:
+    """Length that a prompt of so many tokens is padded to: the next power of two."""
+    return max(SHORTEST_BUCKET, 1 << (tokens - 1).bit_length())
+
+
 def _buckets(prompts: Sequence[Sequence[int]]) -> dict[int, list[int]]:
     """Numbers of the prompts by padded length, shortest first."""
     buckets: dict[int, list[int]] = {}
     for number, prompt in enumerate(prompts):
-        length = max(SHORTEST_BUCKET, 1 << (len(prompt) - 1).bit_length())
-        buckets.setdefault(length, []).append(number)
+        buckets.setdefault(padded_length(len(prompt)), []).append(number)
     return dict(sorted(buckets.items()))
 
 
@@ -156,8 +176,8 @@ def _batch_size(
     if requested is None and memory is not None:
         # Of a prompt alone; a batch is a multiple of the shards.
         one = batch_bytes(config, plan, 1, length)
-        size = max(1, min(size, memory * _shards(plan.row_sharding) // one))
-    rows = -(-_padded_size(size, plan.row_sharding) // _shards(plan.row_sharding))
+        size = max(1, min(size, memory * shards_of(plan.row_sharding) // one))
+    rows = -(-_padded_size(size, plan.row_sharding) // shards_of(plan.row_sharding))
     needed = batch_bytes(config, plan, rows, length)
     if memory is not None and needed > memory:
         raise ValueError(
@@ -198,29 +218,32 @@ def device_memory() -> int | None:
 
 
 def _left_padded(
-    prompts: Sequence[Sequence[int]], numbers: list[int], length: int
+    prompts: Sequence[Sequence[int]],
+    chosen: list[int],
+    length: int,
+    identity: Sequence[int],
 ) -> dict[str, np.ndarray]:
     """Batch of prompts padded on the left, so that completions start in one column."""
-    tokens = np.zeros((len(numbers), length), np.int32)
-    is_real = np.zeros((len(numbers), length), np.int32)
-    for index, number in enumerate(numbers):
+    tokens = np.zeros((len(chosen), length), np.int32)
+    is_real = np.zeros((len(chosen), length), np.int32)
+    for index, number in enumerate(chosen):
         start = length - len(prompts[number])
         tokens[index, start:] = prompts[number]
         is_real[index, start:] = 1
     return {
         "tokens": tokens,
         "is_real": is_real,
-        "number": np.asarray(numbers, np.int32),
+        "number": np.asarray([identity[number] for number in chosen], np.int32),
     }
 
 
 def _padded_size(size: int, row_sharding: NamedSharding | None) -> int:
     """Batch size rounded up to a multiple of the shards of the rows."""
-    shards = _shards(row_sharding)
+    shards = shards_of(row_sharding)
     return -(-size // shards) * shards
 
 
-def _shards(row_sharding: NamedSharding | None) -> int:
+def shards_of(row_sharding: NamedSharding | None) -> int:
     """Number of shards of the rows."""
     if row_sharding is None:
         return 1

@@ -69,7 +69,7 @@ def decode(
         params: its parameters.
         batch: tokens [P, L] int32, is_real [P, L] int32 (0 in padding), and the number
             [P] int32 of each prompt.
-        settings: key, temperature, top_p, and stop_ids [S] int32.
+        settings: key, temperature, top_p, first_sample, and stop_ids [S] int32.
 
     Returns:
         Tokens [P, samples, max_new_tokens] int32 with `NO_TOKEN` from the stop token
@@ -127,7 +127,7 @@ def _chooser(
     (hidden [R, D], step, ended, output) -> tokens [R], new `ended`, new `output`.
     """
     matrix = head(params)[: plan.vocab_size].astype(plan.dtype)
-    keys = _row_keys(settings["key"], numbers, plan.samples)
+    keys = _row_keys(settings["key"], numbers, settings["first_sample"], plan.samples)
 
     def choose(
         hidden: jax.Array, step: jax.Array, ended: jax.Array, output: jax.Array
@@ -153,13 +153,15 @@ def _chooser(
     return choose
 
 
-def _row_keys(key: jax.Array, numbers: jax.Array, samples: int) -> jax.Array:
+def _row_keys(
+    key: jax.Array, numbers: jax.Array, first_sample: jax.Array, samples: int
+) -> jax.Array:
     """[P * samples] PRNG keys, from the number of the prompt and of the sample."""
 
     def prompt_keys(number: jax.Array) -> jax.Array:
         prompt_key = jax.random.fold_in(key, number)
         return jax.vmap(lambda sample: jax.random.fold_in(prompt_key, sample))(
-            jnp.arange(samples, dtype=jnp.int32)
+            first_sample + jnp.arange(samples, dtype=jnp.int32)
         )
 
     return jax.vmap(prompt_keys)(numbers).reshape(

@@ -1,6 +1,14 @@
 """Duplicates and overlaps, compared with cases written by hand."""
 
-from targetsft_jax.data.overlap import WORDS, Duplicates, Overlap
+import json
+
+from targetsft_jax.data.config import DataConfig, FieldMap
+from targetsft_jax.data.overlap import (
+    WORDS,
+    Duplicates,
+    Overlap,
+    training_overlap,
+)
 from targetsft_jax.data.record import Record
 from targetsft_jax.data.records import Problem
 
@@ -95,3 +103,19 @@ def test_published_sets(shared):
     itself = Overlap(questions)
     scanned(itself, *(record(p.id, p.messages[0]["content"]) for p in questions))
     assert itself.exact.count == len(questions) == 500
+
+
+def test_training_data_that_repeat_a_benchmark_are_counted(tmp_path):
+    """Training prompts have the options, the benchmark's question has not."""
+    path = tmp_path / "rows.jsonl"
+    texts = ["Which?\nA. x\nB. y", "Which? ", "Other?", "Which?\nA. x\nB. y\nThink."]
+    rows = [{"prompt": text, "response": "A"} for text in texts]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = DataConfig(
+        source="jsonl",
+        path=str(path),
+        fields=FieldMap(messages=None, prompt="prompt", response="response"),
+    )
+    turn = {"role": "user", "content": "Which?\nA. x\nB. y\nThink."}
+    problem = Problem([turn], "A", "1", "b", {"A": "x", "B": "y"}, "Which?")
+    assert training_overlap(config, [problem]).exact.count == 3

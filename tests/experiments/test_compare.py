@@ -1,7 +1,9 @@
-"""Comparisons: cells in one process, shared models, finished cells, tables."""
+"""Comparisons: cells in one process, shared models, finished and failed cells."""
 
 import json
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,8 +13,9 @@ from targetsft_jax.checkpoints.open import StoredModel
 from targetsft_jax.compare import main
 from targetsft_jax.evaluation.statistics import AverageAtK
 from targetsft_jax.experiments import compare as compare_module
-from targetsft_jax.experiments.compare import tables
-from targetsft_jax.experiments.grid import Cell
+from targetsft_jax.experiments.compare import selected_rate
+from targetsft_jax.experiments.declaration import Comparison, Tuning
+from targetsft_jax.experiments.grid import entries
 from targetsft_jax.training import measure as measure_module
 from targetsft_jax.training import run as run_module
 
@@ -65,8 +68,20 @@ def test_cells_share_frozen_models_and_finished_cells_are_skipped(
     # teacher and start are evaluated once.
     assert counts["read teacher"] == 1 and counts["read student"] == 2
     assert counts["training"] == 2 and counts["evaluation"] == 4
-    rows = [line.split("|")[1].strip() for line in printed.splitlines() if "|" in line]
-    assert rows[-4:] == ["teacher", "start", "sft", "target_sft"]
+    assert re.search(
+        r"\[2/2\] target_sft, seed 0: [\d.]+ \(\d+ s, 0 min left\)", printed
+    )
+    results = _results(tmp_path / "cells")
+    assert [row["label"] for row in results] == [
+        "start",
+        "teacher",
+        "sft",
+        "target_sft",
+    ]
+    assert all(len(row["correct"]) == 2 and row["samples"] == 1 for row in results)
+    assert results[2]["history"]["step"] and results[0]["history"] == {}
+    log = (tmp_path / "cells/sft/seed0.log").read_text()
+    assert "held-out problems" in log and "held-out problems" not in printed
     one, other = (
         json.loads((tmp_path / "cells" / name / "seed0/results.json").read_text())
         for name in ("sft", "target_sft")
@@ -83,19 +98,20 @@ def test_cells_share_frozen_models_and_finished_cells_are_skipped(
     assert main(command) == 0
     again = capsys.readouterr().out
     assert not counts and again.count("already finished") == 2
-    assert again.splitlines()[-4:] == printed.splitlines()[-4:]
+    assert _results(tmp_path / "cells") == results
     # With another evaluation the cells are not finished.
     more = [*command, "--evaluation.samples", "2", "--dry-run"]
     assert main(more) == 0
-    assert capsys.readouterr().out.count("to run") == 2
+    assert capsys.readouterr().out.count("to run  ") == 2
 
 
 def test_a_dry_run_runs_no_cell(command, monkeypatch, capsys):
     monkeypatch.setattr(compare_module, "run", None)
     assert main([*command, "--dry-run", "--seeds", "[0, 1]"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    *lines, estimate = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and all("to run" in line for line in lines)
-    assert lines[1].split()[:3] == ["sft", "seed", "1"]
+    assert lines[1].split()[:5] == ["to", "run", "sft,", "seed", "1"]
+    assert estimate.startswith("0 cells finished, 4 to run")
 
 
 def test_a_wrong_method_is_bad_usage(command, capsys):
@@ -103,22 +119,68 @@ def test_a_wrong_method_is_bad_usage(command, capsys):
     assert "no method 'tsft'" in capsys.readouterr().err
 
 
-def test_seeds_are_summarised(capsys):
-    def score(value: float) -> AverageAtK:
-        return AverageAtK(value, 0.0, value, 0.0, 0.0, 10, 2)
+def test_a_failed_cell_does_not_end_the_comparison(
+    command, tmp_path, monkeypatch, capsys
+):
+    def run(config, shared):
+        if config.method.name == "sft":
+            raise ValueError("the loss was not finite")
+        return {"target_sft": _score(0.5)}
 
-    cells = [
-        Cell(name, seed, None)  # type: ignore[arg-type]
-        for name in ("sft", "dft")
-        for seed in (0, 1)
-    ]
-    scores = {
-        "sft, seed 0": score(0.25),
-        "sft, seed 1": score(0.75),
-        "dft, seed 0": score(0.5),
-        "dft, seed 1": score(0.5),
-    }
-    text = "\n".join(tables(cells, scores))
-    assert "| sft | 50.00 | 25.00 | 75.00 |" in text
-    assert "| dft | 50.00 | 50.00 | 50.00 |" in text
-    assert "no cell has scores" in tables(cells, {})[0]
+    monkeypatch.setattr(compare_module, "run", run)
+    assert main(command) == 1
+    printed = capsys.readouterr().out
+    assert "[1/2] sft, seed 0: failed: the loss was not finite" in printed
+    assert "[2/2] target_sft, seed 0: 50.0" in printed
+    notes = json.loads((tmp_path / "cells/sft/seed0.json").read_text())
+    assert notes == {"failed": "the loss was not finite"}
+
+
+@pytest.mark.parametrize(
+    "scores, expected",
+    [
+        ({0.1: 0.2, 0.2: 0.3, 0.4: 0.1}, 0.2),
+        # Equal scores: the lower rate. A failed trial is left out.
+        ({0.1: 0.2, 0.2: 0.3, 0.4: 0.3}, 0.2),
+        ({0.1: 0.2, 0.2: None, 0.4: 0.1}, 0.1),
+    ],
+)
+def test_the_best_trial_selects_the_rate(tmp_path, monkeypatch, scores, expected):
+    (entry,) = _tuned(tmp_path, list(scores))
+    for trial in entry.trials():
+        if scores[trial.config.train.learning_rate] is None:
+            compare_module._record(trial, {"failed": "diverged"})
+
+    def finished(config):
+        value = scores[config.train.learning_rate]
+        return None if value is None else {"sft": _score(value)}
+
+    monkeypatch.setattr(compare_module, "finished_scores", finished)
+    assert selected_rate(entry) == expected
+
+
+def test_no_rate_is_selected_before_all_trials_ran(tmp_path):
+    (entry,) = _tuned(tmp_path, [0.1, 0.2])
+    with pytest.raises(ValueError, match="sft, trial of learning rate 0.1 is not fin"):
+        selected_rate(entry)
+    for trial in entry.trials():
+        compare_module._record(trial, {"failed": "diverged"})
+    with pytest.raises(ValueError, match="all learning rates failed"):
+        selected_rate(entry)
+
+
+def _tuned(tmp_path: Path, rates: list[float]):
+    (tmp_path / "base.yaml").write_text("student: {path: s}\n")
+    base = str(tmp_path / "base.yaml")
+    run_dir = str(tmp_path / "cells")
+    comparison = Comparison(base, run_dir, ["sft"], tuning=Tuning(rates))
+    return entries(comparison, ["--data.source", "synthetic"])
+
+
+def _score(value: float) -> AverageAtK:
+    return AverageAtK(value, 0.0, value, 0.0, 0.0, 10, 2)
+
+
+def _results(folder: Path) -> list[dict]:
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]

@@ -92,6 +92,45 @@ PUBLISHED = [
         {"source": "Algebra", "id": "test/algebra/1.json", "answer": "1/2"},
     ),
     (
+        "svamp",
+        "data/test-00000-of-00001.parquet",
+        {
+            **{"ID": "chal-1", "Body": "A pack costs 76 dollars", "Type": "Sum"},
+            **{"Question": "How much are two?", "Equation": "", "Answer": 152.0},
+        },
+        {
+            **{"question": "A pack costs 76 dollars. How much are two?"},
+            **{"answer": "152", "id": "chal-1", "source": "Sum"},
+        },
+    ),
+    (
+        "aqua_rat",
+        "raw/test-00000-of-00001.parquet",
+        {
+            **{"question": "1/2?", "options": ["A)0.5", "B)5", "C)x) y"]},
+            **{"rationale": "Half.", "correct": "A"},
+        },
+        {"options": ["0.5", "5", "x) y"], "answer": "A", "reasoning": "Half."},
+    ),
+    (
+        "medqa_5opt",
+        "questions/US/test.jsonl",
+        {
+            **{"question": "Which?", "answer": "e", "answer_idx": "E"},
+            **{"options": dict(zip("ABCDE", "abcde")), "meta_info": "step1"},
+        },
+        {"options": list("abcde"), "answer": "E", "source": "step1"},
+    ),
+    (
+        "mmlu_medical",
+        "all/test-00000-of-00001.parquet",
+        {
+            **{"question": "Which?", "subject": "anatomy"},
+            **{"choices": list("wxyz"), "answer": 3},
+        },
+        {"options": list("wxyz"), "answer": "D", "source": "anatomy"},
+    ),
+    (
         "minerva_math",
         "data/test-00000-of-00001.parquet",
         {"question": "1/2?", "answer": "0.5"},

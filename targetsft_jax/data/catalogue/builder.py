@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from targetsft_jax.data.catalogue import CATALOGUE
-from targetsft_jax.data.catalogue.entry import FIELDS, Example
+from targetsft_jax.data.catalogue.entry import FIELDS, Example, FileLayout
 from targetsft_jax.data.catalogue.files import Files, from_hub, in_folder
 from targetsft_jax.data.json_rows import parse_row
 from targetsft_jax.data.record import ROW_FAULTS, RowError
@@ -254,7 +254,7 @@ def _builder(name: str, files: Files, data_dir: str) -> tuple[Any, list[str]]:
         number = 0
         for origin, raw in read_files(paths):
             try:
-                example = _from_row(files, parse_row(raw, origin), origin)
+                example = from_row(files.layout, parse_row(raw, origin), origin)
             except RowError as error:
                 # All are counted, and few are shown.
                 bad.append(str(error) if len(bad) < _SHOWN else "")
@@ -289,9 +289,14 @@ def _base() -> Any:
     return tfds.core.GeneratorBasedBuilder
 
 
-def _from_row(files: Files, row: Mapping[str, Any], origin: str) -> Example | None:
+def from_row(layout: FileLayout, row: Mapping[str, Any], origin: str) -> Example | None:
+    """Convert a published row; None: the entry leaves it out.
+
+    Raises:
+        RowError: the row has other fields than the layout's.
+    """
     try:
-        return files.layout.example(row)
+        return layout.example(row)
     except KeyError as error:
         names = ", ".join(sorted(map(str, row)))
         raise RowError(origin, f"field {error} is missing; it has {names}") from error

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from targetsft_jax.data.catalogue.entry import (
+    LETTERS,
     DataSet,
     Example,
     FileLayout,
@@ -122,6 +123,36 @@ def _answer(row: Mapping[str, Any]) -> str:
     return answer
 
 
+def _svamp(row: Mapping[str, Any]) -> Example:
+    """Fields ID, Body, Question, Equation, Answer (a number), Type."""
+    body = row["Body"].strip()
+    stop = "" if body.endswith((".", "?", "!", ",")) else "."
+    return example(
+        f"{body}{stop} {row['Question'].strip()}",
+        _number_text(row["Answer"]),
+        source=row["Type"],
+        id=row["ID"],
+    )
+
+
+def _number_text(value: object) -> str:
+    """Text of a number, a whole one without its fraction: 51.0 is "51"."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return plain_text(value)
+
+
+def _aqua_rat(row: Mapping[str, Any]) -> Example:
+    """Fields question, options ("A)…" to "E)…"), rationale, correct (a letter)."""
+    options = [
+        option.partition(")")[2] if option[:2] == f"{a})" else option
+        for a, option in zip(LETTERS, row["options"])
+    ]
+    return example(
+        row["question"], row["correct"], options=options, reasoning=row["rationale"]
+    )
+
+
 def _boxed(problem: str, solution: str, source: str | None) -> Example:
     answer = boxed_answer(solution)
     if not answer:
@@ -224,6 +255,46 @@ MATHS = {
                 },
                 _olympiadbench,
             )
+        ],
+    ),
+    "svamp": DataSet(
+        about="1,000 arithmetic word problems with varied wording",
+        licence="MIT",
+        homepage="https://github.com/arkilpatel/SVAMP",
+        hub="ChilleD/SVAMP",
+        layouts=[
+            FileLayout(
+                {
+                    split: [f"data/{split}-*.parquet", f"{split}.json"]
+                    for split in ("train", "test")
+                },
+                _svamp,
+            ),
+            FileLayout({"test": ["SVAMP.json", "svamp.jsonl"]}, _svamp),
+        ],
+    ),
+    "aqua_rat": DataSet(
+        about="98 k algebraic word problems with five options and rationales",
+        licence="Apache-2.0",
+        homepage="https://github.com/google-deepmind/AQuA",
+        hub="deepmind/aqua_rat",
+        layouts=[
+            FileLayout(
+                {
+                    "train": ["raw/train-*.parquet"],
+                    "validation": ["raw/validation-*.parquet"],
+                    "test": ["raw/test-*.parquet"],
+                },
+                _aqua_rat,
+            ),
+            FileLayout(
+                {
+                    "train": ["train.json", "train.jsonl"],
+                    "validation": ["dev.json", "dev.jsonl"],
+                    "test": ["test.json", "test.jsonl"],
+                },
+                _aqua_rat,
+            ),
         ],
     ),
     "aime24": DataSet(

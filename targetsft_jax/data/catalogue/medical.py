@@ -84,7 +84,7 @@ def _pubmedqa_official(row: Mapping[str, Any]) -> Example:
         row["CONTEXTS"],
         row["LONG_ANSWER"],
         row["final_decision"],
-        row["id"],
+        row["id"] if "id" in row else row["pmid"],
     )
 
 
@@ -116,6 +116,42 @@ def _mmlu_pro_medical(row: Mapping[str, Any]) -> Example | None:
         source=row["category"],
         id=row["question_id"],
     )
+
+
+def _mmlu_medical(row: Mapping[str, Any]) -> Example | None:
+    """Fields subject, question, choices (a list), answer (an index from 0).
+    Subjects other than the six medical ones are left out."""
+    if row["subject"] not in MMLU_SUBJECTS:
+        return None
+    return example(
+        row["question"],
+        letter(row["answer"]),
+        options=row["choices"],
+        source=row["subject"],
+    )
+
+
+def _mmlu_medical_official(row: Mapping[str, Any]) -> Example | None:
+    """Fields subject, question, A to D, answer (a letter)."""
+    if row["subject"] not in MMLU_SUBJECTS:
+        return None
+    return example(
+        row["question"],
+        row["answer"],
+        options=[row[name] for name in "ABCD"],
+        source=row["subject"],
+    )
+
+
+MMLU_SUBJECTS = (
+    "anatomy",
+    "clinical_knowledge",
+    "college_biology",
+    "college_medicine",
+    "medical_genetics",
+    "professional_medicine",
+)
+"""Subjects of MMLU that the published medical comparisons use."""
 
 
 def _medxpertqa(row: Mapping[str, Any]) -> Example:
@@ -205,10 +241,35 @@ MEDICAL = {
             FileLayout(
                 {
                     "train": ["ori_pqaa.json", "data/ori_pqaa.json"],
-                    "test": ["ori_pqal.json", "data/ori_pqal.json"],
+                    "test": ["ori_pqal.json", "data/ori_pqal.json", "pqal.jsonl"],
                 },
                 _pubmedqa_official,
             ),
+        ],
+    ),
+    "medqa_5opt": DataSet(
+        about="1,273 questions of the USMLE with five options, for evaluation",
+        licence="MIT",
+        homepage="https://github.com/jind11/MedQA",
+        hub="bigbio/med_qa",
+        layouts=[
+            FileLayout(
+                {
+                    split: [f"questions/US/{split}.jsonl", f"*/US/{split}.jsonl"]
+                    for split in ("train", "dev", "test")
+                },
+                _medqa,
+            )
+        ],
+    ),
+    "mmlu_medical": DataSet(
+        about="1,089 questions of MMLU in six medical subjects, for evaluation",
+        licence="MIT",
+        homepage="https://github.com/hendrycks/test",
+        hub="cais/mmlu",
+        layouts=[
+            FileLayout({"test": ["all/test-*.parquet"]}, _mmlu_medical),
+            FileLayout({"test": ["test.jsonl"]}, _mmlu_medical_official),
         ],
     ),
     "mmlu_pro_medical": DataSet(

@@ -8,6 +8,7 @@ import re
 from fractions import Fraction
 
 from targetsft_jax.data.boxed import last_boxed
+from targetsft_jax.evaluation.graders.grade import Grade
 
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)")
 _THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
@@ -22,13 +23,7 @@ def extract_answer(text: str) -> str | None:
     `\\boxed{…}` with balanced braces, whichever is later: in long solutions `####`
     also begins headings.
     """
-    boxed = last_boxed(text)
-    mark = text.rfind(_MARK)
-    if mark > (boxed.start if boxed else -1):
-        line = text[mark + len(_MARK) :].lstrip(" \t").partition("\n")[0]
-        if line.strip():
-            return line.strip()
-    return (boxed.content.strip() or None) if boxed else None
+    return extract(text)[0]
 
 
 def is_correct(text: str, answer: str) -> bool:
@@ -41,13 +36,44 @@ def is_correct(text: str, answer: str) -> bool:
     Raises:
         ValueError: the gold answer is empty.
     """
+    return grade_exact(text, answer).correct
+
+
+def grade_exact(text: str, answer: str) -> Grade:
+    """Compare the stated answer of a completion with the gold answer.
+
+    Args:
+        text: the completion.
+        answer: the gold answer, or a worked solution that states it.
+
+    Raises:
+        ValueError: the gold answer is empty.
+    """
+    check_gold(answer)
     gold = extract_answer(answer) or answer.strip()
-    if not gold:
+    stated, how = extract(text)
+    correct = stated is not None and _normalized(stated) == _normalized(gold)
+    return Grade(correct, stated, how)
+
+
+def check_gold(answer: str) -> None:
+    """Raise ValueError if the gold answer is empty."""
+    if not (extract_answer(answer) or answer.strip()):
         raise ValueError(
             "the gold answer is empty; check the field that it is read from"
         )
-    stated = extract_answer(text)
-    return stated is not None and _normalized(stated) == _normalized(gold)
+
+
+def extract(text: str) -> tuple[str | None, str]:
+    """The stated answer and its origin, as `Grade.how` names it."""
+    boxed = last_boxed(text)
+    mark = text.rfind(_MARK)
+    if mark > (boxed.start if boxed else -1):
+        line = text[mark + len(_MARK) :].lstrip(" \t").partition("\n")[0]
+        if line.strip():
+            return line.strip(), "marker"
+    answer = boxed.content.strip() if boxed else ""
+    return (answer, "boxed") if answer else (None, "no answer")
 
 
 def _normalized(answer: str) -> Fraction | str:

@@ -1,0 +1,325 @@
+"""Evaluate a model on benchmarks: open, check, sample, grade, summarise."""
+
+import hashlib
+import importlib.metadata
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from targetsft_jax.checkpoints.open import StoredModel, open_model
+from targetsft_jax.command import UsageError
+from targetsft_jax.config.load import parse as parse_config
+from targetsft_jax.config.schema import ConfigError
+from targetsft_jax.data.chat import stop_tokens
+from targetsft_jax.data.overlap import training_overlap
+from targetsft_jax.evaluation import benchmarks, scores
+from targetsft_jax.evaluation.backends import Backend
+from targetsft_jax.evaluation.backends.sampler import (
+    chat_tokenizer,
+    compute_dtype,
+    load_sampler,
+)
+from targetsft_jax.evaluation.backends.server import Server
+from targetsft_jax.evaluation.backends.vllm import Vllm
+from targetsft_jax.evaluation.benchmark_run import BenchmarkRun, Prompts
+from targetsft_jax.evaluation.benchmarks import LoadedBenchmark
+from targetsft_jax.evaluation.eval_results import PublishedScore, write_scores
+from targetsft_jax.evaluation.scores import BenchmarkScore
+from targetsft_jax.evaluation.settings import EvaluateConfig
+from targetsft_jax.evaluation.store import Row, Store
+from targetsft_jax.parallel.preemption import RaisedSignals
+from targetsft_jax.parallel.processes import is_primary
+from targetsft_jax.storage import atomic
+from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.storage.user_path import user_path
+
+_VERSIONS = ("targetsft-jax", "jax", "transformers", "math-verify")
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, BenchmarkScore]:
+    """Evaluate a model on benchmarks.
+
+    All benchmarks are loaded and all gold answers are checked before the first
+    completion.
+
+    Returns:
+        Name of the benchmark -> scores.
+
+    Raises:
+        UsageError, ValueError, OSError: a model, benchmark, file or results folder
+            cannot be used.
+        Stopped: SIGTERM or Ctrl-C; finished batches are stored.
+    """
+    with RaisedSignals():
+        return _Evaluation(config).run()
+
+
+class _Evaluation:
+    """One evaluation, with the opened model and benchmarks."""
+
+    def __init__(self, config: EvaluateConfig):
+        self.config = config
+        found = {name: benchmarks.find(name) for name in config.names}
+        self.model = None if config.model is None else open_model(config.model)
+        self.folder = _folder(config)
+        self.loaded = [
+            benchmarks.load(
+                benchmark,
+                path=config.data.get(name),
+                data_dir=config.data_dir,
+                limit=config.limit,
+            )
+            for name, benchmark in found.items()
+        ]
+        self._backend: Backend | None = None
+
+    def run(self) -> dict[str, BenchmarkScore]:
+        """Run the benchmarks, print and store the scores."""
+        results: dict[str, BenchmarkScore] = {}
+        rows: dict[str, list[Row]] = {}
+        for loaded in self.loaded:
+            name = loaded.benchmark.name
+            rows[name] = self._rows(loaded)
+            results[name] = scores.score(rows[name])
+        titles = {
+            loaded.benchmark.title or loaded.benchmark.name: results[
+                loaded.benchmark.name
+            ]
+            for loaded in self.loaded
+        }
+        print(f"\n{self.config.mode} grading, temperature {self.config.temperature:g}")
+        print(scores.table(titles))
+        for line in (*scores.visible(titles), *self._differences(rows)):
+            print(line)
+        if is_primary():
+            self._write(results)
+        return results
+
+    def _rows(self, loaded: LoadedBenchmark) -> list[Row]:
+        """Sample, or grade again, one benchmark."""
+        config, benchmark = self.config, loaded.benchmark
+        store = Store(self.folder / benchmark.name)
+        samples = benchmark.samples or config.samples
+        print(f"\n{benchmark.title or benchmark.name}: {loaded.size()}", flush=True)
+        if store.damaged:
+            print(f"  {store.damaged} damaged rows are sampled again")
+        run = BenchmarkRun(
+            loaded,
+            Prompts({}, {}),
+            store,
+            replace(config, samples=samples),
+            config.seed,
+            config.mode,
+            config.batch_size,
+            config.time_limit,
+        )
+        if self.model is not None:
+            run = self._sampled(run, self.model)
+        elif not store.rows:
+            raise UsageError(f"{store.completions} has no completions to grade again")
+        stored_mode = store.read_settings().get("mode")
+        if config.regrade or stored_mode != config.mode:
+            print(f"  {run.regrade()} verdicts changed in {len(store.rows):,} rows")
+        settings = store.read_settings() | {"mode": config.mode, "samples": samples}
+        if is_primary():
+            store.check_settings(settings)
+        return run.rows()
+
+    def _sampled(self, run: BenchmarkRun, model: StoredModel) -> BenchmarkRun:
+        config, benchmark = self.config, run.loaded.benchmark
+        tokenizer = chat_tokenizer(model, self.config.chat_template)
+        prompts = Prompts.of(
+            run.loaded.problems, tokenizer, model.config.context_length - 1
+        )
+        run = replace(run, prompts=prompts)
+        first = prompts.first(tokenizer)
+        print(*(f"  {line}" for line in "\n".join(first).splitlines()), sep="\n")
+        self._warn_of_overlap(run.loaded)
+        stored = run.store.read_settings() if run.store.rows else {}
+        settings = {
+            "model": model_identity(model),
+            "benchmark": benchmark.name,
+            "prompt": _digest([benchmark.system, benchmark.prompt, benchmark.options]),
+            "chat_template": _digest([tokenizer.chat_template]),
+            "backend": self._backend_name(),
+            "seed": config.seed,
+            "max_new_tokens": config.max_new_tokens,
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+            "top_k": config.top_k,
+            "samples": run.settings.samples,
+            "limit": config.limit,
+            "mode": stored.get("mode", config.mode),
+            "batch_size": config.batch_size,
+            "first_prompt": first,
+            "versions": _versions(),
+        }
+        run.store.check_settings(settings)
+        run.sample(lambda: self.backend(model), tokenizer)
+        return run
+
+    def backend(self, model: StoredModel) -> Backend:
+        """Open the backend once; the sampler loads the parameters."""
+        if self._backend is None:
+            self._backend = self._open_backend(model)
+        return self._backend
+
+    def _open_backend(self, model: StoredModel) -> Backend:
+        config = self.config
+        tokenizer = chat_tokenizer(model, self.config.chat_template)
+        stop_ids = stop_tokens(tokenizer)
+        if config.backend == "vllm":
+            if model.checkpoint is not None:
+                raise UsageError(
+                    f"{model.path} is a checkpoint, which vllm cannot read; expected "
+                    "the export RUN/hf"
+                )
+            return Vllm(str(model.folder), stop_ids, config.dtype or "auto")
+        if config.backend != "sampler":
+            return Server(config.backend, str(config.model), stop_ids)
+        print("  loading the model", flush=True)
+        return load_sampler(model, tokenizer, config.mesh, config.dtype)
+
+    def _backend_name(self) -> str:
+        backend = self.config.backend
+        if backend == "sampler":
+            return f"sampler, {compute_dtype(self.config.dtype).name}"
+        if backend == "vllm":
+            return Vllm("", (), self.config.dtype or "auto").name
+        if not backend.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"backend is {backend!r}; expected sampler, vllm, or an address that "
+                "begins with http:// or https://"
+            )
+        return Server(backend, str(self.config.model), ()).name
+
+    def _warn_of_overlap(self, loaded: LoadedBenchmark) -> None:
+        """Warn of problems that are in the training data of a run."""
+        run_dir = _run_of(self.config.model)
+        if run_dir is None:
+            return
+        try:
+            data = parse_config(["--config", str(run_dir.config)]).data
+            overlap = training_overlap(data, loaded.problems)
+        except (ValueError, OSError) as error:
+            line = str(error).splitlines()[0]
+            print(f"  overlap with the training data is unknown: {line}")
+            return
+        for cases, what in (
+            (overlap.exact, "have the question of"),
+            (overlap.shared, "share 30 words with the question of"),
+        ):
+            if cases.count:
+                id, problem = cases.first[0]
+                print(
+                    f"  warning: {cases.count:,} training examples {what} a problem, "
+                    f"such as {id} and {problem}"
+                )
+
+    def _differences(self, rows: dict[str, list[Row]]) -> list[str]:
+        """Paired differences to the baseline."""
+        if self.config.baseline is None:
+            return []
+        lines = []
+        for name, own in rows.items():
+            other = Store(user_path(self.config.baseline) / name)
+            keys = {(row.problem, row.sample) for row in own}
+            baseline = [row for key, row in other.rows.items() if key in keys]
+            if not baseline:
+                raise UsageError(
+                    f"baseline: {other.completions} has no completion of the problems; "
+                    "expected a results folder of another model"
+                )
+            lines.append(scores.difference_line(name, scores.difference(own, baseline)))
+        return lines
+
+    def _write(self, results: dict[str, BenchmarkScore]) -> None:
+        path = self.folder / "summary.json"
+        tree = {
+            "model": self.config.model,
+            "mode": self.config.mode,
+            "scores": {name: score.to_json() for name, score in results.items()},
+        }
+        atomic.write_text(path, json.dumps(tree, indent=2) + "\n")
+        print(f"\nwritten to {self.folder}")
+        if self.config.write_scores:
+            folder = _export_of(self.config.model)
+            for file in write_scores(folder, self._published(results)):
+                print(f"  {file}")
+
+    def _published(self, results: dict[str, BenchmarkScore]) -> list[PublishedScore]:
+        config = self.config
+        notes = (
+            f"{config.mode} grading, temperature {config.temperature:g}, top_p "
+            f"{config.top_p:g}, at most {config.max_new_tokens} tokens, "
+            f"{self._backend_name()}"
+        )
+        published = []
+        for loaded in self.loaded:
+            entry, score = loaded.benchmark, results[loaded.benchmark.name]
+            estimate = score.average
+            published.append(
+                PublishedScore(
+                    benchmark=entry.name,
+                    title=entry.title or entry.name,
+                    hub=entry.hub,
+                    value=100 * estimate.value,
+                    low=100 * estimate.low,
+                    high=100 * estimate.high,
+                    samples=score.samples,
+                    problems=estimate.problems,
+                    notes=notes,
+                )
+            )
+        return published
+
+
+def model_identity(model: StoredModel) -> str:
+    """Digest of the files of a model's weights: names, sizes and first bytes."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in model.source.rglob("*") if p.is_file()):
+        if path.suffix in (".md", ".yaml"):
+            continue  # Model card and scores do not change completions.
+        digest.update(f"{path.name} {path.stat().st_size} ".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(2**16))
+    return digest.hexdigest()[:16]
+
+
+def _folder(config: EvaluateConfig) -> Path:
+    if config.out is not None:
+        return user_path(config.out)
+    name = str(config.model).rstrip("/").replace("/", "_").lstrip("._")
+    return Path("runs/evaluate") / name[-80:]
+
+
+def _run_of(path: str | None) -> RunDir | None:
+    """Run directory that a model belongs to; None for other models."""
+    if path is None:
+        return None
+    folder = user_path(path)
+    candidates = (folder, folder.parent, folder.parent.parent)
+    runs = (RunDir(candidate) for candidate in candidates)
+    return next((r for r in runs if r.config.is_file() and r.metrics.is_file()), None)
+
+
+def _export_of(path: str | None) -> Path:
+    """Exported folder of a model: the folder itself, or that of a run."""
+    folder = user_path(str(path))
+    run_dir = _run_of(path)
+    return folder if run_dir is None else run_dir.export
+
+
+def _digest(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _versions() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in _VERSIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # targetsft-jax itself, in a checkout
+    return found
