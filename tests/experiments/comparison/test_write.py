@@ -115,3 +115,9 @@ def test_without_matplotlib_the_tables_are_written_and_the_extra_is_named(
         write_report(make_rows(), tmp_path)
     assert (tmp_path / "table.md").exists()
     assert (tmp_path / "table.csv").exists()
+
+
+def test_a_map_of_an_unfinished_setting_is_left_out(make_rows):
+    rows = make_rows()
+    names = [name for name, *_ in figures(rows, statistics(rows), "unfinished")]
+    assert "plane" not in names and "scores" in names
