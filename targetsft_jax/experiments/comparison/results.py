@@ -127,7 +127,7 @@ def _row(line: str, where: str) -> CellResult:
             problem = "has no" if name in _FIELDS else "has the unknown"
             raise ValueError(
                 f"{where} {problem} key {name[:60]!r}; expected the keys "
-                f"{', '.join(_FIELDS)}; run the comparison again, which rewrites the file"
+                f"{', '.join(_FIELDS)}; run the comparison to rewrite the file"
             )
         expected, check = _FIELDS.get(name, _TEXT)
         if not check(row[name]):
