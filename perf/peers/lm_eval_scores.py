@@ -1,7 +1,8 @@
 """One model on the same rows: our evaluate, lm-eval and inspect-ai side by side.
 
     python perf/peers/lm_eval_scores.py --model SmolLM2 --rows test.jsonl
-        [--limit 24] [--samples 2] [--max-new-tokens 200] [--write docs/agreement.md]
+        [--limit 24] [--samples 2] [--max-new-tokens 200] [--out FOLDER]
+        [--write docs/agreement.md]
 
 The rows are GSM8K's as published (question, answer with "#### 18"). All three sample
 with this package, lm-eval through a subclass of its `LM` and inspect-ai through the
@@ -26,6 +27,7 @@ from agreement import replace_block
 from environments import FOLDER, interpreter
 
 from targetsft_jax.evaluation import benchmarks
+from targetsft_jax.evaluation.scores import is_correct
 from targetsft_jax.evaluation.store import Row, Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +47,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--environments", type=Path, default=FOLDER)
+    parser.add_argument("--out", help="results of evaluate; default: a new folder")
     parser.add_argument("--write", type=Path, help="page with the block `scores`")
     options = parser.parse_args()
     python = interpreter(options.environments, PACKAGES, editable=ROOT)
@@ -58,7 +61,8 @@ def main() -> None:
             "seed": options.seed,
         }
         count = write_rows(Path(settings["rows"]), options.rows, options.limit)
-        rows = evaluate(settings, options.rows, options.limit, Path(folder) / "out")
+        out = Path(options.out or Path(folder) / "out")
+        rows = evaluate(settings, options.rows, options.limit, out)
         theirs = {
             name: _work(python, name, settings) for name in ("lm_eval", "inspect")
         }
@@ -107,7 +111,7 @@ def table(
     settings: dict[str, Any], count: int, rows: list[Row], theirs: dict[str, Any]
 ) -> str:
     """Markdown: three scores, and where the verdicts on equal completions differ."""
-    ours = 100 * sum(row.grade.correct for row in rows) / len(rows)
+    ours = 100 * sum(is_correct(row) for row in rows) / len(rows)
     harness = theirs["lm_eval"]
     same = sum(row.text == harness["texts"][row.problem][row.sample] for row in rows)
     truncated = sum(not row.finished for row in rows)
@@ -137,7 +141,7 @@ def table(
         if row.text != harness["texts"][row.problem][row.sample]:
             continue
         group = (
-            "right" if row.grade.correct else "wrong",
+            "right" if is_correct(row) else "wrong",
             "right" if right else "wrong",
             row.grade.how,
             "no" if row.finished else "yes",
