@@ -156,8 +156,15 @@ class BenchmarkRun:
             dataclasses.replace(row, grade=g, gold=problems[row.problem].answer)
             for row, g in zip(rows, grades)
         ]
-        self.store.replace([*new, *others])
+        if is_primary():
+            self.store.replace([*new, *others])
         return changed
+
+    def has_other_golds(self) -> bool:
+        """True if a stored verdict is on another gold answer than the problem's."""
+        golds = {problem.id: problem.answer for problem in self.loaded.problems}
+        rows = self.store.rows.values()
+        return any(golds.get(row.problem, row.gold) != row.gold for row in rows)
 
     def rows(self) -> list[Row]:
         """Rows of the requested problems and samples, in their order.

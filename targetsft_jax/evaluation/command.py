@@ -128,7 +128,8 @@ class _Evaluation:
         if stored_mode != config.mode and is_primary():
             # Whoever is killed before the end leaves verdicts to be graded again.
             store.check_settings(store.read_settings() | {"mode": _MIXED})
-        if config.regrade or stored_mode != config.mode:
+        is_stale = stored_mode != config.mode or run.has_other_golds()
+        if config.regrade or is_stale:
             print(f"  {run.regrade()} verdicts changed in {len(store.rows):,} rows")
         settings = store.read_settings() | {"mode": config.mode, "samples": samples}
         if is_primary():
@@ -168,7 +169,8 @@ class _Evaluation:
             "first_prompt": first,
             "versions": _versions(),
         }
-        run.store.check_settings(settings)
+        if is_primary():
+            run.store.check_settings(settings)
         run.sample(lambda: self.backend(model), tokenizer)
         return run
 

@@ -193,6 +193,16 @@ def test_a_changed_question_is_refused(evaluate, tmp_path, capsys):
     assert "completions of another prompt of" in capsys.readouterr().err
 
 
+def test_corrected_gold_answers_are_graded_again(evaluate, tmp_path, capsys):
+    assert evaluate() == 0
+    path = tmp_path / "rows.jsonl"
+    path.write_text(path.read_text().replace('"answer": "2"', '"answer": "3"'))
+    assert evaluate() == 0
+    assert "verdicts changed in 10 rows" in capsys.readouterr().out
+    golds = {row["gold"] for row in jsonl.read(tmp_path / "out/sums/completions.jsonl")}
+    assert golds == {"0", "3", "4", "6", "8"}
+
+
 def test_a_baseline_is_compared_on_the_same_problems(evaluate, tmp_path, capsys):
     assert evaluate() == 0
     assert evaluate("--baseline", str(tmp_path / "out"), out="again") == 0
