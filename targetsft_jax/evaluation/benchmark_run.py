@@ -16,7 +16,6 @@ from targetsft_jax.evaluation.grading import GradingRequest, grade_all
 from targetsft_jax.evaluation.store import Row, Store
 from targetsft_jax.generation.sampling import SamplingSettings
 from targetsft_jax.parallel import preemption
-from targetsft_jax.parallel.processes import is_primary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -120,8 +119,7 @@ class BenchmarkRun:
                 samples = backend().complete(batch, self.settings, self.seed)
                 seconds = time.perf_counter() - start
                 rows = self._graded(batch, samples, problems, tokenizer, seconds)
-            if is_primary():
-                self.store.append(rows)
+            self.store.append(rows)
             done += len(rows)
             left = (time.perf_counter() - began) / done * (total - done)
             correct = sum(row.grade.correct and row.finished for row in rows)
@@ -156,8 +154,7 @@ class BenchmarkRun:
             dataclasses.replace(row, grade=g, gold=problems[row.problem].answer)
             for row, g in zip(rows, grades)
         ]
-        if is_primary():
-            self.store.replace([*new, *others])
+        self.store.replace([*new, *others])
         return changed
 
     def has_other_golds(self) -> bool:

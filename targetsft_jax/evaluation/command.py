@@ -125,15 +125,14 @@ class _Evaluation:
         elif not store.rows:
             raise UsageError(f"{store.completions} has no completions to grade again")
         stored_mode = store.read_settings().get("mode")
-        if stored_mode != config.mode and is_primary():
+        if stored_mode != config.mode:
             # Whoever is killed before the end leaves verdicts to be graded again.
             store.check_settings(store.read_settings() | {"mode": _MIXED})
         is_stale = stored_mode != config.mode or run.has_other_golds()
         if config.regrade or is_stale:
             print(f"  {run.regrade()} verdicts changed in {len(store.rows):,} rows")
         settings = store.read_settings() | {"mode": config.mode, "samples": samples}
-        if is_primary():
-            store.check_settings(settings)
+        store.check_settings(settings)
         return run.rows()
 
     def _sampled(self, run: BenchmarkRun, model: StoredModel) -> BenchmarkRun:
@@ -169,8 +168,7 @@ class _Evaluation:
             "first_prompt": first,
             "versions": _versions(),
         }
-        if is_primary():
-            run.store.check_settings(settings)
+        run.store.check_settings(settings)
         run.sample(lambda: self.backend(model), tokenizer)
         return run
 
