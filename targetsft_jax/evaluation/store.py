@@ -142,8 +142,10 @@ class Store:
         self.rows |= {(row.problem, row.sample): row for row in rows}
 
     def replace(self, rows: Iterable[Row]) -> None:
-        """Replace all rows, atomically."""
+        """Replace all rows; the primary process writes the file anew, atomically."""
         self.rows = {(row.problem, row.sample): row for row in rows}
+        if not is_primary():
+            return
         lines = (
             json.dumps(row.to_json(), ensure_ascii=False) + "\n"
             for row in self.rows.values()
