@@ -214,6 +214,39 @@ def test_reverse_kl_is_the_tangent_of_the_guided_residual(batch):
     assert remainders[-1] < distances[-1] / 20
 
 
+def test_taid_at_its_ends(batch):
+    """No pull at the student, distillation at the teacher; also for η per token."""
+    ends = np.arange(len(batch[1])) % 2.0
+    kd = _gradient(batch, "kd")
+    _same(_gradient(batch, "taid", eta=0.0), np.zeros_like(kd))
+    _same(_gradient(batch, "taid", eta=1.0), kd)
+    _same(_gradient(batch, "taid", eta=ends), ends[:, None] * kd)
+    guided = _gradient(batch, "target_sft", gamma=0.0, eta=0.3)
+    _same(_gradient(batch, "taid", eta=0.3), guided)
+
+
+@pytest.mark.parametrize("name", ["target_sft", "taid"])
+def test_a_guidance_per_token_equals_the_number(name: str):
+    """Each token has its own η, logits of −inf at either end included."""
+    case = method_cases.Case(name)
+    with jax.enable_x64(True):
+        tile = method_cases.tile()
+        arrays = method_cases.inputs(case, tile, "float64")
+        every = np.resize([0.0, 0.3, 1.0], len(tile["labels"]))
+        for eta in (0.0, 0.3, 1.0):
+            plain, arranged = (
+                target(name, tile["logits"], tile["labels"], **arrays, eta=value)
+                for value in (eta, every)
+            )
+            rows = every == eta
+            np.testing.assert_allclose(
+                np.asarray(arranged.logit_gradient())[rows],
+                np.asarray(plain.logit_gradient())[rows],
+                rtol=0,
+                atol=1e-15,
+            )
+
+
 def test_every_golden_case_is_a_method():
     """Every vector has a method; a new method needs no vector."""
     assert {case.name for case in method_cases.GOLDEN.values()} <= set(METHODS)
