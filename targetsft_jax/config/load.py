@@ -121,7 +121,7 @@ def key_values(
         flags: keys that are true without a value.
 
     Raises:
-        ConfigError: an argument is no key, or a key has no value.
+        ConfigError: an argument that is not a key, or a key without a value.
         SystemExit: after `--help`.
     """
     rest = list(arguments)

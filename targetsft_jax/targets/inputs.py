@@ -57,14 +57,6 @@ _TABLE: dict[str, Input] = {
             weighs=True,
         ),
         Input(
-            "reference_prob",
-            "token",
-            keys.between(0, 1),
-            ("reference", "data"),
-            weighs=True,
-        ),
-        Input("label_gamma", "token", keys.between(0, 1), weighs=True),
-        Input(
             "critical_mask",
             "token",
             keys.Domain("0 or 1", lambda x: (x == 0) | (x == 1)),
@@ -81,6 +73,14 @@ _TABLE: dict[str, Input] = {
                 "a number or -inf", lambda x: x < math.inf, infinite=True
             ),
         ),
+        Input(
+            "reference_prob",
+            "token",
+            keys.between(0, 1),
+            ("reference", "data"),
+            weighs=True,
+        ),
+        Input("label_gamma", "token", keys.between(0, 1), weighs=True),
     )
 }
 

@@ -138,7 +138,7 @@ def examples() -> list[dict]:
 
     They have every column that a method may need.
     """
-    rng = np.random.default_rng(6)
+    rng, columns = np.random.default_rng(6), np.random.default_rng(7)
     examples = []
     for number in range(8):
         length, targets = 5 + number, [1, 4, 2, 7, 3, 6, 1, 9][number]
@@ -157,7 +157,8 @@ def examples() -> list[dict]:
         }
         for name in column_names():
             if name not in example:
-                example[name] = rng.uniform(size=length)
+                # Of its own, so that a new column does not change the other arrays.
+                example[name] = columns.uniform(size=length)
         examples.append(example)
     return examples
 
