@@ -35,7 +35,7 @@ def section_help(
         section: declaration of the keys.
         usage: command line in short.
         about: one sentence.
-        before: lines of arguments that are no keys.
+        before: lines of arguments other than keys.
     """
     lines = [f"usage: {usage}", "", about, "", *before]
     lines += [*_entry("--help", "Print this text and exit."), *_lines(section, "")]

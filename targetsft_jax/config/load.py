@@ -121,7 +121,7 @@ def key_values(
         flags: keys that are true without a value.
 
     Raises:
-        ConfigError: an argument is no key, or a key has no value.
+        ConfigError: an argument is not a key, or a key has no value.
         SystemExit: after `--help`.
     """
     rest = list(arguments)

@@ -142,7 +142,7 @@ class Store:
         self.rows |= {(row.problem, row.sample): row for row in rows}
 
     def replace(self, rows: Iterable[Row]) -> None:
-        """Replace all rows; the primary process writes the file anew, atomically."""
+        """Replace all rows; the primary process writes the whole file atomically."""
         self.rows = {(row.problem, row.sample): row for row in rows}
         if not is_primary():
             return
