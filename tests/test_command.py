@@ -63,3 +63,25 @@ def test_numbers_of_arguments():
     for text in ("0", "-5", "1.5", "9" * 5000, "x", ""):
         with pytest.raises(argparse.ArgumentTypeError):
             command.row_count(text)
+
+
+@pytest.mark.parametrize("code", [command.STOPPED, command.INTERRUPTED])
+def test_a_stopped_command_ends_without_a_teardown(monkeypatch, code):
+    codes: list[int] = []
+
+    def end(code: int) -> None:
+        codes.append(code)
+        raise SystemExit("ended at once")
+
+    monkeypatch.setattr(os, "_exit", end)
+    with pytest.raises(SystemExit, match="ended at once"):
+        command.leave(code)
+    assert codes == [code]
+
+
+@pytest.mark.parametrize("code", [command.DONE, command.FAILED])
+def test_other_commands_leave_by_the_interpreter(monkeypatch, code):
+    monkeypatch.setattr(os, "_exit", lambda code: pytest.fail("no teardown"))
+    with pytest.raises(SystemExit) as caught:
+        command.leave(code)
+    assert caught.value.code == code

@@ -1,5 +1,6 @@
 """Rows become records, or are refused with file, line, field, value and expectation."""
 
+import dataclasses
 from decimal import Decimal
 
 import pytest
@@ -88,6 +89,17 @@ def test_columns_are_read_by_name():
         "critical_mask": [1.0, 0.0],
         "old_logprob": -0.5,
     }
+
+
+def test_a_column_is_read_from_the_field_that_is_named_for_it():
+    fields = dataclasses.replace(QA, columns={"critical_mask": "hints"})
+    row = GOOD | {"hints": [1, 0], "critical_mask": [0, 1]}
+    record = to_record(row, fields, "f:1")
+    assert record.columns == {"critical_mask": [1.0, 0.0]}
+    with pytest.raises(RowError, match="f:1: no field 'hints', which fields.columns"):
+        to_record(GOOD, fields, "f:1")
+    evaluated = dataclasses.replace(fields, answer="answer")
+    assert to_record(GOOD, evaluated, "f:1", train=False).columns == {}
 
 
 def test_a_new_input_of_methods_is_read_without_a_change_of_the_reader(monkeypatch):

@@ -131,3 +131,15 @@ def test_a_split_without_problems_is_an_error():
     # One-digit sums have 45 problems; ask for keys that no split has.
     with pytest.raises(ValueError, match="no addition problem with digits=3"):
         problem_at(ADDITION, 0, "neither")
+
+
+def test_the_critical_mask_marks_computed_characters_and_not_the_end_of_the_turn():
+    record = make_record(SyntheticConfig(critical_mask=True, label_noise=0.5), 3)
+    plain = make_record(SyntheticConfig(), 3)
+    assert plain.columns == {}
+    response = plain.messages[-1]["content"]
+    mask = record.columns["critical_mask"]
+    assert len(mask) == len(response) + 1 and mask[-1] == 0
+    marked = "".join(c if m else " " for c, m in zip(response, mask))
+    sums = [line.split("=")[1] for line in response.split("\n") if "=" in line]
+    assert marked.split() == [*sums, plain.answer]
