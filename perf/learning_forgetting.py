@@ -97,16 +97,20 @@ class Texts:
 def main() -> None:
     """Train and measure what is missing, then write table and figure."""
     options = _options()
-    base_config = _config(options, "teacher", options.teacher_rate)
-    meter = Meter(options, base_config)
     rows = _finished(options.work / "rows.jsonl")
-    if ("base", 0.0) not in rows:
-        _append(options, rows, [meter.measure(options.model, "base", 0.0, 0)])
-    _teacher(options, rows, meter)
-    shared = Shared()
-    for rate, method in itertools.product(options.rates, options.methods):
-        if (method, rate) not in rows:
-            _append(options, rows, _cell(options, method, rate, meter, shared))
+    teacher = ("teacher", options.teacher_rate)
+    cells = [(m, rate) for rate in options.rates for m in options.methods]
+    missing = [c for c in [("base", 0.0), teacher, *cells] if c not in rows]
+    if missing:
+        meter, shared = Meter(options, _config(options, *teacher)), Shared()
+    for method, rate in missing:
+        if method == "base":
+            cell = [meter.measure(options.model, method, rate, 0)]
+        elif method == "teacher":
+            cell = [_teacher(options, meter)]
+        else:
+            cell = _cell(options, method, rate, meter, shared)
+        _append(options, rows, cell)
     write_report(options.work, list(itertools.chain(*rows.values())))
 
 
@@ -167,13 +171,12 @@ def _teacher_dir(options: argparse.Namespace) -> Path:
     return options.work / f"teacher-{options.teacher_rate:g}"
 
 
-def _teacher(options: argparse.Namespace, rows: dict, meter: "Meter") -> None:
-    key = ("teacher", options.teacher_rate)
-    if key not in rows:
-        run(_config(options, *key))
-        shutil.rmtree(_teacher_dir(options) / "checkpoints")
-        path = _teacher_dir(options) / "hf"
-        _append(options, rows, [meter.measure(path, *key, options.teacher_steps)])
+def _teacher(options: argparse.Namespace, meter: "Meter") -> Row:
+    """Train the teacher and measure its export; its checkpoint is removed."""
+    rate, folder = options.teacher_rate, _teacher_dir(options)
+    run(_config(options, "teacher", rate))
+    shutil.rmtree(folder / "checkpoints")
+    return meter.measure(folder / "hf", "teacher", rate, options.teacher_steps)
 
 
 def _cell(
