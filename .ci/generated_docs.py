@@ -83,6 +83,56 @@ def methods() -> str:
 
 
 @part
+def method_entries() -> str:
+    """One section per method: formula, inputs, hyper-parameters, source, command."""
+    from targetsft_jax import METHODS
+
+    return "\n\n".join(map(_method_entry, METHODS))
+
+
+def _method_entry(name: str) -> str:
+    from targetsft_jax.targets.describe import describe
+
+    about = describe(name)
+    lines = [f"### {name}", "", f"{about.title}.", ""]
+    if about.equation:
+        lines += [f"    {line}" for line in about.equation.splitlines()] + [""]
+    lines.append(f"- γ = {about.label}; π̃ = {about.residual}")
+    if about.mix.startswith("("):
+        lines.append(f"- T = softmax(α·z + β·z_other), (α, β) = {about.mix}")
+    if about.inputs is None:
+        lines.append("- inputs by γ and π̃: `--help` lists them")
+    elif about.inputs:
+        sources = [f"`{key}` from {_source_of(key)}" for key in about.inputs]
+        lines.append(f"- input {'; '.join(sources)}")
+    for key, hyper in about.hyper.items():
+        default = "null" if hyper.default is None else hyper.default
+        moves = ", may have a schedule" if hyper.schedulable else ""
+        lines.append(f"- `target.{key}` [{default}{moves}]: {hyper.help}")
+    if about.source is not None:
+        lines.append(f"- source: {about.source}")
+    # The quickstart sets η of its method.
+    eta = "" if name == "target_sft" else " --target.eta null"
+    options = f" --target.name {name}{eta}"
+    if "critical_mask" in (about.inputs or ()):
+        options += " --data.synthetic.critical_mask true"
+    command = f"targetsft train --config quickstart --run_dir runs/{name}"
+    return "\n".join([*lines, "", "```bash", f"{command}{options}", "```"])
+
+
+def _source_of(key: str) -> str:
+    """Origin of an input in a run."""
+    from targetsft_jax.targets.inputs import INPUTS
+
+    entry = INPUTS[key]
+    if entry.per == "model":
+        return f"the section `{key.removesuffix('_logits')}`"
+    if entry.policy_sources:
+        return f"`policy.{key}` ({', '.join(entry.policy_sources)})"
+    return "a column of the data"
+
+
+@part
 def metrics() -> str:
     """One row per metric of METRICS."""
     from targetsft_jax.telemetry.metrics import markdown_table

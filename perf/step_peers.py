@@ -26,13 +26,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from peers.environments import FOLDER, interpreter
 
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.models.config import DecoderConfig
@@ -74,11 +74,13 @@ def main() -> None:
     parser.add_argument(
         "--environments",
         type=Path,
-        default=Path("~/.cache/targetsft_jax/peers").expanduser(),
+        default=FOLDER,
         help="folder of the peers' environments",
     )
     options = parser.parse_args()
-    pythons = {peer: _environment(options.environments, peer) for peer in options.peers}
+    pythons = {
+        peer: interpreter(options.environments, PEERS[peer]) for peer in options.peers
+    }
     pythons["ours"] = Path(sys.executable)
     os.environ["PERF_CLOCK"] = options.clock
     with tempfile.TemporaryDirectory() as folder:
@@ -150,19 +152,6 @@ def _work(
         output = f"{process.stdout[-2000:]}{process.stderr[-4000:]}"
         sys.exit(f"{script.name} failed:\n{output}")
     return json.loads(process.stdout.strip().splitlines()[-1])
-
-
-def _environment(folder: Path, peer: str) -> Path:
-    """Interpreter of a peer's environment, which is created on the first use."""
-    packages = PEERS[peer]
-    home = folder / "-".join(packages).replace("==", "_")
-    python = home / "bin/python"
-    if not (home / "complete").exists():
-        print(f"installing {', '.join(packages)} in {home}", flush=True)
-        venv.create(home, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
-        (home / "complete").touch()
-    return python
 
 
 def _write_models(problem: Path) -> None:

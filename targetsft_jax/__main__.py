@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from targetsft_jax import __version__
+from targetsft_jax.command import leave
 
 COMMANDS = {
     "train": "Train one model with one method.",
@@ -56,4 +57,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import NoReturn, Self
 
 from targetsft_jax.output import robust_streams
 
@@ -70,6 +70,19 @@ def run_command(
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     with robust_streams():
         return _exit_code(action, arguments, interrupted)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with an exit code.
+
+    After a stop it ends at once: the interpreter's teardown can crash while the devices
+    still compute what was interrupted. All files are written at this point.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code in (STOPPED, INTERRUPTED):
+        os._exit(code)
+    sys.exit(code)
 
 
 def file_size(text: str) -> int:

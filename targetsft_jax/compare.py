@@ -1,10 +1,9 @@
 """Compare methods: `python -m targetsft_jax.compare --config FILE`."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
-from targetsft_jax.command import job_count, run_command
+from targetsft_jax.command import job_count, leave, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,8 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Other keys are those of python -m targetsft_jax.train, for all cells.",
         allow_abbrev=False,
     )
-    text = "YAML file with base, run_dir, methods and seeds, or a shipped name"
-    parser.add_argument("--config", required=True, help=text)
+    parser.add_argument("--config", required=True, help="YAML file or shipped name")
     parser.add_argument("--methods", help="override, such as '[sft, dft]'")
     parser.add_argument("--seeds", help="override, such as '[0, 1]'")
     parser.add_argument("--run_dir", help="override")
@@ -59,4 +57,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

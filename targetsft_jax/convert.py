@@ -1,11 +1,10 @@
 """`python -m targetsft_jax.convert to-hf | from-hf`: runs to and from Hugging Face."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from targetsft_jax.command import file_size, run_command
+from targetsft_jax.command import file_size, leave, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,4 +55,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

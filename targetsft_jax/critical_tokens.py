@@ -1,10 +1,9 @@
 """Mine critical tokens: `python -m targetsft_jax.critical_tokens --model M --out F`."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
-from targetsft_jax.command import output_file, run_command
+from targetsft_jax.command import leave, output_file, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,4 +56,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,10 +1,9 @@
 """`python -m targetsft_jax.datasets list | build | preview`: the data set catalogue."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
-from targetsft_jax.command import row_count, run_command
+from targetsft_jax.command import leave, row_count, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,4 +56,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,9 +1,8 @@
 """Evaluate a model: `python -m targetsft_jax.evaluate --model PATH …`."""
 
-import sys
 from collections.abc import Sequence
 
-from targetsft_jax.command import run_command
+from targetsft_jax.command import leave, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,4 +29,4 @@ def _evaluate(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,11 +1,10 @@
 """Plan a run: `python -m targetsft_jax.plan --config FILE --topology v5e:4x4`."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from targetsft_jax import command
-from targetsft_jax.command import run_command
+from targetsft_jax.command import leave, run_command
 from targetsft_jax.config.load import load
 
 
@@ -57,4 +56,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,11 +1,10 @@
 """Plot and tabulate runs: `python -m targetsft_jax.report RUN [RUN …]`."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from targetsft_jax.command import output_file, run_command
+from targetsft_jax.command import leave, output_file, run_command
 from targetsft_jax.experiments.curves import draw
 from targetsft_jax.experiments.runs import read_runs
 from targetsft_jax.experiments.summary import summary_table
@@ -43,4 +42,4 @@ def _report(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

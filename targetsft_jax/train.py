@@ -1,9 +1,8 @@
 """Train one model: `python -m targetsft_jax.train --config FILE [--key value …]`."""
 
-import sys
 from collections.abc import Sequence
 
-from targetsft_jax.command import run_command
+from targetsft_jax.command import leave, run_command
 from targetsft_jax.config.load import load
 
 
@@ -30,4 +29,4 @@ def _train(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -191,8 +191,9 @@ def test_links_between_pages_resolve() -> None:
 
 
 def test_tests_that_the_documentation_names_exist() -> None:
-    files = {path.name: path for path in (ROOT / "tests").rglob("test_*.py")}
-    sources = "".join(path.read_text(encoding="utf-8") for path in files.values())
+    paths = list((ROOT / "tests").rglob("test_*.py"))
+    files = {path.name for path in paths}
+    sources = "".join(path.read_text(encoding="utf-8") for path in paths)
     for page in (ROOT / "docs").glob("*.md"):
         text = page.read_text(encoding="utf-8")
         for path in re.findall(r"\btests/[a-z_/]+\.py\b", text):

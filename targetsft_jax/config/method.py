@@ -1,9 +1,11 @@
 """Resolve the method of a run: hyper-parameters, roles, columns and policy."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from targetsft_jax.config.schedule import Schedule, schedule_of
 from targetsft_jax.targets.api import get_method, hyper_parameters
 from targetsft_jax.targets.inputs import INPUTS
 from targetsft_jax.targets.method import Method
@@ -33,6 +35,8 @@ class ResolvedMethod:
         roles: frozen models that the loss or the policy reads, from `FROZEN_ROLES`.
         columns: per-token inputs that the data must have.
         policy: computes the per-token inputs that the data does not have.
+        schedules: hyper-parameter -> its schedule over training; `hyper` has its last
+            value.
     """
 
     name: str
@@ -41,9 +45,19 @@ class ResolvedMethod:
     roles: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
     policy: Policy = FROM_DATA
+    schedules: Mapping[str, Schedule] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Hyper-parameters, with schedules in place of the values that they move."""
+        return {**self.hyper, **self.schedules}
 
     def __str__(self) -> str:
-        settings = ", ".join(f"{k}={v}" for k, v in self.hyper.items() if v is not None)
+        settings = ", ".join(
+            f"{k}={v}" for k, v in self.settings.items() if v is not None
+        )
         if self.policy.makes is not None:
             settings = "; ".join(filter(None, (settings, str(self.policy))))
         return f"{self.name} ({settings})" if settings else self.name
@@ -67,6 +81,8 @@ def resolve(target: Mapping[str, Any], policy: "PolicyConfig") -> ResolvedMethod
         raise ValueError(
             f"target: {error}. To drop a key that the file sets, override it with null"
         ) from None
+    schedules = _schedules(method, overrides)
+    hyper |= {key: schedule.last for key, schedule in schedules.items()}
     refusal = method.refusal(**hyper)
     if refusal is not None:
         raise ValueError(f"target.{refusal}")
@@ -95,7 +111,20 @@ def resolve(target: Mapping[str, Any], policy: "PolicyConfig") -> ResolvedMethod
             if INPUTS[key].per != "model" and key not in from_policy
         ),
         policy=step_policy,
+        schedules=schedules,
     )
+
+
+def _schedules(method: Method, overrides: Mapping[str, Any]) -> dict[str, Schedule]:
+    """Schedules of the numeric hyper-parameters, defaults of the method included."""
+    schedules = {}
+    for key, entry in method.hyper.items():
+        value = overrides.get(key)
+        if entry.numeric and isinstance(value, Mapping):
+            schedules[key] = schedule_of(f"target.{key}", value, entry)
+        elif value is None and entry.over_training is not None:
+            schedules[key] = Schedule(*entry.over_training)
+    return schedules
 
 
 def _check_sources(name: str, inputs: tuple[str, ...], policy: "PolicyConfig") -> None:

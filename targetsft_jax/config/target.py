@@ -32,6 +32,8 @@ def _kind(hyper: Hyper) -> Any:
     """Return the type of a hyper-parameter in a configuration."""
     if hyper.integer:
         return int
+    if hyper.schedulable:
+        return float | dict[str, float | str]
     return float if hyper.numeric else float | str | dict[str, float]
 
 

@@ -75,7 +75,8 @@ def override(section: type, tree: Tree, path: str, text: str) -> Tree:
     for number, name in enumerate(names):
         if typing.get_origin(kind) is dict and number:
             # An item of a mapping: the rest of the path is its key.
-            items = dict(_at(tree, names[:number]) or {})
+            earlier = _at(tree, names[:number])
+            items = dict(earlier) if isinstance(earlier, dict) else {}
             new = items | {".".join(names[number:]): _read(text, Any, path)}
             names = names[:number]
             break
@@ -115,14 +116,19 @@ def nested_section(kind: Any) -> type | None:
 def words(kind: Any, path: str = "") -> str:
     """Annotation of the key at a path in words, such as "a whole number or null"."""
     names = []
-    for part in sorted(_members(kind), key=lambda part: part is types.NoneType):
+    for part in sorted(_members(kind), key=_rank):
         if dataclasses.is_dataclass(part):
             first = dataclasses.fields(part)[0].name
             names.append(f"a section with keys such as {path}.{first}")
         elif part is not Any:
             names.append(_NAMES[typing.get_origin(part) or part])
-    *others, last = names or ["a value"]
+    *others, last = dict.fromkeys(names or ["a value"])
     return f"{', '.join(others)} or {last}" if others else last
+
+
+def _rank(kind: Any) -> int:
+    """Order of a type in words: mappings after simple values, null last."""
+    return 2 if kind is types.NoneType else typing.get_origin(kind) is dict
 
 
 def _members(kind: Any) -> tuple[Any, ...]:

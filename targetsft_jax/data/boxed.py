@@ -28,7 +28,7 @@ def last_boxed(text: str, *, unbraced: bool = False) -> Boxed | None:
             without trailing punctuation.
     """
     start = text.rfind(_BOXED)
-    ends = _closing_braces(text) if start >= 0 else {}
+    ends = closing_braces(text) if start >= 0 else {}
     while start >= 0:
         opening = start + len(_BOXED)
         if unbraced and text[opening : opening + 1] == " ":
@@ -41,7 +41,7 @@ def last_boxed(text: str, *, unbraced: bool = False) -> Boxed | None:
     return None
 
 
-def _closing_braces(text: str) -> dict[int, int]:
+def closing_braces(text: str) -> dict[int, int]:
     """Index of each balanced opening brace -> index of the one that closes it.
 
     One pass, so that a text of nothing but unclosed boxes takes linear time.

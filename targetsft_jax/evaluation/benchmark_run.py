@@ -16,7 +16,6 @@ from targetsft_jax.evaluation.grading import GradingRequest, grade_all
 from targetsft_jax.evaluation.store import Row, Store
 from targetsft_jax.generation.sampling import SamplingSettings
 from targetsft_jax.parallel import preemption
-from targetsft_jax.parallel.processes import is_primary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -120,8 +119,7 @@ class BenchmarkRun:
                 samples = backend().complete(batch, self.settings, self.seed)
                 seconds = time.perf_counter() - start
                 rows = self._graded(batch, samples, problems, tokenizer, seconds)
-            if is_primary():
-                self.store.append(rows)
+            self.store.append(rows)
             done += len(rows)
             left = (time.perf_counter() - began) / done * (total - done)
             correct = sum(row.grade.correct and row.finished for row in rows)
@@ -158,6 +156,12 @@ class BenchmarkRun:
         ]
         self.store.replace([*new, *others])
         return changed
+
+    def has_other_golds(self) -> bool:
+        """True if a stored verdict is on another gold answer than the problem's."""
+        golds = {problem.id: problem.answer for problem in self.loaded.problems}
+        rows = self.store.rows.values()
+        return any(golds.get(row.problem, row.gold) != row.gold for row in rows)
 
     def rows(self) -> list[Row]:
         """Rows of the requested problems and samples, in their order.

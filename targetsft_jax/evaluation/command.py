@@ -34,6 +34,12 @@ from targetsft_jax.storage import atomic
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.storage.user_path import user_path
 
+_BLOCK, _BLOCKS = 2**12, 256
+"""Bytes of a block, and blocks per file, that identify a model."""
+
+_MIXED = "mixed"
+"""Mode of a folder while its rows are graded in another one: verdicts are of both."""
+
 _VERSIONS = ("targetsft-jax", "jax", "transformers", "math-verify")
 
 
@@ -119,11 +125,14 @@ class _Evaluation:
         elif not store.rows:
             raise UsageError(f"{store.completions} has no completions to grade again")
         stored_mode = store.read_settings().get("mode")
-        if config.regrade or stored_mode != config.mode:
+        if stored_mode != config.mode:
+            # Whoever is killed before the end leaves verdicts to be graded again.
+            store.check_settings(store.read_settings() | {"mode": _MIXED})
+        is_stale = stored_mode != config.mode or run.has_other_golds()
+        if config.regrade or is_stale:
             print(f"  {run.regrade()} verdicts changed in {len(store.rows):,} rows")
         settings = store.read_settings() | {"mode": config.mode, "samples": samples}
-        if is_primary():
-            store.check_settings(settings)
+        store.check_settings(settings)
         return run.rows()
 
     def _sampled(self, run: BenchmarkRun, model: StoredModel) -> BenchmarkRun:
@@ -150,7 +159,11 @@ class _Evaluation:
             "top_k": config.top_k,
             "samples": run.settings.samples,
             "limit": config.limit,
-            "mode": stored.get("mode", config.mode),
+            "mode": (
+                config.mode
+                if stored.get("mode", config.mode) == config.mode
+                else _MIXED
+            ),
             "batch_size": config.batch_size,
             "first_prompt": first,
             "versions": _versions(),
@@ -231,6 +244,13 @@ class _Evaluation:
                     f"baseline: {other.completions} has no completion of the problems; "
                     "expected a results folder of another model"
                 )
+            mode = other.read_settings().get("mode")
+            if mode != self.config.mode:
+                raise UsageError(
+                    f"baseline: {other.completions} has {mode} verdicts, not "
+                    f"{self.config.mode} ones; grade it again with --regrade --out "
+                    f"{self.config.baseline} --mode {self.config.mode}"
+                )
             lines.append(scores.difference_line(name, scores.difference(own, baseline)))
         return lines
 
@@ -276,14 +296,21 @@ class _Evaluation:
 
 
 def model_identity(model: StoredModel) -> str:
-    """Digest of the files of a model's weights: names, sizes and first bytes."""
+    """Digest of the files of a model's weights: names, sizes and blocks of bytes.
+
+    The blocks are spread over each file: merged adapters leave the embedding, the
+    first bytes of most files, as it was.
+    """
     digest = hashlib.sha256()
     for path in sorted(p for p in model.source.rglob("*") if p.is_file()):
         if path.suffix in (".md", ".yaml"):
             continue  # Model card and scores do not change completions.
-        digest.update(f"{path.name} {path.stat().st_size} ".encode())
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size} ".encode())
         with path.open("rb") as file:
-            digest.update(file.read(2**16))
+            for start in range(0, size, max(_BLOCK, size // _BLOCKS)):
+                file.seek(start)
+                digest.update(file.read(_BLOCK))
     return digest.hexdigest()[:16]
 
 

@@ -7,7 +7,7 @@ other samples of the same problems alone, and is smaller.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -59,12 +59,19 @@ def average(correct: np.ndarray) -> Estimate:
 
         SE = sd_i(p̂_i) / √P
 
-    The interval is Student's with P − 1 degrees of freedom, within [0, 1].
+    The interval is Student's with P − 1 degrees of freedom, within [0, 1]. Where all
+    verdicts are equal it is Clopper and Pearson's of P problems, since a standard
+    deviation of 0 over P problems does not prove that all problems are alike.
 
     Args:
         correct: [P, k] bool.
     """
-    return mean_estimate(_shares(correct), 0.0, 1.0)
+    estimate = mean_estimate(_shares(correct), 0.0, 1.0)
+    if estimate.problems == 1 or estimate.value not in (0.0, 1.0):
+        return estimate
+    margin = 1 - 0.025 ** (1 / estimate.problems)
+    low, high = (0.0, margin) if estimate.value == 0 else (1 - margin, 1.0)
+    return replace(estimate, low=low, high=high)
 
 
 def sampling_error(correct: np.ndarray) -> float:

@@ -92,8 +92,14 @@ class TargetsftModel(ModelAPI):
         """Complete a conversation.
 
         Raises:
-            ValueError: the conversation has tools, or its template refuses it.
+            ValueError: the conversation has tools, or its template refuses it; the task
+                sets stop sequences or several choices.
         """
+        if config.stop_seqs or (config.num_choices or 1) > 1:
+            raise ValueError(
+                "targetsft models end at their stop tokens and return one choice; "
+                "choose a task without stop_seqs and num_choices (epochs repeat it)"
+            )
         if tools:
             raise ValueError("targetsft models have no tools; choose a task without")
         prompt = self._prompt(input)
@@ -130,9 +136,16 @@ class TargetsftModel(ModelAPI):
             == (first.settings, first.seed, first.work.samples)
         ][:_BATCH]
         self._requests = [r for r in self._requests if r not in alike]
-        rows = self._sampler.complete(
-            [request.work for request in alike], first.settings, first.seed
-        )
+        try:
+            rows = self._sampler.complete(
+                [request.work for request in alike], first.settings, first.seed
+            )
+        except Exception as error:
+            # The others of the batch would wait for a result that nobody makes.
+            for request in alike:
+                loop = request.result.get_loop()
+                loop.call_soon_threadsafe(request.result.set_exception, error)
+            return
         for request, (sample,) in zip(alike, rows):
             loop = request.result.get_loop()
             loop.call_soon_threadsafe(request.result.set_result, sample)

@@ -41,6 +41,11 @@ class Results:
             return None
         return score if finite else None
 
+    def key(self, name: str) -> str | None:
+        """Digest of all inputs of a model's evaluation; None if there is none."""
+        entry = self._tree["scores"].get(name)
+        return None if entry is None else entry.get("key")
+
     def scores(self) -> dict[str, AverageAtK]:
         """All scores that can be read, by name."""
         entries = self._tree["scores"].items()

@@ -32,8 +32,7 @@ class EvaluateConfig(SamplingSettings):
     )
     data: dict[str, str] = key(
         dict,
-        "Benchmark -> file or folder with its published rows, such as --data.gsm8k "
-        "test.jsonl.",
+        "Benchmark -> file or folder with its published rows: --data.gsm8k test.jsonl.",
     )
     data_dir: str | None = key(
         None, "Folder of the built data sets of the catalogue; null: the default."

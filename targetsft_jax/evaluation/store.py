@@ -1,7 +1,7 @@
 """Results folder of one benchmark: settings.json and a row per completion.
 
-Rows are keyed by (problem, sample), so that an interrupted evaluation goes on to the
-sample, more samples can be added, and grading needs no model.
+Rows are keyed by (problem, sample). An interrupted evaluation therefore continues at
+the first missing sample. Raising k keeps the stored samples. Grading needs no model.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from typing import Any
 from targetsft_jax.command import UsageError
 from targetsft_jax.evaluation.graders.grade import Grade
 from targetsft_jax.keys import shown
+from targetsft_jax.parallel.processes import is_primary
 from targetsft_jax.storage import atomic, json_file, jsonl
 
 FREE = ("samples", "limit", "mode", "versions", "first_prompt", "batch_size")
@@ -110,6 +111,8 @@ class Store:
                         f"{shown(stored.get(name))}, not {shown(settings.get(name))}; "
                         "set --out to another folder, or remove this one"
                     )
+        if not is_primary():
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(dict(settings), indent=2, ensure_ascii=False) + "\n"
         atomic.write_text(self.settings, text)
@@ -129,16 +132,20 @@ class Store:
             ) from None
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Add rows to the file."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with jsonl.Writer(self.completions) as writer:
-            for row in rows:
-                writer.append(row.to_json())
-                self.rows[row.problem, row.sample] = row
+        """Add rows; the primary process writes them to the file."""
+        rows = list(rows)
+        if is_primary():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with jsonl.Writer(self.completions) as writer:
+                for row in rows:
+                    writer.append(row.to_json())
+        self.rows |= {(row.problem, row.sample): row for row in rows}
 
     def replace(self, rows: Iterable[Row]) -> None:
-        """Write all rows anew, atomically."""
+        """Replace all rows; the primary process writes the file anew, atomically."""
         self.rows = {(row.problem, row.sample): row for row in rows}
+        if not is_primary():
+            return
         lines = (
             json.dumps(row.to_json(), ensure_ascii=False) + "\n"
             for row in self.rows.values()

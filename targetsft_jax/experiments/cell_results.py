@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+from targetsft_jax.evaluation.results import Results
 from targetsft_jax.experiments.compare import finished_scores, selected_rate
 from targetsft_jax.experiments.comparison.results import CellResult
 from targetsft_jax.experiments.grid import Cell, Entry
@@ -31,7 +33,9 @@ def results(entries: Sequence[Entry]) -> tuple[list[CellResult], list[Cell]]:
     """
     found: list[CellResult] = []
     unfinished: list[Cell] = []
-    references: dict[tuple[str, str, int], CellResult] = {}
+    # A model that several settings share was measured in one of them, under one key.
+    keys: dict[tuple[str, str, int], str | None] = {}
+    measured: dict[str | None, CellResult] = {}
     for entry in entries:
         try:
             rate = selected_rate(entry)
@@ -44,9 +48,16 @@ def results(entries: Sequence[Entry]) -> tuple[list[CellResult], list[Cell]]:
                 continue
             found += _models(entry, cell, cell.config.method.name)
             for name in REFERENCES:
+                key = Results(RunDir(user_path(cell.config.run_dir))).key(name)
+                keys.setdefault((cell.setting, name, cell.seed), key)
                 for reference in _models(entry, cell, name):
-                    references.setdefault((cell.setting, name, cell.seed), reference)
-    return [*references.values(), *found], unfinished
+                    measured.setdefault(key, reference)
+    references = [
+        replace(measured[key], setting=setting, seed=seed)
+        for (setting, name, seed), key in keys.items()
+        if key is not None and key in measured
+    ]
+    return [*references, *found], unfinished
 
 
 def _models(entry: Entry, cell: Cell, name: str) -> Iterator[CellResult]:

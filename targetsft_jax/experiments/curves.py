@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from targetsft_jax.config.schema import VALIDATION_PREFIX
+from targetsft_jax.experiments.comparison import style
 from targetsft_jax.experiments.runs import Run
 from targetsft_jax.loss.histogram import EDGES
 from targetsft_jax.telemetry.goodput import CAUSES
@@ -17,9 +18,6 @@ from targetsft_jax.telemetry.metrics import METRICS, Metric
 _COLUMNS = 3
 _WIDTH, _HEIGHT = 5.2, 3.1
 """Size of a panel in inches."""
-
-_TITLE, _LABEL = 10, 8
-"""Font sizes in points."""
 
 _ANOMALIES = {"skipped": ("x", "×: skipped step"), "spike": ("v", "▼: loss spike")}
 """Metric -> marker in the loss panel, and its legend."""
@@ -42,34 +40,28 @@ def draw(runs: list[Run], path: Path) -> None:
     Raises:
         ValueError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.lines import Line2D
-    except ImportError:
-        raise ValueError(
-            "report needs matplotlib, which is not installed; "
-            'pip install "targetsft-jax[report]"'
-        ) from None
     panels = _panels(runs)
     rows = -(-len(panels) // _COLUMNS)
-    size = (_WIDTH * _COLUMNS, _HEIGHT * rows + 0.8)
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = style.canvas(_WIDTH * _COLUMNS, _HEIGHT * rows + 0.8)
+    from matplotlib.lines import Line2D
+
     axes = list(figure.subplots(rows, _COLUMNS, squeeze=False).ravel())
     for axis, panel in zip(axes, panels):
         panel(axis)
     for axis in axes[len(panels) :]:
         axis.axis("off")
-    figure.suptitle(_figure_title(runs), fontsize=_TITLE + 2)
+    figure.suptitle(_figure_title(runs), fontsize=style.TITLE + 2)
     if len(runs) > 1:
         figure.legend(
-            [Line2D([], [], color=_colour(number)) for number in range(len(runs))],
+            [
+                Line2D([], [], color=style.run_colour(number))
+                for number in range(len(runs))
+            ],
             [run.name for run in runs],
             loc="outside lower center",
             ncols=min(6, len(runs)),
             frameon=False,
-            fontsize=_LABEL,
+            fontsize=style.LABEL,
         )
     figure.savefig(path, dpi=110, format="png")
 
@@ -116,20 +108,16 @@ def _figure_title(runs: list[Run]) -> str:
     return "; ".join(parts)
 
 
-def _colour(number: int) -> str:
-    return f"C{number % 10}"
-
-
 def _style(axis: Any, title: str, x: str = "") -> None:
-    axis.set_title(title, fontsize=_TITLE)
-    axis.set_xlabel(x, fontsize=_LABEL)
-    axis.tick_params(labelsize=_LABEL)
+    axis.set_title(title, fontsize=style.TITLE)
+    axis.set_xlabel(x, fontsize=style.LABEL)
+    axis.tick_params(labelsize=style.LABEL)
 
 
 def _curve(axis: Any, runs: list[Run], metric: Metric) -> None:
     _style(axis, metric.plot or metric.label, "step")
     for number, run in enumerate(runs):
-        colour = _colour(number)
+        colour = style.run_colour(number)
         steps, values = run.series(metric.name)
         axis.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
         if steps:
@@ -174,7 +162,9 @@ def _histogram_over_steps(axis: Any, runs: list[Run], metric: Metric) -> None:
     )
     shares = (0, 0.1, 0.25, 0.5, 1)
     bar = axis.figure.colorbar(mesh, ax=axis, ticks=np.sqrt(shares), pad=0.02)
-    bar.ax.set_yticklabels([f"{share:.0%}" for share in shares], fontsize=_LABEL - 1)
+    bar.ax.set_yticklabels(
+        [f"{share:.0%}" for share in shares], fontsize=style.LABEL - 1
+    )
 
 
 def _last_histograms(axis: Any, runs: list[Run], metric: Metric) -> None:
@@ -182,7 +172,9 @@ def _last_histograms(axis: Any, runs: list[Run], metric: Metric) -> None:
     for number, run in enumerate(runs):
         histograms = run.distributions(metric.name)[1]
         if histograms:
-            axis.stairs(histograms[-1], EDGES[metric.name], color=_colour(number))
+            axis.stairs(
+                histograms[-1], EDGES[metric.name], color=style.run_colour(number)
+            )
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.25)
 
@@ -203,10 +195,10 @@ def _wall_time(axis: Any, runs: list[Run]) -> None:
             # Inside the axes: outside, long names would shrink all panels.
             box = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1.5}
             text = axis.text(0.01, number, run.name, va="center", bbox=box)
-            text.set(fontsize=_LABEL, clip_on=True)
+            text.set(fontsize=style.LABEL, clip_on=True)
     axis.set_yticks([])
     # Space for the legend below the last bar.
     axis.set_ylim(len(runs) - 0.5 + 0.45 * len(runs), -0.5)
     axis.set_xlim(0, 1)
     axis.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    axis.legend(fontsize=_LABEL - 1, ncols=4, loc="lower center", frameon=False)
+    axis.legend(fontsize=style.LABEL - 1, ncols=4, loc="lower center", frameon=False)

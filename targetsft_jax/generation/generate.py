@@ -131,7 +131,13 @@ def generate(
             batch = _left_padded(
                 prompts, chosen + chosen[:1] * missing, length, identity
             )
-            tokens, ended = to_host(decode(config, plan, params, batch, settings))
+            outputs = decode(config, plan, params, batch, settings)
+            try:
+                tokens, ended = to_host(outputs)
+            except BaseException:
+                # A process that ends while its devices compute may crash.
+                jax.block_until_ready(outputs)
+                raise
             for index, number in enumerate(chosen):
                 completions[number] = [
                     Completion(sample[sample >= 0].tolist(), bool(end))

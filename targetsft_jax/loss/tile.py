@@ -14,7 +14,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from targetsft_jax.targets.rows import Alternative, Mix, Rows, zero_safe_product
+from targetsft_jax.targets.rows import (
+    Alternative,
+    Mix,
+    Rows,
+    is_plain,
+    zero_safe_product,
+)
 
 Parts = dict[str, Array]
 
@@ -67,8 +73,8 @@ class TileRows(Rows):
         labels: [C] int, indices in the vocabulary.
         other: the same columns of the second model [C, v], or None.
         columns: indices of these columns in the vocabulary.
-        mixes: alternatives whose statistics are part of the one all-gather; any other
-            takes a separate one.
+        mixes: alternatives of plain numbers whose statistics are part of the one
+            all-gather; any other takes a separate one.
     """
 
     def __init__(
@@ -125,7 +131,7 @@ class TileRows(Rows):
         return jax.lax.top_k(candidates, min(k, candidates.shape[1]))[0]
 
     def alternative(self, mix: Mix) -> Alternative:
-        if mix not in self.mixes:
+        if not is_plain(mix) or mix not in self.mixes:
             return super().alternative(mix)
         _, gathered = self._gathered
         frame = mix[0] * self._drift

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,9 @@ def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
     vocab_size, vocabulary_origin = _vocabulary(roles)
     architectures = {name: role.config for name, role in roles.items()}
     check_positions(config, architectures)
-    spec = step_spec(config, architectures, vocab_size, mesh)
-    optimizer = make_optimizer(config.train, config.train.steps or SCHEDULE_STEPS)
+    steps = config.train.steps or SCHEDULE_STEPS
+    spec = replace(step_spec(config, architectures, vocab_size, mesh), steps=steps)
+    optimizer = make_optimizer(config.train, steps)
     params = _abstract_trained(spec, roles["student"])
     policy = spec.method.policy
     shardings = state_shardings(

@@ -13,6 +13,7 @@ import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from targetsft_jax.targets.api import checked_hyper_parameters, get_method
@@ -100,19 +101,24 @@ def describe(method: str | Method) -> Description:
     )
 
 
-def explain(method: str | Method, hyper: Mapping[str, Any]) -> list[str]:
+def explain(
+    method: str | Method,
+    hyper: Mapping[str, Any],
+    schedules: Mapping[str, Any] = MappingProxyType({}),
+) -> list[str]:
     """Lines of Markdown that describe a method and its hyper-parameters.
 
     Args:
         method: a name in `METHODS`, or a `Method`.
         hyper: values of its hyper-parameters.
+        schedules: text in place of the values that change during training.
 
     Raises:
         ValueError: an unknown name, or a value outside its domain.
     """
     description = describe(method)
     complete = checked_hyper_parameters(method, hyper)
-    hyper = {key: complete[key] for key in hyper}
+    hyper = {key: schedules.get(key, complete[key]) for key in hyper}
     equation = ["", f"    {description.equation}"] if description.equation else []
     lines = [
         f"{description.title}.",

@@ -22,7 +22,7 @@ from targetsft_jax.keys import Domain
 from targetsft_jax.targets.arguments import in_domain
 from targetsft_jax.targets.inputs import SECOND_MODELS
 from targetsft_jax.targets.qtarget import QTarget
-from targetsft_jax.targets.rows import Mix, Rows
+from targetsft_jax.targets.rows import Mix, Rows, is_plain
 
 Build = Callable[..., QTarget]
 Value = Callable[..., Array]
@@ -56,12 +56,15 @@ class Hyper:
         static: True if the value selects code or the mix of logits: it must be known
             when a function is traced, and equal for all tokens. Any other number may
             be traced, or an array with one entry per token.
+        over_training: ends of the linear schedule that a run has by default; None: a
+            run has the default value.
     """
 
     default: Any
     help: str
     domain: Domain = FINITE
     static: bool = False
+    over_training: tuple[float, float] | None = None
 
     @property
     def numeric(self) -> bool:
@@ -73,6 +76,11 @@ class Hyper:
         """True if the values are integers."""
         return isinstance(self.default, int) and not isinstance(self.default, bool)
 
+    @property
+    def schedulable(self) -> bool:
+        """True if the value may be traced, so that it may change from step to step."""
+        return self.numeric and not self.integer and not self.static
+
     def refusal(self, name: str, value: Any) -> str | None:
         """Error message for a value outside the domain, or None for one inside.
 
@@ -80,7 +88,7 @@ class Hyper:
         with the tokens (see `targets.arguments`).
         """
         if is_array(value):
-            if self.numeric and not self.integer and not self.static:
+            if self.schedulable:
                 return None
             return (
                 f"{name} is an array or a traced number; expected one number, known "
@@ -189,7 +197,7 @@ class Method:
         """(α, β) of the alternative under these hyper-parameters; None without a mix.
 
         The mix does not depend on logits, so it is read from `build`, traced on one
-        abstract row.
+        abstract row. None too for factors that differ by token, or are traced.
 
         Args:
             columns: per-token inputs and hyper-parameters [N, ...], of which only
@@ -210,7 +218,8 @@ class Method:
         }
         logits = jax.ShapeDtypeStruct((1, 2), jnp.float32)
         jax.eval_shape(build, logits, jax.ShapeDtypeStruct((1,), jnp.int32), one_row)
-        return mixes[0]
+        mix = mixes[0]
+        return mix if mix is not None and is_plain(mix) else None
 
     def objective(self, rows: Rows, **arguments: Any) -> Array:
         """The published loss [...], differentiable in the logits of `rows`."""

@@ -25,7 +25,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
 
-Mix = tuple[float, float]
+Mix = tuple[float | Array, float | Array]
+"""(α, β) of α·logits + β·other: numbers, or arrays with one entry per token."""
+
+
+def is_plain(mix: Mix) -> bool:
+    """True for a mix of numbers, known when a function is traced."""
+    return all(isinstance(factor, int | float) for factor in mix)
 
 
 def compute_dtype(logits: Array) -> jnp.dtype:
@@ -233,7 +239,8 @@ class Rows:
         """T = softmax(α·logits + β·other) for mix = (α, β).
 
         A factor of exactly 0 omits its model, so that a −inf logit of it does not
-        become 0·(−inf) = NaN; (0, 0) is the uniform distribution.
+        become 0·(−inf) = NaN; (0, 0) is the uniform distribution. Factors may be
+        arrays with one entry per token.
 
         Raises:
             ValueError: β is not 0 and the rows have no second model.
@@ -261,15 +268,15 @@ class Rows:
 
     def _mixed(self, mix: Mix, shifted: Array) -> Array:
         """α·shifted + β·other [..., V]; a factor of exactly 0 omits its model."""
+        # Shifted logits: α·logits would be rounded at the magnitude of the logits.
         student, second = mix
-        if second and self.other is None:
-            raise ValueError(f"mix {mix} needs the logits of a second model")
         scores = jnp.zeros_like(shifted)
-        if student:
-            # Shifted logits: α·logits would be rounded at the magnitude of the logits.
-            scores = student * shifted
-        if second and self.other is not None:
-            scores = scores + second * self.other
+        if not _is_zero(student):
+            scores = _scaled(student, shifted)
+        if not _is_zero(second):
+            if self.other is None:
+                raise ValueError(f"mix {mix} needs the logits of a second model")
+            scores = scores + _scaled(second, self.other)
         return scores
 
     @cached_property
@@ -294,6 +301,19 @@ class Rows:
     @cached_property
     def _others(self) -> Array:
         return jnp.sum(jnp.where(self.is_label, 0, self._masses), axis=-1)
+
+
+def _is_zero(factor: float | Array) -> bool:
+    """True for a number that is 0; False for an array, known at run time only."""
+    return isinstance(factor, int | float) and factor == 0
+
+
+def _scaled(factor: float | Array, logits: Array) -> Array:
+    """factor · logits [..., V], 0 where an array's factor is 0 for its token."""
+    if isinstance(factor, int | float):
+        return factor * logits
+    weight = jnp.asarray(factor, logits.dtype)[..., None]
+    return zero_safe_product(jnp.broadcast_to(weight, logits.shape), logits)
 
 
 def _or_one(condition: Array, value: Array) -> Array:

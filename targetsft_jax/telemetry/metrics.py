@@ -172,6 +172,12 @@ _ROWS = (
         plot="learning rate",
     ),
     Metric(
+        "schedule",
+        "schedule",
+        "value of the first hyper-parameter that has a schedule; absent without one",
+        plot="scheduled hyper-parameter",
+    ),
+    Metric(
         "epoch",
         "epoch",
         "passes over the data after the step",

@@ -101,7 +101,7 @@ def model_card(session: Session) -> str:
     roles = ("student", *session.spec.frozen)
     return training_card(
         method=method.name,
-        explanation=explain(method.method, method.hyper),
+        explanation=explain(method.method, method.hyper, method.schedules),
         models={
             name: role_config(config, name).path
             or str(session.roles[name].model.source)

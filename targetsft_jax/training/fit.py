@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -126,6 +126,7 @@ def fit(
         Preempted: a process received SIGTERM; the last step is saved.
     """
     steps = total_steps(config, data.dataset)
+    spec = replace(spec, steps=steps)
     optimizer = make_optimizer(config, steps)
     shardings = state_shardings(
         spec.student, start.shapes, optimizer, mesh, spec.lora, spec.method.policy

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -61,6 +62,7 @@ class StepSpec:
         on_base: frozen roles equal to the base model, which share its arrays.
         vocab_group: devices of the fsdp axis that share embedding and heads (see
             `parallel.vocabulary`); None: chosen by size.
+        steps: optimizer steps of the run, which schedules of hyper-parameters read.
         histograms: add the metrics `histogram_NAME` [BINS], shares of the target
             tokens (see `loss.histogram`).
     """
@@ -74,6 +76,7 @@ class StepSpec:
     on_base: tuple[str, ...] = ()
     vocab_group: int | None = None
     histograms: bool = False
+    steps: int | None = None
 
     @property
     def frozen_arguments(self) -> tuple[str, ...]:
@@ -87,6 +90,20 @@ class StepSpec:
         models = {STUDENT: self.student, **self.frozen}
         return {role: config.final_logit_softcap for role, config in models.items()}
 
+    def scheduled(self, step: Array) -> dict[str, Array]:
+        """Scheduled hyper-parameters in optimizer step `step` of 1 …: [] f32 by name.
+
+        Raises:
+            ValueError: there is a schedule, and `steps` is not set.
+        """
+        schedules = self.method.schedules
+        if schedules and self.steps is None:
+            raise ValueError(
+                f"target.{next(iter(schedules))} has a schedule and StepSpec.steps is "
+                "None; expected the optimizer steps of the run"
+            )
+        return {key: x.value(step, self.steps or 1) for key, x in schedules.items()}
+
 
 def loss_and_metrics(
     spec: StepSpec,
@@ -95,6 +112,7 @@ def loss_and_metrics(
     frozen: Mapping[str, Params],
     batch: Batch,
     scale: Array,
+    scheduled: Mapping[str, Array] = MappingProxyType({}),
 ) -> tuple[Array, Metrics]:
     """Compute loss and metrics of one micro-batch: sums over its tokens × `scale`.
 
@@ -105,6 +123,7 @@ def loss_and_metrics(
         frozen: parameters of the frozen arguments and of the policy.
         batch: arrays [B, L].
         scale: [] f32, 1 / target tokens of the optimizer step.
+        scheduled: hyper-parameters of this step by name, [] f32 (`StepSpec.scheduled`).
 
     Returns:
         The loss, [] f32, and the metrics by name, [] f32.
@@ -132,6 +151,8 @@ def loss_and_metrics(
         **{name: batch[name] for name in spec.method.columns},
         **policy_columns(spec, placement, states, frozen, batch),
         **spec.method.hyper,
+        # One entry per token: a hyper-parameter that is not constant has that form.
+        **{key: jnp.full(batch["labels"].shape, x) for key, x in scheduled.items()},
     }
     loss, metrics = fused_loss(
         spec.method.method,

@@ -47,8 +47,8 @@ def make_train_step(
         that `spec.frozen_arguments` names and `batch` has [A, B, L] arrays: A
         micro-batches of B rows. Metrics are [] f32: means over the target tokens of
         the step, `grad_norm` before clipping, `target_tokens`, `tokens` (padding
-        excluded) and `skipped` (1 if loss or gradient was not finite and the parameters
-        did not change).
+        excluded), `skipped` (1 if loss or gradient was not finite and the parameters
+        did not change) and `schedule` (the first scheduled hyper-parameter, if any).
     """
 
     def step(
@@ -57,6 +57,7 @@ def make_train_step(
         policy = spec.method.policy
         targets = jnp.sum(batch["loss_mask"].astype(jnp.float32))
         held = policy.before(state.step, state.params, state.held)
+        scheduled = spec.scheduled(state.step + 1)
         gradients, metrics = _accumulate(
             spec,
             mesh,
@@ -64,6 +65,7 @@ def make_train_step(
             {**frozen, **held},
             batch,
             1 / jnp.maximum(targets, 1),
+            scheduled,
         )
         norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
@@ -75,6 +77,8 @@ def make_train_step(
         # A skipped step counts: the refresh of a snapshot depends on the count alone.
         skipped = TrainState(state.step + 1, state.params, state.optimizer, held)
         new_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), updated, skipped)
+        if scheduled:
+            metrics |= {"schedule": next(iter(scheduled.values()))}
         return new_state, metrics | {
             "grad_norm": norm,
             "target_tokens": targets,
@@ -95,12 +99,13 @@ def _accumulate(
     frozen: Mapping[str, Params],
     batch: Mapping[str, Array],
     scale: Array,
+    scheduled: Mapping[str, Array],
 ) -> tuple[Params, Metrics]:
     """Sum gradients and metrics in f32 over the micro-batches [A, ...]."""
 
     def one(micro: Mapping[str, Array]) -> tuple[Params, Metrics]:
         def loss(params: Params) -> tuple[Array, Metrics]:
-            return loss_and_metrics(spec, mesh, params, frozen, micro, scale)
+            return loss_and_metrics(spec, mesh, params, frozen, micro, scale, scheduled)
 
         gradients, metrics = jax.grad(loss, has_aux=True)(params)
         return jax.tree.map(lambda g: g.astype(jnp.float32), gradients), metrics

@@ -93,7 +93,11 @@ def make_measure(
     ) -> Metrics:
         one = jnp.ones((), jnp.float32)
         models = {**frozen, **state.held}
-        _, sums = loss_and_metrics(scalars_only, mesh, state.params, models, batch, one)
+        # `state.step` steps are done: the values of the last of them.
+        scheduled = spec.scheduled(state.step)
+        _, sums = loss_and_metrics(
+            scalars_only, mesh, state.params, models, batch, one, scheduled
+        )
         targets = jnp.sum(batch["loss_mask"].astype(jnp.float32))
         return sums | {"target_tokens": targets}
 

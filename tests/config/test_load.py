@@ -127,7 +127,7 @@ def test_the_renamed_source_embedded_is_refused_with_its_new_name():
         ("resume", "maybe", "true or false"),
         ("lora.targets", "q", "a list"),
         ("lora.rank", "wide", "a whole number"),
-        ("target.eta", "big", "a number or null"),
+        ("target.eta", "big", "a number, a mapping or null"),
         (
             "student.build.data",
             "3",

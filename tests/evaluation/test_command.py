@@ -2,13 +2,14 @@
 
 import json
 import re
+import types
 from pathlib import Path
 
 import pytest
 
 from targetsft_jax.command import Stopped
 from targetsft_jax.evaluate import main
-from targetsft_jax.evaluation import benchmark_run
+from targetsft_jax.evaluation import benchmark_run, command
 from targetsft_jax.evaluation.backends.sampler import Sampler
 from targetsft_jax.storage import jsonl
 
@@ -144,7 +145,7 @@ def test_grading_is_repeated_without_the_model(evaluate, tmp_path, monkeypatch, 
     assert main([*arguments, "--regrade"]) == 0
     printed = capsys.readouterr().out
     assert "10 verdicts changed in 10 rows" in printed
-    assert "| 100.00 to 100.00 |" in printed
+    assert "| 47.82 to 100.00 |" in printed
     assert main([*arguments, "--regrade", "--samples", "3"]) == 1
     assert "sample 2 of" in capsys.readouterr().err
 
@@ -190,6 +191,16 @@ def test_a_changed_question_is_refused(evaluate, tmp_path, capsys):
     path.write_text(path.read_text().replace("1+1", "1+2"))
     assert evaluate() == 1
     assert "completions of another prompt of" in capsys.readouterr().err
+
+
+def test_corrected_gold_answers_are_graded_again(evaluate, tmp_path, capsys):
+    assert evaluate() == 0
+    path = tmp_path / "rows.jsonl"
+    path.write_text(path.read_text().replace('"answer": "2"', '"answer": "3"'))
+    assert evaluate() == 0
+    assert "verdicts changed in 10 rows" in capsys.readouterr().out
+    golds = {row["gold"] for row in jsonl.read(tmp_path / "out/sums/completions.jsonl")}
+    assert golds == {"0", "3", "4", "6", "8"}
 
 
 def test_a_baseline_is_compared_on_the_same_problems(evaluate, tmp_path, capsys):
@@ -248,3 +259,40 @@ def test_a_truncated_completion_is_wrong(evaluate, tmp_path, monkeypatch):
     assert all(row["correct"] for row in rows)
     assert summary["average"]["value"] == finished
     assert summary["truncated"] == 1 - finished
+
+
+def test_verdicts_of_two_modes_are_graded_again(evaluate, tmp_path, monkeypatch):
+    assert evaluate("--samples", "1") == 0
+    settings = tmp_path / "out/sums/settings.json"
+
+    def stopped(self, *_):
+        raise Stopped("stopped by SIGTERM")
+
+    monkeypatch.setattr(Sampler, "complete", stopped)
+    assert evaluate("--mode", "reference") == 143
+    assert json.loads(settings.read_text())["mode"] == "mixed"
+    monkeypatch.undo()
+    assert evaluate("--mode", "strict") == 0
+    assert json.loads(settings.read_text())["mode"] == "strict"
+
+
+def test_a_baseline_of_another_mode_is_refused(evaluate, tmp_path, capsys):
+    assert evaluate(out="other") == 0
+    baseline = ("--baseline", str(tmp_path / "other"))
+    assert evaluate(*baseline) == 0
+    assert "to the baseline" in capsys.readouterr().out
+    assert evaluate(*baseline, "--mode", "reference") == 2
+    assert "has strict verdicts, not reference ones" in capsys.readouterr().err
+
+
+def test_identity_depends_on_weights_behind_the_first_bytes(tmp_path):
+    weights = bytearray(10**6)
+    model = types.SimpleNamespace(source=tmp_path)
+    identities = set()
+    for start in (None, 0, 500_000, 900_000):
+        if start is not None:
+            # Merged adapters change a whole projection.
+            weights[start : start + 20_000] = b"\1" * 20_000
+        (tmp_path / "model.safetensors").write_bytes(weights)
+        identities.add(command.model_identity(model))
+    assert len(identities) == 4

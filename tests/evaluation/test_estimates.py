@@ -148,3 +148,16 @@ def test_other_arrays_are_refused(wrong):
     for function in (average, sampling_error, lambda x: pass_at_k(x, 1)):
         with pytest.raises(ValueError, match=r"expected bool \[problems, samples\]"):
             function(wrong)
+
+
+def test_equal_verdicts_have_an_interval():
+    """Clopper and Pearson: 0 of 3 problems has the upper bound 1 − 0.025^(1/3)."""
+    from scipy.stats import binomtest
+
+    for problems in (2, 3, 64):
+        for value in (False, True):
+            estimate = average(np.full((problems, 4), value))
+            exact = binomtest(problems * value, problems).proportion_ci(0.95)
+            assert (estimate.low, estimate.high) == pytest.approx(
+                (exact.low, exact.high)
+            )

@@ -14,6 +14,7 @@ from support.mesh_layouts import GROUPS, LAYOUTS, layout_of
 from support.quick import quicker
 
 from targetsft_jax import METHODS, fused_loss
+from targetsft_jax.loss import reference_loss
 
 
 def _sharded(name, layout, **hyper):
@@ -60,6 +61,27 @@ def test_equals_one_device_for_every_method(name: str):
         _assert_same(
             sharded(*inputs), loss_problems.compiled(method_cases.Case(name))(*inputs)
         )
+
+
+@pytest.mark.parametrize("layout", ["all three", "fsdp groups"])
+def test_a_guidance_per_token_equals_one_device_and_the_reference(layout: str):
+    """η as an array: its mix is no number, and takes a collective of its own."""
+    with jax.enable_x64(True):
+        hidden, head, labels, arguments = loss_problems.problem("float64", "holes", 3)
+        eta = np.resize([0.0, 0.25, 0.5, 1.0], labels.shape)
+        inputs = hidden, head, labels, {**arguments, "eta": eta}
+        same = loss_problems.cut(arguments, loss_problems.V)
+        plain = loss_problems.compiled(method_cases.Case("target_sft"))(*inputs)
+        _assert_same(_sharded("target_sft", layout)(*inputs), plain)
+        expected, pulls = jax.value_and_grad(
+            lambda *tensors: reference_loss(
+                "target_sft", *tensors, labels, **same, eta=eta
+            ),
+            (0, 1),
+        )(hidden, head)
+        np.testing.assert_allclose(plain[0][0], expected, rtol=1e-12)
+        for left, right in zip(plain[1], pulls):
+            np.testing.assert_allclose(left, right, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("layout", ["all three", "fsdp groups", *list(GROUPS)[1:2]])

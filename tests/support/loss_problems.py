@@ -50,7 +50,7 @@ def problem(
     }
     for key in (key for m in METHODS.values() for key in m.inputs(**m.defaults)):
         if key not in columns and not key.endswith("_logits"):
-            columns[key] = rng.uniform(0, 2, (B, L)).astype(w.dtype)
+            columns[key] = rng.uniform(0, 1, (B, L)).astype(w.dtype)
     arguments = {"weights": w, "teacher": other, "reference": other, **columns}
     return hidden, head, jnp.asarray(labels), arguments
 

@@ -42,6 +42,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"gamma": 1.0},
         {"gamma": 0.0},
     ],
+    "taid": [{"eta": 0.0}, {"eta": 0.3}],
     "custom": [
         {"gamma": {"entropy": 4}, "residual": {"guided": 0.3}},
         {"gamma": {"power": -0.5}, "residual": {"tempered": 0.5}},

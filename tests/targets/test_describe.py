@@ -2,10 +2,13 @@
 
 import inspect
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 
 from targetsft_jax import METHODS
+from targetsft_jax.config.load import load
 from targetsft_jax.targets import Method, QTarget
 from targetsft_jax.targets.describe import TABLE_HEADER, describe, explain, table_row
 
@@ -83,3 +86,17 @@ def test_a_value_outside_its_domain_is_not_described():
         explain("alpha", {"alpha": float("nan")})
     with pytest.raises(ValueError, match="no hyper-parameter beta"):
         explain("alpha", {"beta": 1.0})
+
+
+def test_the_page_of_methods_has_a_command_that_each_method_accepts():
+    page = Path(__file__).parents[2] / "docs" / "methods.md"
+    commands = re.findall(
+        r"^targetsft train (.*--target.name .*)$", page.read_text(), re.M
+    )
+    names = []
+    for command in commands:
+        method = load(shlex.split(command)).method
+        names.append(method.name)
+        # The guidance of the quickstart is not that of another method.
+        assert method.name == "target_sft" or method.hyper.get("eta") != 0.5
+    assert names == list(METHODS)

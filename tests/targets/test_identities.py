@@ -187,6 +187,66 @@ def test_mixed_residuals_end_at_the_model_and_at_the_teacher(batch):
             _same(mixed, _gradient(batch, "custom", gamma=gamma, residual=end))
 
 
+def test_reverse_kl_is_the_tangent_of_the_guided_residual(batch):
+    """g = lim (p − G_η)/η at η = 0, with the error η/2 · p ∘ (Var D − D²) + O(η²).
+
+    G_η = normalise(p^(1−η) π_T^η) and D = log(p / π_T) − KL(p ‖ π_T).
+    """
+    logits, labels, inputs = batch
+    tangent = _gradient(batch, "reverse_kl")
+    log_p = np.asarray(jax.nn.log_softmax(logits))
+    log_t = np.asarray(jax.nn.log_softmax(inputs["teacher_logits"]))
+    p = np.exp(log_p)
+    centred = log_p - log_t - (p * (log_p - log_t)).sum(-1, keepdims=True)
+    variance = (p * centred**2).sum(-1, keepdims=True)
+    np.testing.assert_allclose(tangent, p * centred, rtol=0, atol=1e-14)
+    slope = p * (variance - centred**2) / 2
+    distances, remainders = [], []
+    for eta in (1e-2, 5e-3, 2.5e-3):
+        q = target("target_sft", logits, labels, **inputs, gamma=0.0, eta=eta)
+        secant = np.asarray(q.logit_gradient()) / eta
+        distances.append(np.abs(secant - tangent).max())
+        remainders.append(np.abs(secant - tangent - eta * slope).max())
+    for wide, narrow in zip(distances, distances[1:]):
+        assert 1.8 < wide / narrow < 2.2
+    for wide, narrow in zip(remainders, remainders[1:]):
+        assert 3.6 < wide / narrow < 4.4
+    assert remainders[-1] < distances[-1] / 20
+
+
+def test_taid_at_its_ends(batch):
+    """No pull at the student, distillation at the teacher; also for η per token."""
+    ends = np.arange(len(batch[1])) % 2.0
+    kd = _gradient(batch, "kd")
+    _same(_gradient(batch, "taid", eta=0.0), np.zeros_like(kd))
+    _same(_gradient(batch, "taid", eta=1.0), kd)
+    _same(_gradient(batch, "taid", eta=ends), ends[:, None] * kd)
+    guided = _gradient(batch, "target_sft", gamma=0.0, eta=0.3)
+    _same(_gradient(batch, "taid", eta=0.3), guided)
+
+
+@pytest.mark.parametrize("name", ["target_sft", "taid"])
+def test_a_guidance_per_token_equals_the_number(name: str):
+    """Each token has its own η, logits of −inf at either end included."""
+    case = method_cases.Case(name)
+    with jax.enable_x64(True):
+        tile = method_cases.tile()
+        arrays = method_cases.inputs(case, tile, "float64")
+        every = np.resize([0.0, 0.3, 1.0], len(tile["labels"]))
+        for eta in (0.0, 0.3, 1.0):
+            plain, arranged = (
+                target(name, tile["logits"], tile["labels"], **arrays, eta=value)
+                for value in (eta, every)
+            )
+            rows = every == eta
+            np.testing.assert_allclose(
+                np.asarray(arranged.logit_gradient())[rows],
+                np.asarray(plain.logit_gradient())[rows],
+                rtol=0,
+                atol=1e-15,
+            )
+
+
 def test_every_golden_case_is_a_method():
     """Every vector has a method; a new method needs no vector."""
     assert {case.name for case in method_cases.GOLDEN.values()} <= set(METHODS)

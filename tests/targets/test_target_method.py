@@ -103,6 +103,9 @@ def test_the_mix_is_known_without_logits(case: method_cases.Case):
 def test_the_mix_of_a_hyper_parameter_per_token():
     columns = {"gamma": jnp.linspace(0, 1, 5)}
     assert METHODS["target_sft"].mix_of(columns, eta=0.25) == (0.75, 0.25)
+    # A guidance that differs by token has no mix of numbers.
+    columns = {"eta": jnp.linspace(0, 1, 5)}
+    assert METHODS["target_sft"].mix_of(columns, gamma=None) is None
 
 
 def _half(rows, *, teacher_share, boost):

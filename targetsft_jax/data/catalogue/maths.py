@@ -85,6 +85,8 @@ def _olympiadbench(row: Mapping[str, Any]) -> Example:
     """Fields id, question, context, solution and final_answer (lists), subfield, ….
     The gold answer is the first one, without dollar signs, as in published graders."""
     answers, solutions = row["final_answer"], row["solution"]
+    # A misprint: "t(0,4]" for t in the interval.
+    answers = [answer.replace("t(0,4]", "(0,4]") for answer in answers]
     if not answers:
         raise ValueError("final_answer is empty")
     context = row.get("context")

@@ -17,7 +17,7 @@ _KNOWN: dict[str, tuple[tuple[str, str, bool], ...]] = {
         (r"\boxed{\frac{1}{2}}", "0.5", True),
         (r"\boxed{\frac{\sqrt{3}}{3}}", r"\frac{1}{\sqrt{3}}", True),
         (r"\boxed{x^2+2x+1}", "(x+1)^2", True),
-        (r"\boxed{(x+1)^2}", "(x+1)^3", False),
+        (r"\boxed{x^2+1}", "x^3+1", False),
         (r"\boxed{12345}", "54321", False),
         ("The answer is 42.", "42", True),
         ("", "42", False),

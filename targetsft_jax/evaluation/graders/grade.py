@@ -39,7 +39,7 @@ class Grade:
             - `letter`: an option by its letter alone; `option text`: by its text.
             - `last number`, `guess`: fall-backs of the reference mode only.
             - `no answer`, `several answers`: states none, or more than one.
-            - `unparsed`: an answer that is no complete expression; `too long`: beyond
+            - `unparsed`: an incomplete expression; `too long`: beyond
               the limits on size.
             - `timeout`, `error`: the grading was stopped or failed.
     """

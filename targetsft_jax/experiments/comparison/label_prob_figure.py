@@ -37,7 +37,8 @@ def draw_label_prob(data: Sequence[dict[str, Any]]) -> Any:
         if number + columns >= len(labels):
             axis.tick_params(labelbottom=True)
             axis.set_xlabel("p_y")
-    _shares_axis(axes[0, 0], "corrupted" in kinds)
+    highest = max(row["share"] for row in data)
+    _shares_axis(axes[0, 0], highest, "corrupted" in kinds)
     figure.legend(
         handles=_handles("corrupted" in kinds), loc="outside lower center", ncols=4
     )
@@ -77,13 +78,18 @@ def _panel(axis: Any, data: Sequence[dict[str, Any]], colour: str) -> None:
     axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
 
 
-def _shares_axis(axis: Any, has_wrong: bool) -> None:
-    shares = [0.6, 0.1] if has_wrong else [0.8, 0.4, 0.1]
-    ticks = [(np.sqrt(share), f"{share:.0%}") for share in shares] + [(0.0, "0")]
-    if has_wrong:
-        ticks += [(-np.sqrt(share), f"{share:.0%}") for share in shares]
-    axis.set_yticks([place for place, _ in ticks], [text for _, text in ticks])
-    axis.set_ylim(-1 if has_wrong else 0, 1)
+def _shares_axis(axis: Any, highest: float, has_wrong: bool) -> None:
+    """Set limits and ticks of the vertical axis, whose unit is the root of a share."""
+    limit = 1.1 * np.sqrt(highest)
+    ticks = {0.0: "0"}
+    for share in (1.0, 0.5, 0.25, 0.1, 0.03):
+        place = float(np.sqrt(share))
+        if place <= limit and min(abs(place - t) for t in ticks) > 0.28 * limit:
+            ticks[place] = f"{share:.0%}"
+            if has_wrong:
+                ticks[-place] = f"{share:.0%}"
+    axis.set_yticks(list(ticks), list(ticks.values()))
+    axis.set_ylim(-limit if has_wrong else 0, limit)
 
 
 def _handles(has_wrong: bool) -> list[Any]:

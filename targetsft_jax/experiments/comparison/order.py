@@ -24,7 +24,6 @@ _SHORT = (
     ("reference_probability", "π_ref(y)"),
     ("probability", "p_y"),
     ("gamma=", "γ="),
-    ("residual=", "π̃="),
     ("eta=", "η="),
     ("_weight=", "="),
 )

@@ -6,9 +6,6 @@ from typing import Any
 from targetsft_jax.experiments.comparison import style
 from targetsft_jax.experiments.comparison.order import family, short
 
-COLUMNS = 3
-"""Most panels side by side."""
-
 
 def rows_of_labels(
     figure: Any, settings: Sequence[str], labels: Mapping[str, str], title: str
@@ -27,7 +24,7 @@ def rows_of_labels(
     Returns:
         Setting -> axes.
     """
-    columns = min(COLUMNS, len(settings))
+    columns = _columns(len(settings))
     lines = -(-len(settings) // columns)
     axes = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
     for axis in axes[len(settings) :]:
@@ -49,5 +46,11 @@ def rows_of_labels(
 
 def height(settings: int, labels: int) -> float:
     """Height in inches of a figure of `rows_of_labels`."""
-    lines = -(-settings // min(COLUMNS, settings))
+    lines = -(-settings // _columns(settings))
     return 1.3 + lines * (0.75 + 0.19 * labels)
+
+
+def _columns(settings: int) -> int:
+    """Panels side by side: at most three, or four where that saves a line."""
+    lines = -(-settings // 4)
+    return min(settings, 3) if settings <= 3 * lines else 4

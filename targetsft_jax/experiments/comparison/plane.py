@@ -137,11 +137,11 @@ def plane_data(
 def position(method: str, hyper: Mapping[str, Any]) -> Position | None:
     """Position of a method on the plane; None for one that is not on it."""
     if method == "custom":
-        hyper = METHODS["custom"].defaults | dict(hyper)
+        hyper = {**METHODS["custom"].defaults, **hyper}
         return Position(_choice(hyper["gamma"]), _choice(hyper["residual"]))
     if method not in _NAMED:
         return None
-    return _plain(_NAMED[method](METHODS[method].defaults | dict(hyper)))
+    return _plain(_NAMED[method]({**METHODS[method].defaults, **hyper}))
 
 
 def title(choice: Coordinate, titles: Mapping[str, str]) -> str:
@@ -198,7 +198,7 @@ def _name(place: Position) -> str:
         other = _plain(locate(METHODS[name].defaults))
         same_residual = place.residual[0] == other.residual[0]
         # KD and SFT are the two ends of KD-H and of label smoothing.
-        is_exact = name in ("sft", "kd")
+        is_exact = name in ("sft", "kd") or place.gamma == ("constant", 0.0)
         if same_residual and (
             place.gamma == other.gamma if is_exact else place.gamma[0] == other.gamma[0]
         ):

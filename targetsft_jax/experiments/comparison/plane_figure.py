@@ -33,18 +33,17 @@ def draw_plane(data: Sequence[dict[str, Any]]) -> Any:
             _cell(axis, cells[gamma, ANY], 0, y, len(residuals), shades)
             continue
         for x, residual in enumerate(residuals):
-            row = cells.get((gamma, residual))
-            if row is None:
-                _empty(axis, x, y)
+            if (gamma, residual) in cells:
+                _cell(axis, cells[gamma, residual], x, y, 1, shades)
             else:
-                _cell(axis, row, x, y, 1, shades)
+                _empty(axis, x, y)
     axis.set_xticks([x + 0.5 for x in range(len(residuals))], residuals)
     axis.set_yticks([y + 0.5 for y in range(len(gammas))], gammas)
     axis.set_xlim(0, len(residuals))
     axis.set_ylim(len(gammas), 0)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    axis.set_xlabel("residual π̃: where the remaining mass goes")
+    axis.set_xlabel("residual: where the remaining mass goes")
     axis.set_ylabel("γ: weight of the label")
     bar = figure.colorbar(shades, ax=axis, pad=0.02, fraction=0.05)
     bar.set_label("Average@k, %")

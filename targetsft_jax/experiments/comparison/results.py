@@ -72,8 +72,14 @@ _OBJECT = ("an object", lambda value: isinstance(value, dict))
 
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "setting": _TEXT,
-    "method": ("a text, not empty", lambda value: isinstance(value, str) and value),
-    "label": ("a text, not empty", lambda value: isinstance(value, str) and value),
+    "method": (
+        "a text, not empty",
+        lambda value: isinstance(value, str) and value != "",
+    ),
+    "label": (
+        "a text, not empty",
+        lambda value: isinstance(value, str) and value != "",
+    ),
     "hyper": _OBJECT,
     "seed": ("a whole number", lambda value: _is_whole(value)),
     "learning_rate": (
@@ -84,7 +90,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "a list of different ids, not empty",
         lambda value: (
             isinstance(value, list)
-            and value
+            and len(value) > 0
             and all(isinstance(name, str) for name in value)
             and len(set(value)) == len(value)
         ),
@@ -121,7 +127,7 @@ def _row(line: str, where: str) -> CellResult:
             problem = "has no" if name in _FIELDS else "has the unknown"
             raise ValueError(
                 f"{where} {problem} key {name[:60]!r}; expected the keys "
-                f"{', '.join(_FIELDS)}; run the comparison again to write the file anew"
+                f"{', '.join(_FIELDS)}; run the comparison to rewrite the file"
             )
         expected, check = _FIELDS.get(name, _TEXT)
         if not check(row[name]):

@@ -90,7 +90,7 @@ def draw_settings(data: Sequence[dict[str, Any]]) -> Any:
         "Average@k by setting, with 95 % intervals over problems",
         fontsize=style.TITLE + 1,
     )
-    figure.legend(loc="outside lower center", ncols=len(lines))
+    figure.legend(loc="outside lower center", ncols=len(lines), handlelength=3.5)
     return figure
 
 

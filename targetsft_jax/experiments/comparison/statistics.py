@@ -39,7 +39,7 @@ class Difference:
         over_seeds: estimate with the common seeds as units; None below 3 of them.
         p_value: of Student's test over problems.
         adjusted_p_value: Holm's, over the methods of the setting; nan for a shared
-            model, which is no part of the family of tests.
+            model, which is outside the family of tests.
         smallest_visible: difference that the test finds with a power of 0.8.
     """
 

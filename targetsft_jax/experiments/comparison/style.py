@@ -4,7 +4,6 @@ Colours differ in lightness too, and each family has its own marker and hatch, s
 figures are readable in grey and by the colour-blind.
 """
 
-import colorsys
 import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,9 @@ from typing import Any
 
 WIDTH = 10.0
 """Width of a figure in inches; at 1000 pixels a font of 8 points has 11 pixels."""
+
+DPI = 150
+"""Pixels per inch of a PNG."""
 
 TITLE, LABEL, SMALL = 10.0, 8.0, 7.0
 """Font sizes in points."""
@@ -24,7 +26,7 @@ FAMILY_TITLES = {
     "weighted": "weight on the label",
     "regularised": "regularised SFT",
     "distillation": "distillation",
-    "composed": "both: γ and π̃",
+    "composed": "both: γ and residual",
 }
 """Family -> its name in legends, in their order."""
 
@@ -88,11 +90,14 @@ def member(family: str, number: int, members: int) -> dict[str, Any]:
         number: position of the method in its family, from 0.
         members: methods of the family in the panel.
     """
-    red, green, blue = _rgb(_COLOURS[family])
-    hue, _, saturation = colorsys.rgb_to_hls(red, green, blue)
-    lightness = 0.22 + 0.42 * (number / max(1, members - 1))
+    place = 0.5 if members == 1 else number / (members - 1)
+    # From half as light as the family's colour to 45 % on the way to white.
+    shade = [
+        c * (0.5 + place) if place < 0.5 else c + (1 - c) * 0.9 * (place - 0.5)
+        for c in _rgb(_COLOURS[family])
+    ]
     return {
-        "color": colorsys.hls_to_rgb(hue, lightness, saturation),
+        "color": tuple(shade),
         "linestyle": _DASHES[number % len(_DASHES)],
         "marker": _SHAPES[number % len(_SHAPES)],
     }
@@ -145,7 +150,7 @@ def save(figure: Any, path: Path) -> list[Path]:
         path: file without suffix.
     """
     png, svg = (path.with_name(f"{path.name}.{suffix}") for suffix in ("png", "svg"))
-    figure.savefig(png, dpi=150, format="png", metadata={"Software": None})
+    figure.savefig(png, dpi=DPI, format="png", metadata={"Software": None})
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
     return [png, svg]
 

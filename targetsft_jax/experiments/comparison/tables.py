@@ -68,8 +68,10 @@ def _numbers(setting: Setting, score: Score, baseline: str) -> dict[str, Any]:
         "seed_lowest": 100 * score.lowest,
         "seed_highest": 100 * score.highest,
         "seed_deviation": 100 * score.deviation,
-        **_estimate("difference", difference and difference.over_problems),
-        **_estimate("difference_over_seeds", difference and difference.over_seeds),
+        **_estimate("difference", difference.over_problems if difference else None),
+        **_estimate(
+            "difference_over_seeds", difference.over_seeds if difference else None
+        ),
         "p_value": difference and difference.p_value,
         "adjusted_p_value": difference and difference.adjusted_p_value,
         "smallest_visible": visible,
@@ -90,9 +92,10 @@ def _note(statistics: Statistics) -> str:
         "Average@k in %; differences in percentage points, to "
         f"`{statistics.baseline}` on the same problems. Intervals are of 95 %. *Over "
         "problems* takes problems as units, with the seeds averaged; *over seeds* "
-        f"takes trainings as units, from {FEWEST_SEEDS} seeds on. p-values are of "
-        "Student's test over problems, adjusted by Holm's method over the methods of "
-        "the setting. *Visible from*: the smallest true difference that this test "
+        f"takes trainings as units, from {FEWEST_SEEDS} seeds on, and alone covers "
+        "what another training would give. p-values are of Student's test over "
+        "problems, adjusted by Holm's method over the methods of the setting. *Visible "
+        "from*: the smallest true difference that this test "
         "finds with a power of 80 %. **Bold**: the best method of the setting; `*`: "
         "its paired interval to the best one contains 0."
     )
@@ -106,10 +109,13 @@ def _all_settings(statistics: Statistics) -> str:
         scores = [setting.scores.get(label) for setting in statistics.settings]
         cells = [_ranked(score) if score else _NONE for score in scores]
         macro = statistics.macro.get(label)
-        mean = macro and macro.average
-        difference = macro and macro.difference
-        cells += [_percent(mean and mean.value), _interval(mean)]
-        cells += [_signed(difference and difference.value), _interval(difference, "+")]
+        mean = macro.average if macro else None
+        difference = macro.difference if macro else None
+        cells += [_percent(mean.value if mean else None), _interval(mean)]
+        cells += [
+            _signed(difference.value if difference else None),
+            _interval(difference, "+"),
+        ]
         lines.append([label, *cells])
     return _table(header, lines)
 

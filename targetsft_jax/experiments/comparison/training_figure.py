@@ -21,6 +21,9 @@ PLOTTED = {
 }
 """Metric -> title of its panels."""
 
+_LINES = 10
+"""Most lines of a panel; a larger family has several columns."""
+
 
 def training_data(rows: Sequence[CellResult], setting: str) -> list[dict[str, Any]]:
     """Rows of the figure: one per label, metric and step of a setting.
@@ -73,8 +76,12 @@ def draw_training(data: Sequence[dict[str, Any]]) -> Any:
         members = labels.setdefault(family(row["method"]), [])
         if row["label"] not in members:
             members.append(row["label"])
-    columns = [name for name in FAMILIES if name in labels]
-    entries = max(len(members) for members in labels.values())
+    columns = [
+        (name, labels[name][first : first + _LINES])
+        for name in FAMILIES
+        for first in range(0, len(labels.get(name, ())), _LINES)
+    ]
+    entries = max(len(members) for _, members in columns)
     figure = style.canvas(style.WIDTH, 6.2 + 0.16 * entries)
     heights = [1.0] * len(PLOTTED) + [0.08 + 0.085 * entries]
     axes = figure.subplots(
@@ -84,8 +91,8 @@ def draw_training(data: Sequence[dict[str, Any]]) -> Any:
         sharey="row",
         height_ratios=heights,
     )
-    for column, name in enumerate(columns):
-        _family(axes[:, column], data, name, labels[name])
+    for column, (name, members) in enumerate(columns):
+        _family(axes[:, column], data, name, members)
     for line, title in enumerate(PLOTTED.values()):
         axes[line, 0].set_ylabel(title)
     setting = data[0]["setting"]
@@ -105,7 +112,7 @@ def _family(
 ) -> None:
     """Draw the panels of a family from top to bottom, then its legend."""
     axes[0].set_title(style.FAMILY_TITLES[name])
-    handles = []
+    handles: list[Any] = []
     for number, label in enumerate(members):
         line = style.member(name, number, len(members))
         for axis, metric in zip(axes, PLOTTED):
@@ -114,7 +121,7 @@ def _family(
                 continue
             steps = [row["step"] for row in rows]
             low, high = ([row[k] for row in rows] for k in ("low", "high"))
-            axis.fill_between(steps, low, high, color=line["color"], alpha=0.15, lw=0)
+            axis.fill_between(steps, low, high, color=line["color"], alpha=0.08, lw=0)
             drawn = axis.plot(
                 steps,
                 [row["mean"] for row in rows],

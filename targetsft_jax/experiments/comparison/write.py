@@ -87,9 +87,11 @@ def figures(
     for name, (data, draw) in whole.items():
         if data:
             yield name, data, draw
-    plane = plane_data(computed, map_setting)
-    if any(row["method"] == "custom" for row in plane):
-        yield "plane", plane, draw_plane
+    # The setting of the map may not be finished yet.
+    if map_setting is None or any(s.name == map_setting for s in computed.settings):
+        plane = plane_data(computed, map_setting)
+        if any(row["method"] == "custom" for row in plane):
+            yield "plane", plane, draw_plane
     for setting in computed.settings:
         ending = f"_{setting.name}" if setting.name else ""
         for name, data, draw in (

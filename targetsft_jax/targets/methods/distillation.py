@@ -222,7 +222,7 @@ def target_sft(rows: Rows, *, eta: float, gamma: Any) -> QTarget:
 
     Args:
         rows: row statistics, with the teacher's logits.
-        eta: η, from the student (0) to the teacher (1).
+        eta: η, from the student (0) to the teacher (1); a number or array [...].
         gamma: a number or array [...] in place of p_y; None for p_y.
 
     Returns:
@@ -247,7 +247,6 @@ ENTRIES.append(
                 "Guidance η of the prior, from the student (0) to the teacher (1); the "
                 "default is an assumption, since the paper's value is not public.",
                 between(0, 1),
-                static=True,
             ),
             "gamma": Hyper(
                 None,
@@ -256,5 +255,49 @@ ENTRIES.append(
             ),
         },
         proper=lambda eta, gamma: gamma is None,
+    )
+)
+
+
+def taid(rows: Rows, *, eta: float) -> QTarget:
+    """Distillation from an interpolated teacher (TAID), at one point of training.
+
+        Q = softmax((1 − η) z + η z_T)
+
+    The target moves from the student's own distribution to the teacher's during
+    training. A run has η from 0 to 1, linear in the steps; the published adaptive
+    schedule, which reads the loss, is not implemented.
+
+    See *TAID: Temporally Adaptive Interpolated Distillation for Efficient Knowledge
+    Transfer in Language Models* (https://arxiv.org/abs/2501.16937).
+
+    Args:
+        rows: row statistics, with the teacher's logits.
+        eta: η, a number or array [...].
+
+    Returns:
+        a = 0, b = 1, T = softmax((1 − η) z + η z_T).
+    """
+    return QTarget(rows.constant(0), rows.constant(1), (1 - eta, eta))
+
+
+ENTRIES.append(
+    Method(
+        taid,
+        label="0",
+        alternative="1",
+        mix="(1−η, η) teacher",
+        needs=("teacher_logits",),
+        hyper={
+            "eta": Hyper(
+                1.0,
+                "Interpolation η, from the student (0) to the teacher (1); in a run "
+                "from 0 to 1 over training.",
+                between(0, 1),
+                over_training=(0.0, 1.0),
+            )
+        },
+        value=lambda target, **_: target.divergence(),
+        proper=True,
     )
 )
