@@ -97,16 +97,20 @@ class Texts:
 def main() -> None:
     """Train and measure what is missing, then write table and figure."""
     options = _options()
-    base_config = _config(options, "teacher", options.teacher_rate)
-    meter = Meter(options, base_config)
     rows = _finished(options.work / "rows.jsonl")
-    if ("base", 0.0) not in rows:
-        _append(options, rows, [meter.measure(options.model, "base", 0.0, 0)])
-    _teacher(options, rows, meter)
-    shared = Shared()
-    for rate, method in itertools.product(options.rates, options.methods):
-        if (method, rate) not in rows:
-            _append(options, rows, _cell(options, method, rate, meter, shared))
+    teacher = ("teacher", options.teacher_rate)
+    cells = [(m, rate) for rate in options.rates for m in options.methods]
+    missing = [c for c in [("base", 0.0), teacher, *cells] if c not in rows]
+    if missing:
+        meter, shared = Meter(options, _config(options, *teacher)), Shared()
+    for method, rate in missing:
+        if method == "base":
+            cell = [meter.measure(options.model, method, rate, 0)]
+        elif method == "teacher":
+            cell = [_teacher(options, meter)]
+        else:
+            cell = _cell(options, method, rate, meter, shared)
+        _append(options, rows, cell)
     write_report(options.work, list(itertools.chain(*rows.values())))
 
 
@@ -167,13 +171,12 @@ def _teacher_dir(options: argparse.Namespace) -> Path:
     return options.work / f"teacher-{options.teacher_rate:g}"
 
 
-def _teacher(options: argparse.Namespace, rows: dict, meter: "Meter") -> None:
-    key = ("teacher", options.teacher_rate)
-    if key not in rows:
-        run(_config(options, *key))
-        shutil.rmtree(_teacher_dir(options) / "checkpoints")
-        path = _teacher_dir(options) / "hf"
-        _append(options, rows, [meter.measure(path, *key, options.teacher_steps)])
+def _teacher(options: argparse.Namespace, meter: "Meter") -> Row:
+    """Train the teacher and measure its export; its checkpoint is removed."""
+    rate, folder = options.teacher_rate, _teacher_dir(options)
+    run(_config(options, "teacher", rate))
+    shutil.rmtree(folder / "checkpoints")
+    return meter.measure(folder / "hf", "teacher", rate, options.teacher_steps)
 
 
 def _cell(
@@ -424,42 +427,57 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def draw(folder: Path, rows: Sequence[Row]) -> None:
-    """Draw one panel per learning rate: KL to the base against held-out NLL."""
+    """Draw KL to the base against NLL and accuracy, one row per learning rate."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     cells = _by_cell(rows)
-    base = cells["base", 0.0][0]
     rates = sorted({rate for method, rate in cells if method in MARKS})
-    width = 4.2 * len(rates)
-    figure, axes = pyplot.subplots(
-        1, len(rates), figsize=(width, 3.8), sharey=True, squeeze=False
-    )
-    for axis, rate in zip(axes[0], rates):
-        for method, (colour, marker) in MARKS.items():
-            path = [base, *cells.get((method, rate), [])]
-            if len(path) > 1:
-                axis.plot(
-                    [mean(row, "kl") for row in path],
-                    [mean(row, "nll") for row in path],
-                    color=colour,
-                    marker=marker,
-                    markersize=5,
-                    linewidth=1.2,
-                    label=TITLES[method],
-                )
-        for (method, _), (teacher, *_) in cells.items():
-            if method == "teacher":
-                axis.axhline(mean(teacher, "nll"), color="0.6", ls=":", lw=1)
-        axis.set_title(f"learning rate {rate:g}", fontsize=10)
-        axis.set_xlabel("KL(base ‖ student) on unrelated text, nats per token")
-    axes[0, 0].set_ylabel("NLL of held-out solutions, nats per token")
-    axes[0, -1].legend(fontsize=8, frameon=False)
+    size = (9.0, 3.7 * len(rates))
+    figure, axes = pyplot.subplots(len(rates), 2, figsize=size, squeeze=False)
+    for (left, right), rate in zip(axes, rates):
+        _panel(left, cells, rate, "nll")
+        _panel(right, cells, rate, "accuracy")
+        left.set_yscale("log")
+        left.set_yticks([0.5, 0.7, 1, 1.5, 2, 3], ["0.5", "0.7", "1", "1.5", "2", "3"])
+        left.minorticks_off()
+        left.set_ylabel("NLL of held-out solutions, nats per token")
+        right.set_ylabel("accuracy on their tokens")
+        left.legend(fontsize=8, frameon=False)
     figure.tight_layout()
     for suffix in ("png", "svg"):
         figure.savefig(folder / f"frontier.{suffix}", dpi=110)
+
+
+def _panel(axis: Any, cells: Mapping, rate: float, quantity: str) -> None:
+    base = cells["base", 0.0][0]
+    for method, (colour, marker) in MARKS.items():
+        path = [base, *cells.get((method, rate), [])]
+        if len(path) > 1:
+            axis.plot(
+                [mean(row, "kl") for row in path],
+                [mean(row, quantity) for row in path],
+                color=colour,
+                marker=marker,
+                markersize=5,
+                linewidth=1.2,
+                label=TITLES[method],
+            )
+    for (method, _), (teacher, *_) in cells.items():
+        if method == "teacher":
+            axis.plot(
+                mean(teacher, "kl"),
+                mean(teacher, quantity),
+                color="0.5",
+                marker="*",
+                markersize=9,
+                linestyle="none",
+                label="teacher",
+            )
+    axis.set_title(f"learning rate {rate:g}", fontsize=10)
+    axis.set_xlabel("KL(base ‖ student) on unrelated text, nats per token")
 
 
 def _by_cell(rows: Sequence[Row]) -> Mapping[tuple[str, float], list[Row]]:
