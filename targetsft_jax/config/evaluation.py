@@ -2,7 +2,7 @@
 
 from targetsft_jax.data.config import DataConfig
 from targetsft_jax.generation.sampling import SamplingSettings
-from targetsft_jax.keys import at_least, key, section
+from targetsft_jax.keys import at_least, key, one_of, section
 
 
 @section
@@ -26,6 +26,12 @@ class EvaluationConfig(SamplingSettings):
         "Generated training examples on whose computed labels p_y and the accuracy are "
         "measured before and after training; 0: none.",
         at_least(0, 10**6),
+    )
+    grader: str = key(
+        "exact",
+        "Grader of completions: `exact` (numbers, letters and words) or `math` "
+        "(expressions by value; see docs/grading.md).",
+        one_of(("exact", "math")),
     )
     data: DataConfig | None = key(
         None,

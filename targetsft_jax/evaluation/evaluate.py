@@ -12,7 +12,9 @@ from jax.typing import DTypeLike
 
 from targetsft_jax.data.chat import encode_prompt, stop_tokens
 from targetsft_jax.data.records import Problem
-from targetsft_jax.evaluation.graders.answers import extract_answer, is_correct
+from targetsft_jax.evaluation.graders.answers import extract_answer, grade_exact
+from targetsft_jax.evaluation.graders.grade import UNANSWERED, Grade
+from targetsft_jax.evaluation.grading import GradingRequest, check_gold, grade_all
 from targetsft_jax.evaluation.statistics import AverageAtK, average_at_k
 from targetsft_jax.generation.generate import generate
 from targetsft_jax.generation.sampling import SamplingSettings
@@ -59,6 +61,7 @@ def evaluate_model(
     dtype: DTypeLike = jnp.float32,
     batch_size: int | None = None,
     row_sharding: NamedSharding | None = None,
+    grader: str = "exact",
 ) -> tuple[AverageAtK, list[GradedProblem]]:
     """Sample k completions per problem and compute the Average@k of a model.
 
@@ -73,15 +76,21 @@ def evaluate_model(
         settings: sampling settings; `samples` is k.
         seed: sampling seed; equal seeds result in equal completions.
         dtype, batch_size, row_sharding: as in `generate`.
+        grader: name of the grader.
 
     Returns:
         The score, and every problem with its graded completions.
 
     Raises:
-        ValueError: as `generate`; an empty gold answer; a prompt that its chat template
-            refuses, whose text is read as a control token, or that leaves no position
-            for a completion.
+        ValueError: as `generate`; a gold answer that cannot be compared; a prompt that
+            its chat template refuses, whose text is read as a control token, or that
+            leaves no position for a completion.
     """
+    for problem in problems:
+        try:
+            check_gold(grader, _gold(problem))
+        except ValueError as error:
+            raise ValueError(f"{problem.id}: {error}") from None
     completions = generate(
         config,
         params,
@@ -98,18 +107,17 @@ def evaluate_model(
         batch_size=batch_size,
         row_sharding=row_sharding,
     )
+    texts = [
+        [str(tokenizer.decode(x.tokens, skip_special_tokens=True)) for x in samples]
+        for samples in completions
+    ]
+    grades = iter(_grades(grader, problems, texts))
     graded, has_answer = [], []
-    for problem, samples in zip(problems, completions):
-        texts = [
-            str(tokenizer.decode(sample.tokens, skip_special_tokens=True))
-            for sample in samples
-        ]
-        correct = [
-            sample.finished and is_correct(text, problem.answer)
-            for sample, text in zip(samples, texts)
-        ]
-        graded.append(GradedProblem(problem.id, problem.answer, texts, correct))
-        has_answer.append([extract_answer(text) is not None for text in texts])
+    for problem, samples, answers in zip(problems, completions, texts):
+        verdicts = [next(grades) for _ in samples]
+        correct = [x.finished and g.correct for x, g in zip(samples, verdicts)]
+        graded.append(GradedProblem(problem.id, problem.answer, answers, correct))
+        has_answer.append([g.how not in UNANSWERED for g in verdicts])
     score = average_at_k(
         np.array([problem.correct for problem in graded]),
         has_answer=np.array(has_answer),
@@ -118,6 +126,24 @@ def evaluate_model(
         ),
     )
     return score, graded
+
+
+def _grades(
+    grader: str, problems: Sequence[Problem], texts: Sequence[Sequence[str]]
+) -> list[Grade]:
+    """Verdicts of all completions, problem by problem."""
+    pairs = [
+        (p.answer, text) for p, answers in zip(problems, texts) for text in answers
+    ]
+    if grader == "exact":
+        # It needs no time limit, and so no process.
+        return [grade_exact(text, answer) for answer, text in pairs]
+    return grade_all([GradingRequest(grader, text, answer) for answer, text in pairs])
+
+
+def _gold(problem: Problem) -> str:
+    """Gold answer, also if it stands at the end of a worked solution."""
+    return extract_answer(problem.answer) or problem.answer
 
 
 def _prompts(

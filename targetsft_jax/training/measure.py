@@ -89,6 +89,7 @@ class Measurements:
             seed=session.config.seed,
             dtype=compute_dtype(session.config, session.mesh),
             row_sharding=meshes.rows_over(session.mesh),
+            grader=evaluation.grader,
         )
         if processes.is_primary():
             path = self._run_dir.completions(name)
