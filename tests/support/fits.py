@@ -17,9 +17,9 @@ CONFIG = TrainConfig(
 
 
 def fit_target_sft(dataset, run_dir, mesh=None, seed=3, **options) -> Fitted:
-    """Train on a data set; options are those of `fit`, and `config`."""
+    """Train on a data set; options are those of `fit`, `config` and `spec`."""
     mesh = mesh or make_mesh(2, 2, 2)
-    spec = rig.make_spec("target_sft")
+    spec = options.pop("spec", None) or rig.make_spec("target_sft")
     run_dir.mkdir(parents=True, exist_ok=True)
     params = jax.tree.map(np.copy, rig.params_of(rig.STUDENT))
     shardings = state_shardings(rig.STUDENT, params, rig.optax.sgd(1), mesh).params

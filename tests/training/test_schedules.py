@@ -1,5 +1,6 @@
 """Hyper-parameters with a schedule in the train step."""
 
+import shutil
 from dataclasses import replace
 from functools import lru_cache
 
@@ -9,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from support import rig
+from support.fits import CONFIG, fit_target_sft
 from support.quick import quicker
 
 from targetsft_jax.config.schedule import Schedule
@@ -73,6 +75,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one():
         state, one = built.step(state, built.frozen, rig.micro(1))
         assert one["schedule"] == metrics[number - 1]["schedule"]
     rig.assert_equal_trees(rig.host(state), states[STEPS])
+
+
+@pytest.mark.slow
+def test_a_run_resumes_its_schedule_from_a_checkpoint(dataset, tmp_path):
+    """`fit` sets the number of steps; without the last checkpoint it repeats two."""
+    config = replace(CONFIG, steps=STEPS, save_every=2)
+    eta = Schedule(0.0, 1.0, "cosine")
+    spec = _scheduled(rig.make_spec(), steps=None, eta=eta)
+    whole = fit_target_sft(dataset, tmp_path, config=config, spec=spec)
+    metrics = rig.untimed(rig.metrics_of(tmp_path))
+    values = [eta.value(number, STEPS) for number in range(1, STEPS + 1)]
+    np.testing.assert_allclose([row["schedule"] for row in metrics], values, rtol=1e-6)
+    shutil.rmtree(tmp_path / "checkpoints" / str(STEPS))
+    again = fit_target_sft(dataset, tmp_path, config=config, spec=spec)
+    assert again.resumed_from == 2
+    rig.assert_equal_trees(rig.host(again.state), rig.host(whole.state))
+    assert rig.untimed(rig.metrics_of(tmp_path)) == metrics
 
 
 @pytest.mark.slow

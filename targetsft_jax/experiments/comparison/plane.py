@@ -46,10 +46,10 @@ _NAMED: Mapping[str, Callable[[Mapping[str, Any]], Position]] = {
     "idft": lambda hyper: Position(("in_distribution", hyper["beta"]), _MODEL),
     "prift": lambda _: Position(("reference_probability", None), _MODEL),
     "label_smoothing": lambda hyper: Position(
-        ("constant", round(1 - hyper["smoothing"], 9)), ("uniform", None)
+        ("constant", _complement(hyper["smoothing"])), ("uniform", None)
     ),
     "kd_h": lambda hyper: Position(
-        ("constant", round(1 - hyper["kd_weight"], 9)), ("teacher", None)
+        ("constant", _complement(hyper["kd_weight"])), ("teacher", None)
     ),
 }
 """Method -> its position, from its hyper-parameters."""
@@ -162,6 +162,11 @@ def _choice(value: Any) -> Coordinate:
     if number is None and option is not None and option.number is not None:
         number = option.number.default
     return name, float(number) if isinstance(number, int) else _hashable(number)
+
+
+def _complement(share: Any) -> Any:
+    """1 − share; a schedule of the share is unchanged."""
+    return share if isinstance(share, Mapping) else round(1 - share, 9)
 
 
 def _plain(place: Position) -> Position:
