@@ -59,7 +59,10 @@ class Measurements:
             return True
         key = self._key(model)
         shared = self._session.shared
-        score = self.results.score(name, key) or shared.scores.get(key)
+        score = self.results.score(name, key)
+        # A score of another run counts if its label probe is on the same data.
+        if score is None and self._has_shared_probe(key):
+            score = shared.scores.get(key)
         if score is None:
             return False
         self._add(name, key, score, shared.label_probes.get(self._probe_key(key)))
@@ -117,6 +120,12 @@ class Measurements:
             vocab_size=len(session.tokenizer),
             dtype=compute_dtype(session.config, session.mesh),
         )
+
+    def _has_shared_probe(self, key: str) -> bool:
+        """True if no probe is configured, or another run measured it."""
+        session = self._session
+        probe_key = self._probe_key(key)
+        return session.probe is None or probe_key in session.shared.label_probes
 
     def _probe_key(self, key: str) -> str:
         """Return the key of a label probe, which depends on the training data too."""
