@@ -23,6 +23,8 @@ COLUMNS = {
     "trajectory_weight": np.zeros(N, np.float32),
     "critical_mask": np.zeros(N, bool),
     "old_logprob": np.full(N, -90, np.float32),
+    "reference_prob": np.full(N, 0.5, np.float32),
+    "label_gamma": np.full(N, 0.5, np.float32),
 }
 NUMBERS = (np.nan, np.inf, -np.inf, -30.0, 1e39, -1e-200, 10**400, True, "x", [1.0])
 NUMPY = (np.float32(np.nan), np.float64(np.inf), np.array(-30.0), jnp.array(np.nan))

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from targetsft_jax import METHODS, fused_loss
+from targetsft_jax import fused_loss
+from targetsft_jax.targets.inputs import column_names
 
 from . import method_cases
 from .quick import quicker
@@ -48,8 +49,8 @@ def problem(
         "critical_mask": rng.uniform(size=(B, L)) > 0.5,
         "old_logprob": -rng.exponential(5, (B, L)).astype(w.dtype),
     }
-    for key in (key for m in METHODS.values() for key in m.inputs(**m.defaults)):
-        if key not in columns and not key.endswith("_logits"):
+    for key in column_names():
+        if key not in columns:
             columns[key] = rng.uniform(0, 1, (B, L)).astype(w.dtype)
     arguments = {"weights": w, "teacher": other, "reference": other, **columns}
     return hidden, head, jnp.asarray(labels), arguments
