@@ -1,6 +1,5 @@
 """Results of finished cells, read from their run directories."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,7 +9,7 @@ from targetsft_jax.experiments.compare import finished_scores, selected_rate
 from targetsft_jax.experiments.comparison.results import CellResult
 from targetsft_jax.experiments.grid import Cell, Entry
 from targetsft_jax.experiments.runs import read_run
-from targetsft_jax.storage import json_file
+from targetsft_jax.storage import json_file, jsonl
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.storage.user_path import user_path
 
@@ -63,12 +62,8 @@ def results(entries: Sequence[Entry]) -> tuple[list[CellResult], list[Cell]]:
 def _models(entry: Entry, cell: Cell, name: str) -> Iterator[CellResult]:
     """Yield the result of one model of a cell; none if it was measured elsewhere."""
     run_dir = RunDir(user_path(cell.config.run_dir))
-    try:
-        graded = [
-            json.loads(line)
-            for line in run_dir.completions(name).read_text("utf-8").splitlines()
-        ]
-    except OSError:
+    graded = jsonl.read(run_dir.completions(name))
+    if not graded:
         return
     is_method = name not in REFERENCES
     probes = _probes(run_dir)

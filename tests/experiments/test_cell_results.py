@@ -39,7 +39,9 @@ def write_cell(folder: Path, *models: str, steps: int = 0) -> None:
     folder.mkdir(parents=True)
     rows = [{"id": "a", "correct": [True, True]}, {"id": "b", "correct": [False, True]}]
     for model in models:
-        text = "\n".join(map(json.dumps, rows))
+        # Completions may have any character, such as a line separator of Unicode.
+        rows = [row | {"completions": ["one\u2028two"]} for row in rows]
+        text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
         (folder / f"completions_{model}.jsonl").write_text(text)
     record = Results(RunDir(folder))
     for name in ("start", *models):
