@@ -12,9 +12,12 @@ from jax.typing import DTypeLike
 
 from targetsft_jax.data.chat import encode_prompt, stop_tokens
 from targetsft_jax.data.records import Problem
-from targetsft_jax.evaluation.graders.answers import extract_answer, grade_exact
-from targetsft_jax.evaluation.graders.grade import UNANSWERED, Grade
-from targetsft_jax.evaluation.grading import GradingRequest, check_gold, grade_all
+from targetsft_jax.evaluation.graders.grade import UNANSWERED
+from targetsft_jax.evaluation.grading import (
+    GradingRequest,
+    check_answers,
+    grade_answers,
+)
 from targetsft_jax.evaluation.statistics import AverageAtK, average_at_k
 from targetsft_jax.generation.generate import generate
 from targetsft_jax.generation.sampling import SamplingSettings
@@ -86,11 +89,7 @@ def evaluate_model(
             its chat template refuses, whose text is read as a control token, or that
             leaves no position for a completion.
     """
-    for problem in problems:
-        try:
-            check_gold(grader, _gold(problem))
-        except ValueError as error:
-            raise ValueError(f"{problem.id}: {error}") from None
+    check_answers(grader, problems)
     completions = generate(
         config,
         params,
@@ -111,7 +110,12 @@ def evaluate_model(
         [str(tokenizer.decode(x.tokens, skip_special_tokens=True)) for x in samples]
         for samples in completions
     ]
-    grades = iter(_grades(grader, problems, texts))
+    requests = [
+        GradingRequest(grader, text, problem.answer)
+        for problem, answers in zip(problems, texts)
+        for text in answers
+    ]
+    grades = iter(grade_answers(requests))
     graded, has_answer = [], []
     for problem, samples, answers in zip(problems, completions, texts):
         verdicts = [next(grades) for _ in samples]
@@ -126,24 +130,6 @@ def evaluate_model(
         ),
     )
     return score, graded
-
-
-def _grades(
-    grader: str, problems: Sequence[Problem], texts: Sequence[Sequence[str]]
-) -> list[Grade]:
-    """Verdicts of all completions, problem by problem."""
-    pairs = [
-        (p.answer, text) for p, answers in zip(problems, texts) for text in answers
-    ]
-    if grader == "exact":
-        # It needs no time limit, and so no process.
-        return [grade_exact(text, answer) for answer, text in pairs]
-    return grade_all([GradingRequest(grader, text, answer) for answer, text in pairs])
-
-
-def _gold(problem: Problem) -> str:
-    """Gold answer, also if it stands at the end of a worked solution."""
-    return extract_answer(problem.answer) or problem.answer
 
 
 def _prompts(

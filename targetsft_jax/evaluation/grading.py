@@ -11,10 +11,14 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from targetsft_jax.evaluation.graders.answers import grade_exact
 from targetsft_jax.evaluation.graders.grade import Grade, check_mode
 from targetsft_jax.evaluation.graders.registry import find_grader
+
+if TYPE_CHECKING:
+    from targetsft_jax.data.records import Problem
 
 _ROOT = Path(__file__).resolve().parents[2]
 _WORKER = "targetsft_jax.evaluation.grading_worker"
@@ -58,6 +62,30 @@ def check_gold(
             are missing or do not have the gold letter.
     """
     find_grader(grader).check_gold(gold, options or {})
+
+
+def check_answers(grader: str, problems: "Sequence[Problem]") -> None:
+    """Check that a grader can use all gold answers, before anything is generated.
+
+    Raises:
+        ValueError: it cannot use one; names the problem.
+    """
+    for problem in problems:
+        try:
+            check_gold(grader, problem.answer)
+        except ValueError as error:
+            raise ValueError(f"{problem.id}: {error}") from None
+
+
+def grade_answers(requests: Sequence[GradingRequest]) -> list[Grade]:
+    """Grade completions of a run's own problems; returns verdicts in their order.
+
+    The exact grader compares texts and plain numbers: it has no parser that would need
+    a process with a time limit. The others grade as in `grade_all`.
+    """
+    if all(request.grader == "exact" for request in requests):
+        return [grade_exact(request.output, request.gold) for request in requests]
+    return grade_all(requests)
 
 
 def grade_all(

@@ -18,7 +18,7 @@ from targetsft_jax.data.chat import encode_prompt
 from targetsft_jax.data.chat_templates import with_template
 from targetsft_jax.data.config import DataConfig
 from targetsft_jax.data.records import Problem, problems
-from targetsft_jax.mining.graders import check_answers
+from targetsft_jax.evaluation.grading import check_answers
 from targetsft_jax.mining.sampler import ModelSampler
 from targetsft_jax.mining.settings import MiningSettings
 from targetsft_jax.parallel import mesh as meshes

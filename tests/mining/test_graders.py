@@ -4,6 +4,7 @@ import pytest
 
 from targetsft_jax.data.records import Problem
 from targetsft_jax.evaluation.graders.grade import Grade
+from targetsft_jax.evaluation.grading import check_answers
 from targetsft_jax.mining import graders
 
 
@@ -19,14 +20,14 @@ def test_numbers_are_compared_by_value():
 def test_equal_answers_are_graded_once_and_faults_are_reported(monkeypatch, capsys):
     requests = []
 
-    def grade_all(batch):
+    def grade_answers(batch):
         requests.extend(batch)
         return [
             Grade(request.output == request.gold, None, "timeout" * (index == 1))
             for index, request in enumerate(batch)
         ]
 
-    monkeypatch.setattr(graders, "grade_all", grade_all)
+    monkeypatch.setattr(graders, "grade_answers", grade_answers)
     pairs = [(problem(gold), text) for gold, text in ("aa", "ab", "ba", "aa", "ab")]
     assert graders.verdicts("math", pairs) == [True, False, False, True, False]
     assert [(r.grader, r.output, r.gold) for r in requests] == [
@@ -39,6 +40,6 @@ def test_equal_answers_are_graded_once_and_faults_are_reported(monkeypatch, caps
 
 @pytest.mark.parametrize("grader", graders.GRADERS)
 def test_an_unusable_gold_answer_is_refused_with_its_problem(grader):
-    graders.check_answers(grader, [problem("1")])
+    check_answers(grader, [problem("1")])
     with pytest.raises(ValueError, match="^f: : the gold answer is empty"):
-        graders.check_answers(grader, [problem("1"), problem(" ")])
+        check_answers(grader, [problem("1"), problem(" ")])
