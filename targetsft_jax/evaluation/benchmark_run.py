@@ -16,6 +16,7 @@ from targetsft_jax.evaluation.grading import GradingRequest, grade_all
 from targetsft_jax.evaluation.store import Row, Store
 from targetsft_jax.generation.sampling import SamplingSettings
 from targetsft_jax.parallel import preemption
+from targetsft_jax.telemetry.progress import clock_time
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -125,7 +126,7 @@ class BenchmarkRun:
             correct = sum(row.grade.correct and row.finished for row in rows)
             print(
                 f"  {done:,} of {total:,} completions, {correct} of the last "
-                f"{len(rows)} correct, {_duration(left)} left",
+                f"{len(rows)} correct, {clock_time(round(left))} left",
                 flush=True,
             )
 
@@ -298,9 +299,3 @@ def _text(sample: Sample, tokenizer: "PreTrainedTokenizerBase") -> str:
     if sample.text is not None:
         return sample.text
     return str(tokenizer.decode(sample.tokens, skip_special_tokens=True))
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
