@@ -325,8 +325,3 @@ def _entry(
         where = f"{setting}, {name}: " if setting else ""
         raise ConfigError(f"{where}{error}") from None
     return entry
-
-
-def cells(comparison: Comparison, arguments: Sequence[str] = ()) -> list[Cell]:
-    """Return the cells of all entries at the configured learning rates."""
-    return [cell for entry in entries(comparison, arguments) for cell in entry.cells()]

@@ -12,7 +12,7 @@ from targetsft_jax.experiments.declaration import (
     Tuning,
     read_comparison,
 )
-from targetsft_jax.experiments.grid import cells, entries
+from targetsft_jax.experiments.grid import Cell, entries
 
 BASE = {
     "student": {"path": "s"},
@@ -33,6 +33,10 @@ def _file(tmp_path: Path, **tree) -> str:
     path = tmp_path / "comparison.yaml"
     path.write_text(yaml.safe_dump({"base": "base.yaml", "run_dir": "runs/x", **tree}))
     return str(path)
+
+
+def cells(comparison: Comparison, arguments=()) -> list[Cell]:
+    return [cell for entry in entries(comparison, arguments) for cell in entry.cells()]
 
 
 def test_cells_are_methods_times_seeds(base):
