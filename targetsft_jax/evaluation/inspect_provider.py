@@ -141,7 +141,7 @@ class TargetsftModel(ModelAPI):
                 [request.work for request in alike], first.settings, first.seed
             )
         except Exception as error:
-            # The others of the batch would wait for a result that nobody makes.
+            # Without this, the other requests of the batch would wait forever.
             for request in alike:
                 loop = request.result.get_loop()
                 loop.call_soon_threadsafe(request.result.set_exception, error)

@@ -65,7 +65,7 @@ def test_equals_one_device_for_every_method(name: str):
 
 @pytest.mark.parametrize("layout", ["all three", "fsdp groups"])
 def test_a_guidance_per_token_equals_one_device_and_the_reference(layout: str):
-    """η as an array: its mix is no number, and takes a collective of its own."""
+    """η as an array: the mix differs per token, and takes a collective of its own."""
     with jax.enable_x64(True):
         hidden, head, labels, arguments = loss_problems.problem("float64", "holes", 3)
         eta = np.resize([0.0, 0.25, 0.5, 1.0], labels.shape)
