@@ -96,23 +96,27 @@ class Overlap:
             self.shared.add(id, other)
 
 
-def training_overlap(config: DataConfig, problems: Iterable[Problem]) -> Overlap:
-    """Compare the training data of a run with evaluation problems.
+def training_overlaps(
+    config: DataConfig, problem_sets: Iterable[Iterable[Problem]]
+) -> list[Overlap]:
+    """Compare the training data of a run with sets of evaluation problems, in one pass.
 
     Args:
         config: the run's data section.
-        problems: evaluation problems.
+        problem_sets: the problems of each benchmark.
 
     Returns:
-        The counts of training records that repeat or share text with a question.
+        For each set, the counts of training records that repeat or share text with a
+        question.
 
     Raises:
         ValueError: the data cannot be read.
     """
-    overlap = Overlap(problems)
+    overlaps = [Overlap(problems) for problems in problem_sets]
     for record in load_records(config)[0]:
-        overlap.add(record)
-    return overlap
+        for overlap in overlaps:
+            overlap.add(record)
+    return overlaps
 
 
 def normalise(text: str) -> str:

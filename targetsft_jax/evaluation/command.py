@@ -4,15 +4,16 @@ import hashlib
 import importlib.metadata
 import json
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from targetsft_jax.checkpoints.open import StoredModel, open_model
 from targetsft_jax.command import UsageError
 from targetsft_jax.config.load import parse as parse_config
 from targetsft_jax.config.schema import ConfigError
 from targetsft_jax.data.chat import stop_tokens
-from targetsft_jax.data.overlap import training_overlap
+from targetsft_jax.data.overlap import Overlap, training_overlaps
 from targetsft_jax.evaluation import benchmarks, scores
 from targetsft_jax.evaluation.backends import Backend
 from targetsft_jax.evaluation.backends.sampler import (
@@ -33,6 +34,9 @@ from targetsft_jax.parallel.processes import is_primary
 from targetsft_jax.storage import atomic
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.storage.user_path import user_path
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _BLOCK, _BLOCKS = 2**12, 256
 """Bytes of a block, and blocks per file, that identify a model."""
@@ -137,17 +141,17 @@ class _Evaluation:
 
     def _sampled(self, run: BenchmarkRun, model: StoredModel) -> BenchmarkRun:
         config, benchmark = self.config, run.loaded.benchmark
-        tokenizer = chat_tokenizer(model, self.config.chat_template)
+        tokenizer = self._tokenizer
         prompts = Prompts.of(
             run.loaded.problems, tokenizer, model.config.context_length - 1
         )
         run = replace(run, prompts=prompts)
         first = prompts.first(tokenizer)
         print(*(f"  {line}" for line in "\n".join(first).splitlines()), sep="\n")
-        self._warn_of_overlap(run.loaded)
+        self._warn_of_overlap(benchmark.name)
         stored = run.store.read_settings() if run.store.rows else {}
         settings = {
-            "model": model_identity(model),
+            "model": self._identity,
             "benchmark": benchmark.name,
             "prompt": _digest([benchmark.system, benchmark.prompt, benchmark.options]),
             "chat_template": _digest([tokenizer.chat_template]),
@@ -172,6 +176,16 @@ class _Evaluation:
         run.sample(lambda: self.backend(model), tokenizer)
         return run
 
+    @cached_property
+    def _tokenizer(self) -> "PreTrainedTokenizerBase":
+        assert self.model is not None
+        return chat_tokenizer(self.model, self.config.chat_template)
+
+    @cached_property
+    def _identity(self) -> str:
+        assert self.model is not None
+        return model_identity(self.model)
+
     def backend(self, model: StoredModel) -> Backend:
         """Open the backend once; the sampler loads the parameters."""
         if self._backend is None:
@@ -180,8 +194,7 @@ class _Evaluation:
 
     def _open_backend(self, model: StoredModel) -> Backend:
         config = self.config
-        tokenizer = chat_tokenizer(model, self.config.chat_template)
-        stop_ids = stop_tokens(tokenizer)
+        stop_ids = stop_tokens(self._tokenizer)
         if config.backend == "vllm":
             if model.checkpoint is not None:
                 raise UsageError(
@@ -192,7 +205,7 @@ class _Evaluation:
         if config.backend != "sampler":
             return Server(config.backend, str(config.model), stop_ids)
         print("  loading the model", flush=True)
-        return load_sampler(model, tokenizer, config.mesh, config.dtype)
+        return load_sampler(model, self._tokenizer, config.mesh, config.dtype)
 
     def _backend_name(self) -> str:
         backend = self.config.backend
@@ -207,17 +220,25 @@ class _Evaluation:
             )
         return Server(backend, str(self.config.model), ()).name
 
-    def _warn_of_overlap(self, loaded: LoadedBenchmark) -> None:
-        """Warn of problems that are in the training data of a run."""
+    @cached_property
+    def _overlaps(self) -> dict[str, Overlap]:
+        """Overlap of each benchmark with the training data of a run, read once."""
         run_dir = _run_of(self.config.model)
         if run_dir is None:
-            return
+            return {}
         try:
             data = parse_config(["--config", str(run_dir.config)]).data
-            overlap = training_overlap(data, loaded.problems)
+            overlaps = training_overlaps(data, [x.problems for x in self.loaded])
         except (ValueError, OSError) as error:
             line = str(error).splitlines()[0]
             print(f"  overlap with the training data is unknown: {line}")
+            return {}
+        return {x.benchmark.name: o for x, o in zip(self.loaded, overlaps)}
+
+    def _warn_of_overlap(self, name: str) -> None:
+        """Warn of problems of a benchmark that are in the training data of a run."""
+        overlap = self._overlaps.get(name)
+        if overlap is None:
             return
         for cases, what in (
             (overlap.exact, "have the question of"),

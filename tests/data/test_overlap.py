@@ -7,7 +7,7 @@ from targetsft_jax.data.overlap import (
     WORDS,
     Duplicates,
     Overlap,
-    training_overlap,
+    training_overlaps,
 )
 from targetsft_jax.data.record import Record
 from targetsft_jax.data.records import Problem
@@ -118,4 +118,5 @@ def test_training_data_that_repeat_a_benchmark_are_counted(tmp_path):
     )
     turn = {"role": "user", "content": "Which?\nA. x\nB. y\nThink."}
     problem = Problem([turn], "A", "1", "b", {"A": "x", "B": "y"}, "Which?")
-    assert training_overlap(config, [problem]).exact.count == 3
+    [overlap] = training_overlaps(config, [[problem]])
+    assert overlap.exact.count == 3
