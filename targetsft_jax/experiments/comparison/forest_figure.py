@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from targetsft_jax.experiments.comparison import style
-from targetsft_jax.experiments.comparison.order import family, label_order
-from targetsft_jax.experiments.comparison.panels import height, rows_of_labels
+from targetsft_jax.experiments.comparison.order import family
+from targetsft_jax.experiments.comparison.panels import rows_of_labels
 from targetsft_jax.experiments.comparison.statistics import Statistics
 
 _MACRO = "mean over settings"
@@ -59,14 +59,10 @@ def draw_forest(data: Sequence[dict[str, Any]]) -> Any:
     """
     from matplotlib.lines import Line2D
 
-    labels = {row["label"]: row["method"] for row in data}
-    order = {label: labels[label] for label in label_order(labels)}
-    settings = list(dict.fromkeys(row["setting"] for row in data))
-    figure = style.canvas(style.WIDTH, height(len(settings), len(order)))
     title = (
         f"Difference to {data[0]['baseline']} on the same problems, percentage points"
     )
-    axes = rows_of_labels(figure, settings, order, title)
+    figure, axes, order = rows_of_labels(data, title)
     for setting, axis in axes.items():
         axis.axvline(0, color="black", linewidth=1.2)
         for row in data:

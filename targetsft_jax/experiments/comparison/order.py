@@ -64,13 +64,15 @@ def in_order(rows: Iterable[CellResult]) -> dict[str, str]:
                 f"label {row.label[:60]!r} is of {methods[row.label]} and of "
                 f"{row.method}; expected one method per label"
             )
-    return {label: methods[label] for label in label_order(methods)}
+    return label_order(methods)
 
 
-def label_order(methods: Mapping[str, str]) -> list[str]:
+def label_order(methods: Mapping[str, str]) -> dict[str, str]:
     """Labels, each with its method, in the order of tables."""
     names = [*REFERENCES, *METHODS]
-    return sorted(methods, key=lambda x: (names.index(methods[x]), natural(x)))
+    return dict(
+        sorted(methods.items(), key=lambda x: (names.index(x[1]), natural(x[0])))
+    )
 
 
 def short(label: str) -> str:

@@ -1,31 +1,33 @@
 """Panels with one row per label and one column per setting."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from targetsft_jax.experiments.comparison import style
-from targetsft_jax.experiments.comparison.order import family, short
+from targetsft_jax.experiments.comparison.order import family, label_order, short
 
 
 def rows_of_labels(
-    figure: Any, settings: Sequence[str], labels: Mapping[str, str], title: str
-) -> dict[str, Any]:
-    """Create one panel per setting whose vertical axis has the labels.
+    data: Sequence[dict[str, Any]], title: str
+) -> tuple[Any, dict[str, Any], dict[str, str]]:
+    """Create a figure of one panel per setting whose vertical axis has the labels.
 
     The labels are beside the first panel of every line only; families are separated
     by a thin line.
 
     Args:
-        figure: an empty figure.
-        settings: names of the settings.
-        labels: label -> method, from top to bottom.
+        data: rows with the keys setting, label and method.
         title: title of the figure.
 
     Returns:
-        Setting -> axes.
+        The figure; setting -> axes; label -> method, from top to bottom.
     """
+    settings = list(dict.fromkeys(row["setting"] for row in data))
+    labels = label_order({row["label"]: row["method"] for row in data})
     columns = _columns(len(settings))
     lines = -(-len(settings) // columns)
+    height = 1.3 + lines * (0.75 + 0.19 * len(labels))
+    figure = style.canvas(style.WIDTH, height)
     axes = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
     for axis in axes[len(settings) :]:
         axis.axis("off")
@@ -41,13 +43,7 @@ def rows_of_labels(
             if family(labels[names[row]]) != family(labels[names[row - 1]]):
                 axis.axhline(row - 0.5, color="#aaaaaa", linewidth=0.6)
     figure.suptitle(title, fontsize=style.TITLE + 1)
-    return result
-
-
-def height(settings: int, labels: int) -> float:
-    """Height in inches of a figure of `rows_of_labels`."""
-    lines = -(-settings // _columns(settings))
-    return 1.3 + lines * (0.75 + 0.19 * labels)
+    return figure, result, labels
 
 
 def _columns(settings: int) -> int:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from targetsft_jax.experiments.comparison import style
-from targetsft_jax.experiments.comparison.order import REFERENCES, family, label_order
-from targetsft_jax.experiments.comparison.panels import height, rows_of_labels
+from targetsft_jax.experiments.comparison.order import REFERENCES, family
+from targetsft_jax.experiments.comparison.panels import rows_of_labels
 from targetsft_jax.experiments.comparison.statistics import Statistics
 
 
@@ -35,14 +35,10 @@ def draw_scores(data: Sequence[dict[str, Any]]) -> Any:
     Args:
         data: rows of `scores_data`.
     """
-    labels = {row["label"]: row["method"] for row in data}
-    order = {label: labels[label] for label in label_order(labels)}
-    settings = list(dict.fromkeys(row["setting"] for row in data))
-    figure = style.canvas(style.WIDTH, height(len(settings), len(order)))
     title = (
         "Average@k, %: each seed a dot, the mean a line, 95 % interval over problems"
     )
-    axes = rows_of_labels(figure, settings, order, title)
+    figure, axes, order = rows_of_labels(data, title)
     for setting, axis in axes.items():
         _panel(axis, [row for row in data if row["setting"] == setting], list(order))
     families = {family(method) for method in order.values()}
