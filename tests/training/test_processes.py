@@ -45,8 +45,12 @@ def _assert_same_losses(run_dir, other):
     rows, others = rig.metrics_of(run_dir), rig.metrics_of(other)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     for row, reference in zip(rows, others, strict=True):
-        for key in ("loss", "nll", "strength", "entropy", "grad_norm"):
+        for key in ("loss", "nll", "strength", "entropy"):
             np.testing.assert_allclose(row[key], reference[key], rtol=1e-6)
+        # The mean of token gradients that cancel: 0.003 to 0.05, with roundings of
+        # up to 9e-9 in the order of the sum.
+        grad_norm = reference["grad_norm"]
+        np.testing.assert_allclose(row["grad_norm"], grad_norm, rtol=1e-6, atol=2e-8)
 
 
 def _assert_same_export(run_dir, other):
