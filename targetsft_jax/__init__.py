@@ -8,6 +8,8 @@ of the API: worker processes that grade answers do without it.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from targetsft_jax.versions import __version__
+
 if TYPE_CHECKING:
     from targetsft_jax.loss import fused_loss
     from targetsft_jax.targets import (
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
         target,
         trajectory_weight,
     )
-
-__version__ = "0.1.0"
 
 __all__ = [
     "METHODS",

@@ -1,27 +1,14 @@
 """Provenance of a checkpoint: configuration, frozen models and package versions."""
 
-import hashlib
+import functools
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from targetsft_jax.checkpoints.checksums import array_checksums
-
-PACKAGES = ("targetsft-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that affect the numbers of a training."""
-    installed = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            installed[name] = version(name)
-        except PackageNotFoundError:
-            installed[name] = "not installed"
-    return installed
+from targetsft_jax.storage.digest import json_digest
+from targetsft_jax.versions import TRAINING, installed_versions
 
 
 def identity(params: Any) -> str:
@@ -30,8 +17,7 @@ def identity(params: Any) -> str:
     It is computed from the arrays on the devices, so that it changes if a file is
     replaced under the same name. It depends on the dtype, not on the mesh.
     """
-    text = json.dumps(array_checksums(params), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return json_digest(array_checksums(params))
 
 
 def digest(tree: Mapping[str, Any]) -> str:
@@ -39,9 +25,7 @@ def digest(tree: Mapping[str, Any]) -> str:
 
     The position of a checkpoint holds it, so that the two belong together.
     """
-    stored = json.loads(json.dumps(tree))
-    text = json.dumps(stored, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return json_digest(json.loads(json.dumps(tree)))
 
 
 @dataclass(frozen=True)
@@ -56,7 +40,9 @@ class Provenance:
 
     config: Mapping[str, Any] = field(default_factory=dict)
     frozen: Mapping[str, str] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=versions)
+    versions: Mapping[str, str] = field(
+        default_factory=functools.partial(installed_versions, TRAINING)
+    )
 
     def refusals(self, saved: Mapping[str, Any]) -> list[str]:
         """Differences from `saved` for which its checkpoint is refused."""

@@ -1,7 +1,6 @@
 """Evaluate one benchmark: sample what is missing, grade it, store it."""
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from targetsft_jax.evaluation.grading import GradingRequest, grade_all
 from targetsft_jax.evaluation.store import Row, Store
 from targetsft_jax.generation.sampling import SamplingSettings
 from targetsft_jax.parallel import preemption
+from targetsft_jax.storage.digest import text_digest
 from targetsft_jax.telemetry.progress import clock_time
 
 if TYPE_CHECKING:
@@ -292,7 +292,7 @@ class _Kept:
 
 def digest(tokens: Sequence[int]) -> str:
     """Digest of token ids."""
-    return hashlib.sha256(" ".join(map(str, tokens)).encode()).hexdigest()[:16]
+    return text_digest(" ".join(map(str, tokens)))
 
 
 def _text(sample: Sample, tokenizer: "PreTrainedTokenizerBase") -> str:

@@ -1,12 +1,11 @@
 """Evaluate a model on benchmarks: open, check, sample, grade, summarise."""
 
 import hashlib
-import importlib.metadata
 import json
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from targetsft_jax.checkpoints.open import StoredModel, open_model
 from targetsft_jax.command import UsageError
@@ -32,8 +31,10 @@ from targetsft_jax.evaluation.store import Row, Store
 from targetsft_jax.parallel.preemption import RaisedSignals
 from targetsft_jax.parallel.processes import is_primary
 from targetsft_jax.storage import atomic
+from targetsft_jax.storage.digest import json_digest
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.storage.user_path import user_path
+from targetsft_jax.versions import MODEL, installed_versions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,8 +44,6 @@ _BLOCK, _BLOCKS = 2**12, 256
 
 _MIXED = "mixed"
 """Mode of a folder while its rows are graded in another one: verdicts are of both."""
-
-_VERSIONS = ("targetsft-jax", "jax", "transformers", "math-verify")
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, BenchmarkScore]:
@@ -153,8 +152,10 @@ class _Evaluation:
         settings = {
             "model": self._identity,
             "benchmark": benchmark.name,
-            "prompt": _digest([benchmark.system, benchmark.prompt, benchmark.options]),
-            "chat_template": _digest([tokenizer.chat_template]),
+            "prompt": json_digest(
+                [benchmark.system, benchmark.prompt, benchmark.options]
+            ),
+            "chat_template": json_digest([tokenizer.chat_template]),
             "backend": self._backend_name(),
             "seed": config.seed,
             "max_new_tokens": config.max_new_tokens,
@@ -170,7 +171,7 @@ class _Evaluation:
             ),
             "batch_size": config.batch_size,
             "first_prompt": first,
-            "versions": _versions(),
+            "versions": installed_versions((*MODEL, "math-verify")),
         }
         run.store.check_settings(settings)
         run.sample(lambda: self.backend(model), tokenizer)
@@ -357,17 +358,3 @@ def _export_of(path: str | None) -> Path:
     folder = user_path(str(path))
     run_dir = _run_of(path)
     return folder if run_dir is None else run_dir.export
-
-
-def _digest(parts: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-def _versions() -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name in _VERSIONS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # targetsft-jax itself, in a checkout
-    return found

@@ -8,7 +8,6 @@ rendered by the model's chat template, and each sample of a prompt has a key of 
 """
 
 import asyncio
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +26,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from targetsft_jax.evaluation.backends import Sample, Work
 from targetsft_jax.evaluation.backends.sampler import Sampler, open_sampler
 from targetsft_jax.generation.sampling import SamplingSettings
+from targetsft_jax.storage.digest import text_digest
 
 _MAX_TOKENS = 2048
 """Tokens per completion where the task does not set a number."""
@@ -103,7 +103,7 @@ class TargetsftModel(ModelAPI):
         if tools:
             raise ValueError("targetsft models have no tools; choose a task without")
         prompt = self._prompt(input)
-        name = hashlib.sha256(repr(prompt).encode()).hexdigest()[:16]
+        name = text_digest(repr(prompt))
         # Epochs repeat a prompt: the n-th request is its n-th sample.
         number = self._counts.get(name, 0)
         self._counts[name] = number + 1

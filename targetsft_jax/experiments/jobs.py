@@ -81,8 +81,9 @@ def part_of(items: Sequence[T], part: str | None) -> list[T]:
 
 
 def _print_lines(number: int, stream: IO[str]) -> None:
-    for line in stream:
-        print(f"job {number} {line}", end="", flush=True)
+    with stream:
+        for line in stream:
+            print(f"job {number} {line}", end="", flush=True)
 
 
 def _stop(jobs: Sequence[subprocess.Popen]) -> None:

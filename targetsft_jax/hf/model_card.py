@@ -1,20 +1,8 @@
 """Text of a model card: method, models, data and configuration of a training."""
 
-import importlib.metadata
-import platform
 from collections.abc import Mapping, Sequence
 
-_LIBRARIES = (
-    "targetsft-jax",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "transformers",
-    "tokenizers",
-    "numpy",
-)
+from targetsft_jax.versions import MODEL, installed_versions
 
 
 def training_card(
@@ -101,11 +89,6 @@ def _front_matter(base: str) -> list[str]:
 
 
 def _versions() -> list[str]:
-    versions = [("python", platform.python_version())]
-    for name in _LIBRARIES:
-        try:
-            versions.append((name, importlib.metadata.version(name)))
-        except importlib.metadata.PackageNotFoundError:
-            continue  # targetsft-jax itself, in a checkout
+    versions = installed_versions(MODEL).items()
     software = ", ".join(f"{name} {version}" for name, version in versions)
     return ["## Software", "", software]

@@ -1,8 +1,6 @@
 """Open a mining: model, tokenizer, problems and identity, checked before generation."""
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from targetsft_jax.mining.sampler import ModelSampler
 from targetsft_jax.mining.settings import MiningSettings
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import processes
+from targetsft_jax.storage.digest import json_digest
 from targetsft_jax.training.step_spec import compute_dtype
 
 if TYPE_CHECKING:
@@ -106,8 +105,8 @@ def open_session(config: Config, model: str, settings: MiningSettings) -> Sessio
         # Before the model: its checksums depend on the dtype of the parameters.
         "train.dtype": dtype.name,
         "student.dtype": param_dtype.name,
-        "model": _digest(array_checksums(params)),
-        "data.chat_template": _digest(tokenizer.get_chat_template()),
+        "model": json_digest(array_checksums(params)),
+        "data.chat_template": json_digest(tokenizer.get_chat_template()),
         "alternatives": settings.ranks(),
         "rule": settings.rule,
         "min_probability": settings.min_probability,
@@ -129,7 +128,7 @@ def open_session(config: Config, model: str, settings: MiningSettings) -> Sessio
 
 def problem_digest(problem: Problem) -> str:
     """Digest of a problem's prompt and gold answer."""
-    return _digest([problem.messages, problem.answer])
+    return json_digest([problem.messages, problem.answer])
 
 
 def _data_keys(data: DataConfig) -> dict[str, Any]:
@@ -139,8 +138,3 @@ def _data_keys(data: DataConfig) -> dict[str, Any]:
         synthetic = values["synthetic"]
         keys |= {f"data.synthetic.{name}": synthetic[name] for name in _SYNTHETIC_KEYS}
     return keys
-
-
-def _digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -5,11 +5,11 @@
 The first line is a comment in YAML and in most other formats.
 """
 
-import hashlib
 import re
 from pathlib import Path
 
 from targetsft_jax.storage import atomic
+from targetsft_jax.storage.digest import text_digest
 
 _FIRST = "# targetsft-jax {digest}: written by a run; do not edit\n"
 _PATTERN = re.compile(_FIRST.format(digest="([0-9a-f]{16})").rstrip())
@@ -17,7 +17,7 @@ _PATTERN = re.compile(_FIRST.format(digest="([0-9a-f]{16})").rstrip())
 
 def write(path: Path, text: str) -> None:
     """Write a file atomically, with its first line."""
-    atomic.write_text(path, _FIRST.format(digest=_digest(text)) + text)
+    atomic.write_text(path, _FIRST.format(digest=text_digest(text)) + text)
 
 
 def read(path: Path) -> str | None:
@@ -27,8 +27,4 @@ def read(path: Path) -> str | None:
     except (OSError, ValueError):
         return None
     match = _PATTERN.fullmatch(first)
-    return text if match and match[1] == _digest(text) else None
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return text if match and match[1] == text_digest(text) else None

@@ -1,7 +1,6 @@
 """Measure Average@k of the models of a run, each once over all sessions."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from targetsft_jax.evaluation.statistics import AverageAtK
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import processes
 from targetsft_jax.storage import atomic, json_file
+from targetsft_jax.storage.digest import json_digest
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.training.session import Session
 from targetsft_jax.training.state import Params
@@ -156,8 +156,7 @@ class Measurements:
             session.evaluation_tokenizer.get_chat_template(),
             [[problem.messages, problem.answer] for problem in session.problems],
         ]
-        text = json.dumps(parts, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return json_digest(parts)
 
 
 def _read_probes(path: Path) -> dict[str, LabelProbe]:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from targetsft_jax.checkpoints.provenance import Provenance, identity, versions
+from targetsft_jax.checkpoints.provenance import Provenance, identity
 
 BEFORE = {"frozen": {"teacher": "aa"}, "versions": {"jax": "0.9", "python": "3.11"}}
 
@@ -29,7 +29,7 @@ def test_a_checkpoint_of_an_early_version_has_no_provenance():
 
 @pytest.mark.parametrize("name", ["python", "jax", "orbax-checkpoint"])
 def test_versions_name_what_numbers_depend_on(name):
-    assert versions()[name][0].isdecimal()
+    assert Provenance().versions[name][0].isdecimal()
 
 
 def test_identity_depends_on_every_element_and_on_the_dtype():
