@@ -8,7 +8,7 @@ of the API: worker processes that grade answers do without it.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from targetsft_jax.versions import __version__
+from targetsft_jax.versions import __version__ as __version__
 
 if TYPE_CHECKING:
     from targetsft_jax.loss import fused_loss
