@@ -18,9 +18,9 @@ from targetsft_jax.data.chat import Example, encode_all
 from targetsft_jax.data.config import SyntheticConfig
 from targetsft_jax.data.record import Record, RowError
 from targetsft_jax.data.synthetic import add_noise, make_record
+from targetsft_jax.models.chunked_logits import head_logits
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import apply, head
-from targetsft_jax.models.layers import soft_cap
 from targetsft_jax.parallel.processes import to_host
 
 if TYPE_CHECKING:
@@ -162,11 +162,7 @@ def _predict(
 ) -> tuple[jax.Array, jax.Array]:
     """Probability of each next token [N, L − 1] f32, and the argmax [N, L − 1]."""
     hidden = apply(config, params, tokens, segment_ids=is_real, dtype=dtype)
-    matrix = head(params)[:vocab_size].astype(dtype)
-    logits = jnp.einsum(
-        "nld,vd->nlv", hidden[:, :-1], matrix, preferred_element_type=jnp.float32
-    )
-    logits = soft_cap(logits, config.final_logit_softcap)
+    logits = head_logits(config, hidden[:, :-1], head(params)[:vocab_size])
     logprob = jax.nn.log_softmax(logits)
     label = jnp.take_along_axis(logprob, tokens[:, 1:, None], axis=-1)[..., 0]
     return jnp.exp(label), jnp.argmax(logits, axis=-1)

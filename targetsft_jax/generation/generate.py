@@ -14,11 +14,9 @@ from jax.typing import DTypeLike
 from targetsft_jax.generation.loop import LoopPlan, decode
 from targetsft_jax.generation.sampling import SamplingPlan, SamplingSettings
 from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.padding import padded_length
 from targetsft_jax.parallel import preemption
 from targetsft_jax.parallel.processes import to_host
-
-SHORTEST_BUCKET = 64
-"""Smallest padded prompt length: compiling a shorter one costs more than padding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,11 +142,6 @@ def generate(
                     for sample, end in zip(tokens[index], ended[index])
                 ]
     return completions
-
-
-def padded_length(tokens: int) -> int:
-    """Length that a prompt of so many tokens is padded to: the next power of two."""
-    return max(SHORTEST_BUCKET, 1 << (tokens - 1).bit_length())
 
 
 def _buckets(prompts: Sequence[Sequence[int]]) -> dict[int, list[int]]:

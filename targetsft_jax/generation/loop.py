@@ -11,9 +11,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from targetsft_jax.generation.sampling import SamplingPlan, next_token
 from targetsft_jax.models.attention import Cache
+from targetsft_jax.models.chunked_logits import head_logits
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import apply_cached, head, init_cache
-from targetsft_jax.models.layers import soft_cap
 
 NO_TOKEN = -1
 """Fills the output after the end of a completion."""
@@ -132,10 +132,7 @@ def _chooser(
     def choose(
         hidden: jax.Array, step: jax.Array, ended: jax.Array, output: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        logits = jnp.einsum(
-            "rd,vd->rv", hidden, matrix, preferred_element_type=jnp.float32
-        )
-        logits = soft_cap(logits, config.final_logit_softcap)
+        logits = head_logits(config, hidden, matrix)
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
         token = next_token(
             logits,

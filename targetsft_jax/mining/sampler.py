@@ -14,12 +14,12 @@ from targetsft_jax.data.chat import stop_tokens
 from targetsft_jax.generation.generate import (
     Completion,
     generate,
-    padded_length,
     shards_of,
 )
+from targetsft_jax.models.chunked_logits import head_logits
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import apply, head
-from targetsft_jax.models.layers import soft_cap
+from targetsft_jax.models.padding import padded_length
 from targetsft_jax.parallel import preemption
 from targetsft_jax.parallel.processes import to_host
 
@@ -206,10 +206,7 @@ def _others(
 
     def block(piece: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         states, label = piece
-        logits = jnp.einsum(
-            "nd,vd->nv", states, matrix, preferred_element_type=jnp.float32
-        )
-        logits = soft_cap(logits, config.final_logit_softcap)
+        logits = head_logits(config, states, matrix)
         probabilities = jax.nn.softmax(logits, axis=-1)
         is_label = jnp.arange(vocab_size) == label[:, None]
         _, best = jax.lax.top_k(jnp.where(is_label, -jnp.inf, logits), count)

@@ -13,6 +13,7 @@ from targetsft_jax.generation import generate as generate_module
 from targetsft_jax.generation.generate import generate
 from targetsft_jax.generation.loop import LoopPlan
 from targetsft_jax.generation.sampling import SamplingPlan
+from targetsft_jax.models import padding
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import abstract_params, apply, head
 
@@ -214,7 +215,7 @@ def test_batches_are_as_large_as_the_memory_allows(monkeypatch):
     expected = run(SHORT, temperature=0)
     monkeypatch.setattr(generate_module, "decode", decode)
     plan = LoopPlan(1, 6, SamplingPlan(True, False, 0), 24, np.dtype("float32"), None)
-    one = generate_module.batch_bytes(CONFIG, plan, 1, generate_module.SHORTEST_BUCKET)
+    one = generate_module.batch_bytes(CONFIG, plan, 1, padding.SHORTEST)
     monkeypatch.setattr(generate_module, "device_memory", lambda: 2 * one)
     assert run(SHORT, temperature=0) == expected
     assert sizes == [2, 2]
