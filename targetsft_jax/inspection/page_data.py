@@ -25,13 +25,15 @@ HEADER = (
     "special",
     "rows",
     "roles",
+    "top",
     "eta_stops",
     "methods",
     "default_method",
     "default_eta",
     "curve",
 )
-"""Entries of the header."""
+"""Entries of the header. `top` is the number k of most probable tokens of a model among
+the candidates, the student's support of `teacher_on_support`."""
 
 PADDING = -1
 """Candidate of a token that has fewer than C."""

@@ -58,6 +58,7 @@ def page_data(
             for r in range(rows)
         ],
         "roles": list(roles),
+        "top": top,
         "eta_stops": STOPS if "teacher" in roles else [],
         "methods": methods,
         "default_method": "target_sft" if "teacher" in roles else "dft",
