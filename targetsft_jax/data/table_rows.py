@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from targetsft_jax.data.record import Unreadable
+from targetsft_jax.extras import import_extra
 
 Select = Callable[[Sequence[str]], Sequence[str]]
 """Function from the column names of a file to those that are read."""
@@ -24,8 +25,9 @@ def read_parquet(path: str, select: Select) -> Iterator[dict[str, Any]]:
     A cell that Python cannot hold, such as a date of the year 300,000, is `Unreadable`.
 
     Raises:
-        ValueError: not a Parquet file, or damaged.
+        ValueError: not a Parquet file, or damaged; pyarrow is not installed.
     """
+    _refuse_missing_pyarrow(path)
     import pyarrow
     import pyarrow.parquet
 
@@ -49,6 +51,7 @@ def read_arrow(path: str, select: Select) -> Iterator[dict[str, Any]]:
 
     Yields, Raises: as `read_parquet`.
     """
+    _refuse_missing_pyarrow(path)
     import pyarrow
 
     try:
@@ -59,6 +62,10 @@ def read_arrow(path: str, select: Select) -> Iterator[dict[str, Any]]:
             yield from _rows(batches, select(batches.schema.names))
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(path, "Arrow", error) from error
+
+
+def _refuse_missing_pyarrow(path: str) -> None:
+    import_extra("pyarrow", "data", path, "or convert the file to JSON lines")
 
 
 def _rows(batches: Iterable[Any], names: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from targetsft_jax.config.schema import LogConfig
+from targetsft_jax.extras import import_extra
 from targetsft_jax.storage.atomic import write_text
 from targetsft_jax.storage.run_dir import RunDir
 
@@ -98,13 +99,8 @@ class WandB:
     """
 
     def __init__(self, project: str, run_dir: RunDir, config: Mapping[str, Any]):
-        try:
-            import wandb
-        except ImportError:
-            raise ValueError(
-                f"log.wandb is {project!r} and the package wandb is not installed; "
-                'pip install "targetsft-jax[wandb]", or set log.wandb to null'
-            ) from None
+        user = f"log.wandb {project!r}"
+        wandb: Any = import_extra("wandb", "wandb", user, "or set log.wandb to null")
         self._wandb = wandb
         path = run_dir.wandb_id
         run_id = path.read_text(encoding="utf-8").strip() if path.exists() else None

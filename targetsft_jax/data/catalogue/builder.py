@@ -21,6 +21,7 @@ from targetsft_jax.data.catalogue.files import Files, from_hub, in_folder
 from targetsft_jax.data.json_rows import parse_row
 from targetsft_jax.data.record import ROW_FAULTS, RowError
 from targetsft_jax.data.sources import read_files
+from targetsft_jax.extras import import_extra
 from targetsft_jax.storage import atomic
 from targetsft_jax.storage.user_path import user_path
 
@@ -64,12 +65,13 @@ def build(
 
     Raises:
         ValueError: no such data set; missing or incomplete files; unusable rows, each
-            with its file and row.
+            with its file and row; the extra `data` is not installed.
     """
     if name not in CATALOGUE:
         raise ValueError(
             f"{name!r} is not in the catalogue; expected one of {', '.join(CATALOGUE)}"
         )
+    _tfds(name)  # Before anything is downloaded.
     dataset = CATALOGUE[name]
     files = (
         from_hub(name, dataset)
@@ -162,14 +164,16 @@ def read(built: Built, split: str) -> Iterator[tuple[str, Example]]:
         (`name/split:row`, the example).
 
     Raises:
-        ValueError: a file is damaged or lacks records.
+        ValueError: a file is damaged or lacks records; the extra `data` is not
+            installed.
     """
+    name = built.folder.parent.name
+    _tfds(name)
     from array_record.python.array_record_module import ArrayRecordReader
     from google.protobuf.message import DecodeError
     from tensorflow_datasets.proto import tf_example_pb2
 
     parse = tf_example_pb2.Example.FromString
-    name = built.folder.parent.name
     row = 0
     for path in built.files[split]:
         try:
@@ -204,8 +208,7 @@ def _example(message: Any) -> Example:
 
 
 def _write(name: str, files: Files, data_dir: str) -> None:
-    import tensorflow_datasets as tfds
-
+    tfds = _tfds(name)
     builder, bad = _builder(name, files, data_dir)
     settings = tfds.download.DownloadConfig(try_download_gcs=False)
     tfds.disable_progress_bar()
@@ -221,8 +224,7 @@ def _write(name: str, files: Files, data_dir: str) -> None:
 
 def _builder(name: str, files: Files, data_dir: str) -> tuple[Any, list[str]]:
     """TFDS builder of a data set, and the list to which it appends bad rows."""
-    import tensorflow_datasets as tfds
-
+    tfds = _tfds(name)
     dataset = CATALOGUE[name]
     bad: list[str] = []
     metadata = tfds.core.MetadataDict(origin=files.origin, left_out={})
@@ -287,6 +289,10 @@ def _base() -> Any:
     import tensorflow_datasets as tfds
 
     return tfds.core.GeneratorBasedBuilder
+
+
+def _tfds(name: str) -> Any:
+    return import_extra("tensorflow_datasets", "data", f"data set {name!r}")
 
 
 def from_row(layout: FileLayout, row: Mapping[str, Any], origin: str) -> Example | None:

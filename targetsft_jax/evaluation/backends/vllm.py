@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from targetsft_jax.command import UsageError
 from targetsft_jax.evaluation.backends.backend import Sample, Work
+from targetsft_jax.extras import import_extra
 from targetsft_jax.generation.sampling import SamplingSettings
 
 
@@ -64,11 +64,4 @@ def _sample(output: Any, stop_ids: Sequence[int]) -> Sample:
 
 
 def _import() -> Any:
-    try:
-        import vllm
-    except ImportError:
-        raise UsageError(
-            "backend is vllm, which is not installed; pip install "
-            '"targetsft-jax[vllm]", or set backend to sampler'
-        ) from None
-    return vllm
+    return import_extra("vllm", "vllm", "backend vllm", "or set backend to sampler")

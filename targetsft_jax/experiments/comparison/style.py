@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from targetsft_jax.extras import import_extra
+
 WIDTH = 10.0
 """Width of a figure in inches; at 1000 pixels a font of 8 points has 11 pixels."""
 
@@ -115,14 +117,10 @@ def canvas(width: float, height: float) -> Any:
     Raises:
         ValueError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ValueError(
-            "report needs matplotlib, which is not installed; "
-            'pip install "targetsft-jax[report]"'
-        ) from None
+    import_extra("matplotlib.figure", "report", "report")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
