@@ -1,4 +1,4 @@
-"""`python -m targetsft_jax.convert to-hf | from-hf`: runs to and from Hugging Face."""
+"""`python -m targetsft_jax.convert to-hf | to-peft | from-hf`: Hugging Face folders."""
 
 import argparse
 from collections.abc import Sequence
@@ -31,26 +31,40 @@ def _parser() -> argparse.ArgumentParser:
         description="Convert between checkpoints of a run and Hugging Face folders, on "
         "the CPU. It can run during the training.",
     )
-    directions = parser.add_subparsers(required=True, metavar="to-hf | from-hf")
-    text = "export a checkpoint of a run as a Hugging Face folder"
-    export = directions.add_parser("to-hf", help=text, description=text)
-    text = "a run directory (its newest checkpoint) or RUN/checkpoints/STEP"
-    export.add_argument("source", help=text)
-    text = "import a Hugging Face model as a run directory with one checkpoint, 0"
-    back = directions.add_parser("from-hf", help=text, description=text)
-    back.add_argument("source", help="a Hugging Face folder or hub id")
-    for each, direction in ((export, "to_hf"), (back, "from_hf")):
-        each.set_defaults(direction=direction)
-        each.add_argument("out", type=Path, help="the folder to write")
+    directions = parser.add_subparsers(
+        required=True, metavar="to-hf | to-peft | from-hf"
+    )
+    commands = {}
+    checkpoint = "a run directory (its newest checkpoint) or RUN/checkpoints/STEP"
+    for direction, text, source in (
+        ("to_hf", "export a checkpoint of a run as a Hugging Face folder", checkpoint),
+        ("to_peft", "export the LoRA adapters of a run in PEFT's format", checkpoint),
+        (
+            "from_hf",
+            "import a Hugging Face model as a run directory with one checkpoint, 0",
+            "a Hugging Face folder or hub id",
+        ),
+    ):
+        name = direction.replace("_", "-")
+        command = directions.add_parser(name, help=text, description=text)
+        command.set_defaults(direction=direction)
+        command.add_argument("source", help=source)
+        command.add_argument("out", type=Path, help="the folder to write")
+        commands[direction] = command
+    for direction in ("to_hf", "from_hf"):
         text = "stored dtype (default: unchanged)"
-        each.add_argument("--dtype", choices=STORED_DTYPES, help=text)
-    add = export.add_argument
-    add("--step", type=int, help="step of the checkpoint (default: the newest)")
+        commands[direction].add_argument("--dtype", choices=STORED_DTYPES, help=text)
+    for direction in ("to_hf", "to_peft"):
+        text = "step of the checkpoint (default: the newest)"
+        commands[direction].add_argument("--step", type=int, help=text)
+    add = commands["to_hf"].add_argument
     text = "largest safetensors file, such as 500MB (default: %(default)s)"
     add("--max-shard-size", type=file_size, default="5GB", metavar="SIZE", help=text)
     text = "config and tokenizer, if the run directory has no model/"
     add("--like", type=Path, metavar="FOLDER", help=text)
     add("--base", metavar="FOLDER", help="base model of LoRA adapters, if it was moved")
+    text = "hub id or folder of the base that the adapters name (default: the run's)"
+    commands["to_peft"].add_argument("--base", metavar="MODEL", help=text)
     return parser
 
 

@@ -15,7 +15,9 @@ from targetsft_jax.checkpoints.reader import (
 )
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.hf.importer import load_config, load_params, resolve
-from targetsft_jax.hf.model_card import converted_card
+from targetsft_jax.hf.model_card import adapter_card, converted_card, with_step
+from targetsft_jax.hf.origin import origin
+from targetsft_jax.hf.peft import save_adapter
 from targetsft_jax.hf.sidecar_files import CARD_FILE
 from targetsft_jax.storage import atomic, manifest
 from targetsft_jax.storage.run_dir import RunDir
@@ -77,6 +79,50 @@ def to_hf(
     return f"exported {stored.folder} to\n  {out}"
 
 
+def to_peft(
+    source: str, out: Path, *, step: int | None = None, base: str | None = None
+) -> str:
+    """Export the adapters of a checkpoint in PEFT's format, with their tokenizer.
+
+    Args:
+        source: a run directory that trained adapters (its newest checkpoint), or
+            RUN/checkpoints/STEP.
+        out: the folder to write; only an earlier export is replaced.
+        step: another checkpoint of the run directory.
+        base: hub id or path of the base that the adapters name; None: that of the run.
+
+    Returns:
+        A message with source and target.
+
+    Raises:
+        FileNotFoundError: no complete checkpoint.
+        FileExistsError: `out` is not an unchanged export, or is a folder that is read.
+        ValueError: a run that trained no adapters, or damaged parameters.
+    """
+    stored = find_checkpoint(source, step)
+    model = stored.run_dir.model
+    manifest.check_replaceable(out, {"checkpoint": stored.folder, "config": model})
+    adapters = read_adapters(stored.run_dir)
+    if adapters is None:
+        raise ValueError(
+            f"{stored.run_dir.path} trained all parameters, so it has no adapters; "
+            "expected a run with a section lora. Use `convert to-hf`"
+        )
+    params = stored.params()
+    stored.verify(params)
+    card = _card(stored)
+    save_adapter(
+        out,
+        load_config(model),
+        params,
+        adapters.lora,
+        base=base or adapters.base,
+        like=model,
+        card=card and adapter_card(card),
+    )
+    return f"exported the adapters of {stored.folder} to\n  {out}"
+
+
 def from_hf(source: str, out: Path, *, dtype: str | None = None) -> str:
     """Import a Hugging Face model as checkpoint 0 of a new run directory.
 
@@ -102,7 +148,7 @@ def from_hf(source: str, out: Path, *, dtype: str | None = None) -> str:
     params = load_params(folder, load_config(folder), dtype=dtype)
     with atomic.folder(out, _check_new) as partial:
         run_dir = RunDir(partial)
-        write_model_folder(run_dir, folder, converted_card(source))
+        write_model_folder(run_dir, folder, converted_card(origin(source, folder)))
         save_params(run_dir, jax.block_until_ready(params))
     return f"imported {folder} to\n  {out}"
 
@@ -138,6 +184,4 @@ def _card(stored: StoredCheckpoint) -> str | None:
     if not path.is_file():
         return None
     text = path.read_text(encoding="utf-8")
-    if stored.step:
-        text += f"\nThese weights: optimizer step {stored.step:,}.\n"
-    return text
+    return with_step(text, stored.step) if stored.step else text

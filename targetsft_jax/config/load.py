@@ -85,6 +85,29 @@ def to_yaml(config: Config) -> str:
     return yaml_file.dump(dataclasses.asdict(config))
 
 
+def changed_keys(config: Any, default: Any = None) -> dict[str, Any]:
+    """Tree of the keys of a section that differ from their defaults.
+
+    Args:
+        config: a section.
+        default: section to compare with; None: the defaults.
+    """
+    default = type(config)() if default is None else default
+    changed: dict[str, Any] = {}
+    for name, value in vars(config).items():
+        if name not in get_type_hints(type(config)) or value == getattr(default, name):
+            continue
+        changed[name] = value
+        if dataclasses.is_dataclass(value):
+            changed[name] = changed_keys(value, getattr(default, name))
+        elif isinstance(value, list):
+            changed[name] = [
+                changed_keys(item) if dataclasses.is_dataclass(item) else item
+                for item in value
+            ]
+    return changed
+
+
 def keys() -> list[str]:
     """Return the dotted paths of all keys, such as `train.steps`."""
     return list(_paths(Config, ""))

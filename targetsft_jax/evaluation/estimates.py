@@ -67,11 +67,29 @@ def average(correct: np.ndarray) -> Estimate:
         correct: [P, k] bool.
     """
     estimate = mean_estimate(_shares(correct), 0.0, 1.0)
-    if estimate.problems == 1 or estimate.value not in (0.0, 1.0):
-        return estimate
-    margin = 1 - 0.025 ** (1 / estimate.problems)
-    low, high = (0.0, margin) if estimate.value == 0 else (1 - margin, 1.0)
+    low, high = average_interval(
+        estimate.value, estimate.standard_error, estimate.problems
+    )
     return replace(estimate, low=low, high=high)
+
+
+def average_interval(
+    value: float, standard_error: float, problems: int
+) -> tuple[float, float]:
+    """95 % interval of `average` from its value and its standard error.
+
+    Args:
+        value: Average@k, 0 to 1.
+        standard_error: over problems.
+        problems: P.
+
+    Returns:
+        Lower and upper bound; nan for a single problem.
+    """
+    if problems > 1 and value in (0.0, 1.0):
+        margin = 1 - 0.025 ** (1 / problems)
+        return (0.0, margin) if value == 0 else (1 - margin, 1.0)
+    return _student_interval(value, standard_error, problems, 0.0, 1.0)
 
 
 def sampling_error(correct: np.ndarray) -> float:
@@ -119,15 +137,11 @@ def mean_estimate(values: np.ndarray, lowest: float, highest: float) -> Estimate
         values: [N] float, one per unit.
         lowest, highest: bounds of the interval.
     """
-    # Imported here: it loads scipy.
-    from scipy.stats import t
-
     mean, units = float(values.mean()), len(values)
-    if units == 1:
-        return Estimate(mean, math.nan, math.nan, math.nan, 1)
-    error = float(values.std(ddof=1) / math.sqrt(units))
-    half = float(t.ppf(0.975, units - 1)) * error
-    low, high = max(lowest, mean - half), min(highest, mean + half)
+    error = math.nan
+    if units > 1:
+        error = float(values.std(ddof=1) / math.sqrt(units))
+    low, high = _student_interval(mean, error, units, lowest, highest)
     return Estimate(mean, error, low, high, units)
 
 
@@ -242,6 +256,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = largest
     return adjusted
+
+
+def _student_interval(
+    mean: float, error: float, units: int, lowest: float, highest: float
+) -> tuple[float, float]:
+    """Student's interval within bounds; nan for a single unit."""
+    # Imported here: it loads scipy.
+    from scipy.stats import t
+
+    if units == 1:
+        return math.nan, math.nan
+    half = float(t.ppf(0.975, units - 1)) * error
+    return max(lowest, mean - half), min(highest, mean + half)
 
 
 def _shares(correct: np.ndarray) -> np.ndarray:

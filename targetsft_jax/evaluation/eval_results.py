@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from targetsft_jax.storage import atomic, manifest, yaml_file
+from targetsft_jax.hf.sidecar_files import CARD_FILE
+from targetsft_jax.storage import manifest, yaml_file
 
 FOLDER = ".eval_results"
 _BEGIN, _END = "<!-- targetsft scores -->", "<!-- end of scores -->"
@@ -68,19 +69,16 @@ def write_scores(folder: Path, scores: Sequence[PublishedScore]) -> list[Path]:
             f"{folder} is not as this package exported it ({'; '.join(changed[:3])}); "
             "expected an export, such as RUN/hf"
         )
-    written = []
-    for score in scores:
-        path = folder / FOLDER / f"{score.benchmark}.yaml"
-        path.parent.mkdir(exist_ok=True)
-        atomic.write_text(path, yaml_file.dump([_entry(score)]))
-        written.append(path)
-    card = folder / "README.md"
+    texts = {
+        f"{FOLDER}/{score.benchmark}.yaml": yaml_file.dump([_entry(score)])
+        for score in scores
+    }
+    card = folder / CARD_FILE
     if card.is_file():
         text = card.read_text(encoding="utf-8")
-        atomic.write_text(card, _with_scores(text, _stored(text) | _rows(scores)))
-        written.append(card)
-    manifest.write(folder)
-    return written
+        texts[CARD_FILE] = _with_scores(text, _stored(text) | _rows(scores))
+    manifest.replace_texts(folder, texts)
+    return [folder / name for name in texts]
 
 
 def _entry(score: PublishedScore) -> dict[str, Any]:

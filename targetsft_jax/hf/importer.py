@@ -25,7 +25,7 @@ from targetsft_jax.models.decoder import abstract_params
 from targetsft_jax.storage.atomic import former
 from targetsft_jax.storage.user_path import user_path
 
-_HUB_FILES = ["*.json", "*.jinja", "*.txt", "tokenizer*", "*.model"]
+_HUB_FILES = ["*.json", "*.jinja", "*.txt", "tokenizer*", "*.model", "README.md"]
 
 # Number of tensors that a warning lists; all are counted.
 _SHOWN = 5
@@ -37,8 +37,8 @@ _PROBLEMS = 40
 def resolve(path_or_hub_id: str | Path, *, weights: bool = True) -> Path:
     """Resolve a path or hub id to the local folder of a model.
 
-    Only safetensors, JSON, chat-template and tokenizer files are downloaded from the
-    hub, unless they are in the local cache.
+    Only safetensors, JSON, chat-template, tokenizer files and the model card are
+    downloaded from the hub, unless they are in the local cache.
 
     Args:
         path_or_hub_id: a local folder, or an id such as Qwen/Qwen2.5-0.5B.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from targetsft_jax.hf.sidecar_files import CARD_FILE, copy_tokenizer
 from targetsft_jax.hf.tensor_map import ParameterSlice, checkpoint_tensors
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.lora import Lora
@@ -23,8 +24,10 @@ def save_adapter(
     lora: Lora,
     *,
     base: str,
+    like: Path | None = None,
+    card: str | None = None,
 ) -> None:
-    """Write adapter_model.safetensors and adapter_config.json, atomically.
+    """Write adapters, their config, tokenizer and model card, atomically.
 
     PEFT stores A as [r, in] and B as [out, r] in float32, one pair per layer. The rank
     of a fused module is the sum of the ranks of its projections.
@@ -37,6 +40,8 @@ def save_adapter(
         adapters: the tree of `init_adapters`, sharded or not.
         lora: their rank, scale and targets.
         base: local folder or hub id of the adapted model.
+        like: folder whose tokenizer and chat template are copied.
+        card: text of README.md; None for no file.
 
     Raises:
         FileExistsError: the target exists and is not an export, or was changed.
@@ -44,7 +49,13 @@ def save_adapter(
     folder = Path(folder).resolve()
     tensors, ranks = _tensors(config, adapters, lora)
     if processes.is_primary():
-        _write(folder, tensors, _adapter_config(lora, ranks, base))
+        with atomic.folder(folder, manifest.check_replaceable) as partial:
+            _write(partial, tensors, _adapter_config(lora, ranks, base))
+            if like is not None:
+                copy_tokenizer(like, partial)
+            if card is not None:
+                (partial / CARD_FILE).write_text(card, encoding="utf-8")
+            manifest.write(partial)
     processes.barrier(f"exported {folder}")
 
 
@@ -130,8 +141,6 @@ def _write(
 ) -> None:
     from safetensors.numpy import save_file
 
-    with atomic.folder(folder, manifest.check_replaceable) as partial:
-        save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
-        text = json.dumps(document, indent=2) + "\n"
-        (partial / CONFIG_FILE).write_text(text, encoding="utf-8")
-        manifest.write(partial)
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    text = json.dumps(document, indent=2) + "\n"
+    (folder / CONFIG_FILE).write_text(text, encoding="utf-8")

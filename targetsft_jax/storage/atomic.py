@@ -182,6 +182,12 @@ def restore(target: Path) -> None:
             _remove(old, target)
 
 
+def is_partial(name: str) -> bool:
+    """True for the name of a temporary file or folder of this module."""
+    prefix, separator, writer = name.partition(".partial")
+    return bool(separator) and prefix[:1] == "." and bool(_WRITER.fullmatch(writer))
+
+
 def _rename_to_free(complete: Path, target: Path) -> bool:
     """Rename if the target is absent or an empty folder; True on success."""
     try:

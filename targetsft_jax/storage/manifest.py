@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from targetsft_jax.storage import atomic
+
 FILE = "targetsft_manifest.json"
 _ABOUT = "Files of this folder as targetsft-jax wrote them: [bytes, SHA-256]."
 
@@ -17,9 +19,38 @@ _ABOUT = "Files of this folder as targetsft-jax wrote them: [bytes, SHA-256]."
 def write(folder: Path) -> None:
     """Write the manifest of a complete folder."""
     files = {name: _entry(folder / name) for name in sorted(_names(folder))}
-    tree = {"about": _ABOUT, "files": files}
-    text = json.dumps(tree | {"sha256": _digest(tree)}, indent=2, ensure_ascii=False)
-    (folder / FILE).write_text(text + "\n", encoding="utf-8")
+    _write(folder, {"about": _ABOUT, "files": files})
+
+
+def replace_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Replace or add text files of an intact folder, whose other files are not read.
+
+    The folder is intact by its manifest at every moment, also after a kill: during the
+    replacement the manifest has both versions of each file.
+
+    Args:
+        folder: a folder with a manifest.
+        texts: relative path -> content.
+
+    Raises:
+        ValueError: the folder has no readable manifest.
+    """
+    files = _read(folder)
+    if files is None:
+        raise ValueError(
+            f"{folder / FILE} is missing or damaged; expected a folder that this "
+            "package wrote"
+        )
+    contents = {name: text.encode() for name, text in texts.items()}
+    new = {
+        name: [len(content), hashlib.sha256(content).hexdigest()]
+        for name, content in contents.items()
+    }
+    _write(folder, {"about": _ABOUT, "files": files, "next": new})
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_text(folder / name, text)
+    _write(folder, {"about": _ABOUT, "files": {**files, **new}})
 
 
 def differences(folder: Path, *, missing: bool = True, added: bool = True) -> list[str]:
@@ -30,16 +61,19 @@ def differences(folder: Path, *, missing: bool = True, added: bool = True) -> li
         missing: report files that are missing too.
         added: report files that are not in the manifest too.
     """
-    files = _read(folder)
+    files, following = _read(folder), _read(folder, "next") or {}
     if files is None:
         return [f"{FILE} is missing or damaged"]
     names = set(_names(folder))
-    new = sorted(names - files.keys()) if added else []
+    new = sorted(names - files.keys() - following.keys()) if added else []
     found = [f"{name} is not in its manifest" for name in new]
-    for name, entry in files.items():
+    for name in [*files, *(following.keys() - files.keys())]:
+        entries = [part[name] for part in (files, following) if name in part]
         if name in names:
-            if _entry(folder / name, entry[0]) != entry:
+            if all(_entry(folder / name, entry[0]) != entry for entry in entries):
                 found.append(f"{name} was changed")
+        elif name not in files:
+            continue
         elif missing:
             found.append(f"{name} is missing")
     return found
@@ -94,8 +128,13 @@ def check_apart(folder: Path, sources: Mapping[str, Path]) -> None:
 
 
 def _names(folder: Path) -> Iterator[str]:
-    """Relative paths of all files and empty folders, without the manifest."""
+    """Relative paths of all files and empty folders, without the manifest.
+
+    Temporary files of writers that were killed are left out.
+    """
     for path in folder.rglob("*"):
+        if atomic.is_partial(path.name):
+            continue
         name = path.relative_to(folder).as_posix()
         if name != FILE and (path.is_symlink() or not path.is_dir()):
             yield name
@@ -114,13 +153,19 @@ def _entry(path: Path, size: int | None = None) -> list[Any]:
         return [found, hashlib.file_digest(file, "sha256").hexdigest()]
 
 
-def _read(folder: Path) -> dict[str, list[Any]] | None:
+def _write(folder: Path, tree: dict[str, Any]) -> None:
+    text = json.dumps(tree | {"sha256": _digest(tree)}, indent=2, ensure_ascii=False)
+    atomic.write_text(folder / FILE, text + "\n")
+
+
+def _read(folder: Path, part: str = "files") -> dict[str, list[Any]] | None:
+    """Entries of a part of the manifest; None if it cannot be read or has none."""
     try:
         tree = json.loads((folder / FILE).read_text("utf-8"))
         signature = tree.pop("sha256")
         if signature != _digest(tree):
             return None
-        return dict(tree["files"])
+        return dict(tree[part])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

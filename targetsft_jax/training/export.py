@@ -4,18 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from targetsft_jax.checkpoints.model_folder import AdapterInfo, write_model_folder
-from targetsft_jax.config.load import to_yaml
-from targetsft_jax.config.schema import role_config
 from targetsft_jax.data.chat import stop_tokens
-from targetsft_jax.data.config import SourceConfig, source_name, sources
 from targetsft_jax.hf.exporter import save_pretrained
-from targetsft_jax.hf.model_card import training_card
+from targetsft_jax.hf.model_card import adapter_card, with_step
 from targetsft_jax.hf.peft import save_adapter
 from targetsft_jax.models import lora
 from targetsft_jax.storage import manifest
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.storage.user_path import user_path
-from targetsft_jax.targets.describe import explain
+from targetsft_jax.training.card import model_card
 from targetsft_jax.training.micro_batch import BASE
 from targetsft_jax.training.session import Session
 from targetsft_jax.training.state import Params
@@ -55,6 +52,7 @@ def export(
         step: optimizer step of `params`.
     """
     spec = session.spec
+    card = with_step(model_card(session), step)
     if spec.lora is not None:
         save_adapter(
             run_dir.adapter_export,
@@ -62,6 +60,8 @@ def export(
             params,
             spec.lora,
             base=_base_name(session),
+            like=run_dir.model,
+            card=adapter_card(card),
         )
         params = lora.merged(frozen[BASE], params, spec.lora)
     save_pretrained(
@@ -69,7 +69,7 @@ def export(
         spec.student,
         params,
         like=run_dir.model,
-        card=f"{model_card(session)}\nThese weights: optimizer step {step:,}.\n",
+        card=card,
     )
 
 
@@ -95,35 +95,9 @@ def check_exports(session: Session, run_dir: RunDir, *, exported: bool) -> None:
         manifest.check_replaceable(folder, sources)
 
 
-def model_card(session: Session) -> str:
-    """Render the model card of the run's exports."""
-    config, method = session.config, session.spec.method
-    roles = ("student", *session.spec.frozen)
-    return training_card(
-        method=method.name,
-        explanation=explain(method.method, method.hyper, method.schedules),
-        models={
-            name: role_config(config, name).path
-            or str(session.roles[name].model.source)
-            for name in roles
-        },
-        data=[
-            f"source               {', '.join(map(_source, sources(config.data)))}",
-            f"fingerprint          {session.dataset.fingerprint}",
-            *session.dataset.report.lines(),
-        ],
-        config=to_yaml(config),
-    )
-
-
 def _base_name(session: Session) -> str:
     """Return the student's hub id, or the absolute path of its folder."""
     path = session.config.student.path
     source = session.roles["student"].model.source
     local = path is None or user_path(path).exists()
     return str(source.resolve()) if local or path is None else path
-
-
-def _source(source: SourceConfig) -> str:
-    synthetic = source.source == "synthetic" and source.name is None
-    return "synthetic problems" if synthetic else source_name(source)

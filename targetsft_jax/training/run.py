@@ -17,6 +17,7 @@ from targetsft_jax.storage import disk_full
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.storage.user_path import user_path
 from targetsft_jax.training import banner
+from targetsft_jax.training.card import add_results
 from targetsft_jax.training.export import check_exports, export, write_run_model
 from targetsft_jax.training.fit import TrainingData, fit, total_steps
 from targetsft_jax.training.measure import Measurements
@@ -74,6 +75,7 @@ def _run(
         measurements.measure_frozen("teacher", "teacher")
     measurements.measure_frozen("start", "student")
     _train(session, run_dir, measurements, exported=exported)
+    add_results(session, run_dir, measurements.scores, steps)
     measurements.results.set_finished(True)
     banner.print_end(session, run_dir, measurements.scores, time.perf_counter() - began)
     return measurements.scores

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from targetsft_jax.storage import manifest
+from targetsft_jax.storage import atomic, manifest
 
 
 @pytest.fixture
@@ -89,3 +89,44 @@ def test_absent_empty_and_other_targets(tmp_path):
     for name in ("file", "link"):
         with pytest.raises(FileExistsError, match="is not a folder"):
             manifest.check_replaceable(tmp_path / name)
+
+
+def test_texts_are_replaced_and_the_folder_is_intact_at_every_moment(
+    folder, monkeypatch
+):
+    """Also if the writer is killed after any of its writes."""
+    write, seen = atomic.write_text, []
+
+    def observed(path, text):
+        write(path, text)
+        seen.append(manifest.differences(folder))
+
+    monkeypatch.setattr(atomic, "write_text", observed)
+    manifest.replace_texts(folder, {"a": "new", "deeper/d": "added"})
+    assert seen == [[]] * 4
+    assert (folder / "a").read_text() == "new"
+    assert (folder / "deeper/d").read_text() == "added"
+    manifest.check_replaceable(folder)
+    (folder / "a").write_text("content of a")
+    assert manifest.differences(folder) == ["a was changed"]
+
+
+def test_a_replacement_signs_no_other_change(folder):
+    (folder / "b").write_text("changed")
+    (folder / "x").touch()
+    manifest.replace_texts(folder, {"a": "new"})
+    assert manifest.differences(folder) == [
+        "x is not in its manifest",
+        "b was changed",
+    ]
+    (folder / manifest.FILE).unlink()
+    with pytest.raises(ValueError, match="expected a folder that this package wrote"):
+        manifest.replace_texts(folder, {"a": "newer"})
+    assert (folder / "a").read_text() == "new"
+
+
+def test_a_killed_writers_temporary_file_is_no_change(folder):
+    (folder / ".a.partial-0123abcd-17-99-89abcdef").touch()
+    assert manifest.differences(folder) == []
+    (folder / ".a.partial-mine").touch()
+    assert manifest.differences(folder) == [".a.partial-mine is not in its manifest"]

@@ -203,6 +203,44 @@ def test_convert_exports_a_checkpoint_of_adapters(done, folders, tmp_path):
     np.testing.assert_array_equal(earlier[same], one[same].astype("bfloat16"))
 
 
+def test_convert_exports_the_adapters_of_a_checkpoint(done, folders, tmp_path, capsys):
+    """Equal to the run's export, file by file; of an earlier step, other adapters."""
+    assert convert(["to-peft", str(done.run_dir), str(tmp_path / "out")]) == 0
+    names = {path.name for path in (done.run_dir / "adapter").iterdir()}
+    assert names >= {"adapter_model.safetensors", "tokenizer.json", "README.md"}
+    assert names == {path.name for path in (tmp_path / "out").iterdir()}
+    for name in names:
+        written = (done.run_dir / "adapter" / name).read_bytes()
+        assert (tmp_path / "out" / name).read_bytes() == written, name
+    earlier = ["to-peft", str(done.run_dir), str(tmp_path / "earlier"), "--step", "2"]
+    assert convert([*earlier, "--base", "org/base"]) == 0
+    one, other = (
+        load_file(tmp_path / name / "adapter_model.safetensors")
+        for name in ("out", "earlier")
+    )
+    assert one.keys() == other.keys()
+    assert any(not np.array_equal(one[key], other[key]) for key in one)
+    config = json.loads((tmp_path / "earlier/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "org/base"
+    run = tmp_path / "imported"
+    assert convert(["from-hf", str(folders["student"]), str(run)]) == 0
+    capsys.readouterr()
+    assert convert(["to-peft", str(run), str(tmp_path / "none")]) == 1
+    assert "trained all parameters" in capsys.readouterr().err
+
+
+def test_the_cards_have_no_path_of_this_machine(done, folders):
+    """Also not of the base, which adapter_config.json has to name."""
+    for name in ("hf", "adapter", "model"):
+        text = (done.run_dir / name / "README.md").read_text()
+        assert "- student: `student`" in text
+        for path in (folders["student"].parent, done.run_dir.parent):
+            assert str(path) not in text
+        assert "rank: 4" in text and "refresh_every" not in text
+    peft = (done.run_dir / "adapter/README.md").read_text()
+    assert "library_name: peft" in peft and "optimizer step 4" in peft
+
+
 def test_the_adapter_names_its_base_and_targets(done, folders):
     config = json.loads((done.run_dir / "adapter/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(folders["student"])

@@ -19,6 +19,7 @@ from targetsft_jax.config.load import load
 from targetsft_jax.data.tokenizer import byte_tokenizer, load_tokenizer, same_tokenizer
 from targetsft_jax.hf.importer import load_config, load_params
 from targetsft_jax.parallel.preemption import Preempted
+from targetsft_jax.storage import manifest
 from targetsft_jax.train import main
 from targetsft_jax.training import measure as measure_module
 from targetsft_jax.training import run as run_module
@@ -110,6 +111,19 @@ def test_an_example_is_printed_with_its_target_tokens_marked(done):
     assert "target_sft (eta=0.5): 4 steps" in done.output
     for name in ("teacher", "start", "target_sft"):
         assert f"Average@2 of {name}:" in done.output
+
+
+def test_the_cards_of_the_exports_have_the_scores(done):
+    """Those of results.json, with their intervals; the folders remain intact."""
+    for folder in ("hf", "model"):
+        card = (done.run_dir / folder / "README.md").read_text()
+        assert card.count("## Results") == 1 and "synthetic problems" in card
+        for name, label in (("teacher", "teacher"), ("target_sft", "step 4")):
+            percent = 100 * done.scores[name].average_at_k
+            (row,) = [x for x in card.splitlines() if x.startswith(f"| {label} |")]
+            assert row.startswith(f"| {label} | {percent:.2f} | ")
+            assert row.endswith("| 2 | 2 |")
+        assert manifest.differences(done.run_dir / folder) == []
 
 
 def test_the_export_is_the_trained_model(done):
