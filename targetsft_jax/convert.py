@@ -28,43 +28,32 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="python -m targetsft_jax.convert",
-        description="Convert between checkpoints of a run and Hugging Face folders, on "
-        "the CPU. It can run during the training.",
+        description="Convert on the CPU; possible during the training.",
     )
-    directions = parser.add_subparsers(
-        required=True, metavar="to-hf | to-peft | from-hf"
-    )
-    commands = {}
-    checkpoint = "a run directory (its newest checkpoint) or RUN/checkpoints/STEP"
-    for direction, text, source in (
-        ("to_hf", "export a checkpoint of a run as a Hugging Face folder", checkpoint),
-        ("to_peft", "export the LoRA adapters of a run in PEFT's format", checkpoint),
-        (
-            "from_hf",
-            "import a Hugging Face model as a run directory with one checkpoint, 0",
-            "a Hugging Face folder or hub id",
-        ),
-    ):
-        name = direction.replace("_", "-")
-        command = directions.add_parser(name, help=text, description=text)
-        command.set_defaults(direction=direction)
+    directions = parser.add_subparsers(required=True)
+
+    def direction(name: str, about: str, source: str) -> argparse.ArgumentParser:
+        command = directions.add_parser(name, help=about, description=about)
+        command.set_defaults(direction=name.replace("-", "_"))
         command.add_argument("source", help=source)
         command.add_argument("out", type=Path, help="the folder to write")
-        commands[direction] = command
-    for direction in ("to_hf", "from_hf"):
-        text = "stored dtype (default: unchanged)"
-        commands[direction].add_argument("--dtype", choices=STORED_DTYPES, help=text)
-    for direction in ("to_hf", "to_peft"):
-        text = "step of the checkpoint (default: the newest)"
-        commands[direction].add_argument("--step", type=int, help=text)
-    add = commands["to_hf"].add_argument
-    text = "largest safetensors file, such as 500MB (default: %(default)s)"
+        return command
+
+    stored = "a run directory (its newest checkpoint) or RUN/checkpoints/STEP"
+    hf = direction("to-hf", "export a checkpoint as a Hugging Face folder", stored)
+    peft = direction("to-peft", "export LoRA adapters in PEFT's format", stored)
+    text = "import a Hugging Face model as checkpoint 0 of a new run directory"
+    back = direction("from-hf", text, "a Hugging Face folder or hub id")
+    step, dtype = "step of the checkpoint (default: the newest)", "default: unchanged"
+    base = "base model of LoRA adapters, if not the path or hub id of the training"
+    for each in (hf, back):
+        each.add_argument("--dtype", choices=STORED_DTYPES, help=dtype)
+    for each in (hf, peft):
+        each.add_argument("--step", type=int, help=step)
+        each.add_argument("--base", metavar="MODEL", help=base)
+    add, text = hf.add_argument, "largest safetensors file (default: %(default)s)"
     add("--max-shard-size", type=file_size, default="5GB", metavar="SIZE", help=text)
-    text = "config and tokenizer, if the run directory has no model/"
-    add("--like", type=Path, metavar="FOLDER", help=text)
-    add("--base", metavar="FOLDER", help="base model of LoRA adapters, if it was moved")
-    text = "hub id or folder of the base that the adapters name (default: the run's)"
-    commands["to_peft"].add_argument("--base", metavar="MODEL", help=text)
+    add("--like", type=Path, help="config and tokenizer, if the run has no model/")
     return parser
 
 

@@ -17,8 +17,12 @@ from targetsft_jax.storage import disk_full
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.storage.user_path import user_path
 from targetsft_jax.training import banner
-from targetsft_jax.training.card import add_results
-from targetsft_jax.training.export import check_exports, export, write_run_model
+from targetsft_jax.training.export import (
+    add_results,
+    check_exports,
+    export,
+    write_run_model,
+)
 from targetsft_jax.training.fit import TrainingData, fit, total_steps
 from targetsft_jax.training.measure import Measurements
 from targetsft_jax.training.micro_batch import with_base
