@@ -26,10 +26,8 @@ def _convert(arguments: list[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     from targetsft_jax.hf.exporter import STORED_DTYPES
 
-    parser = argparse.ArgumentParser(
-        prog="python -m targetsft_jax.convert",
-        description="Convert on the CPU; possible during the training.",
-    )
+    prog, about = "python -m targetsft_jax.convert", "Convert models, on the CPU."
+    parser = argparse.ArgumentParser(prog=prog, description=about)
     directions = parser.add_subparsers(required=True)
 
     def direction(name: str, about: str, source: str) -> argparse.ArgumentParser:
@@ -39,21 +37,21 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("out", type=Path, help="the folder to write")
         return command
 
-    stored = "a run directory (its newest checkpoint) or RUN/checkpoints/STEP"
+    stored = "a run directory (newest checkpoint) or RUN/checkpoints/STEP"
     hf = direction("to-hf", "export a checkpoint as a Hugging Face folder", stored)
     peft = direction("to-peft", "export LoRA adapters in PEFT's format", stored)
     text = "import a Hugging Face model as checkpoint 0 of a new run directory"
     back = direction("from-hf", text, "a Hugging Face folder or hub id")
-    step, dtype = "step of the checkpoint (default: the newest)", "default: unchanged"
+    step, dtype = "of the checkpoint (default: the newest)", "default: unchanged"
     base = "base model of LoRA adapters, if not the path or hub id of the training"
     for each in (hf, back):
         each.add_argument("--dtype", choices=STORED_DTYPES, help=dtype)
     for each in (hf, peft):
         each.add_argument("--step", type=int, help=step)
         each.add_argument("--base", metavar="MODEL", help=base)
-    add, text = hf.add_argument, "largest safetensors file (default: %(default)s)"
-    add("--max-shard-size", type=file_size, default="5GB", metavar="SIZE", help=text)
-    add("--like", type=Path, help="config and tokenizer, if the run has no model/")
+    add, text = hf.add_argument, "config and tokenizer, if the run has no model/"
+    add("--like", type=Path, metavar="FOLDER", help=text)
+    add("--max-shard-size", type=file_size, default="5GB", metavar="SIZE")
     return parser
 
 
