@@ -158,6 +158,17 @@ def catalogue() -> str:
 
 
 @part
+def row_shapes() -> str:
+    """One row per shape of rows."""
+    from targetsft_jax.data.shapes import SHAPES
+
+    rows = [("`format`", "columns", "")]
+    for name, shape in SHAPES.items():
+        rows.append((f"`{name}`", codes(shape.columns), shape.about))
+    return table(*rows)
+
+
+@part
 def benchmarks() -> str:
     """One row per benchmark."""
     from targetsft_jax.data.catalogue import CATALOGUE

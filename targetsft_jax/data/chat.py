@@ -12,8 +12,9 @@ import numpy as np
 from targetsft_jax.data.batches import batches
 from targetsft_jax.data.control_tokens import ControlTokens
 from targetsft_jax.data.loss_mask import close_turns, overlapping
-from targetsft_jax.data.record import Record, RowError
+from targetsft_jax.data.record import Record
 from targetsft_jax.data.rendering import ChatTemplate
+from targetsft_jax.data.row_error import RowError
 from targetsft_jax.data.template_sandbox import Spans
 from targetsft_jax.data.token_limit import is_long, tokenize_start
 
@@ -252,7 +253,28 @@ def _example(
         origin=origin,
     )
     control.check(record.messages, item.text, tokens, mask, origin, complete=complete)
+    if record.context:
+        mask = _without_context(mask, record)
     return Example(tokens, mask, _columns(record, mask), origin)
+
+
+def _without_context(mask: np.ndarray, record: Record) -> np.ndarray:
+    """Mask without the runs of the assistant turns that are context.
+
+    Raises:
+        RowError: no token is trained.
+    """
+    turns = [i for i, m in enumerate(record.messages) if m["role"] == "assistant"]
+    number = np.cumsum(np.diff(mask, prepend=False) & mask)  # of the run, from 1
+    is_context = np.array([False, *(turn in record.context for turn in turns)])
+    mask = mask & ~is_context[number]
+    if not mask.any():
+        raise RowError(
+            record.origin,
+            "no token is trained: every assistant turn is part of the prompt or has"
+            " weight 0",
+        )
+    return mask
 
 
 def _columns(record: Record, mask: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,12 +1,13 @@
 """The data section of a configuration: sources, fields, filters, packing."""
 
-import string
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from targetsft_jax.data.catalogue import CATALOGUE
+from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.filters import conditions
+from targetsft_jax.data.shapes import AUTO, SHAPES
 from targetsft_jax.data.synthetic import KINDS
 from targetsft_jax.data.thinking import MODES
 from targetsft_jax.keys import (
@@ -19,30 +20,12 @@ from targetsft_jax.keys import (
     refusals,
     section,
 )
-from targetsft_jax.targets.inputs import column_names
 
 FILES = ("jsonl", "parquet")
 SOURCES = ("synthetic", *FILES, "hf_dataset", "tfds")
 SPLITS = ("train", "heldout")
 OVERLONG = ("truncate", "drop", "error")
 ON_BAD_ROW = ("error", "skip")
-
-
-_TEMPLATE_CHARACTERS = 100_000
-
-
-def _is_template(text: str) -> bool:
-    """True for a field name, and for a template of text and {NAME} holes."""
-    if not text.strip() or len(text) > _TEMPLATE_CHARACTERS:
-        return False
-    try:
-        holes = list(string.Formatter().parse(text))
-    except ValueError:
-        return False
-    return not any(
-        name == "" or format_spec or conversion
-        for _, name, format_spec, conversion in holes
-    )
 
 
 def _is_kinds(weights: dict[str, float]) -> bool:
@@ -53,60 +36,10 @@ def _is_kinds(weights: dict[str, float]) -> bool:
     )
 
 
-_TEMPLATE = Domain(
-    "the name of a field, or a template such as 'Question: {question}' whose holes are"
-    " field names (double a literal brace)",
-    _is_template,
-)
 _WEIGHTS = Domain(
     f"weights of 0 or more by kind ({', '.join(KINDS)}), at least one positive",
     _is_kinds,
 )
-
-
-@section
-class FieldMap:
-    """Map from the fields of a row to a conversation.
-
-    Each value is the name of a field (`question`) or nested field (`options.A`), or a
-    template such as `"{CONTEXTS} Question: {QUESTION}"`. A list in a hole is joined by
-    newlines; a literal brace is doubled.
-    """
-
-    messages: str | None = key(
-        "messages",
-        'Field with the list of {"role", "content"}; read if `prompt` is null.',
-        _TEMPLATE,
-    )
-    prompt: str | None = key(None, "The user's turn.", _TEMPLATE)
-    response: str | None = key(
-        None, "The assistant's turn; required for training with `prompt`.", _TEMPLATE
-    )
-    system: str | None = key(
-        None, "A system message placed before the other turns.", _TEMPLATE
-    )
-    answer: str | None = key(
-        None,
-        "The gold answer, or a worked solution that ends in it; required for"
-        " evaluation.",
-        _TEMPLATE,
-    )
-    columns: dict[str, str] = key(
-        dict,
-        "Per-token input of a method -> its field, where the names differ; inputs are "
-        + ", ".join(column_names())
-        + ".",
-        Domain(
-            f"some of {', '.join(column_names())}, each with the name of a field",
-            lambda columns: (
-                columns.keys() <= set(column_names()) and all(columns.values())
-            ),
-        ),
-    )
-
-    def field_of(self, column: str) -> str:
-        """Name of the field with a per-token input."""
-        return self.columns.get(column, column)
 
 
 @section
@@ -171,6 +104,12 @@ class SourceConfig:
         None,
         "Split of an `hf_dataset` or of a data set of the catalogue; null: the training"
         " split, or the only one.",
+    )
+    format: str = key(
+        AUTO,
+        "Shape of the rows (docs/data.md); `auto`: by the names of their columns. Keys"
+        " of `fields` that name a prompt or the messages replace it.",
+        one_of((AUTO, *SHAPES)),
     )
     fields: FieldMap = key(
         FieldMap,
@@ -279,30 +218,6 @@ def origins(config: DataConfig) -> str:
     )
 
 
-def used_fields(config: SourceConfig, names: Collection[str]) -> Iterator[str]:
-    """Fields that a source reads for its conversations and filters, dots included.
-
-    Args:
-        config: the source.
-        names: fields of the rows; one of them is never read as a template.
-    """
-    yield from config.where
-    fields = config.fields
-    if fields.prompt is None:
-        templates = [fields.messages, fields.system, fields.answer]
-    else:
-        templates = [fields.prompt, fields.response, fields.system, fields.answer]
-    for template in templates:
-        if template is None:
-            continue
-        if template in names or not ("{" in template or "}" in template):
-            yield template
-            continue
-        for _, name, _, _ in string.Formatter().parse(template):
-            if name is not None:
-                yield name
-
-
 def validate(config: DataConfig, path: str = "data") -> None:
     """Check a data section without opening a file; raise on the first invalid key.
 
@@ -348,6 +263,8 @@ def contradictions(config: DataConfig, path: str = "data") -> Iterator[str]:
 def source_contradictions(config: SourceConfig, path: str) -> Iterator[str]:
     """Errors about combinations of keys of one source."""
     kind = config.source
+    if config.format != AUTO and kind in ("synthetic", "tfds"):
+        yield _refusal(f"{path}.format", config.format, f"auto, since source is {kind}")
     for name, kinds in (
         ("dataset", ("tfds",)),
         ("data_dir", ("tfds",)),
@@ -379,6 +296,10 @@ def source_contradictions(config: SourceConfig, path: str) -> Iterator[str]:
     if fields.prompt is None and fields.response is not None:
         expected = "a field, since fields.response is set"
         yield _refusal(f"{path}.fields.prompt", None, expected)
+    named = "prompt" if fields.prompt is not None else "messages"
+    if config.format != AUTO and getattr(fields, named) != getattr(FieldMap(), named):
+        expected = f"auto, since {path}.fields.{named} is set"
+        yield _refusal(f"{path}.format", config.format, expected)
     if fields.prompt is None and fields.messages is None:
         expected = "a field, since fields.prompt is null"
         yield _refusal(f"{path}.fields.messages", None, expected)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from targetsft_jax.data.loss_mask import close_turns, overlapping, wrong_mark
-from targetsft_jax.data.record import RowError
 from targetsft_jax.data.rendering import ChatTemplate, Messages, common_prefix
+from targetsft_jax.data.row_error import RowError
 from targetsft_jax.data.template_sandbox import Spans
 from targetsft_jax.data.token_limit import tokenize_start
 from targetsft_jax.data.tokenizer import special_ids

@@ -9,9 +9,10 @@ from targetsft_jax.data import chat, thinking
 from targetsft_jax.data.chat import Example
 from targetsft_jax.data.config import DataConfig, origins, source_name, sources
 from targetsft_jax.data.examples import Arrays, flat_parts
-from targetsft_jax.data.record import Record, RowError
+from targetsft_jax.data.record import Record
 from targetsft_jax.data.records import bad_row, read_records
 from targetsft_jax.data.report import DataReport
+from targetsft_jax.data.row_error import RowError
 from targetsft_jax.data.token_limit import stored_tokens
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from targetsft_jax.data.record import RowError, Unreadable
+from targetsft_jax.data.row_error import RowError, Unreadable
 from targetsft_jax.storage.json_file import repeated_key
 
 MAX_LINE = 2**26

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from targetsft_jax.data.record import RowError
+from targetsft_jax.data.row_error import RowError
 from targetsft_jax.data.template_sandbox import Spans
 
 if TYPE_CHECKING:

@@ -7,31 +7,25 @@ from dataclasses import dataclass, field
 from targetsft_jax.data.config import (
     SPLITS,
     DataConfig,
-    FieldMap,
     SourceConfig,
     SyntheticConfig,
     origins,
     paths,
     source_name,
     sources,
-    used_fields,
     validate,
 )
+from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.filters import conditions
 from targetsft_jax.data.hf_folder import split_files
 from targetsft_jax.data.json_rows import parse_row
-from targetsft_jax.data.record import (
-    ROW_FAULTS,
-    Record,
-    RowError,
-    first_unmet,
-    to_record,
-)
+from targetsft_jax.data.record import Record, first_unmet, to_record
 from targetsft_jax.data.report import DataReport
+from targetsft_jax.data.row_error import ROW_FAULTS, RowError
+from targetsft_jax.data.shapes import Reading, columns_to_read, recognise
 from targetsft_jax.data.sources import Row, read_files, read_lines, read_parquet
 from targetsft_jax.data.synthetic import make_record
-from targetsft_jax.data.table_rows import Select
-from targetsft_jax.targets.inputs import column_names
+from targetsft_jax.data.table_rows import Select, all_columns
 
 # Consecutive duplicates after which a split is assumed to be exhausted.
 _MAX_REPEATS = 1000
@@ -160,7 +154,8 @@ def _read_source(
             record = make_record(source.synthetic, i)
             yield dataclasses.replace(record, id=record.origin, source=name)
         return
-    rows, fields = open_rows(source, train)
+    rows, reading = _open(source, train)
+    report.read_as[name] = str(reading)
     tests = conditions(source.where)
     for origin, raw in rows:
         report.count("rows", name)
@@ -171,7 +166,9 @@ def _read_source(
                 report.count_filtered(unmet, name)
                 continue
             id = row["id"] if source.source == "tfds" else origin.rpartition("/")[2]
-            record = to_record(row, fields, origin, train=train, id=id, source=name)
+            record = to_record(
+                row, reading.fields, origin, train=train, id=id, source=name
+            )
         except ROW_FAULTS as error:
             report.count_source("bad", name)
             bad_row(RowError.of(origin, error), config, report)
@@ -180,25 +177,43 @@ def _read_source(
 
 
 def open_rows(
-    source: SourceConfig, train: bool
-) -> tuple[Iterator[tuple[str, Row]], FieldMap]:
-    """Open the rows of a source other than `synthetic`, each with its `file:row`.
+    source: SourceConfig, select: Select = all_columns
+) -> Iterator[tuple[str, Row]]:
+    """Open the rows of a source of files, each with its `file:row`.
 
     Args:
-        source: a validated source.
-        train: selects the map of fields of a data set of the catalogue.
+        source: a validated source of another kind than `synthetic` and `tfds`.
+        select: columns to read of a table.
 
     Returns:
-        The rows for `json_rows.parse_row`, and the map of their fields.
+        The rows for `json_rows.parse_row`.
     """
     if source.source == "jsonl":
-        return read_lines(paths(source)), source.fields
+        return read_lines(paths(source))
     if source.source == "parquet":
-        return read_parquet(paths(source), _columns(source)), source.fields
-    if source.source == "hf_dataset":
-        assert isinstance(source.path, str)  # `validate` refuses others.
-        files = split_files(source.path, source.split)
-        return read_files(files, _columns(source)), source.fields
+        return read_parquet(paths(source), select)
+    assert isinstance(source.path, str)  # `validate` refuses others.
+    return read_files(split_files(source.path, source.split), select)
+
+
+def _open(
+    source: SourceConfig, train: bool
+) -> tuple[Iterator[tuple[str, Row]], Reading]:
+    """Open the rows of a source, with the map of their fields."""
+    if source.source == "tfds":
+        return _open_catalogue(source, train)
+    names: list[str] = []
+
+    def select(columns: Sequence[str]) -> list[str]:
+        names.extend(name for name in columns if name not in names)
+        return columns_to_read(source, columns)
+
+    return recognise(source, open_rows(source, select), names)
+
+
+def _open_catalogue(
+    source: SourceConfig, train: bool
+) -> tuple[Iterator[tuple[str, Row]], Reading]:
     from targetsft_jax.data.catalogue import builder, conversation
 
     assert source.dataset is not None
@@ -210,28 +225,10 @@ def open_rows(
         (origin, conversation.as_row(example))
         for origin, example in builder.read(built, split)
     )
-    if source.fields != FieldMap():
-        return rows, source.fields
-    return rows, conversation.TRAIN if train else conversation.EVALUATE
-
-
-def _columns(source: SourceConfig) -> Select:
-    """Selection of the columns that a source uses; all if it uses a missing one.
-
-    The error about a missing field lists the others.
-    """
-
-    def select(names: Sequence[str]) -> list[str]:
-        inputs = map(source.fields.field_of, column_names())
-        used = {name for name in inputs if name in names}
-        for name in used_fields(source, names):
-            column = name if name in names else name.split(".")[0]
-            if column not in names:
-                return list(dict.fromkeys(names))
-            used.add(column)
-        return [name for name in dict.fromkeys(names) if name in used]
-
-    return select
+    fields = source.fields
+    if fields == FieldMap():
+        fields = conversation.TRAIN if train else conversation.EVALUATE
+    return rows, Reading(fields, f"{source.dataset} of the catalogue")
 
 
 def _generated_problems(

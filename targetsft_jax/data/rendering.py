@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from targetsft_jax.data.record import RowError
+from targetsft_jax.data.row_error import RowError
 from targetsft_jax.data.template_sandbox import Spans, has_generation_block, render
 
 if TYPE_CHECKING:

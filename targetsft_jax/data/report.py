@@ -44,6 +44,8 @@ class DataReport:
     zero_weights: dict[str, int] = field(default_factory=dict)
     """Column that weighs the loss -> examples in which it is 0 for all trained
     labels."""
+    read_as: dict[str, str] = field(default_factory=dict)
+    """Source -> shape of its rows, and the columns that are not read."""
     mask_from: str = ""
     """Source of the loss mask: the template's marks or its prefix property."""
     by_source: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -103,6 +105,9 @@ class DataReport:
         lines = [f"rows read            {self.rows:,}"]
         if self.limited:
             lines[0] += " (stopped by data.limit)"
+        for source, shape in self.read_as.items():
+            of = f"{source}: " if len(self.read_as) > 1 else ""
+            lines.append(f"read as              {of}{shape}")
         if self.filtered:
             by = ", ".join(f"{k} {n:,}" for k, n in sorted(self.filtered_by.items()))
             lines.append(f"filtered by where    {self.filtered:,} ({by})")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from targetsft_jax.data.record import Unreadable
+from targetsft_jax.data.row_error import Unreadable
 from targetsft_jax.extras import import_extra
 
 Select = Callable[[Sequence[str]], Sequence[str]]

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from targetsft_jax.data.record import Record, RowError
+from targetsft_jax.data.record import Record
+from targetsft_jax.data.row_error import RowError
 
 MODES = ("keep", "drop")
 

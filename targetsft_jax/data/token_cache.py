@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from targetsft_jax.data.config import DataConfig
 from targetsft_jax.data.examples import Arrays, join_parts
+from targetsft_jax.data.shapes import SHAPES
 from targetsft_jax.data.token_limit import stored_tokens
 from targetsft_jax.storage import array_folder, atomic
 from targetsft_jax.storage.user_path import user_path
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Incremented when equal records, tokenizer and settings result in other arrays.
-VERSION = 3
+VERSION = 4
 
 # Settings that affect packing alone, and settings that affect no array: the text of the
 # chat template is hashed, not its name.
@@ -89,6 +90,7 @@ class CacheFolders:
             content,
             settings,
             column_names(),
+            {name: dataclasses.asdict(shape) for name, shape in SHAPES.items()},
             stored_tokens(config.max_length),
         ]
         key = _hash(json.dumps(tokens, sort_keys=True, default=str))

@@ -16,7 +16,8 @@ from jax.typing import DTypeLike
 
 from targetsft_jax.data.chat import Example, encode_all
 from targetsft_jax.data.config import SyntheticConfig
-from targetsft_jax.data.record import Record, RowError
+from targetsft_jax.data.record import Record
+from targetsft_jax.data.row_error import RowError
 from targetsft_jax.data.synthetic import add_noise, make_record
 from targetsft_jax.models.chunked_logits import head_logits
 from targetsft_jax.models.config import DecoderConfig

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from targetsft_jax.data.chat import encode
-from targetsft_jax.data.record import Record, RowError
+from targetsft_jax.data.record import Record
 from targetsft_jax.data.records import Problem
+from targetsft_jax.data.row_error import RowError
 from targetsft_jax.mining.criticality import Answer
 from targetsft_jax.mining.graders import verdicts
 from targetsft_jax.mining.sampler import Sampler

@@ -12,8 +12,8 @@ from support.published import PUBLISHED, gsm8k_source, write
 from support.tables import load_all
 
 from targetsft_jax.data.catalogue import builder
-from targetsft_jax.data.config import FieldMap
 from targetsft_jax.data.content_hash import content_hash
+from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.records import problems
 
 

@@ -25,7 +25,7 @@ from targetsft_jax.data.chat import (
     show,
     stop_tokens,
 )
-from targetsft_jax.data.record import RowError
+from targetsft_jax.data.row_error import RowError
 from targetsft_jax.data.tokenizer import byte_tokenizer
 
 
@@ -214,7 +214,8 @@ def test_show_marks_what_is_trained():
 
 
 def test_real_rows(shared):
-    from targetsft_jax.data.config import DataConfig, FieldMap
+    from targetsft_jax.data.config import DataConfig
+    from targetsft_jax.data.fields import FieldMap
     from targetsft_jax.data.records import load_records
 
     tokenizer = byte_tokenizer()

@@ -6,12 +6,12 @@ import pytest
 
 from targetsft_jax.data.config import (
     DataConfig,
-    FieldMap,
     SourceConfig,
     SyntheticConfig,
     contradictions,
     validate,
 )
+from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.keys import refusals, resumable_keys
 
 JSONL = DataConfig(source="jsonl", path="rows.jsonl")

@@ -6,12 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from targetsft_jax.data.config import (
-    DataConfig,
-    FieldMap,
-    SourceConfig,
-    SyntheticConfig,
-)
+from targetsft_jax.data.config import DataConfig, SourceConfig, SyntheticConfig
+from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.pipeline import (
     prepare,
 )

@@ -5,15 +5,11 @@ import json
 
 import pytest
 
-from targetsft_jax.data.config import (
-    DataConfig,
-    FieldMap,
-    SourceConfig,
-    SyntheticConfig,
-)
+from targetsft_jax.data.config import DataConfig, SourceConfig, SyntheticConfig
 from targetsft_jax.data.encoding import Encoder
 from targetsft_jax.data.examples import from_flat, join_parts
-from targetsft_jax.data.record import RowError
+from targetsft_jax.data.fields import FieldMap
+from targetsft_jax.data.row_error import RowError
 from targetsft_jax.data.tokenizer import byte_tokenizer
 
 

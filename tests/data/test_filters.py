@@ -3,7 +3,8 @@
 import pytest
 
 from targetsft_jax.data.filters import conditions
-from targetsft_jax.data.record import RowError, first_unmet
+from targetsft_jax.data.record import first_unmet
+from targetsft_jax.data.row_error import RowError
 
 
 @pytest.mark.parametrize(

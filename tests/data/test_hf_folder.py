@@ -7,10 +7,8 @@ import json
 import pytest
 from support.tables import QA, ROWS, load_all, save_splits, write_parquet
 
-from targetsft_jax.data.config import (
-    DataConfig,
-    FieldMap,
-)
+from targetsft_jax.data.config import DataConfig
+from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.records import problems
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from targetsft_jax.data import json_rows
 from targetsft_jax.data.json_rows import MAX_DEPTH, MAX_DIGITS, decode, parse_row
-from targetsft_jax.data.record import RowError
+from targetsft_jax.data.row_error import RowError
 
 
 def _nested(depth):

@@ -6,7 +6,7 @@ from support.chats import record, tokenizer_with, trained
 
 from targetsft_jax.data.chat import encode
 from targetsft_jax.data.loss_mask import close_turns, overlapping
-from targetsft_jax.data.record import RowError
+from targetsft_jax.data.row_error import RowError
 from targetsft_jax.data.tokenizer import byte_tokenizer
 
 OPEN, CLOSE = "{%- generation -%}", "{%- endgeneration -%}"

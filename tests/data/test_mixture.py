@@ -7,12 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from targetsft_jax.data.config import (
-    DataConfig,
-    FieldMap,
-    SourceConfig,
-    SyntheticConfig,
-)
+from targetsft_jax.data.config import DataConfig, SourceConfig, SyntheticConfig
+from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.mixture import row_order, whole_shares
 from targetsft_jax.data.pipeline import batch_at, iterate, prepare, rows_at
 from targetsft_jax.data.tokenizer import byte_tokenizer

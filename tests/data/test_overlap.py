@@ -2,7 +2,8 @@
 
 import json
 
-from targetsft_jax.data.config import DataConfig, FieldMap
+from targetsft_jax.data.config import DataConfig
+from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.overlap import (
     WORDS,
     Duplicates,
@@ -79,7 +80,8 @@ def test_overlap_is_the_same_question_or_thirty_consecutive_words():
 
 def test_published_sets(shared):
     """MATH and MATH-500, compared with a search of every run in every question."""
-    from targetsft_jax.data.config import DataConfig, FieldMap
+    from targetsft_jax.data.config import DataConfig
+    from targetsft_jax.data.fields import FieldMap
     from targetsft_jax.data.records import load_records, problems
 
     def source(name, **fields):

@@ -10,12 +10,8 @@ import numpy as np
 import pytest
 
 from targetsft_jax.data import packing, pipeline, records
-from targetsft_jax.data.config import (
-    DataConfig,
-    FieldMap,
-    SourceConfig,
-    SyntheticConfig,
-)
+from targetsft_jax.data.config import DataConfig, SourceConfig, SyntheticConfig
+from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.pipeline import (
     batch_at,
     iterate,

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from targetsft_jax.data.config import DataConfig, FieldMap
+from targetsft_jax.data.config import DataConfig
+from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.preview import print_preview
 from targetsft_jax.data.records import Problem
 from targetsft_jax.data.tokenizer import byte_tokenizer

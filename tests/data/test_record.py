@@ -6,8 +6,9 @@ from decimal import Decimal
 import pytest
 
 from targetsft_jax.data import record as record_module
-from targetsft_jax.data.config import FieldMap
-from targetsft_jax.data.record import ROW_FAULTS, RowError, Unreadable, to_record
+from targetsft_jax.data.fields import FieldMap
+from targetsft_jax.data.record import to_record
+from targetsft_jax.data.row_error import ROW_FAULTS, RowError, Unreadable
 from targetsft_jax.keys import between
 from targetsft_jax.targets import inputs
 

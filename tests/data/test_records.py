@@ -7,15 +7,11 @@ import pytest
 from support import tables
 from support.tables import load_all
 
-from targetsft_jax.data.config import (
-    DataConfig,
-    FieldMap,
-    SourceConfig,
-    SyntheticConfig,
-)
-from targetsft_jax.data.record import RowError
+from targetsft_jax.data.config import DataConfig, SourceConfig, SyntheticConfig
+from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.records import problems
 from targetsft_jax.data.report import DataReport
+from targetsft_jax.data.row_error import RowError
 
 QA = FieldMap(prompt="question", response="answer")
 GOOD = {"question": "1+1=?", "answer": "2"}

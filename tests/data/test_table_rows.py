@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from targetsft_jax.data.record import Unreadable
+from targetsft_jax.data.row_error import Unreadable
 from targetsft_jax.data.table_rows import all_columns, read_arrow, read_parquet
 
 

@@ -4,7 +4,7 @@ import pytest
 from support.chats import record, tokenizer_with, trained
 
 from targetsft_jax.data.chat import encode, encode_prompt
-from targetsft_jax.data.record import RowError
+from targetsft_jax.data.row_error import RowError
 from targetsft_jax.data.thinking import treat
 
 THOUGHT = "<think>\none and one\n</think>\n\nTwo."

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from targetsft_jax.data import encoding, examples, packing, token_cache
-from targetsft_jax.data.config import DataConfig, FieldMap, SourceConfig
+from targetsft_jax.data.config import DataConfig, SourceConfig
+from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.pipeline import batch_at, prepare
 from targetsft_jax.data.token_cache import CacheFolders
 from targetsft_jax.data.tokenizer import byte_tokenizer

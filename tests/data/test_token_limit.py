@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from targetsft_jax.data import chat, token_limit
 from targetsft_jax.data.chat import encode, encode_all
-from targetsft_jax.data.record import RowError
+from targetsft_jax.data.row_error import RowError
 from targetsft_jax.data.token_limit import stored_tokens, tokenize_start
 from targetsft_jax.data.tokenizer import byte_tokenizer
 

@@ -10,7 +10,8 @@ import pyarrow.parquet
 import pytest
 
 from targetsft_jax.data.catalogue import builder
-from targetsft_jax.data.config import DataConfig, FieldMap
+from targetsft_jax.data.config import DataConfig
+from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.pipeline import prepare
 from targetsft_jax.data.tokenizer import byte_tokenizer
 

@@ -13,11 +13,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from targetsft_jax.data.config import DataConfig, FieldMap, SourceConfig
+from targetsft_jax.data.config import DataConfig, SourceConfig
+from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.pipeline import prepare
-from targetsft_jax.data.record import RowError
 from targetsft_jax.data.records import load_records, problems
 from targetsft_jax.data.report import DataReport
+from targetsft_jax.data.row_error import RowError
 from targetsft_jax.data.sources import read_files
 from targetsft_jax.data.tokenizer import byte_tokenizer
 

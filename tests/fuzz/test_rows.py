@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from targetsft_jax.data.config import DataConfig, FieldMap
+from targetsft_jax.data.config import DataConfig
+from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.pipeline import prepare
 from targetsft_jax.data.tokenizer import byte_tokenizer
 

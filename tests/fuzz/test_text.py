@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from targetsft_jax.data.chat import encode, encode_prompt
-from targetsft_jax.data.record import RowError
+from targetsft_jax.data.row_error import RowError
 
 USER, ASSISTANT, END = "<|user|>", "<|asst|>", "<|end|>"
 ROLES = (

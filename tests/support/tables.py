@@ -5,7 +5,8 @@ import json
 import pyarrow
 import pyarrow.parquet
 
-from targetsft_jax.data.config import DataConfig, FieldMap
+from targetsft_jax.data.config import DataConfig
+from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.records import load_records
 
 ROWS = [

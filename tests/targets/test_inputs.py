@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from targetsft_jax import METHODS, fused_loss
-from targetsft_jax.data.config import DataConfig, FieldMap
+from targetsft_jax.data.config import DataConfig
+from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.pipeline import prepare
-from targetsft_jax.data.record import RowError, to_record
+from targetsft_jax.data.record import to_record
+from targetsft_jax.data.row_error import RowError
 from targetsft_jax.data.token_cache import CacheFolders
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.keys import at_least

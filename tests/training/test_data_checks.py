@@ -8,7 +8,8 @@ from support import rig
 
 from targetsft_jax.config.load import load
 from targetsft_jax.config.schema import BuildConfig, ConfigError
-from targetsft_jax.data.config import DataConfig, FieldMap
+from targetsft_jax.data.config import DataConfig
+from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.pipeline import prepare
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.models.rope import LinearScaling, YarnScaling

@@ -19,7 +19,7 @@ from targetsft_jax.data.catalogue import CATALOGUE
 from targetsft_jax.data.catalogue.entry import FIELDS, Example, FileLayout
 from targetsft_jax.data.catalogue.files import Files, from_hub, in_folder
 from targetsft_jax.data.json_rows import parse_row
-from targetsft_jax.data.record import ROW_FAULTS, RowError
+from targetsft_jax.data.row_error import ROW_FAULTS, RowError
 from targetsft_jax.data.sources import read_files
 from targetsft_jax.extras import import_extra
 from targetsft_jax.storage import atomic

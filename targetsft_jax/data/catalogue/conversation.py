@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from targetsft_jax.data.catalogue.entry import LETTERS, Example, boxed_answer
-from targetsft_jax.data.config import FieldMap
+from targetsft_jax.data.fields import FieldMap
 
 # Increment `token_cache.VERSION` when the text changes.
 TRAIN = FieldMap(messages=None, prompt="prompt", response="response")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from targetsft_jax.data.boxed import last_boxed
-from targetsft_jax.data.record import is_unicode
+from targetsft_jax.data.row_error import is_unicode
 
 # Fields of every example; all are text, options a list of texts.
 FIELDS = ("source", "id", "question", "options", "reasoning", "answer")

@@ -7,7 +7,7 @@ from targetsft_jax.data.catalogue.builder import from_row
 from targetsft_jax.data.catalogue.entry import Example, FileLayout
 from targetsft_jax.data.catalogue.files import in_folder
 from targetsft_jax.data.json_rows import parse_row
-from targetsft_jax.data.record import RowError
+from targetsft_jax.data.row_error import RowError
 from targetsft_jax.data.sources import Row, read_files
 from targetsft_jax.storage.user_path import user_path
 

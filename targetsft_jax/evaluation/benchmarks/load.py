@@ -10,15 +10,10 @@ from targetsft_jax.data.catalogue.entry import LETTERS
 from targetsft_jax.data.catalogue.published import read_published
 from targetsft_jax.data.filters import conditions
 from targetsft_jax.data.json_rows import parse_row
-from targetsft_jax.data.record import (
-    RowError,
-    field_text,
-    field_value,
-    first_unmet,
-    is_unicode,
-)
+from targetsft_jax.data.record import field_text, field_value, first_unmet
 from targetsft_jax.data.records import Problem, open_rows
 from targetsft_jax.data.report import DataReport
+from targetsft_jax.data.row_error import RowError, is_unicode
 from targetsft_jax.evaluation.benchmarks.benchmark import Benchmark
 from targetsft_jax.evaluation.grading import check_gold
 from targetsft_jax.storage.user_path import user_path
@@ -131,7 +126,7 @@ def _read(
         is_folder = user_path(path).is_dir()
         kind = "parquet" if path.endswith(".parquet") else "jsonl"
         source = replace(source, source="hf_dataset" if is_folder else kind, path=path)
-    for origin, raw in open_rows(source, False)[0]:
+    for origin, raw in open_rows(source):
         report.count("rows", benchmark.name)
         yield origin, parse_row(raw, origin), benchmark
 
