@@ -16,6 +16,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from targetsft_jax.parallel.slurm import slurm_task
+
 COORDINATOR, PROCESSES, PROCESS = (
     "JAX_COORDINATOR_ADDRESS",
     "JAX_NUM_PROCESSES",
@@ -38,8 +40,9 @@ def initialize(
     """Join a multi-process job, before any device of jax is touched.
 
     Args:
-        coordinator: HOST:PORT of process 0, or "auto", which lets jax detect a TPU pod,
-            SLURM or MPI. None, here and in the environment, for a single process.
+        coordinator: HOST:PORT of process 0, or "auto": the tasks of a Slurm job step,
+            or what jax detects, a TPU pod or MPI. None, here and in the environment,
+            for a single process.
         processes: number of processes.
         process: number of this process, from 0.
         timeout: seconds to wait for the other processes.
@@ -70,8 +73,14 @@ def initialize(
         "shutdown_timeout_seconds": 60,
     }
     if coordinator == AUTO:
-        _initialize_detected(limits)
-        return jax.process_count() > 1
+        task = slurm_task(os.environ)
+        if task is None:
+            _initialize_detected(limits)
+            return jax.process_count() > 1
+        if task.processes == 1:
+            return False
+        coordinator, processes, process = task.coordinator, task.processes, task.process
+        limits["local_device_ids"] = task.local_devices
     processes = _number("mesh.processes", processes, PROCESSES)
     process = _number("mesh.process", process, PROCESS)
     if not 0 <= process < processes:
