@@ -102,6 +102,8 @@ def read_adapters(run_dir: RunDir) -> AdapterInfo | None:
     info = read_json(path)
     try:
         fields = {name: info[name] for name in ("rank", "alpha", "targets")}
+        # Absent in the files of versions without dropout.
+        fields["dropout"] = info.get("dropout", 0.0)
         section = build(LoraConfig, merge(LoraConfig, {}, fields))
         base, dtype = info["base"], info["dtype"]
     except KeyError as error:
@@ -116,5 +118,6 @@ def read_adapters(run_dir: RunDir) -> AdapterInfo | None:
         faults.append(f"base is {shown(base)}; expected a path")
     for fault in filter(None, faults):
         raise ValueError(f"{path}: {fault}")
-    adapters = Lora(section.rank, section.alpha, tuple(section.targets))
+    targets = tuple(section.targets)
+    adapters = Lora(section.rank, section.alpha, targets, section.dropout)
     return AdapterInfo(adapters, base, dtype)

@@ -74,8 +74,8 @@ class LoraConfig:
     )
     dropout: float = key(
         0.0,
-        "Dropout on the input of the adapters; only 0 is supported.",
-        Domain("0; dropout is not supported", lambda rate: rate == 0),
+        "Dropout on the input of each adapter, in training alone.",
+        between(0, 1, closed="[)"),
     )
 
 

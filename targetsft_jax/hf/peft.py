@@ -87,7 +87,7 @@ def _adapter_config(lora: Lora, ranks: dict[str, int], base: str) -> dict[str, A
         "base_model_name_or_path": base,
         "r": lora.rank,
         "lora_alpha": int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,
-        "lora_dropout": 0.0,
+        "lora_dropout": lora.dropout,
         "target_modules": list(ranks),
         "rank_pattern": fused,
         "alpha_pattern": {name: lora.scale * rank for name, rank in fused.items()},

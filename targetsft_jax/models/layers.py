@@ -20,11 +20,16 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+KEY_IMPL = "threefry2x32"
+"""Generator of dropout masks: its numbers do not depend on the sharding."""
+
+
 class Projection(nn.Module):
     """`x @ kernel (+ bias)`: [..., D] -> [..., features], in the dtype of x.
 
     Adapters of the kernel (see `lora`) add the product (x @ A) @ B. The matrices are
-    never summed, so that a frozen kernel needs no gradient.
+    never summed, so that a frozen kernel needs no gradient. Keys of the rows set
+    random elements of the adapters' x to 0, independently in each row and module.
     """
 
     features: int
@@ -40,12 +45,22 @@ class Projection(nn.Module):
         if self.has_variable("params", "lora_a"):
             a: jax.Array = self.get_variable("params", "lora_a")
             b: jax.Array = self.get_variable("params", "lora_b")
-            y = y + (x @ a.astype(x.dtype)) @ b.astype(x.dtype)
+            y = y + (self._dropped(x) @ a.astype(x.dtype)) @ b.astype(x.dtype)
         if self.use_bias:
             zeros = nn.initializers.zeros_init()
             bias = self.param("bias", zeros, (self.features,), self.param_dtype)
             y = y + bias.astype(x.dtype)
         return y
+
+    def _dropped(self, x: jax.Array) -> jax.Array:
+        """The adapters' input [B, ..., D], with dropout in a train step."""
+        if not self.has_variable("params", "lora_keys"):
+            return x
+        rows: jax.Array = self.get_variable("params", "lora_keys")
+        threshold: jax.Array = self.get_variable("params", "lora_threshold")
+        keys = jax.random.wrap_key_data(rows, impl=KEY_IMPL)
+        bits = jax.vmap(lambda key: jax.random.bits(key, x.shape[1:]))(keys)
+        return jnp.where(bits < threshold, 0, x)
 
 
 class GatedMLP(nn.Module):

@@ -18,6 +18,7 @@ import numpy as np
 from targetsft_jax.models import decoder
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.layer_leaf import LayerLeaf
+from targetsft_jax.models.layers import KEY_IMPL
 from targetsft_jax.parallel.processes import to_host
 
 Path = tuple[str, ...]
@@ -34,11 +35,13 @@ class Lora:
         rank: r, columns of A and rows of B.
         alpha: the product A·B is multiplied by alpha / rank.
         targets: names of the adapted projections, in every layer.
+        dropout: share of the inputs of each adapter that a train step sets to 0.
     """
 
     rank: int
     alpha: float
     targets: tuple[str, ...]
+    dropout: float = 0.0
 
     @property
     def scale(self) -> float:
@@ -103,23 +106,63 @@ def trainable(config: DecoderConfig, lora: Lora) -> str:
     """One line with the rank, the targets and the fraction of parameters trained."""
     trained = num_adapter_parameters(config, lora)
     total = decoder.num_parameters(config) + trained
+    dropout = f", dropout {lora.dropout:g}" if lora.dropout else ""
     return (
-        f"lora rank {lora.rank}, alpha {lora.alpha:g} on {', '.join(lora.targets)}: "
+        f"lora rank {lora.rank}, alpha {lora.alpha:g}{dropout} on "
+        f"{', '.join(lora.targets)}: "
         f"{trained:,} of {total:,} parameters trained, "
         f"{100 * trained / total:.2g} %"
     )
 
 
-def attach(params: dict, adapters: dict, lora: Lora) -> dict:
+def attach(
+    params: dict, adapters: dict, lora: Lora, row_keys: jax.Array | None = None
+) -> dict:
     """The base's tree with its adapters, for `decoder.apply`; the base is not copied.
 
-    The scale is folded into B, so that no activation is multiplied by it.
-    """
+    The scale is folded into B, so that no activation is multiplied by it; with dropout,
+    also the factor 1 / (1 − rate) of the inputs that remain.
 
-    def with_adapters(_: dict, pair: dict) -> dict:
-        return {"lora_a": pair["lora_a"], "lora_b": pair["lora_b"] * lora.scale}
+    Args:
+        params: the base.
+        adapters: the tree of `init_adapters`.
+        lora: rank, scale and dropout.
+        row_keys: [B, 2] uint32, the keys of the batch's rows (`dropout_keys`); None: no
+            dropout, as in evaluation.
+    """
+    threshold = 0 if row_keys is None else round(lora.dropout * 2**32)
+    scale = lora.scale / (1 - threshold / 2**32)
+
+    def with_adapters(path: Path, _: dict, pair: dict) -> dict:
+        a, b = pair["lora_a"], pair["lora_b"]
+        leaves = {"lora_a": a, "lora_b": b * scale}
+        if row_keys is None:
+            return leaves
+        layers, first = a.shape[0], PROJECTIONS.index(path[-1])
+        streams = first + len(PROJECTIONS) * jnp.arange(layers)
+        return leaves | {
+            "lora_keys": jax.vmap(lambda n: _folded(row_keys, n))(streams),
+            "lora_threshold": jnp.full(layers, threshold, jnp.uint32),
+        }
 
     return _map_adapted(params, adapters, with_adapters)
+
+
+def dropout_keys(seed: int, step: jax.Array, rows: tuple[int, int]) -> jax.Array:
+    """Key of each row of an optimizer step, [A, B, 2] uint32.
+
+    It depends on the row's number in the step alone, so that masks are independent of
+    the mesh, of the processes and of the number of micro-batches A.
+
+    Args:
+        seed: seed of the run.
+        step: [] i32, optimizer steps taken.
+        rows: (A, B), micro-batches and their rows.
+    """
+    key = jax.random.fold_in(jax.random.key(seed, impl=KEY_IMPL), step)
+    numbers = jnp.arange(rows[0] * rows[1]).reshape(rows)
+    fold = jax.vmap(jax.vmap(lambda n: jax.random.fold_in(key, n)))
+    return jax.random.key_data(fold(numbers))
 
 
 def merged(params: dict, adapters: dict, lora: Lora, dtype: Any = None) -> dict:
@@ -132,7 +175,7 @@ def merged(params: dict, adapters: dict, lora: Lora, dtype: Any = None) -> dict:
         dtype: dtype of the sums; None for that of each kernel.
     """
 
-    def merge(module: dict, pair: dict) -> dict:
+    def merge(_: Path, module: dict, pair: dict) -> dict:
         kernel = module["kernel"]
         sum_dtype = jnp.dtype(kernel.dtype if dtype is None else dtype)
         a, b = pair["lora_a"], pair["lora_b"]
@@ -205,14 +248,27 @@ def _modules(tree: dict, path: Path = ()) -> Iterator[tuple[Path, dict]]:
             yield from _modules(part, (*path, name))
 
 
+def _folded(keys: jax.Array, stream: jax.Array) -> jax.Array:
+    """Keys [B, 2] of one stream of random numbers."""
+
+    def one(data: jax.Array) -> jax.Array:
+        key = jax.random.wrap_key_data(data, impl=KEY_IMPL)
+        return jax.random.key_data(jax.random.fold_in(key, stream))
+
+    return jax.vmap(one)(keys)
+
+
 def _map_adapted(
-    params: dict, adapters: dict, update: Callable[[dict, dict], dict]
+    params: dict,
+    adapters: dict,
+    update: Callable[[Path, dict, dict], dict],
+    path: Path = (),
 ) -> dict:
-    """Parameters with `update(module, adapters)` merged into each adapted module."""
+    """Parameters with `update(path, module, adapters)` merged into adapted modules."""
     if "lora_a" in adapters:
-        return params | update(params, adapters)
+        return params | update(path, params, adapters)
     return params | {
-        name: _map_adapted(params[name], part, update)
+        name: _map_adapted(params[name], part, update, (*path, name))
         for name, part in adapters.items()
     }
 

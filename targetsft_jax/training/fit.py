@@ -126,7 +126,7 @@ def fit(
         Preempted: a process received SIGTERM; the last step is saved.
     """
     steps = total_steps(config, data.dataset)
-    spec = replace(spec, steps=steps)
+    spec = replace(spec, steps=steps, seed=data.seed)
     optimizer = make_optimizer(config, steps)
     shardings = state_shardings(
         spec.student, start.shapes, optimizer, mesh, spec.lora, spec.method.policy

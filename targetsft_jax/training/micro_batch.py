@@ -30,6 +30,9 @@ States = tuple[Array, Array]
 BASE = "base"
 """Name of the frozen argument with the base model of the adapters."""
 
+DROPOUT_KEYS = "dropout_keys"
+"""Name of the rows' dropout keys in the batch of a train step, [B, 2] uint32."""
+
 
 @dataclass(frozen=True)
 class Numerics:
@@ -63,6 +66,7 @@ class StepSpec:
         vocab_group: devices of the fsdp axis that share embedding and heads (see
             `parallel.vocabulary`); None: chosen by size.
         steps: optimizer steps of the run, which schedules of hyper-parameters read.
+        seed: seed of the adapters' dropout.
         histograms: add the metrics `histogram_NAME` [BINS], shares of the target
             tokens (see `loss.histogram`).
     """
@@ -77,6 +81,7 @@ class StepSpec:
     vocab_group: int | None = None
     histograms: bool = False
     steps: int | None = None
+    seed: int = 0
 
     @property
     def frozen_arguments(self) -> tuple[str, ...]:
@@ -121,7 +126,7 @@ def loss_and_metrics(
         mesh: (data, fsdp, tensor) mesh.
         params: trained parameters.
         frozen: parameters of the frozen arguments and of the policy.
-        batch: arrays [B, L].
+        batch: arrays [B, L]; with dropout, also the keys of its rows.
         scale: [] f32, 1 / target tokens of the optimizer step.
         scheduled: hyper-parameters of this step by name, [] f32 (`StepSpec.scheduled`).
 
@@ -129,9 +134,8 @@ def loss_and_metrics(
         The loss, [] f32, and the metrics by name, [] f32.
     """
     placement = Placement.of(spec, mesh, batch["tokens"].size)
-    student = forward(
-        spec, placement, spec.student, with_base(spec, params, frozen), batch
-    )
+    trained = with_base(spec, params, frozen, batch.get(DROPOUT_KEYS))
+    student = forward(spec, placement, spec.student, trained, batch)
     second = {
         role: stop_gradient(
             forward(
@@ -270,11 +274,21 @@ def policy_columns(
     return spec.method.policy.columns(label_logprobs, batch)
 
 
-def with_base(spec: StepSpec, params: Params, frozen: Mapping[str, Params]) -> Params:
-    """Attach adapters to their base; without adapters, return `params`."""
+def with_base(
+    spec: StepSpec,
+    params: Params,
+    frozen: Mapping[str, Params],
+    row_keys: Array | None = None,
+) -> Params:
+    """Attach adapters to their base; without adapters, return `params`.
+
+    Args:
+        spec, params, frozen: see `loss_and_metrics`.
+        row_keys: keys of the adapters' dropout; None: no dropout.
+    """
     if spec.lora is None:
         return params
-    return lora.attach(frozen[BASE], params, spec.lora)
+    return lora.attach(frozen[BASE], params, spec.lora, row_keys)
 
 
 def vocabulary_groups(spec: StepSpec, mesh: Mesh, tokens: int) -> Mesh:

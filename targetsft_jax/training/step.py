@@ -23,8 +23,14 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
+from targetsft_jax.models import lora
 from targetsft_jax.parallel import mesh as meshes
-from targetsft_jax.training.micro_batch import Metrics, StepSpec, loss_and_metrics
+from targetsft_jax.training.micro_batch import (
+    DROPOUT_KEYS,
+    Metrics,
+    StepSpec,
+    loss_and_metrics,
+)
 from targetsft_jax.training.state import Params, TrainState
 
 
@@ -58,6 +64,10 @@ def make_train_step(
         targets = jnp.sum(batch["loss_mask"].astype(jnp.float32))
         held = policy.before(state.step, state.params, state.held)
         scheduled = spec.scheduled(state.step + 1)
+        if spec.lora is not None and spec.lora.dropout:
+            parts, rows, _ = batch["tokens"].shape
+            keys = lora.dropout_keys(spec.seed, state.step, (parts, rows))
+            batch = {**batch, DROPOUT_KEYS: keys}
         gradients, metrics = _accumulate(
             spec,
             mesh,

@@ -66,7 +66,8 @@ def adapters(config: Config) -> Lora | None:
     """Return the adapters of a configuration, or None."""
     if config.lora is None:
         return None
-    return Lora(config.lora.rank, config.lora.alpha, tuple(config.lora.targets))
+    section = config.lora
+    return Lora(section.rank, section.alpha, tuple(section.targets), section.dropout)
 
 
 def step_spec(

@@ -25,8 +25,13 @@ from targetsft_jax.training.measure import Measurements
 from targetsft_jax.training.micro_batch import BASE
 from targetsft_jax.training.session import Shared
 
-LORA = Lora(4, 6.0, ("q", "o", "up"))
-LORA_KEYS = {"lora.rank": 4, "lora.alpha": 6, "lora.targets": "[q, o, up]"}
+LORA = Lora(4, 6.0, ("q", "o", "up"), dropout=0.2)
+LORA_KEYS = {
+    "lora.rank": 4,
+    "lora.alpha": 6,
+    "lora.targets": "[q, o, up]",
+    "lora.dropout": 0.2,
+}
 HF = {"q": "self_attn.q_proj", "o": "self_attn.o_proj", "up": "mlp.up_proj"}
 
 
@@ -244,13 +249,16 @@ def test_the_cards_have_no_path_of_this_machine(done, folders):
 def test_the_adapter_names_its_base_and_targets(done, folders):
     config = json.loads((done.run_dir / "adapter/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(folders["student"])
-    assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 6, 0)
+    assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 6, 0.2)
     assert set(config["target_modules"]) == {"q_proj", "o_proj", "up_proj"}
     assert config["task_type"] == "CAUSAL_LM"
 
 
 def test_an_interrupted_run_resumes_bit_for_bit(done, folders, tmp_path):
-    """The last checkpoint and everything after the one before are deleted."""
+    """The last checkpoint and everything after the one before are deleted.
+
+    The masks of the dropout are those of the uninterrupted run.
+    """
     run_dir = tmp_path / "run"
     shutil.copytree(done.run_dir, run_dir)
     shutil.rmtree(run_dir / "checkpoints/4")
@@ -274,9 +282,8 @@ def test_another_rank_is_refused_on_resume(done, folders, capsys):
 def test_the_adapters_are_printed_and_in_the_configuration(
     done, folders, tmp_path, capsys
 ):
-    assert (
-        "lora rank 4, alpha 6 on q, o, up: 1,664 of 25,888 parameters" in done.printed
-    )
+    line = "lora rank 4, alpha 6, dropout 0.2 on q, o, up: 1,664 of 25,888 parameters"
+    assert line in done.printed
     assert "adapter" in done.printed.split("written to")[1]
     arguments = _arguments(folders, tmp_path / "run")
     with pytest.raises(SystemExit):

@@ -80,7 +80,7 @@ def test_unknown_keys(refused, tmp_path):
         ("lora.targets", "[q, qkv, w]", ("'qkv', 'w'", "q, k, v, o, gate, up, down")),
         ("lora.targets", "[q, q]", ("lora.targets is ['q', 'q']", "each of them once")),
         ("lora.targets", "[]", ("lora.targets is []", "one or more of q, k")),
-        ("lora.dropout", "0.1", ("lora.dropout is 0.1", "expected 0")),
+        ("lora.dropout", "1", ("lora.dropout is 1", "expected")),
         ("lora.ranks", "4", ("lora.ranks is not a key", "Did you mean lora.rank?")),
         ("evaluation.samples", "0", ("evaluation.samples is 0", "1 or more")),
         ("evaluation.problems", "-1", ("evaluation.problems is -1", "0 or more")),
