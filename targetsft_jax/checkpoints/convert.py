@@ -1,6 +1,5 @@
 """Convert between checkpoints of this package and Hugging Face folders."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import jax
 
 from targetsft_jax.checkpoints.layered_params import save_params
 from targetsft_jax.checkpoints.model_folder import read_adapters, write_model_folder
+from targetsft_jax.checkpoints.open import StoredModel, open_model
 from targetsft_jax.checkpoints.reader import (
     StoredCheckpoint,
     check_path,
@@ -18,9 +18,12 @@ from targetsft_jax.hf.importer import load_config, load_params, resolve
 from targetsft_jax.hf.model_card import adapter_card, converted_card, with_step
 from targetsft_jax.hf.origin import origin
 from targetsft_jax.hf.peft import save_adapter
+from targetsft_jax.hf.peft_import import is_adapter
 from targetsft_jax.hf.sidecar_files import CARD_FILE
+from targetsft_jax.models import lora
 from targetsft_jax.storage import atomic, manifest
 from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.storage.user_path import user_path
 
 
 def to_hf(
@@ -36,7 +39,8 @@ def to_hf(
     """Export a checkpoint as a Hugging Face folder, one tensor in memory at a time.
 
     Args:
-        source: a run directory (its newest checkpoint), or RUN/checkpoints/STEP.
+        source: a run directory (its newest checkpoint), RUN/checkpoints/STEP, or a
+            folder of adapters in PEFT's format, which are merged into their base.
         out: the folder to write; only an earlier export is replaced.
         step: another checkpoint of the run directory.
         dtype: stored dtype; None: the checkpoint's, or for adapters the dtype of their
@@ -54,6 +58,13 @@ def to_hf(
         ValueError: parameters that are damaged, do not fit the config, or are
             neither a complete model nor adapters with a base.
     """
+    if is_adapter(user_path(source)):
+        if step is not None or base is not None or like is not None:
+            raise ValueError(
+                f"{source} is a folder of adapters, which names its base; expected no "
+                "--step, --base and --like"
+            )
+        return _merge(open_model(source), out, dtype, max_shard_size)
     stored = find_checkpoint(source, step)
     like = like or stored.run_dir.model
     sources = {"checkpoint": stored.folder, "folder of its config": like}
@@ -145,12 +156,37 @@ def from_hf(source: str, out: Path, *, dtype: str | None = None) -> str:
     _check_new(out)
     check_path(out)
     folder = resolve(source)
+    if is_adapter(folder):
+        raise ValueError(
+            f"{source} is a folder of adapters; expected a complete model. Merge them "
+            f"with `convert to-hf {source} FOLDER`"
+        )
     params = load_params(folder, load_config(folder), dtype=dtype)
     with atomic.folder(out, _check_new) as partial:
         run_dir = RunDir(partial)
         write_model_folder(run_dir, folder, converted_card(origin(source, folder)))
         save_params(run_dir, jax.block_until_ready(params))
     return f"imported {folder} to\n  {out}"
+
+
+def _merge(
+    model: StoredModel, out: Path, dtype: str | None, max_shard_size: int
+) -> str:
+    """Export adapters in PEFT's format, merged into their base."""
+    sources = {"adapter": model.source, "folder of its config": model.folder}
+    for base in model.bases:
+        sources["base of the adapters"] = base.source
+    manifest.check_replaceable(out, sources)
+    save_pretrained(
+        out,
+        model.config,
+        model.params(dtype),
+        like=model.folder,
+        tokenizer=None if model.tokenizer_folder == model.folder else model.tokenizer(),
+        dtype=dtype,
+        max_shard_bytes=max_shard_size,
+    )
+    return f"exported {model.source}, merged into {model.folder}, to\n  {out}"
 
 
 def _check_new(out: Path) -> None:
@@ -167,7 +203,8 @@ def _complete(
     adapters = read_adapters(stored.run_dir)
     if adapters is not None:
         dtype = dtype or adapters.dtype
-        return replace(adapters, dtype=dtype).merged(params, base), dtype
+        kernels = open_model(base or adapters.base).params()
+        return lora.merged(kernels, params, adapters.lora, dtype), dtype
     if base is not None or "embed" not in params:
         raise ValueError(
             f"{stored.folder} holds {', '.join(params)}, and "

@@ -5,9 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from targetsft_jax.checkpoints.open import open_model
 from targetsft_jax.config.schema import DTYPES, ConfigError, LoraConfig
 from targetsft_jax.config.tree import build, merge
 from targetsft_jax.hf.sidecar_files import (
@@ -17,7 +15,6 @@ from targetsft_jax.hf.sidecar_files import (
 )
 from targetsft_jax.hf.tensor_files import read_json
 from targetsft_jax.keys import refusals, shown
-from targetsft_jax.models import lora
 from targetsft_jax.models.lora import Lora
 from targetsft_jax.parallel import processes
 from targetsft_jax.storage import atomic, manifest
@@ -38,16 +35,6 @@ class AdapterInfo:
     base: str
     dtype: str
 
-    def merged(self, adapters: dict[str, Any], base: str | None = None) -> Any:
-        """Merge adapters into their base, one layer at a time.
-
-        Args:
-            adapters: the tree of `init_adapters`.
-            base: path of the base, if it was moved.
-        """
-        params = open_model(base or self.base).params()
-        return lora.merged(params, adapters, self.lora, self.dtype)
-
 
 def write_model_folder(
     run_dir: RunDir,
@@ -55,6 +42,7 @@ def write_model_folder(
     card: str,
     adapters: AdapterInfo | None = None,
     *,
+    tokenizer: Path | None = None,
     template: str | None = None,
     stops: Sequence[int] = (),
 ) -> None:
@@ -65,6 +53,7 @@ def write_model_folder(
         source: the student's folder; its config and tokenizer are copied.
         card: text of the model card.
         adapters: set for a run that trains adapters.
+        tokenizer: folder of the tokenizer; None: `source`.
         template: chat template of the training, if it is not the student's.
         stops: token ids that end a response.
 
@@ -77,7 +66,7 @@ def write_model_folder(
         for name in ("config.json", "generation_config.json"):
             if (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)
-        copy_tokenizer(source, folder)
+        copy_tokenizer(tokenizer or source, folder)
         write_chat_template(folder, template, list(stops))
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
         if adapters is not None:

@@ -324,7 +324,9 @@ def model_identity(model: StoredModel) -> str:
     first bytes of most files, as it was.
     """
     digest = hashlib.sha256()
-    for path in sorted(p for p in model.source.rglob("*") if p.is_file()):
+    sources = [part.source for part in (model, *model.bases)]
+    paths = [path for source in sources for path in sorted(source.rglob("*"))]
+    for path in filter(Path.is_file, paths):
         if path.suffix in (".md", ".yaml"):
             continue  # Model card and scores do not change completions.
         size = path.stat().st_size

@@ -85,12 +85,11 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
     damaged = []
     for name in names:
         try:
-            with safe_open(folder / name, framework="numpy") as file:
-                file.keys()  # validates header, offsets and length
-        except SafetensorError as error:
-            damaged.append(f"{folder / name} is damaged or incomplete ({error})")
+            content = open_tensor_file(folder / name)
+        except ValueError as error:
+            damaged.append(str(error))
             continue
-        for key, tensor in _mapped(folder / name).items():
+        for key, tensor in content.items():
             # Tensors missing in the index are included, to be reported as unexpected.
             if weight_map is None or weight_map.get(key, name) == name:
                 tensors[key] = tensor
@@ -99,13 +98,21 @@ def open_tensors(folder: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _mapped(path: Path) -> dict[str, StoredTensor]:
-    """Map the tensors of one file.
+def open_tensor_file(path: Path) -> dict[str, StoredTensor]:
+    """Map the tensors of one safetensors file, by key.
 
     Format: header length (u64, little endian), JSON header, raw tensors.
 
     See https://github.com/huggingface/safetensors#format.
+
+    Raises:
+        ValueError: a damaged or truncated file.
     """
+    try:
+        with safe_open(path, framework="numpy") as checked:
+            checked.keys()  # validates header, offsets and length
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or incomplete ({error})") from None
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json_file.parse(file.read(length), f"the header of {path}")

@@ -49,6 +49,7 @@ def write_run_model(session: Session, run_dir: RunDir) -> None:
         student.model.folder,
         model_card(session),
         info,
+        tokenizer=student.model.tokenizer_folder,
         template=template and session.tokenizer.get_chat_template(),
         stops=stop_tokens(session.tokenizer),
     )
@@ -108,6 +109,8 @@ def check_exports(session: Session, run_dir: RunDir, *, exported: bool) -> None:
     for name, role in session.roles.items():
         sources[f"{name} of the run"] = role.model.source
         sources[f"config of the {name}"] = role.model.folder
+        for base in role.model.bases:
+            sources[f"base of the {name}"] = base.source
     manifest.check_apart(run_dir.checkpoints, sources)
     exports = [] if exported else [run_dir.export, run_dir.adapter_export]
     for folder in (run_dir.model, *exports):

@@ -12,6 +12,7 @@ from targetsft_jax.checkpoints.model_folder import (
     read_adapters,
     write_model_folder,
 )
+from targetsft_jax.checkpoints.open import open_model
 from targetsft_jax.hf.importer import load_config
 from targetsft_jax.models import lora
 from targetsft_jax.models.layer_leaf import LayerLeaf
@@ -73,7 +74,8 @@ def test_adapters_are_merged_over_a_folder_or_a_run(run_dir, hf_folder, params):
     adapters = lora.init_adapters(load_config(hf_folder), ADAPTERS, jax.random.key(0))
     adapters = jax.tree.map(lambda x: np.asarray(x) + 0.1, adapters)
     for base in (None, str(run_dir.path), str(run_dir.checkpoints / "0")):
-        merged = info.merged(adapters, base)
+        params_of_base = open_model(base or info.base).params()
+        merged = lora.merged(params_of_base, adapters, info.lora, info.dtype)
         for module, name in (("attention", "q"), ("mlp", "down")):
             kernel = merged["layers"][module][name]["kernel"]
             pair = adapters["layers"][module][name]

@@ -15,12 +15,15 @@ peft = pytest.importorskip("peft", reason="live parity needs the `parity` extra"
 from support import tiny  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
+from targetsft_jax.checkpoints.open import open_model  # noqa: E402
 from targetsft_jax.hf.config_json import config_from_json  # noqa: E402
 from targetsft_jax.hf.exporter import save_pretrained  # noqa: E402
 from targetsft_jax.hf.importer import load_config, load_params  # noqa: E402
 from targetsft_jax.hf.peft import save_adapter  # noqa: E402
 from targetsft_jax.models import decoder, lora  # noqa: E402
+from targetsft_jax.models.chunked_logits import logits_in_chunks  # noqa: E402
 from targetsft_jax.models.layers import soft_cap  # noqa: E402
+from targetsft_jax.parallel.mesh import make_mesh  # noqa: E402
 
 pytestmark = pytest.mark.parity
 
@@ -136,3 +139,61 @@ def test_fresh_adapters_start_as_pefts_do():
         assert 0.99 * bound < np.abs(values).max() <= bound
         np.testing.assert_allclose(values.std(), bound / 3**0.5, rtol=0.03)
         assert abs(values.mean()) < 0.03 * bound
+
+
+PEFT_SETTINGS = {
+    "llama, patterns": (
+        "llama-narrow-head",
+        dict(
+            r=4,
+            lora_alpha=7,
+            target_modules=["q_proj", "v_proj", "down_proj"],
+            rank_pattern={"v_proj": 2},
+            alpha_pattern={"layers.1.self_attn.q_proj": 3},
+        ),
+    ),
+    "gemma2, rank-stabilised, some layers": (
+        tiny.first_case("gemma2"),
+        dict(
+            r=4,
+            lora_alpha=5,
+            use_rslora=True,
+            target_modules=["k_proj", "o_proj", "gate_proj"],
+            layers_to_transform=[0, 2],
+        ),
+    ),
+    "phi3, fused": (
+        "phi3-gqa",
+        dict(r=3, lora_alpha=6, target_modules=["qkv_proj", "gate_up_proj"]),
+    ),
+    "qwen2, all linear": (
+        "qwen2-tied",
+        dict(r=2, lora_alpha=4, target_modules="all-linear"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PEFT_SETTINGS)
+def test_an_adapter_that_peft_wrote_is_opened(case, tmp_path, record_property):
+    name, settings = PEFT_SETTINGS[case]
+    base = tiny.build(**tiny.CASES[name])
+    record_property("family", base.config.model_type)
+    base.save_pretrained(tmp_path / "base")
+    base.name_or_path = str(tmp_path / "base")
+    model = peft.get_peft_model(
+        base, peft.LoraConfig(task_type="CAUSAL_LM", **settings)
+    ).eval()
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            if "lora_B" in key:
+                value.copy_(torch.randn_like(value) / 5)
+    model.save_pretrained(tmp_path / "adapter")
+    stored = open_model(tmp_path / "adapter")
+    params = stored.load(make_mesh(devices=jax.devices()[:1]), "float32")
+    [*chunks] = logits_in_chunks(stored.config, params, tiny.tokens()[0])
+    theirs = tiny.logits(model, tiny.tokens()[:1])[0]
+    _close(np.concatenate(chunks), theirs)
+    with model.disable_adapter():
+        plain = tiny.logits(model, tiny.tokens()[:1])[0]
+    assert np.abs(plain - theirs).max() > 0.05 * np.abs(theirs).max()

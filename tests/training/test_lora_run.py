@@ -246,6 +246,49 @@ def test_the_cards_have_no_path_of_this_machine(done, folders):
     assert "library_name: peft" in peft and "optimizer step 4" in peft
 
 
+@pytest.mark.parametrize("source", ["adapter", "", "checkpoints/4"])
+def test_adapters_open_as_the_merged_model(source, done):
+    """As `student.path`, `teacher.path`, `--model`: the same weights as the export."""
+    model = roles.open_model(done.run_dir / source)
+    assert model.source == done.run_dir / (source or "checkpoints/4")
+    loaded = model.load(rig.one_device(), "float32")
+    merged = load_params(done.run_dir / "hf", rig.STUDENT)
+    rig.assert_equal_trees(rig.host(loaded), rig.host(merged))
+
+
+def test_convert_merges_an_adapter_folder(done, tmp_path, capsys):
+    adapter, out = done.run_dir / "adapter", tmp_path / "merged"
+    assert convert(["to-hf", str(adapter), str(out)]) == 0
+    assert f"{adapter}, merged into" in capsys.readouterr().out
+    one, other = (
+        load_file(folder / "model.safetensors") for folder in (out, done.run_dir / "hf")
+    )
+    rig.assert_equal_trees(one, other)
+    assert roles.open_model(out).tokenizer().chat_template
+    for arguments in (["from-hf"], ["to-hf", "--step", "4"]):
+        command = [arguments[0], str(adapter), str(tmp_path / "no"), *arguments[1:]]
+        assert convert(command) == 1
+        assert "is a folder of adapters" in capsys.readouterr().err
+
+
+def test_an_adapter_is_trained_further(done, folders, tmp_path):
+    """All parameters of the merged model, from an adapter as `student.path`."""
+    adapter = {"student": done.run_dir / "adapter"}
+    arguments = rig.small_run(
+        folders | adapter,
+        tmp_path / "run",
+        cache_dir=tmp_path / "cache",
+        target__name="sft",
+        train__steps=1,
+    )
+    assert main(arguments) == 0
+    exported = load_file(tmp_path / "run/hf/model.safetensors")
+    start = load_file(done.run_dir / "hf/model.safetensors")
+    assert exported.keys() == start.keys()
+    for name, before in start.items():
+        assert 0 < np.abs(exported[name] - before).max() < 0.02, name
+
+
 def test_the_adapter_names_its_base_and_targets(done, folders):
     config = json.loads((done.run_dir / "adapter/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(folders["student"])
