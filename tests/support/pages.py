@@ -21,13 +21,9 @@ def page_data(
     seed: int = 0,
 ) -> PageData:
     """A page of `rows` rows of `length` tokens, of which `prompt` are not trained."""
-    random = np.random.default_rng(seed)
-    token = random.integers(1, vocabulary, (rows, length)).astype(np.int32)
-    token[:, 0] = 0  # the control token
+    token, labels, logits = random_logits(rows, length, prompt, vocabulary, roles, seed)
     trained = np.zeros((rows, length), np.uint8)
     trained[:, prompt:] = 1
-    labels = token[:, prompt:].reshape(-1)
-    logits = _logits(random, labels, vocabulary, roles)
     arrays = {
         "token": token.reshape(-1),
         "token_id": np.arange(vocabulary, dtype=np.int32) + 100,
@@ -68,6 +64,22 @@ def page_data(
     page = PageData(header, arrays)
     page.check()
     return page
+
+
+def random_logits(
+    rows: int = 3,
+    length: int = 14,
+    prompt: int = 4,
+    vocabulary: int = 60,
+    roles: tuple[str, ...] = ("student", "teacher", "reference", "before"),
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Tokens, labels, and logits per role of the page of the same arguments."""
+    random = np.random.default_rng(seed)
+    token = random.integers(1, vocabulary, (rows, length)).astype(np.int32)
+    token[:, 0] = 0  # the control token
+    labels = token[:, prompt:].reshape(-1)
+    return token, labels, _logits(random, labels, vocabulary, roles)
 
 
 def _logits(random, labels, vocabulary, roles):

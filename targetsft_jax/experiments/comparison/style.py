@@ -1,7 +1,7 @@
-"""Appearance of all figures: colours, markers, fonts, canvas, files.
+"""Appearance of all figures: markers, fonts, canvas, files; colours of the palette.
 
-Colours differ in lightness too, and each family has its own marker and hatch, so that
-figures are readable in grey and by the colour-blind.
+Each family has its own marker and hatch too, so that figures are readable in grey and
+by the colour-blind.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from targetsft_jax.extras import import_extra
+from targetsft_jax.palette import CHALK, FAMILIES, RUNS
 
 WIDTH = 10.0
 """Width of a figure in inches; at 1000 pixels a font of 8 points has 11 pixels."""
@@ -20,9 +21,6 @@ DPI = 150
 TITLE, LABEL, SMALL = 10.0, 8.0, 7.0
 """Font sizes in points."""
 
-RUNS = ("#0072B2", "#E69F00", "#009E73", "#882255", "#56B4E9", "#444444")
-"""Colours of runs without a family, in the order of the runs."""
-
 FAMILY_TITLES = {
     "reference": "not trained here",
     "weighted": "weight on the label",
@@ -32,13 +30,6 @@ FAMILY_TITLES = {
 }
 """Family -> its name in legends, in their order."""
 
-_COLOURS = {
-    "reference": "#555555",
-    "weighted": "#0072B2",
-    "regularised": "#E69F00",
-    "distillation": "#009E73",
-    "composed": "#882255",
-}
 _MARKERS = {
     "reference": "X",
     "weighted": "o",
@@ -61,7 +52,7 @@ _PARAMETERS = {
     "ytick.labelsize": LABEL,
     "legend.fontsize": LABEL,
     "legend.frameon": False,
-    "grid.color": "#dddddd",
+    "grid.color": CHALK,
     "grid.linewidth": 0.6,
     "hatch.linewidth": 0.6,
     # Fixed, so that equal data give equal files.
@@ -71,7 +62,7 @@ _PARAMETERS = {
 
 def colour(family: str) -> str:
     """Colour of a family."""
-    return _COLOURS[family]
+    return FAMILIES[family]
 
 
 def marker(family: str) -> str:
@@ -96,7 +87,7 @@ def member(family: str, number: int, members: int) -> dict[str, Any]:
     # From half as light as the family's colour to 45 % on the way to white.
     shade = [
         c * (0.5 + place) if place < 0.5 else c + (1 - c) * 0.9 * (place - 0.5)
-        for c in _rgb(_COLOURS[family])
+        for c in _rgb(FAMILIES[family])
     ]
     return {
         "color": tuple(shade),
