@@ -1,4 +1,4 @@
-"""Types of the page's scripts, checked by the TypeScript compiler where there is one."""
+"""Types of the page's scripts, checked by the TypeScript compiler."""
 
 import shutil
 import subprocess
@@ -10,7 +10,10 @@ import pytest
 from targetsft_jax.inspection.page import SCRIPTS
 
 TEMPLATE = Path(str(files("targetsft_jax.inspection") / "template"))
-OPTIONS = "--allowJs --checkJs --strict --noEmit --target es2022 --lib es2022,dom,dom.iterable"
+OPTIONS = (
+    "--allowJs --checkJs --strict --noEmit --target es2022 "
+    "--lib es2022,dom,dom.iterable"
+)
 
 
 def _check(folder: Path) -> subprocess.CompletedProcess[str]:
