@@ -1,9 +1,11 @@
 """Compare methods: `python -m targetsft_jax.compare --config FILE`."""
 
-import argparse
 from collections.abc import Sequence
 
+from targetsft_jax.cli.parser import CommandParser
 from targetsft_jax.command import job_count, leave, run_command
+
+_REPLACED = {"methods": "[sft, dft]", "seeds": "[0, 1]", "run_dir": "runs/mine"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,12 +18,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compare(arguments: list[str]) -> int:
-    options, overrides = _parser().parse_known_args(arguments)
+    options, overrides = parser().parse_known_args(arguments)
     from targetsft_jax.experiments import compare, grid, jobs, report
     from targetsft_jax.experiments.declaration import read_comparison
     from targetsft_jax.parallel.launch import launch
 
-    replacing = {k: getattr(options, k) for k in ("methods", "seeds", "run_dir")}
+    replacing = {k: getattr(options, k) for k in _REPLACED}
     comparison = read_comparison(options.config, replacing)
     entries = grid.entries(comparison, overrides)
     if options.dry_run:
@@ -35,24 +37,21 @@ def _compare(arguments: list[str]) -> int:
     return code if options.part else report.write(comparison, entries) or code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m targetsft_jax.compare",
-        description="Train several methods from the same start on the same batches "
-        "and write tables and figures of their scores. Finished cells are kept.",
-        epilog="Other keys are those of python -m targetsft_jax.train, for all cells.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", required=True, help="YAML file or shipped name")
-    parser.add_argument("--methods", help="override, such as '[sft, dft]'")
-    parser.add_argument("--seeds", help="override, such as '[0, 1]'")
-    parser.add_argument("--run_dir", help="override")
-    text = "list the cells and estimate the minutes"
-    parser.add_argument("--dry-run", action="store_true", help=text)
-    text = "processes at once, each on its share of the cores (1)"
-    parser.add_argument("--jobs", type=job_count, default=1, metavar="N", help=text)
-    text = "run the K-th of N parts of the methods, without tables: one per machine"
-    parser.add_argument("--part", metavar="K/N", help=text)
+def parser() -> CommandParser:
+    """Arguments of the command; all others are keys of the configuration."""
+    usage = "--config FILE [--jobs N] [--KEY VALUE …]"
+    text = "Train methods from the same start on the same batches; write tables and "
+    text += "figures of their scores. Finished cells are kept."
+    example = "targetsft compare --config compare/quickstart"
+    examples = (f"{example} --dry-run", f"{example} --methods '[sft, dft]'")
+    parser = CommandParser("compare", usage, text, examples, run_keys=True)
+    add = parser.add_argument
+    add("--config", required=True, metavar="FILE", help="YAML file or shipped name")
+    for name, like in _REPLACED.items():
+        add(f"--{name}", metavar="X", help=f"override of the file, such as '{like}'")
+    add("--dry-run", action="store_true", help="list the cells, estimate the minutes")
+    add("--jobs", type=job_count, default=1, metavar="N", help="processes at once (1)")
+    add("--part", metavar="K/N", help="the K-th of N parts of the methods, no tables")
     return parser
 
 

@@ -34,12 +34,14 @@ class Domain:
             None. Domains of numbers accept arrays too, entry by entry.
         largest: the largest whole number; floats must be representable in float32.
         infinite: True if infinite entries of arrays may be members.
+        choices: the members, if they are names in a registry.
     """
 
     expected: str
     accepts: Callable[[Any], Any]
     largest: int = LARGEST_INTEGER
     infinite: bool = False
+    choices: tuple[str, ...] = ()
 
     def refusal(self, name: str, value: Any, *, nullable: bool = False) -> str | None:
         """Error message for a value outside the domain, or None for one inside.
@@ -121,7 +123,9 @@ def between(low: float, high: float, *, closed: str = "[]") -> Domain:
 def one_of(choices: Iterable[str]) -> Domain:
     """Names in a registry."""
     names = tuple(choices)
-    return Domain(f"one of {', '.join(names)}", lambda value: value in names)
+    return Domain(
+        f"one of {', '.join(names)}", lambda value: value in names, choices=names
+    )
 
 
 def key(

@@ -1,9 +1,9 @@
 """Plan a run: `python -m targetsft_jax.plan --config FILE --topology v5e:4x4`."""
 
-import argparse
 from collections.abc import Sequence
 
 from targetsft_jax import command
+from targetsft_jax.cli.parser import CommandParser
 from targetsft_jax.command import leave, run_command
 from targetsft_jax.config.load import load
 
@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(arguments: list[str]) -> int:
-    options, config_arguments = _parser().parse_known_args(arguments)
+    options, config_arguments = parser().parse_known_args(arguments)
     config = load(config_arguments)
     from targetsft_jax.planning.topology import get_topology, prepare_jax
 
@@ -30,28 +30,27 @@ def _plan(arguments: list[str]) -> int:
     return command.DONE if plan.memory.fits else command.DOES_NOT_FIT
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m targetsft_jax.plan",
-        description="Compile a run's train step for devices that may be absent, and "
-        "report memory, FLOPs and collective traffic per device. No weights and no "
-        "data are read.",
-        epilog="--config FILE and all other keys are those of python -m "
-        "targetsft_jax.train; see its --help. Exit codes: 0 the step fits; 1 failed; 2 "
-        "the arguments or the configuration cannot be used; 3 the step does not fit.",
-        allow_abbrev=False,
+def parser() -> CommandParser:
+    """Arguments of the command; all other ones are keys of the configuration."""
+    parser = CommandParser(
+        "plan",
+        "--config FILE --topology T [--KEY VALUE …]",
+        "Compile a run's train step for devices that may be absent, and report "
+        "memory, FLOPs and collective traffic per device. No weights and no data are "
+        "read.",
+        examples=("targetsft plan --config quickstart --topology v5e:2x2",),
+        run_keys=True,
+        epilog="Exit codes: 0 the step fits; 1 failed; 2 invalid arguments or "
+        "configuration; 3 the step does not fit.",
     )
+    add = parser.add_argument
     topology = "TPU generation and bounds, such as v5e:4x4 or v5p:2x2x4; or cpu:N"
     slices = "TPU slices of this topology, joined along mesh.data (default: 1)"
     capacity = "memory per device in GiB (default: that of the TPU generation)"
-    parser.add_argument("--topology", required=True, help=topology)
-    parser.add_argument("--num-slices", type=int, default=1, metavar="N", help=slices)
-    parser.add_argument(
-        "--capacity", type=command.positive_number, metavar="GIB", help=capacity
-    )
-    parser.add_argument(
-        "--json", type=command.output_file, metavar="FILE", help="write JSON to FILE"
-    )
+    add("--topology", required=True, metavar="T", help=topology)
+    add("--num-slices", type=int, default=1, metavar="N", help=slices)
+    add("--capacity", type=command.positive_number, metavar="GIB", help=capacity)
+    add("--json", type=command.output_file, metavar="FILE", help="write JSON to FILE")
     return parser
 
 

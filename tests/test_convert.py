@@ -295,4 +295,4 @@ def test_bad_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
     assert exit_.value.code == 2
-    assert "usage: python -m targetsft_jax.convert" in capsys.readouterr().err
+    assert "usage: targetsft convert" in capsys.readouterr().err

@@ -45,7 +45,9 @@ def test_each_has_a_main_and_a_help(name: str, capsys) -> None:
         importlib.import_module(f"targetsft_jax.{name}").main(["--help"])
     assert exit_.value.code == 0
     first, *_ = capsys.readouterr().out.splitlines()
-    assert first.startswith(f"usage: python -m targetsft_jax.{name}")
+    # The second form is that of a parser which is not a CommandParser yet.
+    usages = (f"usage: targetsft {name} ", f"usage: python -m targetsft_jax.{name}")
+    assert first.startswith(usages)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -1,10 +1,10 @@
 """Configuration checks across keys; the domain of one key is in its declaration."""
 
+import difflib
 import math
 import re
 from collections.abc import Iterator
 
-from targetsft_jax.config.method import ResolvedMethod
 from targetsft_jax.config.paths import ROLES, path_refusals
 from targetsft_jax.config.schema import (
     VALIDATION_PREFIX,
@@ -19,9 +19,17 @@ from targetsft_jax.config.schema import (
     ValidationConfig,
     role_config,
 )
-from targetsft_jax.data.config import contradictions, source_name, sources
+from targetsft_jax.data.config import (
+    DataConfig,
+    contradictions,
+    missing_files,
+    source_name,
+    sources,
+)
 from targetsft_jax.keys import refusals, shown
 from targetsft_jax.models.lora import PROJECTIONS
+from targetsft_jax.targets.api import get_method
+from targetsft_jax.targets.methods import METHODS
 
 _BUILT_PARAMETERS = 10**9
 """Parameters of a start model, an upper bound of its layers."""
@@ -29,39 +37,106 @@ _BUILT_PARAMETERS = 10**9
 _TOKENS_PER_STEP = 2**31 - 1
 
 
-def validate(config: Config) -> None:
+def validate(config: Config, *, complete: bool = True) -> None:
     """Check a configuration.
+
+    The first error raises. Their order is that in which a person meets them: the
+    method, single keys, keys that contradict each other, then what is missing or
+    cannot be written.
+
+    Args:
+        config: the configuration.
+        complete: require models and data; False to check the present keys only.
 
     Raises:
         ConfigError: a key is outside its domain or contradicts another one.
     """
     for message in _refusals(config):
         raise ConfigError(message)
+    if complete:
+        for message in (*_missing(config), *path_refusals(config)):
+            raise ConfigError(message)
 
 
 def _refusals(config: Config) -> Iterator[str]:
+    yield from _method_name(config.target.name)
+    if config.train.steps == 0:
+        yield _no_steps(config)
     yield from refusals(config)
-    yield from path_refusals(config)
-    yield from _data(config)
     yield from _policy(config.policy)
-    yield from _roles(config, config.method)
+    yield from _method(config)
+    yield from _roles(config)
     if config.lora is not None:
         yield from _lora(config.lora)
     yield from _train(config.train, config.data.max_length)
     yield from _processes(config.mesh)
+    for path, data in _data_sections(config):
+        yield from contradictions(data, path)
     yield from _evaluation(config.evaluation, config)
     yield from _validation(config.validation, config.train.keep_best)
 
 
-def _data(config: Config) -> Iterator[str]:
-    yield from contradictions(config.data, "data")
+def _missing(config: Config) -> Iterator[str]:
+    """Errors about models and files that the run needs and no key specifies."""
+    if not (config.student.path or config.student.build):
+        yield (
+            "student.path is null; expected a Hugging Face folder or hub id; "
+            "`--config quickstart` needs none"
+        )
+    method = config.method
+    has_teacher = config.teacher.path or config.teacher.build
+    if "teacher" in method.roles and not has_teacher:
+        yield (
+            f"method {method.name!r} needs a teacher and teacher.path is null; "
+            "expected a Hugging Face folder or hub id with the student's tokenizer"
+        )
+    if config.evaluation.include_teacher and not has_teacher:
+        yield (
+            "evaluation.include_teacher is true and teacher.path is null; expected a "
+            "teacher, or false"
+        )
+    for path, data in _data_sections(config):
+        yield from missing_files(data, path)
+
+
+def _data_sections(config: Config) -> Iterator[tuple[str, DataConfig]]:
+    """Data sections of a configuration by their paths."""
+    yield "data", config.data
     if config.evaluation.data is not None:
-        yield from contradictions(config.evaluation.data, "evaluation.data")
+        yield "evaluation.data", config.evaluation.data
     if config.validation.data is not None:
-        yield from contradictions(config.validation.data, "validation.data")
+        yield "validation.data", config.validation.data
 
 
-def _roles(config: Config, method: ResolvedMethod) -> Iterator[str]:
+def _method(config: Config) -> Iterator[str]:
+    """Error about a key of `target` or `policy` that the method cannot use."""
+    try:
+        _ = config.method
+    except ConfigError as error:
+        yield str(error)
+
+
+def _method_name(name: object) -> Iterator[str]:
+    """Error about an unknown method, with the nearest name."""
+    try:
+        get_method(name if isinstance(name, str) else "")
+    except ValueError:
+        similar = difflib.get_close_matches(str(name), METHODS, 1)
+        hint = f". Did you mean {similar[0]}?" if similar else ""
+        yield (
+            f"target.name is {shown(name)}; expected one of {', '.join(METHODS)}{hint}"
+        )
+
+
+def _no_steps(config: Config) -> str:
+    model = config.student.path or "PATH"
+    return (
+        "train.steps is 0; expected 1 or more. To measure a model without training: "
+        f"targetsft evaluate --model {model} --benchmarks gsm8k"
+    )
+
+
+def _roles(config: Config) -> Iterator[str]:
     for name in ROLES:
         role = role_config(config, name)
         if role.build is not None:
@@ -71,13 +146,6 @@ def _roles(config: Config, method: ResolvedMethod) -> Iterator[str]:
                 f"{name}.path is {role.path!r} and {name}.build is set too; set only "
                 "one"
             )
-    if not (config.student.path or config.student.build):
-        yield "student.path is null; expected a Hugging Face folder or hub id"
-    if "teacher" in method.roles and not (config.teacher.path or config.teacher.build):
-        yield (
-            f"method {method.name!r} needs a teacher and teacher.path is null; "
-            "expected a Hugging Face folder or hub id with the student's tokenizer"
-        )
 
 
 def _build(build: BuildConfig, path: str) -> Iterator[str]:
@@ -155,11 +223,6 @@ def _processes(mesh: MeshConfig) -> Iterator[str]:
 
 
 def _evaluation(evaluation: EvaluationConfig, config: Config) -> Iterator[str]:
-    if evaluation.include_teacher and not (config.teacher.path or config.teacher.build):
-        yield (
-            "evaluation.include_teacher is true and teacher.path is null; expected a "
-            "teacher, or false"
-        )
     synthetic = config.data.source == "synthetic" and not config.data.mixture
     if evaluation.label_probe and not (synthetic and evaluation.problems):
         yield (

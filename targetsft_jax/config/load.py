@@ -8,15 +8,17 @@ device or model is opened.
 
 import dataclasses
 import difflib
+import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
 from targetsft_jax.command import UsageError
 from targetsft_jax.config.checks import validate
-from targetsft_jax.config.help import help_text
+from targetsft_jax.config.help import TRAIN
+from targetsft_jax.config.method_switch import MethodSwitch
 from targetsft_jax.config.schema import Config, ConfigError
-from targetsft_jax.config.shipped import find
+from targetsft_jax.config.shipped import find, names
 from targetsft_jax.config.tree import Tree, UnknownKey, build, merge, override
 from targetsft_jax.keys import shown, shown_name
 from targetsft_jax.storage import yaml_file
@@ -50,33 +52,43 @@ def load(arguments: Sequence[str]) -> Config:
         SystemExit: after `--help` or `--print-config`.
     """
     config = parse(arguments)
-    validate(config)
-    if "--print-config" in arguments:
-        sys.stdout.write(to_yaml(config))
-        raise SystemExit(0)
-    return config
+    if not any(map(_prints_config, arguments)):
+        validate(config)
+        return config
+    validate(config, complete=False)
+    sys.stdout.write(to_yaml(config))
+    raise SystemExit(0)
 
 
 def parse(arguments: Sequence[str]) -> Config:
     """Parse the configuration of a command line; its values are not validated.
 
-    Later arguments take precedence; of a section, only the specified keys change.
+    Later arguments take precedence; of a section, only the specified keys change. Keys
+    of a file that a method of the command line lacks are left out, which is reported
+    on standard error.
 
     Raises:
         ConfigError: a file cannot be read, or a key is unknown or has the wrong type.
         SystemExit: after `--help`.
     """
     tree: Tree = {}
-    for key, value in key_values(arguments, help_text, ("resume",)):
+    switch = MethodSwitch()
+    for key, value in key_values(arguments, TRAIN.text, ("resume",), bare="config"):
         try:
             if key == "config":
-                tree = merge(Config, tree, _read_file(value))
+                file = _read_file(value)
+                tree = merge(Config, tree, file)
+                switch.read_file(file)
             else:
                 tree = override(Config, tree, key, value)
+                switch.read_argument(key)
         except UnknownKey as error:
             raise ConfigError(_explain(error.path)) from None
         except ConfigError as error:
             raise ConfigError(f"{error}\nSee --help for all keys.") from None
+    tree, left_out = switch.apply(tree)
+    if left_out:
+        sys.stderr.write(f"{left_out}\n")
     return build(Config, tree)
 
 
@@ -134,14 +146,19 @@ def renamed_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def key_values(
-    arguments: Sequence[str], help: Callable[[], str], flags: Collection[str] = ()
+    arguments: Sequence[str],
+    help: Callable[[str | None], str],
+    flags: Collection[str] = (),
+    *,
+    bare: str,
 ) -> Iterator[tuple[str, str]]:
     """Keys and texts of a command line: `--KEY VALUE` or `--KEY=VALUE`.
 
     Args:
         arguments: the command line.
-        help: text of `--help`.
+        help: text of `--help`, of a topic if one follows.
         flags: keys that are true without a value.
+        bare: key that a file name without a key probably belongs to, for the error.
 
     Raises:
         ConfigError: an argument that is not a key, or a key without a value.
@@ -150,14 +167,18 @@ def key_values(
     rest = list(arguments)
     while rest:
         argument = rest.pop(0)
-        if argument in ("-h", "--help"):
-            sys.stdout.write(help())
-            raise SystemExit(0)
-        if argument == "--print-config":
-            continue
         key, equals, value = argument.removeprefix("--").partition("=")
+        if argument == "-h" or (argument.startswith("--") and key == "help"):
+            topic = value or (rest[0].removeprefix("--") if rest else None)
+            sys.stdout.write(help(topic))
+            raise SystemExit(0)
+        if _prints_config(argument):
+            continue
         if not argument.startswith("--") or not key:
-            raise ConfigError(f"{shown(argument)} is not a key; expected --KEY VALUE")
+            raise ConfigError(
+                f"{shown(argument)} is not a key; expected --KEY VALUE"
+                + (f", such as --{bare} {argument}" if _is_file(argument) else "")
+            )
         has_next = bool(rest) and not rest[0].startswith("--")
         if not equals and has_next:
             value = rest.pop(0)
@@ -166,6 +187,18 @@ def key_values(
         elif not equals:
             raise ConfigError(f"--{key} has no value; expected --{key} VALUE")
         yield key, value
+
+
+def _prints_config(argument: str) -> bool:
+    """True for `--print-config`, also in the spelling of keys."""
+    return argument in ("--print-config", "--print_config")
+
+
+def _is_file(argument: str) -> bool:
+    """True for the name of an existing or a shipped file, and for any YAML file."""
+    is_yaml = argument.endswith((".yaml", ".yml"))
+    known = is_yaml or argument in names() or os.path.exists(argument)
+    return known and argument.isprintable()
 
 
 def _read_file(name: str) -> Mapping[str, Any]:
@@ -210,6 +243,8 @@ def _nearest(unknown: str) -> str | None:
     close = difflib.get_close_matches(unknown, known, 1, 0.8)
     if close:
         return close[0]
-    by_leaf = {key.rpartition(".")[2]: key for key in reversed(known)}
+    # The key nearest to the root has precedence, then the first one.
+    deepest_first = sorted(reversed(known), key=lambda key: -key.count("."))
+    by_leaf = {key.rpartition(".")[2]: key for key in deepest_first}
     leaves = difflib.get_close_matches(leaf, by_leaf, 1, 0.8)
     return by_leaf[leaves[0]] if leaves else None

@@ -230,7 +230,7 @@ def validate(config: DataConfig, path: str = "data") -> None:
     """
     for refusal in refusals(config, f"{path}."):
         raise ValueError(refusal)
-    for refusal in contradictions(config, path):
+    for refusal in (*contradictions(config, path), *missing_files(config, path)):
         raise ValueError(refusal)
 
 
@@ -260,6 +260,19 @@ def contradictions(config: DataConfig, path: str = "data") -> Iterator[str]:
             yield _refusal(f"{path}.mixture[{i}].weight", None, expected)
 
 
+def missing_files(config: DataConfig, path: str = "data") -> Iterator[str]:
+    """Errors about files and data sets that the sources need and no key specifies."""
+    for number, source in enumerate(sources(config)):
+        prefix = f"{path}.mixture[{number}]" if config.mixture else path
+        required = _required_path(source)
+        if required is not None:
+            expected = f"{required}, since source is {source.source}"
+            yield _refusal(f"{prefix}.path", source.path, expected)
+        if source.source == "tfds" and source.dataset is None:
+            expected = f"one of {', '.join(CATALOGUE)}"
+            yield _refusal(f"{prefix}.dataset", None, expected)
+
+
 def source_contradictions(config: SourceConfig, path: str) -> Iterator[str]:
     """Errors about combinations of keys of one source."""
     kind = config.source
@@ -282,11 +295,7 @@ def source_contradictions(config: SourceConfig, path: str) -> Iterator[str]:
         if config.where:
             yield _refusal(f"{path}.where", config.where, f"nothing, or {files}")
         return
-    required = _required_path(config)
-    if required is not None:
-        expected = f"{required}, since source is {kind}"
-        yield _refusal(f"{path}.path", config.path, expected)
-    if kind == "tfds":
+    if kind == "tfds" and config.dataset is not None:
         yield from _catalogue_contradictions(config, path)
     try:
         conditions(config.where)
@@ -317,10 +326,7 @@ def _required_path(config: SourceConfig) -> str | None:
 
 
 def _catalogue_contradictions(config: SourceConfig, path: str) -> Iterator[str]:
-    if config.dataset is None:
-        expected = f"one of {', '.join(CATALOGUE)}"
-        yield _refusal(f"{path}.dataset", None, expected)
-        return
+    assert config.dataset is not None
     splits = CATALOGUE[config.dataset].splits
     expected = "one of " + ", ".join(splits)
     if config.split is not None and config.split not in splits:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from targetsft_jax.config.help import section_help
+from targetsft_jax.config.help import Page
 from targetsft_jax.config.load import key_values
 from targetsft_jax.config.schema import DTYPES, ConfigError, MeshConfig
 from targetsft_jax.config.tree import Tree, UnknownKey, build, override
@@ -79,6 +79,34 @@ class EvaluateConfig(SamplingSettings):
         return [name.strip() for name in self.benchmarks.split(",") if name.strip()]
 
 
+HELP = Page(
+    EvaluateConfig,
+    "targetsft evaluate --model PATH --benchmarks NAMES [--KEY VALUE …]",
+    "Sample completions of benchmarks, grade them, print scores with intervals. "
+    "Finished batches are stored, and the same command continues.",
+    (
+        "targetsft evaluate --model runs/quickstart --benchmarks gsm8k --limit 100",
+        "targetsft evaluate --model MODEL --benchmarks math500,gsm8k --samples 4",
+        "targetsft evaluate --model A --benchmarks gsm8k --baseline runs/evaluate/B",
+    ),
+    (
+        "model",
+        "benchmarks",
+        "data",
+        "out",
+        "limit",
+        "samples",
+        "max_new_tokens",
+        "temperature",
+        "batch_size",
+        "mode",
+        "baseline",
+        "backend",
+    ),
+)
+"""Page of `--help`."""
+
+
 def parse(arguments: Sequence[str]) -> EvaluateConfig:
     """Parse and check the arguments of the command.
 
@@ -87,7 +115,7 @@ def parse(arguments: Sequence[str]) -> EvaluateConfig:
         SystemExit: after `--help`.
     """
     tree: Tree = {}
-    for name, value in key_values(arguments, _help, _FLAGS):
+    for name, value in key_values(arguments, HELP.text, _FLAGS, bare="model"):
         try:
             tree = override(EvaluateConfig, tree, name, value)
         except UnknownKey as error:
@@ -111,12 +139,3 @@ def parse(arguments: Sequence[str]) -> EvaluateConfig:
             f"{', '.join(config.names)}"
         )
     return config
-
-
-def _help() -> str:
-    return section_help(
-        EvaluateConfig,
-        "python -m targetsft_jax.evaluate --model PATH --benchmarks NAMES [--KEY VALUE "
-        "…]",
-        "Sample completions of benchmarks, grade them, print scores with intervals.",
-    )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from targetsft_jax.command import UsageError
 from targetsft_jax.config.load import parse
 from targetsft_jax.config.schema import Config, ConfigError
-from targetsft_jax.data.config import contradictions
+from targetsft_jax.data.config import contradictions, missing_files
 from targetsft_jax.keys import refusals, shown
 from targetsft_jax.mining.graders import GRADERS
 
@@ -91,6 +91,10 @@ def read_config(arguments: Sequence[str]) -> Config:
         SystemExit: after `--help`.
     """
     config = parse(arguments)
-    for message in (*refusals(config), *contradictions(config.data)):
+    for message in (
+        *refusals(config),
+        *contradictions(config.data),
+        *missing_files(config.data),
+    ):
         raise ConfigError(message)
     return config

@@ -81,5 +81,5 @@ def test_a_configuration_resolves_its_method_once(monkeypatch):
 
 
 def test_an_invalid_target_is_a_config_error():
-    with pytest.raises(ConfigError, match="no method 'tsft'"):
+    with pytest.raises(ConfigError, match="target.name is 'tsft'"):
         load(["--student.path", "s", "--target.name", "tsft"])

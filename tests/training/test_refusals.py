@@ -68,7 +68,7 @@ def test_unknown_keys(refused, tmp_path):
         ("train.warmup_ratio", "1", ("train.warmup_ratio is 1", "[0, 1)")),
         ("student.dtype", "half", ("student.dtype is 'half'", "float32, bfloat16")),
         ("target.eta", "big", ("target.eta is 'big'", "expected a number")),
-        ("target.name", "tsft", ("no method 'tsft'", "target_sft")),
+        ("target.name", "tsft", ("target.name is 'tsft'", "target_sft")),
         ("target.tau", "0.5", ("'target_sft' has no hyper-parameter tau", "eta")),
         ("compare", "[sft]", ("compare was removed", "targetsft_jax.compare")),
         ("data.source", "csv", ("data.source is 'csv'", "jsonl")),
