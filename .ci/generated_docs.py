@@ -67,7 +67,7 @@ def codes(names: Iterable[str]) -> str:
 @part
 def commands() -> str:
     """One row per command."""
-    from targetsft_jax.__main__ import COMMANDS
+    from targetsft_jax.commands import COMMANDS
 
     rows = [(f"`{name}`", sentence) for name, sentence in COMMANDS.items()]
     return table(("`targetsft …`", ""), *rows)

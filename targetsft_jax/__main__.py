@@ -7,18 +7,7 @@ from collections.abc import Sequence
 
 from targetsft_jax import __version__
 from targetsft_jax.command import leave
-
-COMMANDS = {
-    "train": "Train one model with one method.",
-    "compare": "Train several methods side by side and print their scores.",
-    "evaluate": "Evaluate a model on benchmarks; print scores with intervals.",
-    "datasets": "List and build catalogued data sets; preview the rows of a run.",
-    "critical_tokens": "Mine the critical tokens of a model's own correct answers.",
-    "plan": "Compile a run's step for absent devices; report memory and traffic.",
-    "convert": "Convert checkpoints to Hugging Face folders, and back.",
-    "report": "Plot the metrics of runs and print a table.",
-}
-"""Command -> help; each is a module with `main(arguments) -> exit code`."""
+from targetsft_jax.commands import COMMANDS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

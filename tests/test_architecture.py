@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from targetsft_jax.__main__ import COMMANDS
+from targetsft_jax.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "targetsft_jax"

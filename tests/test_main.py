@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import targetsft_jax
-from targetsft_jax.__main__ import COMMANDS, main
+from targetsft_jax.__main__ import main
+from targetsft_jax.commands import COMMANDS
 
 PACKAGE = Path(targetsft_jax.__file__).parent
 MODULES = [*COMMANDS, "__main__"]
