@@ -3,7 +3,8 @@
     python .ci/generated_docs.py --write
 
 rewrites every block between `<!-- NAME -->` and `<!-- end -->`, where NAME is one of
-the functions with `@part`. A test checks that they are current. A new part is one such
+the functions with `@part`, the pages of `method_pages.py` and the picture of
+`targets_figure.py`. A test checks that they are current. A new part is one such
 function and its markers in a page.
 """
 
@@ -26,7 +27,10 @@ BESIDE = {
 }
 
 # The package of this checkout, not an installed one.
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / ".ci")]
+
+from method_pages import method_pages  # noqa: E402
+from targets_figure import figures  # noqa: E402
 
 PARTS: dict[str, Callable[[], str]] = {}
 
@@ -75,61 +79,15 @@ def commands() -> str:
 
 @part
 def methods() -> str:
-    """One row per method of METHODS."""
+    """One row per method of METHODS, with a link to its page."""
     from targetsft_jax import METHODS
     from targetsft_jax.targets.describe import TABLE_HEADER, table_row
 
-    return "\n".join([TABLE_HEADER, *map(table_row, METHODS.values())])
-
-
-@part
-def method_entries() -> str:
-    """One section per method: formula, inputs, hyper-parameters, source, command."""
-    from targetsft_jax import METHODS
-
-    return "\n\n".join(map(_method_entry, METHODS))
-
-
-def _method_entry(name: str) -> str:
-    from targetsft_jax.targets.describe import describe
-
-    about = describe(name)
-    lines = [f"### {name}", "", f"{about.title}.", ""]
-    if about.equation:
-        lines += [f"    {line}" for line in about.equation.splitlines()] + [""]
-    lines.append(f"- γ = {about.label}; π̃ = {about.residual}")
-    if about.mix.startswith("("):
-        lines.append(f"- T = softmax(α·z + β·z_other), (α, β) = {about.mix}")
-    if about.inputs is None:
-        lines.append("- inputs by γ and π̃: `--help` lists them")
-    elif about.inputs:
-        sources = [f"`{key}` from {_source_of(key)}" for key in about.inputs]
-        lines.append(f"- input {'; '.join(sources)}")
-    for key, hyper in about.hyper.items():
-        default = "null" if hyper.default is None else hyper.default
-        moves = ", may have a schedule" if hyper.schedulable else ""
-        lines.append(f"- `target.{key}` [{default}{moves}]: {hyper.help}")
-    if about.source is not None:
-        lines.append(f"- source: {about.source}")
-    # The quickstart sets η of its method.
-    eta = "" if name == "target_sft" else " --target.eta null"
-    options = f" --target.name {name}{eta}"
-    if "critical_mask" in (about.inputs or ()):
-        options += " --data.synthetic.critical_mask true"
-    command = f"targetsft train --config quickstart --run_dir runs/{name}"
-    return "\n".join([*lines, "", "```bash", f"{command}{options}", "```"])
-
-
-def _source_of(key: str) -> str:
-    """Origin of an input in a run."""
-    from targetsft_jax.targets.inputs import INPUTS
-
-    entry = INPUTS[key]
-    if entry.per == "model":
-        return f"the section `{key.removesuffix('_logits')}`"
-    if entry.policy_sources:
-        return f"`policy.{key}` ({', '.join(entry.policy_sources)})"
-    return "a column of the data"
+    rows = [
+        table_row(entry).replace(f"`{name}`", f"[`{name}`](methods/{name}.md)", 1)
+        for name, entry in METHODS.items()
+    ]
+    return "\n".join([TABLE_HEADER, *rows])
 
 
 @part
@@ -269,12 +227,18 @@ def _sentence(text: str) -> str:
     return " ".join(text.split())
 
 
+def current_pages() -> dict[Path, str]:
+    """Path and current text of all that is generated or has generated parts."""
+    whole = method_pages() | figures()
+    texts = {p: p.read_text(encoding="utf-8") for p in pages() if p not in whole}
+    return {page: current(text) for page, text in texts.items()} | whole
+
+
 if __name__ == "__main__":
-    for page in pages():
-        before = page.read_text(encoding="utf-8")
-        after = current(before)
-        if after == before:
+    for page, after in current_pages().items():
+        if page.is_file() and page.read_text(encoding="utf-8") == after:
             continue
         print(page.relative_to(ROOT))
         if "--write" in sys.argv:
+            page.parent.mkdir(exist_ok=True)
             page.write_text(after, encoding="utf-8")

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 
+from targetsft_jax import METHODS
 from targetsft_jax.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -170,9 +171,14 @@ def test_text_has_no_banned_phrase(room: str) -> None:
 
 def test_generated_documentation_is_current() -> None:
     docs = _docs_generator()
-    for page in docs.pages():
-        text = page.read_text(encoding="utf-8")
-        assert docs.current(text) == text, "run python .ci/generated_docs.py --write"
+    remedy = "run python .ci/generated_docs.py --write"
+    for page, text in docs.current_pages().items():
+        assert page.is_file() and page.read_text(encoding="utf-8") == text, remedy
+
+
+def test_every_method_has_its_page_and_no_other_page_is_left() -> None:
+    pages = {path.stem for path in (ROOT / "docs" / "methods").glob("*.md")}
+    assert pages == {*METHODS}
 
 
 def test_every_generated_section_is_on_one_page() -> None:

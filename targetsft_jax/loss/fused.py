@@ -100,6 +100,19 @@ def fused_loss(
         ValueError: unknown or missing inputs, shapes that do not fit; or, unless it is
             traced, a label, weight, input or hyper-parameter outside its domain.
         NotImplementedError: a second derivative. `objective` of the logits has them.
+
+    Example:
+        Five tokens, the first two of them a prompt:
+
+        >>> import jax.numpy as jnp
+        >>> hidden, head = jnp.ones((5, 8)), jnp.zeros((16, 8))
+        >>> labels = jnp.array([3, 1, 4, 1, 5])
+        >>> mask = jnp.array([0.0, 0.0, 1.0, 1.0, 1.0])
+        >>> loss, metrics = fused_loss(
+        ...     "sft", hidden, head, labels, weights=mask / mask.sum()
+        ... )
+        >>> f"{loss:.4f}", f"{metrics['label_prob']:.4f}"  # log 16, 1 / 16
+        ('2.7726', '0.0625')
     """
     chunk_size = whole_number("chunk_size", chunk_size, 1)
     hidden, head = real_array("hidden", hidden), real_array("head", head)

@@ -52,6 +52,15 @@ def target(
         ValueError: an unknown method or hyper-parameter, a missing input, shapes that
             do not fit; or a label, input or hyper-parameter outside its domain, unless
             it is traced, where it makes the token's results NaN.
+
+    Example:
+        A token whose label has the probability 0.2:
+
+        >>> import jax.numpy as jnp
+        >>> logits = jnp.log(jnp.array([[0.2, 0.3, 0.5]]))
+        >>> q = target("dft", logits, jnp.array([0]))
+        >>> f"{q.gamma[0]:.2f}", [f"{mass:.2f}" for mass in q.induced()[0]]
+        ('0.20', ['0.36', '0.24', '0.40'])
     """
     method, rows, arguments = _tile(method, logits, labels, inputs)
     return method.build(rows, **arguments).bind(rows)
@@ -63,6 +72,13 @@ def objective(
     """A method's published per-token loss [...], differentiable in logits.
 
     Its gradient equals `target(...).logit_gradient()`. Arguments as for `target`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> logits = jnp.log(jnp.array([[0.2, 0.3, 0.5]]))
+        >>> value = objective("sft", logits, jnp.array([0]))
+        >>> f"{value[0]:.3f}"  # −log 0.2
+        '1.609'
     """
     method, rows, arguments = _tile(method, logits, labels, inputs)
     return method.objective(rows, **arguments)
@@ -74,6 +90,16 @@ def induced_target(loss_fn: Callable[[Array], Array], logits: Array) -> Array:
     Args:
         loss_fn: logits [..., V] -> per-token loss [...] (or its sum).
         logits: [..., V].
+
+    Example:
+        The target of the negative log-likelihood is the label:
+
+        >>> import jax, jax.numpy as jnp
+        >>> logits = jnp.log(jnp.array([[0.2, 0.3, 0.5]]))
+        >>> def nll(z):
+        ...     return -jax.nn.log_softmax(z)[..., 0]
+        >>> [f"{mass:.2f}" for mass in abs(induced_target(nll, logits)[0])]
+        ['1.00', '0.00', '0.00']
     """
     logits = real_array("logits", logits)
     logits = logits.astype(compute_dtype(logits))

@@ -30,6 +30,20 @@ class QTarget:
             where T is not such a mix and `scores` defines it.
         scores: unnormalised log T [..., V] where mix cannot express it, else None.
         rows: row statistics that the target was built from.
+
+    Example:
+        A mixture of label and teacher:
+
+        >>> import jax.numpy as jnp
+        >>> import targetsft_jax as tsft
+        >>> logits = jnp.zeros((1, 4))
+        >>> teacher = jnp.log(jnp.array([[0.1, 0.2, 0.3, 0.4]]))
+        >>> labels = jnp.array([3])
+        >>> q = tsft.target("kd_h", logits, labels, teacher_logits=teacher)
+        >>> [f"{mass:.2f}" for mass in q.residual()[0]]  # π̃, here the teacher
+        ['0.10', '0.20', '0.30', '0.40']
+        >>> f"{q.strength[0]:.2f}", f"{q.negative_mass()[0]:.2f}"
+        ('1.00', '0.00')
     """
 
     label_weight: Array
@@ -65,12 +79,12 @@ class QTarget:
 
     @property
     def gamma(self) -> Array:
-        """γ [...]: the label's weight in the target. Equals a."""
+        """γ [...], the label's weight in the target. Equals a."""
         return self.label_weight
 
     @property
     def strength(self) -> Array:
-        """A = a + b [...]: the total pull of a token, g = A·(p − Q̂)."""
+        """A = a + b [...], the total pull of a token in g = A·(p − Q̂)."""
         if self.alternative_weight is None:
             return self.label_weight
         return self.label_weight + self.alternative_weight

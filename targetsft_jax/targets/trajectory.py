@@ -55,6 +55,16 @@ def trajectory_weight(
         ValueError: an unknown mode, a temperature or clip outside its domain, ids that
             are not integers, a mask of other values than 0 and 1, or shapes that
             differ.
+
+    Example:
+        Two trajectories of two tokens; the policy likes the second one better:
+
+        >>> import jax.numpy as jnp
+        >>> policy = jnp.log(jnp.array([0.5, 0.5, 0.8, 0.4]))
+        >>> reference = jnp.log(jnp.array([0.5, 0.5, 0.4, 0.2]))
+        >>> weights = trajectory_weight(policy, reference, jnp.array([1, 1, 2, 2]))
+        >>> [f"{weight:.1f}" for weight in weights]
+        ['1.0', '1.0', '2.0', '2.0']
     """
     check_settings(mode, temperature, clip)
     low, high = clip

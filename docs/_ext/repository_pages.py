@@ -1,0 +1,53 @@
+"""Files outside of `docs/` as pages of the site, with their links.
+
+`docs/contributing.md` holds one link, to `CONTRIBUTING.md`, for readers of the
+repository; on the site the page has that file's text. Links between files of the
+repository become links between pages, or downloads.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+PAGES = {
+    "changelog": "CHANGELOG.md",
+    "contributing": "CONTRIBUTING.md",
+    "performance": "perf/README.md",
+    "index": "README.md",
+}
+"""Name of a page -> file of the repository. The start page keeps its own text."""
+
+_LINK = re.compile(r"(?<=\]\()(?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?(?=\))")
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Register the extension."""
+    app.connect("source-read", _replace)
+    return {"parallel_read_safe": True}
+
+
+def _replace(app: Sphinx, name: str, source: list[str]) -> None:
+    docs = Path(app.srcdir)
+    path = Path(app.env.doc2path(name))
+    if path.suffix != ".md":
+        return
+    if name in PAGES and name != "index":
+        path = docs.parent / PAGES[name]
+        source[0] = path.read_text(encoding="utf-8")
+        app.env.note_dependency(str(path))
+    page = Path(app.env.doc2path(name)).parent
+    source[0] = _LINK.sub(
+        lambda match: _target(match[1], path.parent, page, docs) + (match[2] or ""),
+        source[0],
+    )
+
+
+def _target(link: str, origin: Path, page: Path, docs: Path) -> str:
+    """A link of a file in `origin`, as a link of a page in the folder `page`."""
+    path = Path(os.path.normpath(origin / link))
+    for name, file in PAGES.items():
+        if path == docs.parent / file:
+            path = docs / f"{name}.md"
+    return Path(os.path.relpath(path, page)).as_posix()
