@@ -223,7 +223,7 @@ def _processes(mesh: MeshConfig) -> Iterator[str]:
 
 
 def _evaluation(evaluation: EvaluationConfig, config: Config) -> Iterator[str]:
-    synthetic = config.data.source == "synthetic" and not config.data.mixture
+    synthetic = config.data.kind == "synthetic" and not config.data.mixture
     if evaluation.label_probe and not (synthetic and evaluation.problems):
         yield (
             f"evaluation.label_probe is {evaluation.label_probe}; expected 0, or "

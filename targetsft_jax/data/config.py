@@ -21,7 +21,7 @@ from targetsft_jax.keys import (
     section,
 )
 
-FILES = ("jsonl", "parquet")
+FILES = ("files", "jsonl", "parquet")
 SOURCES = ("synthetic", *FILES, "hf_dataset", "tfds")
 SPLITS = ("train", "heldout")
 OVERLONG = ("truncate", "drop", "error")
@@ -79,8 +79,9 @@ class SourceConfig:
 
     source: str = key(
         "synthetic",
-        "`synthetic` (generated problems), `jsonl`, `parquet`, `hf_dataset` (a folder"
-        " of the `datasets` library) or `tfds` (a data set of the catalogue).",
+        "`synthetic` (generated problems), `files` (by the ends of their names; implied"
+        " by `path`), `jsonl`, `parquet`, `hf_dataset` (a folder of the `datasets`"
+        " library) or `tfds` (a data set of the catalogue).",
         one_of(SOURCES),
     )
     name: str | None = key(
@@ -89,8 +90,9 @@ class SourceConfig:
     )
     path: str | list[str] | None = key(
         None,
-        "One file or several, read in order; the folder of an `hf_dataset`; for `tfds`"
-        " the folder of the published files, null to download them.",
+        "One file, folder or pattern such as `data/*.jsonl`, or a list of them; the"
+        " files of a folder or pattern are sorted by name. For `tfds` the folder of the"
+        " published files, null to download them.",
     )
     dataset: str | None = key(
         None, "Name in the catalogue, for `source: tfds`.", one_of(CATALOGUE)
@@ -136,6 +138,11 @@ class SourceConfig:
         " null for all sources: every row once per epoch.",
         more_than(0),
     )
+
+    @property
+    def kind(self) -> str:
+        """The source; `files` if there is a path in place of generated problems."""
+        return "files" if self.source == "synthetic" and self.path else self.source
 
 
 @section
@@ -275,25 +282,22 @@ def missing_files(config: DataConfig, path: str = "data") -> Iterator[str]:
 
 def source_contradictions(config: SourceConfig, path: str) -> Iterator[str]:
     """Errors about combinations of keys of one source."""
-    kind = config.source
+    kind = config.kind
     if config.format != AUTO and kind in ("synthetic", "tfds"):
         yield _refusal(f"{path}.format", config.format, f"auto, since source is {kind}")
     for name, kinds in (
         ("dataset", ("tfds",)),
         ("data_dir", ("tfds",)),
-        ("split", ("hf_dataset", "tfds")),
+        ("split", ("files", "hf_dataset", "tfds")),
     ):
         value = getattr(config, name)
         if value is not None and kind not in kinds:
             expected = f"null, or {path}.source: {' or '.join(kinds)}"
             yield _refusal(f"{path}.{name}", value, expected)
     if kind == "synthetic":
-        # With a path but no source, the run would silently use generated problems.
-        files = f"{path}.source: {', '.join(SOURCES[1:-1])} or {SOURCES[-1]}"
-        if config.path:
-            yield _refusal(f"{path}.path", config.path, f"null, or {files}")
         if config.where:
-            yield _refusal(f"{path}.where", config.where, f"nothing, or {files}")
+            expected = f"nothing, or {path}.path"
+            yield _refusal(f"{path}.where", config.where, expected)
         return
     if kind == "tfds" and config.dataset is not None:
         yield from _catalogue_contradictions(config, path)
@@ -316,9 +320,9 @@ def source_contradictions(config: SourceConfig, path: str) -> Iterator[str]:
 
 def _required_path(config: SourceConfig) -> str | None:
     """Path that the source lacks, in words; None if it lacks none."""
-    if config.source in FILES:
-        return None if config.path else "one file or several"
-    if config.source == "hf_dataset" and not config.path:
+    if config.kind in FILES:
+        return None if config.path else "a file, folder or pattern, or several"
+    if config.kind == "hf_dataset" and not config.path:
         return "a folder"
     if config.path is not None and not isinstance(config.path, str):
         return "one folder"

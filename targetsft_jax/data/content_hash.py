@@ -5,8 +5,7 @@ import hashlib
 import json
 
 from targetsft_jax.data.config import DataConfig, SourceConfig, paths
-from targetsft_jax.data.hf_folder import split_files
-from targetsft_jax.data.sources import existing_files
+from targetsft_jax.data.files import list_files
 
 _CHUNK = 1 << 20
 
@@ -29,7 +28,7 @@ def content_hash(config: SourceConfig) -> str:
     if isinstance(config, DataConfig) and config.mixture:
         for source in config.mixture:
             digest.update(content_hash(source).encode())
-    elif config.source == "synthetic":
+    elif config.kind == "synthetic":
         settings = dataclasses.asdict(config.synthetic)
         digest.update(json.dumps(settings, sort_keys=True).encode())
     else:
@@ -44,8 +43,6 @@ def content_hash(config: SourceConfig) -> str:
 
 
 def _files(config: SourceConfig) -> list[str]:
-    if config.source == "hf_dataset":
-        return split_files(paths(config)[0], config.split)
     if config.source == "tfds":
         from targetsft_jax.data.catalogue.builder import build_if_missing
 
@@ -55,4 +52,4 @@ def _files(config: SourceConfig) -> list[str]:
             config.dataset, config.split, config.data_dir, manual_dir
         )
         return [str(path) for path in built.files[split]]
-    return list(existing_files(paths(config)))
+    return list_files(config).paths

@@ -12,6 +12,9 @@ _SPLIT_FILE = re.compile(
     r"(?P<split>\w+?)(-\d{5}-of-\d{5})?\.(parquet|jsonl|jsonl\.gz|json|json\.gz)"
 )
 
+# Usual names of splits.
+_SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
+
 
 def split_files(folder: str, split: str | None) -> list[str]:
     """List the files of a split, in order, for `sources.read_files`.
@@ -36,6 +39,15 @@ def split_files(folder: str, split: str | None) -> list[str]:
         _choose([name], split, folder)
         return _arrow_files(root)
     return _hub_files(root, split)
+
+
+def has_splits(folder: Path) -> bool:
+    """True for a folder of `datasets`, or one whose files have names of splits."""
+    if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return True
+    names = (path.name for part in (folder, folder / "data") for path in part.glob("*"))
+    matches = filter(None, map(_SPLIT_FILE.fullmatch, names))
+    return any(match["split"] in _SPLITS for match in matches)
 
 
 def _choose(names: Sequence[str], split: str | None, folder: str) -> str:

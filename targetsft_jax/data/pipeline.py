@@ -343,7 +343,7 @@ def _cache_folders(
     cache_dir: str | Path | None,
     held_out: int,
 ) -> CacheFolders:
-    generated = all(source.source == "synthetic" for source in sources(config))
+    generated = all(source.kind == "synthetic" for source in sources(config))
     if cache_dir is None or not config.cache or generated:
         return CacheFolders()
     content = content_hash(config)

@@ -10,22 +10,20 @@ from targetsft_jax.data.config import (
     SourceConfig,
     SyntheticConfig,
     origins,
-    paths,
     source_name,
     sources,
     validate,
 )
 from targetsft_jax.data.fields import FieldMap
+from targetsft_jax.data.files import list_files
 from targetsft_jax.data.filters import conditions
-from targetsft_jax.data.hf_folder import split_files
 from targetsft_jax.data.json_rows import parse_row
 from targetsft_jax.data.record import Record, first_unmet, to_record
 from targetsft_jax.data.report import DataReport
 from targetsft_jax.data.row_error import ROW_FAULTS, RowError
 from targetsft_jax.data.shapes import Reading, columns_to_read, recognise
-from targetsft_jax.data.sources import Row, read_files, read_lines, read_parquet
+from targetsft_jax.data.sources import Row, read_files
 from targetsft_jax.data.synthetic import make_record
-from targetsft_jax.data.table_rows import Select, all_columns
 
 # Consecutive duplicates after which a split is assumed to be exhausted.
 _MAX_REPEATS = 1000
@@ -112,10 +110,10 @@ def problems(
     if isinstance(config, SyntheticConfig):
         config = DataConfig(synthetic=config)
     validate(config)
-    if not config.mixture and config.source == "synthetic":
+    if not config.mixture and config.kind == "synthetic":
         return _generated_problems(config.synthetic, split, n)
     for i, source in enumerate(config.mixture):
-        if source.source == "synthetic":
+        if source.kind == "synthetic":
             raise ValueError(
                 f"mixture[{i}].source of the problems is synthetic; expected sources"
                 " with a gold answer in each row, or generated problems alone"
@@ -148,13 +146,13 @@ def _read_source(
     source: SourceConfig, config: DataConfig, report: DataReport, train: bool
 ) -> Iterator[Record]:
     name = source_name(source)
-    if source.source == "synthetic":
+    if source.kind == "synthetic":
         for i in range(source.synthetic.examples):
             report.count("rows", name)
             record = make_record(source.synthetic, i)
             yield dataclasses.replace(record, id=record.origin, source=name)
         return
-    rows, reading = _open(source, train)
+    rows, reading = _open(source, train, report)
     report.read_as[name] = str(reading)
     tests = conditions(source.where)
     for origin, raw in rows:
@@ -176,39 +174,34 @@ def _read_source(
         yield record
 
 
-def open_rows(
-    source: SourceConfig, select: Select = all_columns
-) -> Iterator[tuple[str, Row]]:
+def open_rows(source: SourceConfig) -> Iterator[tuple[str, Row]]:
     """Open the rows of a source of files, each with its `file:row`.
 
     Args:
         source: a validated source of another kind than `synthetic` and `tfds`.
-        select: columns to read of a table.
 
     Returns:
         The rows for `json_rows.parse_row`.
     """
-    if source.source == "jsonl":
-        return read_lines(paths(source))
-    if source.source == "parquet":
-        return read_parquet(paths(source), select)
-    assert isinstance(source.path, str)  # `validate` refuses others.
-    return read_files(split_files(source.path, source.split), select)
+    return read_files(list_files(source).paths, of=source.kind)
 
 
 def _open(
-    source: SourceConfig, train: bool
+    source: SourceConfig, train: bool, report: DataReport
 ) -> tuple[Iterator[tuple[str, Row]], Reading]:
     """Open the rows of a source, with the map of their fields."""
-    if source.source == "tfds":
+    if source.kind == "tfds":
         return _open_catalogue(source, train)
     names: list[str] = []
+    files = list_files(source)
+    if len(files.paths) > 1 or files.left_out:
+        report.files[source_name(source)] = str(files)
 
     def select(columns: Sequence[str]) -> list[str]:
         names.extend(name for name in columns if name not in names)
         return columns_to_read(source, columns)
 
-    return recognise(source, open_rows(source, select), names)
+    return recognise(source, read_files(files.paths, select, of=source.kind), names)
 
 
 def _open_catalogue(

@@ -44,6 +44,8 @@ class DataReport:
     zero_weights: dict[str, int] = field(default_factory=dict)
     """Column that weighs the loss -> examples in which it is 0 for all trained
     labels."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Source with several files, or a folder -> their number and names."""
     read_as: dict[str, str] = field(default_factory=dict)
     """Source -> shape of its rows, and the columns that are not read."""
     mask_from: str = ""
@@ -105,9 +107,10 @@ class DataReport:
         lines = [f"rows read            {self.rows:,}"]
         if self.limited:
             lines[0] += " (stopped by data.limit)"
-        for source, shape in self.read_as.items():
-            of = f"{source}: " if len(self.read_as) > 1 else ""
-            lines.append(f"read as              {of}{shape}")
+        for title, facts in (("files", self.files), ("read as", self.read_as)):
+            for source, fact in facts.items():
+                of = f"{source}: " if len(self.read_as) > 1 else ""
+                lines.append(f"{title:<21}{of}{fact}")
         if self.filtered:
             by = ", ".join(f"{k} {n:,}" for k, n in sorted(self.filtered_by.items()))
             lines.append(f"filtered by where    {self.filtered:,} ({by})")

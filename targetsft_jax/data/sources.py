@@ -1,6 +1,5 @@
 """Read rows of local files, each with its `file:row`, in bounded memory."""
 
-import functools
 import gzip
 import io
 import json
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from targetsft_jax.data import table_rows
+from targetsft_jax.data.json_list import NotAList, items
 from targetsft_jax.data.json_rows import MAX_LINE, decode
 from targetsft_jax.data.table_rows import Select, all_columns
 
@@ -20,7 +20,7 @@ from targetsft_jax.data.table_rows import Select, all_columns
 Row = bytes | Mapping[str, Any]
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<shard>\d{5})-of-(?P<shards>\d{5})(?P<kind>\..+)")
 KINDS = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".arrow")
-# Bytes of a JSON document, which is read at once.
+# Bytes of a JSON object by id, which is read at once.
 _MAX_DOCUMENT = 2**31
 # Text is compressed to a fifth. More than this, beyond the first bytes, is no text but
 # an attempt to fill memory or time: gzip reaches 1,032.
@@ -33,18 +33,20 @@ _FORMATS = {
     b"BZh": "bzip2; expected plain text or gzip: decompress it",
     b"\xfd7zXZ": "xz; expected plain text or gzip: decompress it",
     b"PK\x03\x04": "a zip archive; expected plain text or gzip: unpack it",
-    b"PAR1": "Parquet; set source to parquet",
+    b"PAR1": "Parquet; expected a name that ends in .parquet, or data.source parquet",
 }
 
 
 def read_files(
-    paths: Iterable[str], select: Select = all_columns
+    paths: Iterable[str], select: Select = all_columns, *, of: str = "files"
 ) -> Iterator[tuple[str, Row]]:
     """Stream the rows of files of any of KINDS, by the extensions of their names.
 
     Args:
         paths: the files, in order.
         select: columns to read of a table; JSON rows are always complete.
+        of: `jsonl` or `parquet` for files of that kind under any name; a name in .json
+            may hold a list.
 
     Yields:
         (`file:row`, the row for `json_rows.parse_row`).
@@ -53,11 +55,14 @@ def read_files(
         ValueError: as the readers below; an extension not in KINDS.
     """
     for path in paths:
-        if path.endswith((".jsonl", ".jsonl.gz")):
+        is_json = path.endswith((".json", ".json.gz"))
+        if of == "jsonl" and not (is_json and _starts_a_list(path)):
             yield from read_lines(path)
-        elif path.endswith((".json", ".json.gz")):
+        elif is_json:
             yield from _read_json(path)
-        elif path.endswith(".parquet"):
+        elif path.endswith((".jsonl", ".jsonl.gz")) and of != "parquet":
+            yield from read_lines(path)
+        elif of == "parquet" or path.endswith(".parquet"):
             yield from read_parquet(path, select)
         elif path.endswith(".arrow"):
             yield from read_arrow(path, select)
@@ -158,11 +163,9 @@ def _other_than_a_file(path: str) -> str:
     try:
         mode = Path(path).stat().st_mode
     except (OSError, ValueError):
-        if re.search(r"[*?\[]", path):
-            return "no such file, and patterns are not expanded: list the files"
         return "no such file"
     if stat.S_ISDIR(mode):
-        return "a folder; expected a file, or source hf_dataset"
+        return "a folder; expected a file"
     return "a pipe or a device; expected a regular file"
 
 
@@ -211,6 +214,12 @@ class _Content:
             if part.endswith(b"\n"):
                 return
 
+    def part(self) -> bytes:
+        """Next bytes; empty at the end of the file."""
+        part = self.file.read(_CHUNK)
+        self.count(part)
+        return part
+
     def read(self) -> bytes:
         """All bytes.
 
@@ -218,8 +227,7 @@ class _Content:
             ValueError: more than _MAX_DOCUMENT.
         """
         parts = []
-        for part in iter(functools.partial(self.file.read, _CHUNK), b""):
-            self.count(part)
+        while part := self.part():
             parts.append(part)
             if self._size > _MAX_DOCUMENT:
                 raise ValueError(
@@ -238,25 +246,70 @@ def _numbered(
 
 
 def _read_json(path: str) -> Iterator[tuple[str, Row]]:
-    """Rows of a JSON file: a list of objects, an object id -> object, or JSON lines."""
+    """Rows of a JSON file: a list of objects, an object id -> object, or JSON lines.
+
+    A list and lines are streamed; an object by id is read at once.
+    """
     (path,) = existing_files(path)
+    number = 0
     try:
-        with open(path, "rb") as raw:
-            content = decode(_Content(path, raw).read().decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        if not error.msg.startswith("Extra data"):
-            raise ValueError(f"{path}: not JSON: {error}; download it again") from error
-        yield from read_lines(path)
-        return
+        if _starts_a_list(path):
+            with open(path, "rb") as raw:
+                content = _Content(path, raw)
+                for number, item in enumerate(items(content.part), 1):
+                    yield f"{path}:{number}", item
+        elif _has_lines(path):
+            yield from read_lines(path)
+        else:
+            with open(path, "rb") as raw:
+                document = decode(_Content(path, raw).read().decode("utf-8-sig"))
+            yield from _by_id(path, document)
+    except (NotAList, json.JSONDecodeError) as error:
+        rows = f" after row {number:,}" if number else ""
+        raise ValueError(
+            f"{path}: not JSON{rows}: {error}; download it again"
+        ) from error
     except RecursionError as error:
         raise ValueError(
             f"{path}: nested too deeply; expected a list of rows"
         ) from error
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: damaged ({error}); download it again") from error
-    if isinstance(content, dict) and all(isinstance(v, dict) for v in content.values()):
-        content = [{"id": key, **row} for key, row in content.items()]
-    elif not isinstance(content, list):
-        content = [content]  # A single line.
-    for number, row in enumerate(content, 1):
+
+
+def _starts_a_list(path: str) -> bool:
+    with open(path, "rb") as raw:
+        content = _Content(path, raw)
+        while part := content.part():
+            if part := part.lstrip(b"\xef\xbb\xbf \t\r\n"):
+                return part.startswith(b"[")
+    return False
+
+
+def _has_lines(path: str) -> bool:
+    """True if the first line is JSON, and another line follows."""
+    with open(path, "rb") as raw:
+        content = _Content(path, raw)
+        line = b""
+        while not line.strip():
+            line = content.file.readline(MAX_LINE)
+            content.count(line)
+            if not line:
+                return False
+        try:
+            json.loads(line)
+        except (ValueError, RecursionError):
+            return False
+        while part := content.part():
+            if part.strip():
+                return True
+    return False
+
+
+def _by_id(path: str, document: Any) -> Iterator[tuple[str, Row]]:
+    rows = [document]  # A single line.
+    if isinstance(document, dict) and document:
+        if all(isinstance(value, dict) for value in document.values()):
+            rows = [{"id": key, **row} for key, row in document.items()]
+    for number, row in enumerate(rows, 1):
         yield f"{path}:{number}", row

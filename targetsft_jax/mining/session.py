@@ -122,7 +122,7 @@ def open_session(config: Config, model: str, settings: MiningSettings) -> Sessio
         positions,
         identity,
         stored.source,
-        generated=data.source == "synthetic" and not data.mixture,
+        generated=data.kind == "synthetic" and not data.mixture,
     )
 
 
@@ -134,7 +134,7 @@ def problem_digest(problem: Problem) -> str:
 def _data_keys(data: DataConfig) -> dict[str, Any]:
     values = dataclasses.asdict(data)
     keys = {f"data.{name}": values[name] for name in _DATA_KEYS}
-    if data.source == "synthetic" and not data.mixture:
+    if data.kind == "synthetic" and not data.mixture:
         synthetic = values["synthetic"]
         keys |= {f"data.synthetic.{name}": synthetic[name] for name in _SYNTHETIC_KEYS}
     return keys

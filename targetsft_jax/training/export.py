@@ -219,7 +219,7 @@ def _portable(value: Any) -> Any:
 
 
 def _source(source: SourceConfig) -> str:
-    synthetic = source.source == "synthetic" and source.name is None
+    synthetic = source.kind == "synthetic" and source.name is None
     return "synthetic problems" if synthetic else source_name(source)
 
 

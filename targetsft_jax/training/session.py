@@ -214,7 +214,7 @@ def _prepare(
 ) -> Prepared:
     """Prepare the training rows; generated ones once for all runs of a process."""
     held_out = config.validation.examples
-    if config.data.mixture or config.data.source != "synthetic":
+    if config.data.mixture or config.data.kind != "synthetic":
         return prepare(config.data, tokenizer, config.cache_dir, held_out=held_out)
     key = repr((config.data, str(source), held_out))
     if key not in shared.prepared:

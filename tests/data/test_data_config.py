@@ -20,6 +20,14 @@ JSONL = DataConfig(source="jsonl", path="rows.jsonl")
 def test_defaults_are_valid():
     validate(DataConfig())
     validate(JSONL)
+    # A path is enough.
+    config = DataConfig(path="rows.jsonl", split="train", where={"a": 1})
+    validate(config)
+    assert (config.kind, DataConfig().kind, JSONL.kind) == (
+        "files",
+        "synthetic",
+        "jsonl",
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,7 +49,7 @@ def test_defaults_are_valid():
         ("max_length", dict(max_length=1)),
         ("limit", dict(limit=0)),
         ("shuffle_seed", dict(shuffle_seed=-1)),
-        ("path", dict(path="rows.jsonl")),
+        ("path", dict(source="files")),
         ("where", dict(where={"split": "train"})),
         ("synthetic.kinds", dict(synthetic=SyntheticConfig(kinds={"division": 1.0}))),
         ("synthetic.kinds", dict(synthetic=SyntheticConfig(kinds={}))),
@@ -131,7 +139,7 @@ def test_keys_are_declared_with_help_and_only_the_cache_may_change_in_a_resumpti
 
 def test_contradictions_and_domains_are_refused_apart():
     """A section of a larger tree is searched for domains by `keys.refusals` alone."""
-    wrong = DataConfig(thinking="loud", path="rows.jsonl")
+    wrong = DataConfig(thinking="loud", source="jsonl")
     assert [text.split(" is ")[0] for text in refusals(wrong, "data.")] == [
         "data.thinking"
     ]

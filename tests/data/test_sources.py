@@ -57,7 +57,8 @@ def test_a_table_is_streamed(tmp_path):
 def test_json_files_are_lists_or_objects_by_id(tmp_path):
     path = tmp_path / "a.json"
     for text, rows in (
-        ('[{"a": 1}, {"a": 2}]', [{"a": 1}, {"a": 2}]),
+        ('[{"a": 1}, {"a": 2}]', [b'{"a": 1}', b'{"a": 2}']),
+        ("\ufeff \n[\n]\n", []),
         ('{"x": {"a": 1}, "y": {"a": 2}}', [{"id": "x", "a": 1}, {"id": "y", "a": 2}]),
         ('{"a": 1}\n{"a": 2}\n', [b'{"a": 1}\n', b'{"a": 2}\n']),
         ('{"a": 1}', [{"a": 1}]),
@@ -65,7 +66,8 @@ def test_json_files_are_lists_or_objects_by_id(tmp_path):
         path.write_text(text)
         rows_read = list(read_files([str(path)]))
         assert [row for _, row in rows_read] == rows
-        assert rows_read[0][0] == f"{path}:1"
+        numbers = range(1, len(rows) + 1)
+        assert [origin for origin, _ in rows_read] == [f"{path}:{i}" for i in numbers]
     path.write_text('[{"a": 1}, {"a"')
     with pytest.raises(ValueError, match="a.json: not JSON"):
         list(read_files([str(path)]))
@@ -109,9 +111,9 @@ def test_a_line_without_an_end_is_cut(tmp_path, monkeypatch):
         ("a.jsonl", gzip.compress(b"{}", mtime=0), "the file is gzip; .* ends in .gz"),
         ("a.jsonl", b"\x28\xb5\x2f\xfd..", "the file is Zstandard"),
         ("a.json", b"PK\x03\x04..", "the file is a zip archive"),
-        ("a.jsonl", b"PAR1..", "the file is Parquet; set source to parquet"),
+        ("a.jsonl", b"PAR1..", "the file is Parquet; expected a name"),
         ("a.jsonl.gz", b"{}", "the gzip stream is damaged after line 0"),
-        ("a.json", b"[" * 100_000, "nested too deeply"),
+        ("a.json", b"[" * 100_000, "not JSON: nested too deeply"),
     ],
 )
 def test_a_file_of_another_format_is_named(tmp_path, name, content, problem):
@@ -126,7 +128,6 @@ def test_anything_but_a_file_is_refused_without_being_opened(tmp_path):
     for name, problem in (
         ("folder.jsonl", "a folder; expected a file"),
         ("pipe.jsonl", "a pipe or a device; expected a regular file"),
-        ("*.jsonl", "no such file, and patterns are not expanded"),
         ("none.jsonl", "no such file; check data.path"),
     ):
         with pytest.raises(ValueError, match=problem):
@@ -138,7 +139,7 @@ def test_anything_but_a_file_is_refused_without_being_opened(tmp_path):
 def test_a_document_beyond_the_limit_is_not_read_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "_MAX_DOCUMENT", 2**21)
     path = tmp_path / "a.json"
-    path.write_bytes(b" " * 2**23)
+    path.write_bytes(b"{" + b" " * 2**23)
     with pytest.raises(ValueError, match="a.json: a JSON document of more than"):
         list(read_files([str(path)]))
 

@@ -72,7 +72,7 @@ def test_unknown_keys(refused, tmp_path):
         ("target.tau", "0.5", ("'target_sft' has no hyper-parameter tau", "eta")),
         ("compare", "[sft]", ("compare was removed", "targetsft_jax.compare")),
         ("data.source", "csv", ("data.source is 'csv'", "jsonl")),
-        ("data.path", "x.jsonl", ("data.path is 'x.jsonl'", "jsonl")),
+        ("data.source", "files", ("data.path is None", "a file, folder or pattern")),
         ("mesh.cpu_devices", "0", ("mesh.cpu_devices is 0", "1 or more")),
         ("seed", "-1", ("seed is -1", "0 or more")),
         ("lora.rank", "0", ("lora.rank is 0", "1 or more")),

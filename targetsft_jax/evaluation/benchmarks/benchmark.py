@@ -96,8 +96,8 @@ class Benchmark:
         is_catalogued = self.data.source == "tfds"
         if needs and self.options is None and not is_catalogued:
             yield "options is null; expected their field, since grader is choice"
-        if self.data.source == "synthetic":
+        if self.data.kind == "synthetic":
             yield (
-                "data.source is synthetic; expected jsonl, parquet, hf_dataset or "
+                "data.source is synthetic; expected a path, hf_dataset or "
                 "tfds, with a gold answer in each row"
             )

@@ -16,7 +16,6 @@ from targetsft_jax.data.report import DataReport
 from targetsft_jax.data.row_error import RowError, is_unicode
 from targetsft_jax.evaluation.benchmarks.benchmark import Benchmark
 from targetsft_jax.evaluation.grading import check_gold
-from targetsft_jax.storage.user_path import user_path
 
 
 @dataclass(frozen=True)
@@ -123,9 +122,7 @@ def _read(
             yield origin, example, fields
         return
     if path is not None:
-        is_folder = user_path(path).is_dir()
-        kind = "parquet" if path.endswith(".parquet") else "jsonl"
-        source = replace(source, source="hf_dataset" if is_folder else kind, path=path)
+        source = replace(source, source="files", path=path)
     for origin, raw in open_rows(source):
         report.count("rows", benchmark.name)
         yield origin, parse_row(raw, origin), benchmark
