@@ -15,7 +15,7 @@ _QUOTE, _COMMA = b'",'
 
 
 class NotAList(ValueError):
-    """The text is no JSON list, or ends before the list does."""
+    """A text other than a JSON list, or one that ends before the list does."""
 
 
 def items(read: Callable[[], bytes]) -> Iterator[bytes]:
