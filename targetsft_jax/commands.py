@@ -8,6 +8,7 @@ COMMANDS = {
     "critical_tokens": "Mine the critical tokens of a model's own correct answers.",
     "plan": "Compile a run's step for absent devices; report memory and traffic.",
     "convert": "Convert checkpoints to Hugging Face folders, and back.",
+    "push": "Upload an exported model or adapters to the Hugging Face hub.",
     "report": "Plot the metrics of runs and print a table.",
 }
 """Command -> help; each is a module with `main(arguments) -> exit code`."""

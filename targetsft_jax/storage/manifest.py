@@ -53,6 +53,11 @@ def replace_texts(folder: Path, texts: Mapping[str, str]) -> None:
     _write(folder, {"about": _ABOUT, "files": {**files, **new}})
 
 
+def names(folder: Path) -> list[str]:
+    """Relative paths of the files of an intact folder, without the manifest."""
+    return [name for name in _read(folder) or {} if not name.endswith("/")]
+
+
 def differences(folder: Path, *, missing: bool = True, added: bool = True) -> list[str]:
     """Differences of a folder from its manifest, in words; empty for an intact one.
 
