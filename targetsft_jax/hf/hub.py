@@ -43,7 +43,7 @@ def push(
         A message with the URL.
 
     Raises:
-        ValueError: the folder is no intact export, or others could not load it; the
+        ValueError: the folder is not an intact export, or others could not load it; the
             repository exists (or does not, with `update`), or the hub refuses it.
         OSError: there is no token, or the hub cannot be reached.
     """
@@ -73,7 +73,7 @@ def _files(folder: Path) -> list[str]:
     """Relative paths of the files to upload.
 
     Raises:
-        ValueError: the folder is no intact export, or others could not load it.
+        ValueError: the folder is not an intact export, or others could not load it.
     """
     if (
         not (folder / "config.json").is_file()
@@ -82,7 +82,7 @@ def _files(folder: Path) -> list[str]:
         run_dir = RunDir(folder)
         is_run = run_dir.config.is_file()
         raise ValueError(
-            f"{folder} is {'a run directory' if is_run else 'no exported model'}; "
+            f"{folder} is {'a run directory' if is_run else 'not an exported model'}; "
             f"expected an export, such as {run_dir.export if is_run else 'RUN/hf'}, or "
             "the output of `convert`"
         )

@@ -150,7 +150,9 @@ def test_foreign_files_are_never_uploaded(server, export):
 
 
 def test_a_folder_that_is_no_export_is_refused(server, tmp_path):
-    with pytest.raises(ValueError, match="is no exported model; expected .* RUN/hf"):
+    with pytest.raises(
+        ValueError, match="is not an exported model; expected .* RUN/hf"
+    ):
         hub.push(tmp_path, "org/name", api=server.api)
     (tmp_path / "config.yaml").touch()
     with pytest.raises(ValueError, match=f"a run directory; .* {tmp_path / 'hf'}"):
