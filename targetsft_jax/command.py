@@ -4,6 +4,7 @@
 1    failure: one line on standard error
 2    invalid arguments or configuration
 3    `plan` only: the step does not fit
+75   another process of the job was lost; the same command resumes
 130  interrupted by Ctrl-C
 143  stopped early by SIGTERM; the same command resumes
 """
@@ -20,7 +21,7 @@ from typing import NoReturn, Self
 from targetsft_jax.output import robust_streams
 
 DONE, FAILED, BAD_ARGUMENTS, DOES_NOT_FIT = 0, 1, 2, 3
-INTERRUPTED, STOPPED = 130, 143
+LOST, INTERRUPTED, STOPPED = 75, 130, 143
 
 
 class UsageError(ValueError):

@@ -7,6 +7,7 @@ COMMANDS = {
     "datasets": "List and build catalogued data sets; preview the rows of a run.",
     "critical_tokens": "Mine the critical tokens of a model's own correct answers.",
     "plan": "Compile a run's step for absent devices; report memory and traffic.",
+    "jobset": "Print a JobSet that trains on TPU or GPU nodes of Kubernetes.",
     "convert": "Convert checkpoints to Hugging Face folders, and back.",
     "push": "Upload an exported model or adapters to the Hugging Face hub.",
     "report": "Plot the metrics of runs and print a table.",

@@ -5,7 +5,10 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from targetsft_jax.command import FAILED, run_command
+from targetsft_jax.command import FAILED, LOST, run_command
+
+_OWN_FAULTS = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
+"""Status codes of jax that another process cannot cause."""
 
 
 def launch(
@@ -70,11 +73,11 @@ def launch(
         status = run_command(stoppable, [])
     except jax.errors.JaxRuntimeError as error:
         # Most often a collective that failed because another process ended.
+        message = str(error).splitlines()[0][:300]
         sys.stderr.write(
-            f"error: {str(error).splitlines()[0][:300]}; if another process has ended, "
-            "its error is the cause\n"
+            f"error: {message}; if another process has ended, its error is the cause\n"
         )
-        status = FAILED
+        status = FAILED if message.startswith(_OWN_FAULTS) else LOST
     except Exception:  # noqa: BLE001
         traceback.print_exc()
         status = FAILED

@@ -35,17 +35,25 @@ def test_the_mesh_keys_reach_the_processes(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "error, printed",
+    "error, code, printed",
     [
-        (ValueError("bad row"), "error: bad row"),
+        (ValueError("bad row"), 1, "error: bad row"),
         (
             jax.errors.JaxRuntimeError("Gloo failed\nx"),
+            75,
             "error: Gloo failed; if another",
         ),
-        (RuntimeError("a defect"), "Traceback"),
+        (
+            jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+            1,
+            "error: RESOURCE_EXHAUSTED",
+        ),
+        (RuntimeError("a defect"), 1, "Traceback"),
     ],
 )
-def test_a_failed_process_of_several_ends_at_once(monkeypatch, capsys, error, printed):
+def test_a_failed_process_of_several_ends_at_once(
+    monkeypatch, capsys, error, code, printed
+):
     """Without an orderly exit, which would wait for the other processes."""
 
     class Exit(BaseException):
@@ -62,7 +70,7 @@ def test_a_failed_process_of_several_ends_at_once(monkeypatch, capsys, error, pr
 
     with pytest.raises(Exit) as status:
         launch(action)
-    assert status.value.args == (1,)
+    assert status.value.args == (code,)
     streams = capsys.readouterr()
     assert printed in streams.err
     assert "process 0 failed; terminating all processes" in streams.err

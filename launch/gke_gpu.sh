@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Run one training on GPU nodes of a Kubernetes cluster with JobSet:
+#   launch/gke_gpu.sh --config FILE [--key value …]
+# Edit the values below; `python -m targetsft_jax.jobset --help` has more. No permissions in
+# the cluster are needed: the processes find each other by DNS names. Add what your network
+# needs (RDMA devices, NCCL plug-ins) to the printed manifest: APPLY=cat.
+set -euo pipefail
+python=${PYTHON:-python}
+"$python" -m targetsft_jax.jobset \
+  --name "${NAME:-targetsft}" \
+  --image "${IMAGE:?the container image}" \
+  --nodes "${NODES:-2}" --gpus "${GPUS:-8}" \
+  --accelerator "${ACCELERATOR:-nvidia-h100-80gb}" \
+  --volume "${VOLUME:-runs:/runs}" \
+  -- "$@" | ${APPLY:-kubectl apply -f -}

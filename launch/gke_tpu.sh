@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Run one training on TPU slices of a GKE cluster with JobSet:
+#   launch/gke_tpu.sh --config FILE [--key value …]
+# Edit the values below; `python -m targetsft_jax.jobset --help` has more. The image is
+# that of launch/Containerfile. Preemptions and lost hosts restart the job, which resumes;
+# a wrong configuration ends it.
+set -euo pipefail
+python=${PYTHON:-python}
+"$python" -m targetsft_jax.jobset \
+  --name "${NAME:-targetsft}" \
+  --image "${IMAGE:?the container image, such as REGION-docker.pkg.dev/PROJECT/REPO/targetsft}" \
+  --topology "${TOPOLOGY:-v5e:4x4}" \
+  --slices "${SLICES:-1}" \
+  --volume "${VOLUME:-runs:/runs}" \
+  -- "$@" | ${APPLY:-kubectl apply -f -}
