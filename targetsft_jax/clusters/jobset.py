@@ -151,7 +151,7 @@ def _jobset(
     jobs: int,
     pods_per_job: int,
 ) -> dict[str, Any]:
-    variables = [
+    variables: list[dict[str, Any]] = [
         {"name": name, "value": value}
         for name, value in {**environment, **options.environment}.items()
     ]
