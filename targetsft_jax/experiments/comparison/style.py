@@ -40,7 +40,7 @@ _MARKERS = {
 _DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 4)))
 _SHAPES = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 
-_PARAMETERS = {
+PARAMETERS = {
     "font.family": "DejaVu Sans",
     "font.size": LABEL,
     "axes.titlesize": TITLE,
@@ -48,6 +48,7 @@ _PARAMETERS = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "axes.prop_cycle": f"cycler('color', {list(RUNS)})",
     "xtick.labelsize": LABEL,
     "ytick.labelsize": LABEL,
     "legend.fontsize": LABEL,
@@ -58,6 +59,7 @@ _PARAMETERS = {
     # Fixed, so that equal data give equal files.
     "svg.hashsalt": "targetsft",
 }
+"""Fonts, lines and colours, for `matplotlib.pyplot.rcParams.update`."""
 
 
 def colour(family: str) -> str:
@@ -127,7 +129,7 @@ def parameters() -> Iterator[None]:
     canvas(1, 1)
     from matplotlib import rc_context
 
-    with rc_context(_PARAMETERS):
+    with rc_context(PARAMETERS):
         yield
 
 
