@@ -5,6 +5,7 @@ The forward pass computes the gradient together with the value, chunk by chunk (
 is not a method (any function of logits and labels) is differentiated chunk by chunk.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -48,7 +49,7 @@ def fused_loss(
     head: Array,
     labels: Array,
     *,
-    weights: Array,
+    weights: Array | None = None,
     teacher: Model | None = None,
     reference: Model | None = None,
     chunk_size: int = DEFAULT_CHUNK,
@@ -70,9 +71,11 @@ def fused_loss(
         head: student output embedding [V, D]; cast to hidden's dtype for the products.
             Its gradient is summed in float32 and returned in the head's dtype.
         labels: observed tokens [...] int; any value where the weight is 0. Elsewhere a
-            traced label outside the vocabulary makes loss and gradients NaN.
+            traced label outside the vocabulary makes loss and gradients NaN, and is
+            counted in the metric `labels_outside`.
         weights: [...]; mask and normaliser in one, finite; a negative weight subtracts
-            its token. Constant in θ.
+            its token. Constant in θ. None: 1 / number of tokens, so that the loss and
+            the metrics are means over all tokens.
         teacher: (hidden [..., D_t], head [V_t, D_t]) of the teacher; constant in θ.
         reference: the same of the frozen reference.
         chunk_size: tokens C per chunk; C·V float32 logits exist at a time, twice as
@@ -95,6 +98,8 @@ def fused_loss(
         sum to one), detached: `nll`, `gamma`, `strength`, `negative_mass`, `entropy`,
         `label_prob`, `accuracy`, and `kl_teacher` or `kl_reference` with a second
         model. A loss function has no `gamma`, `strength` or `negative_mass`.
+        `labels_outside` is the number of tokens of nonzero weight whose label is
+        outside the vocabulary; the reason of a NaN loss if it is not 0.
 
     Raises:
         ValueError: unknown or missing inputs, shapes that do not fit; or, unless it is
@@ -118,6 +123,9 @@ def fused_loss(
     hidden, head = real_array("hidden", hidden), real_array("head", head)
     spec, second, columns = _plan(method, teacher, reference, inputs, np.shape(labels))
     spec = replace(spec, caps=named_caps(logit_caps), histograms=histograms)
+    if weights is None:
+        shape = np.shape(labels)
+        weights = jnp.asarray(np.full(shape, 1 / max(1, math.prod(shape))))
     check_shapes(hidden, head, second, columns, labels=labels, weights=weights)
     vocabulary = real_vocabulary(head, second, vocab_size)
     counts = counted(weights)
@@ -151,6 +159,7 @@ def fused_loss(
 
     loss.defvjp(forward, backward)
     value, metrics = loss(hidden, head, jax.tree.map(stop_gradient, constants))
+    metrics |= {"labels_outside": jnp.sum((labels < 0) & (weights != 0))}
     return value, jax.tree.map(stop_gradient, metrics)
 
 

@@ -84,12 +84,23 @@ def objective(
     return method.objective(rows, **arguments)
 
 
-def induced_target(loss_fn: Callable[[Array], Array], logits: Array) -> Array:
+def induced_target(
+    loss_fn: Callable[..., Array],
+    logits: Array,
+    labels: Array | None = None,
+    **inputs: Any,
+) -> Array:
     """The target Q = p − ∂Σloss/∂logits [..., V] of any differentiable token loss.
 
     Args:
-        loss_fn: logits [..., V] -> per-token loss [...] (or its sum).
+        loss_fn: logits [..., V] -> per-token loss [...] (or its sum); with `labels`, a
+            function (logits, labels, **inputs), as `fused_loss` takes it.
         logits: [..., V].
+        labels: observed tokens [...], int in [0, V); None for a function of the logits.
+        **inputs: more arguments of the function.
+
+    Raises:
+        ValueError: a label outside the vocabulary, or labels of another shape.
 
     Example:
         The target of the negative log-likelihood is the label:
@@ -103,7 +114,11 @@ def induced_target(loss_fn: Callable[[Array], Array], logits: Array) -> Array:
     """
     logits = real_array("logits", logits)
     logits = logits.astype(compute_dtype(logits))
-    gradient = jax.grad(lambda z: jnp.sum(loss_fn(z)))(logits)
+    arguments: tuple[Array, ...] = ()
+    if labels is not None:
+        _check_labels(logits, np.shape(labels))
+        arguments = (label_array(labels, logits.shape[-1]),)
+    gradient = jax.grad(lambda z: jnp.sum(loss_fn(z, *arguments, **inputs)))(logits)
     return jax.nn.softmax(logits, axis=-1) - gradient
 
 
@@ -217,11 +232,7 @@ def _tile(
     key = second_model(arrays)
     other = None if key is None else real_array(key, arrays.pop(key))
     shape = np.shape(labels)
-    if logits.ndim == 0 or logits.shape[:-1] != shape:
-        raise ValueError(
-            f"labels {shape} do not fit logits {logits.shape}: expected one label for "
-            "each row of logits"
-        )
+    _check_labels(logits, shape)
     if other is not None and other.shape != logits.shape:
         raise ValueError(
             f"method {method.name!r}: {key} {other.shape} differs from logits "
@@ -231,3 +242,11 @@ def _tile(
     # A hyper-parameter may be an array per token, such as target_sft's gamma.
     arrays |= {name: hyper.pop(name) for name in list(hyper) if np.ndim(hyper[name])}
     return method, rows, {**token_columns(method, arrays, shape), **hyper}
+
+
+def _check_labels(logits: Array, shape: tuple[int, ...]) -> None:
+    if logits.ndim == 0 or logits.shape[:-1] != shape:
+        raise ValueError(
+            f"labels {shape} do not fit logits {logits.shape}: expected one label for "
+            "each row of logits"
+        )

@@ -13,13 +13,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.lax import stop_gradient
 
+from targetsft_jax.targets.arguments import concrete
 from targetsft_jax.targets.rows import Alternative, Mix, Rows, zero_safe_product
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class QTarget:
     """A target distribution per token, in normal form. Constant in θ.
 
@@ -51,6 +53,17 @@ class QTarget:
     mix: Mix | None = None
     scores: Array | None = None
     rows: Rows | None = None
+
+    def __repr__(self) -> str:
+        """Shapes, and means with ranges of the weights; no arrays."""
+        parts = [f"γ {_summary(self.label_weight)}"]
+        if self.alternative_weight is not None:
+            parts.append(f"b {_summary(self.alternative_weight)}")
+            parts.append(_alternative_name(self.mix))
+        if self.rows is not None:
+            tokens = "×".join(map(str, self.rows.labels.shape)) or "1"
+            parts.insert(0, f"{tokens} tokens, V = {self.rows.logits.shape[-1]:,}")
+        return f"QTarget({'; '.join(parts)})"
 
     def bind(self, rows: Rows) -> "QTarget":
         """Attach row statistics and detach the target from θ.
@@ -198,6 +211,34 @@ class QTarget:
             b = self.alternative_weight[..., None]
             remainder += b * self.alternative.probabilities
         return remainder
+
+
+def _summary(weight: Array) -> str:
+    """Mean and range of a weight; its shape where it is traced or on other devices."""
+    values = concrete(weight)
+    if values is None or not values.size:
+        return f"{np.shape(weight)}"
+    low, mean, high = (float(f(values)) for f in (np.min, np.mean, np.max))
+    return (
+        f"{mean:.3g}" if low == high else f"mean {mean:.3g} ({low:.3g} to {high:.3g})"
+    )
+
+
+def _alternative_name(mix: Mix | None) -> str:
+    if mix is None:
+        return "T of its own scores"
+    student, other = (concrete(factor) for factor in mix)
+    if student is None or other is None or student.size > 1 or other.size > 1:
+        return "T = softmax(α·student + β·other)"
+    if not student and not other:
+        return "T uniform"
+    terms = zip((float(student), float(other)), ("student", "other"))
+    text = " + ".join(
+        name if factor == 1 else f"{factor:.3g}·{name}"
+        for factor, name in terms
+        if factor
+    )
+    return f"T = softmax({text})"
 
 
 def _eps(x: Array) -> float:

@@ -171,6 +171,8 @@ def loss_and_metrics(
         logit_caps=spec.logit_caps,
         **inputs,
     )
+    # Not a metric of a step: the pipeline makes no such label.
+    del metrics["labels_outside"]
     return loss, {"loss": loss, **metrics}
 
 

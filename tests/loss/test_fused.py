@@ -169,7 +169,8 @@ def _dense_metrics(case, hidden, head, labels, arguments):
         kl = (jnp.exp(log_t) * (log_t - log_p)).sum(-1)
         statistics["kl_" + key.removesuffix("_logits")] = kl
     value = objective(case.name, logits, labels, **columns, **dense, **case.hyper)
-    return (w * value).sum(), {k: (w * x).sum() for k, x in statistics.items()}
+    sums = {k: (w * x).sum() for k, x in statistics.items()}
+    return (w * value).sum(), sums | {"labels_outside": 0}
 
 
 CUT = ("teacher", "reference")
@@ -341,7 +342,8 @@ def test_a_users_loss_equals_its_dense_autodiff(chunk: int, array):
     np.testing.assert_allclose(loss, expected, rtol=1e-13)
     for left, right in zip(result, gradients):
         _assert_close(left, right, "float64", 64)
-    assert {"nll", "entropy", "label_prob", "accuracy", "kl_teacher"} == set(metrics)
+    names = {"nll", "entropy", "label_prob", "accuracy", "kl_teacher", "labels_outside"}
+    assert names == set(metrics)
 
 
 def test_a_users_loss_gets_no_label_outside_the_vocabulary():
@@ -355,6 +357,33 @@ def test_a_users_loss_gets_no_label_outside_the_vocabulary():
 
     tensors = (outside, hidden, head, labels)
     assert fused_loss(*tensors, weights=arguments["weights"])[0] == 0
+
+
+def test_labels_outside_the_vocabulary_are_counted_under_jit():
+    """-100 with a weight is an error, and a named metric where it cannot raise."""
+    hidden, head, labels, arguments = loss_problems.problem("float32")
+    weights = np.array(arguments["weights"])
+    labels = np.where(weights == 0, -100, labels)
+    compiled = jax.jit(fused_loss, static_argnums=0)
+    _, metrics = compiled("sft", hidden, head, labels, weights=weights)
+    assert metrics["labels_outside"] == 0
+    wrong = labels.copy()
+    wrong[tuple(np.argwhere(weights)[:2].T)] = -100
+    with pytest.raises(ValueError, match="label -100 at index"):
+        fused_loss("sft", hidden, head, wrong, weights=weights)
+    loss, metrics = compiled("sft", hidden, head, wrong, weights=weights)
+    assert np.isnan(loss) and metrics["labels_outside"] == 2
+
+
+def test_without_weights_the_loss_is_the_mean():
+    hidden, head, labels, _ = loss_problems.problem("float32")
+    labels = np.abs(np.asarray(labels)) % loss_problems.V
+    loss, metrics = fused_loss("sft", hidden, head, labels, vocab_size=loss_problems.V)
+    logits = hidden.astype("float32") @ head[: loss_problems.V].T
+    log_p = np.asarray(jax.nn.log_softmax(logits))
+    mean = -np.take_along_axis(log_p, labels[..., None], -1).mean()
+    np.testing.assert_allclose([loss, metrics["nll"]], mean, rtol=1e-5)
+    np.testing.assert_allclose(metrics["gamma"], 1, rtol=1e-5)
 
 
 def test_gamma_per_token_goes_through_the_chunks():

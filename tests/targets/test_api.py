@@ -152,5 +152,18 @@ def test_induced_target_of_any_loss():
     weight = (1 - p_y) ** 2 - 2 * (1 - p_y) * p_y * np.log(p_y)
     np.testing.assert_allclose(q, (1 - weight) * p + weight * hit, atol=1e-6)
     np.testing.assert_array_equal(induced_target(lambda z: focal(z).sum(), LOGITS), q)
+
+    def focal_of_labels(logits, labels, power):
+        log_p = jax.nn.log_softmax(logits)
+        log_p = jnp.take_along_axis(log_p, labels[..., None], -1)[..., 0]
+        return -((1 - jnp.exp(log_p)) ** power) * log_p
+
+    for labels in (LABELS, np.asarray(LABELS).astype("int64")):
+        same = induced_target(focal_of_labels, LOGITS, labels, power=2)
+        np.testing.assert_allclose(same, q, atol=1e-6)
+    with pytest.raises(ValueError, match="label -100 at index"):
+        induced_target(focal_of_labels, LOGITS, np.full_like(LABELS, -100), power=2)
+    with pytest.raises(ValueError, match="do not fit logits"):
+        induced_target(focal_of_labels, LOGITS, LABELS[:1], power=2)
     narrow = induced_target(focal, jnp.asarray(LOGITS, jnp.bfloat16))
     assert narrow.dtype == jnp.float32

@@ -69,3 +69,19 @@ def test_scores_replace_a_mix(terms):
     q = terms[0]
     scores = QTarget(q.label_weight, q.alternative_weight, scores=jnp.asarray(OTHER))
     _close(scores.bind(q.rows).induced(), q.induced())
+
+
+def test_the_representation_has_shapes_and_means_but_no_arrays(terms):
+    q, *_ = terms
+    text = repr(q)
+    assert text == (
+        "QTarget(5 tokens, V = 6; γ mean 0.5 (0.1 to 0.9); b mean 0.2 (-0.2 to 0.6); "
+        "T = softmax(other))"
+    )
+    assert repr(QTarget(jnp.ones((2, 3)))) == "QTarget(γ 1)"
+    mixed = QTarget(jnp.ones(2), jnp.ones(2), (0.25, 0.75))
+    assert repr(mixed).endswith("b 1; T = softmax(0.25·student + 0.75·other))")
+    assert repr(QTarget(jnp.ones(2), jnp.ones(2), (0, 0))).endswith("T uniform)")
+    traced = []
+    jax.jit(lambda a: traced.append(repr(QTarget(a))) or a)(jnp.ones((2, 3)))
+    assert traced == ["QTarget(γ (2, 3))"]
