@@ -6,6 +6,7 @@ COMMANDS = {
     "evaluate": "Evaluate a model on benchmarks; print scores with intervals.",
     "datasets": "List and build catalogued data sets; preview the rows of a run.",
     "critical_tokens": "Mine the critical tokens of a model's own correct answers.",
+    "inspect": "Show what each method teaches on your rows, as one HTML page.",
     "plan": "Compile a run's step for absent devices; report memory and traffic.",
     "jobset": "Print a JobSet that trains on TPU or GPU nodes of Kubernetes.",
     "convert": "Convert checkpoints to Hugging Face folders, and back.",

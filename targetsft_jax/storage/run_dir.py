@@ -101,6 +101,11 @@ class RunDir:
         return self.path / "adapter"
 
     @property
+    def inspect(self) -> Path:
+        """The inspection page: what each method teaches on the first rows."""
+        return self.path / "inspect.html"
+
+    @property
     def lock(self) -> Path:
         """Lock of the process that runs in the directory."""
         return self.path / "lock"

@@ -209,6 +209,24 @@ def open_session(config: Config, shared: Shared | None = None) -> Session:
     )
 
 
+def role_model(config: Config, name: str, mesh: Mesh) -> StoredModel | None:
+    """Open the model of a role; a generated one is built first if it is not cached.
+
+    Args:
+        config: configuration.
+        name: "student", "teacher" or "reference".
+        mesh: device mesh, on which a generated model is trained.
+
+    Returns:
+        The model, or None if the configuration has none for this role.
+    """
+    section = role_config(config, name)
+    if section.build:
+        folder = start_model(name, section.build, config.cache_dir, mesh)
+        return open_model(str(folder))
+    return open_model(section.path) if section.path else None
+
+
 def _prepare(
     config: Config, source: object, tokenizer: Any, shared: Shared
 ) -> Prepared:
@@ -231,16 +249,9 @@ def _open_roles(config: Config, mesh: Mesh) -> dict[str, Role]:
         names.append("teacher")
     roles: dict[str, Role] = {}
     for name in names:
-        section, dtype = role_config(config, name), param_dtype(name, config, mesh)
-        if section.build:
-            folder = start_model(name, section.build, config.cache_dir, mesh)
-            model = open_model(str(folder))
-        elif section.path:
-            model = open_model(section.path)
-        else:
-            # Only a reference may lack a path: it is the initial student.
-            model = roles["student"].model
-        roles[name] = Role(name, model, dtype)
+        # Only a reference may lack a model: it is the initial student.
+        model = role_model(config, name, mesh) or roles["student"].model
+        roles[name] = Role(name, model, param_dtype(name, config, mesh))
     return roles
 
 

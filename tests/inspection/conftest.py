@@ -1,4 +1,4 @@
-"""A headless Chromium that opens pages from disk and records what they do."""
+"""Pages of tiny models; a headless Chromium that opens pages and records their acts."""
 
 import os
 import shutil
@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.inspected import measured, models, rows_file
+
+__all__ = ["measured", "models", "rows_file"]
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 

@@ -1,0 +1,108 @@
+"""Measure the rows of a page, one after another, and join their arrays."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from targetsft_jax.config.schema import PolicyConfig
+from targetsft_jax.data.chat import Example
+from targetsft_jax.inspection.container import rounded
+from targetsft_jax.inspection.measure import (
+    Arrays,
+    Meter,
+    needs_trajectory,
+    trajectory_target,
+)
+from targetsft_jax.inspection.method_inputs import STUDENT, PageMethod
+from targetsft_jax.inspection.models import Models
+from targetsft_jax.inspection.page_data import PADDING
+from targetsft_jax.targets.trajectory import trajectory_weight
+
+MANTISSA_BITS = 14
+"""Bits of stored numbers: a relative error of at most 2^−15, 3 · 10^−5."""
+
+
+def measure_rows(
+    examples: Sequence[Example],
+    models: Models,
+    methods: Sequence[PageMethod],
+    eta_stops: Sequence[float],
+    *,
+    vocab_size: int,
+    policy: PolicyConfig,
+) -> Arrays:
+    """Arrays of all trained tokens, in order; candidates are token ids.
+
+    Args:
+        examples: the rows.
+        models: loaded models.
+        methods: methods of the page.
+        eta_stops: η at which the normaliser of the guided prior is stored.
+        vocab_size: V, tokens of the tokenizer.
+        policy: aggregation of the trajectory weights of iw-SFT.
+    """
+    meter = Meter(methods, eta_stops)
+    rows = [_measure_row(example, models, meter, vocab_size) for example in examples]
+    arrays = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    counts = [len(row["candidate"]) for row in rows]
+    segments = np.repeat(np.arange(len(rows), dtype=np.int32), counts)
+    for method in filter(needs_trajectory, methods):
+        arrays[f"a_{method.name}"] = _trajectory(method, arrays, segments, policy)
+    return _compact(arrays)
+
+
+def trained_tokens(example: Example) -> np.ndarray:
+    """Mask [n] bool of the trained tokens; the first one has no context."""
+    mask = example.loss_mask.copy()
+    mask[:1] = False
+    return mask
+
+
+def _measure_row(
+    example: Example, models: Models, meter: Meter, vocab_size: int
+) -> Arrays:
+    # The logits at a position are those of the next token.
+    positions = np.flatnonzero(trained_tokens(example)) - 1
+    blocks: list[Arrays] = []
+    start = 0
+    for logits in models.chunks(example.tokens, vocab_size):
+        size = len(logits[STUDENT])
+        inside = positions[(positions >= start) & (positions < start + size)]
+        columns = {name: x[inside + 1] for name, x in example.columns.items()}
+        labels = example.tokens[inside + 1]
+        blocks += meter.blocks(logits, inside - start, labels, columns)
+        start += size
+    return {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}
+
+
+def _trajectory(
+    method: PageMethod, arrays: Arrays, segments: np.ndarray, policy: PolicyConfig
+) -> np.ndarray:
+    """Weights [M] under iw-SFT, whose q is the student; a row is a trajectory."""
+    role = method.sources["trajectory_weight"]
+    logprob = arrays[f"logprob_{STUDENT}"][:, 0]
+    low, high = policy.clip
+    weights = trajectory_weight(
+        jnp.asarray(logprob),
+        jnp.asarray(arrays[f"logprob_{role}"][:, 0]),
+        jnp.asarray(segments),
+        mode=policy.mode,
+        temperature=policy.temperature,
+        clip=(low, high),
+    )
+    return trajectory_target(method, logprob, np.asarray(weights))
+
+
+def _compact(arrays: Arrays) -> Arrays:
+    """Candidates no wider than the widest token, and rounded numbers."""
+    width = int((arrays["candidate"] != PADDING).sum(axis=-1).max())
+    compact = {}
+    for name, x in arrays.items():
+        x = x[:, :width] if name == "candidate" or name.startswith(_WIDE) else x
+        compact[name] = rounded(x, MANTISSA_BITS) if x.dtype.kind == "f" else x
+    return compact
+
+
+_WIDE = ("logprob_", "logt_")
+"""Prefixes of arrays with one number per candidate."""

@@ -1,0 +1,175 @@
+"""Rows of a page: the first examples of the training data, encoded as for training."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from targetsft_jax.command import UsageError
+from targetsft_jax.data.chat import Example
+from targetsft_jax.data.config import DataConfig, FieldMap, source_name, sources
+from targetsft_jax.data.encoding import Encoder, nothing_left
+from targetsft_jax.data.examples import from_flat, join_parts
+from targetsft_jax.data.packing import fit_to_rows
+from targetsft_jax.data.report import DataReport
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LARGEST_TOKENS, LARGEST_TRAINED = 200_000, 50_000
+"""Tokens of a page, and trained ones; a page of 12,000 trained tokens has some 4 MB."""
+
+_GROWTH = 4
+
+
+@dataclass(frozen=True)
+class PageRows:
+    """Examples of a page.
+
+    Attributes:
+        examples: tokens, loss mask and columns of each, truncated as for training.
+        source: the selection in words, such as "the first 20 examples of train.jsonl".
+        report: counts of rows that were read, truncated and left out.
+    """
+
+    examples: Sequence[Example]
+    source: str
+    report: DataReport
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """Names of the per-token inputs that the data has."""
+        return frozenset(self.examples[0].columns)
+
+    def lines(self) -> list[str]:
+        """Truncated and left-out examples, one line per reason; most often none."""
+        report = self.report
+        counts = {
+            "truncated to data.max_length": report.truncated,
+            "unusable, left out": report.bad,
+            **{f"left out: {reason}": n for reason, n in report.dropped.items()},
+        }
+        return [f"{n:,} rows {what}" for what, n in counts.items() if n]
+
+
+def data_of_file(data: DataConfig, path: str) -> DataConfig:
+    """The data section with a file in place of its sources.
+
+    Fields, template and length remain; the map of fields is that of a section which
+    reads files too.
+
+    Args:
+        data: data section of a configuration.
+        path: JSON Lines, or Parquet by its suffix.
+    """
+    kind = "parquet" if path.endswith(".parquet") else "jsonl"
+    is_file = data.source in ("jsonl", "parquet", "hf_dataset") and not data.mixture
+    kept = {
+        name: getattr(data, name)
+        for name in ("chat_template", "thinking", "max_length", "overlong")
+    }
+    fields = data.fields if is_file else FieldMap()
+    return DataConfig(
+        source=kind, path=path, fields=fields, on_bad_row=data.on_bad_row, **kept
+    )
+
+
+def read_rows(
+    data: DataConfig, tokenizer: "PreTrainedTokenizerBase", rows: int | None
+) -> PageRows:
+    """Read the first usable examples, in the order of the files.
+
+    Template, loss mask, filters, truncation and bad rows are those of training;
+    shuffling and packing, on which no token depends, are left out. Sources of a
+    mixture take turns.
+
+    Args:
+        data: data section of a configuration.
+        tokenizer: with the chat template.
+        rows: number of examples; None for all.
+
+    Raises:
+        UsageError: more tokens than a page can hold.
+        ValueError: as `data.pipeline.prepare`.
+    """
+    # An example has two tokens at least, so that no more can be within the limit.
+    wanted = LARGEST_TOKENS // 2 if rows is None else rows
+    share = -(-wanted // len(sources(data)))
+    while True:
+        examples, report, is_exhausted = _encode(data, tokenizer, share)
+        if len(examples) >= wanted or is_exhausted:
+            break
+        share *= _GROWTH
+    examples = _in_turns(examples)[:wanted]
+    if not examples:
+        raise nothing_left(data, report)
+    _check_size(examples)
+    return PageRows(examples, _describe(data, len(examples), rows), report)
+
+
+def _encode(
+    data: DataConfig, tokenizer: "PreTrainedTokenizerBase", share: int
+) -> tuple[list[Example], DataReport, bool]:
+    """Usable examples of the first `share` records of each source.
+
+    Returns:
+        The examples, source by source; the report; True if there are no more records.
+    """
+    limited = _limited(data, share)
+    encoder = Encoder(limited, tokenizer)
+    examples = from_flat(join_parts(encoder.parts()))
+    report = encoder.report
+    numbers, lengths = fit_to_rows(examples, data.max_length, data.overlong, report)
+    usable = [examples.take(int(n), int(k)) for n, k in zip(numbers, lengths)]
+    asked = [source.limit for source in sources(data)]
+    is_all = all(limit is not None and limit <= share for limit in asked)
+    return usable, report, is_all or not report.limited
+
+
+def _limited(data: DataConfig, share: int) -> DataConfig:
+    """The section with at most `share` records of each source."""
+
+    def limit(source: object) -> int:
+        own = getattr(source, "limit")  # noqa: B009
+        return share if own is None else min(own, share)
+
+    if not data.mixture:
+        return dataclasses.replace(data, limit=limit(data))
+    parts = [dataclasses.replace(s, limit=limit(s)) for s in data.mixture]
+    return dataclasses.replace(data, mixture=parts)
+
+
+def _in_turns(examples: Sequence[Example]) -> list[Example]:
+    """Examples of all sources by turns, each source in its own order."""
+    counts: dict[int, int] = {}
+    places = []
+    for example in examples:
+        place = counts.get(example.source, 0)
+        counts[example.source] = place + 1
+        places.append((place, example.source))
+    order = sorted(range(len(examples)), key=places.__getitem__)
+    return [examples[i] for i in order]
+
+
+def _check_size(examples: Sequence[Example]) -> None:
+    """Refuse more tokens than a browser can show."""
+    tokens = np.cumsum([len(example.tokens) for example in examples])
+    trained = np.cumsum([int(example.loss_mask[1:].sum()) for example in examples])
+    fits = (tokens <= LARGEST_TOKENS) & (trained <= LARGEST_TRAINED)
+    if fits.all():
+        return
+    fitting = int(fits.sum())
+    remedy = f"such as --rows {fitting}" if fitting else "or shorter ones"
+    raise UsageError(
+        f"the {len(examples):,} rows have {tokens[-1]:,} tokens, {trained[-1]:,} of "
+        f"them trained, and a page holds at most {LARGEST_TOKENS:,} tokens and "
+        f"{LARGEST_TRAINED:,} trained ones; specify fewer rows, {remedy}"
+    )
+
+
+def _describe(data: DataConfig, count: int, rows: int | None) -> str:
+    names = ", ".join(source_name(source) for source in sources(data))
+    which = "all" if rows is None else "the first"
+    return f"{which} {count:,} examples of {names}"
