@@ -1,27 +1,20 @@
 """Replace a tokenizer's chat template by a named one or a file."""
 
 import copy
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from targetsft_jax.data.bundled_templates import (
+    missing_tokens,
+    names,
+    read,
+    usable,
+)
 from targetsft_jax.data.chat import stop_tokens
 from targetsft_jax.data.rendering import NAME
-from targetsft_jax.data.tokenizer import special_ids
 from targetsft_jax.storage.user_path import user_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_FOLDER = Path(__file__).parent / "templates"
-
-# Control tokens in the named templates.
-_CONTROL = re.compile(r"<[|｜][^|｜<>]+[|｜]>")
-
-
-def names() -> list[str]:
-    """Names of the built-in templates, `templates/NAME.jinja`."""
-    return sorted(path.stem for path in _FOLDER.glob("*.jinja"))
 
 
 def with_template(
@@ -46,19 +39,17 @@ def with_template(
     """
     if template is None:
         return tokenizer
-    text = _read(template, key)
+    text = _read(template, tokenizer, key)
     if tokenizer.chat_template == text:
         return tokenizer
-    special = set(tokenizer.convert_ids_to_tokens(sorted(special_ids(tokenizer))))
-    if template in names():
-        missing = sorted(set(_CONTROL.findall(text)) - special)
-        if missing:
-            raise ValueError(
-                f"{key} is {template!r}, which writes {', '.join(missing)}, but the"
-                f" tokenizer {tokenizer.name_or_path!r} has no such special tokens;"
-                " expected a template of the model's family, or null for the"
-                " tokenizer's template"
-            )
+    if template in names() and (missing := missing_tokens(template, tokenizer)):
+        others = ", ".join(usable(tokenizer))
+        raise ValueError(
+            f"{key} is {template!r}, which writes {', '.join(missing)}, but the"
+            f" tokenizer {tokenizer.name_or_path!r} has no such special tokens;"
+            f" expected a template of the model's family (of those by name: {others}),"
+            " or null for the tokenizer's template"
+        )
     changed = copy.copy(tokenizer)
     changed.chat_template = text
     setattr(changed, NAME, template)
@@ -69,9 +60,9 @@ def with_template(
     return changed
 
 
-def _read(template: str, key: str) -> str:
+def _read(template: str, tokenizer: "PreTrainedTokenizerBase", key: str) -> str:
     if template in names():
-        return (_FOLDER / f"{template}.jinja").read_text(encoding="utf-8")
+        return read(template, tokenizer)
     path = user_path(template)
     if path.suffix != ".jinja" or not path.is_file():
         raise ValueError(

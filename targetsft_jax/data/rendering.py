@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from targetsft_jax.data.bundled_templates import usable
 from targetsft_jax.data.row_error import RowError
 from targetsft_jax.data.template_sandbox import Spans, has_generation_block, render
 
@@ -42,9 +43,10 @@ class ChatTemplate:
         """
         if not tokenizer.chat_template:
             raise ValueError(
-                f"the tokenizer {tokenizer.name_or_path!r} has no chat template;"
-                " set data.chat_template, or add a chat_template.jinja to its"
-                " folder"
+                f"the tokenizer {tokenizer.name_or_path!r} has no chat template, as"
+                " that of a base model; set data.chat_template to one of"
+                f" {', '.join(usable(tokenizer))} (the tokenizer has their tokens;"
+                " plain fits every base model), or to a .jinja file"
             )
         if isinstance(tokenizer.chat_template, dict):
             try:

@@ -3,13 +3,14 @@
 import pytest
 from support.chats import record, trained
 
+from targetsft_jax.data.bundled_templates import names, usable
 from targetsft_jax.data.chat import (
     encode,
     encode_prompt,
     marks_assistant,
     stop_tokens,
 )
-from targetsft_jax.data.chat_templates import names, with_template
+from targetsft_jax.data.chat_templates import with_template
 from targetsft_jax.data.config import DataConfig, SyntheticConfig
 from targetsft_jax.data.pipeline import prepare
 from targetsft_jax.data.tokenizer import byte_tokenizer
@@ -18,7 +19,10 @@ BOXED = r"Please reason step by step, and put your final answer within \boxed{}.
 QWEN = ("<|im_start|>", "<|im_end|>")
 LLAMA = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 DEEPSEEK = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>")
-# Expected prompt of a bare question, and expected end of a response.
+GEMMA = ("<bos>", "<start_of_turn>", "<end_of_turn>")
+MISTRAL = ("<bos>", "[INST]", "[/INST]")
+# Expected prompt of a bare question, and expected end of a response; a third text
+# precedes the response and is trained, since tokens begin with a space.
 PROMPTS = {
     "qwen_boxed": (
         QWEN,
@@ -56,6 +60,18 @@ PROMPTS = {
         f"<｜begin▁of▁sentence｜>User: What is 1+1?\n{BOXED}\n\nAssistant:",
         "<｜end▁of▁sentence｜>",
     ),
+    "chatml": (
+        QWEN,
+        "<|im_start|>user\nWhat is 1+1?<|im_end|>\n<|im_start|>assistant\n",
+        "<|im_end|>",
+    ),
+    "gemma": (
+        GEMMA,
+        "<bos><start_of_turn>user\nWhat is 1+1?<end_of_turn>\n<start_of_turn>model\n",
+        "<end_of_turn>",
+    ),
+    "mistral": (MISTRAL, "<bos>[INST] What is 1+1?[/INST]", "<|end|>", " "),
+    "plain": ((), "User: What is 1+1?\n\nAssistant:", "<|end|>", " "),
 }
 
 
@@ -63,13 +79,16 @@ def tokenizer_of(tokens, template=None):
     """The built-in tokenizer with the special tokens of a family."""
     tokenizer = byte_tokenizer()
     tokenizer.add_special_tokens({"extra_special_tokens": list(tokens)})
+    if "<bos>" in tokens:
+        tokenizer.bos_token = "<bos>"
     return with_template(tokenizer, template)
 
 
 @pytest.fixture(params=PROMPTS)
 def case(request):
-    tokens, prompt, end = PROMPTS[request.param]
-    return request.param, tokenizer_of(tokens, request.param), prompt, end
+    tokens, prompt, end, *space = PROMPTS[request.param]
+    tokenizer = tokenizer_of(tokens, request.param)
+    return request.param, tokenizer, prompt, (*space, "")[0], end
 
 
 def test_every_template_has_a_case_above():
@@ -77,7 +96,7 @@ def test_every_template_has_a_case_above():
 
 
 def test_the_prompt_equals_the_published_one(case):
-    _, tokenizer, prompt, end = case
+    _, tokenizer, prompt, _, end = case
     tokens = encode_prompt(record("What is 1+1?").messages, tokenizer)
     assert tokenizer.decode(tokens) == prompt
     ends = {tokenizer.convert_tokens_to_ids(end), tokenizer.eos_token_id}
@@ -86,24 +105,24 @@ def test_the_prompt_equals_the_published_one(case):
 
 @pytest.mark.parametrize("system", [None, "Be brief."])
 def test_the_responses_and_their_ends_are_trained(case, system):
-    name, tokenizer, prompt, end = case
+    name, tokenizer, prompt, space, end = case
     assert marks_assistant(tokenizer)
     conversation = record("What is 1+1?", "2 🙂", "And 1+2?", "3", system=system)
     example = encode(conversation, tokenizer)
-    assert trained(example, tokenizer) == ["2 🙂" + end, "3" + end]
+    assert trained(example, tokenizer) == [f"{space}2 🙂{end}", f"{space}3{end}"]
     text = tokenizer.decode(example.tokens)
     if system is None:
-        assert text.startswith(prompt + "2 🙂" + end)
+        assert text.startswith(prompt + space + "2 🙂" + end)
     else:
         assert system in text and "helpful" not in text and "Cutting" not in text
     # Later answers follow the prompt that generation would use.
     later = encode_prompt(conversation.messages[:-1], tokenizer)
-    assert text.startswith(tokenizer.decode(later) + "3" + end)
+    assert text.startswith(tokenizer.decode(later) + space + "3" + end)
 
 
 def test_a_template_is_applied_once(case):
     """A tokenizer that already has it is returned unchanged; others are copied."""
-    name, tokenizer, _, _ = case
+    name, tokenizer, *_ = case
     assert with_template(tokenizer, name) is tokenizer
     assert with_template(tokenizer, None) is tokenizer
     plain = tokenizer_of(PROMPTS[name][0])
@@ -126,7 +145,7 @@ def test_a_template_of_another_family_is_refused():
 @pytest.mark.parametrize(
     "name, text, problem",
     [
-        ("no_such", None, "expected one of deepseek_math, llama_boxed"),
+        ("no_such", None, "expected one of chatml, deepseek_math"),
         ("missing.jinja", None, "a file that ends in .jinja"),
         ("open.jinja", "{% for m in messages %}{{ m.content }}{% endfor %}", "closes"),
         ("broken.jinja", "{% for m in %}", "the chat template refuses it"),
@@ -166,3 +185,48 @@ def test_a_template_from_a_file_is_trained(tmp_path):
             DataConfig(synthetic=SyntheticConfig(examples=2), max_length=128), tokenizer
         ).train.fingerprint
     )
+
+
+def test_a_base_model_is_shown_the_templates_whose_tokens_it_has():
+    tokenizer = tokenizer_of(GEMMA)
+    tokenizer.chat_template = None
+    assert usable(tokenizer) == ["gemma", "plain"]
+    config = DataConfig(synthetic=SyntheticConfig(examples=2))
+    with pytest.raises(ValueError, match="chat_template to one of gemma, plain [(]"):
+        prepare(config, tokenizer)
+    with pytest.raises(ValueError, match="by name: gemma, plain[)]"):
+        with_template(tokenizer, "mistral")
+    tokenizer.eos_token = None
+    assert usable(tokenizer) == ["gemma"]
+    with pytest.raises(ValueError, match="'plain', which writes eos_token, but"):
+        with_template(tokenizer, "plain")
+
+
+def test_a_multi_turn_conversation_of_gemma_is_as_published():
+    """The example of ai.google.dev/gemma/docs/core/prompt-structure."""
+    tokenizer = tokenizer_of(GEMMA, "gemma")
+    turns = record("knock knock", "who is there", "Gemma", "Gemma who?")
+    assert tokenizer.decode(encode(turns, tokenizer).tokens) == (
+        "<bos><start_of_turn>user\nknock knock<end_of_turn>\n"
+        "<start_of_turn>model\nwho is there<end_of_turn>\n"
+        "<start_of_turn>user\nGemma<end_of_turn>\n"
+        "<start_of_turn>model\nGemma who?<end_of_turn>\n"
+    )
+
+
+def test_a_template_of_any_family_begins_as_the_tokenizer_does():
+    """That of Llama and Gemma adds a BOS to a text, that of SmolLM2 does not."""
+    from tokenizers.processors import TemplateProcessing
+
+    for template in ("chatml", "plain"):
+        tokenizer = tokenizer_of((*QWEN, "<bos>"))
+        turns = record("What is 1+1?").messages
+        prompt = PROMPTS[template][1]
+        chosen = with_template(tokenizer, template)
+        assert tokenizer.decode(encode_prompt(turns, chosen)) == prompt
+        ids = [("<bos>", tokenizer.bos_token_id)]
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<bos> $A", special_tokens=ids
+        )
+        chosen = with_template(tokenizer, template)
+        assert tokenizer.decode(encode_prompt(turns, chosen)) == "<bos>" + prompt

@@ -6,7 +6,7 @@ import pytest
 from support.chats import REWRITING, TEMPLATES, marked, record
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from targetsft_jax.data.chat_templates import _FOLDER, names
+from targetsft_jax.data.bundled_templates import _FOLDER, names
 from targetsft_jax.data.template_sandbox import has_generation_block, render
 
 TURNS = record(" Hi <b> é ", "ok\n", "again", "yes", system="Be brief.").messages
