@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "targetsft_jax"
-KINDS = (".py", ".yaml", ".sh", ".jinja")
+KINDS = (".py", ".yaml", ".sh", ".jinja", ".js", ".css")
 BESIDE = {
     "configs": "Shipped configurations: `--config NAME`.",
     "perf": "Measurements of time, memory and traffic, against alternatives and peers.",
@@ -219,7 +219,8 @@ def _first_line(path: Path) -> str:
     if path.suffix == ".py":
         return _docstring(path).partition("\n")[0]
     text = path.read_text(encoding="utf-8")
-    comment = re.search(r"(?:^# |\{#-? ?)([^!].*?)(?: ?-?#\})?$", text, re.M)
+    opening, closing = r"(?:^# |^// |^/\* |\{#-? ?)", r"(?: ?-?#\}| \*/)?"
+    comment = re.search(rf"{opening}([^!].*?){closing}$", text, re.M)
     return comment[1] if comment else ""
 
 
