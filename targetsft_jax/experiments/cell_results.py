@@ -6,15 +6,13 @@ from typing import Any
 
 from targetsft_jax.evaluation.results import Results
 from targetsft_jax.experiments.compare import finished_scores, selected_rate
+from targetsft_jax.experiments.comparison.order import REFERENCES
 from targetsft_jax.experiments.comparison.results import CellResult
 from targetsft_jax.experiments.grid import Cell, Entry
 from targetsft_jax.experiments.runs import read_run
 from targetsft_jax.storage import json_file, jsonl
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.storage.user_path import user_path
-
-REFERENCES = ("start", "teacher")
-"""Models shared by the cells of a setting."""
 
 HISTORY = ("gamma", "strength", "negative_mass", "nll", "label_prob", "entropy")
 """Metrics whose course over training is recorded."""

@@ -3,10 +3,13 @@
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from targetsft_jax.evaluation.results import Results
+from targetsft_jax.evaluation.statistics import AverageAtK
+from targetsft_jax.experiments.comparison.order import REFERENCES
 from targetsft_jax.loss.histogram import BINS
 from targetsft_jax.storage import jsonl, yaml_file
 from targetsft_jax.storage.run_dir import RunDir
@@ -28,12 +31,20 @@ class Run:
         rows: objects of metrics.jsonl, sorted by step.
         histograms: objects of histograms.jsonl, sorted by step.
         seconds: cause -> seconds of wall time; empty without a goodput file.
+        scores: evaluated model -> its score; empty without a results file.
     """
 
     name: str
     rows: list[dict[str, Any]]
     histograms: list[dict[str, Any]]
     seconds: dict[str, float]
+    scores: dict[str, AverageAtK] = field(default_factory=dict)
+
+    @property
+    def score(self) -> AverageAtK | None:
+        """Score of the trained model; None if it was not evaluated."""
+        trained = [s for name, s in self.scores.items() if name not in REFERENCES]
+        return trained[0] if trained else None
 
     def series(self, metric: str) -> tuple[list[int], list[float]]:
         """Return steps and values of a metric, omitting non-finite values."""
@@ -105,7 +116,13 @@ def _find_runs(path: str) -> dict[Path, list[dict[str, Any]]]:
 
 def _read(folder: Path, rows: list[dict[str, Any]], name: str) -> Run:
     run_dir = RunDir(folder)
-    return Run(name, rows, _rows(run_dir.histograms), read_seconds(run_dir))
+    return Run(
+        name,
+        rows,
+        _rows(run_dir.histograms),
+        read_seconds(run_dir),
+        Results(run_dir).scores(),
+    )
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -7,6 +7,16 @@ import pytest
 from targetsft_jax.loss.histogram import BINS
 
 
+def _results(scores):
+    score = {"standard_error": 0.05, "pass_at_k": 1.0, "no_answer": 0.0}
+    score |= {"truncated": 0.0, "problems": 64, "k": 16}
+    entries = {
+        name: {"key": "x", "score": {"average_at_k": mean, **score}}
+        for name, mean in scores.items()
+    }
+    return {"finished": True, "export": None, "scores": entries}
+
+
 @pytest.fixture
 def write_run():
     def write(folder, method="sft", steps=30, start=2.0, **more):
@@ -28,5 +38,7 @@ def write_run():
         seconds = {"steps": 60.0, "compile": 20.0, "save": 20.0}
         goodput = json.dumps({"sessions": 1, "seconds": seconds})
         (folder / "goodput.json").write_text(goodput)
+        scores = {"start": 0.1, "teacher": 0.8, method: 1 / start}
+        (folder / "results.json").write_text(json.dumps(_results(scores)))
 
     return write

@@ -10,10 +10,10 @@ def test_a_line_has_the_newest_values_of_a_run(tmp_path, write_run):
     paths = [str(tmp_path / "a"), str(tmp_path / "long name")]
     heading, line, other = summary_table(read_runs(paths))
     assert heading.split() == (
-        "run step loss val loss nll tok/s skipped goodput".split()
+        "run step loss val loss nll tok/s skipped goodput Average@k".split()
     )
-    # 3/30; 3/30 + 0.1; one skipped step; 60 of 100 seconds in steps.
-    assert line.split()[3:] == "30 0.1000 0.2000 0.1000 5,000 1 60%".split()
+    # 3/30; 3/30 + 0.1; one skipped step; 60 of 100 seconds in steps; a score of 1/3.
+    assert line.split()[3:] == ("30 0.1000 0.2000 0.1000 5,000 1 60% 33.3 %".split())
     assert len(heading) == len(line) == len(other)
     assert line.startswith("a · sft ") and other.startswith("long name · sft ")
 

@@ -147,7 +147,9 @@ def test_a_new_entry_appears_everywhere(monkeypatch, tmp_path, capsys):
     assert heading.split() == ["run", "step", "skipped", "S", "val", "S"]
     assert line.split() == ["a", "2", "0", "1.00", "2.00"]
     titles = []
-    monkeypatch.setattr(curves, "_style", lambda _, title, x="": titles.append(title))
+    monkeypatch.setattr(
+        curves.style, "label", lambda _, title, x="": titles.append(title)
+    )
     curves.draw([run], tmp_path / "curves.png")
     assert titles == ["surprise, bits"]
     assert "| `surprise` | S | bits | surprise of the student |" in (

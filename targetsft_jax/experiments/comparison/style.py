@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from targetsft_jax.extras import import_extra
-from targetsft_jax.palette import CHALK, FAMILIES, RUNS
+from targetsft_jax.palette import CHALK, FAMILIES, HEAT, RUNS
 
 WIDTH = 10.0
 """Width of a figure in inches; at 1000 pixels a font of 8 points has 11 pixels."""
@@ -117,6 +117,19 @@ def canvas(width: float, height: float) -> Any:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def heat_map() -> Any:
+    """Colour map of shares and scores; lightness falls with the value."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("heat", list(HEAT))
+
+
+def label(axis: Any, title: str, x: str = "") -> None:
+    """Title and horizontal label of a panel."""
+    axis.set_title(title, loc="left")
+    axis.set_xlabel(x)
 
 
 @contextlib.contextmanager
