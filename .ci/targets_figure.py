@@ -16,9 +16,9 @@ LABEL = 1
 STUDENT = (0.62, 0.14, 0.12, 0.07, 0.05)
 TEACHER = (0.90, 0.02, 0.04, 0.03, 0.01)
 
-WIDTH, HEIGHT = 660, 364
-LEFT, TOP = 52, 78
-PANEL, GAP, ROW = 148, 52, 22
+WIDTH, HEIGHT = 536, 364
+LEFT, TOP = 34, 78
+PANEL, GAP, ROW = 130, 46, 22
 BLOCK = 166
 """Height of a row of panels, in pixels as all of these."""
 
@@ -72,10 +72,10 @@ def panels() -> list[Panel]:
     return [
         Panel("the model believes", "p", "student", STUDENT),
         Panel("a teacher believes", "π", "teacher", TEACHER),
-        target("sft", "SFT", "γ = 1: the label alone"),
-        target("kd", "distillation", "γ = 0: the teacher alone"),
-        target("dft", "DFT", "γ = p of the label, rest p"),
-        target("target_sft", "Target-SFT", "the same γ, rest p and π"),
+        target("sft", "SFT", "γ = 1"),
+        target("kd", "distillation", "γ = 0, rest: π"),
+        target("dft", "DFT", "γ = p(54), rest: p"),
+        target("target_sft", "Target-SFT", "γ = p(54), rest: p and π"),
     ]
 
 
@@ -86,11 +86,11 @@ def draw(theme: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'width="{WIDTH}" height="{HEIGHT}" role="img" font-family="{FONT}">',
         "<title>One token with a wrong label, under four losses</title>",
-        f'<text x="{LEFT}" y="26" font-size="16" fill="{colours["muted"]}">'
+        f'<text x="{LEFT}" y="26" font-size="15" fill="{colours["muted"]}">'
         f'<tspan fill="{colours["ink"]}" font-weight="600">7 × 8 = ?</tspan>'
         '<tspan dx="14">The data says</tspan>'
         f'<tspan dx="6" fill="{colours["label"]}" font-weight="600">54</tspan>'
-        '<tspan dx="6">(wrong). What does each loss teach here?</tspan></text>',
+        '<tspan dx="6">(wrong). What does each loss teach?</tspan></text>',
     ]
     for index, panel in enumerate(panels()):
         x = LEFT + (index % 3) * (PANEL + GAP)

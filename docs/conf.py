@@ -26,6 +26,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "docstrings",
+    "math_markup",
     "repository_pages",
     "remaining_pages",
     "public_names",
@@ -64,9 +65,11 @@ nitpick_ignore_regex = [
 
 html_theme = "sphinx_book_theme"
 html_title = "targetsft-jax"
+html_math_renderer = "mathml"
 html_theme_options = {
     "show_toc_level": 2,
-    "home_page_in_toc": True,
+    # The sidebar has the search field.
+    "navbar_persistent": [],
     "use_download_button": False,
     "use_fullscreen_button": False,
 }
