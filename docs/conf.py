@@ -32,13 +32,16 @@ extensions = [
     "public_names",
     "llms_txt",
 ]
-exclude_patterns = ["_ext", "_parts", "_static", "**/.ipynb_checkpoints"]
+exclude_patterns = ["_*", "**/.ipynb_checkpoints"]
 
 # Markdown.
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-# Notebooks are executed by CI as scripts, not by the build.
-nb_execution_mode = "off"
+# Notebooks. Those that train are executed by tests/test_notebooks.py alone.
+nb_execution_mode = "force"
+nb_execution_excludepatterns = ["examples/own_loss*", "examples/fine_tuning*"]
+nb_execution_raise_on_error = True
+nb_execution_timeout = 120
 
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

@@ -2,11 +2,13 @@
 
 `docs/contributing.md` holds one link, to `CONTRIBUTING.md`, for readers of the
 repository; on the site the page has that file's text. Links between files of the
-repository become links between pages, or downloads.
+repository become links between pages, or downloads. The notebooks are copied to
+`docs/examples/`, which git ignores.
 """
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -14,6 +16,7 @@ from sphinx.application import Sphinx
 PAGES = {
     "changelog": "CHANGELOG.md",
     "contributing": "CONTRIBUTING.md",
+    "examples": "examples/README.md",
     "performance": "perf/README.md",
     "index": "README.md",
 }
@@ -24,8 +27,17 @@ _LINK = re.compile(r"(?<=\]\()(?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?(?=\))")
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the extension."""
+    app.connect("config-inited", lambda app, config: _copy(Path(app.srcdir)))
     app.connect("source-read", _replace)
     return {"parallel_read_safe": True}
+
+
+def _copy(docs: Path) -> None:
+    folder = docs / "examples"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for path in sorted((docs.parent / "examples").glob("*.ipynb")):
+        shutil.copy2(path, folder)
 
 
 def _replace(app: Sphinx, name: str, source: list[str]) -> None:
@@ -50,4 +62,6 @@ def _target(link: str, origin: Path, page: Path, docs: Path) -> str:
     for name, file in PAGES.items():
         if path == docs.parent / file:
             path = docs / f"{name}.md"
+    if path.parent == docs.parent / "examples":
+        path = docs / "examples" / path.name
     return Path(os.path.relpath(path, page)).as_posix()

@@ -148,7 +148,6 @@ def table_row(method: str | Method) -> str:
         "by hyper-parameters"
         if description.inputs is None
         else _code(description.inputs),
-        _code(f"{key}={entry.default!r}" for key, entry in description.hyper.items()),
         f"[{description.source.short}]({description.source.url})"
         if description.source
         else "",
@@ -157,8 +156,8 @@ def table_row(method: str | Method) -> str:
 
 
 TABLE_HEADER = (
-    "| method | a (label) | b (alternative) | (α, β) | inputs | hyper-parameters "
-    "| source |\n|---|---|---|---|---|---|---|"
+    "| method | a (label) | b (alternative) | (α, β) | inputs | source |\n"
+    "|---|---|---|---|---|---|"
 )
 
 
