@@ -332,7 +332,7 @@ class Config:
     seed: int = key(0, "Seed of the data order and of sampling.", at_least(0))
     cache_dir: str = key(
         "~/.cache/targetsft_jax",
-        "Cache of built models, tokens and packed rows.",
+        "Cache of built models, tokens, packed rows and compiled programs.",
         resumable=True,
     )
     student: RoleConfig = key(RoleConfig, "The trained model.")

@@ -3,11 +3,12 @@
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from targetsft_jax.storage.atomic import write_text
 from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.telemetry.compilation_cache import program_counts
 
 CAUSES = {
     "start": "from loading the student to the first step",
@@ -86,7 +87,8 @@ class Clock:
             return
         self._written = moment
         rounded = {cause: round(s, 3) for cause, s in self.seconds.items()}
-        text = json.dumps({"sessions": self.sessions, "seconds": rounded}) + "\n"
+        tree = {"sessions": self.sessions, "seconds": rounded}
+        text = json.dumps(tree | {"programs": program_counts()}) + "\n"
         write_text(self._path, text)
 
     def summary(self) -> str:
@@ -96,12 +98,19 @@ class Clock:
         lost = sorted(((self._lost[cause], cause) for cause in CAUSES), reverse=True)
         parts = [f"{cause} {s / total:.1%}" for s, cause in lost if s / total >= 5e-4]
         causes = f" (lost to: {', '.join(parts)})" if parts else ""
-        return f"goodput {seconds['steps'] / total:.1%} of {total:.0f} s{causes}"
+        share = f"goodput {seconds['steps'] / total:.1%} of {total:.0f} s{causes}"
+        return share + _programs_text(program_counts())
 
 
 def read_seconds(run_dir: RunDir) -> dict[str, float]:
     """Read the seconds of a run by cause; empty without a readable file."""
     return _read(run_dir)[1]
+
+
+def _programs_text(counts: Mapping[str, int]) -> str:
+    """Format as `; 3 of 14 programs from the cache`; empty without large programs."""
+    total = sum(counts.values())
+    return f"; {counts['cached']} of {total} programs from the cache" if total else ""
 
 
 def _read(run_dir: RunDir) -> tuple[int, dict[str, float]]:

@@ -1,0 +1,67 @@
+"""Persistent cache of compiled programs, so that a restart does not compile them again.
+
+jax keys a program by its code, its devices, the compiler's version and options. The
+key of a program for CPUs does not include the instructions of the CPU: a home directory
+of several machines has a folder for each kind.
+"""
+
+import platform
+from pathlib import Path
+
+import jax
+
+from targetsft_jax.storage.digest import text_digest
+
+COMPILED = "compiled"
+"""Folder of the programs in `cache_dir`."""
+
+_EVENTS = {
+    "/jax/compilation_cache/cache_hits": "cached",
+    "/jax/compilation_cache/cache_misses": "compiled",
+}
+_counts = dict.fromkeys(_EVENTS.values(), 0)
+_listens = False
+
+
+def use_compilation_cache(folder: Path) -> None:
+    """Keep the programs of this process in a folder; call it before the first one.
+
+    A folder that jax has already, by JAX_COMPILATION_CACHE_DIR, stays; with
+    JAX_ENABLE_COMPILATION_CACHE=false there is none.
+
+    Args:
+        folder: parent of the folder of this platform.
+    """
+    global _listens
+    if not _listens:
+        jax.monitoring.register_event_listener(_count)
+        _listens = True
+    enabled = jax.config.jax_enable_compilation_cache
+    if jax.config.jax_compilation_cache_dir or not enabled:
+        return
+    name = jax.default_backend()
+    if name == "cpu":
+        name = f"cpu-{text_digest(_cpu_features())[:8]}"
+    jax.config.update("jax_compilation_cache_dir", str(folder / name))
+
+
+def program_counts() -> dict[str, int]:
+    """Programs of this process that were read from the cache, and `compiled` ones.
+
+    Programs that compile in less than a second are not kept and not counted.
+    """
+    return dict(_counts)
+
+
+def _count(event: str, **_: object) -> None:
+    if event in _EVENTS:
+        _counts[_EVENTS[event]] += 1
+
+
+def _cpu_features() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except (OSError, ValueError):
+        return platform.processor()
+    features = (line for line in lines if line.startswith(("flags", "Features")))
+    return next(features, platform.processor())
