@@ -7,6 +7,7 @@ of several machines has a folder for each kind.
 
 import platform
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -36,8 +37,9 @@ def use_compilation_cache(folder: Path) -> None:
     if not _listens:
         jax.monitoring.register_event_listener(_count)
         _listens = True
-    enabled = jax.config.jax_enable_compilation_cache
-    if jax.config.jax_compilation_cache_dir or not enabled:
+    settings: Any = jax.config  # Its attributes are not in its type.
+    enabled = settings.jax_enable_compilation_cache
+    if settings.jax_compilation_cache_dir or not enabled:
         return
     name = jax.default_backend()
     if name == "cpu":
