@@ -1,4 +1,4 @@
-"""Descriptions of methods, for the README's table and the model card.
+"""Descriptions of methods, for tables of methods and the model card.
 
 Title, equation and source are parsed from the docstring of a method's function:
 
