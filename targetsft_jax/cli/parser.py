@@ -50,7 +50,7 @@ class CommandParser(argparse.ArgumentParser):
             epilog = f"{epilog} Other keys are those of a run: {_TOPICS}"
         super().__init__(
             prog=f"targetsft {command}",
-            usage=f"targetsft {command} {arguments}",
+            usage=f"targetsft {command} {arguments}".rstrip(),
             description=about,
             epilog="\n".join(textwrap.wrap(epilog.strip(), WIDTH)),
             formatter_class=_Format,

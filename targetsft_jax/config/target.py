@@ -2,9 +2,16 @@
 
 from typing import Any
 
-from targetsft_jax.keys import key, section
+from targetsft_jax.keys import Domain, key, section
 from targetsft_jax.targets.method import Hyper
-from targetsft_jax.targets.methods import METHODS
+from targetsft_jax.targets.methods import ALIASES, METHODS
+
+
+_NAMES = Domain(
+    f"one of {', '.join(METHODS)}",
+    lambda name: name in METHODS or name in ALIASES,
+    choices=tuple(METHODS),
+)
 
 
 def _target_config() -> Any:
@@ -23,7 +30,7 @@ def _target_config() -> Any:
         "__doc__": "Method and hyper-parameters; null: the default, in [].",
         "__module__": __name__,
         "__annotations__": {"name": str, **kinds},
-        "name": key("target_sft", name_help),
+        "name": key("target_sft", name_help, _NAMES),
     }
     return section(type("TargetConfig", (), body | keys))
 

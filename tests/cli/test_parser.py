@@ -37,7 +37,7 @@ def test_a_help_fits_a_screen_and_a_half(name):
     lines = PARSERS[name].format_help().splitlines()
     assert len(lines) <= SCREEN_AND_A_HALF
     assert max(map(len, lines)) <= WIDTH
-    assert lines[0].startswith(f"usage: {name} ") and lines[1] == ""
+    assert f"{lines[0]} ".startswith(f"usage: {name} ") and lines[1] == ""
     has_topic = "--help [TOPIC]" in "\n".join(lines)
     assert has_topic == PARSERS[name].run_keys
 
