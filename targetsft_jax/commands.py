@@ -12,5 +12,8 @@ COMMANDS = {
     "convert": "Convert checkpoints to Hugging Face folders, and back.",
     "push": "Upload an exported model or adapters to the Hugging Face hub.",
     "report": "Plot the metrics of runs and print a table.",
+    "configs": "List or copy the shipped configurations.",
+    "env": "Print versions and devices for a bug report.",
+    "completion": "Print a completion script for bash, zsh or fish.",
 }
 """Command -> help; each is a module with `main(arguments) -> exit code`."""

@@ -1,6 +1,5 @@
 """Print a shell completion script: `python -m targetsft_jax.completion bash`."""
 
-import importlib
 from collections.abc import Sequence
 
 from targetsft_jax.cli.parser import CommandParser
@@ -15,8 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _completion(arguments: list[str]) -> None:
     from targetsft_jax.cli.completion import script
 
-    commands = importlib.import_module("targetsft_jax.__main__").COMMANDS
-    print(script(parser().parse_args(arguments).shell, commands), end="")
+    print(script(parser().parse_args(arguments).shell), end="")
 
 
 def parser() -> CommandParser:

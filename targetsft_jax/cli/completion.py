@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from targetsft_jax.cli.parser import CommandParser
+from targetsft_jax.commands import COMMANDS
 from targetsft_jax.config.help import ALL, GENERAL, TRAIN, Page
 from targetsft_jax.config.schema import Config
 from targetsft_jax.config.shipped import names
@@ -56,19 +57,14 @@ class Command:
     run_keys: bool = False
 
 
-def script(shell: str, commands: Mapping[str, str]) -> str:
-    """Return the completion script of a shell.
-
-    Args:
-        shell: a name in `SHELLS`.
-        commands: command -> help.
-    """
-    return SHELLS[shell](list(read_commands(commands)), commands)
+def script(shell: str) -> str:
+    """Return the completion script of a shell, a name in `SHELLS`."""
+    return SHELLS[shell](list(read_commands()))
 
 
-def read_commands(commands: Mapping[str, str]) -> Iterator[Command]:
+def read_commands() -> Iterator[Command]:
     """Yield the commands and subcommands from their declarations."""
-    for name in commands:
+    for name in COMMANDS:
         if name in PAGES:
             yield _paged(name, PAGES[name])
         else:
@@ -179,7 +175,7 @@ _targetsft() {
 BODY
     if [[ -n $values ]]; then
         compadd -- ${=values}
-        [[ $previous == --config ]] && _files
+        [[ $previous != --config ]] || _files
     elif [[ $previous == -* && $current != -* ]]; then
         _files
     else
@@ -191,17 +187,17 @@ compdef _targetsft targetsft
 """
 
 
-def _posix(template: str, commands: list[Command], help: Mapping[str, str]) -> str:
+def _posix(template: str, commands: list[Command]) -> str:
     """Fill the template of bash or zsh."""
-    return template.replace("BODY", "\n".join(_cases(commands, help)))
+    return template.replace("BODY", "\n".join(_cases(commands)))
 
 
-def _cases(commands: list[Command], help: Mapping[str, str]) -> Iterator[str]:
+def _cases(commands: list[Command]) -> Iterator[str]:
     """Cases that bash and zsh share: commands to words, flags to values."""
     keys = list(key_words(Config))
     yield f"    local run={shlex.quote(' '.join(word.name for word in keys))}"
     yield "    case $route in"
-    top = shlex.quote(" ".join([*help, "--help", "--version"]))
+    top = shlex.quote(" ".join([*COMMANDS, "--help", "--version"]))
     yield f'        "") all={top} ;;'
     for command in sorted(commands, key=lambda each: -len(each.path)):
         route = " ".join(command.path)
@@ -226,10 +222,10 @@ def _cases(commands: list[Command], help: Mapping[str, str]) -> Iterator[str]:
     yield "    fi"
 
 
-def _fish(commands: list[Command], help: Mapping[str, str]) -> str:
+def _fish(commands: list[Command]) -> str:
     """Script of fish: a line per word."""
     lines = ["# fish completion of targetsft: targetsft completion fish | source"]
-    for name, text in help.items():
+    for name, text in COMMANDS.items():
         lines.append(_fish_line("__fish_use_subcommand", Word(name, text, (), False)))
     for command in commands:
         condition = " && ".join(map(_FISH_SEEN, command.path))
@@ -255,7 +251,7 @@ def _fish_line(condition: str, word: Word) -> str:
     return f"{start} -l {word.name[2:]} -d {about}{value}"
 
 
-SHELLS: Mapping[str, Callable[[list[Command], Mapping[str, str]], str]] = {
+SHELLS: Mapping[str, Callable[[list[Command]], str]] = {
     "bash": partial(_posix, _BASH),
     "zsh": partial(_posix, _ZSH),
     "fish": _fish,

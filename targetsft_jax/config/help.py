@@ -72,15 +72,14 @@ TRAIN = Page(
     (
         "targetsft train --config quickstart",
         "targetsft train --config quickstart --target.name dft --run_dir runs/dft",
-        "targetsft train --student.path M --target.name dft --data.source jsonl "
-        "--data.path F",
+        "targetsft train --student.path MODEL --target.name dft --data.path train.jsonl",
     ),
     (
         "target.name",
         "student.path",
         "teacher.path",
-        "data.source",
         "data.path",
+        "data.max_length",
         "train.steps",
         "train.batch_size",
         "train.learning_rate",

@@ -6,7 +6,6 @@ from targetsft_jax.keys import Domain, key, section
 from targetsft_jax.targets.method import Hyper
 from targetsft_jax.targets.methods import ALIASES, METHODS
 
-
 _NAMES = Domain(
     f"one of {', '.join(METHODS)}",
     lambda name: name in METHODS or name in ALIASES,

@@ -4,8 +4,8 @@ import importlib
 
 import pytest
 
-from targetsft_jax.__main__ import COMMANDS
 from targetsft_jax.cli.parser import CommandParser
+from targetsft_jax.commands import COMMANDS
 from targetsft_jax.config.help import WIDTH
 
 SCREEN_AND_A_HALF = 54
