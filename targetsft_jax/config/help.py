@@ -72,7 +72,7 @@ TRAIN = Page(
     (
         "targetsft train --config quickstart",
         "targetsft train --config quickstart --target.name dft --run_dir runs/dft",
-        "targetsft train --student.path MODEL --target.name dft --data.path train.jsonl",
+        "targetsft train --student.path MODEL --target.name dft --data.path F.jsonl",
     ),
     (
         "target.name",
