@@ -80,7 +80,7 @@ def _variables() -> Iterator[str]:
 
 
 def _devices(seconds: float) -> str:
-    """Devices that jax finds, asked in a process of its own: drivers can hang."""
+    """Devices that jax finds, by a process of its own, since drivers can hang."""
     process = subprocess.Popen(
         [sys.executable, "-c", _DEVICES],
         stdout=subprocess.PIPE,
