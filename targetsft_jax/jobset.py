@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from targetsft_jax.cli.parser import CommandParser
 from targetsft_jax.command import leave, run_command
 
 
@@ -14,6 +15,13 @@ def _jobset(arguments: list[str]) -> None:
     from targetsft_jax.clusters.command import manifest_text
 
     print(manifest_text(arguments), end="")
+
+
+def parser() -> CommandParser:
+    """Arguments of the command in front of `--`."""
+    from targetsft_jax.clusters.command import jobset_parser
+
+    return jobset_parser()
 
 
 if __name__ == "__main__":

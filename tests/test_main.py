@@ -10,6 +10,8 @@ import pytest
 
 import targetsft_jax
 from targetsft_jax.__main__ import main
+from targetsft_jax.cli.completion import PAGES
+from targetsft_jax.cli.parser import CommandParser
 from targetsft_jax.commands import COMMANDS
 
 PACKAGE = Path(targetsft_jax.__file__).parent
@@ -46,9 +48,15 @@ def test_each_has_a_main_and_a_help(name: str, capsys) -> None:
         importlib.import_module(f"targetsft_jax.{name}").main(["--help"])
     assert exit_.value.code == 0
     first, *_ = capsys.readouterr().out.splitlines()
-    # The second form is that of a parser which is not a CommandParser yet.
-    usages = (f"usage: targetsft {name} ", f"usage: python -m targetsft_jax.{name}")
-    assert first.startswith(usages)
+    assert f"{first} ".startswith(f"usage: targetsft {name} ")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_has_its_arguments_for_the_completion(name: str) -> None:
+    module = importlib.import_module(f"targetsft_jax.{name}")
+    assert (name in PAGES) != isinstance(
+        getattr(module, "parser", lambda: None)(), CommandParser
+    )
 
 
 @pytest.mark.parametrize("name", MODULES)

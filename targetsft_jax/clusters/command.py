@@ -1,9 +1,8 @@
 """Arguments of the command `jobset`, and the manifest that it prints."""
 
-import argparse
-
 import yaml
 
+from targetsft_jax.cli.parser import CommandParser
 from targetsft_jax.clusters.checks import check_options, check_training
 from targetsft_jax.clusters.jobset import GpuNodes, gpu_jobset, tpu_jobset
 from targetsft_jax.clusters.tpu_nodes import tpu_slices
@@ -24,7 +23,7 @@ def manifest_text(arguments: list[str]) -> str:
         SystemExit: after `--help`.
     """
     own, training = _split(arguments)
-    options = _parser().parse_args(own)
+    options = jobset_parser().parse_args(own)
     if not training:
         raise UsageError(
             "no training is specified; expected `-- --config FILE [--KEY VALUE …]` "
@@ -58,25 +57,32 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return arguments[:index], arguments[index + 1 :]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m targetsft_jax.jobset",
-        usage="%(prog)s --name NAME --image IMAGE (--topology v5e:4x4 | --nodes N) "
-        "[option …] -- --config FILE [--KEY VALUE …]",
-        description="Print the manifest of a JobSet that trains on TPU slices or GPU "
-        "nodes: one process per host, restarted after preemptions and lost hosts.",
-        allow_abbrev=False,
+def jobset_parser() -> CommandParser:
+    """Arguments of the command in front of `--`."""
+    parser = CommandParser(
+        "jobset",
+        "--name N --image I (--topology T | --nodes N) … -- --config F …",
+        "Print the manifest of a JobSet that trains on TPU slices or GPU nodes: one "
+        "process per host, restarted after preemptions and lost hosts.",
+        examples=(
+            "targetsft jobset --name math --image IMAGE --topology v5e:4x4 \\\n"
+            "      -- --config numina_math | kubectl apply -f -",
+        ),
     )
     add = parser.add_argument
-    add("--name", required=True, help="name of the JobSet, such as math-7b")
-    add("--image", required=True, help="container image with the package")
+    text = "name of the JobSet, such as math-7b"
+    add("--name", required=True, metavar="NAME", help=text)
+    text = "container image with the package"
+    add("--image", required=True, metavar="IMAGE", help=text)
     nodes = parser.add_mutually_exclusive_group(required=True)
-    nodes.add_argument("--topology", help="TPU slice, such as v5e:4x4 or v5p:2x2x4")
-    nodes.add_argument("--nodes", type=int, help="number of GPU nodes")
-    add("--slices", type=int, default=1, help="number of TPU slices (1)")
-    add("--gpus", type=int, default=8, help="GPUs of a node (8)")
-    add("--accelerator", help="GKE's label of the GPUs, such as nvidia-h100-80gb")
-    add("--namespace", help="namespace (that of the context)")
+    text = "TPU slice, such as v5e:4x4 or v5p:2x2x4"
+    nodes.add_argument("--topology", metavar="T", help=text)
+    nodes.add_argument("--nodes", type=int, metavar="N", help="number of GPU nodes")
+    add("--slices", type=int, default=1, metavar="N", help="number of TPU slices (1)")
+    add("--gpus", type=int, default=8, metavar="N", help="GPUs of a node (8)")
+    text = "GKE's label of the GPUs, such as nvidia-h100-80gb"
+    add("--accelerator", metavar="LABEL", help=text)
+    add("--namespace", metavar="NAME", help="namespace (that of the context)")
     add("--service-account", metavar="NAME", help="Kubernetes service account")
     text = "spot nodes, which are taken after 15 seconds: save often"
     add("--spot", action="store_true", help=text)
