@@ -3,10 +3,10 @@
     python .ci/packages.py --contents                        # a few seconds
     python .ci/packages.py python3.11 python3.12 python3.13  # minutes, a few GB of disk
 
-Builds the files of the last commit. For each interpreter the wheel is installed without
-extras, then with `test`, then with `tpu`; each time the commands of a new user run
-outside of the repository. `cuda` is only resolved, since it downloads gigabytes. Prints
-the table of docs/install.md.
+Builds a copy of this checkout. For each interpreter the wheel is installed without
+extras, then `data`, `test` and `tpu` are added in turn; each time the commands of a new
+user run outside of the repository. `cuda` is only resolved, since it downloads
+gigabytes. Prints the table of docs/install.md.
 """
 
 import argparse
@@ -21,9 +21,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("", "test", "tpu")
+EXTRAS = ("", "data", "test", "tpu")
+"""Extras in the order of their installation; "" is none."""
 RESOLVED_ONLY = "cuda"
-UNSHIPPED = (".py", ".d.ts")
+IGNORED = (
+    ".git",
+    ".venv",
+    ".*_cache",
+    "__pycache__",
+    "*.egg-info",
+    "build",
+    "dist",
+    "runs",
+)
+UNSHIPPED = (".py", ".pyc", ".d.ts")
 """Endings of files that the check of contents leaves out: modules are imported, and
 types of scripts are for the tests."""
 
@@ -34,6 +45,13 @@ COMMANDS = (
     "python -m pip check",
 )
 """Commands that must succeed in every environment, in an empty folder."""
+
+QUICKSTART = (
+    "targetsft train --config quickstart --run_dir run --cache_dir cache"
+    " --student.build.steps 2 --teacher.build.steps 2 --train.steps 2"
+    " --evaluation.problems 2 --evaluation.samples 2"
+)
+"""A shortened quickstart, which needs no extra."""
 
 IMPORTS = """
 import importlib, pkgutil, targetsft_jax
@@ -73,11 +91,8 @@ def build(scratch: Path) -> Path:
         The wheel.
     """
     source, dist = scratch / "source", scratch / "dist"
-    source.mkdir()
-    archive = scratch / "source.tar"
-    run(["git", "archive", "--output", str(archive), "HEAD"], ROOT)
-    with tarfile.open(archive) as files:
-        files.extractall(source, filter="data")
+    ignored = shutil.ignore_patterns(*IGNORED)
+    shutil.copytree(ROOT, source, symlinks=True, ignore=ignored)
     run([sys.executable, "-m", "venv", str(scratch / "build")], scratch)
     python = str(scratch / "build" / "bin" / "python")
     run([python, "-m", "pip", "install", "--quiet", "build"], scratch)
@@ -122,12 +137,12 @@ def install(interpreter: str, wheel: Path, scratch: Path) -> None:
     for extra in EXTRAS:
         package = f"{wheel}[{extra}]" if extra else str(wheel)
         run([python, "-m", "pip", "install", "--quiet", package], scratch)
-        for command in COMMANDS:
+        for command in COMMANDS if extra else (*COMMANDS, QUICKSTART):
             program, *arguments = command.split()
-            run([str(folder / "bin" / program), *arguments], scratch)
+            run([str(folder / "bin" / program), *arguments], folder)
         if not extra:
-            run([python, "-c", IMPORTS], scratch)
-        print(f"| {row(python, folder, extra)} |", flush=True)
+            run([python, "-c", IMPORTS], folder)
+        print(f"| {row(python, folder / 'lib', extra)} |", flush=True)
     package = f"{wheel}[{RESOLVED_ONLY}]"
     run([python, "-m", "pip", "install", "--quiet", "--dry-run", package], scratch)
 
@@ -137,9 +152,10 @@ def row(python: str, folder: Path, extra: str) -> str:
     names = run([python, "-m", "pip", "list", "--format=freeze"], folder).splitlines()
     versions = dict(name.split("==", 1) for name in names if "==" in name)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    version = run([python, "-c", "import platform; print(platform.python_version())"])
-    cells = (version.strip(), extra or "–", len(versions), f"{size / 1e6:,.0f}")
-    return " | ".join(map(str, (*cells, versions["jax"])))
+    version = run([python, "--version"]).split()[1]
+    extra = f"+ `{extra}`" if extra else "none"
+    cells = (version, extra, len(versions), f"{size / 1e6:,.0f}", versions["jax"])
+    return " | ".join(map(str, cells))
 
 
 def run(command: list[str], folder: Path = ROOT) -> str:
