@@ -1,11 +1,12 @@
 """The data section of a configuration: sources, fields, filters, packing."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from targetsft_jax.data.catalogue import CATALOGUE
-from targetsft_jax.data.fields import FieldMap
+from targetsft_jax.data.fields import FieldMap, literal_escape
 from targetsft_jax.data.filters import conditions
 from targetsft_jax.data.shapes import AUTO, SHAPES
 from targetsft_jax.data.synthetic import KINDS
@@ -26,6 +27,13 @@ SOURCES = ("synthetic", *FILES, "hf_dataset", "tfds")
 SPLITS = ("train", "heldout")
 OVERLONG = ("truncate", "drop", "error")
 ON_BAD_ROW = ("error", "skip")
+
+
+def _is_removable(pattern: str) -> bool:
+    try:
+        return re.compile(pattern).search("") is None
+    except re.error:
+        return False
 
 
 def _is_kinds(weights: dict[str, float]) -> bool:
@@ -124,6 +132,12 @@ class SourceConfig:
         " regular expression), `min`, `max` (of a number), `min_chars`, `max_chars`."
         " A null counts as empty text.",
     )
+    remove: str | None = key(
+        None,
+        "Regular expression whose matches are removed from assistant turns, such as"
+        " '<<[^>]*>>' for the calculator marks of GSM8K.",
+        Domain("a regular expression that matches no empty text", _is_removable),
+    )
     synthetic: SyntheticConfig = key(
         SyntheticConfig, "The generated problems, for `source: synthetic`."
     )
@@ -178,6 +192,12 @@ class DataConfig(SourceConfig):
         "error",
         "Unusable rows: `error` ends the run, `skip` counts and lists them.",
         one_of(ON_BAD_ROW),
+    )
+    max_dropped: float = key(
+        0.5,
+        "Largest share of the rows that may be skipped, dropped or truncated; above 5 %"
+        " there is a warning.",
+        between(0, 1),
     )
     packing: bool = key(
         True,
@@ -306,6 +326,15 @@ def source_contradictions(config: SourceConfig, path: str) -> Iterator[str]:
     except ValueError as error:
         yield f"{path}.where.{error}"
     fields = config.fields
+    for name in ("messages", "prompt", "response", "system", "answer"):
+        template = getattr(fields, name)
+        if template is not None and (escape := literal_escape(template)):
+            expected = (
+                f"a line break in place of {escape}, two characters: "
+                f"--{path}.fields.{name} $'…{escape}…' in the shell, and double quotes"
+                " in YAML"
+            )
+            yield _refusal(f"{path}.fields.{name}", template, expected)
     if fields.prompt is None and fields.response is not None:
         expected = "a field, since fields.response is set"
         yield _refusal(f"{path}.fields.prompt", None, expected)

@@ -1,5 +1,6 @@
 """Field map: from the fields of a row to a conversation, by names and templates."""
 
+import re
 import string
 from collections.abc import Collection, Iterator
 
@@ -7,6 +8,12 @@ from targetsft_jax.keys import Domain, key, section
 from targetsft_jax.targets.inputs import column_names
 
 _TEMPLATE_CHARACTERS = 100_000
+_LATEX = (
+    "nabla ne neg neq newline ni nleq nmid nolimits nonumber not notin nu tag tan tanh"
+    " tau tbinom text textbf textit textrm textstyle tfrac the theta thinspace tilde"
+    " times tiny to top triangle"
+)
+_ESCAPE = re.compile(rf"\\(?!(?:{'|'.join(_LATEX.split())})(?![a-z]))[nt]")
 
 
 def _is_template(text: str) -> bool:
@@ -74,6 +81,15 @@ class FieldMap:
     def field_of(self, column: str) -> str:
         """Name of the field with a per-token input."""
         return self.columns.get(column, column)
+
+
+def literal_escape(template: str) -> str | None:
+    r"""Backslash and letter that a shell or YAML did not turn into a line break or tab.
+
+    LaTeX commands such as \neq or \text are none.
+    """
+    match = _ESCAPE.search(template)
+    return match and match.group()
 
 
 def parts(template: str) -> Iterator[tuple[str, str | None, bool]]:

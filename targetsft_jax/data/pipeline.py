@@ -15,6 +15,7 @@ from targetsft_jax.data.chat import Example
 from targetsft_jax.data.chat_templates import with_template
 from targetsft_jax.data.config import DataConfig, source_name, sources, validate
 from targetsft_jax.data.content_hash import content_hash
+from targetsft_jax.data.dropped import check_dropped
 from targetsft_jax.data.encoding import Encoder, nothing_left
 from targetsft_jax.data.examples import Arrays, Examples, from_flat
 from targetsft_jax.data.packing import RowLayout
@@ -54,9 +55,13 @@ class Dataset:
 
     @property
     def example(self) -> Example:
-        """First example of the first row, for display."""
+        """First example that is not truncated, else the first one, for display."""
         layout = self.layout
-        return self.examples.take(int(layout.examples[0]), int(layout.lengths[0]))
+        complete = layout.lengths == self.examples.lengths[layout.examples]
+        first = int(np.argmax(complete))
+        return self.examples.take(
+            int(layout.examples[first]), int(layout.lengths[first])
+        )
 
     def take(self, rows: np.ndarray) -> Arrays:
         """Arrays [n, L] of the rows with indices [n]; see `packing.build_rows`."""
@@ -282,6 +287,7 @@ class _Packer:
         )
         if not len(numbers):
             raise nothing_left(config, report)
+        check_dropped(config, report, self._examples.lengths)
         if self._held_out >= len(numbers):
             raise ValueError(
                 f"validation.examples is {self._held_out:,} and the data has"

@@ -1,6 +1,8 @@
 """Records: conversations parsed from rows, before tokenization."""
 
+import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -124,6 +126,28 @@ def _side(
             return parse_turns(value, template, origin)
     content = field_text(row, template, origin)
     return [{"role": role, "content": content}], frozenset()
+
+
+def remove_texts(record: Record, pattern: re.Pattern[str]) -> tuple[Record, bool]:
+    """Remove the matches of a pattern from the assistant turns of a record.
+
+    Returns:
+        The record, and True if there was a match.
+
+    Raises:
+        RowError: a turn has nothing else.
+    """
+    messages = []
+    for i, message in enumerate(record.messages):
+        content = message["content"]
+        if message["role"] == "assistant":
+            content = pattern.sub("", content)
+            if not content.strip():
+                problem = f"turn {i} is empty without the matches of data.remove"
+                raise RowError(record.origin, problem)
+        messages.append(message | {"content": content})
+    changed = messages != record.messages
+    return dataclasses.replace(record, messages=messages), changed
 
 
 def first_unmet(

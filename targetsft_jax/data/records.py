@@ -1,6 +1,7 @@
 """Records to train on and problems to evaluate on, before any tokenizer."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,11 +15,12 @@ from targetsft_jax.data.config import (
     sources,
     validate,
 )
+from targetsft_jax.data.dropped import check_dropped
 from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.files import list_files
 from targetsft_jax.data.filters import conditions
 from targetsft_jax.data.json_rows import parse_row
-from targetsft_jax.data.record import Record, first_unmet, to_record
+from targetsft_jax.data.record import Record, first_unmet, remove_texts, to_record
 from targetsft_jax.data.report import DataReport
 from targetsft_jax.data.row_error import ROW_FAULTS, RowError
 from targetsft_jax.data.shapes import Reading, columns_to_read, recognise
@@ -128,6 +130,8 @@ def problems(
         if len(selection) == n:
             break
     report.examples = len(selection)
+    if selection:
+        check_dropped(config, report)
     if not selection:
         raise ValueError(
             f"no problem left to evaluate on, from {origins(config)}:\n{report}"
@@ -155,6 +159,9 @@ def _read_source(
     rows, reading = _open(source, train, report)
     report.read_as[name] = str(reading)
     tests = conditions(source.where)
+    removed = None if source.remove is None else re.compile(source.remove)
+    if removed is not None:
+        report.removed[name] = 0
     for origin, raw in rows:
         report.count("rows", name)
         try:
@@ -167,6 +174,9 @@ def _read_source(
             record = to_record(
                 row, reading.fields, origin, train=train, id=id, source=name
             )
+            if removed is not None:
+                record, changed = remove_texts(record, removed)
+                report.removed[name] += changed
         except ROW_FAULTS as error:
             report.count_source("bad", name)
             bad_row(RowError.of(origin, error), config, report)

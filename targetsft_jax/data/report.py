@@ -48,6 +48,10 @@ class DataReport:
     """Source with several files, or a folder -> their number and names."""
     read_as: dict[str, str] = field(default_factory=dict)
     """Source -> shape of its rows, and the columns that are not read."""
+    removed: dict[str, int] = field(default_factory=dict)
+    """Source -> number of rows in which `remove` has a match."""
+    warning: str = ""
+    """Rows that are not used in full, if they are many."""
     mask_from: str = ""
     """Source of the loss mask: the template's marks or its prefix property."""
     by_source: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -139,6 +143,11 @@ class DataReport:
                 lines.append(f"weighted with 0      {count:,} (by {name})")
         if len(self.by_source) > 1:
             lines += self._source_table()
+        for source, count in self.removed.items():
+            of = f" of {source}" if len(self.by_source) > 1 else ""
+            lines.append(f"texts removed from   {count:,} rows{of} (data.remove)")
+        if self.warning:
+            lines.append(f"WARNING              {self.warning}")
         if self.mask_from:
             lines.append(f"assistant mask from  {self.mask_from}")
         return lines

@@ -25,7 +25,7 @@ VERSION = 4
 
 # Settings that affect packing alone, and settings that affect no array: the text of the
 # chat template is hashed, not its name.
-_PACKING = ("max_length", "overlong", "packing", "shuffle_seed")
+_PACKING = ("max_length", "overlong", "max_dropped", "packing", "shuffle_seed")
 _WITHOUT_EFFECT = ("cache", "chat_template")
 
 

@@ -139,11 +139,11 @@ def test_keys_are_declared_with_help_and_only_the_cache_may_change_in_a_resumpti
 
 def test_contradictions_and_domains_are_refused_apart():
     """A section of a larger tree is searched for domains by `keys.refusals` alone."""
-    wrong = DataConfig(thinking="loud", source="jsonl")
+    wrong = DataConfig(thinking="loud", split="dev")
     assert [text.split(" is ")[0] for text in refusals(wrong, "data.")] == [
         "data.thinking"
     ]
-    assert [text.split(" is ")[0] for text in contradictions(wrong)] == ["data.path"]
+    assert [text.split(" is ")[0] for text in contradictions(wrong)] == ["data.split"]
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ def test_the_report_adds_up(tmp_path):
         fields=FieldMap(prompt="q", response="a"),
         max_length=32,
         on_bad_row="skip",
+        max_dropped=1.0,
     )
     report = prepare(config, TOKENIZER).train.report
     assert (report.rows, report.bad, report.truncated, report.examples) == (7, 2, 1, 4)

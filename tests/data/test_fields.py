@@ -2,7 +2,8 @@
 
 import pytest
 
-from targetsft_jax.data.fields import FieldMap, parts, used_fields
+from targetsft_jax.data.config import DataConfig, validate
+from targetsft_jax.data.fields import FieldMap, literal_escape, parts, used_fields
 from targetsft_jax.data.record import to_record
 from targetsft_jax.data.row_error import RowError
 
@@ -46,3 +47,32 @@ def test_used_fields_are_optional_or_not():
     assert list(used_fields(fields, [])) == uses
     # The name of a field is not read as a template.
     assert list(used_fields(FieldMap(messages="{m}"), ["{m}"])) == [("{m}", True)]
+
+
+@pytest.mark.parametrize(
+    "template, escape",
+    [
+        (r"{a}\n\n{b}", r"\n"),
+        (r"Question:\nAnswer", r"\n"),
+        (r"{a}\n", r"\n"),
+        (r"{a}\nanswer: {b}", r"\n"),
+        (r"{a}\t{b}", r"\t"),
+        ("{a}\n\n{b}", None),
+        (r"$\nabla f \neq \text{{x}}$ {a}", None),
+        (r"\boxed{{{a}}}", None),
+    ],
+)
+def test_an_escape_that_a_shell_left_is_refused(template, escape):
+    assert literal_escape(template) == escape
+    for fields in (
+        FieldMap(prompt=template, response="r"),
+        FieldMap(prompt="p", response=template, system="s"),
+    ):
+        config = DataConfig(path="rows.jsonl", fields=fields)
+        if escape is None:
+            validate(config)
+            continue
+        with pytest.raises(ValueError, match="expected a line break in place of") as e:
+            validate(config)
+        assert f"$'…{escape}…' in the shell" in str(e.value)
+        assert str(e.value).startswith("data.fields.")

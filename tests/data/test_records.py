@@ -107,7 +107,7 @@ def test_rows_of_an_evaluation_are_counted(mixed):
     """The rows that it skips are not lost, and an empty file is named."""
     report = DataReport()
     fields = dataclasses.replace(QA, answer="answer")
-    config = dataclasses.replace(mixed, fields=fields, on_bad_row="skip")
+    config = dataclasses.replace(mixed, fields=fields, on_bad_row="skip", max_dropped=1)
     assert len(problems(config, report=report)) == 3
     assert (report.rows, report.bad, report.examples) == (15, 12, 3)
     with open(config.path, "w"):
@@ -157,3 +157,31 @@ def test_a_mixture_streams_its_sources_one_after_another(tmp_path):
         "sums": {"rows": 4},
         "a.parquet": {"rows": 5, "filtered": 3},
     }
+
+
+def test_calculator_marks_are_removed_from_responses(tmp_path):
+    marked = "She has 2*3=<<2*3=6>>6 and <<1+1=2>>2.\n#### 6"
+    rows = [{"question": "<<?>>", "answer": marked}, {"question": "?", "answer": "6"}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    config = DataConfig(path=str(path), remove="<<[^>]*>>")
+    records, report = load_all(config)
+    contents = [[turn["content"] for turn in r.messages] for r in records]
+    assert contents == [["<<?>>", "She has 2*3=6 and 2.\n#### 6"], ["?", "6"]]
+    assert "texts removed from   1 rows (data.remove)" in report.lines()
+    assert records[0].answer == marked
+    with pytest.raises(RowError, match=":2: turn 1 is empty without the matches of d"):
+        load_all(dataclasses.replace(config, remove="6"))
+    unmarked = dataclasses.replace(config, remove="@@")
+    assert "texts removed from   0 rows (data.remove)" in load_all(unmarked)[1].lines()
+    for pattern in ("(", "x*"):
+        with pytest.raises(ValueError, match="data.remove is .* a regular expression"):
+            load_all(dataclasses.replace(config, remove=pattern))
+
+
+def test_marks_of_published_rows_are_removed(shared):
+    path = str(shared / "data" / "gsm8k" / "train.jsonl.gz")
+    config = DataConfig(path=path, remove="<<[^>]*>>", limit=200)
+    records, report = load_all(config)
+    assert not any("<<" in record.messages[1]["content"] for record in records)
+    assert report.removed["train.jsonl.gz"] > 190

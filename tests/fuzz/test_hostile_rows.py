@@ -124,7 +124,7 @@ def test_rows_of_an_evaluation(tmp_path, count):
     bad = [_with("gold", value).encode() for value in TEXTS]
     settings, path = _write("jsonl", tmp_path, [*bad, json.dumps(GOOD).encode()])
     report = DataReport()
-    config = DataConfig(**settings, on_bad_row="skip")
+    config = DataConfig(**settings, on_bad_row="skip", max_dropped=1.0)
     assert [p.answer for p in problems(config, report=report)] == ["2"]
     assert report.bad == len(bad)
     _assert_all_counted(report)

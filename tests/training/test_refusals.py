@@ -97,8 +97,8 @@ def test_wrong_types_and_values(refused, key, value, parts):
 def test_invalid_chat_templates(refused):
     message = refused("--data.chat_template", "qwen_boxed")
     _has(message, "data.chat_template is 'qwen_boxed'", "<|im_start|>", "null")
-    message = refused("--data.chat_template", "chatml")
-    _has(message, "data.chat_template is 'chatml'", "qwen_boxed", ".jinja")
+    message = refused("--data.chat_template", "zephyr")
+    _has(message, "data.chat_template is 'zephyr'", "qwen_boxed", ".jinja")
     message = refused("--evaluation.data.chat_template", "llama_boxed")
     _has(message, "evaluation.data.chat_template is 'llama_boxed'", "<|eot_id|>")
     message = refused("--data.thinking", "hide", status=2)
