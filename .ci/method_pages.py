@@ -74,9 +74,7 @@ def _configuration(about: Any) -> str:
         if f"{role}_logits" in (about.inputs or ())
     ]
     yaml = "\n".join(["target:", f"  name: {about.name}", *keys, *roles])
-    # The quickstart sets η of its method.
-    eta = "" if about.name == "target_sft" else " --target.eta null"
-    options = f"\\\n  --target.name {about.name}{eta}"
+    options = f"\\\n  --target.name {about.name}"
     if "critical_mask" in (about.inputs or ()):
         options += " --data.synthetic.critical_mask true"
     command = f"targetsft train --config quickstart --run_dir runs/{about.name}"

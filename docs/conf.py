@@ -30,6 +30,7 @@ extensions = [
     "repository_pages",
     "remaining_pages",
     "public_names",
+    "curve_page",
     "llms_txt",
 ]
 exclude_patterns = ["_*", "**/.ipynb_checkpoints"]
