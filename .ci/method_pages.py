@@ -74,7 +74,10 @@ def _configuration(about: Any) -> str:
         if f"{role}_logits" in (about.inputs or ())
     ]
     yaml = "\n".join(["target:", f"  name: {about.name}", *keys, *roles])
-    options = f"\\\n  --target.name {about.name}"
+    # The η of the quickstart's file is that of its own method.
+    shared = about.name != "target_sft" and "eta" in about.hyper
+    eta = " --target.eta null" if shared else ""
+    options = f"\\\n  --target.name {about.name}{eta}"
     if "critical_mask" in (about.inputs or ()):
         options += " --data.synthetic.critical_mask true"
     command = f"targetsft train --config quickstart --run_dir runs/{about.name}"
