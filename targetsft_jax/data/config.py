@@ -291,13 +291,18 @@ def missing_files(config: DataConfig, path: str = "data") -> Iterator[str]:
     """Errors about files and data sets that the sources need and no key specifies."""
     for number, source in enumerate(sources(config)):
         prefix = f"{path}.mixture[{number}]" if config.mixture else path
-        required = _required_path(source)
-        if required is not None:
-            expected = f"{required}, since source is {source.source}"
-            yield _refusal(f"{prefix}.path", source.path, expected)
-        if source.source == "tfds" and source.dataset is None:
-            expected = f"one of {', '.join(CATALOGUE)}"
-            yield _refusal(f"{prefix}.dataset", None, expected)
+        yield from missing_files_of(source, prefix)
+
+
+def missing_files_of(source: SourceConfig, path: str) -> Iterator[str]:
+    """Errors about files or a data set that one source needs and lacks."""
+    required = _required_path(source)
+    if required is not None:
+        expected = f"{required}, since source is {source.source}"
+        yield _refusal(f"{path}.path", source.path, expected)
+    if source.source == "tfds" and source.dataset is None:
+        expected = f"one of {', '.join(CATALOGUE)}"
+        yield _refusal(f"{path}.dataset", None, expected)
 
 
 def source_contradictions(config: SourceConfig, path: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from targetsft_jax.command import Stopped
@@ -11,6 +11,7 @@ from targetsft_jax.data.chat import encode_prompt
 from targetsft_jax.data.records import Problem
 from targetsft_jax.evaluation.backends import Backend, Sample, Work
 from targetsft_jax.evaluation.benchmarks import LoadedBenchmark
+from targetsft_jax.evaluation.graders.grade import Grade
 from targetsft_jax.evaluation.grading import GradingRequest, grade_all
 from targetsft_jax.evaluation.store import Row, Store
 from targetsft_jax.generation.sampling import SamplingSettings
@@ -31,10 +32,12 @@ class Prompts:
     Attributes:
         tokens: problem id -> token ids.
         digests: problem id -> digest of these.
+        options: problem id -> token ids of each option, where options are scored.
     """
 
     tokens: dict[str, list[int]]
     digests: dict[str, str]
+    options: dict[str, list[list[int]]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -42,19 +45,30 @@ class Prompts:
         problems: Sequence[Problem],
         tokenizer: "PreTrainedTokenizerBase",
         limit: int | None,
+        *,
+        plain: bool = False,
     ) -> "Prompts":
         """Render and tokenize the prompts.
+
+        Args:
+            problems: the problems.
+            tokenizer: with the chat template, unless prompts are plain.
+            limit: most tokens of a prompt.
+            plain: tokenize the last message without the template.
 
         Raises:
             ValueError: the tokenizer has no chat template; a prompt of more than
                 `limit` tokens, or one that the template refuses.
         """
-        tokens = {
-            problem.id: encode_prompt(
+
+        def encode(problem: Problem) -> list[int]:
+            if plain:
+                return _plain_tokens(problem, tokenizer, limit)
+            return encode_prompt(
                 problem.messages, tokenizer, origin=problem.id, limit=limit
             ).tolist()
-            for problem in problems
-        }
+
+        tokens = {problem.id: encode(problem) for problem in problems}
         return cls(tokens, {id: digest(ids) for id, ids in tokens.items()})
 
     def first(self, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
@@ -145,10 +159,7 @@ class BenchmarkRun:
                 f"{self.loaded.benchmark.name} has not; expected the same data"
             )
         rows = [row for row in rows if row.problem in problems]
-        grades = grade_all(
-            [self._request(problems[row.problem], row.text) for row in rows],
-            time_limit=self.time_limit,
-        )
+        grades = self._grades(rows, problems)
         changed = sum(row.grade.correct != g.correct for row, g in zip(rows, grades))
         others = [r for r in self.store.rows.values() if r.problem not in problems]
         new = [
@@ -184,6 +195,13 @@ class BenchmarkRun:
                 f"of {problem}: sample them with --model, or lower --samples or --limit"
             )
         return [self.store.rows[key] for key in keys]
+
+    def _grades(self, rows: Sequence[Row], problems: dict[str, Problem]) -> list[Grade]:
+        """Verdicts of stored rows, in their order."""
+        return grade_all(
+            [self._request(problems[row.problem], row.text) for row in rows],
+            time_limit=self.time_limit,
+        )
 
     def _check_prompts(self) -> None:
         for row in self.store.rows.values():
@@ -235,8 +253,9 @@ class BenchmarkRun:
         tokenizer: "PreTrainedTokenizerBase",
         seconds: float,
     ) -> list[Row]:
+        stops = self.loaded.benchmark.stops
         drawn = [
-            (problems[work.problem], number, sample, _text(sample, tokenizer))
+            (problems[work.problem], number, *_ended(sample, tokenizer, stops))
             for work, row in zip(batch, samples)
             for number, sample in zip(work.samples, row)
         ]
@@ -295,7 +314,36 @@ def digest(tokens: Sequence[int]) -> str:
     return text_digest(" ".join(map(str, tokens)))
 
 
+def _ended(
+    sample: Sample, tokenizer: "PreTrainedTokenizerBase", stops: Sequence[str]
+) -> tuple[Sample, str]:
+    """Sample and its text up to the first of the texts that end a completion."""
+    text = _text(sample, tokenizer)
+    ends = [at for at in map(text.find, stops) if at >= 0]
+    if not ends:
+        return sample, text
+    return dataclasses.replace(sample, finished=True), text[: min(ends)]
+
+
 def _text(sample: Sample, tokenizer: "PreTrainedTokenizerBase") -> str:
     if sample.text is not None:
         return sample.text
     return str(tokenizer.decode(sample.tokens, skip_special_tokens=True))
+
+
+def _plain_tokens(
+    problem: Problem, tokenizer: "PreTrainedTokenizerBase", limit: int | None
+) -> list[int]:
+    """Tokens of a prompt without template, with the BOS that the tokenizer adds.
+
+    Raises:
+        ValueError: more than `limit` tokens.
+    """
+    text = problem.messages[-1]["content"]
+    tokens = list(tokenizer(text, verbose=False)["input_ids"])
+    if limit is not None and len(tokens) > limit:
+        raise ValueError(
+            f"{problem.id}: the prompt has {len(tokens):,} tokens; expected at most "
+            f"{limit:,}, which the model's positions leave room for"
+        )
+    return tokens

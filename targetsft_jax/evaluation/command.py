@@ -2,16 +2,16 @@
 
 import hashlib
 import json
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from targetsft_jax.checkpoints.open import StoredModel, open_model
 from targetsft_jax.command import UsageError
 from targetsft_jax.config.load import parse as parse_config
 from targetsft_jax.config.schema import ConfigError
-from targetsft_jax.data.chat import stop_tokens
 from targetsft_jax.data.overlap import Overlap, training_overlaps
 from targetsft_jax.evaluation import benchmarks, scores
 from targetsft_jax.evaluation.backends import Backend
@@ -19,11 +19,14 @@ from targetsft_jax.evaluation.backends.sampler import (
     chat_tokenizer,
     compute_dtype,
     load_sampler,
+    stop_ids,
 )
 from targetsft_jax.evaluation.backends.server import Server
 from targetsft_jax.evaluation.backends.vllm import Vllm
 from targetsft_jax.evaluation.benchmark_run import BenchmarkRun, Prompts
-from targetsft_jax.evaluation.benchmarks import LoadedBenchmark
+from targetsft_jax.evaluation.benchmarks import Benchmark, LoadedBenchmark
+from targetsft_jax.evaluation.benchmarks.few_shot import FewShot
+from targetsft_jax.evaluation.choice_run import ChoiceRun, choice_prompts
 from targetsft_jax.evaluation.eval_results import PublishedScore, write_scores
 from targetsft_jax.evaluation.scores import BenchmarkScore
 from targetsft_jax.evaluation.settings import EvaluateConfig
@@ -69,7 +72,7 @@ class _Evaluation:
 
     def __init__(self, config: EvaluateConfig):
         self.config = config
-        found = {name: benchmarks.find(name) for name in config.names}
+        found = {n: _requested(benchmarks.find(n), config) for n in config.names}
         self.model = None if config.model is None else open_model(config.model)
         self.folder = _folder(config)
         self.loaded = [
@@ -78,6 +81,7 @@ class _Evaluation:
                 path=config.data.get(name),
                 data_dir=config.data_dir,
                 limit=config.limit,
+                shots_path=config.few_shot_data.get(name),
             )
             for name, benchmark in found.items()
         ]
@@ -97,23 +101,38 @@ class _Evaluation:
             ]
             for loaded in self.loaded
         }
-        print(f"\n{self.config.mode} grading, temperature {self.config.temperature:g}")
-        print(scores.table(titles))
-        for line in (*scores.visible(titles), *self._differences(rows)):
+        for line in (
+            *self._tables(titles),
+            *scores.visible(titles),
+            *self._differences(rows),
+        ):
             print(line)
         if is_primary():
             self._write(results)
         return results
 
+    def _tables(self, titles: dict[str, BenchmarkScore]) -> Iterator[str]:
+        """Tables of the sampled and of the scored benchmarks."""
+        sampled = {k: x for k, x in titles.items() if not x.scored}
+        if sampled:
+            yield (
+                f"\n{self.config.mode} grading, temperature {self.config.temperature:g}"
+            )
+            yield scores.table(sampled)
+        scored = {k: x.scored for k, x in titles.items() if x.scored}
+        if scored:
+            yield "\nlog-probabilities of the options"
+            yield scores.scored_table(scored)
+
     def _rows(self, loaded: LoadedBenchmark) -> list[Row]:
         """Sample, or grade again, one benchmark."""
         config, benchmark = self.config, loaded.benchmark
         store = Store(self.folder / benchmark.name)
-        samples = benchmark.samples or config.samples
+        samples = 1 if benchmark.is_scored else benchmark.samples or config.samples
         print(f"\n{benchmark.title or benchmark.name}: {loaded.size()}", flush=True)
         if store.damaged:
             print(f"  {store.damaged} damaged rows are sampled again")
-        run = BenchmarkRun(
+        run = (ChoiceRun if benchmark.is_scored else BenchmarkRun)(
             loaded,
             Prompts({}, {}),
             store,
@@ -141,9 +160,12 @@ class _Evaluation:
     def _sampled(self, run: BenchmarkRun, model: StoredModel) -> BenchmarkRun:
         config, benchmark = self.config, run.loaded.benchmark
         tokenizer = self._tokenizer
-        prompts = Prompts.of(
-            run.loaded.problems, tokenizer, model.config.context_length - 1
-        )
+        limit = model.config.context_length - 1
+        if benchmark.is_scored:
+            prompts = choice_prompts(run, tokenizer, limit)
+        else:
+            problems, plain = run.loaded.problems, benchmark.is_plain
+            prompts = Prompts.of(problems, tokenizer, limit, plain=plain)
         run = replace(run, prompts=prompts)
         first = prompts.first(tokenizer)
         print(*(f"  {line}" for line in "\n".join(first).splitlines()), sep="\n")
@@ -152,16 +174,10 @@ class _Evaluation:
         settings = {
             "model": self._identity,
             "benchmark": benchmark.name,
-            "prompt": json_digest(
-                [benchmark.system, benchmark.prompt, benchmark.options]
-            ),
+            "prompt": _prompt_digest(benchmark),
             "chat_template": json_digest([tokenizer.chat_template]),
             "backend": self._backend_name(),
-            "seed": config.seed,
-            "max_new_tokens": config.max_new_tokens,
-            "temperature": config.temperature,
-            "top_p": config.top_p,
-            "top_k": config.top_k,
+            **({} if benchmark.is_scored else self._sampling()),
             "samples": run.settings.samples,
             "limit": config.limit,
             "mode": (
@@ -177,9 +193,15 @@ class _Evaluation:
         run.sample(lambda: self.backend(model), tokenizer)
         return run
 
+    def _sampling(self) -> dict[str, Any]:
+        names = ("seed", "max_new_tokens", "temperature", "top_p", "top_k")
+        return {name: getattr(self.config, name) for name in names}
+
     @cached_property
     def _tokenizer(self) -> "PreTrainedTokenizerBase":
         assert self.model is not None
+        if all(loaded.benchmark.is_plain for loaded in self.loaded):
+            return self.model.tokenizer()
         return chat_tokenizer(self.model, self.config.chat_template)
 
     @cached_property
@@ -195,16 +217,16 @@ class _Evaluation:
 
     def _open_backend(self, model: StoredModel) -> Backend:
         config = self.config
-        stop_ids = stop_tokens(self._tokenizer)
+        ends = stop_ids(self._tokenizer)
         if config.backend == "vllm":
             if model.checkpoint is not None:
                 raise UsageError(
                     f"{model.path} is a checkpoint, which vllm cannot read; expected "
                     "the export RUN/hf"
                 )
-            return Vllm(str(model.folder), stop_ids, config.dtype or "auto")
+            return Vllm(str(model.folder), ends, config.dtype or "auto")
         if config.backend != "sampler":
-            return Server(config.backend, str(config.model), stop_ids)
+            return Server(config.backend, str(config.model), ends)
         print("  loading the model", flush=True)
         return load_sampler(model, self._tokenizer, config.mesh, config.dtype)
 
@@ -315,6 +337,36 @@ class _Evaluation:
                 )
             )
         return published
+
+
+def _requested(benchmark: Benchmark, config: EvaluateConfig) -> Benchmark:
+    """Benchmark with the keys of the command line over its own.
+
+    Raises:
+        UsageError: they contradict the benchmark.
+    """
+    changes: dict[str, Any] = {
+        name: getattr(config, name)
+        for name in ("scoring", "rendering")
+        if getattr(config, name) is not None
+    }
+    if config.few_shot is not None:
+        shots = benchmark.few_shot or FewShot()
+        changes["few_shot"] = replace(shots, examples=config.few_shot)
+    requested = replace(benchmark, **changes)
+    for message in requested.contradictions():
+        raise UsageError(f"{benchmark.name}: {message}")
+    return requested
+
+
+def _prompt_digest(benchmark: Benchmark) -> str:
+    """Digest of the keys that determine the prompts."""
+    parts: list[Any] = [benchmark.system, benchmark.prompt, benchmark.options]
+    names = ("scoring", "scored", "rendering", "stop", "few_shot")
+    tree = asdict(benchmark)
+    default = asdict(Benchmark())
+    changed = {name: tree[name] for name in names if tree[name] != default[name]}
+    return json_digest([*parts, changed] if changed else parts)
 
 
 def model_identity(model: StoredModel) -> str:

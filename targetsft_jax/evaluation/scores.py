@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
+from targetsft_jax.data.catalogue.entry import LETTERS
 from targetsft_jax.evaluation.estimates import (
     Estimate,
     average,
@@ -37,6 +38,7 @@ class BenchmarkScore:
         timeouts, errors: share whose grading was stopped, or failed.
         mean_tokens: tokens per completion; nan if the backend returns none.
         seconds: time of the sampling.
+        scored: acc, acc_norm and acc_bytes, where options are scored; else empty.
     """
 
     average: Estimate
@@ -50,6 +52,7 @@ class BenchmarkScore:
     errors: float
     mean_tokens: float
     seconds: float
+    scored: Mapping[str, Estimate] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; nan becomes null."""
@@ -101,6 +104,7 @@ def score(rows: Sequence[Row]) -> BenchmarkScore:
         errors=share(lambda row: row.grade.how == "error"),
         mean_tokens=float(np.mean(counts)) if counts else math.nan,
         seconds=sum(row.seconds for row in rows),
+        scored=_scored(rows),
     )
 
 
@@ -174,6 +178,18 @@ def table(scores: Mapping[str, BenchmarkScore]) -> str:
     return markdown(lines)
 
 
+def scored_table(scores: Mapping[str, Mapping[str, Estimate]]) -> str:
+    """Format the accuracies of scored options by title, in percent."""
+    lines: list[tuple[str, ...]] = [
+        ("benchmark", "metric", "value", "95 % interval", "SE problems", "problems")
+    ]
+    for title, metrics in scores.items():
+        for name, estimate in metrics.items():
+            count = f"{estimate.problems:,}"
+            lines.append((title, name, *_estimate(estimate), count))
+    return markdown(lines)
+
+
 def visible(scores: Mapping[str, BenchmarkScore]) -> list[str]:
     """Lines with the smallest difference that each set can show."""
     lines = []
@@ -211,6 +227,20 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
     ]
     rule = ["-" * widths[0]] + ["-" * (w - 1) + ":" for w in widths[1:]]
     return "\n".join([rows[0], "| " + " | ".join(rule) + " |", *rows[1:]])
+
+
+def _scored(rows: Sequence[Row]) -> dict[str, Estimate]:
+    """Accuracies by metric of rows with log-probabilities of options."""
+    choices = []
+    for row in rows:
+        if row.likelihood is None:
+            return {}
+        gold = LETTERS.index(row.gold)
+        choices.append({k: n == gold for k, n in row.likelihood.choices().items()})
+    return {
+        name: average(np.asarray([[choice[name]] for choice in choices]))
+        for name in choices[0]
+    }
 
 
 def _estimate(estimate: Estimate) -> tuple[str, str, str]:

@@ -6,6 +6,7 @@ from targetsft_jax.config.help import Page
 from targetsft_jax.config.load import key_values
 from targetsft_jax.config.schema import DTYPES, ConfigError, MeshConfig
 from targetsft_jax.config.tree import Tree, UnknownKey, build, override
+from targetsft_jax.evaluation.benchmarks.benchmark import RENDERINGS, SCORINGS
 from targetsft_jax.evaluation.graders.grade import MODES
 from targetsft_jax.generation.sampling import SamplingSettings
 from targetsft_jax.keys import at_least, key, one_of, refusals, section
@@ -33,6 +34,27 @@ class EvaluateConfig(SamplingSettings):
     data: dict[str, str] = key(
         dict,
         "Benchmark -> file or folder with its published rows: --data.gsm8k test.jsonl.",
+    )
+    few_shot: int | None = key(
+        None,
+        "Worked examples before each problem, from the training split; null: those of "
+        "the benchmark.",
+        at_least(0, 256),
+    )
+    few_shot_data: dict[str, str] = key(
+        dict, "Benchmark -> file or folder with the rows of its worked examples."
+    )
+    scoring: str | None = key(
+        None,
+        "generate, or log_likelihood: the most probable option is the answer. null: "
+        "that of the benchmark.",
+        one_of(SCORINGS),
+    )
+    rendering: str | None = key(
+        None,
+        "chat, or plain: prompts without chat template, as for base models. null: that "
+        "of the benchmark.",
+        one_of(RENDERINGS),
     )
     data_dir: str | None = key(
         None, "Folder of the built data sets of the catalogue; null: the default."
@@ -132,10 +154,14 @@ def parse(arguments: Sequence[str]) -> EvaluateConfig:
         raise ConfigError(
             "model is null; expected a folder, hub id or run, or --regrade --out FOLDER"
         )
-    unread = [name for name in config.data if name not in config.names]
-    if unread:
-        raise ConfigError(
-            f"data.{unread[0]} is set; expected one of benchmarks, "
-            f"{', '.join(config.names)}"
-        )
+    for keys, paths in (
+        ("data", config.data),
+        ("few_shot_data", config.few_shot_data),
+    ):
+        unread = [name for name in paths if name not in config.names]
+        if unread:
+            raise ConfigError(
+                f"{keys}.{unread[0]} is set; expected one of benchmarks, "
+                f"{', '.join(config.names)}"
+            )
     return config

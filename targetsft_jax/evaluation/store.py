@@ -13,6 +13,7 @@ from typing import Any
 
 from targetsft_jax.command import UsageError
 from targetsft_jax.evaluation.graders.grade import Grade
+from targetsft_jax.evaluation.likelihood import Likelihood
 from targetsft_jax.keys import shown
 from targetsft_jax.parallel.processes import is_primary
 from targetsft_jax.storage import atomic, json_file, jsonl
@@ -36,6 +37,7 @@ class Row:
         seconds: share of the time of its batch.
         gold: the gold answer.
         grade: the verdict.
+        likelihood: log-probabilities of the options, where they are scored.
     """
 
     problem: str
@@ -47,19 +49,25 @@ class Row:
     seconds: float
     gold: str
     grade: Grade
+    likelihood: Likelihood | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as plain values: correct, extracted and how are inside."""
-        tree = {k: v for k, v in vars(self).items() if k != "grade"}
+        tree = {k: v for k, v in vars(self).items() if k not in ("grade", "likelihood")}
+        if self.likelihood is not None:
+            tree["likelihood"] = dataclasses.asdict(self.likelihood)
         return tree | dataclasses.asdict(self.grade)
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> "Row":
         """Read a row; raises KeyError or TypeError for another shape."""
         grade = Grade(*(tree[name] for name in ("correct", "extracted", "how")))
-        names = [field.name for field in dataclasses.fields(cls)]
+        names = {field.name for field in dataclasses.fields(cls)}
+        scored = tree.get("likelihood")
         return cls(
-            **{name: tree[name] for name in names if name != "grade"}, grade=grade
+            **{name: tree[name] for name in names - {"grade", "likelihood"}},
+            grade=grade,
+            likelihood=None if scored is None else Likelihood(**scored),
         )
 
 

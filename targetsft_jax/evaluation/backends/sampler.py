@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 
 from targetsft_jax.checkpoints.open import StoredModel, open_model
 from targetsft_jax.command import UsageError
@@ -12,6 +13,7 @@ from targetsft_jax.config.schema import MeshConfig
 from targetsft_jax.data.chat import stop_tokens
 from targetsft_jax.data.chat_templates import with_template
 from targetsft_jax.evaluation.backends.backend import Sample, Work
+from targetsft_jax.evaluation.likelihood import log_likelihoods
 from targetsft_jax.generation.generate import generate
 from targetsft_jax.generation.sampling import SamplingSettings
 from targetsft_jax.models.config import DecoderConfig
@@ -73,6 +75,19 @@ class Sampler:
             for row in completions
         ]
 
+    def log_likelihoods(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> np.ndarray:
+        """Sum of the log-probabilities of each pair's second tokens, [N] float64."""
+        return log_likelihoods(
+            self.config,
+            self.params,
+            pairs,
+            vocab_size=self.vocab_size,
+            dtype=self.dtype,
+            row_sharding=self.row_sharding,
+        )
+
 
 def open_sampler(
     path: str, chat_template: str | None = None, dtype: str | None = None
@@ -112,7 +127,7 @@ def load_sampler(
     return Sampler(
         model.config,
         model.load(mesh, kind),
-        stop_tokens(tokenizer),
+        stop_ids(tokenizer),
         min(len(tokenizer), model.config.vocab_size),
         kind,
         meshes.rows_over(mesh),
@@ -132,9 +147,17 @@ def chat_tokenizer(
         raise UsageError(
             f"the tokenizer of {model.path} has no chat template; set --chat_template "
             "to a name such as qwen_boxed or deepseek_math, or to a file that ends in "
-            ".jinja"
+            ".jinja, or --rendering plain for a base model"
         )
     return tokenizer
+
+
+def stop_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Tokens that end a completion; without a chat template, eos alone."""
+    if tokenizer.chat_template:
+        return stop_tokens(tokenizer)
+    eos = tokenizer.eos_token_id
+    return [] if eos is None else [eos]
 
 
 def compute_dtype(dtype: str | None) -> Any:

@@ -3,14 +3,18 @@
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from targetsft_jax.command import UsageError
 from targetsft_jax.config.tree import UnknownKey, build, merge
-from targetsft_jax.data.config import source_contradictions
+from targetsft_jax.data.config import (
+    SourceConfig,
+    missing_files_of,
+    source_contradictions,
+)
 from targetsft_jax.evaluation.benchmarks import eval_yaml
 from targetsft_jax.evaluation.benchmarks.benchmark import Benchmark
 from targetsft_jax.evaluation.benchmarks.registry import BENCHMARKS
@@ -75,25 +79,37 @@ def _from_tree(tree: Mapping[str, Any], path: Path) -> Benchmark:
         raise UsageError(f"{path}: {error}; expected {known}{hint}") from None
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
+    shots = None if benchmark.few_shot is None else benchmark.few_shot.data
     for message in (
         *refusals(benchmark),
         *benchmark.contradictions(),
-        *source_contradictions(benchmark.data, "data"),
+        *_source_faults(benchmark.data, "data"),
+        *_source_faults(shots, "few_shot.data"),
     ):
         raise UsageError(f"{path}: {message}")
-    return replace(
-        benchmark, data=replace(benchmark.data, path=_beside(benchmark, path))
-    )
+    few_shot = benchmark.few_shot
+    if few_shot is not None and few_shot.data is not None:
+        few_shot = replace(few_shot, data=_beside(few_shot.data, path))
+    return replace(benchmark, data=_beside(benchmark.data, path), few_shot=few_shot)
 
 
-def _beside(benchmark: Benchmark, path: Path) -> Any:
-    """Paths of the data, those relative to the file made absolute if they exist."""
-    paths = benchmark.data.path
+def _source_faults(source: SourceConfig | None, path: str) -> Iterator[str]:
+    if source is not None:
+        yield from source_contradictions(source, path)
+        yield from missing_files_of(source, path)
+
+
+def _beside(source: SourceConfig, path: Path) -> SourceConfig:
+    """Source whose paths, if relative to the file, are absolute where they exist."""
+    paths = source.path
     if paths is None:
-        return None
+        return source
 
     def resolved(name: str) -> str:
         beside = path.parent / user_path(name)
         return str(beside) if os.path.exists(beside) else name
 
-    return resolved(paths) if isinstance(paths, str) else [resolved(p) for p in paths]
+    absolute = (
+        resolved(paths) if isinstance(paths, str) else [resolved(p) for p in paths]
+    )
+    return replace(source, path=absolute)

@@ -1,13 +1,14 @@
 """Load the problems of a benchmark, with every gold answer checked."""
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from targetsft_jax.data.catalogue import builder
+from targetsft_jax.data.catalogue import CATALOGUE, builder
 from targetsft_jax.data.catalogue.entry import LETTERS
 from targetsft_jax.data.catalogue.published import read_published
+from targetsft_jax.data.config import SourceConfig
 from targetsft_jax.data.filters import conditions
 from targetsft_jax.data.json_rows import parse_row
 from targetsft_jax.data.record import field_text, field_value, first_unmet
@@ -15,6 +16,7 @@ from targetsft_jax.data.records import Problem, open_rows
 from targetsft_jax.data.report import DataReport
 from targetsft_jax.data.row_error import RowError, is_unicode
 from targetsft_jax.evaluation.benchmarks.benchmark import Benchmark
+from targetsft_jax.evaluation.benchmarks.few_shot import Shot, choose, messages
 from targetsft_jax.evaluation.grading import check_gold
 
 
@@ -48,12 +50,14 @@ def load(
     path: str | None = None,
     data_dir: str | None = None,
     limit: int | None = None,
+    shots_path: str | None = None,
 ) -> LoadedBenchmark:
     """Load the problems of a benchmark.
 
     Args:
         benchmark: its entry.
         path: file or folder with its published rows, in place of the entry's source.
+        shots_path: the same for its worked examples.
         data_dir: folder of the built data sets of the catalogue.
         limit: number of problems, from the beginning; None: all.
 
@@ -66,11 +70,12 @@ def load(
     problems: list[Problem] = []
     origins: dict[str, str] = {}
     limited = False
+    pool = _pool(benchmark, path, shots_path, data_dir)
     for origin, row, fields in _rows(benchmark, path, data_dir, report):
         if len(problems) == limit:
             limited = True
             break
-        problem = _problem(benchmark, fields, row, origin)
+        problem = _problem(benchmark, fields, row, origin, pool)
         if problem.id in origins:
             raise RowError(
                 origin,
@@ -144,8 +149,50 @@ def _examples(
     yield from builder.read(built, split)
 
 
+def _pool(
+    benchmark: Benchmark,
+    path: str | None,
+    shots_path: str | None,
+    data_dir: str | None,
+) -> list[Shot]:
+    """Worked examples of a benchmark; empty if it has none.
+
+    Raises:
+        ValueError: as `load`, of their source.
+    """
+    few_shot = benchmark.few_shot
+    if few_shot is None or not few_shot.examples:
+        return []
+    source = few_shot.data or _training_source(benchmark.data)
+    if shots_path is None and source == benchmark.data:
+        shots_path = path
+    entry = replace(benchmark, data=source)
+    shots = []
+    for origin, row, fields in _rows(entry, shots_path, data_dir, DataReport()):
+        example = _problem(entry, fields, row, origin, ())
+        response = benchmark.response(example.answer, example.options)
+        if few_shot.response is not None:
+            response = field_text(row, few_shot.response, origin)
+        turn = benchmark.user_turn(example.question, example.options)
+        shots.append(Shot(example.id, example.question, turn, response))
+    return shots
+
+
+def _training_source(source: SourceConfig) -> SourceConfig:
+    """Training split of a data set; a source without one, as it is."""
+    if source.source == "tfds" and source.dataset is not None:
+        splits = CATALOGUE[source.dataset].splits
+        names = [name for name in ("train", "validation") if name in splits]
+        return replace(source, split=names[0]) if names else source
+    return source
+
+
 def _problem(
-    benchmark: Benchmark, fields: Benchmark, row: Mapping[str, Any], origin: str
+    benchmark: Benchmark,
+    fields: Benchmark,
+    row: Mapping[str, Any],
+    origin: str,
+    pool: Sequence[Shot],
 ) -> Problem:
     question = field_text(row, fields.question, origin)
     texts = _options(row, fields.options, origin)
@@ -160,10 +207,12 @@ def _problem(
         check_gold(benchmark.grader, gold, options)
     except ValueError as error:
         raise RowError(origin, f"the gold answer is {gold[:200]!r}: {error}") from None
-    messages = [{"role": "user", "content": benchmark.user_turn(question, options)}]
-    if benchmark.system:
-        messages.insert(0, {"role": "system", "content": benchmark.system})
-    return Problem(messages, gold, id, benchmark.name, options, question)
+    shots = []
+    if benchmark.few_shot is not None and pool:
+        shots = choose(pool, benchmark.few_shot, id, question)
+    turn = benchmark.user_turn(question, options)
+    prompt = messages(benchmark.system, shots, turn, plain=benchmark.is_plain)
+    return Problem(prompt, gold, id, benchmark.name, options, question)
 
 
 def _options(row: Mapping[str, Any], options: Any, origin: str) -> list[str]:

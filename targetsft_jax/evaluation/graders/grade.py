@@ -10,6 +10,7 @@ HOW = (
     "option text",
     "last number",
     "guess",
+    "log-likelihood",
     "no answer",
     "several answers",
     "unparsed",
@@ -38,6 +39,7 @@ class Grade:
               `statement`: "the answer is …".
             - `letter`: an option by its letter alone; `option text`: by its text.
             - `last number`, `guess`: fall-backs of the reference mode only.
+            - `log-likelihood`: the most probable option; there is no completion.
             - `no answer`, `several answers`: states none, or more than one.
             - `unparsed`: an incomplete expression; `too long`: beyond
               the limits on size.
