@@ -24,6 +24,10 @@ def _train(arguments: list[str]) -> int:
         from targetsft_jax.training.run import run
 
         run(config)
+        if config.inspect.rows:
+            from targetsft_jax.inspection.of_run import write_page_of_run
+
+            write_page_of_run(config)
 
     return launch(action, **config.mesh.processes_of_run())
 

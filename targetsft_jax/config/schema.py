@@ -316,6 +316,18 @@ class LogConfig:
 
 
 @section
+class InspectConfig:
+    """The inspection page of a run: its first rows at the start and at the end."""
+
+    rows: int = key(
+        0,
+        "Rows of RUN/inspect.html, written when the run ends: what each method "
+        "teaches on them. 0: no page.",
+        at_least(0, 10**6),
+    )
+
+
+@section
 class Config:
     """One run: one student, trained by one method."""
 
@@ -359,6 +371,9 @@ class Config:
         ValidationConfig, "Held-out loss during training."
     )
     log: LogConfig = key(LogConfig, "Additional outputs.", resumable=True)
+    inspect: InspectConfig = key(
+        InspectConfig, "The inspection page of the run.", resumable=True
+    )
 
     @functools.cached_property
     def method(self) -> ResolvedMethod:

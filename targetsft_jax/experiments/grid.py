@@ -200,7 +200,13 @@ def _base(
     except ConfigError as error:
         where = f"settings.{setting}: " if setting else ""
         raise ConfigError(f"{where}{error}") from None
-    return parse([*base, *overrides, *arguments])
+    config = parse([*base, *overrides, *arguments])
+    if config.inspect.rows:
+        raise ConfigError(
+            f"inspect.rows is {config.inspect.rows}; expected 0, since a comparison "
+            "writes no pages (`targetsft inspect --run RUN` writes that of a cell)"
+        )
+    return config
 
 
 def _argument(value: Any) -> str:

@@ -13,6 +13,7 @@ from targetsft_jax.inspection.assemble import page_of
 from targetsft_jax.inspection.method_inputs import BEFORE, REFERENCE, STUDENT, TEACHER
 from targetsft_jax.inspection.models import Selection, load_models, page_tokenizer
 from targetsft_jax.inspection.page import render
+from targetsft_jax.inspection.page_data import PageData
 from targetsft_jax.inspection.rows import data_of_file, read_rows
 from targetsft_jax.parallel import processes
 from targetsft_jax.storage import atomic
@@ -79,7 +80,7 @@ def read_request(arguments: Sequence[str], options: PageOptions) -> Request:
     run_dir = None if options.run is None else RunDir(user_path(options.run))
     student = None
     if run_dir is not None:
-        student = _trained_model(run_dir)
+        student = trained_model(run_dir)
         arguments = ["--config", str(run_dir.config), *arguments]
     rows = options.rows
     if rows is None and options.rows_from is None:
@@ -114,9 +115,8 @@ def write_page(request: Request) -> Path:
     for role in models.roles:
         print(f"  {role:<9} {names[role]}", flush=True)
     page = page_of(config, rows, models, tokenizer, names)
-    for method in page.header["methods"]:
-        if method["refusal"] is not None:
-            print(f"  without {method['name']}: {method['refusal']}")
+    for reason, methods in _refusals(page).items():
+        print(f"  without {', '.join(methods)}: {reason}")
     html = render(page)
     atomic.write_text(request.out, html)
     trained = len(page.arrays["candidate"])
@@ -156,7 +156,7 @@ def read_sections(config: Config, rows_from: str | None = None) -> Config:
     return result
 
 
-def _trained_model(run_dir: RunDir) -> str:
+def trained_model(run_dir: RunDir) -> str:
     """Path of a run's trained model: its checkpoints, or its export with adapters."""
     if not run_dir.config.is_file():
         raise UsageError(
@@ -164,6 +164,15 @@ def _trained_model(run_dir: RunDir) -> str:
         )
     with_adapters = run_dir.adapters.is_file()
     return str(run_dir.export if with_adapters else run_dir.path)
+
+
+def _refusals(page: PageData) -> dict[str, list[str]]:
+    """Reason -> methods that the page lacks for it."""
+    reasons: dict[str, list[str]] = {}
+    for method in page.header["methods"]:
+        if method["refusal"] is not None:
+            reasons.setdefault(method["refusal"], []).append(method["name"])
+    return reasons
 
 
 def _names(config: Config, selection: Selection) -> dict[str, str]:

@@ -19,6 +19,7 @@ from targetsft_jax.inspection.method_inputs import (
     TEACHER,
     PageMethod,
 )
+from targetsft_jax.inspection.trajectories import needs_trajectory
 from targetsft_jax.targets.api import target
 from targetsft_jax.targets.inputs import INPUTS
 from targetsft_jax.targets.qtarget import QTarget
@@ -138,33 +139,6 @@ class Meter:
     def _label_logprob(logits: Array, labels: Array) -> Array:
         # Rounding may leave a log-probability just above 0.
         return jnp.minimum(Rows(logits, labels).log_prob, 0)
-
-
-def trajectory_target(
-    method: PageMethod, logprob: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """Weight a [m] of a method that reads one weight per trajectory.
-
-    The weight needs the log-probabilities of the whole row, when its logits are gone.
-    It does not depend on them otherwise, so that two tokens, the label and all others,
-    stand for the vocabulary.
-
-    Args:
-        method: the method.
-        logprob: [m] log p_y.
-        weights: [m] trajectory weights.
-    """
-    others = np.log(np.maximum(-np.expm1(np.minimum(logprob, 0)), 1e-30))
-    logits = jnp.stack([logprob, others], axis=-1)
-    labels = jnp.zeros(len(logprob), jnp.int32)
-    q = target(method.method, logits, labels, trajectory_weight=weights, **method.hyper)
-    return np.asarray(q.label_weight)
-
-
-def needs_trajectory(method: PageMethod) -> bool:
-    """True if a method has a trajectory weight that a page computes from its models."""
-    source = method.sources.get("trajectory_weight", COLUMN)
-    return method.refusal is None and source != COLUMN
 
 
 @jax.jit

@@ -2,25 +2,22 @@
 
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
 
 from targetsft_jax.config.schema import PolicyConfig
 from targetsft_jax.data.chat import Example
-from targetsft_jax.inspection.container import rounded
-from targetsft_jax.inspection.measure import (
-    Arrays,
-    Meter,
-    needs_trajectory,
-    trajectory_target,
-)
+from targetsft_jax.inspection.measure import Arrays, Meter
 from targetsft_jax.inspection.method_inputs import STUDENT, PageMethod
 from targetsft_jax.inspection.models import Models
 from targetsft_jax.inspection.page_data import PADDING
-from targetsft_jax.targets.trajectory import trajectory_weight
+from targetsft_jax.inspection.rounding import rounded, rounded_logs
+from targetsft_jax.inspection.trajectories import label_weight, needs_trajectory
 
-MANTISSA_BITS = 14
-"""Bits of stored numbers: a relative error of at most 2^−15, 3 · 10^−5."""
+MANTISSA_BITS = 13
+"""Bits of stored numbers: a relative error of at most 2^−14, 6 · 10^−5."""
+LOG_STEP, LOG_BITS = 2.0**-11, 12
+"""Step of stored logarithms, and mantissa of small ones: probabilities have a relative
+error of at most 2.4 · 10^−4, and so have their complements."""
 
 
 def measure_rows(
@@ -48,8 +45,8 @@ def measure_rows(
     counts = [len(row["candidate"]) for row in rows]
     segments = np.repeat(np.arange(len(rows), dtype=np.int32), counts)
     for method in filter(needs_trajectory, methods):
-        arrays[f"a_{method.name}"] = _trajectory(method, arrays, segments, policy)
-    return _compact(arrays)
+        arrays[f"a_{method.name}"] = label_weight(method, arrays, segments, policy)
+    return compact(arrays)
 
 
 def trained_tokens(example: Example) -> np.ndarray:
@@ -76,33 +73,20 @@ def _measure_row(
     return {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}
 
 
-def _trajectory(
-    method: PageMethod, arrays: Arrays, segments: np.ndarray, policy: PolicyConfig
-) -> np.ndarray:
-    """Weights [M] under iw-SFT, whose q is the student; a row is a trajectory."""
-    role = method.sources["trajectory_weight"]
-    logprob = arrays[f"logprob_{STUDENT}"][:, 0]
-    low, high = policy.clip
-    weights = trajectory_weight(
-        jnp.asarray(logprob),
-        jnp.asarray(arrays[f"logprob_{role}"][:, 0]),
-        jnp.asarray(segments),
-        mode=policy.mode,
-        temperature=policy.temperature,
-        clip=(low, high),
-    )
-    return trajectory_target(method, logprob, np.asarray(weights))
-
-
-def _compact(arrays: Arrays) -> Arrays:
+def compact(arrays: Arrays) -> Arrays:
     """Candidates no wider than the widest token, and rounded numbers."""
     width = int((arrays["candidate"] != PADDING).sum(axis=-1).max())
     compact = {}
     for name, x in arrays.items():
         x = x[:, :width] if name == "candidate" or name.startswith(_WIDE) else x
-        compact[name] = rounded(x, MANTISSA_BITS) if x.dtype.kind == "f" else x
+        if name.startswith(_LOGARITHMS):
+            x = rounded_logs(x, LOG_STEP, LOG_BITS)
+        elif x.dtype.kind == "f":
+            x = rounded(x, MANTISSA_BITS)
+        compact[name] = x
     return compact
 
 
+_LOGARITHMS = ("logprob_", "logt_", "logz_")
 _WIDE = ("logprob_", "logt_")
 """Prefixes of arrays with one number per candidate."""

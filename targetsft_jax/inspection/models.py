@@ -126,14 +126,16 @@ def _mesh(config: Config) -> Mesh:
 
 def _open(config: Config, selection: Selection, mesh: Mesh) -> dict[str, StoredModel]:
     """Open the models of all roles that have one; none is loaded."""
-    start = None
-    if selection.student is None or selection.before is None:
-        start = role_model(config, STUDENT, mesh)
-    student = open_model(selection.student) if selection.student else start
-    before = start if selection.student else None
+    if selection.student is None:
+        student = role_model(config, STUDENT, mesh)
+        assert student is not None  # `validate` refuses a configuration without one.
+    else:
+        student = open_model(selection.student)
+    before = None
     if selection.before is not None:
         before = open_model(selection.before)
-    assert student is not None  # `validate` refuses a configuration without one.
+    elif selection.student is not None:
+        before = _start(config, mesh)
     if before is not None and before.source == student.source:
         raise UsageError(
             f"--before {before.path} is the student itself; expected an earlier "
@@ -146,6 +148,15 @@ def _open(config: Config, selection: Selection, mesh: Mesh) -> dict[str, StoredM
         BEFORE: before,
     }
     return {role: model for role, model in roles.items() if model is not None}
+
+
+def _start(config: Config, mesh: Mesh) -> StoredModel | None:
+    """The model that a run started from; None, with a line, if it is gone."""
+    try:
+        return role_model(config, STUDENT, mesh)
+    except (ValueError, OSError) as error:
+        print(f"  without the start of the run: {str(error).splitlines()[0]}")
+        return None
 
 
 def _same_model(stored: Mapping[str, StoredModel], role: str) -> str | None:

@@ -37,7 +37,18 @@ def test_the_layout_is_as_documented() -> None:
     ids = header["arrays"]["ids"]
     first = block + ids["offset"]
     assert ids["dtype"] == "i32" and ids["shape"] == [2, 2]
-    assert struct.unpack("<4i", data[first : first + 16]) == (1, -1, 2**31 - 1, 0)
+    planes = data[first : first + 16]
+    numbers = b"".join(planes[i::4] for i in range(4))
+    assert struct.unpack("<4i", numbers) == (1, -1, 2**31 - 1, 0)
+
+
+def test_equal_arrays_are_stored_once() -> None:
+    one = {"a": np.arange(1000, dtype=np.int32)}
+    both = one | {"b": np.arange(1000, dtype=np.int32)}
+    added = len(container.write({}, both)) - len(container.write({}, one))
+    assert added < 100
+    _, arrays = container.read(container.write({}, both))
+    np.testing.assert_array_equal(arrays["a"], arrays["b"])
 
 
 def test_arrays_of_any_order_and_byte_order_are_written() -> None:
@@ -64,21 +75,3 @@ def test_a_part_of_a_container_is_refused(keep: int) -> None:
 def test_values_that_cannot_be_written_are_refused(header, arrays, message) -> None:
     with pytest.raises(ValueError, match=message):
         container.write(header, arrays)
-
-
-@pytest.mark.parametrize("bits", [10, 12, 16, 23])
-def test_rounding_keeps_the_stated_precision(bits: int) -> None:
-    random = np.random.default_rng(0)
-    values = (random.normal(size=2000) * 10.0 ** random.integers(-30, 30, 2000)).astype(
-        np.float32
-    )
-    result = container.rounded(values, bits)
-    error = np.abs(result.astype(np.float64) / values - 1)
-    assert error.max() <= 2.0 ** -(bits + 1)
-    cleared = result.view(np.uint32) & np.uint32((1 << (23 - bits)) - 1)
-    assert not cleared.any()
-
-
-def test_rounding_keeps_zeros_infinities_and_nan() -> None:
-    values = np.array([0.0, -0.0, np.inf, -np.inf, np.nan], np.float32)
-    np.testing.assert_array_equal(container.rounded(values, 12), values)

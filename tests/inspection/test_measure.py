@@ -10,8 +10,6 @@ from targetsft_jax.inspection.measure import TOP
 from targetsft_jax.targets.methods import METHODS
 
 CLOSE = dict(rtol=1e-4, atol=2e-5)
-# Sums of products with weights up to 10.
-TARGET = dict(rtol=1e-4, atol=1e-4)
 REFUSED = ("custom",)
 MEASURED = [name for name in METHODS if name not in REFUSED]
 
@@ -151,9 +149,7 @@ def test_weights_and_targets_are_the_librarys(
     has_alternative = q.alternative_weight is not None
     assert (f"b_{name}" in page.arrays) == has_alternative
     expected = np.take_along_axis(np.asarray(q.induced()), ids, axis=-1)
-    np.testing.assert_allclose(
-        induced(page, name)[is_real], expected[is_real], **TARGET
-    )
+    np.testing.assert_allclose(induced(page, name)[is_real], expected[is_real], **CLOSE)
     log = log_alternative(page, name)
     assert (log is not None) == has_alternative
     if log is None:

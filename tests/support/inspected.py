@@ -1,14 +1,16 @@
 """Pages of tiny models, and the dense logits that they were measured from."""
 
+import functools
 import json
 from dataclasses import dataclass, replace
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.hf.exporter import save_pretrained
+from targetsft_jax.inspection import measure_rows
 from targetsft_jax.inspection.assemble import page_of
 from targetsft_jax.inspection.command import read_config
 from targetsft_jax.inspection.models import Selection, load_models, page_tokenizer
@@ -21,11 +23,12 @@ from . import rig
 
 OTHER = replace(rig.OTHER, model_type="llama", qkv_bias=False)
 MODELS = {
-    "student": (rig.STUDENT, 1),
-    "teacher": (OTHER, 2),
-    "before": (rig.STUDENT, 3),
-    "reference": (rig.STUDENT, 4),
+    "student": rig.STUDENT,
+    "teacher": OTHER,
+    "before": rig.STUDENT,
+    "reference": rig.STUDENT,
 }
+EXACT = {"MANTISSA_BITS": 23, "LOG_BITS": 23, "LOG_STEP": 2.0**-23}
 ROWS = [("17 + 25", "17 + 25 = 42"), ("Is π > 3?", "Yes: π ≈ 3.14"), ("2·3", "6")]
 
 
@@ -65,28 +68,44 @@ def measure(arguments: list[str], selection: Selection | None = None) -> Measure
     rows = read_rows(config.data, tokenizer, 20)
     models = load_models(config, selection)
     names = {"config": "tests", **{role: role for role in models.roles}}
-    page = page_of(config, rows, models, tokenizer, names)
-    logits: dict = {role: [] for role in models.roles}
-    labels = []
-    for example in rows.examples:
-        positions = np.flatnonzero(example.loss_mask[1:])
-        labels.append(example.tokens[positions + 1])
-        for role, model in models.stored.items():
-            params = models.params[role]
-            tokens = jnp.asarray(example.tokens)[None]
-            hidden = apply(model.config, params, tokens)[0]
-            dense = head_logits(model.config, hidden, head(params)[: len(tokenizer)])
-            logits[role].append(np.asarray(dense, np.float64)[positions])
-    joined = {role: np.concatenate(x) for role, x in logits.items()}
-    return Measured(page, joined, np.concatenate(labels))
+    with pytest.MonkeyPatch.context() as patch:
+        # Without rounding, so that an error of rounding size is one of the page.
+        for name, value in EXACT.items():
+            patch.setattr(measure_rows, name, value)
+        page = page_of(config, rows, models, tokenizer, names)
+    # One batch, padded behind: no token depends on what follows it.
+    length = max(len(example.tokens) for example in rows.examples)
+    tokens = np.stack(
+        [np.pad(x.tokens, (0, length - len(x.tokens))) for x in rows.examples]
+    )
+    mask = np.stack(
+        [np.pad(x.loss_mask, (0, length - len(x.tokens))) for x in rows.examples]
+    )[:, 1:]
+    logits = {}
+    for role, model in models.stored.items():
+        params = models.params[role]
+        hidden = _apply(model.config, params, tokens)
+        dense = head_logits(model.config, hidden, head(params)[: len(tokenizer)])
+        logits[role] = np.asarray(dense, np.float64)[:, :-1][mask]
+    return Measured(page, logits, tokens[:, 1:][mask])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(config, params, tokens):
+    return apply(config, params, tokens)
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> dict:
     """Role -> folder of a tiny model whose predictions are not uniform."""
     folder = tmp_path_factory.mktemp("inspected")
-    for role, (config, seed) in MODELS.items():
-        params = rig.params_of(config, seed)
+    random = np.random.default_rng(0)
+    for role, config in MODELS.items():
+        # Noise instead of seeds, for each of which the initialization is compiled.
+        params = jax.tree.map(
+            lambda x: x + 0.05 * random.standard_normal(x.shape, np.float32),
+            rig.params_of(config),
+        )
         save_pretrained(folder / role, config, params, tokenizer=byte_tokenizer())
     return {role: folder / role for role in MODELS}
 

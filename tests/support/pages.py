@@ -3,8 +3,8 @@
 import numpy as np
 
 import targetsft_jax as tsft
-from targetsft_jax.inspection.container import rounded
 from targetsft_jax.inspection.page_data import FORMAT, PADDING, PageData
+from targetsft_jax.inspection.rounding import rounded
 
 WORDS = ("The", " answer", " is", " 4", " 7", "\n", " apples", " £", "é", "<b>", " 𝛾")
 STOPS = [round(0.05 * k, 2) for k in range(21)]

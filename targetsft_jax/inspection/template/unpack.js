@@ -16,7 +16,21 @@ async function decompress(text) {
 }
 
 /**
- * Read a container; the arrays are views of the buffer.
+ * Numbers of an array stored in planes: the first byte of all, the second of all, …
+ * @param {Uint8Array} planes
+ * @param {number} width bytes per number
+ * @returns {ArrayBuffer}
+ */
+function joinPlanes(planes, width) {
+  const bytes = new Uint8Array(planes.length);
+  for (let plane = 0, at = 0; plane < width; plane++) {
+    for (let n = plane; n < bytes.length; n += width) bytes[n] = planes[at++];
+  }
+  return bytes.buffer;
+}
+
+/**
+ * Read a container (see container.py).
  * @param {ArrayBuffer} buffer
  * @returns {{header: Header, arrays: Arrays}}
  */
@@ -31,8 +45,11 @@ function readContainer(buffer) {
   /** @type {[string, ArrayEntry][]} */
   const entries = Object.entries(header.arrays);
   for (const [name, entry] of entries) {
-    const size = entry.shape.reduce((product, n) => product * n, 1);
-    arrays[name] = new kinds[entry.dtype](buffer, block + entry.offset, size);
+    const kind = kinds[entry.dtype];
+    const width = kind.BYTES_PER_ELEMENT;
+    const size = entry.shape.reduce((product, n) => product * n, width);
+    const planes = new Uint8Array(buffer, block + entry.offset, size);
+    arrays[name] = new kind(joinPlanes(planes, width));
   }
   return { header, arrays };
 }

@@ -1,0 +1,49 @@
+"""The page of a run at its end, whose failure does not fail the run."""
+
+import shlex
+
+from targetsft_jax.config.schema import Config
+from targetsft_jax.inspection.command import (
+    Request,
+    read_sections,
+    trained_model,
+    write_page,
+)
+from targetsft_jax.inspection.models import Selection
+from targetsft_jax.parallel import processes
+from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.storage.user_path import user_path
+
+
+def write_page_of_run(config: Config) -> None:
+    """Write RUN/inspect.html: the trained model against the start of the run.
+
+    Any error becomes one line with the command that writes the page later: the run
+    itself is complete. In a job of several processes there is only that line, since a
+    page is written by one process.
+
+    Args:
+        config: configuration of the finished run.
+    """
+    run_dir = RunDir(user_path(config.run_dir))
+    rows = config.inspect.rows
+    command = f"targetsft inspect --run {shlex.quote(config.run_dir)} --rows {rows}"
+    if processes.is_multiprocess():
+        print(f"no inspection page in a job of several processes; run `{command}`")
+        return
+    print("\ninspection page", flush=True)
+    try:
+        request = Request(
+            config=read_sections(config),
+            selection=Selection(student=trained_model(run_dir)),
+            rows=rows,
+            out=run_dir.inspect,
+            name=f"--config {run_dir.config}",
+        )
+        write_page(request)
+    except Exception as error:  # noqa: BLE001
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        print(
+            f"  warning: the run is complete, but not its inspection page: {reason}; "
+            f"`{command}` writes it"
+        )
