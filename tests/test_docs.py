@@ -33,6 +33,36 @@ def test_examples_of_pages_run(path: Path) -> None:
     assert result.failed == 0
 
 
+def test_the_python_of_the_readme_runs() -> None:
+    import jax
+    import jax.numpy as jnp
+
+    hidden, head, *other = (
+        jax.random.normal(key, (7, 4)) for key in jax.random.split(jax.random.key(0), 4)
+    )
+    names = {
+        "logits": hidden @ head.T,
+        "teacher_logits": other[0] @ other[1].T,
+        "labels": jnp.arange(7),
+        "hidden": hidden,
+        "head": head,
+        "teacher_hidden": other[0],
+        "teacher_head": other[1],
+        "loss_mask": jnp.ones(7),
+        "my_loss": lambda z: -jax.nn.log_softmax(z)[..., 0],
+    }
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    exec(block, names)
+    dense = names["tsft"].objective(
+        "target_sft",
+        names["logits"],
+        names["labels"],
+        teacher_logits=names["teacher_logits"],
+    )
+    assert abs(names["loss"] - dense.mean()) < 1e-5
+
+
 def test_commands_of_the_pages_exist() -> None:
     from targetsft_jax.commands import COMMANDS
 
