@@ -17,6 +17,7 @@ from targetsft_jax.data.rendering import ChatTemplate
 from targetsft_jax.data.row_error import RowError
 from targetsft_jax.data.template_sandbox import Spans
 from targetsft_jax.data.token_limit import is_long, tokenize_start
+from targetsft_jax.data.tool_rendering import refuse_unrendered
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -99,7 +100,7 @@ def encode_all(
             else:
                 encoding = _first(*next(of_short), item.limit(limit))
             try:
-                yield _example(item, *encoding, control, tokenizer)
+                yield _example(item, *encoding, tokenizer)
             except RowError as error:
                 refuse(error)
 
@@ -193,6 +194,7 @@ class _Rendered:
     record: Record
     text: str
     spans: Spans
+    control: ControlTokens
 
     def limit(self, limit: int | None) -> int | None:
         """Limit of its tokens; None with one number per token, which are counted."""
@@ -212,13 +214,18 @@ def _rendered(
     refuse: Callable[[RowError], None],
 ) -> Iterator[_Rendered]:
     for record in records:
+        of_record, tokens = template, control
+        if record.tools:
+            of_record = template.with_tools(record.tools)
+            tokens = control.with_tools(record.tools)
         try:
-            control.refuse_spelled(record.messages, record.origin)
-            text, spans = template.locate(record.messages, record.origin)
+            tokens.refuse_spelled(record.messages, record.origin)
+            refuse_unrendered(of_record, record.messages, record.origin)
+            text, spans = of_record.locate(record.messages, record.origin)
         except RowError as error:
             refuse(error)
             continue
-        yield _Rendered(record, text, spans)
+        yield _Rendered(record, text, spans, tokens)
 
 
 def _batches(items: Iterator[_Rendered]) -> Iterator[list[_Rendered]]:
@@ -239,10 +246,9 @@ def _example(
     tokens: np.ndarray,
     offsets: np.ndarray,
     complete: bool,
-    control: ControlTokens,
     tokenizer: "PreTrainedTokenizerBase",
 ) -> Example:
-    record, origin = item.record, item.record.origin
+    record, origin, control = item.record, item.record.origin, item.control
     mask = close_turns(
         tokens,
         overlapping(offsets, item.spans),

@@ -6,10 +6,12 @@ conversation must be those of one with the same roles and harmless texts. If the
 not, its texts are marked, and no control token may lie in a text or across its border.
 """
 
+import copy
 import functools
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +21,8 @@ from targetsft_jax.data.row_error import RowError
 from targetsft_jax.data.template_sandbox import Spans
 from targetsft_jax.data.token_limit import tokenize_start
 from targetsft_jax.data.tokenizer import special_ids
+from targetsft_jax.data.tool_calls import call_text
+from targetsft_jax.data.turns import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,8 +36,8 @@ _FIRST_MARK = 0xF0000
 _MARKS = re.compile("[\U000f0000-\U000ffffd]")
 _SHAPES = 4096
 
-# Role of each turn, and True if its text is blank.
-_Shape = tuple[tuple[str, bool], ...]
+# Role of each turn, True if its text is blank, and its tool calls.
+_Shape = tuple[tuple[str, bool, str], ...]
 # Id of each control token, and True if it is trained.
 _Sequence = list[tuple[int, bool]]
 
@@ -76,6 +80,12 @@ class ControlTokens:
         key = frozenset(template.tokenizer.added_tokens_decoder)
         return _control_tokens(template.text, template.tokenizer, key)
 
+    def with_tools(self, tools: Sequence[dict[str, Any]]) -> "ControlTokens":
+        """The control tokens of a conversation with these tools."""
+        changed = copy.copy(self)
+        changed._template, changed._shapes = self._template.with_tools(tools), {}
+        return changed
+
     def is_special(self, tokens: np.ndarray) -> np.ndarray:
         """Mask [n] bool of the special tokens."""
         return self._special[tokens]
@@ -90,12 +100,12 @@ class ControlTokens:
         Raises:
             RowError: it names the turn and the token.
         """
-        for i, message in enumerate(messages):
-            match = self._spelled.search(message["content"])
+        for part, text in self._texts(messages):
+            match = self._spelled.search(text)
             if match:
                 raise RowError(
                     origin,
-                    f"turn {i} contains {match.group()!r}, which would be read as the"
+                    f"{part} contains {match.group()!r}, which would be read as the"
                     " special token itself; remove it from the text",
                 )
 
@@ -123,6 +133,9 @@ class ControlTokens:
             RowError: the text of a turn, or a text with its neighbour, is read as a
                 control token; the template marks other text than the assistant's.
         """
+        if self._template.tools or any(m.get("tool_calls") for m in messages):
+            # The harmless conversation has the same calls.
+            self._refuse_turns(messages, origin, len(text))
         expected = self._expected(messages, mask is None)
         if expected.problem is not None:
             raise RowError(origin, expected.problem)
@@ -136,7 +149,10 @@ class ControlTokens:
         self._refuse_seams(messages, text, origin, len(tokens), prompt=mask is None)
 
     def _expected(self, messages: Messages, prompt: bool) -> _Expected:
-        shape = tuple((m["role"], not m["content"].strip()) for m in messages)
+        shape = tuple(
+            (m["role"], not m["content"].strip(), call_text(m.get("tool_calls")))
+            for m in messages
+        )
         if (shape, prompt) not in self._shapes:
             if len(self._shapes) >= _SHAPES:
                 self._shapes.clear()
@@ -172,17 +188,25 @@ class ControlTokens:
 
     def _refuse_turns(self, messages: Messages, origin: str, limit: int) -> None:
         """Refuse a text that becomes a control token by itself."""
-        for i, message in enumerate(messages):
-            content = message["content"]
+        for part, content in self._texts(messages):
             ids, offsets, _ = tokenize_start(self._tokenizer, content, limit + 1)
             for at in np.flatnonzero(self.is_control(ids))[:1]:
                 start, end = offsets[at].tolist()
                 token = self._tokenizer.convert_ids_to_tokens(int(ids[at]))
                 raise RowError(
                     origin,
-                    f"turn {i} contains {content[start:end]!r}, which the tokenizer"
+                    f"{part} contains {content[start:end]!r}, which the tokenizer"
                     f" reads as the control token {token!r}; remove it from the text",
                 )
+
+    def _texts(self, messages: Messages) -> Iterator[tuple[str, str]]:
+        """Texts that are not the template's, each with its place in words."""
+        for i, message in enumerate(messages):
+            yield f"turn {i}", message["content"]
+            if message.get("tool_calls"):
+                yield f"turn {i}", call_text(message["tool_calls"])
+        if self._template.tools:
+            yield "a tool", call_text(self._template.tools)
 
     def _refuse_seams(
         self, messages: Messages, text: str, origin: str, limit: int, *, prompt: bool
@@ -233,7 +257,9 @@ class ControlTokens:
             for i, message in enumerate(messages)
             if message["role"] == "assistant"
         ]
-        wrong = wrong_mark(text, spans, contents, headers, ends)
+        roles = [m for m in messages if m["role"] == "assistant"]
+        calls = [bool(m.get("tool_calls")) for m in roles]
+        wrong = wrong_mark(text, spans, contents, headers, ends, calls)
         return wrong and (
             f"the chat template {self._template.name} marks {wrong} as the assistant's;"
             " expected the content of each assistant turn and its end alone: check its"
@@ -257,10 +283,7 @@ class ControlTokens:
         """
         if _MARKS.search(text) or len(messages) > 2**15 - 2:
             return None
-        marked = [
-            m | {"content": _enclosed(m["content"], _FIRST_MARK + 2 * i)}
-            for i, m in enumerate(messages)
-        ]
+        marked = [_enclosed(m, _FIRST_MARK + 2 * i) for i, m in enumerate(messages)]
         try:
             rendered, _ = self._template.render(marked, "", prompt=prompt)
         except RowError:
@@ -332,11 +355,27 @@ def _unknown(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
     return {tokenizer.unk_token_id}
 
 
-def _enclosed(text: str, mark: int) -> str:
-    """Text between two private-use characters, inside the white space around it."""
+def _enclosed(message: Message, mark: int) -> Message:
+    """Message between two private-use characters, inside the white space around it.
+
+    A turn with calls begins with its text, else the name of the first call, and ends
+    with the name of the last.
+    """
+    opening, closing = chr(mark), chr(mark + 1)
+    text, calls = message["content"], message.get("tool_calls") or []
     core = text.strip()
-    if not core:
-        return text
-    start = text.index(core)
-    end = start + len(core)
-    return text[:start] + chr(mark) + core + chr(mark + 1) + text[end:]
+    if core:
+        start = text.index(core)
+        end = start + len(core)
+        core += "" if calls else closing
+        text = text[:start] + opening + core + text[end:]
+    if not calls:
+        return message | {"content": text}
+    names = [call["function"]["name"] for call in calls]
+    names[0] = names[0] if core else opening + names[0]
+    names[-1] += closing
+    renamed = [
+        call | {"function": call["function"] | {"name": name}}
+        for call, name in zip(calls, names)
+    ]
+    return message | {"content": text, "tool_calls": renamed}

@@ -65,6 +65,12 @@ class FieldMap:
         " evaluation.",
         _TEMPLATE,
     )
+    tools: str | None = key(
+        None,
+        "Field with the definitions of tools, a list or JSON text; may be missing. Rows"
+        " of a known shape with lists of turns have them in `tools`.",
+        _TEMPLATE,
+    )
     columns: dict[str, str] = key(
         dict,
         "Per-token input of a method -> its field, where the names differ; inputs are "
@@ -118,6 +124,8 @@ def used_fields(fields: FieldMap, names: Collection[str]) -> Iterator[tuple[str,
         templates = [fields.messages, fields.system, fields.answer]
     else:
         templates = [fields.prompt, fields.response, fields.system, fields.answer]
+    if fields.tools is not None:
+        yield fields.tools, False
     for template in templates:
         if template is None:
             continue

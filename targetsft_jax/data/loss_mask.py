@@ -92,6 +92,7 @@ def wrong_mark(
     contents: Sequence[tuple[str, int, int]],
     headers: Sequence[int],
     ends: Sequence[tuple[int, int, bool]],
+    calls: Sequence[bool] = (),
 ) -> str | None:
     """First problem of the assistant's marks, by their positions in a rendered text.
 
@@ -103,6 +104,8 @@ def wrong_mark(
             those of its prompt, header included.
         ends: start and end of the control tokens in `text`, and True for those that
             stop generation.
+        calls: per assistant turn, True if it has tool calls, whose arguments and
+            control tokens follow its content.
 
     Returns:
         The problem, or None.
@@ -113,13 +116,15 @@ def wrong_mark(
     for role, start, end in contents:
         if role != "assistant" and any(a < end and start < b for a, b in spans):
             return f"the text of a {role} turn"
-    for (_, start, end), (a, b), header in zip(assistants, spans, headers):
+    calls = calls or [False] * len(assistants)
+    turns = zip(assistants, spans, headers, calls)
+    for (_, start, end), (a, b), header, has_calls in turns:
         if not a <= start <= end <= b:
             return "another text than that of the assistant's turn"
         if text[a : max(a, header)].strip():
             return f"the header of a turn, {text[a:header]!r}"
         after = [(c, d, stops) for c, d, stops in ends if end <= c and d <= b]
-        if not after:
+        if not after or has_calls:
             continue
         rest = list(text[after[0][1] : b])
         for c, d, stops in after:

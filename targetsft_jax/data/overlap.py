@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from targetsft_jax.data.config import DataConfig
 from targetsft_jax.data.record import Record
 from targetsft_jax.data.records import Problem, load_records
+from targetsft_jax.data.tool_calls import call_text
 
 # Consecutive words that two texts must share to overlap.
 WORDS = 30
@@ -48,7 +49,10 @@ class Duplicates:
 
     def add(self, record: Record) -> None:
         """Compare the next record with the earlier ones, up to case and white space."""
-        turns = [(m["role"], normalise(m["content"])) for m in record.messages]
+        turns = [
+            (m["role"], normalise(m["content"]), call_text(m.get("tool_calls")))
+            for m in record.messages
+        ]
         conversation, prompt = hash(tuple(turns)), hash(tuple(turns[:-1]))
         id = record.id or record.origin
         if conversation in self._by_conversation:

@@ -20,6 +20,7 @@ from targetsft_jax.data.row_error import (
     is_unicode,
     kind,
 )
+from targetsft_jax.data.tool_calls import parse_tools
 from targetsft_jax.data.turns import Message, check_roles, parse_turns
 from targetsft_jax.targets.inputs import INPUTS, column_names
 
@@ -49,6 +50,8 @@ class Record:
     context: frozenset[int] = frozenset()
     """Indices of the assistant turns that are not trained: those of a prompt, and those
     with `weight: 0`."""
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    """Definitions of the tools that the assistant may call."""
 
 
 def to_record(
@@ -97,7 +100,12 @@ def to_record(
     absent = [f for f in fields.columns.values() if row.get(f) is None]
     if absent and train:
         raise RowError(origin, f"no field {absent[0]!r}, which fields.columns names")
-    return Record(messages, answer, columns, origin, id, source, context)
+    tools: list[dict[str, Any]] = []
+    if fields.tools is not None:
+        tools = parse_tools(row.get(fields.tools), fields.tools, origin)
+    if tools and not train:
+        raise RowError(origin, "the row has tools, which are not evaluated")
+    return Record(messages, answer, columns, origin, id, source, context, tools)
 
 
 def _conversation(
@@ -142,7 +150,7 @@ def remove_texts(record: Record, pattern: re.Pattern[str]) -> tuple[Record, bool
         content = message["content"]
         if message["role"] == "assistant":
             content = pattern.sub("", content)
-            if not content.strip():
+            if not content.strip() and not message.get("tool_calls"):
                 problem = f"turn {i} is empty without the matches of data.remove"
                 raise RowError(record.origin, problem)
         messages.append(message | {"content": content})

@@ -7,18 +7,20 @@ complete text. A template that rewrites earlier turns violates it and is refused
 a guessed mask would be silently wrong.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from targetsft_jax.data.bundled_templates import usable
 from targetsft_jax.data.row_error import RowError
 from targetsft_jax.data.template_sandbox import Spans, has_generation_block, render
+from targetsft_jax.data.turns import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Messages = Sequence[dict[str, str]]
+Messages = Sequence[Message]
 
 NAME = "targetsft_chat_template"
 """Attribute of a tokenizer whose template was replaced: the name or file of the new
@@ -33,6 +35,8 @@ class ChatTemplate:
     marked: bool
     """True if the template has `{% generation %}` marks."""
     tokenizer: "PreTrainedTokenizerBase"
+    tools: Sequence[dict[str, Any]] = ()
+    """Definitions of the tools of a conversation."""
 
     @classmethod
     def of(cls, tokenizer: "PreTrainedTokenizerBase") -> "ChatTemplate":
@@ -61,6 +65,10 @@ class ChatTemplate:
             text = tokenizer.chat_template
         return cls(text, has_generation_block(text), tokenizer)
 
+    def with_tools(self, tools: Sequence[dict[str, Any]]) -> "ChatTemplate":
+        """The template for a conversation with these tools."""
+        return dataclasses.replace(self, tools=tools)
+
     @property
     def name(self) -> str:
         """Name or file of the template, else that of its tokenizer."""
@@ -78,7 +86,9 @@ class ChatTemplate:
         # The names of special tokens are variables of the template.
         variables = dict(self.tokenizer.special_tokens_map)
         try:
-            return render(self.text, messages, variables, prompt=prompt)
+            return render(
+                self.text, messages, variables, prompt=prompt, tools=self.tools
+            )
         except ValueError as error:
             problem = f"{error} (chat template {self.name})"
             raise RowError(origin, problem) from error

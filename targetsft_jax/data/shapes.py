@@ -54,13 +54,13 @@ SHAPES: dict[str, Shape] = {
         "messages",
         "A list of turns, `role` and `content` (OpenAI, TRL).",
         ("messages",),
-        FieldMap(),
+        FieldMap(tools="tools"),
     ),
     "sharegpt": Shape(
         "ShareGPT",
         "A list of turns, `from` (human, gpt, system) and `value`.",
         ("conversations",),
-        FieldMap(messages="conversations", system="{system?}"),
+        FieldMap(messages="conversations", system="{system?}", tools="tools"),
     ),
     "alpaca": Shape(
         "Alpaca",
@@ -74,7 +74,7 @@ SHAPES: dict[str, Shape] = {
         "prompt/completion",
         "Two texts, or two lists of turns (TRL); the completion is trained.",
         ("prompt", "completion"),
-        FieldMap(prompt="prompt", response="completion"),
+        FieldMap(prompt="prompt", response="completion", tools="tools"),
     ),
     "question_answer": Shape(
         "question/answer",
@@ -240,6 +240,7 @@ def _merged(shape: Shape, fields: FieldMap) -> FieldMap:
         shape.fields,
         system=fields.system or shape.fields.system,
         answer=fields.answer or shape.fields.answer,
+        tools=fields.tools or shape.fields.tools,
         columns=fields.columns,
     )
 

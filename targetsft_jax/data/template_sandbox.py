@@ -32,6 +32,7 @@ from targetsft_jax.data.template_limits import (
     limited_filter,
     weighed,
 )
+from targetsft_jax.data.tool_calls import call_text
 
 # Half-open intervals of characters.
 Spans = list[tuple[int, int]]
@@ -50,10 +51,11 @@ def has_generation_block(template: str) -> bool:
 
 def render(
     template: str,
-    messages: Sequence[Mapping[str, str]],
+    messages: Sequence[Mapping[str, Any]],
     variables: Mapping[str, Any],
     *,
     prompt: bool = False,
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[str, Spans]:
     """Render a conversation as text.
 
@@ -62,6 +64,7 @@ def render(
         messages: the turns.
         variables: further variables of the template, such as `eos_token`.
         prompt: end with the header of the assistant's next turn.
+        tools: definitions of tools; a template has None in place of none.
 
     Returns:
         The text, and the spans inside `{% generation %}` marks in their order.
@@ -70,9 +73,17 @@ def render(
         ValueError: the template raises, is not valid, exceeds its limits on time and
             size, or writes an unpaired surrogate.
     """
-    size = sum(len(message["content"]) for message in messages)
+    size = len(call_text(tools))
+    for message in messages:
+        size += len(message["content"]) + len(call_text(message.get("tool_calls")))
+    conversation = {
+        "messages": [_without_empty(message) for message in messages],
+        "tools": [dict(tool) for tool in tools] or None,
+        "documents": None,
+        "add_generation_prompt": prompt,
+    }
     try:
-        text, spans = _render(template, messages, variables, prompt, size)
+        text, spans = _render(template, conversation | dict(variables), size)
         if not text.isascii():
             text.encode()
     except LimitError as error:
@@ -101,15 +112,20 @@ def render(
     return text, spans
 
 
+def _without_empty(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Message for a template: content of calls alone is None, as in OpenAI's form."""
+    if message.get("tool_calls") and not message["content"]:
+        return {**message, "content": None}
+    return dict(message)
+
+
 def _brief(error: Exception) -> str:
     return " ".join(str(error)[:300].split())
 
 
 def _render(
     template: str,
-    messages: Sequence[Mapping[str, str]],
     variables: Mapping[str, Any],
-    prompt: bool,
     size: int,
 ) -> tuple[str, Spans]:
     if len(template) > _LONGEST:
@@ -121,13 +137,7 @@ def _render(
     token = _TRACK.set(track)
     try:
         with limited(size):
-            for block in compiled.generate(
-                messages=[dict(message) for message in messages],
-                tools=None,
-                documents=None,
-                add_generation_prompt=prompt,
-                **variables,
-            ):
+            for block in compiled.generate(variables):
                 track.blocks.append(block)
                 track.length += len(block)
     finally:

@@ -34,7 +34,8 @@ def treat(record: Record, thinking: str) -> Record:
                 content = _without(content, opening, closing, record.origin, i)
             if thinking == "drop":
                 message = message | {"content": content}
-                _check_remains(content, record.origin, i)
+                calls = bool(message.get("tool_calls"))
+                _check_remains(content, record.origin, i, may_be_empty=calls)
         messages.append(message)
     return dataclasses.replace(record, messages=messages)
 
@@ -57,7 +58,7 @@ def _without(text: str, opening: str, closing: str, origin: str, turn: int) -> s
     return "".join([*remains, text[at:]])
 
 
-def _check_remains(content: str, origin: str, turn: int) -> None:
+def _check_remains(content: str, origin: str, turn: int, *, may_be_empty: bool) -> None:
     for _, closing in _BLOCKS:
         if closing in content:
             raise RowError(
@@ -66,7 +67,7 @@ def _check_remains(content: str, origin: str, turn: int) -> None:
                 " the block to drop is unknown; set data.thinking to keep, or repair"
                 " the row",
             )
-    if not content.strip():
+    if not content.strip() and not may_be_empty:
         raise RowError(
             origin,
             f"turn {turn} is empty without its thinking block; expected an answer",

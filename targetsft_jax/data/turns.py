@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from targetsft_jax.data.row_error import SHORT, SURROGATE, RowError, is_unicode, kind
+from targetsft_jax.data.tool_calls import parse_calls, parse_json_calls
 
 Message = dict[str, Any]
-"""{"role": system | user | assistant, "content": str}."""
+"""{"role": system | user | assistant | tool, "content": str}; of the assistant perhaps
+"tool_calls", of a tool perhaps "name" and "tool_call_id"."""
 
 ROLES = {
     "system": "system",
@@ -16,6 +18,9 @@ ROLES = {
     "assistant": "assistant",
     "chatgpt": "assistant",
     "model": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+    "tool": "tool",
 }
 """Speaker of a ShareGPT turn, its `from` -> role."""
 
@@ -48,12 +53,13 @@ def parse_turns(
         path = f"{name}[{i}]"
         if not isinstance(turn, Mapping):
             raise RowError(origin, f"{path} is {kind(turn)}; expected an object")
-        role, content = _role_and_content(turn, path, origin)
-        if role == "assistant" and not content.strip():
-            raise RowError(origin, f"{path}.content is empty; expected a response")
-        if role == "assistant" and not _weight(turn, path, origin):
-            untrained.add(i)
-        messages.append({"role": role, "content": content})
+        message = _message(turn, path, origin)
+        if message["role"] == "assistant":
+            if not message["content"].strip() and not message.get("tool_calls"):
+                raise RowError(origin, f"{path}.content is empty; expected a response")
+            if not _weight(turn, path, origin):
+                untrained.add(i)
+        messages.append(message)
     return messages, frozenset(untrained)
 
 
@@ -70,7 +76,11 @@ def check_roles(messages: list[Message], origin: str, train: bool) -> None:
     """
     roles = [message["role"] for message in messages]
     for i, role in enumerate(roles):
-        if role not in ("system", "user", "assistant"):
+        if role == "tool":
+            if i == 0 or not (roles[i - 1] == "tool" or _calls(messages[i - 1])):
+                problem = f"turn {i} is of a tool, and turn {i - 1} has no tool calls"
+                raise RowError(origin, f"{problem}; expected it after a call")
+        elif role not in ("system", "user", "assistant"):
             raise RowError(
                 origin,
                 f"turn {i} has role {SHORT.repr(role)}; expected system, user or"
@@ -80,6 +90,10 @@ def check_roles(messages: list[Message], origin: str, train: bool) -> None:
             raise RowError(origin, f"turn {i} has {SURROGATE}")
         if role == "system" and i > 0:
             raise RowError(origin, f"turn {i} has role system; expected it in turn 0")
+    if not train and any(
+        role == "tool" or _calls(m) for role, m in zip(roles, messages)
+    ):
+        raise RowError(origin, "the prompt has tool calls, which are not evaluated")
     speakers = [role for role in roles if role != "system"]
     if speakers[:1] != ["user"]:
         first = speakers[0] if speakers else "none"
@@ -88,6 +102,30 @@ def check_roles(messages: list[Message], origin: str, train: bool) -> None:
         raise RowError(origin, "no assistant turn: there is nothing to train on")
     if not train and speakers[-1] != "user":
         raise RowError(origin, "the prompt does not end in a user turn")
+
+
+def _calls(message: Message) -> bool:
+    return bool(message.get("tool_calls"))
+
+
+def _message(turn: Mapping[str, Any], path: str, origin: str) -> Message:
+    """Message of a turn in either form, with its tool calls."""
+    if turn.get("from") == "function_call" and isinstance(turn.get("value"), str):
+        calls = parse_json_calls(turn["value"], f"{path}.value", origin)
+        return {"role": "assistant", "content": "", "tool_calls": calls}
+    calls = []
+    if turn.get("role") == "assistant":
+        calls = parse_calls(turn.get("tool_calls"), f"{path}.tool_calls", origin)
+        if calls and turn.get("content") is None:
+            turn = {**turn, "content": ""}
+    role, content = _role_and_content(turn, path, origin)
+    message: Message = {"role": role, "content": content}
+    if calls:
+        message["tool_calls"] = calls
+    if role == "tool":
+        names = ("name", "tool_call_id")
+        message |= {key: turn[key] for key in names if isinstance(turn.get(key), str)}
+    return message
 
 
 def _role_and_content(

@@ -44,6 +44,35 @@ REWRITING = """\
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
 """
 
+# As Qwen2.5: definitions in the system turn, calls as JSON, results as a user's turn.
+TOOLS = """\
+{%- if tools -%}
+{{- '<|im_start|>system\\n' -}}
+{%- for tool in tools -%}{{- tool | tojson + '\\n' -}}{%- endfor -%}
+{{- '<|im_end|>\\n' -}}
+{%- endif -%}
+{%- for m in messages -%}
+{%- if m.role == 'tool' -%}
+{%- if not loop.previtem or loop.previtem.role != 'tool' -%}
+{{- '<|im_start|>user' -}}
+{%- endif -%}
+{{- '\\n<tool_response>\\n' + m.content + '\\n</tool_response>' -}}
+{%- if loop.last or loop.nextitem.role != 'tool' -%}{{- '<|im_end|>\\n' -}}{%- endif -%}
+{%- else -%}
+{{- '<|im_start|>' + m.role + '\\n' -}}
+{%- if m.content -%}{{- m.content -}}{%- endif -%}
+{%- for call in m.tool_calls or [] -%}
+{%- set call = call.function or call -%}
+{{- '\\n' if m.content or not loop.first -}}
+{{- '<tool_call>\\n{"name": "' + call.name + '", "arguments": ' -}}
+{{- call.arguments | tojson + '}\\n</tool_call>' -}}
+{%- endfor -%}
+{{- '<|im_end|>\\n' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
+"""
+
 
 def marked(inside, outside=""):
     """A template whose generation marks enclose `inside`, followed by `outside`."""

@@ -36,6 +36,7 @@ def test_rows_of_training_validation_and_evaluation_are_counted(
             f"{section}.fields.prompt": "q",
             f"{section}.fields.response": "a",
             f"{section}.on_bad_row": "skip",
+            f"{section}.max_dropped": 1,
             f"{section}.max_length": 64,
         }
     arguments["evaluation.data.fields.answer"] = "a"
