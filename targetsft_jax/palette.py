@@ -41,13 +41,13 @@ RAMPS: Mapping[str, Mapping[str, Sequence[str]]] = MappingProxyType(
     {
         # Diverging: from doubt over neutral to trust.
         "trust": {
-            "light": ("#E9A15B", "#F2C99C", "#F3F1EC", "#B9D3EA", "#80B2DE"),
-            "dark": ("#8F4A0E", "#5C3C20", "#292B2F", "#23425F", "#1C598F"),
+            "light": ("#E9A15B", "#F2C99C", "#F3F1EC", "#C9DDEE", "#A3C8E8"),
+            "dark": ("#8F4A0E", "#5C3C20", "#292B2F", "#26405A", "#234F7A"),
         },
         # One-sided, for probabilities.
         "probability": {
-            "light": ("#F4F2ED", "#B9D3EA", "#80B2DE"),
-            "dark": ("#26282C", "#23425F", "#1C598F"),
+            "light": ("#F4F2ED", "#C9DDEE", "#93BFE6"),
+            "dark": ("#26282C", "#26405A", "#20548A"),
         },
         # One-sided, for amounts: entropy, disagreement, movement.
         "amount": {

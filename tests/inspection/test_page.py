@@ -276,6 +276,48 @@ def test_before_and_after_have_one_scale(show) -> None:
         assert page.locator(f"{root} .pinned").count() == 1
 
 
+def test_colours_without_an_earlier_value_are_disabled_beside_it(show) -> None:
+    page = show(HTML, "#view=compare&colour=trust")
+    assert page.locator("#colour").input_value() == "probability"
+    assert page.locator("#colour option[value=trust]").is_disabled()
+    page.locator("[data-tab=text]").click()
+    assert page.locator("#colour").input_value() == "trust"
+    assert page.locator("#colour option[value=trust]").is_enabled()
+
+
+def test_the_pointer_shows_the_number_of_a_token(show) -> None:
+    page = show(HTML, "#method=dft")
+    assert page.locator("#tip").is_hidden()
+    page.locator("#rows [data-n]").nth(6).hover()
+    gamma = float(PAGE.arrays["a_dft"][6])
+    name, shown = page.locator("#tip").inner_text().split()
+    assert name == "γ" and float(shown) == pytest.approx(gamma, abs=6e-4)
+    # The mark on the legend is at the same value.
+    left = page.evaluate("document.querySelector('.legend .mark').style.left")
+    assert float(left.rstrip("%")) == pytest.approx(100 * gamma, abs=0.01)
+
+
+def test_a_pinned_token_far_below_is_in_view(show) -> None:
+    data = page_data(rows=40, length=60)
+    token = int(np.flatnonzero(data.arrays["trained"])[-200])
+    page = show(render(data), f"#token={token}")
+    page.wait_for_timeout(100)
+    box = page.locator("#rows .pinned").bounding_box()
+    assert 100 < box["y"] < 700
+    assert box == page.locator(f"#rows [data-n='{token}']").bounding_box()
+
+
+def test_paper_has_the_colours_and_no_controls(show) -> None:
+    page = show(HTML, f"#token={TRAINED[0]}", color_scheme="dark")
+    page.emulate_media(media="print")
+    for hidden in ("#method", ".look", "#release"):
+        assert page.locator(hidden).is_hidden()
+    for shown in ("#rows", "#legend", "#detail"):
+        assert page.locator(shown).is_visible()
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == "rgb(252, 251, 248)"
+
+
 def test_negative_mass_is_visible(show) -> None:
     (gem,) = [m for m in METHODS if m["name"] == "gem"]
     label = next(

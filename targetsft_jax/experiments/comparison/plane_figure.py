@@ -6,9 +6,6 @@ from typing import Any
 from targetsft_jax.experiments.comparison import style
 from targetsft_jax.experiments.comparison.plane import ANY
 
-_MAP = "cividis"
-"""Its lightness rises with the score: readable in grey."""
-
 
 def draw_plane(data: Sequence[dict[str, Any]]) -> Any:
     """Draw the map; returns the figure.
@@ -68,7 +65,7 @@ def _shades(data: Sequence[dict[str, Any]]) -> Any:
     from matplotlib.colors import Normalize
 
     means = [row["mean"] for row in data]
-    return ScalarMappable(Normalize(min(means), max(means)), _MAP)
+    return ScalarMappable(Normalize(min(means), max(means)), style.heat_map())
 
 
 def _cell(

@@ -57,12 +57,15 @@ class Controls {
   /** Show the state. */
   show() {
     const { model, state } = this;
-    const { method: name, stop, colour, view } = state.now;
+    const { method: name, stop, view } = state.now;
     const method = model.methods.get(name);
     if (method === undefined) throw new Error(`no method ${name}`);
     this.method.value = name;
     this.eta.value = String(stop);
-    this.colour.value = colour;
+    this.colour.value = shownColour(state.now);
+    for (const option of this.colour.options) {
+      option.disabled = view === "compare" && !isComparable(option.value);
+    }
     this.views.select(view);
     const usesEta = method.alternative?.kind === "eta_mix";
     const eta = model.header.eta_stops[stop];
@@ -74,7 +77,7 @@ class Controls {
       usesEta ? `η = ${eta}` : `${name} has no η`,
     );
     byId("formula").replaceChildren(
-      element("b", {}, name),
+      element("b", {}, formula(method.title ?? name)),
       ...this._formula(method),
     );
   }
@@ -84,15 +87,23 @@ class Controls {
    * @param {MethodEntry} method
    */
   _formula(method) {
+    /** @type {(Node | string)[]} */
+    const nodes = [];
+    if (method.equation) {
+      const equation = method.equation.replace(/\s+/g, " ");
+      nodes.push(element("span", { class: "equation" }, formula(equation)));
+    }
     const parts = [`γ = ${method.label_formula}`];
     if (method.alternative !== null) {
-      parts.push(`b = ${method.alternative_formula}`, `T ${alternativeText(method)}`);
+      parts.push(`b = ${method.alternative_formula}`);
+      if (!method.equation) parts.push(`T ${alternativeText(method)}`);
     }
     const hyper = Object.entries(method.hyper)
       .filter(([key, value]) => value !== null && !(key === "eta" && this.model.hasTeacher))
       .map(([key, value]) => `${key} ${typeof value === "object" ? JSON.stringify(value) : value}`);
-    /** @type {(Node | string)[]} */
-    const nodes = [...parts, ...hyper].map((text) => element("span", {}, formula(text)));
+    nodes.push(...parts.map((text) => element("span", {}, formula(text))));
+    nodes.push(...hyper.map((text) => element("span", {}, text)));
+    if (method.note) nodes.push(element("span", {}, method.note));
     if (method.source) {
       const link = { href: method.source, rel: "noreferrer" };
       nodes.push(element("a", link, sourceText(method.source)));

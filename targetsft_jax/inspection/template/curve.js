@@ -2,6 +2,8 @@
 
 const PLOT = { width: 340, height: 240, left: 38, right: 10, top: 26, bottom: 30 };
 const FIRST_METHODS = ["sft", "dft", "eaft", "target_sft"];
+/** @type {Record<string, number>} */
+const OWN_COLOURS = { sft: 5, dft: 0, eaft: 1, kd: 2, target_sft: 3 };
 const COLOURS = 6;
 
 /**
@@ -30,6 +32,8 @@ class CurveChart {
     this.index = Math.round(0.3 * (curve.p.length - 1));
     this.shown = new Set(FIRST_METHODS.filter((name) => name in curve.methods));
     this.names = Object.keys(curve.methods);
+    /** @type {Map<string, number>} */
+    this.colours = new Map();
     this.plots = [
       this._plot("gradient", "Gradient g"),
       this._plot("target", "Induced target Q"),
@@ -54,7 +58,7 @@ class CurveChart {
       ),
       this.caption,
       element("div", { class: "scroll" }, this.table),
-      element("p", { class: "help" }, curve.setting),
+      element("p", { class: "help" }, formula(curve.setting)),
     );
     this.chips.addEventListener("click", (event) => {
       const target = /** @type {Element} */ (event.target);
@@ -62,6 +66,7 @@ class CurveChart {
       const name = chip?.dataset.curve;
       if (name === undefined) return;
       if (!this.shown.delete(name)) this.shown.add(name);
+      else this.colours.delete(name);
       this.draw();
     });
     for (const name of this.names) {
@@ -125,14 +130,22 @@ class CurveChart {
   }
 
   /**
-   * Colour of a method: the chosen one's, or by its order.
+   * Colour of a method: its own, or the one that the fewest drawn methods have.
    * @param {string} name
    */
   colour(name) {
-    if (name === this.chosen) return "var(--target)";
-    const others = [0, 1, 2, 4, 5];
-    const number = this.names.indexOf(name);
-    return `var(--run-${others[number % others.length]})`;
+    let number = OWN_COLOURS[name] ?? this.colours.get(name);
+    if (number === undefined) {
+      const uses = new Array(COLOURS).fill(0);
+      for (const other of this.visibleNames()) {
+        const used = OWN_COLOURS[other] ?? this.colours.get(other);
+        if (used !== undefined) uses[used]++;
+      }
+      // The sky blue comes first: no method has it as its own.
+      number = [4, 2, 1, 0, 5, 3].reduce((a, b) => (uses[b] < uses[a] ? b : a));
+      this.colours.set(name, number);
+    }
+    return `var(--run-${number})`;
   }
 
   /**
@@ -247,7 +260,9 @@ class CurveChart {
       drawing(
         "text",
         { class: "tick axis", x: width - right, y: height - 3, "text-anchor": "end" },
-        "p_y, the label’s probability",
+        "p",
+        drawing("tspan", { dy: 2, "font-size": "8px" }, "y"),
+        drawing("tspan", { dy: -2 }, ", the label’s probability"),
       ),
     );
     return nodes;
@@ -284,7 +299,11 @@ class CurveChart {
     const y = this._y(plot, Math.min(Math.max(value, plot.low), plot.high));
     const end = mark.p > 0.6;
     plot.marks.append(
-      drawing("circle", { class: "mark", cx: x, cy: y, r: 5 }),
+      drawing("circle", {
+        class: "mark",
+        style: `--run:${this.colour(this.chosen)}`,
+        ...{ cx: x, cy: y, r: 5 },
+      }),
       drawing(
         "text",
         {
@@ -309,7 +328,7 @@ class CurveChart {
       );
       setAttributes(plot.svg, { "aria-valuenow": p, "aria-valuetext": `p_y = ${p}` });
     }
-    this.caption.textContent = `Values at p_y = ${figure(p)}`;
+    this.caption.replaceChildren(formula(`Values at p_y = ${figure(p)}`));
     const names = this.visibleNames().reverse();
     const head = ["", "g label", "g other", "Q label", "Q other"].map((text) =>
       element("th", { scope: "col" }, text),

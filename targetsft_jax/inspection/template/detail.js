@@ -60,9 +60,9 @@ class Detail {
       byId("token-text").textContent = "No token is pinned";
       byId("token-place").textContent = "";
       this.sentence.textContent =
-        "Click a coloured token, or an entry of a list. Arrow keys move to its " +
-        "neighbours; Esc releases it.";
-      this.body.replaceChildren();
+        "Click a coloured token, or an entry of a list, to see what the method " +
+        "teaches there.";
+      this.body.replaceChildren(guide(model));
       return;
     }
     const label = model.labelOf[token];
@@ -90,11 +90,13 @@ class Detail {
   _sentence(name, label, { a, p, target }) {
     const { model } = this;
     const worth = target[0] - p[0];
-    const verb = worth > 0.0005 ? "raises" : worth < -0.0005 ? "lowers" : "keeps";
-    const values =
-      ` ${verb} this label from p_y = ${figure(p[0])} to Q_y = ${figure(target[0])}, ` +
-      `with trust γ = ${figure(a)}.`;
-    const parts = [element("b", {}, name), formula(values)];
+    const isKept = Math.abs(worth) < 0.0005;
+    const verb = worth > 0 ? "raises" : "lowers";
+    const values = isKept
+      ? ` leaves this label near p_y = ${figure(p[0])}, `
+      : ` ${verb} this label from p_y = ${figure(p[0])} to Q_y = ${figure(target[0])}, `;
+    const trust = `with trust γ = ${figure(a)}.`;
+    const parts = [element("b", {}, name), formula(values + trust)];
     if (!model.hasTeacher) return parts;
     const own = Math.exp(model.logs("teacher", label)[0]);
     const other = model.favourite("teacher", label);
@@ -253,6 +255,37 @@ class Detail {
       element("ul", {}, ...items),
     );
   }
+}
+
+/**
+ * Notation and keys, in place of a token.
+ * @param {PageModel} model
+ */
+function guide(model) {
+  const terms = [
+    ["y", "the label: the next token in the data"],
+    ["p", "the student’s distribution before the step"],
+    ...(model.hasTeacher ? [["π_T", "the teacher’s distribution"]] : []),
+    ["Q", "the target: the distribution that the loss teaches"],
+    ["γ", "trust: the weight of the label in the target"],
+    ["g", "the gradient of the logits, p − Q"],
+  ];
+  const rows = terms.map(([term, text]) =>
+    element("div", {}, element("dt", {}, formula(term)), element("dd", {}, text)),
+  );
+  /** @param {string} text */
+  const key = (text) => element("kbd", {}, text);
+  return element(
+    "div",
+    {},
+    element("dl", { class: "guide" }, ...rows),
+    element(
+      "p",
+      { class: "keys" },
+      ...[key("←"), " ", key("→"), " neighbours  ", key("↑"), " ", key("↓")],
+      ...[" lines  ", key("Esc"), " release"],
+    ),
+  );
 }
 
 /** @typedef {(value: number) => {from: number, to: number}} BarScale */

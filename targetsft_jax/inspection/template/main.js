@@ -83,9 +83,8 @@ class Page {
 
   _colour() {
     const { model, state } = this;
-    const { colour, stop, view } = state.now;
-    // The earlier checkpoint has a probability and an entropy, and no targets.
-    const key = view === "compare" && colour !== "entropy" ? "probability" : colour;
+    const { stop, view } = state.now;
+    const key = shownColour(state.now);
     this.scale = measure(key, model, this.method, stop);
     this.text.colour(this.scale);
     this.legend.show(this.scale);

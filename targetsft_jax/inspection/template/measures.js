@@ -48,7 +48,7 @@ const MEASURES = [
   },
   {
     key: "probability",
-    name: "p_y, the student’s probability",
+    name: "p_y, under the student",
     question: "How probable is the label under the student?",
     ramp: "probability",
     scale: "unit",
@@ -118,6 +118,22 @@ function measure(key, model, method, stop) {
   }
   const { name, question, ramp } = entry;
   return { key, name, question, ramp, values, low, high };
+}
+
+/**
+ * True for a measure that the earlier checkpoint has too; it has no targets.
+ * @param {string} key
+ */
+function isComparable(key) {
+  return key === "probability" || key === "entropy";
+}
+
+/**
+ * The measure that a view shows.
+ * @param {State} state
+ */
+function shownColour({ view, colour }) {
+  return view !== "compare" || isComparable(colour) ? colour : "probability";
 }
 
 /**

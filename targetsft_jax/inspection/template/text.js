@@ -1,6 +1,7 @@
 // The rows as text: one span per token, coloured by a level of the ramp.
 
 const CHUNK = 500;
+const LINE = 29.6;
 
 /** A column of text. */
 class TextView {
@@ -47,7 +48,11 @@ class TextView {
     this.pinned = token === null ? null : this.spans[token];
     if (this.pinned === null) return;
     this.pinned.classList.add("pinned");
-    if (place !== null) this.pinned.scrollIntoView({ block: place });
+    if (place === null) return;
+    const span = this.pinned;
+    span.scrollIntoView({ block: place });
+    // Chunks that come into view take their real height, which moves the token.
+    requestAnimationFrame(() => span.scrollIntoView({ block: place }));
   }
 
   /**
@@ -77,22 +82,30 @@ class TextView {
 
   /** @param {Row} row */
   _rowHtml(row) {
+    /** @type {string[]} */
     const chunks = [];
     let html = "";
+    let text = "";
     let size = 0;
+    const close = () => {
+      // Height until the chunk is first drawn: lines of 70 characters.
+      const lines = text.split("\n").map((line) => Math.ceil((line.length + 1) / 70));
+      const height = Math.round(LINE * lines.reduce((sum, n) => sum + n, 0));
+      const style = `contain-intrinsic-size:auto ${height}px`;
+      chunks.push(`<div class="chunk" style="${style}">${html}</div>`);
+      [html, text, size] = ["", "", 0];
+    };
     for (let n = row.first; n < row.first + row.count; n++) {
       html += this._tokenHtml(n);
+      text += this.model.text(n);
       size++;
       // A chunk is a block: it ends at a line's end where one is near.
       const ends = this.model.text(n).includes("\n") && size >= 0.8 * CHUNK;
-      if (ends || size >= 2 * CHUNK) {
-        chunks.push(html);
-        [html, size] = ["", 0];
-      }
+      if (ends || size >= 2 * CHUNK) close();
     }
-    if (html) chunks.push(html);
-    const body = chunks.map((chunk) => `<div class="chunk">${chunk}</div>`).join("");
-    return `<section class="row"><h3>${escapeHtml(row.source)}</h3>${body}</section>`;
+    if (html) close();
+    const heading = `<h3>${escapeHtml(row.source)}</h3>`;
+    return `<section class="row">${heading}${chunks.join("")}</section>`;
   }
 
   /** @param {number} token */

@@ -31,6 +31,9 @@ interface MethodEntry {
   source: string | null;
   hyper: Record<string, unknown>;
   refusal: string | null;
+  title?: string;
+  equation?: string;
+  note?: string | null;
   alternative: Alternative | null;
 }
 
