@@ -23,7 +23,7 @@ def names() -> list[str]:
 def read(name: str, tokenizer: "PreTrainedTokenizerBase") -> str:
     """Source of a template, for a tokenizer."""
     text = (_FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
-    if name in _ANY_FAMILY and _begins_with_bos(tokenizer):
+    if name in _ANY_FAMILY and begins_with_bos(tokenizer):
         return "{{- bos_token -}}\n" + text
     return text
 
@@ -46,6 +46,7 @@ def usable(tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     return [name for name in names() if not missing_tokens(name, tokenizer)]
 
 
-def _begins_with_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:
+def begins_with_bos(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """True if the tokenizer adds BOS to a text."""
     ids = tokenizer("a", verbose=False)["input_ids"]
     return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]

@@ -81,9 +81,7 @@ def encode_all(
     Yields:
         One example per usable record, in order.
     """
-    template = ChatTemplate.of(tokenizer)
-    control = ControlTokens.of(template)
-    for batch in _batches(_rendered(records, template, control, refuse)):
+    for batch in _batches(_rendered(records, tokenizer, refuse)):
         short = [item.text for item in batch if not item.is_long(limit)]
         encoded = tokenizer(
             short or [""],
@@ -151,16 +149,19 @@ def encode_prompt(
 def stop_tokens(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """Token ids that stop generation: the end-of-turn token of the template, and eos.
 
-    The two may differ for a base model.
+    The two may differ for a base model; without a template it is eos alone.
     """
+    eos = tokenizer.eos_token_id
+    if not tokenizer.chat_template and eos is not None:
+        return [eos]
     messages = [
         {"role": "user", "content": "1+1=?"},
         {"role": "assistant", "content": "2"},
     ]
     example = encode(Record(messages, origin="a probe"), tokenizer)
     stops = {int(example.tokens[example.loss_mask][-1])}
-    if tokenizer.eos_token_id is not None:
-        stops.add(tokenizer.eos_token_id)
+    if eos is not None:
+        stops.add(eos)
     return sorted(stops)
 
 
@@ -209,15 +210,18 @@ class _Rendered:
 
 def _rendered(
     records: Iterable[Record],
-    template: ChatTemplate,
-    control: ControlTokens,
+    tokenizer: "PreTrainedTokenizerBase",
     refuse: Callable[[RowError], None],
 ) -> Iterator[_Rendered]:
+    # Texts need no chat template, which a base model lacks.
+    templates: dict[bool, tuple[ChatTemplate, ControlTokens]] = {}
     for record in records:
-        of_record, tokens = template, control
+        if record.is_text not in templates:
+            templates[record.is_text] = _template(tokenizer, record.is_text)
+        of_record, tokens = templates[record.is_text]
         if record.tools:
-            of_record = template.with_tools(record.tools)
-            tokens = control.with_tools(record.tools)
+            of_record = of_record.with_tools(record.tools)
+            tokens = tokens.with_tools(record.tools)
         try:
             tokens.refuse_spelled(record.messages, record.origin)
             refuse_unrendered(of_record, record.messages, record.origin)
@@ -226,6 +230,16 @@ def _rendered(
             refuse(error)
             continue
         yield _Rendered(record, text, spans, tokens)
+
+
+def _template(
+    tokenizer: "PreTrainedTokenizerBase", is_text: bool
+) -> tuple[ChatTemplate, ControlTokens]:
+    if is_text:
+        of_text = ChatTemplate.of_text(tokenizer)
+        return of_text, ControlTokens(of_text)
+    template = ChatTemplate.of(tokenizer)
+    return template, ControlTokens.of(template)
 
 
 def _batches(items: Iterator[_Rendered]) -> Iterator[list[_Rendered]]:

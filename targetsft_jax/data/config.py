@@ -331,7 +331,7 @@ def source_contradictions(config: SourceConfig, path: str) -> Iterator[str]:
     except ValueError as error:
         yield f"{path}.where.{error}"
     fields = config.fields
-    for name in ("messages", "prompt", "response", "system", "answer"):
+    for name in ("messages", "text", "prompt", "response", "system", "answer"):
         template = getattr(fields, name)
         if template is not None and (escape := literal_escape(template)):
             expected = (
@@ -343,7 +343,12 @@ def source_contradictions(config: SourceConfig, path: str) -> Iterator[str]:
     if fields.prompt is None and fields.response is not None:
         expected = "a field, since fields.response is set"
         yield _refusal(f"{path}.fields.prompt", None, expected)
-    named = "prompt" if fields.prompt is not None else "messages"
+    if fields.text is not None:
+        for name in ("prompt", "response", "system", "tools"):
+            if getattr(fields, name) is not None:
+                expected = f"null, since {path}.fields.text is set"
+                yield _refusal(f"{path}.fields.{name}", getattr(fields, name), expected)
+    named = next((n for n in ("text", "prompt") if getattr(fields, n)), "messages")
     if config.format != AUTO and getattr(fields, named) != getattr(FieldMap(), named):
         expected = f"auto, since {path}.fields.{named} is set"
         yield _refusal(f"{path}.format", config.format, expected)

@@ -13,10 +13,15 @@ from targetsft_jax.data.record import Record
 from targetsft_jax.data.records import bad_row, read_records
 from targetsft_jax.data.report import DataReport
 from targetsft_jax.data.row_error import RowError
+from targetsft_jax.data.shapes import requested
 from targetsft_jax.data.token_limit import stored_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+_MARKS = "the chat template's {% generation %} marks"
+_PREFIX = "the prefix property of the chat template, verified for each turn"
 
 
 class Encoder:
@@ -26,18 +31,20 @@ class Encoder:
         report: counts of rows, updated while the parts are read.
 
     Raises:
-        ValueError: the tokenizer has no chat template.
+        ValueError: the tokenizer has no chat template, and a source needs one by its
+            keys.
     """
 
     def __init__(self, config: DataConfig, tokenizer: "PreTrainedTokenizerBase"):
-        marked = chat.marks_assistant(tokenizer)
+        maps = [requested(source) for source in sources(config)]
+        only_text = all(each is None or each.text for each in maps)
+        mask_from = "the end of each text"
+        if tokenizer.chat_template or not only_text:
+            marked = chat.marks_assistant(tokenizer)
+            mask_from = _MARKS if marked else _PREFIX
         self._config, self._tokenizer = config, tokenizer
         self._first: Example | None = None
-        self.report = DataReport(
-            mask_from="the chat template's {% generation %} marks"
-            if marked
-            else "the prefix property of the chat template, verified for each turn"
-        )
+        self.report = DataReport(mask_from=mask_from)
 
     def parts(self) -> Iterator[Arrays]:
         """Parts of the arrays that `examples.from_flat` reads.

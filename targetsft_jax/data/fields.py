@@ -56,6 +56,12 @@ class FieldMap:
     response: str | None = key(
         None, "The assistant's turn; required for training with `prompt`.", _TEMPLATE
     )
+    text: str | None = key(
+        None,
+        "A text without roles, of which every token and the end are trained; replaces"
+        " `messages` and `prompt`.",
+        _TEMPLATE,
+    )
     system: str | None = key(
         None, "A system message placed before the other turns.", _TEMPLATE
     )
@@ -120,7 +126,10 @@ def used_fields(fields: FieldMap, names: Collection[str]) -> Iterator[tuple[str,
         fields: the map.
         names: fields of the rows; one of them is never read as a template.
     """
-    if fields.prompt is None:
+    templates: list[str | None]
+    if fields.text is not None:
+        templates = [fields.text, fields.answer]
+    elif fields.prompt is None:
         templates = [fields.messages, fields.system, fields.answer]
     else:
         templates = [fields.prompt, fields.response, fields.system, fields.answer]

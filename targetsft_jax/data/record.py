@@ -52,6 +52,9 @@ class Record:
     with `weight: 0`."""
     tools: list[dict[str, Any]] = field(default_factory=list)
     """Definitions of the tools that the assistant may call."""
+    is_text: bool = False
+    """True for a text without roles: the only turn, of the assistant, rendered without
+    the chat template."""
 
 
 def to_record(
@@ -83,9 +86,12 @@ def to_record(
         if content:
             messages = [{"role": "system", "content": content}, *messages]
             context = frozenset(turn + 1 for turn in context)
-    if not train and messages[-1]["role"] == "assistant":
+    if not train and messages[-1]["role"] == "assistant" and fields.text is None:
         messages = messages[:-1]
-    check_roles(messages, origin, train)
+    if fields.text is None:
+        check_roles(messages, origin, train)
+    elif not train:
+        raise RowError(origin, "a text has no question; expected another format")
 
     answer = None
     if fields.answer is not None:
@@ -100,18 +106,24 @@ def to_record(
     absent = [f for f in fields.columns.values() if row.get(f) is None]
     if absent and train:
         raise RowError(origin, f"no field {absent[0]!r}, which fields.columns names")
+    is_text = fields.text is not None
     tools: list[dict[str, Any]] = []
     if fields.tools is not None:
         tools = parse_tools(row.get(fields.tools), fields.tools, origin)
     if tools and not train:
         raise RowError(origin, "the row has tools, which are not evaluated")
-    return Record(messages, answer, columns, origin, id, source, context, tools)
+    return Record(
+        messages, answer, columns, origin, id, source, context, tools, is_text
+    )
 
 
 def _conversation(
     row: Mapping[str, Any], fields: FieldMap, origin: str, train: bool
 ) -> tuple[list[Message], frozenset[int]]:
     """Turns of a row, and the indices of its assistant turns that are context."""
+    if fields.text is not None:
+        content = field_text(row, fields.text, origin)
+        return [{"role": "assistant", "content": content}], frozenset()
     if fields.prompt is None:
         name = fields.messages or "messages"
         return parse_turns(field_value(row, name, origin), name, origin)

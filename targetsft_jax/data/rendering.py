@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from targetsft_jax.data.bundled_templates import usable
+from targetsft_jax.data.bundled_templates import begins_with_bos, usable
 from targetsft_jax.data.row_error import RowError
 from targetsft_jax.data.template_sandbox import Spans, has_generation_block, render
 from targetsft_jax.data.turns import Message
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Messages = Sequence[Message]
+
+_TEXT = (
+    "{%- for message in messages -%}{%- generation -%}"
+    "{{- message['content'] + eos_token -}}{%- endgeneration -%}{%- endfor -%}"
+)
 
 NAME = "targetsft_chat_template"
 """Attribute of a tokenizer whose template was replaced: the name or file of the new
@@ -64,6 +69,15 @@ class ChatTemplate:
         else:
             text = tokenizer.chat_template
         return cls(text, has_generation_block(text), tokenizer)
+
+    @classmethod
+    def of_text(cls, tokenizer: "PreTrainedTokenizerBase") -> "ChatTemplate":
+        """The template of a text without roles, its only turn; it has no header.
+
+        BOS is written if the tokenizer begins a text so.
+        """
+        bos = "{{- bos_token -}}" if begins_with_bos(tokenizer) else ""
+        return cls(bos + _TEXT, True, tokenizer)
 
     def with_tools(self, tools: Sequence[dict[str, Any]]) -> "ChatTemplate":
         """The template for a conversation with these tools."""

@@ -41,12 +41,14 @@ class Shape:
         about: one sentence for the documentation.
         columns: those that a row must have to be recognised.
         fields: map from the columns to a conversation.
+        weak: recognised only in rows that fit no other shape.
     """
 
     title: str
     about: str
     columns: tuple[str, ...]
     fields: FieldMap
+    weak: bool = False
 
 
 SHAPES: dict[str, Shape] = {
@@ -81,6 +83,14 @@ SHAPES: dict[str, Shape] = {
         "Two texts; the answer is trained, and is the gold answer of an evaluation.",
         ("question", "answer"),
         FieldMap(prompt="question", response="answer", answer="answer"),
+    ),
+    "text": Shape(
+        "text",
+        "A text without roles and chat template, of which everything is trained;"
+        " recognised in rows that fit no other shape.",
+        ("text",),
+        FieldMap(text="text"),
+        weak=True,
     ),
 }
 
@@ -140,7 +150,11 @@ def recognise(
 def requested(source: "SourceConfig") -> FieldMap | None:
     """Map of fields by the keys of a source; None if its rows decide."""
     fields = source.fields
-    if fields.prompt is not None or fields.messages != FieldMap().messages:
+    if (
+        fields.text
+        or fields.prompt is not None
+        or fields.messages != FieldMap().messages
+    ):
         return fields
     if source.format == AUTO:
         return None
@@ -197,11 +211,12 @@ def _first_rows(
 def _by_names(rows: Iterable[Collection[str]]) -> list[str]:
     """Shapes that fit any of the rows, by the names of their columns."""
     rows = list(rows)
-    return [
+    fits = [
         name
         for name, shape in SHAPES.items()
         if any(set(shape.columns) <= {*row} for row in rows)
     ]
+    return [name for name in fits if not SHAPES[name].weak] or fits
 
 
 def _fitting(
@@ -247,6 +262,8 @@ def _merged(shape: Shape, fields: FieldMap) -> FieldMap:
 
 def _own_title(fields: FieldMap) -> str:
     """Keys of `data.fields` with the conversation, for reports."""
+    if fields.text is not None:
+        return f"text {fields.text!r}"
     if fields.prompt is None:
         return f"turns in {fields.messages!r}"
     response = "" if fields.response is None else f", response {fields.response!r}"

@@ -28,7 +28,7 @@ def treat(record: Record, thinking: str) -> Record:
     """
     messages = []
     for i, message in enumerate(record.messages):
-        if message["role"] == "assistant":
+        if message["role"] == "assistant" and not record.is_text:
             content = message["content"]
             for opening, closing in _BLOCKS:
                 content = _without(content, opening, closing, record.origin, i)

@@ -77,7 +77,9 @@ class CacheFolders:
         packing = {name: settings.pop(name) for name in _PACKING}
         packing["weights"] = [part.pop("weight") for part in settings["mixture"]]
         packing["held_out"] = held_out
-        template = tokenizer.get_chat_template()
+        # A base model has none, and needs none for texts without roles.
+        has_template = bool(tokenizer.chat_template)
+        template = tokenizer.get_chat_template() if has_template else ""
         tokens = [
             VERSION,
             transformers.__version__,

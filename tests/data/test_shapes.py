@@ -8,6 +8,7 @@ import pytest
 from support import tables
 from support.tables import load_all
 
+from targetsft_jax.data.chat import stop_tokens
 from targetsft_jax.data.config import DataConfig, SourceConfig, validate
 from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.pipeline import prepare
@@ -51,6 +52,8 @@ ROWS = {
     },
     "question_answer": lambda q, a: {"question": q, "answer": a},
 }
+# Rows without roles, which are other tokens.
+TEXT = {"text": "1 + 1 = 2\n"}
 
 
 def _write(folder, shape, pairs, kind="jsonl"):
@@ -65,7 +68,7 @@ def _write(folder, shape, pairs, kind="jsonl"):
 
 
 def test_every_shape_has_rows_above():
-    assert {name.partition(",")[0] for name in ROWS} == {*SHAPES}
+    assert {name.partition(",")[0] for name in ROWS} == {*SHAPES} - {"text"}
 
 
 @pytest.fixture(scope="module")
@@ -261,3 +264,87 @@ def test_the_cache_depends_on_the_format(tmp_path):
         )
     assert len(prints) == 2 and "from the cache" in dataset.cache_log[0]
     assert "read as              Alpaca" in "\n".join(dataset.report.lines())
+
+
+def _text_example(tokenizer, folder, **keys):
+    return prepare(_config(folder, TEXT, **keys), tokenizer).train.example
+
+
+@pytest.mark.parametrize("template", [True, False])
+def test_every_token_of_a_text_and_its_end_are_trained(template, tmp_path):
+    """The tokens are those of the tokenizer; a base model needs no chat template."""
+    tokenizer = byte_tokenizer()
+    if not template:
+        tokenizer.chat_template = None
+    expected = [*tokenizer(TEXT["text"])["input_ids"], tokenizer.eos_token_id]
+    cache = tmp_path / "cache"
+    config = _config(tmp_path, TEXT)
+    dataset = prepare(config, tokenizer, cache).train
+    assert dataset.example.tokens.tolist() == expected
+    assert dataset.example.loss_mask.all()
+    # Nothing precedes the first token, so it is not predicted.
+    assert dataset.report.trained_tokens == len(expected) - 1
+    assert dataset.report.read_as == {"rows.jsonl": "text"}
+    for keys in ({"format": "text"}, {"fields": FieldMap(text="{text}")}):
+        example = _text_example(tokenizer, tmp_path, **keys)
+        assert example.tokens.tolist() == expected
+    assert stop_tokens(tokenizer) == [tokenizer.eos_token_id]
+
+
+def test_a_text_begins_as_the_tokenizer_does(tmp_path):
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"bos_token": "<bos>"})
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)]
+    )
+    expected = [*tokenizer(TEXT["text"])["input_ids"], tokenizer.eos_token_id]
+    example = _text_example(tokenizer, tmp_path)
+    assert example.tokens.tolist() == expected
+    assert example.tokens[0] == tokenizer.bos_token_id
+    assert example.loss_mask.tolist() == [False] + [True] * (len(expected) - 1)
+
+
+def test_texts_beside_conversations_and_other_columns(tmp_path):
+    """As in the published Alpaca rows, whose column `text` repeats the others."""
+    row = ROWS["alpaca"]("1+1=?", "2")
+    records, report = load_all(_config(tmp_path, row | TEXT))
+    assert records[0].messages == _turns("1+1=?", "2")
+    assert report.read_as == {"rows.jsonl": "Alpaca (columns not read: text)"}
+    names = []
+    for name, content in (("a", row), ("b", TEXT)):
+        (tmp_path / name).mkdir()
+        path = _config(tmp_path / name, content).path
+        names.append(SourceConfig(path=path, name=name))
+    tokenizer = byte_tokenizer()
+    mixture = DataConfig(mixture=names, max_length=64)
+    dataset = prepare(mixture, tokenizer).train
+    assert dataset.report.examples == 2
+    assert dataset.report.read_as == {"a": "Alpaca", "b": "text"}
+    tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="has no chat template, as that of a base"):
+        prepare(mixture, tokenizer)
+
+
+def test_a_text_that_cannot_be_used_is_refused(tmp_path):
+    tokenizer = byte_tokenizer()
+    for text, problem in (
+        ("", "field 'text' is empty"),
+        ("a <|end|> b", "contains '<.end.>'"),
+        ("<think> open", None),
+    ):
+        config = _config(tmp_path, {"text": text}, max_length=32)
+        if problem is None:
+            assert prepare(config, tokenizer).train.report.examples == 1
+            continue
+        with pytest.raises(ValueError, match=f"rows.jsonl:1: .*{problem}"):
+            prepare(config, tokenizer)
+    config = _config(tmp_path, TEXT | {"gold": 1}, fields=FieldMap(answer="gold"))
+    with pytest.raises(ValueError, match="a text has no question; expected another"):
+        problems(config)
+    for fields in (FieldMap(text="text", prompt="q"), FieldMap(text="text", tools="t")):
+        with pytest.raises(ValueError, match="expected null, since data.fields.text"):
+            validate(DataConfig(path="a", fields=fields))
+    with pytest.raises(ValueError, match="expected auto, since data.fields.text"):
+        validate(DataConfig(path="a", format="text", fields=FieldMap(text="body")))
