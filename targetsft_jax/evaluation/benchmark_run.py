@@ -12,7 +12,7 @@ from targetsft_jax.data.records import Problem
 from targetsft_jax.evaluation.backends import Backend, Sample, Work
 from targetsft_jax.evaluation.benchmarks import LoadedBenchmark
 from targetsft_jax.evaluation.graders.grade import Grade
-from targetsft_jax.evaluation.grading import GradingRequest, grade_all
+from targetsft_jax.evaluation.grading import GradingPool, GradingRequest
 from targetsft_jax.evaluation.store import Row, Store
 from targetsft_jax.generation.sampling import SamplingSettings
 from targetsft_jax.parallel import preemption
@@ -127,22 +127,24 @@ class BenchmarkRun:
         if complete and total:
             print(f"  {complete:,} completions are stored, {total:,} are missing")
         done, began = 0, time.perf_counter()
-        for batch in batches:
-            with self._finished_batches_are_kept():
-                preemption.check()
-                start = time.perf_counter()
-                samples = backend().complete(batch, self.settings, self.seed)
-                seconds = time.perf_counter() - start
-                rows = self._graded(batch, samples, problems, tokenizer, seconds)
-            self.store.append(rows)
-            done += len(rows)
-            left = (time.perf_counter() - began) / done * (total - done)
-            correct = sum(row.grade.correct and row.finished for row in rows)
-            print(
-                f"  {done:,} of {total:,} completions, {correct} of the last "
-                f"{len(rows)} correct, {clock_time(round(left))} left",
-                flush=True,
-            )
+        with self._pool() as pool:
+            for batch in batches:
+                with self._finished_batches_are_kept():
+                    preemption.check()
+                    start = time.perf_counter()
+                    samples = backend().complete(batch, self.settings, self.seed)
+                    seconds = time.perf_counter() - start
+                    drawn = self._drawn(batch, samples, problems, tokenizer)
+                    rows = self._graded(drawn, pool, seconds)
+                self.store.append(rows)
+                done += len(rows)
+                left = (time.perf_counter() - began) / done * (total - done)
+                correct = sum(row.grade.correct and row.finished for row in rows)
+                print(
+                    f"  {done:,} of {total:,} completions, {correct} of the last "
+                    f"{len(rows)} correct, {clock_time(round(left))} left",
+                    flush=True,
+                )
 
     def regrade(self) -> int:
         """Grade the stored completions again; returns the number of changed verdicts.
@@ -198,10 +200,10 @@ class BenchmarkRun:
 
     def _grades(self, rows: Sequence[Row], problems: dict[str, Problem]) -> list[Grade]:
         """Verdicts of stored rows, in their order."""
-        return grade_all(
-            [self._request(problems[row.problem], row.text) for row in rows],
-            time_limit=self.time_limit,
-        )
+        with self._pool() as pool:
+            return pool.grade(
+                [self._request(problems[row.problem], row.text) for row in rows]
+            )
 
     def _check_prompts(self) -> None:
         for row in self.store.rows.values():
@@ -245,24 +247,29 @@ class BenchmarkRun:
                 yield range(start, sample)
                 start = None
 
-    def _graded(
+    def _drawn(
         self,
         batch: Sequence[Work],
         samples: Sequence[Sequence[Sample]],
         problems: dict[str, Problem],
         tokenizer: "PreTrainedTokenizerBase",
-        seconds: float,
-    ) -> list[Row]:
+    ) -> list[tuple[Problem, int, Sample, str]]:
+        """Completions of a batch with their problems, sample numbers and texts."""
         stops = self.loaded.benchmark.stops
-        drawn = [
+        return [
             (problems[work.problem], number, *_ended(sample, tokenizer, stops))
             for work, row in zip(batch, samples)
             for number, sample in zip(work.samples, row)
         ]
-        grades = grade_all(
-            [self._request(problem, text) for problem, _, _, text in drawn],
-            time_limit=self.time_limit,
-        )
+
+    def _graded(
+        self,
+        drawn: Sequence[tuple[Problem, int, Sample, str]],
+        pool: GradingPool,
+        seconds: float,
+    ) -> list[Row]:
+        """Rows of the completions of a batch, which took `seconds`."""
+        requests = [self._request(problem, text) for problem, _, _, text in drawn]
         return [
             Row(
                 problem=problem.id,
@@ -275,8 +282,14 @@ class BenchmarkRun:
                 gold=problem.answer,
                 grade=grade,
             )
-            for (problem, number, sample, text), grade in zip(drawn, grades)
+            for (problem, number, sample, text), grade in zip(
+                drawn, pool.grade(requests)
+            )
         ]
+
+    def _pool(self) -> GradingPool:
+        graders = [(self.loaded.benchmark.grader, self.mode)]
+        return GradingPool(graders, time_limit=self.time_limit)
 
     def _request(self, problem: Problem, text: str) -> GradingRequest:
         return GradingRequest(

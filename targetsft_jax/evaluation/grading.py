@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from targetsft_jax.evaluation.graders.answers import grade_exact
 from targetsft_jax.evaluation.graders.grade import Grade, check_mode
@@ -112,26 +112,155 @@ def grade_all(
         ValueError: an unknown grader or mode; workers or time_limit not above 0.
         RuntimeError: a worker does not reproduce known verdicts, or does not start.
     """
-    if time_limit <= 0:
-        raise ValueError(f"time_limit is {time_limit}; expected seconds above 0")
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers is {workers}; expected 1 or more")
     graders = sorted({(request.grader, request.mode) for request in requests})
-    for name, mode in graders:
-        find_grader(name)
-        check_mode(mode)
-    if not requests:
-        return []
-    if workers is None:
-        share = -(-len(requests) // _REQUESTS_PER_WORKER)
-        workers = min(len(os.sched_getaffinity(0)), share, _MAX_WORKERS)
-    setup = {
-        "graders": graders,
-        "time_limit": time_limit,
-        "start_limit": _START_LIMIT,
-        "memory_bytes": _MEMORY_BYTES,
-    }
-    return _Pool(requests, setup, min(workers, len(requests))).run()
+    with GradingPool(graders, workers=workers, time_limit=time_limit) as pool:
+        return pool.grade(requests)
+
+
+class GradingPool:
+    """Worker processes that stay ready between batches; use it as a context.
+
+    Args:
+        graders: (name, mode) of every grader that requests may name.
+        workers: most processes; None: one per CPU, fewer for few requests.
+        time_limit: seconds per answer.
+
+    Raises:
+        ValueError: an unknown grader or mode; workers or time_limit not above 0.
+    """
+
+    def __init__(
+        self,
+        graders: Sequence[tuple[str, str]],
+        *,
+        workers: int | None = None,
+        time_limit: float = 5.0,
+    ) -> None:
+        if time_limit <= 0:
+            raise ValueError(f"time_limit is {time_limit}; expected seconds above 0")
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers is {workers}; expected 1 or more")
+        for name, mode in graders:
+            find_grader(name)
+            check_mode(mode)
+        self._setup: dict[str, Any] = {
+            "graders": list(graders),
+            "time_limit": time_limit,
+            "start_limit": _START_LIMIT,
+            "memory_bytes": _MEMORY_BYTES,
+        }
+        self._size = workers
+        self._selector = selectors.DefaultSelector()
+        self._workers: list[_Worker] = []
+        self._failed_starts = 0
+        self._requests: Sequence[GradingRequest] = ()
+        self._queue: deque[int] = deque()
+        self._grades: dict[int, Grade] = {}
+
+    def __enter__(self) -> Self:
+        """Return the pool; processes start with the first requests."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End all processes."""
+        for worker in list(self._workers):
+            self._remove(worker)
+        self._selector.close()
+
+    def grade(self, requests: Sequence[GradingRequest]) -> list[Grade]:
+        """Grade completions; verdicts and errors are those of `grade_all`."""
+        self._requests = requests
+        self._queue = deque(range(len(requests)))
+        self._grades = {}
+        for worker in list(self._workers):
+            if worker.process.poll() is not None:
+                self._remove(worker)  # Ended while it was idle, by the system.
+            elif worker.ready:
+                self._next(worker)
+        while len(self._workers) < self._workers_for(len(requests)):
+            self._start()
+        while len(self._grades) < len(requests):
+            self._step()
+        return [self._grades[i] for i in range(len(requests))]
+
+    def _workers_for(self, requests: int) -> int:
+        if self._size is not None:
+            return min(self._size, requests)
+        share = -(-requests // _REQUESTS_PER_WORKER)
+        return min(len(os.sched_getaffinity(0)), share, _MAX_WORKERS)
+
+    def _start(self) -> None:
+        worker = _Worker(self._setup)
+        self._workers.append(worker)
+        self._selector.register(worker.output, selectors.EVENT_READ, worker)
+
+    def _remove(self, worker: "_Worker") -> None:
+        self._selector.unregister(worker.output)
+        self._workers.remove(worker)
+        worker.end()
+
+    def _step(self) -> None:
+        """Wait for the next reply or time limit, and act on it."""
+        deadline = min(worker.deadline for worker in self._workers)
+        events = self._selector.select(max(0.0, deadline - time.monotonic()))
+        for key, _ in events:
+            self._read(key.data)
+        now = time.monotonic()
+        for worker in [w for w in self._workers if w.deadline <= now]:
+            self._lost(worker, "timeout")
+
+    def _read(self, worker: "_Worker") -> None:
+        reply = worker.receive()
+        if reply is None:
+            self._lost(worker, "error")
+        elif worker.index is not None and reply:
+            self._grades[worker.index] = Grade(
+                reply["correct"], reply["extracted"], reply["how"]
+            )
+            self._next(worker)
+        elif "error" in reply:
+            raise RuntimeError(f"a worker process cannot grade: {reply['error']}")
+        elif reply:
+            self._failed_starts = 0
+            worker.ready = True
+            self._next(worker)
+
+    def _next(self, worker: "_Worker") -> None:
+        """Send the next request of the queue, if there is one."""
+        worker.buffer = b""
+        worker.index = None
+        worker.deadline = float("inf")
+        if self._queue:
+            worker.index = self._queue.popleft()
+            request = self._requests[worker.index]
+            worker.deadline = time.monotonic() + self._setup["time_limit"]
+            worker.send(
+                {
+                    "grader": request.grader,
+                    "output": request.output,
+                    "gold": request.gold,
+                    "options": dict(request.options or {}),
+                    "mode": request.mode,
+                }
+            )
+
+    def _lost(self, worker: "_Worker", how: str) -> None:
+        """End a worker, give its request the verdict, and start another worker."""
+        if worker.index is None and not worker.ready:
+            self._failed_starts += 1
+            if self._failed_starts >= _MAX_STARTS:
+                raise RuntimeError(
+                    f"{_MAX_STARTS} worker processes ended or took longer than"
+                    f" {_START_LIMIT:.0f} s before their first answer; try"
+                    f" `{sys.executable} -m {_WORKER}` by hand"
+                )
+        elif worker.index is not None:
+            self._grades[worker.index] = Grade(False, None, how)
+        self._remove(worker)
+        if len(self._workers) < len(self._queue) + sum(
+            w.index is not None for w in self._workers
+        ):
+            self._start()
 
 
 class _Worker:
@@ -181,104 +310,3 @@ class _Worker:
             assert stream is not None
             with contextlib.suppress(OSError):
                 stream.close()
-
-
-class _Pool:
-    """Workers, the queue of requests, and the verdicts so far."""
-
-    def __init__(
-        self, requests: Sequence[GradingRequest], setup: dict[str, Any], size: int
-    ) -> None:
-        self.requests = requests
-        self.setup = setup
-        self.size = size
-        self.queue = deque(range(len(requests)))
-        self.grades: dict[int, Grade] = {}
-        self.selector = selectors.DefaultSelector()
-        self.workers: list[_Worker] = []
-        self.failed_starts = 0
-
-    def run(self) -> list[Grade]:
-        """Grade all requests."""
-        try:
-            for _ in range(self.size):
-                self._start()
-            while len(self.grades) < len(self.requests):
-                self._step()
-        finally:
-            for worker in list(self.workers):
-                self._remove(worker)
-            self.selector.close()
-        return [self.grades[i] for i in range(len(self.requests))]
-
-    def _start(self) -> None:
-        worker = _Worker(self.setup)
-        self.workers.append(worker)
-        self.selector.register(worker.output, selectors.EVENT_READ, worker)
-
-    def _remove(self, worker: _Worker) -> None:
-        self.selector.unregister(worker.output)
-        self.workers.remove(worker)
-        worker.end()
-
-    def _step(self) -> None:
-        """Wait for the next reply or time limit, and act on it."""
-        deadline = min(worker.deadline for worker in self.workers)
-        events = self.selector.select(max(0.0, deadline - time.monotonic()))
-        for key, _ in events:
-            self._read(key.data)
-        now = time.monotonic()
-        for worker in [w for w in self.workers if w.deadline <= now]:
-            self._lost(worker, "timeout")
-
-    def _read(self, worker: _Worker) -> None:
-        reply = worker.receive()
-        if reply is None:
-            self._lost(worker, "error")
-        elif worker.index is not None and reply:
-            self.grades[worker.index] = Grade(
-                reply["correct"], reply["extracted"], reply["how"]
-            )
-            self._next(worker)
-        elif "error" in reply:
-            raise RuntimeError(f"a worker process cannot grade: {reply['error']}")
-        elif reply:
-            self.failed_starts = 0
-            self._next(worker)
-
-    def _next(self, worker: _Worker) -> None:
-        """Send the next request of the queue, if there is one."""
-        worker.buffer = b""
-        worker.index = None
-        worker.deadline = float("inf")
-        if self.queue:
-            worker.index = self.queue.popleft()
-            request = self.requests[worker.index]
-            worker.deadline = time.monotonic() + self.setup["time_limit"]
-            worker.send(
-                {
-                    "grader": request.grader,
-                    "output": request.output,
-                    "gold": request.gold,
-                    "options": dict(request.options or {}),
-                    "mode": request.mode,
-                }
-            )
-
-    def _lost(self, worker: _Worker, how: str) -> None:
-        """End a worker, give its request the verdict, and start another worker."""
-        if worker.index is None:
-            self.failed_starts += 1
-            if self.failed_starts >= _MAX_STARTS:
-                raise RuntimeError(
-                    f"{_MAX_STARTS} worker processes ended or took longer than"
-                    f" {_START_LIMIT:.0f} s before their first answer; try"
-                    f" `{sys.executable} -m {_WORKER}` by hand"
-                )
-        else:
-            self.grades[worker.index] = Grade(False, None, how)
-        self._remove(worker)
-        if len(self.workers) < len(self.queue) + sum(
-            w.index is not None for w in self.workers
-        ):
-            self._start()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from support import launched
 
-from targetsft_jax.evaluation.grading import GradingRequest, grade_all
+from targetsft_jax.evaluation.grading import GradingPool, GradingRequest, grade_all
 
 # Some seconds of one regular expression; the other requests take milliseconds.
 SLOW = GradingRequest("exact", "####" + "1" * 40_000_000, "3" * 40_000_000)
@@ -56,6 +56,20 @@ def test_a_worker_that_is_killed_in_an_answer_costs_that_answer_only():
         (False, "error"),
         (True, "marker"),
     ]
+    assert _workers(os.getpid()) == []
+
+
+def test_workers_stay_between_batches_and_one_that_ended_is_replaced():
+    with GradingPool([("exact", "strict")], workers=2) as pool:
+        assert [g.correct for g in pool.grade([QUICK] * 4)] == [True] * 4
+        workers = set(_workers(os.getpid()))
+        wrong = GradingRequest("exact", "#### 4", "3")
+        assert [g.correct for g in pool.grade([wrong, QUICK])] == [False, True]
+        assert set(_workers(os.getpid())) == workers
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
+        _wait_until(lambda: not _workers(os.getpid()))
+        assert [g.how for g in pool.grade([QUICK] * 2)] == ["marker"] * 2
     assert _workers(os.getpid()) == []
 
 
