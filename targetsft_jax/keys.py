@@ -142,8 +142,8 @@ def key(
             for each instance.
         help: one sentence for `--help`.
         domain: accepted values; None for all values of the field's type.
-        resumable: True if a run may be resumed with another value, since the key does
-            not affect the trained model.
+        resumable: True if a run may be resumed with another value: the key does not
+            affect the trained model, or the change is reported (`train.steps`).
     """
     metadata = {"help": help, "domain": domain, "resumable": resumable}
     if callable(default):

@@ -16,7 +16,7 @@ from targetsft_jax.checkpoints.reader import (
     checkpoint_steps,
 )
 from targetsft_jax.config.load import to_yaml
-from targetsft_jax.config.resume import changed_keys
+from targetsft_jax.config.resume import changed_keys, continuation
 from targetsft_jax.config.schema import Config, ConfigError
 from targetsft_jax.parallel import processes
 from targetsft_jax.storage import atomic, lock, signed_text, yaml_file
@@ -100,7 +100,8 @@ def _check_run(run_dir: RunDir, config: Config) -> None:
                 f"{run_dir.path} was started with a different configuration ({name}) "
                 "and cannot be resumed:\n  "
                 + "\n  ".join(changed)
-                + "\nRevert these keys, or choose another run_dir"
+                + "\nRevert these keys, or choose another run_dir. "
+                + continuation(tree, config, run_dir, has_checkpoint=bool(steps))
             )
 
 

@@ -71,6 +71,14 @@ def parse(arguments: Sequence[str]) -> Config:
         ConfigError: a file cannot be read, or a key is unknown or has the wrong type.
         SystemExit: after `--help`.
     """
+    config, left_out = parse_silently(arguments)
+    if left_out:
+        sys.stderr.write(f"{left_out}\n")
+    return config
+
+
+def parse_silently(arguments: Sequence[str]) -> tuple[Config, str]:
+    """`parse`, with the message about keys that are left out as a result."""
     tree: Tree = {}
     switch = MethodSwitch()
     for key, value in key_values(arguments, TRAIN.text, ("resume",), bare="config"):
@@ -87,9 +95,7 @@ def parse(arguments: Sequence[str]) -> Config:
         except ConfigError as error:
             raise ConfigError(f"{error}\nSee --help for all keys.") from None
     tree, left_out = switch.apply(tree)
-    if left_out:
-        sys.stderr.write(f"{left_out}\n")
-    return build(Config, tree)
+    return build(Config, tree), left_out
 
 
 def to_yaml(config: Config) -> str:

@@ -183,10 +183,17 @@ class TrainConfig:
     """Optimizer, schedule, batch and checkpoint cadence."""
 
     steps: int | None = key(
-        None, "Optimizer steps; null: `epochs` passes over the rows.", at_least(1)
+        None,
+        "Optimizer steps; null: `epochs` passes over the rows. A finished run is "
+        "extended by a larger number.",
+        at_least(1),
+        resumable=True,
     )
     epochs: float = key(
-        1.0, "Passes over the data if `steps` is null.", more_than(0, 10**6)
+        1.0,
+        "Passes over the data if `steps` is null.",
+        more_than(0, 10**6),
+        resumable=True,
     )
     batch_size: int = key(
         32,

@@ -182,6 +182,8 @@ _ROWS = (
         "epoch",
         "passes over the data after the step",
         unit="epochs",
+        line=digits(2),
+        legend="passes over the data",
     ),
     Metric(
         "tokens_per_second",

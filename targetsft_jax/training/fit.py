@@ -22,7 +22,7 @@ from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.telemetry.telemetry import Telemetry
 from targetsft_jax.training.agreement import StepAgreement
 from targetsft_jax.training.micro_batch import StepSpec
-from targetsft_jax.training.optimizer import make_optimizer
+from targetsft_jax.training.optimizer import learning_rate, make_optimizer
 from targetsft_jax.training.saving import Saver
 from targetsft_jax.training.state import (
     Params,
@@ -154,7 +154,8 @@ def fit(
         examples_of=lambda step: data.examples_of(step, config.batch_size),
     )
     saver = Saver(checkpoints, retention, position, config, steps, telemetry)
-    step_fn = make_train_step(spec, optimizer, mesh, shardings)
+    rate = learning_rate(config, steps)
+    step_fn = make_train_step(spec, optimizer, mesh, shardings, rate)
     validator = Validator(spec, mesh, data.validation, config, steps)
     batches = prefetch_to_mesh(data.batches(first, config), mesh)
     agreement = StepAgreement(mesh)
@@ -164,6 +165,7 @@ def fit(
             batch = telemetry.next_batch(batches)
             with telemetry.dispatch(step):
                 state, metrics = step_fn(state, frozen, batch)
+            metrics["epoch"] = step * config.batch_size / data.dataset.rows
             saver.check_metrics(telemetry.step(step, metrics))
             stop_requested, interval_elapsed = agreement.any_host(
                 [stop.requested, saver.interval_elapsed()]

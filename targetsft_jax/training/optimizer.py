@@ -52,6 +52,16 @@ def make_optimizer(config: TrainConfig, steps: int) -> optax.GradientTransformat
     )
 
 
+def updates_applied(state: Any) -> jax.Array:
+    """Number of updates of an optimizer so far, which its schedule reads: [] int32.
+
+    Skipped steps are not counted, so that it may be less than the number of steps.
+    """
+    kind = optax.ScaleByScheduleState
+    parts = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, kind))
+    return next(part.count for part in parts if isinstance(part, kind))
+
+
 def _with_f32_moments(
     optimizer: optax.GradientTransformation,
 ) -> optax.GradientTransformation:

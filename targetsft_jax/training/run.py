@@ -6,10 +6,11 @@ import time
 from dataclasses import asdict, replace
 
 from targetsft_jax.checkpoints.claim import claim, write_config
-from targetsft_jax.checkpoints.reader import checkpoint_steps
+from targetsft_jax.checkpoints.reader import StoredCheckpoint, checkpoint_steps
 from targetsft_jax.command import Stopped
 from targetsft_jax.config.load import to_yaml
 from targetsft_jax.config.schema import Config, ConfigError
+from targetsft_jax.data.pipeline import Dataset
 from targetsft_jax.evaluation.statistics import AverageAtK
 from targetsft_jax.parallel import processes
 from targetsft_jax.parallel.preemption import Preempted, RaisedSignals
@@ -27,6 +28,7 @@ from targetsft_jax.training.export import (
 from targetsft_jax.training.fit import TrainingData, fit, total_steps
 from targetsft_jax.training.measure import Measurements
 from targetsft_jax.training.micro_batch import with_base
+from targetsft_jax.training.optimizer import learning_rate
 from targetsft_jax.training.session import Session, Shared, open_session
 
 
@@ -72,10 +74,13 @@ def _run(
     processes.barrier("the run directory was read")
     measurements = Measurements(session, run_dir)
     steps = total_steps(config.train, session.dataset)
+    change = _changed_length(config, run_dir, steps, session.dataset)
     exported = measurements.results.is_exported(steps, session.dataset.fingerprint)
     check_exports(session, run_dir, exported=exported)
     write_config(run_dir, config)
     banner.print_session(session, run_dir)
+    if change:
+        print(f"\n{change}")
     measurements.results.set_finished(False)
     if config.evaluation.include_teacher:
         measurements.measure_frozen("teacher", "teacher")
@@ -85,6 +90,47 @@ def _run(
     measurements.results.set_finished(True)
     banner.print_end(session, run_dir, measurements.scores, time.perf_counter() - began)
     return measurements.scores
+
+
+def _changed_length(
+    config: Config, run_dir: RunDir, steps: int, dataset: Dataset
+) -> str:
+    """Message about a resumed run with another number of steps; empty without one.
+
+    Raises:
+        ConfigError: fewer steps than are trained.
+    """
+    trained = checkpoint_steps(run_dir)
+    if not trained:
+        return ""
+    newest, train = trained[-1], config.train
+    if steps < newest:
+        name = "train.epochs" if train.steps is None else "train.steps"
+        raise ConfigError(
+            f"{name} is {getattr(train, name.rpartition('.')[2]):g}, which is {steps} "
+            f"steps, and {run_dir.path} has checkpoint {newest}; expected at least "
+            f"{newest} steps, or another run_dir"
+        )
+    try:
+        _, provenance = StoredCheckpoint(run_dir, newest).metadata()
+        stored = provenance["config"]["train"]
+        before = replace(train, steps=stored["steps"], epochs=stored["epochs"])
+        old = total_steps(before, dataset)
+    except (ValueError, LookupError, TypeError):
+        return ""  # The restore reports damage.
+    if old == steps:
+        return ""
+    following = min(newest + 1, steps)
+    rates = [
+        float(learning_rate(train, total)(step - 1))
+        for total, step in ((old, newest), (steps, following))
+    ]
+    moved = "".join(f", target.{name}" for name in config.method.schedules)
+    return (
+        f"{steps} steps in place of {old}: the schedules of the learning rate{moved} "
+        f"are those of {steps} steps from now on; learning rate {rates[0]:.2g} at step "
+        f"{newest}, {rates[1]:.2g} at step {following}"
+    )
 
 
 def _last_words(run_dir: RunDir) -> str:

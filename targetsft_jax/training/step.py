@@ -31,6 +31,7 @@ from targetsft_jax.training.micro_batch import (
     StepSpec,
     loss_and_metrics,
 )
+from targetsft_jax.training.optimizer import updates_applied
 from targetsft_jax.training.state import Params, TrainState
 
 
@@ -39,6 +40,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     shardings: TrainState,
+    learning_rate: optax.Schedule | None = None,
 ) -> Callable[[TrainState, Mapping[str, Params], Mapping[str, Array]], Any]:
     """Build the jitted step; it donates its state.
 
@@ -47,6 +49,7 @@ def make_train_step(
         optimizer: optax transformation.
         mesh: (data, fsdp, tensor) mesh.
         shardings: shardings of the old and the new state (`state_shardings`).
+        learning_rate: schedule of the optimizer, for the metric; None: no metric.
 
     Returns:
         (state, frozen, batch) -> (state, metrics), where `frozen` has the parameters
@@ -54,7 +57,8 @@ def make_train_step(
         micro-batches of B rows. Metrics are [] f32: means over the target tokens of
         the step, `grad_norm` before clipping, `target_tokens`, `tokens` (padding
         excluded), `skipped` (1 if loss or gradient was not finite and the parameters
-        did not change) and `schedule` (the first scheduled hyper-parameter, if any).
+        did not change), `learning_rate`, and `schedule` (the first scheduled
+        hyper-parameter, if any).
     """
 
     def step(
@@ -89,6 +93,9 @@ def make_train_step(
         new_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), updated, skipped)
         if scheduled:
             metrics |= {"schedule": next(iter(scheduled.values()))}
+        if learning_rate is not None:
+            rate = learning_rate(updates_applied(state.optimizer))
+            metrics |= {"learning_rate": jnp.asarray(rate, jnp.float32)}
         return new_state, metrics | {
             "grad_norm": norm,
             "target_tokens": targets,

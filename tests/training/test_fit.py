@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import shutil
 import signal
 from dataclasses import replace
@@ -40,6 +41,8 @@ KEYS = {
     "accuracy",
     "kl_teacher",
     "grad_norm",
+    "learning_rate",
+    "epoch",
     "target_tokens",
     "tokens",
     "skipped",
@@ -287,7 +290,10 @@ def test_too_many_steps_that_are_not_finite_end_the_run(
     with pytest.raises(ValueError, match="3 consecutive steps, 1 to 3") as refusal:
         fit_target_sft(dataset, tmp_path, config=config)
     assert "train.learning_rate" in str(refusal.value)
-    assert [row["skipped"] for row in rig.metrics_of(tmp_path)] == [1, 1, 1]
+    rows = rig.metrics_of(tmp_path)
+    assert [row["skipped"] for row in rows] == [1, 1, 1]
+    # The rate of the optimizer, which counts updates: it does not advance.
+    assert len({row["learning_rate"] for row in rows}) == 1
     anomalies = jsonl.read(tmp_path / "anomalies.jsonl")
     assert [(row["step"], row["kind"]) for row in anomalies] == [
         (1, "skipped"),
@@ -465,3 +471,15 @@ def test_devices_have_the_same_rows_for_any_number_of_processes(processes):
             for shard in shards:
                 assert shard.data.shape == (2, 1, 128)
                 np.testing.assert_array_equal(shard.data, batch[name][shard.index])
+
+
+def test_learning_rate_and_epoch_of_each_step(undisturbed, dataset):
+    """The formula of the schedule, and rows that have been read."""
+    rows = rig.metrics_of(undisturbed[0])
+    warmup = math.ceil(CONFIG.warmup_ratio * STEPS)
+    assert warmup == 1
+    for row in rows:
+        after_warmup = (row["step"] - warmup) / (STEPS + 1 - warmup)
+        rate = CONFIG.learning_rate * (1 + math.cos(math.pi * after_warmup)) / 2
+        assert row["learning_rate"] == pytest.approx(rate, rel=1e-5)
+        assert row["epoch"] == row["step"] * CONFIG.batch_size / dataset.rows

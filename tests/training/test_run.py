@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shlex
 import shutil
 from collections import Counter
 from dataclasses import dataclass
@@ -275,6 +276,72 @@ def test_a_changed_configuration_is_refused_with_keys_and_values(done, capsys):
     assert "seed: was 0, is 9" in message
     assert "choose another run_dir" in message
     assert "mesh." not in message and "resume:" not in message
+
+
+def test_the_printed_command_trains_on_at_another_rate(folders, tmp_path, capsys):
+    arguments = _small(folders, tmp_path / "run", target__name="sft")
+    _run(tmp_path / "run", arguments)
+    capsys.readouterr()
+    assert main([*arguments, "--train.learning_rate", "0.005"]) == 2
+    message = capsys.readouterr().err
+    assert "train.learning_rate: was 0.01, is 0.005" in message
+    command = shlex.split(message.splitlines()[-1])
+    assert command[:2] == ["targetsft", "train"]
+    again = _run(tmp_path / "run-2", command[2:])
+    assert [fitted.resumed_from for fitted in again.fitted] == [0]
+    assert f"{tmp_path / 'run'}" in again.output
+    rows = rig.metrics_of(tmp_path / "run-2")
+    # It continues where the first run ended, at half its rate.
+    assert rows[0]["learning_rate"] == pytest.approx(0.005)
+    assert rows[0]["loss"] < rig.metrics_of(tmp_path / "run")[0]["loss"]
+
+
+CONSTANT = {
+    "target__name": "sft",
+    "train__warmup_ratio": 0,
+    "train__final_learning_rate_ratio": 1,
+}
+"""A constant learning rate."""
+
+
+def test_an_extended_run_equals_an_uninterrupted_one(folders, tmp_path):
+    """4 steps, then 8: bit for bit the 8 steps of one run, exports included."""
+    whole = _small(folders, tmp_path / "whole", **CONSTANT, train__steps=8)
+    _run(tmp_path / "whole", whole)
+    first = _small(folders, tmp_path / "parts", **CONSTANT)
+    _run(tmp_path / "parts", first)
+    second = _run(tmp_path / "parts", [*first, "--train.steps", "8"])
+    assert [fitted.resumed_from for fitted in second.fitted] == [4]
+    assert "8 steps in place of 4" in second.output
+    assert "learning rate 0.01 at step 4, 0.01 at step 5" in second.output
+    rows = [rig.metrics_of(tmp_path / name) for name in ("whole", "parts")]
+    assert rig.untimed(rows[0]) == rig.untimed(rows[1])
+    weights = [
+        (tmp_path / name / "hf/model.safetensors").read_bytes()
+        for name in ("whole", "parts")
+    ]
+    assert weights[0] == weights[1]
+
+
+def test_extending_by_epochs_reports_the_new_schedule(folders, tmp_path, capsys):
+    arguments = _small(
+        folders, tmp_path / "run", target__name="sft", train__steps="null"
+    )
+    short = [*arguments, "--train.epochs", "1"]
+    assert _run(tmp_path / "run", short).output
+    steps = rig.metrics_of(tmp_path / "run")[-1]["step"]
+    longer = _run(tmp_path / "run", [*arguments, "--train.epochs", "2"])
+    assert f"{2 * steps} steps in place of {steps}" in longer.output
+    rows = rig.metrics_of(tmp_path / "run")
+    assert [row["step"] for row in rows] == list(range(1, 2 * steps + 1))
+    # The cosine of 2 epochs is far from its end after the first one.
+    assert rows[steps]["learning_rate"] > 3 * rows[steps - 1]["learning_rate"]
+    capsys.readouterr()
+    assert main(short) == 2
+    message = capsys.readouterr().err
+    assert f"train.epochs is 1, which is {steps} steps, and" in message
+    assert f"has checkpoint {2 * steps}; expected at least {2 * steps} steps" in message
+    assert rig.metrics_of(tmp_path / "run") == rows
 
 
 def test_resume_false_does_not_touch_a_run(done, capsys):
