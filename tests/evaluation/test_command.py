@@ -287,7 +287,7 @@ def test_a_baseline_of_another_mode_is_refused(evaluate, tmp_path, capsys):
 
 def test_identity_depends_on_weights_behind_the_first_bytes(tmp_path):
     weights = bytearray(10**6)
-    model = types.SimpleNamespace(source=tmp_path)
+    model = types.SimpleNamespace(source=tmp_path, bases=())
     identities = set()
     for start in (None, 0, 500_000, 900_000):
         if start is not None:
