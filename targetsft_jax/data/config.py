@@ -336,7 +336,7 @@ def source_contradictions(config: SourceConfig, path: str) -> Iterator[str]:
         if template is not None and (escape := literal_escape(template)):
             expected = (
                 f"a line break in place of {escape}, two characters: "
-                f"--{path}.fields.{name} $'…{escape}…' in the shell, and double quotes"
+                f"--{path}.fields.{name} $'{template}' in the shell, and double quotes"
                 " in YAML"
             )
             yield _refusal(f"{path}.fields.{name}", template, expected)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_TEXT = "the end of each text"
 _MARKS = "the chat template's {% generation %} marks"
 _PREFIX = "the prefix property of the chat template, verified for each turn"
 
@@ -37,14 +38,12 @@ class Encoder:
 
     def __init__(self, config: DataConfig, tokenizer: "PreTrainedTokenizerBase"):
         maps = [requested(source) for source in sources(config)]
-        only_text = all(each is None or each.text for each in maps)
-        mask_from = "the end of each text"
-        if tokenizer.chat_template or not only_text:
-            marked = chat.marks_assistant(tokenizer)
-            mask_from = _MARKS if marked else _PREFIX
+        if any(each is not None and each.text is None for each in maps):
+            chat.marks_assistant(tokenizer)
         self._config, self._tokenizer = config, tokenizer
         self._first: Example | None = None
-        self.report = DataReport(mask_from=mask_from)
+        self._kinds: set[bool] = set()
+        self.report = DataReport()
 
     def parts(self) -> Iterator[Arrays]:
         """Parts of the arrays that `examples.from_flat` reads.
@@ -104,10 +103,19 @@ class Encoder:
     ) -> Iterator[Record]:
         """Keep or drop thinking blocks according to `data.thinking`."""
         for record in records:
+            self.report.mask_from = self._mask_from(record.is_text)
             try:
                 yield thinking.treat(record, self._config.thinking)
             except RowError as error:
                 refuse(error)
+
+    def _mask_from(self, is_text: bool) -> str:
+        """Origin of the loss mask, after a record with or without roles."""
+        self._kinds.add(is_text)
+        parts = [_TEXT] if True in self._kinds else []
+        if False in self._kinds:
+            parts.append(_MARKS if chat.marks_assistant(self._tokenizer) else _PREFIX)
+        return "; ".join(parts)
 
 
 def nothing_left(config: DataConfig, report: DataReport) -> ValueError:

@@ -57,7 +57,7 @@ class Duplicates:
         id = record.id or record.origin
         if conversation in self._by_conversation:
             self.conversations.add(id, self._by_conversation[conversation])
-        elif prompt in self._by_prompt:
+        elif prompt in self._by_prompt and not record.is_text:
             self.prompts.add(id, self._by_prompt[prompt])
         self._by_conversation.setdefault(conversation, id)
         self._by_prompt.setdefault(prompt, id)

@@ -170,6 +170,7 @@ def _read_source(
             if unmet is not None:
                 report.count_filtered(unmet, name)
                 continue
+            reading.check(row, origin)
             id = row["id"] if source.source == "tfds" else origin.rpartition("/")[2]
             record = to_record(
                 row, reading.fields, origin, train=train, id=id, source=name

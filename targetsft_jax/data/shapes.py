@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from targetsft_jax.data.fields import FieldMap, used_fields
 from targetsft_jax.data.json_rows import MAX_LINE, parse_row
-from targetsft_jax.data.row_error import ROW_FAULTS
+from targetsft_jax.data.row_error import ROW_FAULTS, RowError
 from targetsft_jax.targets.inputs import column_names
 
 if TYPE_CHECKING:
@@ -104,6 +104,23 @@ class Reading:
     """Name of the shape, or the keys that name the fields."""
     unused: list[str] = field(default_factory=list)
     """Columns of the first rows that are not read."""
+    required: tuple[str, ...] = ()
+    """Columns of the recognised shape, which every row must have."""
+
+    def check(self, row: Mapping[str, Any], origin: str) -> None:
+        """Refuse a row of another shape.
+
+        Raises:
+            RowError: names the columns and the shape.
+        """
+        for name in self.required:
+            if name not in row:
+                raise RowError(
+                    origin,
+                    f"field {name!r} is missing; the row has"
+                    f" {_listed(sorted(row)) or 'none'}, and the first rows of the"
+                    f" source are read as {self.title}",
+                )
 
     def __str__(self) -> str:
         if not self.unused:
@@ -137,13 +154,15 @@ def recognise(
     fields, title = requested(source), _own_title(source.fields)
     if source.format != AUTO:
         title = SHAPES[source.format].title
+    required: tuple[str, ...] = ()
     if fields is None and parsed:
         shape = SHAPES[_fitting(parsed, columns)]
         fields, title = _merged(shape, source.fields), shape.title
+        required = shape.columns
     # If no row can be parsed, the reader reports each.
     fields = fields or source.fields
     return itertools.chain(buffer, stream), Reading(
-        fields, title, _unused(fields, columns, source.where)
+        fields, title, _unused(fields, columns, source.where), required
     )
 
 

@@ -74,5 +74,5 @@ def test_an_escape_that_a_shell_left_is_refused(template, escape):
             continue
         with pytest.raises(ValueError, match="expected a line break in place of") as e:
             validate(config)
-        assert f"$'…{escape}…' in the shell" in str(e.value)
+        assert f"$'{template}' in the shell" in str(e.value)
         assert str(e.value).startswith("data.fields.")

@@ -285,6 +285,7 @@ def test_every_token_of_a_text_and_its_end_are_trained(template, tmp_path):
     # Nothing precedes the first token, so it is not predicted.
     assert dataset.report.trained_tokens == len(expected) - 1
     assert dataset.report.read_as == {"rows.jsonl": "text"}
+    assert dataset.report.mask_from == "the end of each text"
     for keys in ({"format": "text"}, {"fields": FieldMap(text="{text}")}):
         example = _text_example(tokenizer, tmp_path, **keys)
         assert example.tokens.tolist() == expected
@@ -322,6 +323,7 @@ def test_texts_beside_conversations_and_other_columns(tmp_path):
     dataset = prepare(mixture, tokenizer).train
     assert dataset.report.examples == 2
     assert dataset.report.read_as == {"a": "Alpaca", "b": "text"}
+    assert dataset.report.mask_from.startswith("the end of each text; the chat templ")
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="has no chat template, as that of a base"):
         prepare(mixture, tokenizer)
