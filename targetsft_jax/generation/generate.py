@@ -95,7 +95,7 @@ def generate(
         top_p=top_p,
         top_k=top_k,
     ).check()
-    _check_tokens(config, prompts, vocab_size)
+    check_prompts(config, prompts, vocab_size)
     plan = LoopPlan(
         samples=samples,
         max_new_tokens=max_new_tokens,
@@ -126,7 +126,7 @@ def generate(
             chosen = members[first : first + size]
             # Filled with copies of a prompt, so that one program serves all batches.
             missing = _padded_size(size, row_sharding) - len(chosen)
-            batch = _left_padded(
+            batch = left_padded(
                 prompts, chosen + chosen[:1] * missing, length, identity
             )
             outputs = decode(config, plan, params, batch, settings)
@@ -150,6 +150,11 @@ def _buckets(prompts: Sequence[Sequence[int]]) -> dict[int, list[int]]:
     for number, prompt in enumerate(prompts):
         buckets.setdefault(padded_length(len(prompt)), []).append(number)
     return dict(sorted(buckets.items()))
+
+
+def check_memory(config: DecoderConfig, plan: LoopPlan, length: int) -> None:
+    """Raise ValueError if one prompt of a padded length does not fit a device."""
+    _batch_size(config, plan, length, [0], 1)
 
 
 def _batch_size(
@@ -210,7 +215,7 @@ def device_memory() -> int | None:
     return (device.memory_stats() or {}).get("bytes_limit")
 
 
-def _left_padded(
+def left_padded(
     prompts: Sequence[Sequence[int]],
     chosen: list[int],
     length: int,
@@ -245,9 +250,14 @@ def shards_of(row_sharding: NamedSharding | None) -> int:
     return math.prod(row_sharding.mesh.shape[axis] for axis in axes if axis)
 
 
-def _check_tokens(
+def check_prompts(
     config: DecoderConfig, prompts: Sequence[Sequence[int]], vocab_size: int
 ) -> None:
+    """Check the tokens of prompts and their number.
+
+    Raises:
+        ValueError: as `generate`.
+    """
     if not 0 < vocab_size <= config.vocab_size:
         raise ValueError(
             f"vocab_size is {vocab_size}; expected 1 to {config.vocab_size}, the rows "

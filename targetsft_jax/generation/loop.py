@@ -78,7 +78,8 @@ def decode(
     prompts, length = batch["tokens"].shape
     rows = prompts * plan.samples
     forward = functools.partial(apply_cached, config, params, dtype=plan.dtype)
-    choose = _chooser(config, plan, params, batch["number"], settings)
+    choose = token_chooser(config, plan, params, batch["number"], settings)
+    stop_ids = settings["stop_ids"]
 
     def repeat(x: jax.Array) -> jax.Array:
         return plan.shard_rows(jnp.repeat(x, plan.samples, 0, total_repeat_length=rows))
@@ -96,7 +97,16 @@ def decode(
     ended = jnp.zeros(rows, bool)
     output = jnp.full((rows, plan.max_new_tokens), NO_TOKEN, jnp.int32)
     zero = jnp.zeros((), jnp.int32)
-    first = choose(repeat(hidden[:, -1]), zero, ended, output)
+
+    def append(
+        hidden: jax.Array, step: jax.Array, ended: jax.Array, output: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        token = choose(hidden, step)
+        ended = ended | jnp.any(token[:, None] == stop_ids[None], axis=1)
+        column = jnp.where(ended, NO_TOKEN, token)[:, None]
+        return token, ended, jax.lax.dynamic_update_slice(output, column, (zero, step))
+
+    first = append(repeat(hidden[:, -1]), zero, ended, output)
 
     def is_unfinished(state: _State) -> jax.Array:
         step, _, ended, _, _ = state
@@ -107,7 +117,7 @@ def decode(
         # Rows that have ended continue as padding.
         segment_ids = 1 - ended.astype(jnp.int32)[:, None]
         hidden, cache = forward(token[:, None], cache, segment_ids=segment_ids)
-        return (step + 1, *choose(hidden[:, 0], step, ended, output), cache)
+        return (step + 1, *append(hidden[:, 0], step, ended, output), cache)
 
     state = jax.lax.while_loop(is_unfinished, advance, (zero + 1, *first, cache))
     _, _, ended, output, _ = state
@@ -115,37 +125,31 @@ def decode(
     return output.reshape(*shape, -1), ended.reshape(shape)
 
 
-def _chooser(
+def token_chooser(
     config: DecoderConfig,
     plan: LoopPlan,
     params: dict,
     numbers: jax.Array,
     settings: Mapping[str, Any],
-) -> Callable[..., tuple[jax.Array, jax.Array, jax.Array]]:
-    """Build the function that appends a token per row.
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Build the function that chooses a token per row.
 
-    (hidden [R, D], step, ended, output) -> tokens [R], new `ended`, new `output`.
+    (hidden [R, D], step) -> tokens [R] int32. Keys depend on the numbers [P] of the
+    prompts, the sample and the step alone.
     """
     matrix = head(params)[: plan.vocab_size].astype(plan.dtype)
     keys = _row_keys(settings["key"], numbers, settings["first_sample"], plan.samples)
 
-    def choose(
-        hidden: jax.Array, step: jax.Array, ended: jax.Array, output: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def choose(hidden: jax.Array, step: jax.Array) -> jax.Array:
         logits = head_logits(config, hidden, matrix)
         step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-        token = next_token(
+        return next_token(
             logits,
             step_keys,
             plan.sampling,
             settings["temperature"],
             settings["top_p"],
         )
-        is_stop = token[:, None] == settings["stop_ids"][None]
-        ended = ended | jnp.any(is_stop, axis=1)
-        column = jnp.where(ended, NO_TOKEN, token)[:, None]
-        zero = jnp.zeros((), jnp.int32)
-        return token, ended, jax.lax.dynamic_update_slice(output, column, (zero, step))
 
     return choose
 
