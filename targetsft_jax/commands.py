@@ -4,6 +4,7 @@ COMMANDS = {
     "train": "Train one model with one method.",
     "compare": "Train several methods side by side and print their scores.",
     "evaluate": "Evaluate a model on benchmarks; print scores with intervals.",
+    "generate": "Complete prompts with a model, or chat with it.",
     "datasets": "List and build catalogued data sets; preview the rows of a run.",
     "critical_tokens": "Mine the critical tokens of a model's own correct answers.",
     "inspect": "Show what each method teaches on your rows, as one HTML page.",
