@@ -68,8 +68,8 @@ class Plan:
                 tokens.
 
         Raises:
-            ValueError: an unknown method or name; a missing input, which says what to
-                pass; a value outside its domain.
+            ValueError: an unknown method or name; a missing input, with the remedy; a
+                value outside its domain.
         """
         placeholders = dict.fromkeys(models, 0.0)
         try:
@@ -217,7 +217,7 @@ def _joined(parts: Sequence[Arrays]) -> Arrays:
 
 
 def _advice(message: str) -> str:
-    """What to pass for a missing input."""
+    """Remedy for missing inputs, empty for other errors."""
     if " needs " not in message:
         return ""
     missing = message.partition(" needs ")[2].split(", ")
