@@ -1,5 +1,6 @@
 """Text of single tokens, for display: spaces kept, parts of characters as bytes."""
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
 
 _REPLACEMENT = "\ufffd"
 _ANCHOR = "a"
+_BYTE_FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 def token_texts(
@@ -46,7 +48,10 @@ def _decoded(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
 
 
 def _bytes(name: str) -> str:
-    """Bytes of a byte-level token in hexadecimal; the name of any other token."""
+    """Bytes of a token in hexadecimal; the name of a token that has none."""
+    fallback = _BYTE_FALLBACK.fullmatch(name)
+    if fallback:
+        return f"⟨{fallback[1]}⟩"
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     values = {symbol: byte for byte, symbol in bytes_to_unicode().items()}

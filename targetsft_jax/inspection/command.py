@@ -80,7 +80,11 @@ def read_request(arguments: Sequence[str], options: PageOptions) -> Request:
     run_dir = None if options.run is None else RunDir(user_path(options.run))
     student = None
     if run_dir is not None:
-        student = trained_model(run_dir)
+        if not run_dir.config.is_file():
+            raise UsageError(
+                f"--run {run_dir.path} has no config.yaml; expected a run directory"
+            )
+        student = str(run_dir.path)
         arguments = ["--config", str(run_dir.config), *arguments]
     rows = options.rows
     if rows is None and options.rows_from is None:
@@ -112,6 +116,8 @@ def write_page(request: Request) -> Path:
         print(f"  {line}", flush=True)
     models = load_models(config, selection)
     names = _names(config, selection) | {"config": request.name}
+    if BEFORE not in models.roles:
+        names.pop(BEFORE, None)
     for role in models.roles:
         print(f"  {role:<9} {names[role]}", flush=True)
     page = page_of(config, rows, models, tokenizer, names)
@@ -154,16 +160,6 @@ def read_sections(config: Config, rows_from: str | None = None) -> Config:
     )
     validate(result)
     return result
-
-
-def trained_model(run_dir: RunDir) -> str:
-    """Path of a run's trained model: its checkpoints, or its export with adapters."""
-    if not run_dir.config.is_file():
-        raise UsageError(
-            f"--run {run_dir.path} has no config.yaml; expected a run directory"
-        )
-    with_adapters = run_dir.adapters.is_file()
-    return str(run_dir.export if with_adapters else run_dir.path)
 
 
 def _refusals(page: PageData) -> dict[str, list[str]]:

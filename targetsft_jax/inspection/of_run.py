@@ -3,12 +3,7 @@
 import shlex
 
 from targetsft_jax.config.schema import Config
-from targetsft_jax.inspection.command import (
-    Request,
-    read_sections,
-    trained_model,
-    write_page,
-)
+from targetsft_jax.inspection.command import Request, read_sections, write_page
 from targetsft_jax.inspection.models import Selection
 from targetsft_jax.parallel import processes
 from targetsft_jax.storage.run_dir import RunDir
@@ -35,7 +30,7 @@ def write_page_of_run(config: Config) -> None:
     try:
         request = Request(
             config=read_sections(config),
-            selection=Selection(student=trained_model(run_dir)),
+            selection=Selection(student=str(run_dir.path)),
             rows=rows,
             out=run_dir.inspect,
             name=f"--config {run_dir.config}",

@@ -3,13 +3,19 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from targetsft_jax.command import UsageError
 from targetsft_jax.data.chat import Example
-from targetsft_jax.data.config import DataConfig, FieldMap, source_name, sources
+from targetsft_jax.data.config import (
+    FILES,
+    DataConfig,
+    SourceConfig,
+    source_name,
+    sources,
+)
 from targetsft_jax.data.encoding import Encoder, nothing_left
 from targetsft_jax.data.examples import from_flat, join_parts
 from targetsft_jax.data.packing import fit_to_rows
@@ -44,35 +50,38 @@ class PageRows:
         return frozenset(self.examples[0].columns)
 
     def lines(self) -> list[str]:
-        """Truncated and left-out examples, one line per reason; most often none."""
+        """Shape of the rows, and truncated and left-out ones, one line per reason."""
         report = self.report
+        read = f"of the {report.rows:,} rows that were read, "
         counts = {
             "truncated to data.max_length": report.truncated,
-            "unusable, left out": report.bad,
-            **{f"left out: {reason}": n for reason, n in report.dropped.items()},
+            "unusable and left out": report.bad,
+            **{f"left out ({reason})": n for reason, n in report.dropped.items()},
         }
-        return [f"{n:,} rows {what}" for what, n in counts.items() if n]
+        lines = [f"read as {fact}" for fact in report.read_as.values()]
+        return lines + [f"{read}{n:,} {what}" for what, n in counts.items() if n]
 
 
 def data_of_file(data: DataConfig, path: str) -> DataConfig:
-    """The data section with a file in place of its sources.
+    """The data section with a file, folder or pattern in place of its sources.
 
-    Fields, template and length remain; the map of fields is that of a section which
-    reads files too.
+    Template, length and the map of fields remain, the latter if the section reads files
+    itself; filters and limits of its sources do not.
 
     Args:
         data: data section of a configuration.
-        path: JSON Lines, or Parquet by its suffix.
+        path: file of any kind that `data.path` may have.
     """
-    kind = "parquet" if path.endswith(".parquet") else "jsonl"
-    is_file = data.source in ("jsonl", "parquet", "hf_dataset") and not data.mixture
-    kept = {
-        name: getattr(data, name)
-        for name in ("chat_template", "thinking", "max_length", "overlong")
-    }
-    fields = data.fields if is_file else FieldMap()
-    return DataConfig(
-        source=kind, path=path, fields=fields, on_bad_row=data.on_bad_row, **kept
+    reads_files = not data.mixture and data.kind in (*FILES, "hf_dataset")
+    default = SourceConfig()
+    names = ("name", "dataset", "data_dir", "split", "where", "limit", "weight")
+    return dataclasses.replace(
+        data,
+        **{name: getattr(default, name) for name in names},
+        mixture=[],
+        source="files",
+        path=path,
+        fields=data.fields if reads_files else default.fields,
     )
 
 
@@ -95,14 +104,14 @@ def read_rows(
         ValueError: as `data.pipeline.prepare`.
     """
     # An example has two tokens at least, so that no more can be within the limit.
-    wanted = LARGEST_TOKENS // 2 if rows is None else rows
-    share = -(-wanted // len(sources(data)))
+    most = LARGEST_TOKENS // 2 if rows is None else rows
+    share = -(-most // len(sources(data)))
     while True:
         examples, report, is_exhausted = _encode(data, tokenizer, share)
-        if len(examples) >= wanted or is_exhausted:
+        if len(examples) >= most or is_exhausted:
             break
         share *= _GROWTH
-    examples = _in_turns(examples)[:wanted]
+    examples = _in_turns(examples)[:most]
     if not examples:
         raise nothing_left(data, report)
     _check_size(examples)
@@ -123,22 +132,21 @@ def _encode(
     report = encoder.report
     numbers, lengths = fit_to_rows(examples, data.max_length, data.overlong, report)
     usable = [examples.take(int(n), int(k)) for n, k in zip(numbers, lengths)]
-    asked = [source.limit for source in sources(data)]
-    is_all = all(limit is not None and limit <= share for limit in asked)
+    limits = [source.limit for source in sources(data)]
+    is_all = all(limit is not None and limit <= share for limit in limits)
     return usable, report, is_all or not report.limited
 
 
 def _limited(data: DataConfig, share: int) -> DataConfig:
     """The section with at most `share` records of each source."""
 
-    def limit(source: object) -> int:
-        own = getattr(source, "limit")  # noqa: B009
-        return share if own is None else min(own, share)
+    def limited(source: Any) -> Any:
+        limit = share if source.limit is None else min(source.limit, share)
+        return dataclasses.replace(source, limit=limit)
 
     if not data.mixture:
-        return dataclasses.replace(data, limit=limit(data))
-    parts = [dataclasses.replace(s, limit=limit(s)) for s in data.mixture]
-    return dataclasses.replace(data, mixture=parts)
+        return limited(data)
+    return dataclasses.replace(data, mixture=[limited(part) for part in data.mixture])
 
 
 def _in_turns(examples: Sequence[Example]) -> list[Example]:
