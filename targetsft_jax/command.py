@@ -69,6 +69,10 @@ def run_command(
     """
     # Transformers reports a missing torch, which configs and tokenizers do not need.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    if sys.stderr is None or not sys.stderr.isatty():
+        # Progress bars of downloads would fill a log file with carriage returns.
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     with robust_streams():
         return _exit_code(action, arguments, interrupted)
 

@@ -14,6 +14,7 @@ from targetsft_jax.parallel import processes
 from targetsft_jax.storage import atomic, json_file
 from targetsft_jax.storage.digest import json_digest
 from targetsft_jax.storage.run_dir import RunDir
+from targetsft_jax.telemetry.sinks import record_scores
 from targetsft_jax.training.session import Session
 from targetsft_jax.training.state import Params
 from targetsft_jax.training.step_spec import compute_dtype
@@ -38,6 +39,7 @@ class Measurements:
         self._session, self._run_dir = session, run_dir
         self.results = Results(run_dir)
         self.scores: dict[str, AverageAtK] = {}
+        self._has_new = False
 
     def measure_frozen(self, name: str, role: str) -> None:
         """Measure the model of a role before training."""
@@ -108,6 +110,23 @@ class Measurements:
         percent = 100 * score.average_at_k
         print(f"  Average@{evaluation.samples} of {name}: {percent:.1f}")
 
+    def record(self, steps: int) -> None:
+        """Record new scores in TensorBoard and W&B, in percent.
+
+        Args:
+            steps: last optimizer step of the run.
+        """
+        if not (self._has_new and processes.is_primary()):
+            return
+        values = {
+            f"eval/{measure}/{name}": 100 * getattr(score, measure)
+            for name, score in self.scores.items()
+            for measure in ("average_at_k", "pass_at_k", "no_answer", "truncated")
+        }
+        config = self._session.config
+        about = dataclasses.asdict(config)
+        record_scores(config.log, self._run_dir, steps, values, about)
+
     def _probe(self, params: Params) -> LabelProbe | None:
         """Measure the student on the labels of training examples, if configured."""
         session = self._session
@@ -142,6 +161,7 @@ class Measurements:
             atomic.write_text(path, text)
         if self.results.score(name, key) != score:
             self.results.add_score(name, key, score)
+            self._has_new = True
 
     def _key(self, model: str) -> str:
         """Return a digest of parameters' identity, problems and sampling."""

@@ -87,6 +87,7 @@ def _run(
     measurements.measure_frozen("start", "student")
     _train(session, run_dir, measurements, exported=exported)
     add_results(session, run_dir, measurements.scores, steps)
+    measurements.record(steps)
     measurements.results.set_finished(True)
     banner.print_end(session, run_dir, measurements.scores, time.perf_counter() - began)
     return measurements.scores

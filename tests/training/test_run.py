@@ -101,6 +101,23 @@ def test_all_files_are_written(done):
         assert stored[name]["score"]["average_at_k"] == score.average_at_k
 
 
+def test_the_scores_are_in_tensorboard(done):
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = {}
+    for path in (done.run_dir / "tensorboard").iterdir():
+        data = path.read_bytes()
+        while data:  # length [8], its checksum [4], an event, its checksum [4]
+            size = int.from_bytes(data[:8], "little")
+            event = Event.FromString(data[12 : 12 + size])
+            found |= {v.tag: (event.step, v.simple_value) for v in event.summary.value}
+            data = data[16 + size :]
+    for name, score in done.scores.items():
+        step, value = found[f"eval/average_at_k/{name}"]
+        assert (step, value) == (4, pytest.approx(100 * score.average_at_k))
+    assert {"train/loss", "train/learning_rate", "train/epoch"} <= found.keys()
+
+
 def test_target_sft_has_gamma_below_one_and_a_kl_to_the_teacher(done):
     rows = rig.metrics_of(done.run_dir)
     assert all(row["gamma"] < 1 and row["kl_teacher"] > 0 for row in rows)
