@@ -62,9 +62,11 @@ def _write(folder, shape, pairs, kind="jsonl"):
     path = folder / f"rows.{kind}"
     if kind == "parquet":
         tables.write_parquet(path, rows)
+    elif kind == "json":
+        path.write_text(json.dumps(rows, indent=2))
     else:
         path.write_text("\n".join(map(json.dumps, rows)))
-    return DataConfig(source=kind, path=str(path))
+    return DataConfig(path=str(path))
 
 
 def test_every_shape_has_rows_above():
@@ -88,15 +90,22 @@ def _fingerprint(config):
     return dataset.fingerprint
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.fixture(scope="module")
+def expected(gsm8k, tmp_path_factory):
+    """Fingerprint of the tokens of `messages`."""
+    return _fingerprint(_write(tmp_path_factory.mktemp("rows"), "messages", gsm8k))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
 @pytest.mark.parametrize("shape", ROWS)
-def test_real_rows_of_every_shape_are_the_same_tokens(shape, kind, gsm8k, tmp_path):
-    (tmp_path / "messages").mkdir()
-    messages = _write(tmp_path / "messages", "messages", gsm8k)
+def test_real_rows_of_every_shape_are_the_same_tokens(
+    shape, kind, gsm8k, expected, tmp_path
+):
     config = _write(tmp_path, shape, gsm8k, kind)
-    assert _fingerprint(config) == _fingerprint(messages)
-    explicit = dataclasses.replace(config, format=shape.partition(",")[0])
-    assert _fingerprint(explicit) == _fingerprint(messages)
+    assert _fingerprint(config) == expected
+    if kind == "jsonl":
+        explicit = dataclasses.replace(config, format=shape.partition(",")[0])
+        assert _fingerprint(explicit) == expected
 
 
 @pytest.mark.parametrize("shape", ROWS)

@@ -148,5 +148,5 @@ def test_one_number_per_token_is_compared_with_all_tokens():
 def test_batches_are_limited_by_their_characters(monkeypatch):
     monkeypatch.setattr(chat, "_BATCH_CHARACTERS", 50)
     items = [record("q", "a" * 20) for _ in range(10)]
-    batches = list(chat._batches(chat._Rendered(r, "x" * 20, []) for r in items))
+    batches = list(chat._batches(chat._Rendered(r, "x" * 20, [], None) for r in items))
     assert [len(batch) for batch in batches] == [3, 3, 3, 1]

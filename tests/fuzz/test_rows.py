@@ -26,6 +26,7 @@ CHAT = {
         {"role": "assistant", "content": "6"},
     ]
 }
+ALPACA = {"instruction": "Add.", "input": "2+2", "output": "4"}
 FIELDS = FieldMap(prompt="{question}\n{options.A}", response="answer")
 # Values other than text, numbers and lists of these.
 NO_TEXT = (None, {}, {"text": "4"}, [{}], [None], [["4", {}]], "", " \n\t", [], [""])
@@ -88,6 +89,48 @@ def _bad_chats():
                 yield {"messages": _with(turns, place, turn | {"content": text})}
 
 
+def _bad_sharegpt():
+    """The same conversations with the names of ShareGPT, of which some are speakers."""
+    for row in _bad_chats():
+        turns = row.get("messages")
+        # "human" is a speaker of ShareGPT.
+        if '"human"' not in json.dumps(turns):
+            yield _sharegpt(row)
+
+
+def _sharegpt(row):
+    names = {"user": "human", "assistant": "gpt"}
+
+    def renamed(turn):
+        if not isinstance(turn, dict):
+            return turn
+        turn = dict(turn)
+        if "role" in turn:
+            role = turn.pop("role")
+            turn["from"] = names.get(role, role) if isinstance(role, str) else role
+        if "content" in turn:
+            turn["value"] = turn.pop("content")
+        return turn
+
+    turns = row.get("messages", ...)
+    if turns is ...:
+        return {}
+    as_list = isinstance(turns, list)
+    return {"conversations": [*map(renamed, turns)] if as_list else turns}
+
+
+def _bad_alpaca():
+    for name in ("instruction", "output"):
+        yield {k: v for k, v in ALPACA.items() if k != name}
+        for value in NO_TEXT:
+            # Without an instruction, the input is the prompt.
+            yield ALPACA | {name: value, "input": ""}
+    for value in ({}, {"text": "4"}, [{}], [None]):
+        yield ALPACA | {"input": value}
+    for token in ("<|end|>", "<|assistant|>"):
+        yield from (ALPACA | {name: f"say {token}"} for name in ALPACA)
+
+
 def _with(turns, place, turn):
     return [*turns[:place], turn, *turns[place + 1 :]]
 
@@ -127,6 +170,8 @@ def _files(kind):
     bad, good, fields = {
         "questions": (_bad_questions(), GOOD, FIELDS),
         "chats": (_bad_chats(), CHAT, FieldMap()),
+        "sharegpt": (_bad_sharegpt(), _sharegpt(CHAT), FieldMap()),
+        "alpaca": (_bad_alpaca(), ALPACA, FieldMap()),
     }[kind]
     return [json.dumps(row).encode() for row in bad], json.dumps(good).encode(), fields
 
@@ -137,7 +182,7 @@ def _config(path, fields, **more):
     )
 
 
-@pytest.mark.parametrize("kind", ["questions", "chats", "lines"])
+@pytest.mark.parametrize("kind", ["questions", "chats", "sharegpt", "alpaca", "lines"])
 def test_skipped_rows_are_counted_and_all_others_are_used(
     kind, tmp_path, count, confined
 ):
@@ -156,7 +201,7 @@ def test_skipped_rows_are_counted_and_all_others_are_used(
         count(f"rows ({kind})", "skipped and counted")
 
 
-@pytest.mark.parametrize("kind", ["questions", "chats", "lines"])
+@pytest.mark.parametrize("kind", ["questions", "chats", "sharegpt", "alpaca", "lines"])
 def test_each_ends_the_run_with_its_file_and_line(kind, tmp_path, count, confined):
     bad, good, fields = _files(kind)
     tokenizer = byte_tokenizer()
