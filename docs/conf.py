@@ -62,8 +62,7 @@ napoleon_use_rtype = False
 nitpick_ignore_regex = [
     ("py:.*", r"(jax|jaxlib|numpy|np|collections|typing|pathlib|types)\b.*"),
     ("py:class", r"(optional|callable|Callable|Array|ArrayLike|Any|function)"),
-    ("py:class", r"targetsft_jax\.(data|keys|loss\.fused|targets\.rows)\..*"),
-    ("py:class", r"targetsft_jax\.planning\.hlo\.(buffers|collectives|products)\..*"),
+    ("py:class", r"targetsft_jax\..*"),
     ("py:exc", "UsageError"),
 ]
 
