@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from targetsft_jax.command import UsageError
 from targetsft_jax.evaluation.backends.backend import Work
 from targetsft_jax.evaluation.backends.vllm import Vllm
 from targetsft_jax.generation.sampling import SamplingSettings
@@ -42,5 +41,5 @@ def test_prompts_are_token_ids_with_a_seed_per_sample(monkeypatch):
 
 def test_without_vllm_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(UsageError, match=r"targetsft-jax\[vllm\]"):
+    with pytest.raises(ValueError, match=r"targetsft-jax\[vllm\]"):
         Vllm("folder", [], "auto").complete([Work("p", [4], range(1))], None, 0)
