@@ -77,7 +77,7 @@ class Controls {
       usesEta ? `η = ${eta}` : `${name} has no η`,
     );
     byId("formula").replaceChildren(
-      element("b", {}, formula(method.title ?? name)),
+      element("b", {}, method.title ? formula(method.title) : name),
       ...this._formula(method),
     );
   }

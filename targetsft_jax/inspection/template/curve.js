@@ -330,7 +330,7 @@ class CurveChart {
     }
     this.caption.replaceChildren(formula(`Values at p_y = ${figure(p)}`));
     const names = this.visibleNames().reverse();
-    const head = ["", "g label", "g other", "Q label", "Q other"].map((text) =>
+    const head = ["g label", "g other", "Q label", "Q other"].map((text) =>
       element("th", { scope: "col" }, text),
     );
     const rows = names.map((name) => {
@@ -350,7 +350,7 @@ class CurveChart {
       );
     });
     this.table.replaceChildren(
-      element("thead", {}, element("tr", {}, ...head)),
+      element("thead", {}, element("tr", {}, element("td"), ...head)),
       element("tbody", {}, ...rows),
     );
   }

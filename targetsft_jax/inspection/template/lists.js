@@ -135,7 +135,7 @@ class Lists {
         element(
           "span",
           { class: "where" },
-          element("span", { class: "lead" }, before.slice(-18)),
+          element("span", { class: "context" }, before.slice(-18)),
           element("mark", {}, visible(model.text(token)).replace(/^␣/, " ")),
         ),
         element(

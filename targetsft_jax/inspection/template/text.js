@@ -104,7 +104,7 @@ class TextView {
       if (ends || size >= 2 * CHUNK) close();
     }
     if (html) close();
-    const heading = `<h3>${escapeHtml(row.source)}</h3>`;
+    const heading = `<h2 class="source">${escapeHtml(row.source)}</h2>`;
     return `<section class="row">${heading}${chunks.join("")}</section>`;
   }
 
