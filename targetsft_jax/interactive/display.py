@@ -47,7 +47,8 @@ def plain(table: "TokenTable") -> str:
     ]
     heads = [column.label for column in table.columns]
     widths = [max(map(cell_len, [h, *c])) for h, c in zip(heads, cells)]
-    lines = [table.title, _line("token".ljust(_width(table)), heads, widths, "largest")]
+    token = "token".ljust(_width(table))
+    lines = [table.title, _line(token, heads, widths, table.top_label)]
     for i in shown:
         numbers = [column[i] for column in cells]
         lines.append(_line(tokens[i], numbers, widths, _top(table.top[i])))
@@ -81,7 +82,7 @@ def html(table: "TokenTable") -> str:
         f"<div><p><b>{_escape(table.title)}</b></p>"
         f'<div style="white-space:pre-wrap;line-height:1.7">{"".join(parts)}</div>'
         f'<p style="opacity:.75">{legend}</p>'
-        f"<table><thead><tr><th>token</th>{heads}<th>largest</th></tr></thead>"
+        f"<table><thead><tr><th>token</th>{heads}<th>{table.top_label}</th></tr></thead>"
         f"<tbody>{body}</tbody></table></div>"
     )
 
@@ -114,7 +115,12 @@ def _row(table: "TokenTable", i: int) -> str:
     cells = [f"<code>{_escape(_quoted(table.tokens[i]))}</code>"]
     cells += [_number(getattr(table, column.name)[i]) for column in table.columns]
     cells.append(_escape(_top(table.top[i])))
-    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    # Left: notebooks align cells to the right.
+    sides = ["left", *["right"] * len(table.columns), "left"]
+    row = "".join(
+        f'<td style="text-align:{side}">{cell}</td>' for side, cell in zip(sides, cells)
+    )
+    return f"<tr>{row}</tr>"
 
 
 def _coloured(table: "TokenTable", i: int, token: str, value: float) -> str:
@@ -132,7 +138,8 @@ def _faint(text: str) -> str:
 
 
 def _swatch(value: float) -> str:
-    return f'<span style="background:{_colour(value)}">&nbsp;&nbsp;&nbsp;</span>'
+    style = f"background:{_colour(value)};border:1px solid rgba(128,128,128,.6)"
+    return f'<span style="{style}">&nbsp;&nbsp;&nbsp;</span>'
 
 
 def _colour(value: float) -> str:

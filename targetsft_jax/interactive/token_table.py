@@ -52,6 +52,9 @@ class TokenTable:
     columns: ClassVar[Sequence[Column]] = ()
     """Columns of the display; the first colours the text and orders the doubts."""
 
+    top_label: ClassVar[str] = "largest"
+    """Heading of the largest entries."""
+
     @property
     def title(self) -> str:
         """One line with means."""
@@ -97,6 +100,7 @@ class ScoreTable(TokenTable):
         Column("logprob", "log p_y", "its logarithm"),
         Column("entropy", "H", "entropy of the distribution, in nats"),
     )
+    top_label: ClassVar[str] = "most probable"
 
     @classmethod
     def of(
@@ -155,6 +159,7 @@ class TargetTable(TokenTable):
         Column("strength", "A", "strength, a + b"),
         Column("negative_mass", "Q<0", "mass of the target below 0"),
     )
+    top_label: ClassVar[str] = "largest of Q"
 
     @classmethod
     def of(
@@ -172,8 +177,15 @@ class TargetTable(TokenTable):
             arrays["top_prob"],
             tokenizer,
         )
-        names = [name for name in cls.__annotations__ if name in arrays]
-        return cls(*parts, _named(plan), *(arrays[name] for name in names))
+        return cls(
+            *parts,
+            method=_named(plan),
+            gamma=arrays["gamma"],
+            label_prob=arrays["label_prob"],
+            label_target=arrays["label_target"],
+            strength=arrays["strength"],
+            negative_mass=arrays["negative_mass"],
+        )
 
     @property
     def title(self) -> str:

@@ -49,7 +49,7 @@ def test_a_file_of_rows(run, model, tmp_path):
     ]
     file, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
     file.write_text("\n\n".join(map(json.dumps, rows)) + "\n")
-    options = ["--samples", "2", "--batch_size", "2", "--temperature", "1"]
+    options = ["--samples", "2", "--batch_size", "1", "--temperature", "1"]
     code, printed, error = run("--file", file, "--out", out, *options)
     assert code == 0 and printed == f"6 completions written to {out}\n"
     assert "6 of 6 completions reached --max_new_tokens 8" in error
