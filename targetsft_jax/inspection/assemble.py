@@ -2,6 +2,7 @@
 
 import datetime
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,7 +79,7 @@ def page_of(
     texts, special = token_texts(tokenizer, ids.tolist()), special_ids(tokenizer)
     header = {
         "format": FORMAT,
-        "title": f"{names[STUDENT]} on {rows.source}",
+        "title": f"{_short(names[STUDENT])}, {rows.source}",
         "provenance": _provenance(names, models, rows),
         "vocabulary_size": len(tokenizer),
         "texts": [texts[id] for id in ids.tolist()],
@@ -102,7 +103,7 @@ def page_of(
 
 def default_eta(method: PageMethod) -> float:
     """η of the configuration's own method, where it has one; else ½."""
-    if method.refusal is None and method.is_guided and method.mix is not None:
+    if method.is_guided and method.mix is not None:
         return round(float(method.mix[1]), 6)
     return _ETA
 
@@ -152,6 +153,11 @@ def _provenance(
         "versions": installed_versions(MODEL),
         "created": f"{now:%Y-%m-%d %H:%M} UTC",
     }
+
+
+def _short(model: str) -> str:
+    """Last two parts of a model's path, such as Qwen/Qwen2.5-0.5B or runs/mine."""
+    return "/".join(PurePath(model).parts[-2:]).lstrip("/")
 
 
 def _row_ranges(rows: PageRows) -> list[dict[str, Any]]:

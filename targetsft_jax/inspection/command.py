@@ -77,24 +77,24 @@ def read_request(arguments: Sequence[str], options: PageOptions) -> Request:
         UsageError: an option or key is unknown, or cannot be used.
         SystemExit: after `--help`.
     """
-    run_dir = None if options.run is None else RunDir(user_path(options.run))
-    student = None
-    if run_dir is not None:
+    words, out = list(arguments), Path("inspect.html")
+    if options.run is not None:
+        run_dir = RunDir(user_path(options.run))
         if not run_dir.config.is_file():
             raise UsageError(
-                f"--run {run_dir.path} has no config.yaml; expected a run directory"
+                f"--run {options.run} has no config.yaml; expected a run directory"
             )
-        student = str(run_dir.path)
+        words, out = ["--run", options.run, *words], run_dir.inspect
         arguments = ["--config", str(run_dir.config), *arguments]
     rows = options.rows
     if rows is None and options.rows_from is None:
         rows = ROWS
     return Request(
         read_config(arguments, options.rows_from),
-        Selection(student, options.before),
+        Selection(options.run, options.before),
         rows,
-        options.out or (Path("inspect.html") if run_dir is None else run_dir.inspect),
-        " ".join(arguments),
+        options.out or out,
+        " ".join(words),
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from targetsft_jax.config.schema import PolicyConfig
 from targetsft_jax.data.chat import Example
 from targetsft_jax.inspection.measure import Arrays, Meter
-from targetsft_jax.inspection.method_inputs import STUDENT, PageMethod
+from targetsft_jax.inspection.method_inputs import BEFORE, STUDENT, PageMethod
 from targetsft_jax.inspection.models import Models
 from targetsft_jax.inspection.page_data import PADDING
 from targetsft_jax.inspection.rounding import rounded, rounded_logs
@@ -42,6 +42,7 @@ def measure_rows(
     meter = Meter(methods, eta_stops)
     rows = [_measure_row(example, models, meter, vocab_size) for example in examples]
     arrays = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    _check_finite(arrays, models.roles)
     counts = [len(row["candidate"]) for row in rows]
     segments = np.repeat(np.arange(len(rows), dtype=np.int32), counts)
     for method in filter(needs_trajectory, methods):
@@ -71,6 +72,20 @@ def _measure_row(
         blocks += meter.blocks(logits, inside - start, labels, columns)
         start += size
     return {name: np.concatenate([b[name] for b in blocks]) for name in blocks[0]}
+
+
+def _check_finite(arrays: Arrays, roles: Sequence[str]) -> None:
+    """Refuse a model whose logits are not numbers, of which a page has nothing."""
+    for role in roles:
+        logprob = arrays[f"logprob_{role}"][:, 0]
+        count = int((~np.isfinite(logprob)).sum())
+        if count:
+            model = "earlier model" if role == BEFORE else role
+            raise ValueError(
+                f"the logits of the {model} are not numbers at {count:,} of "
+                f"{len(logprob):,} trained tokens; check its weights, or set "
+                "train.dtype to float32"
+            )
 
 
 def compact(arrays: Arrays) -> Arrays:

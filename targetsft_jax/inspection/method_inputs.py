@@ -52,7 +52,9 @@ class PageMethod:
 
     @functools.cached_property
     def mix(self) -> Mix | None:
-        """(α, β) of the alternative; None without one, or where scores define it."""
+        """(α, β) of T; None without one, where scores define it, or if refused."""
+        if self.refusal is not None:
+            return None
         columns = [name for name in self.sources if name not in SECOND_MODELS]
         one_token = jnp.zeros(1, jnp.float32)
         return self.method.mix_of(dict.fromkeys(columns, one_token), **self.hyper)

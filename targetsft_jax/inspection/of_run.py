@@ -30,10 +30,10 @@ def write_page_of_run(config: Config) -> None:
     try:
         request = Request(
             config=read_sections(config),
-            selection=Selection(student=str(run_dir.path)),
+            selection=Selection(student=config.run_dir),
             rows=rows,
             out=run_dir.inspect,
-            name=f"--config {run_dir.config}",
+            name=f"--run {config.run_dir}",
         )
         write_page(request)
     except Exception as error:  # noqa: BLE001

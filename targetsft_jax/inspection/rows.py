@@ -178,6 +178,9 @@ def _check_size(examples: Sequence[Example]) -> None:
 
 
 def _describe(data: DataConfig, count: int, rows: int | None) -> str:
-    names = ", ".join(source_name(source) for source in sources(data))
+    names = ", ".join(
+        "the generated problems" if source.kind == "synthetic" else source_name(source)
+        for source in sources(data)
+    )
     which = "all" if rows is None else "the first"
     return f"{which} {count:,} examples of {names}"

@@ -2,10 +2,16 @@
 
 import shutil
 
+import jax
+import numpy as np
+import pytest
+from support import rig
 from support.inspected import keys_of
 from support.page_target import entry_of
 from support.pages_read import data_of
 
+from targetsft_jax.data.tokenizer import byte_tokenizer
+from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.inspect import main
 from targetsft_jax.inspection import command, rows
 
@@ -100,3 +106,15 @@ def test_another_tokenizer_is_refused(models, rows_file, tmp_path, capsys) -> No
     file.write_text(text.replace("<|reserved_2|>", "<|another|>"))
     assert main([*keys_of(models, rows_file), "--before", str(other)]) == 1
     assert "tokenizers of the student" in capsys.readouterr().err
+
+
+def test_a_model_without_numbers_is_refused(
+    models, rows_file, tmp_path, capsys
+) -> None:
+    params = jax.tree.map(np.copy, rig.params_of(rig.STUDENT))
+    params["final_norm"][0] = np.nan
+    save_pretrained(tmp_path / "nan", rig.STUDENT, params, tokenizer=byte_tokenizer())
+    before = ["--before", str(tmp_path / "nan"), "--target.eta", "0.3"]
+    with pytest.warns(UserWarning, match="NaN"):
+        assert main([*keys_of(models, rows_file), *before]) == 1
+    assert "the logits of the earlier model are not numbers" in error_of(capsys)
