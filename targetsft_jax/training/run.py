@@ -106,10 +106,11 @@ def _changed_length(
         return ""
     newest, train = trained[-1], config.train
     if steps < newest:
-        name = "train.epochs" if train.steps is None else "train.steps"
+        found = f"train.steps is {train.steps}"
+        if train.steps is None:
+            found = f"train.epochs is {train.epochs:g}, which is {steps} steps,"
         raise ConfigError(
-            f"{name} is {getattr(train, name.rpartition('.')[2]):g}, which is {steps} "
-            f"steps, and {run_dir.path} has checkpoint {newest}; expected at least "
+            f"{found} and {run_dir.path} has checkpoint {newest}; expected at least "
             f"{newest} steps, or another run_dir"
         )
     try:

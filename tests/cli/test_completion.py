@@ -72,7 +72,7 @@ CASES = [
     (["convert", "to-"], {"to-hf", "to-peft"}),
     (["convert", "to-hf", "--max"], {"--max-shard-size"}),
     (["convert", "to-hf", "--dtype", "bf"], {"bfloat16"}),
-    (["configs", "cp", "compare/p"], {"compare/plane"}),
+    (["configs", "cp", "compare/pl"], {"compare/plane"}),
     (["completion", "b"], {"bash"}),
 ]
 
