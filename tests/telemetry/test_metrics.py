@@ -22,7 +22,6 @@ from targetsft_jax.telemetry.metrics import (
 )
 from targetsft_jax.telemetry.progress import Progress
 
-
 NOT_OF_A_STEP = {"labels_outside"}
 """Metrics of the loss that the step removes: its labels are in the vocabulary."""
 
