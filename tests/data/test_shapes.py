@@ -99,7 +99,11 @@ def expected(gsm8k, tmp_path_factory):
 @pytest.mark.parametrize(
     "shape, kind",
     [(shape, "jsonl") for shape in ROWS]
-    + [(shape, kind) for shape in SHAPES.keys() & ROWS for kind in ("json", "parquet")],
+    + [
+        (shape, kind)
+        for shape in sorted({*SHAPES} & {*ROWS})
+        for kind in ("json", "parquet")
+    ],
 )
 def test_real_rows_of_every_shape_are_the_same_tokens(
     shape, kind, gsm8k, expected, tmp_path
