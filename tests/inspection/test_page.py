@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ HTML = render(PAGE)
 TOKEN, LABELS, LOGITS = random_logits()
 TRAINED = np.flatnonzero(PAGE.arrays["trained"])
 METHODS = [m for m in PAGE.header["methods"] if m["refusal"] is None]
+ROOT = Path(__file__).resolve().parents[2]
 VIEWS = ("text", "compare", "curves", "about")
 
 
@@ -141,6 +143,14 @@ def test_the_menu_recolours_the_text(show) -> None:
     p = np.exp(PAGE.arrays["logprob_student"][:, 0])
     np.testing.assert_allclose(levels(), p * (palette.LEVELS - 1), atol=0.501)
     assert page.locator("#rows").get_attribute("data-ramp") == "probability"
+
+
+def test_the_documentation_has_every_colour(show) -> None:
+    page = show(HTML)
+    names = page.locator("#colour option").all_text_contents()
+    text = (ROOT / "docs" / "inspect.md").read_text(encoding="utf-8")
+    assert names[0].startswith("γ") and len(names) == 8
+    assert not [name for name in names[1:] if f"| {name} |" not in text]
 
 
 def test_a_refused_method_is_disabled_with_its_reason(show) -> None:

@@ -196,7 +196,7 @@ class Detail {
     const more = element(
       "button",
       { type: "button", class: "more", "data-more": true },
-      this.all ? "Show fewer" : `Show ${hidden} more candidates`,
+      this.all ? "Show fewer" : hidden === 1 ? "Show 1 more candidate" : `Show ${hidden} more candidates`,
     );
     return element("div", {}, table, ...(hidden ? [more] : []));
   }

@@ -100,13 +100,15 @@ class Page {
   }
 
   /** @param {Measure} scale */
-  _summarise(scale) {
-    const gamma = float32(this.model.arrays[`a_${this.method.name}`]);
-    const doubted = gamma.filter((x) => x < 0.1).length;
-    const mean = gamma.reduce((sum, x) => sum + x, 0) / Math.max(1, gamma.length);
+  _summarise({ key, values }) {
+    const defined = values.filter((x) => !Number.isNaN(x));
+    const mean = defined.reduce((sum, x) => sum + x, 0) / Math.max(1, defined.length);
+    const text = `${figure(mean)} on average over ${count(defined.length)} labels`;
+    const doubted = count(values.filter((x) => x < 0.1).length);
     byId("summary").textContent =
-      `γ is ${figure(mean)} on average over ${count(this.model.labels)} labels; ` +
-      `${count(doubted)} labels have less than 0.1.`;
+      key === "trust"
+        ? `γ is ${text}; ${doubted} labels have less than 0.1.`
+        : `It is ${text}.`;
   }
 
   _showView() {

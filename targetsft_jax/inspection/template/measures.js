@@ -39,8 +39,8 @@ const MEASURES = [
   },
   {
     key: "moved",
-    name: "½ Σ|g|, mass moved",
-    question: "How far is the target from the student?",
+    name: "mass moved",
+    question: "How far is the target from the student? ½ Σ|g|",
     ramp: "amount",
     scale: "unit",
     available: () => true,
@@ -66,8 +66,8 @@ const MEASURES = [
   },
   {
     key: "on_support",
-    name: "teacher differs, on the support",
-    question: "How far apart are student and teacher among the student’s own top tokens? In nats: what reweighting can teach.",
+    name: "on-support disagreement",
+    question: "How far is the teacher away among the student’s own top tokens? In nats.",
     ramp: "amount",
     scale: "free",
     available: (model) => model.hasTeacher,
@@ -75,8 +75,8 @@ const MEASURES = [
   },
   {
     key: "off_support",
-    name: "teacher differs, off the support",
-    question: "How much of the disagreement lies outside the student’s top tokens? In nats: what the student would not sample.",
+    name: "off-support disagreement",
+    question: "How far is the teacher away in tokens that the student would not sample? In nats.",
     ramp: "amount",
     scale: "free",
     available: (model) => model.hasTeacher,
