@@ -171,6 +171,7 @@ def test_the_slider_is_exact_on_its_stops(measured, logs, ids, is_real, eta) -> 
     np.testing.assert_allclose(result[is_real], expected[is_real], **CLOSE)
 
 
+@pytest.mark.slow
 def test_logsigmoid_gem_has_scores(models, rows_file) -> None:
     arguments = keys_of(models, rows_file, target__name="gem")
     arguments += ["--target.variant", "logsigmoid", "--teacher.path", "null"]

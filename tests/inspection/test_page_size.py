@@ -7,7 +7,7 @@ from targetsft_jax.inspection.measure_rows import compact
 from targetsft_jax.inspection.page import render
 from targetsft_jax.inspection.page_data import PADDING, PageData
 
-TOKENS, TOP, STOPS, VOCABULARY, SHOWN = 12_000, 8, 21, 49_152, 200
+TOKENS, TOP, STOPS, VOCABULARY, SHOWN = 12_000, 8, 21, 49_152, 100
 ROLES = ("student", "teacher", "before")
 
 
