@@ -314,7 +314,7 @@ def test_paths_that_do_not_exist(refused, tmp_path):
     )
     _has(refused(teacher__path="./gone"), "./gone does not exist", "hub id")
     (tmp_path / "empty").mkdir()
-    _has(refused(student__path=tmp_path / "empty"), "config.json does not exist")
+    _has(refused(student__path=tmp_path / "empty"), "is not a model: no config.json")
 
 
 def test_a_hub_id_without_network(refused):
