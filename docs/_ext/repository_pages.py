@@ -37,7 +37,9 @@ def _copy(docs: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for path in sorted((docs.parent / "examples").glob("*.ipynb")):
-        shutil.copy2(path, folder)
+        text = path.read_text(encoding="utf-8")
+        text = _relinked(text, path.parent, folder, docs)
+        (folder / path.name).write_text(text, encoding="utf-8")
 
 
 def _replace(app: Sphinx, name: str, source: list[str]) -> None:
@@ -50,15 +52,21 @@ def _replace(app: Sphinx, name: str, source: list[str]) -> None:
         source[0] = path.read_text(encoding="utf-8")
         app.env.note_dependency(str(path))
     page = Path(app.env.doc2path(name)).parent
-    source[0] = _LINK.sub(
-        lambda match: _target(match[1], path.parent, page, docs) + (match[2] or ""),
-        source[0],
+    source[0] = _relinked(source[0], path.parent, page, docs)
+
+
+def _relinked(text: str, origin: Path, page: Path, docs: Path) -> str:
+    """A text with the links of a file in `origin`, for a page in the folder `page`."""
+    return _LINK.sub(
+        lambda match: _target(match[1], origin, page, docs) + (match[2] or ""), text
     )
 
 
 def _target(link: str, origin: Path, page: Path, docs: Path) -> str:
     """A link of a file in `origin`, as a link of a page in the folder `page`."""
     path = Path(os.path.normpath(origin / link))
+    if not path.exists():
+        return link  # such as `table[key](value)` in code
     for name, file in PAGES.items():
         if path == docs.parent / file:
             path = docs / f"{name}.md"
