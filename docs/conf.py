@@ -62,7 +62,8 @@ napoleon_use_rtype = False
 # entry.
 nitpick_ignore_regex = [
     ("py:.*", r"(jax|jaxlib|numpy|np|collections|typing|pathlib|types)\b.*"),
-    ("py:class", r"(optional|callable|Callable|Array|ArrayLike|Any|function|PreTrainedTokenizerBase)"),
+    ("py:class", r"(optional|callable|Callable|Array|ArrayLike|Any|function)"),
+    ("py:class", "PreTrainedTokenizerBase"),
     ("py:class", r"targetsft_jax\..*"),
     ("py:class", "PreTrainedTokenizerBase"),
     ("py:exc", "UsageError"),
