@@ -24,10 +24,15 @@ from targetsft_jax.storage.run_dir import RunDir
 
 
 @contextlib.contextmanager
-def claim(run_dir: RunDir, config: Config) -> Iterator[None]:
+def claim(run_dir: RunDir, config: Config, *, extend: bool = True) -> Iterator[None]:
     """Own a run directory inside the block: new, or a run of this configuration.
 
     The primary process holds the lock; all processes share its verdict.
+
+    Args:
+        run_dir: the directory.
+        config: configuration of the run.
+        extend: False to refuse another number of steps.
 
     Raises:
         ConfigError: the directory has files of another run or of other origin, it is
@@ -45,7 +50,7 @@ def claim(run_dir: RunDir, config: Config) -> Iterator[None]:
                         f"{run_dir.path} is on a file system without locks: do not "
                         "start a second run in it"
                     )
-                _check_run(run_dir, config)
+                _check_run(run_dir, config, extend)
             except (ConfigError, ValueError, OSError) as raised:
                 error = raised
         reason = processes.gather_text(str(error or ""))[0]
@@ -67,7 +72,7 @@ def write_config(run_dir: RunDir, config: Config) -> None:
     signed_text.write(path, to_yaml(config))
 
 
-def _check_run(run_dir: RunDir, config: Config) -> None:
+def _check_run(run_dir: RunDir, config: Config, extend: bool) -> None:
     """Raise ConfigError unless the directory is new or has a run of the configuration.
 
     A configuration is known from RUN/config.yaml, from each checkpoint, or both.
@@ -95,7 +100,7 @@ def _check_run(run_dir: RunDir, config: Config) -> None:
             "or choose another run_dir"
         )
     for name, tree in known.items():
-        if changed := changed_keys(tree, config):
+        if changed := changed_keys(tree, config, extend=extend):
             raise ConfigError(
                 f"{run_dir.path} was started with a different configuration ({name}) "
                 "and cannot be resumed:\n  "

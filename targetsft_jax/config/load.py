@@ -92,8 +92,6 @@ def parse_silently(arguments: Sequence[str]) -> tuple[Config, str]:
                 switch.read_argument(key)
         except UnknownKey as error:
             raise ConfigError(_explain(error.path)) from None
-        except ConfigError as error:
-            raise ConfigError(f"{error}\nSee --help for all keys.") from None
     tree, left_out = switch.apply(tree)
     return build(Config, tree), left_out
 
@@ -235,7 +233,9 @@ def _explain(unknown: str) -> str:
         return f"{unknown} was removed: {REMOVED_KEYS[unknown]}"
     nearest = _nearest(unknown[:100])
     suggestion = f"\nDid you mean {nearest}?" if nearest else ""
-    return f"{shown_name(unknown)} is not a key{suggestion}\nSee --help for all keys."
+    return (
+        f"{shown_name(unknown)} is not a key{suggestion}\nSee --help all for all keys."
+    )
 
 
 def _nearest(unknown: str) -> str | None:

@@ -13,16 +13,22 @@ from targetsft_jax.config.schema import Config, RoleConfig
 from targetsft_jax.keys import resumable_keys, shown, shown_name
 from targetsft_jax.storage.run_dir import RunDir
 
+LENGTH = ("train.steps", "train.epochs")
+"""Keys of the length of a training, which a resume may change: the run is extended."""
 
-def changed_keys(before: Mapping[str, Any], after: Config) -> list[str]:
+
+def changed_keys(
+    before: Mapping[str, Any], after: Config, *, extend: bool = True
+) -> list[str]:
     """List the changed keys that a resume may not change: `KEY: was A, is B`.
 
     Args:
         before: tree stored in the run directory. Renamed keys are read under their
             new names; a key added since then has its default.
         after: configuration of the resume.
+        extend: False if the length may not change either.
     """
-    free = tuple(resumable_keys(Config))
+    free = tuple(k for k in resumable_keys(Config) if extend or k not in LENGTH)
     return [
         f"{shown_name(key)}: was {shown(old)}, is {shown(new)}"
         for key, (old, new) in _differences(before, after).items()

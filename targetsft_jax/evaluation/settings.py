@@ -141,7 +141,7 @@ def parse(arguments: Sequence[str]) -> EvaluateConfig:
         try:
             tree = override(EvaluateConfig, tree, name, value)
         except UnknownKey as error:
-            raise ConfigError(f"{error}\nSee --help for all keys.") from None
+            raise ConfigError(f"{error}\nSee --help all for all keys.") from None
     config: EvaluateConfig = build(EvaluateConfig, tree)
     messages = (m for m in refusals(config) if not m.startswith("benchmarks is ''"))
     for message in messages:

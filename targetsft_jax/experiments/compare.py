@@ -62,7 +62,7 @@ class Runner:
         began = time.perf_counter()
         try:
             with _output_to(_beside(cell, ".log")):
-                scores = run(cell.config, self.shared)
+                scores = run(cell.config, self.shared, extend=False)
         except UsageError:
             raise
         except ValueError as error:
@@ -154,7 +154,7 @@ def finished_scores(config: Config) -> dict[str, AverageAtK] | None:
         for key, value in current.items()
         if key != "data"
     )
-    if changed_keys(before, config) or not same_evaluation:
+    if changed_keys(before, config, extend=False) or not same_evaluation:
         return None
     return results.scores()
 

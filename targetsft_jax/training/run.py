@@ -32,12 +32,16 @@ from targetsft_jax.training.optimizer import learning_rate
 from targetsft_jax.training.session import Session, Shared, open_session
 
 
-def run(config: Config, shared: Shared | None = None) -> dict[str, AverageAtK]:
+def run(
+    config: Config, shared: Shared | None = None, *, extend: bool = True
+) -> dict[str, AverageAtK]:
     """Train, evaluate and export as configured; completed stages are skipped.
 
     Args:
         config: validated configuration.
         shared: frozen parameters and scores of earlier runs in this process.
+        extend: False to refuse another number of steps than that of a stored run: its
+            schedules were those of the other number.
 
     Returns:
         Model name -> score; empty without evaluation.
@@ -51,7 +55,7 @@ def run(config: Config, shared: Shared | None = None) -> dict[str, AverageAtK]:
     run_dir = RunDir(user_path(config.run_dir))
     with RaisedSignals():
         try:
-            with claim(run_dir, config):
+            with claim(run_dir, config, extend=extend):
                 return _run(config, run_dir, shared)
         except Stopped as stop:
             raise stop.with_details(_last_words(run_dir)) from None

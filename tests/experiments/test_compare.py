@@ -103,6 +103,12 @@ def test_cells_share_frozen_models_and_finished_cells_are_skipped(
     more = [*command, "--evaluation.samples", "2", "--dry-run"]
     assert main(more) == 0
     assert capsys.readouterr().out.count("to run  ") == 2
+    # Cells of another length would have two schedules: they are not extended.
+    longer = [*command, "--train.steps", "6"]
+    assert main([*longer, "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("to run  ") == 2
+    assert main(longer) == 2
+    assert "train.steps: was 4, is 6" in capsys.readouterr().err
 
 
 def test_a_dry_run_runs_no_cell(command, monkeypatch, capsys):
@@ -122,7 +128,7 @@ def test_a_wrong_method_is_bad_usage(command, capsys):
 def test_a_failed_cell_does_not_end_the_comparison(
     command, tmp_path, monkeypatch, capsys
 ):
-    def run(config, shared):
+    def run(config, shared, extend):
         if config.method.name == "sft":
             raise ValueError("the loss was not finite")
         return {"target_sft": _score(0.5)}
