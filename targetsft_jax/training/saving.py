@@ -5,6 +5,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+import jax
+
 from targetsft_jax.checkpoints.manager import Checkpoints
 from targetsft_jax.checkpoints.position import Position
 from targetsft_jax.checkpoints.retention import Retention, SaveTimer
@@ -41,6 +43,10 @@ def check_keep_best(config: Config) -> None:
             f"train.keep_best is {shown(name)}; expected one of {', '.join(names)}, or "
             "null"
         )
+
+
+BACKGROUND_BYTES = 2**28
+"""Largest state on CPUs that is saved in the background."""
 
 
 class Saver:
@@ -111,6 +117,8 @@ class Saver:
                 )
             else:
                 self._errors += self._checkpoints.save(arrays, position, metrics)
+                if _is_copied(arrays):
+                    self._errors += self._checkpoints.wait()
 
     def report_errors(self) -> None:
         """Print the errors of failed saves and schedule a retry."""
@@ -131,3 +139,14 @@ class Saver:
     ) -> None:
         with self._telemetry.lost_to("save"):
             self._checkpoints.close()
+
+
+def _is_copied(arrays: Any) -> bool:
+    """True if a save in the background costs the memory of a second, large state.
+
+    On CPUs a save reads the buffers of the state, which the next step can then not
+    update in place: for the time of the save there are two states.
+    """
+    leaves = jax.tree.leaves(arrays)
+    on_cpu = any(d.platform == "cpu" for leaf in leaves[:1] for d in leaf.devices())
+    return on_cpu and sum(leaf.nbytes for leaf in leaves) > BACKGROUND_BYTES
