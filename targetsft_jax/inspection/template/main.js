@@ -28,6 +28,10 @@ class Page {
     // The lists would push the text off a small window.
     const isNarrow = matchMedia("(max-width: 75rem)").matches;
     /** @type {HTMLDetailsElement} */ (byId("where")).open = !isNarrow;
+    const bar = byId("bar");
+    new ResizeObserver(() => {
+      document.documentElement.style.setProperty("--bar", `${bar.offsetHeight}px`);
+    }).observe(bar);
     this.state.listeners.push((changed) => this.show(changed));
     this._listen();
     fillAbout(model, byId("about"));
