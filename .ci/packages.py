@@ -40,6 +40,7 @@ types of scripts are for the tests."""
 
 COMMANDS = (
     "targetsft --version",
+    "targetsft env",
     "targetsft train --config quickstart --print-config",
     "targetsft datasets list",
     "python -m pip check",
