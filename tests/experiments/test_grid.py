@@ -253,6 +253,11 @@ def test_a_repeated_key_of_a_comparison_is_refused(tmp_path):
         read_comparison(str(path), {})
 
 
+def test_a_comparison_writes_no_pages(base):
+    with pytest.raises(ConfigError, match=r"inspect\.rows is 20; expected 0"):
+        cells(Comparison(base, "runs/x", ["sft"]), ["--inspect.rows", "20"])
+
+
 def test_run_directories_of_cells_have_plain_names(base):
     (cell,) = cells(Comparison(base, "r", [{"custom": {"gamma": {"power": 0.5}}}]))
     assert re.fullmatch(r"r/[\w.=+-]+/seed0", cell.config.run_dir)
