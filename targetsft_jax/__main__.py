@@ -1,6 +1,7 @@
 """Command line `targetsft COMMAND …`: dispatch to the modules of the commands."""
 
 import argparse
+import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command of the first argument and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
+    first = next(iter(arguments), "-")
+    if first not in COMMANDS and not first.startswith("-"):
+        similar = difflib.get_close_matches(first, COMMANDS, 1)
+        hint = f"; did you mean {similar[0]}?" if similar else ""
+        parser.error(f"{first!r} is not a command{hint}")
     name = parser.parse_args(arguments[:1]).command
     if name is None:
         parser.print_help()

@@ -97,7 +97,7 @@ def test_an_unknown_command_is_bad_usage(capsys) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["trian"])
     assert exit_.value.code == 2
-    assert "'trian'" in capsys.readouterr().err
+    assert "'trian' is not a command; did you mean train?" in capsys.readouterr().err
 
 
 def test_the_package_is_a_command() -> None:

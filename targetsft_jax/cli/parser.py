@@ -1,6 +1,8 @@
 """Argument parser of commands: usage in one line, examples, topics of `--help`."""
 
 import argparse
+import difflib
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -108,6 +110,11 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and one line, and exit with code 2."""
+        wrong = re.search(r"invalid choice: '([^']+)' \(choose from (.*)\)", message)
+        if wrong is not None:
+            choices = [text.strip("' ") for text in wrong[2].split(",")]
+            similar = difflib.get_close_matches(wrong[1], choices, 1)
+            message += f". Did you mean {similar[0]}?" if similar else ""
         self.exit(2, f"usage: {self.usage}\n{self.prog}: {message}\n")
 
     def _spelling(self, text: str) -> str:

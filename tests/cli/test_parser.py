@@ -78,3 +78,10 @@ def test_invalid_arguments_are_the_usage_and_one_line(capsys):
     usage, message = capsys.readouterr().err.splitlines()
     assert usage.startswith("usage: targetsft report RUN")
     assert message.startswith("targetsft report: ") and "RUN" in message
+
+
+def test_a_misspelt_choice_suggests_the_nearest_one(capsys):
+    with pytest.raises(SystemExit) as end:
+        PARSERS["targetsft convert"].parse_args(["to-hg", "a", "b"])
+    assert end.value.code == 2
+    assert "Did you mean to-hf?" in capsys.readouterr().err
