@@ -219,10 +219,12 @@ class _Evaluation:
         config = self.config
         ends = stop_ids(self._tokenizer)
         if config.backend == "vllm":
-            if model.checkpoint is not None:
+            if model.checkpoint is not None or model.adapters is not None:
+                kind = "a checkpoint" if model.checkpoint is not None else "adapters"
                 raise UsageError(
-                    f"{model.path} is a checkpoint, which vllm cannot read; expected "
-                    "the export RUN/hf"
+                    f"{model.path} is {kind}, which vllm cannot read here; expected a "
+                    "complete model: the export RUN/hf, or the output of `convert "
+                    "to-hf`"
                 )
             return Vllm(str(model.folder), ends, config.dtype or "auto")
         if config.backend != "sampler":

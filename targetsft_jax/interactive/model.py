@@ -9,9 +9,8 @@ import jax
 from jax.sharding import Mesh
 
 from targetsft_jax.checkpoints.open import StoredModel, open_model, shared_tokenizer
-from targetsft_jax.data.chat import stop_tokens
 from targetsft_jax.data.chat_templates import with_template
-from targetsft_jax.evaluation.backends.sampler import compute_dtype
+from targetsft_jax.evaluation.backends.sampler import compute_dtype, stop_ids
 from targetsft_jax.generation.generate import Completion, generate
 from targetsft_jax.generation.stream import stream
 from targetsft_jax.generation.text_stream import completion_text, text_pieces
@@ -291,12 +290,5 @@ def load(
         kind,
         mesh,
         min(len(tokenizer), stored.config.vocab_size),
-        tuple(_stops(tokenizer)),
+        tuple(stop_ids(tokenizer)),
     )
-
-
-def _stops(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    if tokenizer.chat_template:
-        return stop_tokens(tokenizer)
-    eos = tokenizer.eos_token_id
-    return [] if eos is None else [eos]

@@ -6,11 +6,16 @@ import types
 from pathlib import Path
 
 import pytest
+from support import rig
 
 from targetsft_jax.command import Stopped
+from targetsft_jax.convert import main as convert
 from targetsft_jax.evaluate import main
 from targetsft_jax.evaluation import benchmark_run, command
+from targetsft_jax.evaluation.backends import vllm
 from targetsft_jax.evaluation.backends.sampler import Sampler
+from targetsft_jax.hf.peft import save_adapter
+from targetsft_jax.models.lora import Lora
 from targetsft_jax.storage import jsonl
 
 TEXT = """
@@ -209,6 +214,27 @@ def test_a_baseline_is_compared_on_the_same_problems(evaluate, tmp_path, capsys)
     assert "sums: +0.00 points to the baseline" in capsys.readouterr().out
     assert evaluate("--baseline", str(tmp_path / "absent"), out="again") == 2
     assert "has no completion of the problems" in capsys.readouterr().err
+
+
+def test_an_adapter_is_evaluated_merged(evaluate, folders, tmp_path, capsys):
+    """Its completions are those of the merged model, not of the base."""
+    adapted = Lora(4, 256.0, ("v", "o", "up", "down"))
+    adapters = rig.adapters_of(rig.STUDENT, adapted)
+    base = str(folders["student"])
+    adapter, merged = tmp_path / "adapter", tmp_path / "merged"
+    save_adapter(adapter, rig.STUDENT, adapters, adapted, base=base)
+    assert convert(["to-hf", str(adapter), str(merged)]) == 0
+    rows = {}
+    for name, path in (("adapter", adapter), ("merged", merged), ("base", base)):
+        assert evaluate("--model", str(path), out=f"out_{name}") == 0
+        rows[name] = _rows(tmp_path, f"out_{name}")
+    assert rows["adapter"] == rows["merged"] != rows["base"]
+    capsys.readouterr()
+    engine = types.SimpleNamespace(__version__="0")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vllm, "_import", lambda: engine)
+        code = evaluate("--model", str(adapter), "--backend", "vllm", out="other")
+    assert code == 2 and "adapter is adapters, which vllm" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
