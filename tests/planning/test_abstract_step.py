@@ -14,7 +14,10 @@ from targetsft_jax.training.optimizer import make_optimizer
 from targetsft_jax.training.state import init_state, state_shardings
 from targetsft_jax.training.step_spec import make_mesh as config_mesh
 
-SIZES = ["--train.batch_size", "8", "--data.max_length", "32"]
+SIZES = [
+    *("--train.batch_size", "8", "--data.max_length", "32"),
+    *("--data.max_dropped", "1"),  # All of its examples are longer.
+]
 
 
 def _config(*arguments):

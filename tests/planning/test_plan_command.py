@@ -87,7 +87,7 @@ def test_help_lists_the_exit_codes(capsys):
     for part in (
         "0 the step fits",
         "1 failed",
-        "2 the arguments",
+        "2 invalid arguments or configuration",
         "3 the step does not",
     ):
         assert part in text
