@@ -321,7 +321,7 @@ CONSTANT = {
 """A constant learning rate."""
 
 
-def test_an_extended_run_equals_an_uninterrupted_one(folders, tmp_path):
+def test_an_extended_run_equals_an_uninterrupted_one(folders, tmp_path, capsys):
     """4 steps, then 8: bit for bit the 8 steps of one run, exports included."""
     whole = _small(folders, tmp_path / "whole", **CONSTANT, train__steps=8)
     _run(tmp_path / "whole", whole)
@@ -338,8 +338,14 @@ def test_an_extended_run_equals_an_uninterrupted_one(folders, tmp_path):
         for name in ("whole", "parts")
     ]
     assert weights[0] == weights[1]
+    capsys.readouterr()
+    assert main([*first, "--train.steps", "6"]) == 2
+    message = capsys.readouterr().err
+    assert "train.steps is 6 and" in message
+    assert "has checkpoint 8; expected at least 8 steps" in message
 
 
+@pytest.mark.slow
 def test_extending_by_epochs_reports_the_new_schedule(folders, tmp_path, capsys):
     arguments = _small(
         folders, tmp_path / "run", target__name="sft", train__steps="null"
