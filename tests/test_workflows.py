@@ -50,8 +50,8 @@ def test_files_and_extras_of_the_commands_exist(path: Path) -> None:
         for word in shlex.split(command):
             if word.startswith(".ci/"):
                 assert (ROOT / word).is_file(), word
-        for extra in re.findall(r"\.\[(\w+)\]", command):
-            assert extra in PROJECT["optional-dependencies"]
+        for extras in re.findall(r"\.\[([\w,]+)\]", command):
+            assert set(extras.split(",")) <= set(PROJECT["optional-dependencies"])
 
 
 def test_the_matrix_has_the_supported_pythons() -> None:
