@@ -20,6 +20,7 @@ from targetsft_jax.evaluation.estimates import (
     verdict_matrix,
 )
 from targetsft_jax.evaluation.graders.grade import UNANSWERED
+from targetsft_jax.evaluation.markdown import markdown
 from targetsft_jax.evaluation.store import Row
 
 
@@ -211,22 +212,6 @@ def difference_line(name: str, estimate: Estimate) -> str:
         f"{100 * estimate.low:+.2f} to {100 * estimate.high:+.2f}, paired on "
         f"{estimate.problems} problems"
     )
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """Markdown table of a heading and rows, numbers aligned to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    rows = [
-        "| "
-        + " | ".join(
-            cell.ljust(w) if n == 0 else cell.rjust(w)
-            for n, (cell, w) in enumerate(zip(line, widths))
-        )
-        + " |"
-        for line in lines
-    ]
-    rule = ["-" * widths[0]] + ["-" * (w - 1) + ":" for w in widths[1:]]
-    return "\n".join([rows[0], "| " + " | ".join(rule) + " |", *rows[1:]])
 
 
 def _scored(rows: Sequence[Row]) -> dict[str, Estimate]:

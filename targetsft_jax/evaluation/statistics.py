@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from targetsft_jax.evaluation.estimates import average
+from targetsft_jax.evaluation.markdown import markdown
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,7 @@ def table(scores: Mapping[str, AverageAtK]) -> str:
                 str(score.problems),
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = [
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths)) + " |"
-        for row in rows
-    ]
-    rule = ["-" * widths[0]] + ["-" * (w - 1) + ":" for w in widths[1:]]
-    return "\n".join([lines[0], "| " + " | ".join(rule) + " |", *lines[1:]])
+    return markdown(rows)
 
 
 def _matrix(name: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
