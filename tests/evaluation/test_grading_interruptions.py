@@ -75,7 +75,10 @@ def test_workers_stay_between_batches_and_one_that_ended_is_replaced():
 
 def test_ctrl_c_leaves_no_worker_behind():
     program = (
+        "import signal\n"
         "from targetsft_jax.evaluation.grading import GradingRequest, grade_all\n"
+        # A suite in the background of a shell ignores it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "slow = GradingRequest('exact', '####' + '1' * 40_000_000, '3' * 40_000_000)\n"
         "grade_all([slow] * 50, workers=2, time_limit=60)\n"
     )

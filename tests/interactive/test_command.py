@@ -94,7 +94,15 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_ctrl_c_stops_the_answer_only(model, monkeypatch, capsys):
+@pytest.fixture
+def interruptible():
+    """Handler of SIGINT, which a suite in the background of a shell ignores."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+def test_ctrl_c_stops_the_answer_only(model, monkeypatch, capsys, interruptible):
     monkeypatch.setattr(sys, "stdin", Terminal())
     lines = iter(["one", "two", KeyboardInterrupt, "/quit"])
 

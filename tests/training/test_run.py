@@ -603,7 +603,7 @@ def test_an_export_never_replaces_a_model_of_the_run(folders, tmp_path, capsys, 
     arguments = _small(folders, run_dir, student__path=source)
     with pytest.MonkeyPatch.context() as patch:
         # The claim has accepted the directory, as after a stop.
-        patch.setattr(run_module, "claim", lambda *_: contextlib.nullcontext())
+        patch.setattr(run_module, "claim", lambda *_, **__: contextlib.nullcontext())
         target = source if "/" not in name else source.parent
         (run_dir / name.partition("/")[0]).symlink_to(target)
         _refused_before_training(arguments, capsys, "would replace the student")
