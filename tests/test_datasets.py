@@ -85,6 +85,13 @@ def test_preview_uses_the_students_tokenizer_and_the_evaluation(
     assert "tokens from the cache" in output and "there is no evaluation" in output
 
 
+def test_preview_needs_no_teacher(folders, tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"q": "1+1", "a": "2"}\n' * 3)
+    assert _preview(folders["student"], path, **{"target.name": "target_sft"}) == 0
+    assert "rows read            3" in capsys.readouterr().out
+
+
 def test_preview_of_unusable_data_or_keys_fails_with_its_exit_code(
     folders, tmp_path, capsys
 ):

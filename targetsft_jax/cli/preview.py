@@ -1,9 +1,12 @@
 """Preview of the rows of a run, as its configuration prepares them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from targetsft_jax.checkpoints.open import open_tokenizer
-from targetsft_jax.config.load import load
+from targetsft_jax.config.checks import validate
+from targetsft_jax.config.load import load, parse
+from targetsft_jax.config.schema import Config
 from targetsft_jax.data import preview, records
 
 
@@ -17,7 +20,7 @@ def preview_run(keys: Sequence[str], rows: int) -> None:
     Raises:
         ConfigError, ValueError, OSError: a key or a file cannot be used.
     """
-    config = load(keys)
+    config = _read(keys)
     data, n = config.evaluation.data, config.evaluation.problems or None
     preview.print_preview(
         config.data,
@@ -28,3 +31,12 @@ def preview_run(keys: Sequence[str], rows: int) -> None:
         rows=rows,
         seed=config.seed,
     )
+
+
+def _read(keys: Sequence[str]) -> Config:
+    """Configuration of a run; a teacher may be missing, since no weights are read."""
+    config = parse(keys)
+    if config.teacher.path or config.teacher.build or "--print-config" in keys:
+        return load(keys)
+    validate(replace(config, teacher=config.student))
+    return config

@@ -34,7 +34,7 @@ SETTING = (
     f"{SHARE:.0%} of the rest, and {VOCABULARY - 2} tokens that share the remainder. "
     f"The teacher gives y {TEACHER[0]:.0%} and o {TEACHER[1]:.0%}, the reference "
     f"{REFERENCE[0]:.0%} and {REFERENCE[1]:.0%}. Old policy and trajectory are those "
-    "of the student, and the token is critical"
+    "of the student, and the token is critical."
 )
 
 
