@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from targetsft_jax.checkpoints.open import StoredModel, open_model
 from targetsft_jax.command import UsageError
 from targetsft_jax.config.load import parse as parse_config
-from targetsft_jax.config.schema import ConfigError
+from targetsft_jax.config.schema import Config, ConfigError
 from targetsft_jax.data.overlap import Overlap, training_overlaps
 from targetsft_jax.evaluation import benchmarks, scores
 from targetsft_jax.evaluation.backends import Backend
@@ -37,6 +37,7 @@ from targetsft_jax.storage import atomic
 from targetsft_jax.storage.digest import json_digest
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.storage.user_path import user_path
+from targetsft_jax.telemetry.compilation_cache import use_compilation_cache
 from targetsft_jax.versions import MODEL, installed_versions
 
 if TYPE_CHECKING:
@@ -230,6 +231,7 @@ class _Evaluation:
         if config.backend != "sampler":
             return Server(config.backend, str(config.model), ends)
         print("  loading the model", flush=True)
+        use_compilation_cache(Config().cache_dir)
         return load_sampler(model, self._tokenizer, config.mesh, config.dtype)
 
     def _backend_name(self) -> str:

@@ -15,8 +15,7 @@ from targetsft_jax.interactive.model import Model, load
 from targetsft_jax.interactive.prompts import Prompt, as_prompt, read_prompts
 from targetsft_jax.interactive.text_input import check_template
 from targetsft_jax.storage import jsonl
-from targetsft_jax.storage.user_path import user_path
-from targetsft_jax.telemetry.compilation_cache import COMPILED, use_compilation_cache
+from targetsft_jax.telemetry.compilation_cache import use_compilation_cache
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def run(request: Request) -> None:
         UsageError, ValueError, OSError: an argument, model or file cannot be used.
     """
     request.check()
-    use_compilation_cache(user_path(Config().cache_dir) / COMPILED)
+    use_compilation_cache(Config().cache_dir)
     model = load(
         request.model, dtype=request.dtype, chat_template=request.chat_template
     )

@@ -12,9 +12,9 @@ from typing import Any
 import jax
 
 from targetsft_jax.storage.digest import text_digest
+from targetsft_jax.storage.user_path import user_path
 
-COMPILED = "compiled"
-"""Folder of the programs in `cache_dir`."""
+_COMPILED = "compiled"
 
 _EVENTS = {
     "/jax/compilation_cache/cache_hits": "cached",
@@ -24,14 +24,14 @@ _counts = dict.fromkeys(_EVENTS.values(), 0)
 _listens = False
 
 
-def use_compilation_cache(folder: Path) -> None:
-    """Keep the programs of this process in a folder; call it before the first one.
+def use_compilation_cache(cache_dir: str) -> None:
+    """Keep the programs of this process in a cache; call it before the first one.
 
     A folder that jax has already, by JAX_COMPILATION_CACHE_DIR, stays; with
     JAX_ENABLE_COMPILATION_CACHE=false there is none.
 
     Args:
-        folder: parent of the folder of this platform.
+        cache_dir: `cache_dir` of a run; a folder per platform is in its `compiled`.
     """
     global _listens
     if not _listens:
@@ -44,7 +44,9 @@ def use_compilation_cache(folder: Path) -> None:
     name = jax.default_backend()
     if name == "cpu":
         name = f"cpu-{text_digest(_cpu_features())[:8]}"
-    jax.config.update("jax_compilation_cache_dir", str(folder / name))
+    jax.config.update(
+        "jax_compilation_cache_dir", str(user_path(cache_dir) / _COMPILED / name)
+    )
 
 
 def program_counts() -> dict[str, int]:

@@ -17,7 +17,7 @@ from targetsft_jax.parallel.preemption import Preempted, RaisedSignals
 from targetsft_jax.storage import disk_full
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.storage.user_path import user_path
-from targetsft_jax.telemetry.compilation_cache import COMPILED, use_compilation_cache
+from targetsft_jax.telemetry.compilation_cache import use_compilation_cache
 from targetsft_jax.training import banner
 from targetsft_jax.training.export import (
     add_results,
@@ -73,7 +73,7 @@ def _run(
     config: Config, run_dir: RunDir, shared: Shared | None
 ) -> dict[str, AverageAtK]:
     began = time.perf_counter()
-    use_compilation_cache(user_path(config.cache_dir) / COMPILED)
+    use_compilation_cache(config.cache_dir)
     session = open_session(config, shared)
     processes.barrier("the run directory was read")
     measurements = Measurements(session, run_dir)
