@@ -78,6 +78,7 @@ def disturb(folder: Path, kills: int, seed: int = 0) -> Outcome:
         settings = {"train__steps": steps, "train__save_every": SAVE_EVERY}
         settings |= {"target__name": "sft", "mesh__cpu_devices": 1}
         settings |= {"train__log_every": 10**6, "data__max_length": 32}
+        settings |= {"data__max_dropped": 1}  # All examples are longer.
         arguments = rig.small_run(models, folder / name, **settings)
         arguments += ["--data.overlong", "truncate"]
         process = context.Process(target=_session, args=(arguments, folder / "output"))

@@ -1,5 +1,6 @@
 """A run killed twenty times, with damaged files between sessions."""
 
+import jax
 import pytest
 from support import kills
 
@@ -9,7 +10,8 @@ KILLS = 20
 @pytest.mark.slow
 def test_kills_at_any_moment_do_not_change_the_result(tmp_path, monkeypatch):
     """Losses and weights equal those of an uninterrupted run."""
-    # The sessions do not inherit the environment of the tests.
+    jax.devices()  # With the environment of the tests, which other tests here need.
+    # The sessions do not inherit it.
     for key in ("XLA_FLAGS", *kills.launched.environment(tmp_path)):
         monkeypatch.setenv(key, "")
         monkeypatch.delenv(key)

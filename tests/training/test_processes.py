@@ -75,7 +75,8 @@ def test_two_processes_equal_one(folders, area, alone):
         assert (area / "two" / name).read_text() == (alone / name).read_text()
     names = {path.name for path in alone.iterdir()}
     assert {path.name for path in (area / "two").iterdir()} == names
-    assert len(list((area / "two/tensorboard").iterdir())) == 1
+    # Of metrics, and of scores.
+    assert len(list((area / "two/tensorboard").iterdir())) == 2
     lines = job.printed[0].read_text().splitlines()
     assert sum(line.startswith(f"step {STEPS}/") for line in lines) == 1
 

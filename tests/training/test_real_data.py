@@ -10,13 +10,17 @@ from targetsft_jax.train import main
 CONFIGS = Path(__file__).parents[2] / "configs"
 # Most PubMedQA examples are too long to train on in seconds: only short ones.
 SETTINGS = {
-    "gsm8k_tiny": ("gsm8k/train.jsonl.gz", {"data.limit": 64, "data.max_length": 256}),
+    "gsm8k_tiny": (
+        "gsm8k/train.jsonl.gz",
+        {"data.limit": 64, "data.max_length": 256, "data.max_dropped": 1},
+    ),
     "pubmedqa_tiny": (
         "pubmedqa/pqal.jsonl.gz",
         {
             "data.limit": 250,
             "data.max_length": 832,
             "data.overlong": "drop",
+            "data.max_dropped": 1,
             "train.batch_size": 4,
             "mesh.tensor": 2,
         },
