@@ -1,5 +1,6 @@
 """Worked examples before each problem: declaration, choice and rendering."""
 
+import functools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,6 +47,11 @@ class Shot:
     turn: str
     response: str
 
+    @functools.cached_property
+    def normalised_question(self) -> str:
+        """Its question without differences of case and white space."""
+        return _normalised(self.question)
+
 
 def choose(
     pool: Sequence[Shot], few_shot: FewShot, problem: str, question: str
@@ -64,7 +70,7 @@ def choose(
         ValueError: too few other examples.
     """
     own = _normalised(question)
-    others = [shot for shot in pool if _normalised(shot.question) != own]
+    others = [shot for shot in pool if shot.normalised_question != own]
     if len(others) < few_shot.examples:
         raise ValueError(
             f"few_shot.examples is {few_shot.examples}; expected at most the "
