@@ -1,4 +1,4 @@
-"""Logits of one text, one chunk of tokens at a time: no [tokens, V] array on a device.
+"""Logits of one text in chunks of tokens, without a [tokens, V] array on a device.
 
 For inspection and scoring. Training computes its logits inside the fused loss, and
 generation those of the last token only.
