@@ -8,10 +8,14 @@ Imports `targets`, and `parallel.rules` for heads that are stored on a mesh.
 from targetsft_jax.loss.fused import fused_loss
 from targetsft_jax.loss.logprob import label_logprob
 from targetsft_jax.loss.reference import reference_loss
+from targetsft_jax.loss.second import Mixture
 from targetsft_jax.loss.sharded import MeshLayout
+from targetsft_jax.targets.top_k import TopK
 
 __all__ = [
     "MeshLayout",
+    "Mixture",
+    "TopK",
     "fused_loss",
     "label_logprob",
     "reference_loss",

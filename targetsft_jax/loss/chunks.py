@@ -20,9 +20,11 @@ import numpy as np
 from jax import Array
 
 from targetsft_jax.loss.histogram import EDGES, histogram
+from targetsft_jax.loss.second import Recipe, capped_logits, second_logits
 from targetsft_jax.loss.tile import Columns, TileRows
 from targetsft_jax.targets.method import Method
 from targetsft_jax.targets.rows import Mix, compute_dtype, zero_safe_product
+from targetsft_jax.targets.top_k import TopK
 
 TokenLoss = Callable[..., Array]
 Sums = dict[str, Array]
@@ -33,14 +35,16 @@ class Spec:
     """A loss with its hyper-parameters: a method, or a user's function.
 
     Attributes:
-        caps: soft caps by the name of their logits; "logits" are the student's.
+        cap: soft cap of the student's logits; None for no cap.
+        second: recipe of each second model by the name of its logits.
         histograms: True to add histograms of the per-token statistics.
     """
 
     method: Method | None
     function: TokenLoss | None
     hyper: Mapping[str, Any]
-    caps: Mapping[str, float] = field(default_factory=dict)
+    cap: float | None = None
+    second: Mapping[str, Recipe] = field(default_factory=dict)
     histograms: bool = False
 
 
@@ -52,14 +56,15 @@ class Batch:
     Attributes:
         labels: int, −1 for one outside the vocabulary; weights: float.
         columns: the method's per-token inputs by name.
-        second: hidden states [..., D'] of second models, by the name of their logits;
-            at most one for a method, at most two for a user's function.
+        second: sources of second models, by the name of their logits: hidden states
+            [..., D'], or stored tokens. At most one second model for a method, at most
+            two for a user's function.
     """
 
     labels: Array
     weights: Array
     columns: dict[str, Array]
-    second: dict[str, Array]
+    second: dict[str, tuple[Array | TopK, ...]]
 
 
 @jax.tree_util.register_dataclass
@@ -87,7 +92,7 @@ def chunked_loss(
     hidden: Array,
     head: Array,
     batch: Batch,
-    heads: Mapping[str, Array],
+    heads: Mapping[str, tuple[Array | None, ...]],
     *,
     chunk_size: int,
     gradients: tuple[str, ...],
@@ -100,7 +105,7 @@ def chunked_loss(
         columns: this device's columns of the vocabulary, the rows of `head`.
         hidden: [N, D]; head: [v, D], in the same dtype.
         batch: flat, [N].
-        heads: rows [v, D'] of the second models' heads.
+        heads: rows [v, D'] of each source's head; None for a stored one.
         chunk_size: tokens per chunk.
         gradients: any of "hidden" and "head", each one matmul per chunk; empty for the
             forward products F_s + F_t alone.
@@ -110,14 +115,14 @@ def chunked_loss(
     mixes = _mixes(spec, batch)
 
     def one_chunk(x: Array, part: Batch) -> tuple[Sums, Sums, Array]:
-        logits = capped_logits(x, head, spec.caps.get("logits"))
+        logits = capped_logits(x, head, spec.cap)
         second = {
-            key: capped_logits(states, heads[key], spec.caps.get(key))
-            for key, states in part.second.items()
+            key: second_logits(spec.second[key], columns, logits, sources, heads[key])
+            for key, sources in part.second.items()
         }
         sums, shares, g = _chunk(spec, columns, mixes, logits, part, second)
-        if (cap := spec.caps.get("logits")) is not None:
-            g = g * (1 - jnp.square(logits / cap))
+        if spec.cap is not None:
+            g = g * (1 - jnp.square(logits / spec.cap))
         return sums, shares, g
 
     def step(number: Array, carry: ChunkSums) -> ChunkSums:
@@ -192,12 +197,6 @@ class LiveTokens:
             return jnp.where(is_live.reshape(-1, *[1] * (leaf.ndim - 1)), values, 0)
 
         return rows, jax.tree.map(part, tree)
-
-
-def capped_logits(states: Array, head: Array, cap: float | None) -> Array:
-    """Logits [C, v] of states [C, D] and a head's rows [v, D], under a soft cap."""
-    logits = _product("cd,vd->cv", states, head)
-    return logits if cap is None else cap * jnp.tanh(logits / cap)
 
 
 def _mixes(spec: Spec, batch: Batch) -> tuple[Mix, ...]:

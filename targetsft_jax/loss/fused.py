@@ -18,9 +18,9 @@ import numpy as np
 from jax import Array
 from jax.lax import stop_gradient
 
-from targetsft_jax.keys import more_than
 from targetsft_jax.loss.chunks import Batch, Spec, TokenLoss, chunked_loss
 from targetsft_jax.loss.first_order import first_order
+from targetsft_jax.loss.second import Mixture, Source, is_soft_cap, recipe_of
 from targetsft_jax.loss.tile import Columns
 from targetsft_jax.targets.api import resolve, second_model, token_columns
 from targetsft_jax.targets.arguments import (
@@ -32,14 +32,14 @@ from targetsft_jax.targets.arguments import (
     whole_number,
 )
 from targetsft_jax.targets.inputs import SECOND_MODELS
-from targetsft_jax.targets.method import Hyper, Method
+from targetsft_jax.targets.method import Method
+from targetsft_jax.targets.top_k import TopK
 
 Metrics = dict[str, Array]
-Model = tuple[Array, Array]
+Sources = dict[str, tuple[Source, ...]]
 
 DEFAULT_CHUNK = 2048
 
-_CAP = Hyper(30.0, "Soft cap.", more_than(0), static=True)
 _DENSE = "differentiate `objective` of the logits for second derivatives"
 
 
@@ -50,8 +50,8 @@ def fused_loss(
     labels: Array,
     *,
     weights: Array | None = None,
-    teacher: Model | None = None,
-    reference: Model | None = None,
+    teacher: Source | Mixture | None = None,
+    reference: Source | Mixture | None = None,
     chunk_size: int = DEFAULT_CHUNK,
     vocab_size: int | None = None,
     logit_caps: Mapping[str, float | None] | None = None,
@@ -76,7 +76,9 @@ def fused_loss(
         weights: [...]; mask and normaliser in one, finite; a negative weight subtracts
             its token. Constant in θ. None: 1 / number of tokens, so that the loss and
             the metrics are means over all tokens.
-        teacher: (hidden [..., D_t], head [V_t, D_t]) of the teacher; constant in θ.
+        teacher: (hidden [..., D_t], head [V_t, D_t]) of the teacher; or its stored
+            `TopK` tokens, completed by the student's own tail, without a product; or a
+            `Mixture` of these. Constant in θ.
         reference: the same of the frozen reference.
         chunk_size: tokens C per chunk; C·V float32 logits exist at a time, twice as
             many with a second model. Every chunk reads both heads, so less than 1,024
@@ -121,8 +123,10 @@ def fused_loss(
     """
     chunk_size = whole_number("chunk_size", chunk_size, 1)
     hidden, head = real_array("hidden", hidden), real_array("head", head)
-    spec, second, columns = _plan(method, teacher, reference, inputs, np.shape(labels))
-    spec = replace(spec, caps=named_caps(logit_caps), histograms=histograms)
+    caps = _caps(logit_caps)
+    models = {"teacher": teacher, "reference": reference}
+    spec, second, columns = _plan(method, models, caps, inputs, np.shape(labels))
+    spec = replace(spec, cap=caps["student"], histograms=histograms)
     if weights is None:
         shape = np.shape(labels)
         weights = jnp.asarray(np.full(shape, 1 / max(1, math.prod(shape))))
@@ -132,8 +136,8 @@ def fused_loss(
     labels, weights = label_array(labels, vocabulary, counts), weight_array(weights)
     if spec.method is not None:
         columns = token_columns(spec.method, columns, labels.shape, counts)
-    states = {key: model[0] for key, model in second.items()}
-    heads = {key: model[1] for key, model in second.items()}
+    states = {key: tuple(map(_states, models)) for key, models in second.items()}
+    heads = {key: tuple(map(_head, models)) for key, models in second.items()}
     constants = (Batch(labels, weights, columns, states), heads)
     trained = ("hidden", "head") if head_gradient else ("hidden",)
     run = partial(_evaluate, spec, layout or Layout(), vocabulary, chunk_size)
@@ -217,39 +221,35 @@ class Layout:
         return count
 
 
-def named_caps(caps: Mapping[str, float | None] | None) -> dict[str, float]:
-    """Soft caps by the name of their logits; "logits" are the student's.
-
-    Raises:
-        ValueError: an unknown role, or a cap that is not a positive number.
-    """
-    keys = {
-        "student": "logits",
-        **{k.removesuffix("_logits"): k for k in SECOND_MODELS},
-    }
-    present = {role: cap for role, cap in (caps or {}).items() if cap is not None}
-    for role, cap in present.items():
-        if role not in keys or _CAP.refusal(role, cap):
-            raise ValueError(
-                f"logit_caps[{role!r}] is {cap}; expected a positive float32 number "
-                f"for one of {', '.join(keys)}"
-            )
-    return {keys[role]: float(cap) for role, cap in present.items()}
-
-
 def round_up(size: int, multiple: int) -> int:
     """The smallest multiple of `multiple` that is at least `size`."""
     return -(-size // multiple) * multiple
 
 
+def _caps(caps: Mapping[str, float | None] | None) -> dict[str, float | None]:
+    """Soft caps by role.
+
+    Raises:
+        ValueError: an unknown role, or a cap that is not a positive number.
+    """
+    roles = ("student", *(key.removesuffix("_logits") for key in SECOND_MODELS))
+    for role, cap in (caps or {}).items():
+        if role not in roles or not is_soft_cap(cap):
+            raise ValueError(
+                f"logit_caps[{role!r}] is {cap}; expected a positive float32 number "
+                f"for one of {', '.join(roles)}"
+            )
+    return dict.fromkeys(roles) | dict(caps or {})
+
+
 def _plan(
     method: str | Method | TokenLoss,
-    teacher: Model | None,
-    reference: Model | None,
+    models: Mapping[str, Source | Mixture | None],
+    caps: Mapping[str, float | None],
     inputs: Mapping[str, Any],
     tokens: tuple[int, ...],
-) -> tuple[Spec, dict[str, Model], dict[str, Array]]:
-    """The loss, its second models by logits name, and its per-token columns."""
+) -> tuple[Spec, Sources, dict[str, Array]]:
+    """The loss, sources of its second models by logits name, per-token columns."""
     for dense in SECOND_MODELS:
         if dense in inputs:
             model = dense.removesuffix("_logits")
@@ -257,34 +257,36 @@ def _plan(
                 f"{dense} is an input of `target` and `objective`; pass fused_loss "
                 f"{model}=(hidden, head) instead"
             )
-    models = {"teacher_logits": teacher, "reference_logits": reference}
-    present = {key: _model(key, x) for key, x in models.items() if x is not None}
+    present = {
+        f"{role}_logits": recipe_of(role, x, caps[role])
+        for role, x in models.items()
+        if x is not None
+    }
+    recipes = {key: recipe for key, (recipe, _) in present.items()}
+    sources = {key: models for key, (_, models) in present.items()}
     if callable(method):
         columns, hyper = _split_columns(inputs, tokens)
         columns = {key: unwrapped(key, x) for key, x in columns.items()}
-        return Spec(None, method, hyper), present, columns
-    method, arrays, hyper = resolve(method, {**inputs, **present})
+        return Spec(None, method, hyper, second=recipes), sources, columns
+    method, arrays, hyper = resolve(method, {**inputs, **sources})
     key = second_model(arrays)
-    second = {} if key is None else {key: present[key]}
+    second: Sources = {} if key is None else {key: sources[key]}
     # A hyper-parameter may be an array per token, such as target_sft's gamma.
     per_token = {k: v for k, v in hyper.items() if np.ndim(v)}
     hyper = {k: v for k, v in hyper.items() if k not in per_token}
     columns = {k: v for k, v in arrays.items() if k != key}
-    return Spec(method, None, hyper), second, {**columns, **per_token}
+    spec = Spec(method, None, hyper, second=recipes)
+    return spec, second, {**columns, **per_token}
 
 
-def _model(key: str, model: Model) -> Model:
-    """Hidden states and head of a second model."""
-    name = key.removesuffix("_logits")
-    if not isinstance(model, tuple | list) or len(model) != 2:
-        raise ValueError(f"{name} is {type(model).__name__}; expected (hidden, head)")
-    hidden, head = (real_array(f"{name}'s arrays", x) for x in model)
-    if head.ndim != 2 or hidden.shape[-1:] != head.shape[-1:]:
-        raise ValueError(
-            f"{name}'s hidden {hidden.shape} and head {head.shape} do not fit: "
-            "expected [..., D] and [V, D]"
-        )
-    return hidden, head
+def _states(source: Source) -> Array | TopK:
+    """Per-token arrays of a second model."""
+    return source if isinstance(source, TopK) else source[0]
+
+
+def _head(source: Source) -> Array | None:
+    """Head of a second model; None for a stored one."""
+    return None if isinstance(source, TopK) else source[1]
 
 
 def _split_columns(
@@ -308,15 +310,18 @@ def _evaluate(
     hidden: Array,
     head: Array,
     batch: Batch,
-    heads: Mapping[str, Array],
+    heads: Mapping[str, tuple[Array | None, ...]],
     *,
     gradients: tuple[str, ...],
 ) -> tuple[Any, ...]:
     """Loss, metrics, and the requested `gradients`."""
-    shared = min([head.shape[0], *(other.shape[0] for other in heads.values())])
+    shared = min(other.shape[0] for other in jax.tree.leaves((head, heads)))
 
     def local(
-        hidden: Array, head: Array, batch: Batch, heads: Mapping[str, Array]
+        hidden: Array,
+        head: Array,
+        batch: Batch,
+        heads: Mapping[str, tuple[Array | None, ...]],
     ) -> tuple[Any, ...]:
         columns, size = layout.columns(vocabulary, shared)
 
@@ -324,7 +329,13 @@ def _evaluate(
             # Cast before resharding: heads are communicated in the compute dtype.
             return layout.rows_in(head.astype(states.dtype), size, states.shape[-1])
 
-        rows = {key: rows_of(other, batch.second[key]) for key, other in heads.items()}
+        rows = {
+            key: tuple(
+                None if isinstance(x, TopK) or other is None else rows_of(other, x)
+                for other, x in zip(others, batch.second[key])
+            )
+            for key, others in heads.items()
+        }
         lead = batch.labels.ndim
         x, group = jax.tree.map(
             lambda leaf: leaf.reshape(-1, *leaf.shape[lead:]),
@@ -355,20 +366,21 @@ def _evaluate(
     return layout.run(local, results, hidden, head, batch, heads)
 
 
-def real_vocabulary(head: Array, second: Mapping[str, Model], real: int | None) -> int:
+def real_vocabulary(head: Array, second: Sources, real: int | None) -> int:
     """The number of real tokens among the rows that all heads share.
 
     Raises:
         ValueError: a number that is not a whole one between 1 and the shared rows.
     """
-    shared = min([head.shape[0], *(model[1].shape[0] for model in second.values())])
+    heads = [_head(source) for sources in second.values() for source in sources]
+    shared = min(other.shape[0] for other in (head, *heads) if other is not None)
     return whole_number("vocab_size", shared if real is None else real, 1, shared)
 
 
 def check_shapes(
     hidden: Array,
     head: Array,
-    second: Mapping[str, Model] = MappingProxyType({}),
+    second: Mapping[str, tuple[Source, ...]] = MappingProxyType({}),
     columns: Mapping[str, Any] = MappingProxyType({}),
     **arrays: Any,
 ) -> None:
@@ -376,7 +388,7 @@ def check_shapes(
 
     Args:
         hidden: [..., D]; head: [V, D].
-        second: hidden states [..., D'] and heads by logits name.
+        second: sources of second models by logits name.
         columns: arrays that begin with the tokens' shape.
         **arrays: arrays [...] of the tokens' shape.
     """
@@ -392,7 +404,11 @@ def check_shapes(
         )
     tokens = hidden.shape[:-1]
     shapes = {key: np.shape(x) for key, x in arrays.items()}
-    shapes |= {key: model[0].shape[:-1] for key, model in second.items()}
+    for key, sources in second.items():
+        for number, source in enumerate(map(_states, sources)):
+            name = key if len(sources) == 1 else f"{key}[{number}]"
+            of_tokens = source.shape if isinstance(source, TopK) else source.shape[:-1]
+            shapes[name] = of_tokens
     shapes |= {key: np.shape(x)[: len(tokens)] for key, x in columns.items()}
     unequal = {key: shape for key, shape in shapes.items() if shape != tokens}
     if unequal:

@@ -11,14 +11,14 @@ import numpy as np
 from jax import Array
 from jax.lax import stop_gradient
 
-from targetsft_jax.loss.chunks import Batch, LiveTokens, capped_logits
+from targetsft_jax.loss.chunks import Batch, LiveTokens
 from targetsft_jax.loss.fused import (
     DEFAULT_CHUNK,
     Layout,
     check_shapes,
-    named_caps,
     real_vocabulary,
 )
+from targetsft_jax.loss.second import capped_logits, is_soft_cap
 from targetsft_jax.loss.tile import TileRows
 from targetsft_jax.targets.arguments import (
     counted,
@@ -58,7 +58,10 @@ def label_logprob(
     """
     layout = layout or Layout()
     chunk_size = whole_number("chunk_size", chunk_size, 1)
-    cap = named_caps({"student": logit_cap}).get("logits")
+    if not is_soft_cap(logit_cap):
+        raise ValueError(
+            f"logit_cap is {logit_cap}; expected a positive float32 number, or None"
+        )
     hidden, head = real_array("hidden", hidden), real_array("head", head)
     check_shapes(hidden, head, labels=labels, mask=mask)
     vocabulary = real_vocabulary(head, {}, vocab_size)
@@ -74,7 +77,7 @@ def label_logprob(
 
         def step(number: Array, logprob: Array) -> Array:
             indices, (states, part) = live.take(number, (x, group))
-            logits = capped_logits(states, rows, cap)
+            logits = capped_logits(states, rows, logit_cap)
             values = TileRows(logits, part.labels, None, columns).log_prob
             return logprob.at[indices].set(values, mode="drop", unique_indices=True)
 

@@ -49,6 +49,23 @@ class Columns:
         statistics = iter(jnp.moveaxis(jax.lax.all_gather(stacked, self.axes), 1, 0))
         return [{key: next(statistics) for key in part} for part in parts]
 
+    def log_total(self, local: Array) -> Array:
+        """Log-sums [C] over this device's columns -> over all columns."""
+        if not self.axes:
+            return local
+        (parts,) = self.gather([{"log_sum": local}])
+        return jax.nn.logsumexp(parts["log_sum"], axis=0)
+
+    def indices(self, tile: Array) -> Array:
+        """Vocabulary index of each column of a tile: [C, v] int32."""
+        return jax.lax.broadcasted_iota(jnp.int32, tile.shape, 1) + self.first
+
+    def blanked(self, tile: Array) -> Array:
+        """A tile [C, v] with −inf in the columns past the vocabulary."""
+        if not self.padded:
+            return tile
+        return jnp.where(self.indices(tile) < self.vocabulary, tile, -jnp.inf)
+
     def full_rows(self, tile: Array) -> Array:
         """This device's columns [C, v] -> full rows [C, V]."""
         if self.axes:
@@ -88,19 +105,13 @@ class TileRows(Rows):
         super().__init__(logits, labels, other)
         self.columns = columns
         self.mixes = tuple(mixes)
-        self.logits = self._blanked(self.logits)
-        self.other = None if self.other is None else self._blanked(self.other)
-
-    @cached_property
-    def numbers(self) -> Array:
-        """Vocabulary index of each column [C, v] int32."""
-        offsets = jax.lax.broadcasted_iota(jnp.int32, self.logits.shape, 1)
-        return offsets + self.columns.first
+        self.logits = columns.blanked(self.logits)
+        self.other = None if self.other is None else columns.blanked(self.other)
 
     @cached_property
     def is_label(self) -> Array:
         with jax.numpy_dtype_promotion("standard"):  # Labels of any width.
-            return self.numbers == self.labels[:, None]
+            return self.columns.indices(self.logits) == self.labels[:, None]
 
     @cached_property
     def is_inside(self) -> Array:
@@ -142,7 +153,7 @@ class TileRows(Rows):
         return self._finish(scores, merged)
 
     def softmax_of(self, scores: Array) -> Alternative:
-        scores = self._blanked(scores)
+        scores = self.columns.blanked(scores)
         (gathered,) = self.columns.gather([_mix_parts(scores, self.shifted)])
         return self._finish(scores, _merge(gathered, 0.0, 0.0))
 
@@ -208,7 +219,7 @@ class TileRows(Rows):
 
     def _scores_of(self, mix: Mix) -> Array:
         """A mix's scores [C, v] relative to this device's maximum."""
-        return self._blanked(self._mixed(mix, self._local_shifted))
+        return self.columns.blanked(self._mixed(mix, self._local_shifted))
 
     def _finish(self, scores: Array, merged: Parts) -> Alternative:
         """T from its scores at the global maximum of logits, and merged statistics."""
@@ -224,12 +235,6 @@ class TileRows(Rows):
     def _defined(self, maximum: Array) -> Array:
         """A maximum to subtract, NaN for a label outside the vocabulary."""
         return jnp.where(self.is_inside, _finite(maximum), jnp.nan)
-
-    def _blanked(self, x: Array) -> Array:
-        """Set columns past the vocabulary to −inf."""
-        if not self.columns.padded:
-            return x
-        return jnp.where(self.numbers < self.columns.vocabulary, x, -jnp.inf)
 
 
 def _student_parts(logits: Array, shifted: Array, is_label: Array) -> Parts:
