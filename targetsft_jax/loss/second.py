@@ -53,7 +53,7 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How second logits are made of their sources; static.
+    """Mixture of the sources of a second model; static.
 
     Attributes:
         weights: one per source, summing to one.
@@ -137,7 +137,7 @@ def second_logits(
     """A tile [C, v] of a second model's logits.
 
     Args:
-        recipe: how the sources are mixed.
+        recipe: mixture of the sources.
         columns: this device's columns.
         logits: the student's tile [C, v], which completes stored distributions.
         sources: hidden states [C, D_i], or the tokens of a stored model.
