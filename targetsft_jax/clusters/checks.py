@@ -62,7 +62,7 @@ def check_training(arguments: Sequence[str], devices: int) -> None:
     config = load.load(arguments)
     mesh = config.mesh
     try:
-        mesh_shape(devices, mesh.data, mesh.fsdp, mesh.tensor)
+        mesh_shape(devices, mesh.data, mesh.fsdp, mesh.tensor, context=mesh.context)
     except ValueError as error:
         raise UsageError(str(error)) from None
 

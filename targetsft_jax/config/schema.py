@@ -133,6 +133,12 @@ class MeshConfig:
         "Devices that shard the parameters and split the rows; -1: all remaining.",
         DEVICES,
     )
+    context: int = key(
+        1,
+        "Devices that share the tokens of each row, for rows too long for one; they "
+        "shard the parameters, too. -1: all remaining.",
+        DEVICES,
+    )
     tensor: int = key(
         1,
         "Devices that shard heads, MLP and vocabulary; -1: all remaining.",
@@ -140,9 +146,9 @@ class MeshConfig:
     )
     vocab_group: int | None = key(
         None,
-        "Neighbouring devices of the fsdp axis that share the vocabulary matrices and "
-        "exchange their tokens; a divisor of fsdp. null: the size with the least "
-        "traffic and memory.",
+        "Neighbouring devices of the fsdp and context axes that share the vocabulary "
+        "matrices and exchange their tokens: a divisor of context, or context times a "
+        "divisor of fsdp. null: the size with the least traffic and memory.",
         at_least(1),
     )
     cpu_devices: int | None = key(
@@ -174,7 +180,7 @@ class MeshConfig:
 
     def processes_of_run(self) -> dict[str, Any]:
         """Return the arguments of `parallel.launch.launch`: all keys but the axes."""
-        axes = ("data", "fsdp", "tensor", "vocab_group")
+        axes = ("data", "fsdp", "context", "tensor", "vocab_group")
         return {k: v for k, v in dataclasses.asdict(self).items() if k not in axes}
 
 

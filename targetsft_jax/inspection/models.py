@@ -116,10 +116,12 @@ def load_models(config: Config, selection: Selection) -> Models:
 def _mesh(config: Config) -> Mesh:
     """Mesh of the configuration without its data axis: a row is measured at a time."""
     axes, devices = config.mesh, jax.devices()
-    sizes = (axes.fsdp, axes.tensor)
+    sizes = (axes.fsdp, axes.tensor, axes.context)
     count = len(devices) if -1 in sizes else math.prod(sizes)
     try:
-        return meshes.make_mesh(1, *sizes, devices[:count])
+        return meshes.make_mesh(
+            1, axes.fsdp, axes.tensor, devices[:count], context=axes.context
+        )
     except ValueError as error:
         raise ConfigError(str(error)) from None
 

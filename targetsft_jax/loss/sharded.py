@@ -32,7 +32,8 @@ class MeshLayout(Layout):
     """Tokens and vocabulary sharded over the axes of a mesh.
 
     In the notation of shapes with the axes that shard each dimension, on the mesh
-    (data, across, within, tensor) of the training step:
+    (data, across, within, tensor) of the training step, whose context axes are left out
+    here: they take part like across and within, but shard L instead of B:
 
         stored        x[N_{data,across,within}, D]      W[V, D_{across,within,tensor}]
         in the loop   x[N_{data,across}, D]             W[V_{within,tensor}, D]
@@ -48,6 +49,8 @@ class MeshLayout(Layout):
     Attributes:
         mesh: the devices.
         tokens: axes that shard the batch, the slowest first.
+        context: the last of them, which shard the second axis of [B, L] batches; the
+            others shard the first.
         vocabulary: axes that shard the heads' rows in the loop.
         width: axes that shard stored heads [V, D], on D, the slowest first: as many of
             them, from the first on, as divide D. Axes in an inner tuple are used all
@@ -58,6 +61,7 @@ class MeshLayout(Layout):
     tokens: Axes
     vocabulary: Axes = ()
     width: tuple[str | Axes, ...] = ()
+    context: Axes = ()
 
     def stored(self, width: int) -> Axes:
         """Axes that shard a stored head of this width."""
@@ -67,15 +71,17 @@ class MeshLayout(Layout):
         self, local: Callable[..., Any], results: tuple[str, ...], *arguments: Any
     ) -> Any:
         def by_token(tree: Any) -> Any:
-            return jax.tree.map(lambda _: P(self.tokens), tree)
+            return jax.tree.map(lambda _: batch_spec, tree)
 
         def stored(tree: Any) -> Any:
             return jax.tree.map(lambda x: P(None, self.stored(x.shape[1])), tree)
 
+        rows = tuple(axis for axis in self.tokens if axis not in self.context)
+        batch_spec = P(rows, self.context) if self.context else P(rows)
         hidden, head, batch, heads = arguments
         specs = {
             "everywhere": P(),
-            "tokens": P(self.tokens),
+            "tokens": batch_spec,
             "head": stored(head),
         }
         return jax.shard_map(

@@ -74,7 +74,7 @@ def open_session(config: Config, model: str, settings: MiningSettings) -> Sessio
         raise UsageError("mesh.processes is more than 1; mining runs in one process")
     axes = config.mesh
     try:
-        mesh = meshes.make_mesh(axes.data, axes.fsdp, axes.tensor)
+        mesh = meshes.make_mesh(axes.data, axes.fsdp, axes.tensor, context=axes.context)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     stored = open_model(model)

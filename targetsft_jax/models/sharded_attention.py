@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from targetsft_jax.models import kernels
 from targetsft_jax.models.attention import SelfAttention
 from targetsft_jax.models.config import DecoderConfig
-from targetsft_jax.parallel.mesh import ROWS, platform
+from targetsft_jax.parallel.mesh import TOKENS, platform
 
 
 def mesh_attend(
@@ -27,7 +27,7 @@ def mesh_attend(
     Args:
         name: one of `kernels.CHOICES`.
         config: the decoder; length: tokens per row; dtype: of the forward pass.
-        mesh: the (data, fsdp, tensor) mesh.
+        mesh: the (data, fsdp, context, tensor) mesh.
 
     Raises:
         ValueError: the kernel does not support the model; the message names one that
@@ -38,7 +38,7 @@ def mesh_attend(
         return None
     attend = kernels.KERNELS[supported].attend
     repeats = kernels.kv_repeats(config, mesh.shape["tensor"])
-    heads = P(*ROWS, None, "tensor")
+    heads = P(*TOKENS, "tensor")
 
     def sharded(
         query: jax.Array,
@@ -51,7 +51,7 @@ def mesh_attend(
         return jax.shard_map(
             lambda *arrays: attend(*arrays, **options),
             mesh=mesh,
-            in_specs=(heads, heads, heads, P(*ROWS)),
+            in_specs=(heads, heads, heads, TOKENS),
             out_specs=heads,
             check_vma=False,
         )(query, key, value, segment_ids)

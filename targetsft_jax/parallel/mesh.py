@@ -1,9 +1,9 @@
-"""The device mesh (data, fsdp, tensor), and the sharding of batches on it.
+"""The device mesh (data, fsdp, context, tensor), and the sharding of batches on it.
 
 In the notation of the scaling book ("How to Scale Your Model"), where a subscript names
-the mesh axes that an array axis is sharded over: a batch is X[B_{data,fsdp}, L],
-parameters are W[D_fsdp, F_tensor] (see `rules`), and what has no subscript is
-replicated.
+the mesh axes that an array axis is sharded over: a batch is X[B_{data,fsdp},
+L_context], parameters are W[D_{fsdp,context}, F_tensor] (see `rules`), and what has no
+subscript is replicated.
 """
 
 import math
@@ -15,28 +15,29 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "context", "tensor")
 
 ROW_AXES = ("data", "fsdp")
 """Mesh axes that the rows of a batch are sharded over."""
 
-ROWS = P(ROW_AXES)
-"""Partition of a batch: [B_{data,fsdp}, L]."""
+TOKENS = P(ROW_AXES, "context")
+"""Partition of a batch: [B_{data,fsdp}, L_context]."""
 
 
 def mesh_shape(
-    devices: int, data: int = -1, fsdp: int = 1, tensor: int = 1
-) -> tuple[int, int, int]:
-    """Sizes of the three axes for a number of devices.
+    devices: int, data: int = -1, fsdp: int = 1, tensor: int = 1, *, context: int = 1
+) -> tuple[int, ...]:
+    """Sizes of the axes, in the order of `AXES`, for a number of devices.
 
     Args:
         devices: number of devices.
-        data, fsdp, tensor: sizes; at most one may be −1, for all remaining devices.
+        data, fsdp, tensor, context: sizes; at most one may be −1, for all remaining
+            devices.
 
     Raises:
         ValueError: the sizes do not multiply to the number of devices.
     """
-    sizes = dict(zip(AXES, (data, fsdp, tensor)))
+    sizes = dict(zip(AXES, (data, fsdp, context, tensor)))
     invalid = [k for k, v in sizes.items() if v < 1 and v != -1]
     remaining = [k for k, v in sizes.items() if v == -1]
     if invalid or len(remaining) > 1:
@@ -48,11 +49,12 @@ def mesh_shape(
     if devices % fixed or (not remaining and fixed != devices):
         raise ValueError(
             f"mesh {sizes} needs {'a multiple of ' if remaining else ''}{fixed} "
-            f"devices; found {devices}. Change mesh.data, mesh.fsdp or mesh.tensor"
+            f"devices; found {devices}. Change mesh.data, mesh.fsdp, mesh.context or "
+            "mesh.tensor"
         )
     if remaining:
         sizes[remaining[0]] = devices // fixed
-    return sizes["data"], sizes["fsdp"], sizes["tensor"]
+    return tuple(sizes.values())
 
 
 def make_mesh(
@@ -60,21 +62,23 @@ def make_mesh(
     fsdp: int = 1,
     tensor: int = 1,
     devices: Sequence[jax.Device] | None = None,
+    *,
+    context: int = 1,
 ) -> Mesh:
-    """A (data, fsdp, tensor) mesh over the devices.
+    """A (data, fsdp, context, tensor) mesh over the devices.
 
     The slices of a multi-slice TPU are laid out along the data axis, the only one whose
     collectives may cross the network between slices.
 
     Args:
-        data, fsdp, tensor: as in `mesh_shape`.
+        data, fsdp, tensor, context: as in `mesh_shape`.
         devices: None for all of `jax.devices()`.
 
     Raises:
         ValueError: the sizes do not fit the devices, or their slices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    shape = mesh_shape(len(devices), data, fsdp, tensor)
+    shape = mesh_shape(len(devices), data, fsdp, tensor, context=context)
     on_tpu = devices[0].platform == "tpu"
     slices = len({getattr(device, "slice_index", None) for device in devices})
     if on_tpu and shape[0] % slices:
@@ -87,7 +91,7 @@ def make_mesh(
     elif slices > 1:
         grid = mesh_utils.create_hybrid_device_mesh(
             (shape[0] // slices, *shape[1:]),
-            (slices, 1, 1),
+            (slices, *[1] * (len(shape) - 1)),
             devices,
             allow_split_physical_axes=True,
         )
@@ -112,27 +116,39 @@ def row_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in ROW_AXES)
 
 
+def token_shards(mesh: Mesh) -> int:
+    """Number of shards of a batch's tokens: the size of data × fsdp × context."""
+    return row_shards(mesh) * mesh.shape["context"]
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Sharding of an array with a full copy on every device."""
     return NamedSharding(mesh, P())
 
 
-def rows_over(mesh: Mesh, lead: int = 0) -> NamedSharding:
-    """Sharding [..., B_{data,fsdp}, L] with `lead` axes before the rows."""
-    return NamedSharding(mesh, P(*[None] * lead, *ROWS))
+def rows_over(mesh: Mesh) -> NamedSharding:
+    """Sharding [B_{data,fsdp,context}] of rows that are computed on one device each."""
+    return NamedSharding(mesh, P((*ROW_AXES, "context")))
+
+
+def tokens_over(mesh: Mesh, lead: int = 0) -> NamedSharding:
+    """Sharding [..., B_{data,fsdp}, L_context] with `lead` axes before the rows."""
+    return NamedSharding(mesh, P(*[None] * lead, *TOKENS))
 
 
 def put_rows(
     batch: Mapping[str, np.ndarray], mesh: Mesh, lead: int = 0
 ) -> dict[str, jax.Array]:
-    """Put a batch on the mesh as [..., B_{data,fsdp}, L], each device with its rows.
+    """Put a batch on the mesh as [..., B_{data,fsdp}, L_context].
+
+    Each device receives its rows only.
 
     Args:
         batch: arrays [..., B, L], complete in every process.
         mesh: the device mesh.
         lead: number of axes before the rows.
     """
-    sharding = rows_over(mesh, lead)
+    sharding = tokens_over(mesh, lead)
     return {
         name: jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
         for name, x in batch.items()

@@ -11,8 +11,8 @@ from jax.sharding import PartitionSpec as P
 RULES: Mapping[str, tuple[str, ...]] = {
     "layers": (),
     "vocab": (),
-    "table": ("fsdp", "tensor"),
-    "embed": ("fsdp",),
+    "table": ("fsdp", "context", "tensor"),
+    "embed": ("fsdp", "context"),
     "heads": ("tensor",),
     "kv_heads": ("tensor",),
     "mlp": ("tensor",),
@@ -22,15 +22,17 @@ RULES: Mapping[str, tuple[str, ...]] = {
 In the notation of the scaling book, for the width D, heads H, MLP width F and
 vocabulary V:
 
-    q, k, v      W[D_fsdp, H_tensor]
-    o            W[H_tensor, D_fsdp]
-    gate, up     W[D_fsdp, F_tensor]
-    down         W[F_tensor, D_fsdp]
-    embed, head  W[V, D_{fsdp,tensor}]
+    q, k, v      W[D_{fsdp,context}, H_tensor]
+    o            W[H_tensor, D_{fsdp,context}]
+    gate, up     W[D_{fsdp,context}, F_tensor]
+    down         W[F_tensor, D_{fsdp,context}]
+    embed, head  W[V, D_{fsdp,context,tensor}]
 
-Layers are scanned, so their axis is replicated. Embedding and head are sharded over the
-width only: wherever the loss splits the vocabulary, the rows of two models coincide,
-even if their vocabularies are padded to different sizes.
+Devices that share the tokens of a row (context) need the same parameters, as those with
+other rows do, so they shard them as the fsdp axis does. Layers are scanned, so their
+axis is replicated. Embedding and head are sharded over the width only: wherever the
+loss splits the vocabulary, the rows of two models coincide, even if their vocabularies
+are padded to different sizes.
 """
 
 

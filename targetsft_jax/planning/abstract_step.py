@@ -175,7 +175,7 @@ def _abstract_batch(config: Config, spec: StepSpec, mesh: Mesh) -> dict[str, Any
     train = config.train
     rows = train.batch_size // train.accumulation_steps
     shape = (train.accumulation_steps, rows, config.data.max_length)
-    sharding = meshes.rows_over(mesh, lead=1)
+    sharding = meshes.tokens_over(mesh, lead=1)
     dtypes: dict[str, Any] = {
         "tokens": jnp.int32,
         "labels": jnp.int32,

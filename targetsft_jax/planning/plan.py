@@ -1,5 +1,6 @@
 """Plan a run: compile its train step for a topology and analyse the program."""
 
+import math
 import re
 import time
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 import jax
 
 from targetsft_jax.config.schema import Config
+from targetsft_jax.parallel.vocabulary import WITHIN
 from targetsft_jax.planning.abstract_step import AbstractStep, abstract_step
 from targetsft_jax.planning.advice import advice
 from targetsft_jax.planning.chips import GIB
@@ -225,7 +227,8 @@ def _max_loss_chunks(step: AbstractStep) -> int:
     tokens = step.batch["tokens"]
     rows, length = tokens.sharding.shard_shape(tokens.shape)[1:]
     groups = vocabulary_groups(step.spec, step.mesh, tokens.size // tokens.shape[0])
-    return -(-rows * length * groups.shape["fsdp"] // step.spec.numerics.loss_chunk)
+    group = math.prod(groups.shape[axis] for axis in WITHIN)
+    return -(-rows * length * group // step.spec.numerics.loss_chunk)
 
 
 def _traffic(program: Program, unknown: int) -> dict[str, Traffic]:

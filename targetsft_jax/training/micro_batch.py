@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.lax import stop_gradient
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from targetsft_jax.config.method import ResolvedMethod
 from targetsft_jax.loss import MeshLayout, fused_loss, label_logprob
@@ -63,7 +63,7 @@ class StepSpec:
         numerics: dtype, remat, attention kernel, loss chunk.
         lora: adapters over a frozen base; None: all parameters are trained.
         on_base: frozen roles equal to the base model, which share its arrays.
-        vocab_group: devices of the fsdp axis that share embedding and heads (see
+        vocab_group: neighbouring devices that share embedding and heads (see
             `parallel.vocabulary`); None: chosen by size.
         steps: optimizer steps of the run, which schedules of hyper-parameters read.
         seed: seed of the adapters' dropout.
@@ -123,7 +123,7 @@ def loss_and_metrics(
 
     Args:
         spec: static configuration of the step.
-        mesh: (data, fsdp, tensor) mesh.
+        mesh: (data, fsdp, context, tensor) mesh.
         params: trained parameters.
         frozen: parameters of the frozen arguments and of the policy.
         batch: arrays [B, L]; with dropout, also the keys of its rows.
@@ -181,8 +181,8 @@ class Placement:
     """Meshes of a micro-batch.
 
     Attributes:
-        mesh: (data, fsdp, tensor) mesh.
-        groups: the same with its fsdp axis split into vocabulary groups.
+        mesh: (data, fsdp, context, tensor) mesh.
+        groups: the same with fsdp and context split into vocabulary groups.
     """
 
     mesh: Mesh
@@ -197,7 +197,11 @@ class Placement:
     def layout(self) -> MeshLayout:
         """Sharding of tokens and heads in the fused loss."""
         return MeshLayout(
-            self.groups, vocabulary.TOKENS, vocabulary.VOCABULARY, vocabulary.WIDTH
+            self.groups,
+            vocabulary.TOKENS,
+            vocabulary.VOCABULARY,
+            vocabulary.WIDTH,
+            context=vocabulary.CONTEXT,
         )
 
 
@@ -220,7 +224,7 @@ def forward(
         remat: rematerialisation policy; None: that of `spec`.
     """
     tokens, numerics, mesh = batch["tokens"], spec.numerics, placement.mesh
-    rows = NamedSharding(mesh, meshes.ROWS)
+    sharding = meshes.tokens_over(mesh)
     hidden = decoder.apply(
         config,
         params,
@@ -229,7 +233,7 @@ def forward(
         segment_ids=batch["segment_ids"],
         dtype=numerics.dtype,
         remat=numerics.remat if remat is None else remat,
-        constrain=lambda x: jax.lax.with_sharding_constraint(x, rows),
+        constrain=lambda x: jax.lax.with_sharding_constraint(x, sharding),
         embedded=vocabulary.lookup(
             params["embed"], tokens, placement.groups, numerics.dtype
         ),
@@ -294,7 +298,7 @@ def with_base(
 
 
 def vocabulary_groups(spec: StepSpec, mesh: Mesh, tokens: int) -> Mesh:
-    """Split the fsdp axis of the mesh into groups that share the vocabulary.
+    """Split the mesh into groups of devices that share the vocabulary.
 
     Args:
         spec, mesh: see `loss_and_metrics`.
@@ -302,7 +306,7 @@ def vocabulary_groups(spec: StepSpec, mesh: Mesh, tokens: int) -> Mesh:
     """
     group = spec.vocab_group or vocabulary.best_group(
         mesh,
-        tokens // meshes.row_shards(mesh),
+        tokens // meshes.token_shards(mesh),
         spec.student.vocab_size,
         spec.student.hidden_size,
         sum(config.hidden_size for config in spec.frozen.values()),

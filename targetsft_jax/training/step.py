@@ -47,7 +47,7 @@ def make_train_step(
     Args:
         spec: static configuration of the step.
         optimizer: optax transformation.
-        mesh: (data, fsdp, tensor) mesh.
+        mesh: (data, fsdp, context, tensor) mesh.
         shardings: shardings of the old and the new state (`state_shardings`).
         learning_rate: schedule of the optimizer, for the metric; None: no metric.
 

@@ -27,11 +27,15 @@ def make_mesh(config: Config, devices: Any = None) -> Mesh:
     """
     axes = config.mesh
     try:
-        mesh = meshes.make_mesh(axes.data, axes.fsdp, axes.tensor, devices)
+        mesh = meshes.make_mesh(
+            axes.data, axes.fsdp, axes.tensor, devices, context=axes.context
+        )
         if axes.vocab_group is not None:
             vocabulary.with_groups(mesh, axes.vocab_group)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    if mesh.shape["context"] > 1:
+        raise ConfigError(f"mesh.context is {axes.context}; expected 1 so far")
     rows = config.train.batch_size // config.train.accumulation_steps
     shards = meshes.row_shards(mesh)
     if rows % shards:

@@ -33,11 +33,11 @@ def test_shardings_of_every_parameter():
         jax.tree_util.keystr(path, simple=True, separator="."): sharding.spec
         for path, sharding in jax.tree_util.tree_leaves_with_path(result)
     }
-    into = P(None, "fsdp", "tensor")
-    out = P(None, "tensor", "fsdp")
+    into = P(None, ("fsdp", "context"), "tensor")
+    out = P(None, "tensor", ("fsdp", "context"))
     assert specs == {
-        "embed": P(None, ("fsdp", "tensor")),
-        "head": P(None, ("fsdp", "tensor")),
+        "embed": P(None, ("fsdp", "context", "tensor")),
+        "head": P(None, ("fsdp", "context", "tensor")),
         "final_norm": P(None),
         "layers.input_norm": P(None, None),
         "layers.post_norm": P(None, None),
@@ -74,7 +74,7 @@ def test_undivided_axes_are_replicated_and_named():
     # 4 query heads of 10 are 40 wide, 2 key/value heads 20: 8 divides the first only.
     axes, shapes = _tree(hidden_size=36, head_dim=10, qkv_bias=False)
     mesh = make_mesh(1, 1, 8)
-    assert spec(("vocab", "table"), (260, 36), mesh) == P(None, "fsdp")
+    assert spec(("vocab", "table"), (260, 36), mesh) == P(None, ("fsdp", "context"))
     assert sorted(undivided(axes, shapes, mesh)) == [
         "embed",
         "head",
@@ -91,8 +91,11 @@ def test_undivided_axes_are_replicated_and_named():
 def test_a_dimension_is_sharded_over_the_first_axes_that_divide_it():
     """36 is a multiple of 4 and not of 8: it is sharded over fsdp only."""
     mesh = make_mesh(1, 4, 2)
-    assert spec(("vocab", "table"), (260, 36), mesh) == P(None, "fsdp")
-    assert spec(("vocab", "table"), (260, 40), mesh) == P(None, ("fsdp", "tensor"))
+    assert spec(("vocab", "table"), (260, 36), mesh) == P(None, ("fsdp", "context"))
+    every = ("fsdp", "context", "tensor")
+    assert spec(("vocab", "table"), (260, 40), mesh) == P(None, every)
+    shared = make_mesh(1, 2, 2, context=2)
+    assert spec(("vocab", "table"), (260, 36), shared) == P(None, every[:2])
     assert spec(("vocab", "table"), (260, 38), mesh) == P(None, None)
 
 

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.parallel.mesh import make_mesh, tokens_over
 from targetsft_jax.parallel.rules import shardings
 from targetsft_jax.parallel.vocabulary import best_group, lookup, with_groups
 
@@ -46,7 +46,7 @@ def test_lookup_and_its_gradient_equal_indexing(shape, group, width):
 
         return jax.grad(value, has_aux=True)(table)
 
-    rows = NamedSharding(mesh, P(("data", "fsdp")))
+    rows = tokens_over(mesh)
     gradient, rows_of_table = run(
         jax.device_put(table, sharding), jax.device_put(TOKENS, rows)
     )
@@ -103,5 +103,5 @@ def test_the_group_grows_with_the_vocabulary_and_shrinks_with_tokens():
 
 
 def test_a_group_that_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match="vocab_group is 3.*mesh.fsdp = 8"):
+    with pytest.raises(ValueError, match="vocab_group is 3.*mesh.fsdp = 8: 1, 2, 4, 8"):
         with_groups(make_mesh(1, 8, 1), 3)

@@ -11,7 +11,7 @@ import pytest
 from support import rig
 from support.quick import QUICK
 
-from targetsft_jax.parallel.mesh import make_mesh, rows_over
+from targetsft_jax.parallel.mesh import make_mesh, tokens_over
 from targetsft_jax.planning import plan as plan_module
 from targetsft_jax.planning.abstract_step import AbstractRole, AbstractStep
 from targetsft_jax.training.state import TrainState
@@ -88,7 +88,7 @@ def make_step():
 
         params = {"kernel": array(64, 32), "norm": array(32)}
         moments = jax.tree.map(lambda x: array(*x.shape, dtype="float32"), params)
-        tokens = array(2, rows, length, dtype="int32", sharding=rows_over(mesh, 1))
+        tokens = array(2, rows, length, dtype="int32", sharding=tokens_over(mesh, 1))
         return AbstractStep(
             spec=spec,
             roles={"student": AbstractRole(spec.student, dtype, "a test")},

@@ -177,7 +177,7 @@ def test_a_plan_for_an_absent_tpu(tmp_path, write_architecture):
         ]
     )
     plan = make_plan(config, get_topology("v5e:2x4"))
-    assert plan.step.mesh.shape == {"data": 1, "fsdp": 8, "tensor": 1}
+    assert plan.step.mesh.shape == {"data": 1, "fsdp": 8, "context": 1, "tensor": 1}
     assert plan.memory.capacity == 15.75 and plan.memory.fits
     report = "\n".join(lines(plan))
     assert "512 in the vocabulary: the smallest vocab_size" in report

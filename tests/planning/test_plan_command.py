@@ -19,7 +19,7 @@ def test_a_step_that_fits_exits_with_0(tmp_path, capsys):
     assert main([*SHARDED, "--topology", "cpu:8", "--json", str(path)]) == 0
     report = capsys.readouterr().out
     for part in (
-        "topology  cpu:8: 8 x cpu, mesh data 2, fsdp 4, tensor 1",
+        "topology  cpu:8: 8 x cpu, mesh data 2, fsdp 4, context 1, tensor 1",
         "264 in the vocabulary: the built models' tokenizer",
         "24 rows of 48 tokens in 1 micro-batch",
         "all-gather",

@@ -57,7 +57,7 @@ def test_the_report_of_a_step_that_fits(plan):
         "\n".join(lines(plan))
         == """\
 method    sft
-topology  v0:2x2: 4 x V0, mesh data 1, fsdp 4, tensor 1
+topology  v0:2x2: 4 x V0, mesh data 1, fsdp 4, context 1, tensor 1
 student   0.0M parameters in float32, xla attention, a test
 tokens    264 in the vocabulary: a test
 batch     16 rows of 64 tokens in 2 micro-batches, computed in float32, remat full
@@ -94,7 +94,7 @@ def _report(plan) -> str:
 def test_the_json_has_the_same_numbers(plan):
     numbers = json.loads(json.dumps(as_json(plan)))
     assert numbers["topology"] == "v0:2x2" and numbers["devices"] == 4
-    assert numbers["mesh"] == {"data": 1, "fsdp": 4, "tensor": 1}
+    assert numbers["mesh"] == {"data": 1, "fsdp": 4, "context": 1, "tensor": 1}
     assert numbers["trained_parameters"] == 64 * 32 + 32
     assert numbers["fits"] is True
     assert numbers["gib_per_device"]["parts"] == {"AdamW moments": 4.0, "batch": 0.5}

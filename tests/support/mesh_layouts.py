@@ -7,6 +7,7 @@ from jax.sharding import AxisType
 
 from targetsft_jax.loss import MeshLayout
 from targetsft_jax.parallel import vocabulary
+from targetsft_jax.parallel.mesh import make_mesh
 
 AXES = ("data", "fsdp", "tensor")
 # (mesh, token axes, vocabulary axes, axes that heads are stored over). V = 53 is prime,
@@ -45,13 +46,10 @@ GROUPS = {
 def layout_of(name: str) -> MeshLayout:
     """The layout of a name in `LAYOUTS` or `GROUPS`, on the first devices."""
     shape, *axes = LAYOUTS.get(name) or GROUPS[name]
-    mesh = jax.make_mesh(
-        shape,
-        AXES,
-        axis_types=(AxisType.Auto,) * 3,
-        devices=jax.devices()[: math.prod(shape)],
-    )
+    devices = jax.devices()[: math.prod(shape)]
     if name in LAYOUTS:
+        types = (AxisType.Auto,) * 3
+        mesh = jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
         return MeshLayout(mesh, *axes)
-    share = vocabulary.with_groups(mesh, *axes)
+    share = vocabulary.with_groups(make_mesh(*shape, devices), *axes)
     return MeshLayout(share, vocabulary.TOKENS, vocabulary.VOCABULARY, vocabulary.WIDTH)

@@ -18,7 +18,7 @@ from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
-from targetsft_jax.parallel.mesh import make_mesh, rows_over
+from targetsft_jax.parallel.mesh import make_mesh, tokens_over
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.targets.api import get_method, hyper_parameters
 from targetsft_jax.targets.inputs import column_names
@@ -301,7 +301,7 @@ def lower(
         role: model(models[role], dtype=frozen_dtype)[0].params
         for role in spec.frozen_arguments
     }
-    sharding = rows_over(mesh, lead=1)
+    sharding = tokens_over(mesh, lead=1)
     inputs = {
         name: jax.ShapeDtypeStruct((1, rows, length), x.dtype, sharding=sharding)
         for name, x in batch().items()

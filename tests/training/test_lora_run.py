@@ -132,11 +132,11 @@ def test_adapters_are_sharded_like_their_kernels(done):
         for path, x in jax.tree_util.tree_leaves_with_path(state.params)
     }
     assert specs == {
-        "layers.attention.q.lora_a": (None, "fsdp", None),
+        "layers.attention.q.lora_a": (None, ("fsdp", "context"), None),
         "layers.attention.q.lora_b": (None, None, "tensor"),
         "layers.attention.o.lora_a": (None, "tensor", None),
-        "layers.attention.o.lora_b": (None, None, "fsdp"),
-        "layers.mlp.up.lora_a": (None, "fsdp", None),
+        "layers.attention.o.lora_b": (None, None, ("fsdp", "context")),
+        "layers.mlp.up.lora_a": (None, ("fsdp", "context"), None),
         "layers.mlp.up.lora_b": (None, None, "tensor"),
     }
 

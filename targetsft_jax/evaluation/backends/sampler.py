@@ -122,7 +122,7 @@ def load_sampler(
         axes: axes of the mesh.
         dtype: compute dtype; None: by platform.
     """
-    mesh = meshes.make_mesh(axes.data, axes.fsdp, axes.tensor)
+    mesh = meshes.make_mesh(axes.data, axes.fsdp, axes.tensor, context=axes.context)
     kind = compute_dtype(dtype)
     return Sampler(
         model.config,
