@@ -18,7 +18,8 @@ import jax
 
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.hf.exporter import save_pretrained
-from targetsft_jax.hf.families import FAMILIES, PLAIN
+from targetsft_jax.hf.families import FAMILIES
+from targetsft_jax.hf.family import PLAIN
 from targetsft_jax.models import decoder
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.train import main as train

@@ -7,14 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from targetsft_jax.hf.config_domains import check_config
-from targetsft_jax.hf.families import (
-    DEFAULTS,
-    PLAIN,
-    Family,
-    all_layers,
-    checked,
-    family,
-)
+from targetsft_jax.hf.families import checked, family
+from targetsft_jax.hf.family import DEFAULTS, PLAIN, Family, all_layers
 from targetsft_jax.keys import shown
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.rope import (

@@ -6,7 +6,8 @@ import warnings
 import pytest
 
 from targetsft_jax.hf.config_json import config_from_json, config_to_json
-from targetsft_jax.hf.families import FAMILIES, PLAIN
+from targetsft_jax.hf.families import FAMILIES
+from targetsft_jax.hf.family import PLAIN
 from targetsft_jax.hf.importer import load_config
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.rope import LinearScaling, RopeScaling, YarnScaling

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from targetsft_jax.hf.families import FAMILIES, PLAIN, family
+from targetsft_jax.hf.families import FAMILIES, family
+from targetsft_jax.hf.family import PLAIN
 
 GOLDEN = Path(__file__).parents[1] / "models" / "golden"
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from support import hf_folders as checkpoints
 
-from targetsft_jax.hf.families import FAMILIES, PLAIN
+from targetsft_jax.hf.families import FAMILIES
+from targetsft_jax.hf.family import PLAIN
 from targetsft_jax.hf.peft import CONFIG_FILE, save_adapter
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.lora import Lora, init_adapters

@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 from support import rig
 
-from targetsft_jax.hf.families import FAMILIES, PLAIN
+from targetsft_jax.hf.families import FAMILIES
+from targetsft_jax.hf.family import PLAIN
 from targetsft_jax.hf.peft import CONFIG_FILE, WEIGHTS_FILE, save_adapter
 from targetsft_jax.hf.peft_import import is_adapter, open_adapter
 from targetsft_jax.models.config import DecoderConfig

@@ -12,7 +12,8 @@ from support import hf_folders as checkpoints
 
 from targetsft_jax.hf import shard_reader
 from targetsft_jax.hf.exporter import save_pretrained
-from targetsft_jax.hf.families import FAMILIES, PLAIN
+from targetsft_jax.hf.families import FAMILIES
+from targetsft_jax.hf.family import PLAIN
 from targetsft_jax.hf.importer import load_config, load_params
 from targetsft_jax.hf.tensor_map import checkpoint_tensors
 from targetsft_jax.models.config import DecoderConfig

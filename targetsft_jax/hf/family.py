@@ -1,0 +1,88 @@
+"""A model family as data: its checkpoints' tensors, flags and config.json keys."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A checkpoint tensor, or one per layer if its key contains `{layer}`.
+
+    Attributes:
+        key: its name in the checkpoint.
+        paths: paths of its parameters; with `{layer}`, the leading axis of a parameter
+            is the layer. Several parameters are fused: their rows are concatenated in
+            this order.
+        transposed: True if it is stored as `[out, in]` and the parameter is
+            `[in, out]`.
+        flag: DecoderConfig field that must be true for the tensor to exist.
+    """
+
+    key: str
+    paths: tuple[tuple[str, ...], ...]
+    transposed: bool = False
+    flag: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Checkpoints of one `model_type`.
+
+    Attributes:
+        architecture: class name in config.json's `architectures`.
+        models: public names of its models, for documentation.
+        tensors: every tensor of a checkpoint.
+        flags: DecoderConfig fields with one value in all checkpoints of the family,
+            where it differs from `PLAIN`.
+        reads: DecoderConfig field -> config.json key with its value.
+        only: config.json key that would change the decoder's function -> the only
+            implemented value; an absent key or null counts as that value.
+        defaults: values of absent keys, where they differ from `DEFAULTS`.
+        local: config.json without `layer_types` -> for each layer, True if it has the
+            window; None for a family without windows.
+        switch: config.json key that must be true for windows to apply.
+        rope: kinds of rotary scaling that transformers implements for the family.
+        rope_by_layer: True if layers with a window have another base and no scaling.
+    """
+
+    architecture: str
+    models: str
+    tensors: tuple[Tensor, ...]
+    flags: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    only: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    defaults: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    local: Callable[[Mapping[str, Any]], list[bool]] | None = None
+    switch: str | None = None
+    rope: tuple[str, ...] = ("default", "linear", "llama3", "yarn")
+    rope_by_layer: bool = False
+
+
+PLAIN: Mapping[str, object] = {
+    "qkv_bias": False,
+    "o_bias": False,
+    "qk_norm": False,
+    "unit_offset": False,
+    "sandwich_norms": False,
+    "scale_embedding": False,
+    "activation": "silu",
+    "partial_rotary_factor": 1.0,
+    "query_pre_attn_scalar": None,
+    "attn_logit_softcap": None,
+    "final_logit_softcap": None,
+}
+"""Values of the flags in a decoder without the features of particular families."""
+
+DEFAULTS: Mapping[str, object] = {
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "rope_theta": 10_000.0,
+}
+"""Defaults of transformers for absent config.json keys, in most families."""
+
+
+def all_layers(raw: Mapping[str, Any]) -> list[bool]:
+    """A window in every layer, for families whose config.json has no `layer_types`."""
+    return [True] * raw["num_hidden_layers"]

@@ -1,0 +1,79 @@
+"""Tensors of checkpoints, by layout: names in a file, and the parameters in them."""
+
+from targetsft_jax.hf.family import Tensor
+
+
+def _single(key: str, *path: str, flag: str | None = None) -> Tensor:
+    return Tensor(key, (path,), flag=flag)
+
+
+def _norm(name: str, *path: str, flag: str | None = None) -> Tensor:
+    key = f"model.layers.{{layer}}.{name}.weight"
+    return _single(key, "layers", *path, flag=flag)
+
+
+def _kernel(module: str, *paths: tuple[str, ...]) -> Tensor:
+    """Weight of a linear layer; several paths for fused weights."""
+    key = f"model.layers.{{layer}}.{module}.weight"
+    return Tensor(
+        key, tuple(("layers", *path, "kernel") for path in paths), transposed=True
+    )
+
+
+def _bias(module: str, *path: str, flag: str) -> Tensor:
+    key = f"model.layers.{{layer}}.{module}.bias"
+    return _single(key, "layers", *path, "bias", flag=flag)
+
+
+_EMBED = _single("model.embed_tokens.weight", "embed")
+_INPUT_NORM = _norm("input_layernorm", "input_norm")
+_MLP_NORM = _norm("post_attention_layernorm", "post_norm")
+_Q, _K, _V, _O = (("attention", name) for name in "qkvo")
+_GATE, _UP, _DOWN = (("mlp", name) for name in ("gate", "up", "down"))
+_ATTENTION = (
+    _kernel("self_attn.q_proj", _Q),
+    _bias("self_attn.q_proj", *_Q, flag="qkv_bias"),
+    _kernel("self_attn.k_proj", _K),
+    _bias("self_attn.k_proj", *_K, flag="qkv_bias"),
+    _kernel("self_attn.v_proj", _V),
+    _bias("self_attn.v_proj", *_V, flag="qkv_bias"),
+    _kernel("self_attn.o_proj", _O),
+    _bias("self_attn.o_proj", *_O, flag="o_bias"),
+    _norm("self_attn.q_norm", "attention", "q_norm", flag="qk_norm"),
+    _norm("self_attn.k_norm", "attention", "k_norm", flag="qk_norm"),
+)
+_MLP = (
+    _kernel("mlp.gate_proj", _GATE),
+    _kernel("mlp.up_proj", _UP),
+    _kernel("mlp.down_proj", _DOWN),
+)
+_ENDS = (
+    _single("model.norm.weight", "final_norm"),
+    _single("lm_head.weight", "head"),
+)
+
+LLAMA = (_EMBED, _INPUT_NORM, *_ATTENTION, _MLP_NORM, *_MLP, *_ENDS)
+
+# `post_attention_layernorm` normalizes the input of the MLP in llama, and the output of
+# attention in gemma.
+GEMMA = (
+    _EMBED,
+    _INPUT_NORM,
+    *_ATTENTION,
+    _norm("post_attention_layernorm", "attention_out_norm"),
+    _norm("pre_feedforward_layernorm", "post_norm"),
+    *_MLP,
+    _norm("post_feedforward_layernorm", "mlp_out_norm"),
+    *_ENDS,
+)
+
+PHI3 = (
+    _EMBED,
+    _INPUT_NORM,
+    _kernel("self_attn.qkv_proj", _Q, _K, _V),
+    _kernel("self_attn.o_proj", _O),
+    _MLP_NORM,
+    _kernel("mlp.gate_up_proj", _GATE, _UP),
+    _kernel("mlp.down_proj", _DOWN),
+    *_ENDS,
+)
