@@ -44,9 +44,10 @@ def parser() -> CommandParser:
         "configuration; 3 the step does not fit.",
     )
     add = parser.add_argument
-    topology = "TPU generation and bounds, such as v5e:4x4 or v5p:2x2x4; or cpu:N"
-    slices = "TPU slices of this topology, joined along mesh.data (default: 1)"
-    capacity = "memory per device in GiB (default: that of the TPU generation)"
+    topology = "TPU generation and bounds, such as v5e:4x4 or v5p:2x2x4; GPUs of a "
+    topology += "node, such as h100:8 (memory and traffic, no speed); or cpu:N"
+    slices = "TPU slices or nodes of GPUs, joined along mesh.data (default: 1)"
+    capacity = "memory per device in GiB (default: that of the device)"
     add("--topology", required=True, metavar="T", help=topology)
     add("--num-slices", type=int, default=1, metavar="N", help=slices)
     add("--capacity", type=command.positive_number, metavar="GIB", help=capacity)

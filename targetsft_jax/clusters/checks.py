@@ -33,6 +33,11 @@ def check_options(options: argparse.Namespace) -> JobSetOptions:
         if value is not None and value < least:
             name = flag.replace("_", "-")
             raise UsageError(f"--{name} is {value}; expected {least} or more")
+    if options.nodes is not None and options.slices != 1:
+        raise UsageError(
+            f"--slices is {options.slices} and --nodes is {options.nodes}; --slices is "
+            "for --topology: GPU nodes are all in one network, so remove --slices"
+        )
     grace = min(options.grace, _SPOT_SECONDS) if options.spot else options.grace
     return JobSetOptions(
         name=options.name,
@@ -47,7 +52,7 @@ def check_options(options: argparse.Namespace) -> JobSetOptions:
     )
 
 
-def check_training(arguments: Sequence[str], devices: int) -> None:
+def check_training(arguments: Sequence[str], devices: int, slices: int = 1) -> None:
     """Check the arguments of the training, as it would, and its mesh.
 
     Files of the training need not exist on this machine.
@@ -55,6 +60,7 @@ def check_training(arguments: Sequence[str], devices: int) -> None:
     Args:
         arguments: of the training command.
         devices: number of devices of the JobSet.
+        slices: number of TPU slices that they are in.
 
     Raises:
         UsageError: a key, a value, or a mesh that does not fit the devices.
@@ -62,9 +68,17 @@ def check_training(arguments: Sequence[str], devices: int) -> None:
     config = load.load(arguments)
     mesh = config.mesh
     try:
-        mesh_shape(devices, mesh.data, mesh.fsdp, mesh.tensor, context=mesh.context)
+        shape = mesh_shape(
+            devices, mesh.data, mesh.fsdp, mesh.tensor, context=mesh.context
+        )
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if shape[0] % slices:
+        raise UsageError(
+            f"mesh.data is {shape[0]} and --slices is {slices}; expected a multiple of "
+            f"it, such as --mesh.data {slices} --mesh.fsdp -1: only the data axis "
+            "crosses between slices"
+        )
 
 
 def _pairs(

@@ -7,6 +7,7 @@ from targetsft_jax.clusters.checks import check_options, check_training
 from targetsft_jax.clusters.jobset import GpuNodes, gpu_jobset, tpu_jobset
 from targetsft_jax.clusters.tpu_nodes import tpu_slices
 from targetsft_jax.command import UsageError
+from targetsft_jax.planning.chips import CHIPS
 from targetsft_jax.planning.topology import parse_topology
 
 _TRAIN = ["python", "-m", "targetsft_jax.train"]
@@ -37,8 +38,10 @@ def manifest_text(arguments: list[str]) -> str:
         manifest = gpu_jobset(common, gpus, [*_TRAIN, *training])
     else:
         kind, bounds = parse_topology(options.topology)
-        if kind == "cpu":
-            raise UsageError("--topology is cpu:N; expected TPUs, or --nodes for GPUs")
+        if kind not in CHIPS:
+            raise UsageError(
+                f"--topology is {options.topology}; expected TPUs, or --nodes for GPUs"
+            )
         tpus = tpu_slices(kind, bounds, options.slices)
         devices = tpus.chips
         hosts = tpus.slices * tpus.hosts_per_slice
@@ -46,7 +49,7 @@ def manifest_text(arguments: list[str]) -> str:
         # GKE describes the job to its pods if there are several.
         detected = ["--mesh.coordinator", "auto"] if hosts > 1 else []
         manifest = tpu_jobset(common, tpus, [*_TRAIN, *detected, *training])
-    check_training(training, devices)
+    check_training(training, devices, 1 if options.topology is None else options.slices)
     text = yaml.safe_dump(manifest, sort_keys=False, width=100)
     return f"# {size}. Needs the JobSet controller; `kubectl apply -f -`.\n{text}"
 

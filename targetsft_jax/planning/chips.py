@@ -2,7 +2,8 @@
 
 Memory is the limit of the compiler, which is below the data sheet. Rates are those of
 the public data sheets (cloud.google.com/tpu/docs, system architecture), divided by two
-where one chip is two jax devices.
+where one chip is two jax devices. The network between slices of v4 is not in them: 25
+GB/s per host ("How to Scale Your Model", part 2), for four chips.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ class Chip:
         flops: peak bfloat16 FLOP/s.
         hbm_bandwidth: bytes/s.
         ici_bandwidth: bytes/s sent, summed over all ICI links.
+        dcn_bandwidth: bytes/s sent to other slices, the device's share of its host's
+            network.
     """
 
     name: str
@@ -27,20 +30,22 @@ class Chip:
     flops: float
     hbm_bandwidth: float
     ici_bandwidth: float
+    dcn_bandwidth: float
 
 
 CHIPS = {
     chip.name: chip
     for chip in (
         # Half a chip of 275 TFLOP/s, 1228 GB/s and 2400 Gbit/s.
-        Chip("v4", 15.25, 137.5e12, 614e9, 150e9),
-        # 197 TFLOP/s, 819 GB/s, 1600 Gbit/s.
-        Chip("v5e", 15.75, 197e12, 819e9, 200e9),
-        # 459 TFLOP/s, 2765 GB/s, 4800 Gbit/s.
-        Chip("v5p", 95.74, 459e12, 2765e9, 600e9),
-        # 918 TFLOP/s, 1640 GB/s, 800 GB/s in both directions together.
-        Chip("v6e", 31.25, 918e12, 1640e9, 400e9),
-        # Half a chip of 2307 TFLOP/s, 7380 GB/s, 1200 GB/s in both directions.
-        Chip("tpu7x", 94.75, 1153.5e12, 3690e9, 300e9),
+        Chip("v4", 15.25, 137.5e12, 614e9, 150e9, 3.125e9),
+        # 197 TFLOP/s, 819 GB/s, 1600 Gbit/s; 6.4 Tbit/s between slices for 256 chips.
+        Chip("v5e", 15.75, 197e12, 819e9, 200e9, 3.125e9),
+        # 459 TFLOP/s, 2765 GB/s, 4800 Gbit/s; 50 Gbit/s between slices.
+        Chip("v5p", 95.74, 459e12, 2765e9, 600e9, 6.25e9),
+        # 918 TFLOP/s, 1640 GB/s, 800 GB/s in both directions together; 100 Gbit/s.
+        Chip("v6e", 31.25, 918e12, 1640e9, 400e9, 12.5e9),
+        # Half a chip of 2307 TFLOP/s, 7380 GB/s, 1200 GB/s in both directions, and
+        # 100 Gbit/s between slices.
+        Chip("tpu7x", 94.75, 1153.5e12, 3690e9, 300e9, 6.25e9),
     )
 }

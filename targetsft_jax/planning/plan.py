@@ -35,10 +35,12 @@ class Traffic:
     Attributes:
         count: number of executions.
         bytes: bytes sent.
+        dcn_bytes: bytes of them that leave the slice or node.
     """
 
     count: int
     bytes: int
+    dcn_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,12 @@ class Roofline:
     compute: float
     hbm: float
     ici: float
+    dcn: float = 0.0
 
     @property
     def seconds(self) -> float:
-        """Largest of the three bounds: a perfect overlap."""
-        return max(self.compute, self.hbm, self.ici)
+        """Largest of the bounds: a perfect overlap."""
+        return max(self.compute, self.hbm, self.ici, self.dcn)
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def make_plan(
     Args:
         config: configuration of the run; no data and no weights are read.
         topology: devices.
-        capacity: GiB per device; None: that of the topology's chip.
+        capacity: GiB per device; None: that of the topology's devices.
 
     Raises:
         ConfigError: a key does not fit the models or the mesh.
@@ -136,8 +139,8 @@ def make_plan(
     lowered = time.perf_counter()
     compiled, out_of_memory = _compile(step.lowered)
     done = time.perf_counter()
-    if capacity is None and topology.chip is not None:
-        capacity = topology.chip.hbm
+    if capacity is None:
+        capacity = topology.capacity
     flops = _flops(config, step)
     arguments = argument_parts(step)
     cost = None
@@ -148,7 +151,8 @@ def make_plan(
         memory = compiled_memory(compiled, capacity)
         tokens = config.train.batch_size * config.data.max_length
         executed = flops.executed * tokens / len(topology.devices)
-        cost = _cost(read(compiled.as_text()), step, memory, topology, executed)
+        program = read(compiled.as_text(), topology.nodes(step.mesh))
+        cost = _cost(program, step, memory, topology, executed)
     temporaries = temporary_parts(step, None if cost is None else cost.program)
     return Plan(
         config=config,
@@ -213,11 +217,13 @@ def _cost(
     hbm_bytes = program.hbm_bytes(chunks) + int(2 * memory.arguments * GIB)
     roofline = None
     if topology.chip is not None:
-        sent = sum(each.bytes for each in traffic.values())
+        dcn = sum(each.dcn_bytes for each in traffic.values())
+        ici = sum(each.bytes for each in traffic.values()) - dcn
         roofline = Roofline(
             compute=flops / topology.chip.flops,
             hbm=hbm_bytes / topology.chip.hbm_bandwidth,
-            ici=sent / topology.chip.ici_bandwidth,
+            ici=ici / topology.chip.ici_bandwidth,
+            dcn=dcn / topology.chip.dcn_bandwidth,
         )
     return Cost(program, traffic, hbm_bytes, roofline)
 
@@ -239,5 +245,6 @@ def _traffic(program: Program, unknown: int) -> dict[str, Traffic]:
         if of_kind:
             counts = [c.times(unknown) for c in of_kind]
             sent = sum(c.bytes * count for c, count in zip(of_kind, counts))
-            traffic[kind] = Traffic(sum(counts), sent)
+            dcn = sum(c.dcn_bytes * count for c, count in zip(of_kind, counts))
+            traffic[kind] = Traffic(sum(counts), sent, dcn)
     return traffic

@@ -35,6 +35,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
     memory, flops, cost, roofline = plan.memory, plan.flops, plan.cost, plan.roofline
     return {
         "topology": plan.topology.name,
+        "slices": plan.topology.slices,
         "devices": len(plan.topology.devices),
         "mesh": dict(plan.step.mesh.shape),
         "method": plan.step.spec.method.name,
@@ -62,7 +63,11 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "flops_per_step": flops.model * plan.tokens_per_step,
         "hbm_bytes_per_device_and_step": None if cost is None else cost.hbm_bytes,
         "collectives_per_device_and_step": {
-            kind: {"count": traffic.count, "bytes": traffic.bytes}
+            kind: {
+                "count": traffic.count,
+                "bytes": traffic.bytes,
+                "dcn_bytes": traffic.dcn_bytes,
+            }
             for kind, traffic in (cost.traffic if cost else {}).items()
         },
         "roofline_seconds": None
@@ -71,6 +76,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
             "compute": roofline.compute,
             "hbm": roofline.hbm,
             "ici": roofline.ici,
+            "dcn": roofline.dcn,
             "step": roofline.seconds,
         },
         "mfu_bound": plan.mfu_bound,
@@ -82,7 +88,8 @@ def _setup(plan: Plan) -> Iterator[str]:
     step, config, devices = plan.step, plan.config, plan.topology.devices
     spec, train, length = step.spec, config.train, config.data.max_length
     sizes = ", ".join(f"{name} {size}" for name, size in step.mesh.shape.items())
-    slices = f", {plan.topology.slices} slices" if plan.topology.slices > 1 else ""
+    count, word = plan.topology.slices, plan.topology.slice_name
+    slices = f", {count} {word}s" if count > 1 else ""
     kind = getattr(devices[0], "device_kind", "device")
     yield f"method    {spec.method.name}"
     yield (
@@ -154,9 +161,14 @@ def _traffic(plan: Plan) -> Iterator[str]:
     if plan.cost is None:
         return
     yield ""
-    yield f"{'collectives per device per step':<34} {'count':>6} {'GB sent':>14}"
+    several = plan.topology.slices > 1
+    between = f" {'between ' + plan.topology.slice_name + 's':>16}" if several else ""
+    yield (
+        f"{'collectives per device per step':<34} {'count':>6} {'GB sent':>14}{between}"
+    )
     for kind, traffic in plan.cost.traffic.items():
-        yield f"  {kind:<28} {traffic.count:10,} {traffic.bytes / 1e9:14.3f}"
+        dcn = f" {traffic.dcn_bytes / 1e9:16.3f}" if several else ""
+        yield f"  {kind:<28} {traffic.count:10,} {traffic.bytes / 1e9:14.3f}{dcn}"
     if not plan.cost.traffic:
         yield "  none"
     if plan.cost.program.unknown_loops:
@@ -177,13 +189,15 @@ def _roofline(plan: Plan) -> Iterator[str]:
         f"  HBM          {roofline.hbm:8.3f} s   about {cost.hbm_bytes / 1e9:.0f} GB "
         f"at {chip.hbm_bandwidth / 1e9:.0f} GB/s"
     )
-    network = (
-        "" if plan.topology.slices == 1 else ", network between slices not counted"
-    )
     yield (
         f"  ICI          {roofline.ici:8.3f} s   all links at "
-        f"{chip.ici_bandwidth / 1e9:.0f} GB/s{network}"
+        f"{chip.ici_bandwidth / 1e9:.0f} GB/s"
     )
+    if plan.topology.slices > 1:
+        yield (
+            f"  DCN          {roofline.dcn:8.3f} s   between slices, at "
+            f"{chip.dcn_bandwidth / 1e9:.3f} GB/s per device"
+        )
     pace = plan.tokens_per_step / roofline.seconds
     yield (
         f"  step time at least {roofline.seconds:.3f} s: at most "

@@ -206,6 +206,16 @@ def test_the_command_prints_the_manifest(capsys):
         (["--name", "Math", *ARGUMENTS[2:], *TRAINING], "--name is 'Math'"),
         ([*ARGUMENTS, "--volume", "models", *TRAINING], "expected CLAIM:PATH"),
         ([*ARGUMENTS[:-1], "cpu:8", *TRAINING], "expected TPUs"),
+        ([*ARGUMENTS[:-1], "h100:8", *TRAINING], "expected TPUs"),
+        (
+            [*ARGUMENTS[:-2], "--nodes", "4", "--slices", "2", *TRAINING],
+            "--slices is 2 and --nodes is 4; --slices is for --topology",
+        ),
+        (
+            [*ARGUMENTS, "--slices", "2", *TRAINING, "--mesh.data", "1"]
+            + ["--mesh.fsdp", "-1"],
+            "mesh.data is 1 and --slices is 2; expected a multiple",
+        ),
         ([*ARGUMENTS, "--grace", "0", *TRAINING], "--grace is 0"),
     ],
 )

@@ -196,6 +196,32 @@ def test_a_plan_for_an_absent_tpu(tmp_path, write_architecture):
 
 
 @needs_libtpu
+@pytest.mark.slow
+def test_a_plan_for_two_slices(tmp_path, write_architecture):
+    """Only gradients cross the network, once per micro-batch, as shards of a slice."""
+    student = write_architecture(tmp_path / "student")
+    config = load(
+        [
+            *("--mesh.data", "2", "--mesh.fsdp", "-1", "--student.path", student),
+            *("--target.name", "sft", "--data.max_length", "256"),
+            *("--train.batch_size", "16", "--train.accumulation_steps", "2"),
+        ]
+    )
+    plan = make_plan(config, get_topology("v5e:2x2", 2))
+    assert plan.step.mesh.shape == {"data": 2, "fsdp": 4, "tensor": 1}
+    slices = [device.slice_index for device in plan.step.mesh.devices.flat]
+    assert slices == [0] * 4 + [1] * 4
+    dcn = sum(each.dcn_bytes for each in plan.cost.traffic.values())
+    trained = sum(leaf.size for leaf in jax.tree.leaves(plan.step.state.params))
+    # 2 (s - 1) / s = 1 for two slices; 2 bytes of a matrix, 4 of the sums over chunks.
+    assert 2 * 2 * trained / 4 < dcn < 2 * 5 * trained / 4
+    ici = sum(each.bytes for each in plan.cost.traffic.values()) - dcn
+    assert plan.roofline.ici == pytest.approx(ici / CHIPS["v5e"].ici_bandwidth)
+    assert plan.roofline.dcn == pytest.approx(dcn / CHIPS["v5e"].dcn_bandwidth)
+    assert "between slices, at 3.125 GB/s" in "\n".join(lines(plan))
+
+
+@needs_libtpu
 def test_an_out_of_memory_error_of_the_compiler_gives_a_plan(
     tmp_path, write_architecture
 ):

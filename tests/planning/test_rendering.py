@@ -18,8 +18,8 @@ from targetsft_jax.planning.plan import Cost, Plan, Roofline, Traffic
 from targetsft_jax.planning.rendering import as_json, lines
 from targetsft_jax.planning.topology import Topology
 
-# A device with round rates: 100 TFLOP/s, 1000 GB/s, 100 GB/s.
-CHIP = Chip("v0", 16.0, 1e14, 1e12, 1e11)
+# A device with round rates: 100 TFLOP/s, 1000 GB/s, 100 GB/s, 10 GB/s between slices.
+CHIP = Chip("v0", 16.0, 1e14, 1e12, 1e11, 1e10)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_the_json_has_the_same_numbers(plan):
     assert numbers["flops_per_token"]["model"] == 4.5e12
     assert numbers["flops_per_step"] == 4.5e12 * 16 * 64
     assert numbers["hbm_bytes_per_device_and_step"] == 2 * 10**12
-    traffic = {"all-gather": {"count": 1234, "bytes": 5 * 10**9}}
+    traffic = {"all-gather": {"count": 1234, "bytes": 5 * 10**9, "dcn_bytes": 0}}
     assert numbers["collectives_per_device_and_step"] == traffic
     assert numbers["roofline_seconds"]["step"] == 14.0
     # 1.15e15 FLOPs per device in 14 s; the peak is 1e14 FLOP/s.
@@ -156,10 +156,23 @@ def test_devices_of_unknown_rates_have_no_roofline(plan):
 
 def test_slices_and_adapters_are_named(plan):
     topology = replace(plan.topology, slices=2)
+    traffic = {"all-reduce": Traffic(12, 6 * 10**9, 10**9)}
+    cost = replace(plan.cost, traffic=traffic, roofline=Roofline(0.2, 0, 0.05, 0.5))
     spec = replace(plan.step.spec, lora=Lora(2, 4.0, ("q",)))
     step = replace(plan.step, spec=spec)
-    report = _report(replace(plan, topology=topology, step=step))
+    sliced = replace(plan, topology=topology, step=step, cost=cost)
+    report = _report(sliced)
     assert "topology  v0:2x2, 2 slices: 4 x V0" in report
-    assert "100 GB/s, network between slices not counted" in report
+    assert (
+        "all-reduce                           12          6.000            1.000"
+        in report
+    )
+    # The slowest resource is the network between slices.
+    assert (
+        "DCN             0.500 s   between slices, at 10.000 GB/s per device" in report
+    )
+    assert "step time at least 0.500 s" in report
+    sent = as_json(sliced)["collectives_per_device_and_step"]["all-reduce"]
+    assert sent == {"count": 12, "bytes": 6 * 10**9, "dcn_bytes": 10**9}
     numbers = 2 * 2 * (rig.STUDENT.hidden_size * 2)
     assert f"lora rank 2, alpha 4 on q: {numbers:,} of" in report

@@ -2,15 +2,23 @@
 
 An asynchronous collective has several instructions: start and done, or on TPUs a chain
 of fusions that each repeat it. It is counted once, at its start.
+
+The program of several TPU slices is that of one slice: what crosses the data-centre
+network is a `send` whose attributes name the collective and its slices. On GPUs the
+groups are of all devices, and cross nodes if their members do.
 """
 
-import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from targetsft_jax.planning.hlo.loops import Executed, Loop, Visit
 from targetsft_jax.planning.hlo.parse import Computation, Instruction, Module, Shape
+from targetsft_jax.planning.hlo.replica_groups import (
+    most_slices,
+    permutation,
+    replica_groups,
+)
 
 KINDS = (
     "all-gather",
@@ -30,12 +38,14 @@ class Collective(Executed):
         shapes: shapes of the results; several if XLA combined collectives.
         operands: shapes of the operands, on one device.
         group: number of devices in a replica group.
+        slices: number of slices or nodes that a group spans.
     """
 
     kind: str
     shapes: tuple[Shape, ...]
     operands: tuple[Shape, ...]
     group: int
+    slices: int = 1
 
     @property
     def bytes(self) -> int:
@@ -55,21 +65,52 @@ class Collective(Executed):
         return passes * operands * others // self.group
 
     @property
+    def dcn_bytes(self) -> int:
+        """Bytes of `bytes` that leave the slice or node.
+
+        Hierarchical algorithms: what s slices exchange is first reduced within them,
+        and gathered within them afterwards. With n devices, n / s in each slice:
+        all-gather (s − 1) B, reduce-scatter (s − 1) B / n, all-reduce twice that,
+        all-to-all (1 − 1 / s) B, collective-permute B. Their sum with what stays within
+        is that of a ring.
+        """
+        if self.slices == 1:
+            return 0
+        operands = sum(shape.bytes for shape in self.operands)
+        if self.kind == "collective-permute":
+            return operands
+        others = self.slices - 1
+        if self.kind == "all-gather":
+            return operands * others
+        if self.kind == "all-to-all":
+            return operands * others // self.slices
+        passes = 2 if self.kind == "all-reduce" else 1
+        return passes * operands * others // self.group
+
+    @property
     def total(self) -> int:
         """Bytes sent per run; a loop of unknown trip count counts once."""
         return self.bytes * self.times()
 
 
+_MEGASCALE = '_xla_host_transfer_handler_name="xla_megascale_runtime"'
+_FRONTEND = re.compile(r'\b(_xla_\w+)="([^"]*)"')
+_TRANSFERS = {"ONE_TO_ONE": "collective-permute"}
+"""Transfers between slices whose names are not those of collectives."""
+
 # Key of a chain of fusions: kind, loops, channel, results.
 _Chain = tuple[str, tuple[Loop, ...], str, tuple[Shape, ...]]
 
 
-def collectives(module: Module, visits: Sequence[Visit]) -> Iterator[Collective]:
+def collectives(
+    module: Module, visits: Sequence[Visit], slices: Sequence[int] = ()
+) -> Iterator[Collective]:
     """Yield collectives in the order of execution, asynchronous ones once.
 
     Args:
         module: parsed module.
         visits: result of `execution_order(module)`.
+        slices: slice or node of each device; empty for a single one.
     """
     fusions = {
         visit.instruction.computation("calls"): visit.instruction
@@ -79,9 +120,11 @@ def collectives(module: Module, visits: Sequence[Visit]) -> Iterator[Collective]
     repeated: dict[_Chain, Collective] = {}
     started: set[_Chain] = set()
     for visit in visits:
+        if _crosses_slices(visit.instruction):
+            yield _between_slices(visit)
         if visit.instruction.op.removesuffix("-start") not in KINDS:
             continue
-        collective = _collective(module, visit, fusions)
+        collective = _collective(module, visit, fusions, slices)
         starts, in_chain = _role_in_chain(visit.computation, visit.instruction)
         chain: _Chain = (
             collective.kind,
@@ -102,7 +145,10 @@ def collectives(module: Module, visits: Sequence[Visit]) -> Iterator[Collective]
 
 
 def _collective(
-    module: Module, visit: Visit, fusions: dict[str, Instruction]
+    module: Module,
+    visit: Visit,
+    fusions: dict[str, Instruction],
+    slices: Sequence[int],
 ) -> Collective:
     """Build a `Collective` from its instruction and the fusion around it, if any."""
     instruction, computation = visit.instruction, visit.computation
@@ -119,6 +165,8 @@ def _collective(
     if kind == "all-reduce" and computation.name.startswith("all-reduce-scatter"):
         # TPUs write a reduce-scatter as a fusion of all-reduce and dynamic-slice.
         kind, shapes = "reduce-scatter", fusions[computation.name].shapes
+    pairs = permutation(instruction.attributes)
+    groups = replica_groups(instruction.attributes, module.devices)
     return Collective(
         instruction.name,
         visit.loops,
@@ -126,7 +174,39 @@ def _collective(
         kind,
         shapes,
         operands,
-        _group_size(instruction, module.devices),
+        groups.shape[1] if pairs is None else len(pairs),
+        most_slices(groups if pairs is None else pairs, slices),
+    )
+
+
+def _crosses_slices(instruction: Instruction) -> bool:
+    """Return whether an instruction sends to other TPU slices."""
+    return instruction.op == "send" and _MEGASCALE in instruction.attributes
+
+
+def _between_slices(visit: Visit) -> Collective:
+    """Build the collective of a `send` between TPU slices, one device in each."""
+    instruction, computation = visit.instruction, visit.computation
+    attributes = dict(_FRONTEND.findall(instruction.attributes))
+    transfer = attributes["_xla_megascale_transfer_type"]
+    kind = _TRANSFERS.get(transfer, transfer.lower().replace("_", "-"))
+    if kind not in KINDS:
+        raise ValueError(
+            f"the program has a transfer between slices of type {transfer!r}, which is "
+            f"unknown; expected one of {', '.join(KINDS)}"
+        )
+    # "{1,2}x{0:63}": devices 0 to 63 of slices 1 and 2, each with its counterpart.
+    slices = attributes["_xla_megascale_target"].partition("}")[0].count(",") + 1
+    operand = computation.instructions[instruction.operands[0]].shapes
+    return Collective(
+        instruction.name,
+        visit.loops,
+        instruction.source,
+        kind,
+        operand,
+        operand,
+        slices,
+        slices,
     )
 
 
@@ -155,25 +235,3 @@ def _role_in_chain(
 def _channel(instruction: Instruction) -> str:
     match = re.search(r"channel_id=(\d+)", instruction.attributes)
     return match[1] if match else ""
-
-
-def _group_size(instruction: Instruction, devices: int) -> int:
-    """Return the devices per replica group; all devices if no groups are named."""
-    attributes = instruction.attributes
-    pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", attributes)
-    if pairs:
-        return pairs[1].count("{")
-    # Three spellings: {{0,1},{2,3}}, [groups,size]<=[...], mesh['x'=2,...] {'x'}.
-    explicit = re.search(r"replica_groups=\{\{([\d,]*)\}", attributes)
-    if explicit:
-        return explicit[1].count(",") + 1
-    iota = re.search(r"replica_groups=\[\d+,(\d+)\]", attributes)
-    if iota:
-        return int(iota[1])
-    axes = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes)
-    if axes:
-        sizes = dict(re.findall(r"'([^']+)'=(\d+)", axes[1]))
-        # A part of an axis is written 'x':(before)size.
-        used = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", axes[2])
-        return math.prod(int(part or sizes[axis]) for axis, part in used)
-    return devices

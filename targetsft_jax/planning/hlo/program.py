@@ -8,7 +8,7 @@ The text is the program of one device, on CPU, TPU or GPU. Instructions are list
 the order of execution, with their enclosing loops.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from targetsft_jax.planning.hlo.buffers import ALIASES, Buffer, buffers
@@ -66,8 +66,12 @@ class Program:
         }
 
 
-def read(text: str) -> Program:
+def read(text: str, slices: Sequence[int] = ()) -> Program:
     """Parse the text of a compiled program (`compiled.as_text()`).
+
+    Args:
+        text: text of the program.
+        slices: slice of each device, in the order of the mesh; empty for one slice.
 
     Raises:
         ValueError: the text is not a compiled HLO module.
@@ -75,7 +79,7 @@ def read(text: str) -> Program:
     module = parse_module(text)
     visits = execution_order(module)
     return Program(
-        tuple(collectives(module, visits)),
+        tuple(collectives(module, visits, slices)),
         tuple(products(visits)),
         tuple(buffers(module, visits)),
     )

@@ -18,11 +18,11 @@ def mesh():
 def compile_local(mesh):
     """Compile a function of per-device rows; returns the `Program`."""
 
-    def compile_function(function, *shapes):
+    def compile_function(function, *shapes, nodes=()):
         local = jax.shard_map(
             function, mesh=mesh, in_specs=P(("x", "y")), out_specs=P(), check_vma=False
         )
         arrays = [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]
-        return read(jax.jit(local).lower(*arrays).compile().as_text())
+        return read(jax.jit(local).lower(*arrays).compile().as_text(), nodes)
 
     return compile_function
