@@ -208,7 +208,7 @@ def test_a_plan_for_two_slices(tmp_path, write_architecture):
         ]
     )
     plan = make_plan(config, get_topology("v5e:2x2", 2))
-    assert plan.step.mesh.shape == {"data": 2, "fsdp": 4, "tensor": 1}
+    assert plan.step.mesh.shape == {"data": 2, "fsdp": 4, "context": 1, "tensor": 1}
     slices = [device.slice_index for device in plan.step.mesh.devices.flat]
     assert slices == [0] * 4 + [1] * 4
     dcn = sum(each.dcn_bytes for each in plan.cost.traffic.values())
