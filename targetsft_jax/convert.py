@@ -18,9 +18,13 @@ def _convert(arguments: list[str]) -> None:
     # A running training may hold the accelerators.
     jax.config.update("jax_platforms", "cpu")
     from targetsft_jax.checkpoints import convert
+    from targetsft_jax.checkpoints.remote import export_folder
 
+    out = options["out"]
     direction = options.pop("subcommand").replace("-", "_")
-    print(getattr(convert, direction)(**options))
+    with export_folder(out) as folder:
+        message = getattr(convert, direction)(**options | {"out": folder})
+    print(message.replace(str(folder), out))
 
 
 def parser() -> CommandParser:

@@ -25,6 +25,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import pytest  # noqa: E402
 from support import rig  # noqa: E402
 from support.counted import COUNTED  # noqa: E402
+from support.gcs import BUCKET, emulator  # noqa: E402
 
 from targetsft_jax.training import fit as fit_module  # noqa: E402
 
@@ -46,6 +47,22 @@ def plain_make_train_step():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit_module, "make_train_step", rig.compile_once(real))
         yield real
+
+
+@pytest.fixture(scope="session")
+def _emulated_store():
+    """Variables of one emulated object store; its clients keep its address."""
+    with emulator() as variables:
+        yield variables
+
+
+@pytest.fixture
+def store(_emulated_store, tmp_path, monkeypatch):
+    """URL of an empty folder of an emulated object store; copies are in tmp_path."""
+    for name, value in _emulated_store.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TARGETSFT_LOCAL_DIR", str(tmp_path / "local"))
+    return f"gs://{BUCKET}/{tmp_path.name}"
 
 
 @pytest.fixture(scope="session")

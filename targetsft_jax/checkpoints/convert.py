@@ -13,6 +13,7 @@ from targetsft_jax.checkpoints.reader import (
     check_path,
     find_checkpoint,
 )
+from targetsft_jax.checkpoints.remote import local_model
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.hf.importer import load_config, load_params, resolve
 from targetsft_jax.hf.model_card import adapter_card, converted_card, with_step
@@ -22,6 +23,7 @@ from targetsft_jax.hf.peft_import import is_adapter
 from targetsft_jax.hf.sidecar_files import CARD_FILE
 from targetsft_jax.models import lora
 from targetsft_jax.storage import atomic, manifest
+from targetsft_jax.storage.location import Location, is_url
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.storage.user_path import user_path
 
@@ -58,6 +60,8 @@ def to_hf(
         ValueError: parameters that are damaged, do not fit the config, or are
             neither a complete model nor adapters with a base.
     """
+    if is_url(source):
+        source = str(local_model(source))
     if is_adapter(user_path(source)):
         if step is not None or base is not None or like is not None:
             raise ValueError(
@@ -67,7 +71,10 @@ def to_hf(
         return _merge(open_model(source), out, dtype, max_shard_size)
     stored = find_checkpoint(source, step)
     like = like or stored.run_dir.model
-    sources = {"checkpoint": stored.folder, "folder of its config": like}
+    sources: dict[str, Location] = {
+        "checkpoint": stored.folder,
+        "folder of its config": like,
+    }
     if base is not None and Path(base).is_dir():
         sources["base of the adapters"] = Path(base)
     manifest.check_replaceable(out, sources)
@@ -155,7 +162,7 @@ def from_hf(source: str, out: Path, *, dtype: str | None = None) -> str:
     """
     _check_new(out)
     check_path(out)
-    folder = resolve(source)
+    folder = local_model(source) if is_url(source) else resolve(source)
     if is_adapter(folder):
         raise ValueError(
             f"{source} is a folder of adapters; expected a complete model. Merge them "
@@ -173,7 +180,10 @@ def _merge(
     model: StoredModel, out: Path, dtype: str | None, max_shard_size: int
 ) -> str:
     """Export adapters in PEFT's format, merged into their base."""
-    sources = {"adapter": model.source, "folder of its config": model.folder}
+    sources: dict[str, Location] = {
+        "adapter": model.source,
+        "folder of its config": model.folder,
+    }
     for base in model.bases:
         sources["base of the adapters"] = base.source
     manifest.check_replaceable(out, sources)

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from targetsft_jax.checkpoints.commit import atomicity
+from targetsft_jax.storage.location import Location, absolute, is_remote
 from targetsft_jax.storage.run_dir import RunDir
 
 _CHUNK_BYTES = 2**28
@@ -30,12 +31,14 @@ def save_args(params: Any) -> Any:
 
 def save_params(run_dir: RunDir, params: dict[str, Any]) -> None:
     """Write parameters as checkpoint 0 of a run directory, without an optimizer."""
-    with ocp.CheckpointManager(run_dir.checkpoints.absolute()) as manager:
+    folder = absolute(run_dir.checkpoints)
+    options = ocp.CheckpointManagerOptions(**atomicity(folder))
+    with ocp.CheckpointManager(folder, options=options) as manager:
         item = ocp.args.StandardSave(params, save_args=save_args(params))
         manager.save(0, args=ocp.args.Composite(params=item))
 
 
-def open_params(folder: Path) -> dict[str, Any]:
+def open_params(folder: Location) -> dict[str, Any]:
     """Open stored parameters: the tree of `init_params` with `StoredLeaf` leaves.
 
     Args:
@@ -54,8 +57,7 @@ def open_params(folder: Path) -> dict[str, Any]:
             names = [part["key"] for part in entry["key_metadata"]]
             kvstore = {
                 "driver": "ocdbt",
-                # No URL, in which some characters of a path have a meaning.
-                "base": {"driver": "file", "path": f"{folder.absolute()}/"},
+                "base": _key_value_store(folder),
                 "path": ".".join(names) + "/",
             }
             spec = {"driver": driver, "kvstore": kvstore}
@@ -70,7 +72,16 @@ def open_params(folder: Path) -> dict[str, Any]:
     return tree
 
 
-def unreadable(folder: Path, error: Exception) -> ValueError:
+def _key_value_store(folder: Location) -> dict[str, str]:
+    """TensorStore's specification of a folder."""
+    if is_remote(folder):
+        bucket, _, path = str(folder).partition("://")[2].partition("/")
+        return {"driver": "gcs", "bucket": bucket, "path": f"{path}/"}
+    # No URL, in which some characters of a path have a meaning.
+    return {"driver": "file", "path": f"{folder.absolute()}/"}
+
+
+def unreadable(folder: Location, error: Exception) -> ValueError:
     """Error about the parameters of a damaged checkpoint."""
     line = str(error).strip().split("\n")[0][:300]
     return ValueError(

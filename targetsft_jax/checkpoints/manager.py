@@ -14,6 +14,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from targetsft_jax.checkpoints.checksums import array_checksums
+from targetsft_jax.checkpoints.commit import atomicity, set_uncommitted_aside
 from targetsft_jax.checkpoints.layered_params import save_args
 from targetsft_jax.checkpoints.position import Position
 from targetsft_jax.checkpoints.provenance import Provenance, digest
@@ -27,7 +28,8 @@ from targetsft_jax.checkpoints.verification import (
     verify,
 )
 from targetsft_jax.parallel import preemption, processes
-from targetsft_jax.storage import atomic, disk_full
+from targetsft_jax.storage import disk_full, object_store
+from targetsft_jax.storage.location import absolute, is_remote
 from targetsft_jax.storage.run_dir import RunDir
 
 Arrays = dict[str, Any]
@@ -58,13 +60,15 @@ class Checkpoints:
         provenance: Provenance | None = None,
     ):
         check_path(run_dir.checkpoints)
-        self._folder = run_dir.checkpoints.absolute()
-        self._damaged_folder = run_dir.damaged_checkpoints.absolute()
+        self._folder = absolute(run_dir.checkpoints)
+        self._damaged_folder = absolute(run_dir.damaged_checkpoints)
         self._retention = retention
         self._provenance = provenance or Provenance()
         # Orbax logs each of its threads' errors, which `_unless_full` reports.
         for name in ("absl", "asyncio"):
             logging.getLogger(name).addFilter(disk_full.REPORTED_ELSEWHERE)
+        if processes.is_primary():
+            set_uncommitted_aside(run_dir)
         self._manager = self._open()
         # Step and bytes of the save under way.
         self._saving = (0, 0)
@@ -76,6 +80,7 @@ class Checkpoints:
             create=True,
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
+            **atomicity(self._folder),
             **self._retention.options(),
         )
         return ocp.CheckpointManager(self._folder, options=options, item_names=ITEMS)
@@ -103,7 +108,7 @@ class Checkpoints:
         # A save that runs out of space occupies what is left, and a process in which it
         # does would leave the others waiting.
         step, required = self._saving
-        full = disk_full.free_bytes(self._folder) < required
+        full = self._is_full(required)
         reason = self._warning(step, required) if full else ""
         if reason := processes.gather_text(reason)[0]:
             return [*messages, reason]
@@ -232,6 +237,12 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
             time.sleep(0.05)
 
+    def _is_full(self, required: int) -> bool:
+        """True if the file system lacks space; an object store never does."""
+        if is_remote(self._folder):
+            return False
+        return disk_full.free_bytes(self._folder) < required
+
     def _previous(self) -> str:
         if self.latest is None:
             return "There is none before it"
@@ -309,9 +320,8 @@ class Checkpoints:
     def _set_aside(self, damaged: Mapping[int, str]) -> None:
         if processes.is_primary():
             for step, reason in damaged.items():
-                name = str(step)
-                target = atomic.set_aside(
-                    self._folder / name, self._damaged_folder / name
+                target = object_store.set_aside(
+                    self._folder / str(step), self._damaged_folder
                 )
                 print(
                     f"checkpoint {step} cannot be restored ({reason}); moved to "

@@ -16,6 +16,7 @@ from targetsft_jax.checkpoints.reader import (
     find_checkpoint,
     is_run_path,
 )
+from targetsft_jax.checkpoints.remote import local_model
 from targetsft_jax.data.tokenizer import (
     byte_tokenizer,
     load_tokenizer,
@@ -28,6 +29,7 @@ from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.lora import Lora
 from targetsft_jax.parallel import rules
+from targetsft_jax.storage.location import Location, is_url
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,7 +54,7 @@ class StoredModel:
     adapters: "StoredAdapters | None" = None
 
     @property
-    def source(self) -> Path:
+    def source(self) -> Location:
         """Folder of its weights; of adapters, where it has them."""
         if self.adapters is not None:
             return self.adapters.folder
@@ -130,7 +132,7 @@ class StoredAdapters:
         dtype: name of the dtype of merged kernels; None: that of the base's kernels.
     """
 
-    folder: Path
+    folder: Location
     base: StoredModel
     read: Callable[[], tuple[dict[str, Any], Lora]]
     dtype: str | None = None
@@ -142,7 +144,7 @@ def open_model(path: str | Path, *, weights: bool = True) -> StoredModel:
     Args:
         path: a hub id, a Hugging Face folder, a folder of adapters in PEFT's format, a
             run directory (its newest checkpoint) or one of its checkpoints,
-            `RUN/checkpoints/STEP`.
+            `RUN/checkpoints/STEP`; all but the hub id local, or as gs://BUCKET/PATH.
         weights: also download the weights of a hub id.
 
     Raises:
@@ -193,7 +195,11 @@ def shared_tokenizer(models: Mapping[str, StoredModel]) -> "PreTrainedTokenizerB
 
 def _open(path: str | Path, weights: bool, adapters: tuple[Path, ...]) -> StoredModel:
     """Open a model; `adapters` are the folders whose base it is."""
-    folder = resolve(path, weights=weights)
+    folder = (
+        local_model(str(path), weights=weights)
+        if is_url(path)
+        else resolve(path, weights=weights)
+    )
     if folder.resolve() in adapters:
         raise ValueError(
             f"{folder} names itself as the base model of its adapters; set "

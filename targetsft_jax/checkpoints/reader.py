@@ -1,7 +1,6 @@
 """Locate a saved checkpoint and read its parameters, without the run that wrote it."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,11 @@ from targetsft_jax.checkpoints.checksums import (
     host_checksum,
     path_name,
 )
+from targetsft_jax.checkpoints.commit import atomicity, checkpoint_steps, is_step
 from targetsft_jax.checkpoints.layered_params import open_params, unreadable
 from targetsft_jax.checkpoints.provenance import digest
+from targetsft_jax.checkpoints.remote import local_model
+from targetsft_jax.storage.location import Location, absolute, is_url
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.storage.user_path import user_path
 
@@ -38,8 +40,8 @@ class StoredCheckpoint:
     step: int
 
     @property
-    def folder(self) -> Path:
-        """RUN/checkpoints/STEP."""
+    def folder(self) -> Location:
+        """RUN/checkpoints/STEP, or the folder STEP of `checkpoint_dir`."""
         return self.run_dir.checkpoints / str(self.step)
 
     def metadata(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -121,7 +123,9 @@ class StoredCheckpoint:
         """
         args = ocp.args.Composite(params=ocp.args.StandardRestore(abstract))
         try:
-            with ocp.CheckpointManager(self.run_dir.checkpoints.absolute()) as manager:
+            folder = absolute(self.run_dir.checkpoints)
+            options = ocp.CheckpointManagerOptions(**atomicity(folder))
+            with ocp.CheckpointManager(folder, options=options) as manager:
                 params = manager.restore(self.step, args=args).params
         except jax.errors.JaxRuntimeError:
             # Of the devices, such as a lack of memory.
@@ -148,7 +152,7 @@ def find_checkpoint(path: str | Path, step: int | None = None) -> StoredCheckpoi
         ValueError: both a checkpoint and a step are specified, or the folder's name is
             not the step of its content.
     """
-    folder = user_path(path).absolute()
+    folder = (local_model(str(path)) if is_url(path) else user_path(path)).absolute()
     if _is_checkpoint(folder):
         if step is not None:
             raise ValueError(
@@ -174,7 +178,7 @@ def find_checkpoint(path: str | Path, step: int | None = None) -> StoredCheckpoi
     return stored
 
 
-def check_path(folder: Path) -> None:
+def check_path(folder: Location) -> None:
     """Check that Orbax can write checkpoints below a folder.
 
     Orbax expands the characters * ? [ and a backslash anywhere in the path of a
@@ -183,7 +187,7 @@ def check_path(folder: Path) -> None:
     Raises:
         ValueError: the absolute path has such a character, or is not text.
     """
-    path = str(folder.absolute())
+    path = str(absolute(folder))
     found = sorted({character for character in path if character in "*?[\\"})
     if found:
         raise ValueError(
@@ -194,7 +198,7 @@ def check_path(folder: Path) -> None:
         raise ValueError(f"the path {path!r} is not UTF-8; choose another path")
 
 
-def read_metadata(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_metadata(folder: Location) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the position and the provenance of a checkpoint; empty if it lacks them.
 
     Args:
@@ -217,7 +221,7 @@ def read_metadata(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return position, provenance
 
 
-def read_json_item(folder: Path, name: str) -> dict[str, Any]:
+def read_json_item(folder: Location, name: str) -> dict[str, Any]:
     """Read a JSON item of a checkpoint; empty if the checkpoint lacks it.
 
     Args:
@@ -246,25 +250,12 @@ def is_run_path(path: Path) -> bool:
     return not (path / "config.json").exists() and bool(checkpoint_steps(RunDir(path)))
 
 
-def checkpoint_steps(run_dir: RunDir) -> list[int]:
-    """Steps of a run's complete checkpoints, in order; empty for any other folder."""
-    # A checkpoint has a temporary name until it is complete.
-    paths = run_dir.checkpoints.glob("*/params/_METADATA")
-    names = (path.parents[1].name for path in paths)
-    return sorted(int(name) for name in names if _is_step(name))
-
-
-def _is_step(name: str) -> bool:
-    """True for the name of a checkpoint: not 007, nor digits of other scripts."""
-    return re.fullmatch(r"0|[1-9][0-9]{0,17}", name) is not None
-
-
 def _is_checkpoint(folder: Path) -> bool:
     """True if an absolute path is of the form RUN/checkpoints/STEP."""
     parents = folder.parents
-    if len(parents) < 2 or not _is_step(folder.name):
+    if len(parents) < 2 or not is_step(folder.name):
         return False
-    return folder.parent == RunDir(parents[1]).checkpoints
+    return folder.parent.name == "checkpoints"
 
 
 def _listing(folder: Path) -> str:

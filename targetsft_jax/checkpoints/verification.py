@@ -1,16 +1,17 @@
 """Read a training state and verify its checksums, in agreement of all processes."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
 from targetsft_jax.checkpoints.checksums import array_checksums, compare_checksums
+from targetsft_jax.checkpoints.commit import atomicity
 from targetsft_jax.checkpoints.position import Position
 from targetsft_jax.checkpoints.reader import read_metadata
 from targetsft_jax.parallel import processes
+from targetsft_jax.storage.location import Location
 
 _T = TypeVar("_T")
 
@@ -30,7 +31,7 @@ class StateReader:
         folder: folder of the checkpoints.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Location):
         self._folder = folder
 
     def metadata(self, step: int) -> dict[str, dict[str, Any]]:
@@ -66,6 +67,7 @@ class StateReader:
         options = ocp.CheckpointManagerOptions(
             create=False,
             enable_async_checkpointing=False,
+            **atomicity(self._folder),
             multiprocessing_options=ocp.options.MultiprocessingOptions(
                 primary_host=process,
                 active_processes={process},

@@ -56,4 +56,4 @@ def conversion_parser() -> CommandParser:
 
 def _add_paths(parser: CommandParser, name: str, help: str) -> None:
     parser.add_argument("source", metavar=name, help=help)
-    parser.add_argument("out", metavar="OUT", type=Path, help="the folder to write")
+    parser.add_argument("out", metavar="OUT", help="the folder to write")

@@ -52,7 +52,7 @@ def continuation(
         parsed, so that it is known to work; without one, a sentence about the
         arguments to add.
     """
-    path = str(run_dir.path)
+    path = str(run_dir)
     changed = _differences(before, after)
     # Another student is not to be trained from the checkpoints of this one.
     other_start = any(key.startswith(("student.", "lora")) for key in changed)
@@ -61,9 +61,12 @@ def continuation(
     desired = dataclasses.replace(
         after,
         run_dir=_free_path(path),
+        checkpoint_dir=None,
         student=student if from_checkpoint else after.student,
     )
     ends = ["--run_dir", desired.run_dir]
+    if after.checkpoint_dir is not None:
+        ends += ["--checkpoint_dir", "null"]
     if from_checkpoint:
         ends = ["--student.path", path, *ends]
         if after.student.build is not None:
@@ -71,7 +74,7 @@ def continuation(
     tree = dataclasses.asdict(after)
     overrides: dict[str, str] = {}
     for key in changed:
-        if key != "run_dir":
+        if key not in ("run_dir", "checkpoint_dir"):
             name, value = _settable(tree, key)
             overrides[f"--{name}"] = _argument(value)
     pairs = [part for pair in overrides.items() for part in pair]

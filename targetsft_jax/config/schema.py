@@ -43,8 +43,8 @@ class RoleConfig:
 
     path: str | None = key(
         None,
-        "Local folder or hub id (safetensors only), or a run directory or checkpoint "
-        "of this package.",
+        "Local folder, gs://BUCKET/PATH or hub id (safetensors only), or a run "
+        "directory or checkpoint of this package.",
     )
     build: BuildConfig | None = key(
         None, "Small model, built on first use and cached; excludes `path`."
@@ -346,7 +346,14 @@ class Config:
 
     run_dir: str = key(
         "runs/default",
-        "Run directory: metrics, checkpoints, exported model.",
+        "Run directory: metrics, checkpoints, exported model; local, or "
+        "gs://BUCKET/PATH.",
+        resumable=True,
+    )
+    checkpoint_dir: str | None = key(
+        None,
+        "Folder of the checkpoints, local or gs://BUCKET/PATH. null: that of the run's "
+        "last session, or RUN/checkpoints.",
         resumable=True,
     )
     resume: bool = key(
@@ -357,7 +364,8 @@ class Config:
     seed: int = key(0, "Seed of the data order and of sampling.", at_least(0))
     cache_dir: str = key(
         "~/.cache/targetsft_jax",
-        "Cache of built models, tokens, packed rows and compiled programs.",
+        "Cache of built models, tokens, packed rows and compiled programs; local, or "
+        "gs://BUCKET/PATH.",
         resumable=True,
     )
     student: RoleConfig = key(RoleConfig, "The trained model.")

@@ -4,14 +4,21 @@ import glob
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from targetsft_jax.data.config import SourceConfig, paths
 from targetsft_jax.data.hf_folder import has_splits, split_files
 from targetsft_jax.data.sources import KINDS, existing_files, refuse_missing_shards
+from targetsft_jax.storage.access import check_access
+from targetsft_jax.storage.local_copy import copy_file, copy_folder
+from targetsft_jax.storage.location import is_url, local_folder
+from targetsft_jax.storage.object_store import matches
 from targetsft_jax.storage.user_path import user_path
 
 _JSON = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
 _SUFFIXES = {"files": KINDS, "jsonl": _JSON, "parquet": (".parquet",)}
+# Of a folder of objects: data, and what describes its splits.
+_COPIED = (*KINDS, ".json")
 _PATTERN = re.compile(r"[*?\[]")
 # Names in a report or error.
 _NAMES = 10
@@ -50,7 +57,7 @@ def list_files(config: SourceConfig) -> Files:
     """
     files, left_out = [], []
     for path in paths(config):
-        expanded = _expand(str(user_path(path)), config)
+        expanded = _expand(str(_local(path, config)), config)
         files += expanded.paths
         left_out += expanded.left_out
     return Files(files, left_out)
@@ -61,11 +68,31 @@ def _expand(path: str, config: SourceConfig) -> Files:
         return _of_folder(Path(path), config)
     if not _PATTERN.search(path) or Path(path).exists():
         return Files(list(existing_files(path)))
-    matches = sorted(glob.glob(path, recursive=True))
-    if not matches:
-        raise ValueError(f"{path}: no file matches the pattern; check data.path")
-    refuse_missing_shards(matches)
-    return Files(list(existing_files(matches)))
+    names = sorted(glob.glob(path, recursive=True))
+    if not names:
+        _no_match(path)
+    refuse_missing_shards(names)
+    return Files(list(existing_files(names)))
+
+
+def _local(path: str, config: SourceConfig) -> Path:
+    """Local path of a file, folder or pattern; of a URL, that of its copies."""
+    if not is_url(path):
+        return user_path(path)
+    url = path.rstrip("/")
+    if _PATTERN.search(url):
+        check_access("data.path", url)
+        copies = [copy_file(match, "data.path") for match in matches(url)]
+        # The pattern selects the same names below the folder of the copies.
+        return local_folder("copies", url) if copies else _no_match(path)
+    try:
+        return copy_file(url, "data.path")
+    except FileNotFoundError:
+        return copy_folder(url, "data.path", lambda name: name.endswith(_COPIED))
+
+
+def _no_match(path: str) -> NoReturn:
+    raise ValueError(f"{path}: no file matches the pattern; check data.path")
 
 
 def _of_folder(folder: Path, config: SourceConfig) -> Files:

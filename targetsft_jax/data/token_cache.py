@@ -13,8 +13,13 @@ from targetsft_jax.data.config import DataConfig
 from targetsft_jax.data.examples import Arrays, join_parts
 from targetsft_jax.data.shapes import SHAPES
 from targetsft_jax.data.token_limit import stored_tokens
+from targetsft_jax.parallel import processes
 from targetsft_jax.storage import array_folder, atomic
-from targetsft_jax.storage.user_path import user_path
+from targetsft_jax.storage.remote_cache import (
+    cache_folder,
+    read_through,
+    write_through,
+)
 from targetsft_jax.targets.inputs import column_names
 
 if TYPE_CHECKING:
@@ -97,7 +102,7 @@ class CacheFolders:
         ]
         key = _hash(json.dumps(tokens, sort_keys=True, default=str))
         rows = _hash(json.dumps([key, packing], sort_keys=True))
-        folder = user_path(cache_dir) / "data"
+        folder = cache_folder(cache_dir) / "data"
         return cls(folder / f"tokens-{key[:20]}", folder / f"rows-{rows[:20]}")
 
 
@@ -119,6 +124,7 @@ def load_or_make(
     """
     if folder is None:
         return join_parts(maker.parts()), dict(maker.summary())
+    read_through(folder)
     try:
         cached = array_folder.read(folder)
     except array_folder.Damaged as error:
@@ -131,6 +137,8 @@ def load_or_make(
     _write(folder, maker)
     arrays = array_folder.read(folder)
     assert arrays is not None
+    if processes.is_primary():
+        write_through(folder)
     log(f"written to the cache: {folder}")
     return arrays
 

@@ -1,7 +1,7 @@
 """Evaluate a model on benchmarks: open, check, sample, grade, summarise."""
 
-import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from targetsft_jax.checkpoints.open import StoredModel, open_model
+from targetsft_jax.checkpoints.remote import local_model
 from targetsft_jax.command import UsageError
 from targetsft_jax.config.load import parse as parse_config
 from targetsft_jax.config.schema import Config, ConfigError
@@ -28,6 +29,7 @@ from targetsft_jax.evaluation.benchmarks import Benchmark, LoadedBenchmark
 from targetsft_jax.evaluation.benchmarks.few_shot import FewShot
 from targetsft_jax.evaluation.choice_run import ChoiceRun, choice_prompts
 from targetsft_jax.evaluation.eval_results import PublishedScore, write_scores
+from targetsft_jax.evaluation.model_identity import model_identity
 from targetsft_jax.evaluation.scores import BenchmarkScore
 from targetsft_jax.evaluation.settings import EvaluateConfig
 from targetsft_jax.evaluation.store import Row, Store
@@ -35,6 +37,7 @@ from targetsft_jax.parallel.preemption import RaisedSignals
 from targetsft_jax.parallel.processes import is_primary
 from targetsft_jax.storage import atomic
 from targetsft_jax.storage.digest import json_digest
+from targetsft_jax.storage.location import is_url
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.storage.user_path import user_path
 from targetsft_jax.telemetry.compilation_cache import use_compilation_cache
@@ -43,8 +46,6 @@ from targetsft_jax.versions import MODEL, installed_versions
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_BLOCK, _BLOCKS = 2**12, 256
-"""Bytes of a block, and blocks per file, that identify a model."""
 
 _MIXED = "mixed"
 """Mode of a folder while its rows are graded in another one: verdicts are of both."""
@@ -373,31 +374,10 @@ def _prompt_digest(benchmark: Benchmark) -> str:
     return json_digest([*parts, changed] if changed else parts)
 
 
-def model_identity(model: StoredModel) -> str:
-    """Digest of the files of a model's weights: names, sizes and blocks of bytes.
-
-    The blocks are spread over each file: merged adapters leave the embedding, the
-    first bytes of most files, as it was.
-    """
-    digest = hashlib.sha256()
-    sources = [part.source for part in (model, *model.bases)]
-    paths = [path for source in sources for path in sorted(source.rglob("*"))]
-    for path in filter(Path.is_file, paths):
-        if path.suffix in (".md", ".yaml"):
-            continue  # Model card and scores do not change completions.
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size} ".encode())
-        with path.open("rb") as file:
-            for start in range(0, size, max(_BLOCK, size // _BLOCKS)):
-                file.seek(start)
-                digest.update(file.read(_BLOCK))
-    return digest.hexdigest()[:16]
-
-
 def _folder(config: EvaluateConfig) -> Path:
     if config.out is not None:
         return user_path(config.out)
-    name = str(config.model).rstrip("/").replace("/", "_").lstrip("._")
+    name = re.sub(":?/+", "_", str(config.model).rstrip("/")).lstrip("._")
     return Path("runs/evaluate") / name[-80:]
 
 
@@ -405,7 +385,7 @@ def _run_of(path: str | None) -> RunDir | None:
     """Run directory that a model belongs to; None for other models."""
     if path is None:
         return None
-    folder = user_path(path)
+    folder = local_model(path, weights=False) if is_url(path) else user_path(path)
     candidates = (folder, folder.parent, folder.parent.parent)
     runs = (RunDir(candidate) for candidate in candidates)
     return next((r for r in runs if r.config.is_file() and r.metrics.is_file()), None)

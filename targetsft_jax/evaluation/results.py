@@ -18,11 +18,15 @@ class Results:
 
     Args:
         run_dir: the run's directory; a missing or unreadable file counts as empty.
+        shared: take the results that the primary process reads, since the directory
+            may be on its machine alone; all processes must call it.
     """
 
-    def __init__(self, run_dir: RunDir):
+    def __init__(self, run_dir: RunDir, *, shared: bool = False):
         self._run_dir = run_dir
         self._tree = _read(run_dir)
+        if shared:
+            self._tree = json.loads(processes.from_primary(json.dumps(self._tree)))
 
     def score(self, name: str, key: str) -> AverageAtK | None:
         """Score of a model; None if it was not evaluated under this key.

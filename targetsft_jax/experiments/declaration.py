@@ -10,6 +10,7 @@ from targetsft_jax.config.shipped import find
 from targetsft_jax.config.tree import UnknownKey, build, merge, override
 from targetsft_jax.keys import Domain, at_least, key, refusals, section
 from targetsft_jax.storage import yaml_file
+from targetsft_jax.storage.location import is_url
 
 _RATES = Domain(
     "different rates above 0",
@@ -107,4 +108,9 @@ def read_comparison(config: str, replacing: Mapping[str, str | None]) -> Compari
     comparison = build(Comparison, tree)
     for refusal in refusals(comparison):
         raise ConfigError(f"{path}: {refusal}")
+    if is_url(comparison.run_dir):
+        raise ConfigError(
+            f"{path}: run_dir is {comparison.run_dir}; expected a local folder: a "
+            "comparison reads its cells from there (checkpoint_dir may be a URL)"
+        )
     return comparison

@@ -92,7 +92,7 @@ class Entry:
                 seed,
                 replace(
                     self.config,
-                    run_dir=str(self.folder / f"seed{seed}"),
+                    **self._folders(f"seed{seed}"),
                     seed=seed,
                     train=train,
                 ),
@@ -123,7 +123,7 @@ class Entry:
                 tuning.seed,
                 replace(
                     self.config,
-                    run_dir=str(self.folder / f"trial{rate:g}"),
+                    **self._folders(f"trial{rate:g}"),
                     seed=tuning.seed,
                     train=replace(self.config.train, learning_rate=rate),
                     evaluation=problems,
@@ -132,6 +132,14 @@ class Entry:
             )
             for rate in tuning.learning_rates
         ]
+
+    def _folders(self, name: str) -> dict[str, Any]:
+        """Run directory of a cell, and a folder of its own for its checkpoints."""
+        folder, above = self.folder / name, self.config.checkpoint_dir
+        if above is None:
+            return {"run_dir": str(folder)}
+        below = "/".join(folder.parts[-3:])
+        return {"run_dir": str(folder), "checkpoint_dir": f"{above}/{below}"}
 
 
 def entries(comparison: Comparison, arguments: Sequence[str] = ()) -> list[Entry]:

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from targetsft_jax.checkpoints.remote import local_run
 from targetsft_jax.evaluation.results import Results
 from targetsft_jax.evaluation.statistics import AverageAtK
 from targetsft_jax.experiments.comparison.order import REFERENCES
 from targetsft_jax.loss.histogram import BINS
 from targetsft_jax.storage import jsonl, yaml_file
+from targetsft_jax.storage.location import is_url
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.telemetry.goodput import read_seconds
 from targetsft_jax.telemetry.metrics import Metric
@@ -82,7 +84,8 @@ def read_runs(paths: list[str]) -> list[Run]:
     """Read runs without duplicates; runs without a step are omitted.
 
     Args:
-        paths: run directories, or folders with runs in them, at most three levels down.
+        paths: run directories, or folders with runs in them, at most three levels down;
+            or URLs of run directories.
 
     Raises:
         ValueError: there is no run at or below a path, or none has a step yet.
@@ -98,6 +101,8 @@ def read_run(folder: Path) -> Run:
 
 def _find_runs(path: str) -> dict[Path, list[dict[str, Any]]]:
     """Find run directories at or below a path, with the rows of metrics.jsonl."""
+    if is_url(path):
+        path = str(local_run(path).path)
     name = RunDir(Path(path)).metrics.name
     # `Path.resolve` raises RuntimeError for a loop of links.
     folder = Path(os.path.realpath(path))

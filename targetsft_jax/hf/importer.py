@@ -25,7 +25,11 @@ from targetsft_jax.models.decoder import abstract_params
 from targetsft_jax.storage.atomic import former
 from targetsft_jax.storage.user_path import user_path
 
-_HUB_FILES = ["*.json", "*.jinja", "*.txt", "tokenizer*", "*.model", "README.md"]
+MODEL_FILES = ("*.json", "*.jinja", "*.txt", "tokenizer*", "*.model", "README.md")
+"""Patterns of the files of a model beside its tensors."""
+
+TENSOR_FILES = ("*.safetensors",)
+"""Patterns of the files of its tensors."""
 
 # Number of tensors that a warning lists; all are counted.
 _SHOWN = 5
@@ -68,7 +72,7 @@ def resolve(path_or_hub_id: str | Path, *, weights: bool = True) -> Path:
             f"{name} does not exist; pass an existing model folder, or a hub id "
             "such as Qwen/Qwen2.5-0.5B."
         )
-    patterns = [*_HUB_FILES, "*.safetensors"] if weights else _HUB_FILES
+    patterns = [*MODEL_FILES, *(TENSOR_FILES if weights else ())]
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
     except (OSError, ValueError) as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 from targetsft_jax.hf.sidecar_files import CARD_FILE
 from targetsft_jax.storage import yaml_file
+from targetsft_jax.storage.location import is_url
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.storage.user_path import user_path
 
@@ -46,7 +47,8 @@ def origin(path: str | None, folder: Path) -> Origin:
     licence = {k: card[k] for k in _LICENCE if isinstance(card.get(k), str)}
     base = card.get("base_model")
     base = base if isinstance(base, str) and _ID.fullmatch(base) else None
-    local = user_path(path or folder).resolve()
+    requested = folder if path is None or is_url(path) else user_path(path)
+    local = requested.resolve()
     name = hub_id.partition("/")[2] if hub_id else _local_name(local)
     return Origin(name, hub_id, hub_id or base, licence)
 

@@ -2,12 +2,12 @@
 
 import shlex
 
+from targetsft_jax.config.paths import run_dir_of
 from targetsft_jax.config.schema import Config
 from targetsft_jax.inspection.command import Request, read_sections, write_page
 from targetsft_jax.inspection.models import Selection
 from targetsft_jax.parallel import processes
-from targetsft_jax.storage.run_dir import RunDir
-from targetsft_jax.storage.user_path import user_path
+from targetsft_jax.storage.object_store import publish
 
 
 def write_page_of_run(config: Config) -> None:
@@ -20,7 +20,7 @@ def write_page_of_run(config: Config) -> None:
     Args:
         config: configuration of the finished run.
     """
-    run_dir = RunDir(user_path(config.run_dir))
+    run_dir = run_dir_of(config)
     rows = config.inspect.rows
     command = f"targetsft inspect --run {shlex.quote(config.run_dir)} --rows {rows}"
     if processes.is_multiprocess():
@@ -30,12 +30,14 @@ def write_page_of_run(config: Config) -> None:
     try:
         request = Request(
             config=read_sections(config),
-            selection=Selection(student=config.run_dir),
+            selection=Selection(student=str(run_dir.path)),
             rows=rows,
             out=run_dir.inspect,
             name=f"--run {config.run_dir}",
         )
         write_page(request)
+        if run_dir.url is not None:
+            publish(run_dir.inspect, f"{run_dir.url}/{run_dir.inspect.name}")
     except Exception as error:  # noqa: BLE001
         reason = (str(error) or type(error).__name__).splitlines()[0]
         print(

@@ -188,6 +188,18 @@ def gather_flags(flag: bool) -> list[bool]:
     return [text == str(True) for text in gather_text(str(flag))]
 
 
+def from_primary(text: str) -> str:
+    """Text of the primary process, of any length; all processes must call it."""
+    if not is_multiprocess():
+        return text
+    encoded = np.frombuffer(text.encode(), np.uint8)
+    size = multihost_utils.broadcast_one_to_all(np.int32(len(encoded)))
+    padded = np.zeros(int(size), np.uint8)
+    if is_primary():
+        padded[:] = encoded
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))).decode()
+
+
 def to_host(tree: Any) -> Any:
     """Copy a tree of arrays to numpy, complete in every process.
 

@@ -36,11 +36,18 @@ def write_text(path: Path, text: str) -> None:
     Safe against a kill of the process at any moment, but not synced to disk, since a
     run calls it about once per second.
     """
-    _clear_leftovers(path)
-    partial = _sibling(path, "partial")
-    try:
+    with file(path) as partial:
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def file(target: Path) -> Iterator[Path]:
+    """A temporary path of a file that becomes `target` at the end of the block."""
+    _clear_leftovers(target)
+    partial = _sibling(target, "partial")
+    try:
+        yield partial
+        os.replace(partial, target)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise

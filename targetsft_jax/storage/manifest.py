@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from targetsft_jax.storage import atomic
+from targetsft_jax.storage.location import Location
 
 FILE = "targetsft_manifest.json"
 _ABOUT = "Files of this folder as targetsft-jax wrote them: [bytes, SHA-256]."
@@ -58,6 +59,12 @@ def names(folder: Path) -> list[str]:
     return [name for name in _read(folder) or {} if not name.endswith("/")]
 
 
+def sizes(text: str) -> dict[str, int]:
+    """Bytes of each file by the text of a manifest; empty if it is damaged."""
+    entries = _parse(text)
+    return {name: size for name, (size, _) in (entries or {}).items()}
+
+
 def differences(folder: Path, *, missing: bool = True, added: bool = True) -> list[str]:
     """Differences of a folder from its manifest, in words; empty for an intact one.
 
@@ -84,7 +91,9 @@ def differences(folder: Path, *, missing: bool = True, added: bool = True) -> li
     return found
 
 
-def check_replaceable(folder: Path, sources: Mapping[str, Path] | None = None) -> None:
+def check_replaceable(
+    folder: Path, sources: Mapping[str, Location] | None = None
+) -> None:
     """Check that a folder may be replaced: absent, empty, or intact by its manifest.
 
     Files of it may be missing, since nothing is lost with them.
@@ -114,7 +123,7 @@ def check_replaceable(folder: Path, sources: Mapping[str, Path] | None = None) -
         )
 
 
-def check_apart(folder: Path, sources: Mapping[str, Path]) -> None:
+def check_apart(folder: Location, sources: Mapping[str, Location]) -> None:
     """Check that writing a folder replaces none of the files that are read meanwhile.
 
     Args:
@@ -124,12 +133,17 @@ def check_apart(folder: Path, sources: Mapping[str, Path]) -> None:
     Raises:
         FileExistsError: a source is the folder, or in it.
     """
-    target = folder.resolve()
+    target = _real(folder)
     for name, source in sources.items():
-        if target in (source.resolve(), *source.resolve().parents):
+        if target in (_real(source), *_real(source).parents):
             raise FileExistsError(
                 f"{folder} would replace the {name}, {source}; choose another folder"
             )
+
+
+def _real(path: Location) -> Location:
+    """Path without links; an object store has none."""
+    return path.resolve() if isinstance(path, Path) else path
 
 
 def _names(folder: Path) -> Iterator[str]:
@@ -166,12 +180,17 @@ def _write(folder: Path, tree: dict[str, Any]) -> None:
 def _read(folder: Path, part: str = "files") -> dict[str, list[Any]] | None:
     """Entries of a part of the manifest; None if it cannot be read or has none."""
     try:
-        tree = json.loads((folder / FILE).read_text("utf-8"))
+        return _parse((folder / FILE).read_text("utf-8"), part)
+    except (OSError, ValueError):
+        return None
+
+
+def _parse(text: str, part: str = "files") -> dict[str, list[Any]] | None:
+    try:
+        tree = json.loads(text)
         signature = tree.pop("sha256")
-        if signature != _digest(tree):
-            return None
-        return dict(tree[part])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return dict(tree[part]) if signature == _digest(tree) else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 

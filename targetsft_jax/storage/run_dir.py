@@ -1,8 +1,11 @@
 """Run directory: names of all files and folders that a run writes."""
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from targetsft_jax.storage.location import Location, location
 
 
 @dataclass(frozen=True)
@@ -10,10 +13,18 @@ class RunDir:
     """Paths inside one run directory.
 
     Attributes:
-        path: the directory.
+        path: the directory, which is local.
+        checkpoint_dir: folder of its checkpoints, local or of an object store; None:
+            the folder that an earlier session of the run named, else RUN/checkpoints.
+        url: the directory as the user named it, if it is of an object store.
     """
 
     path: Path
+    checkpoint_dir: "Location | None" = None
+    url: str | None = None
+
+    def __str__(self) -> str:
+        return self.url or str(self.path)
 
     @property
     def name(self) -> str:
@@ -71,14 +82,25 @@ class RunDir:
         return self.path / "profile"
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoint_pointer(self) -> Path:
+        """Path of the folder of checkpoints, if they are not in RUN/checkpoints."""
+        return self.path / "checkpoint_dir"
+
+    @property
+    def checkpoints(self) -> Location:
         """Orbax checkpoints, one folder per step."""
+        if self.checkpoint_dir is not None:
+            return self.checkpoint_dir
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if text := self.checkpoint_pointer.read_text("utf-8").strip():
+                return location(text)
         return self.path / "checkpoints"
 
     @property
-    def damaged_checkpoints(self) -> Path:
+    def damaged_checkpoints(self) -> Location:
         """Checkpoints that could not be restored, set aside."""
-        return self.path / "checkpoints_damaged"
+        folder = self.checkpoints
+        return folder.with_name(f"{folder.name}_damaged")
 
     @property
     def model(self) -> Path:

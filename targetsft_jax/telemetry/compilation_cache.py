@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from targetsft_jax.storage.digest import text_digest
-from targetsft_jax.storage.user_path import user_path
+from targetsft_jax.storage.location import location
 
 _COMPILED = "compiled"
 
@@ -44,9 +44,9 @@ def use_compilation_cache(cache_dir: str) -> None:
     name = jax.default_backend()
     if name == "cpu":
         name = f"cpu-{text_digest(_cpu_features())[:8]}"
-    jax.config.update(
-        "jax_compilation_cache_dir", str(user_path(cache_dir) / _COMPILED / name)
-    )
+    # jax reads and writes a URL itself.
+    root = location(cache_dir)
+    jax.config.update("jax_compilation_cache_dir", str(root / _COMPILED / name))
 
 
 def program_counts() -> dict[str, int]:

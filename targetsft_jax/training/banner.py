@@ -50,11 +50,11 @@ def print_end(
         temperature = session.config.evaluation.temperature
         print(f"\nheld-out problems, temperature {temperature}")
         print(table(scores))
-    print(f"\ndone in {seconds:.0f} s; written to {run_dir.path}")
+    print(f"\ndone in {seconds:.0f} s; written to {run_dir}")
     contents = [
         (run_dir.metrics.name, "metrics of every step"),
         (run_dir.tensorboard.name, "the same metrics for TensorBoard"),
-        (run_dir.checkpoints.name, "Orbax: parameters, optimizer, data position"),
+        (_checkpoints(run_dir), "Orbax: parameters, optimizer, data position"),
         (run_dir.model.name, "config and tokenizer for exports of checkpoints"),
         (
             run_dir.export.name,
@@ -71,6 +71,13 @@ def print_end(
         contents.insert(1, (run_dir.results.name, "the scores"))
     for name, text in contents:
         print(f"  {name:<19} {text}")
+
+
+def _checkpoints(run_dir: RunDir) -> str:
+    """Folder of the checkpoints: its name in the run directory, else its path."""
+    folder = run_dir.checkpoints
+    inside = folder in run_dir.paths() or str(folder).startswith(f"{run_dir}/")
+    return folder.name if inside else str(folder)
 
 
 def _print_data(session: Session) -> None:

@@ -26,6 +26,7 @@ from targetsft_jax.hf.sidecar_files import CARD_FILE
 from targetsft_jax.models import lora
 from targetsft_jax.parallel import processes
 from targetsft_jax.storage import manifest, yaml_file
+from targetsft_jax.storage.location import Location, is_url
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.storage.user_path import user_path
 from targetsft_jax.targets.describe import explain
@@ -33,7 +34,7 @@ from targetsft_jax.training.micro_batch import BASE
 from targetsft_jax.training.session import Session
 from targetsft_jax.training.state import Params
 
-_OF_THE_MACHINE = ("run_dir", "cache_dir", "resume", "log")
+_OF_THE_MACHINE = ("run_dir", "checkpoint_dir", "cache_dir", "resume", "log")
 """Sections and keys that say nothing about the model."""
 
 
@@ -105,7 +106,7 @@ def check_exports(session: Session, run_dir: RunDir, *, exported: bool) -> None:
         FileExistsError: a folder that the run would replace has other files, or is that
             of a model of the run.
     """
-    sources: dict[str, Path] = {}
+    sources: dict[str, Location] = {}
     for name, role in session.roles.items():
         sources[f"{name} of the run"] = role.model.source
         sources[f"config of the {name}"] = role.model.folder
@@ -176,8 +177,9 @@ def _base_name(session: Session) -> str:
     """Return the student's hub id, or the absolute path of its folder."""
     path = session.config.student.path
     source = session.roles["student"].model.source
-    local = path is None or user_path(path).exists()
-    return str(source.resolve()) if local or path is None else path
+    if path is not None and (is_url(path) or not user_path(path).exists()):
+        return path
+    return str(Path(source).resolve())
 
 
 def _card_score(name: str, score: AverageAtK) -> CardScore:
@@ -213,6 +215,8 @@ def _portable(value: Any) -> Any:
     if isinstance(value, list):
         return [_portable(part) for part in value]
     if isinstance(value, str) and "/" in value and "\n" not in value:
+        if is_url(value):
+            return value.rstrip("/").rpartition("/")[2]
         if value[0] in "/~." or user_path(value).exists():
             return Path(value).name
     return value

@@ -104,6 +104,7 @@ def fit(
     log: LogConfig | None = None,
     about: Mapping[str, Any] | None = None,
     began: float | None = None,
+    before_save: Callable[[], None] = lambda: None,
 ) -> Fitted:
     """Train to the last step, from the newest checkpoint if there is one.
 
@@ -119,6 +120,7 @@ def fit(
         log: additional outputs.
         about: resolved configuration, stored with metrics and checkpoints.
         began: `time.perf_counter()` at the start of the session; None: now.
+        before_save: called before each checkpoint, when the logs have its step.
 
     Raises:
         ValueError: the checkpoint has other data or other frozen models, no checkpoint
@@ -153,7 +155,9 @@ def fit(
         began=began,
         examples_of=lambda step: data.examples_of(step, config.batch_size),
     )
-    saver = Saver(checkpoints, retention, position, config, steps, telemetry)
+    saver = Saver(
+        checkpoints, retention, position, config, steps, telemetry, before_save
+    )
     rate = learning_rate(config, steps)
     step_fn = make_train_step(spec, optimizer, mesh, shardings, rate)
     validator = Validator(spec, mesh, data.validation, config, steps)

@@ -37,7 +37,7 @@ class Measurements:
 
     def __init__(self, session: Session, run_dir: RunDir):
         self._session, self._run_dir = session, run_dir
-        self.results = Results(run_dir)
+        self.results = Results(run_dir, shared=True)
         self.scores: dict[str, AverageAtK] = {}
         self._has_new = False
 

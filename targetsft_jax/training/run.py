@@ -3,12 +3,15 @@
 import hashlib
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 
 from targetsft_jax.checkpoints.claim import claim, write_config
-from targetsft_jax.checkpoints.reader import StoredCheckpoint, checkpoint_steps
+from targetsft_jax.checkpoints.commit import checkpoint_steps
+from targetsft_jax.checkpoints.reader import StoredCheckpoint
 from targetsft_jax.command import Stopped
 from targetsft_jax.config.load import to_yaml
+from targetsft_jax.config.paths import check_stores, run_dir_of
 from targetsft_jax.config.schema import Config, ConfigError
 from targetsft_jax.data.pipeline import Dataset
 from targetsft_jax.evaluation.statistics import AverageAtK
@@ -16,7 +19,6 @@ from targetsft_jax.parallel import processes
 from targetsft_jax.parallel.preemption import Preempted, RaisedSignals
 from targetsft_jax.storage import disk_full
 from targetsft_jax.storage.run_dir import RunDir
-from targetsft_jax.storage.user_path import user_path
 from targetsft_jax.telemetry.compilation_cache import use_compilation_cache
 from targetsft_jax.training import banner
 from targetsft_jax.training.export import (
@@ -52,11 +54,12 @@ def run(
         Stopped: SIGTERM or Ctrl-C; its message names the newest checkpoint.
     """
     _check_same_config(config)
-    run_dir = RunDir(user_path(config.run_dir))
+    check_stores(config)
+    run_dir = run_dir_of(config)
     with RaisedSignals():
         try:
-            with claim(run_dir, config, extend=extend):
-                return _run(config, run_dir, shared)
+            with claim(run_dir, config, extend=extend) as upload:
+                return _run(config, run_dir, shared, upload)
         except Stopped as stop:
             raise stop.with_details(_last_words(run_dir)) from None
         except KeyboardInterrupt:  # The second Ctrl-C.
@@ -70,7 +73,7 @@ def run(
 
 
 def _run(
-    config: Config, run_dir: RunDir, shared: Shared | None
+    config: Config, run_dir: RunDir, shared: Shared | None, upload: Callable[[], None]
 ) -> dict[str, AverageAtK]:
     began = time.perf_counter()
     use_compilation_cache(config.cache_dir)
@@ -79,7 +82,9 @@ def _run(
     measurements = Measurements(session, run_dir)
     steps = total_steps(config.train, session.dataset)
     change = _changed_length(config, run_dir, steps, session.dataset)
-    exported = measurements.results.is_exported(steps, session.dataset.fingerprint)
+    exported = processes.gather_flags(
+        measurements.results.is_exported(steps, session.dataset.fingerprint)
+    )[0]
     check_exports(session, run_dir, exported=exported)
     write_config(run_dir, config)
     banner.print_session(session, run_dir)
@@ -89,7 +94,7 @@ def _run(
     if config.evaluation.include_teacher:
         measurements.measure_frozen("teacher", "teacher")
     measurements.measure_frozen("start", "student")
-    _train(session, run_dir, measurements, exported=exported)
+    _train(session, run_dir, measurements, upload, exported=exported)
     add_results(session, run_dir, measurements.scores, steps)
     measurements.record(steps)
     measurements.results.set_finished(True)
@@ -143,9 +148,7 @@ def _last_words(run_dir: RunDir) -> str:
     """Newest complete checkpoint, and the way to resume."""
     steps = checkpoint_steps(run_dir)
     if not steps:
-        return (
-            f"there is no checkpoint in {run_dir.path}: the same command starts again"
-        )
+        return f"there is no checkpoint in {run_dir}: the same command starts again"
     return (
         f"the newest checkpoint is that of step {steps[-1]} in {run_dir.checkpoints}: "
         "rerun the same command to resume"
@@ -166,7 +169,12 @@ def _check_same_config(config: Config) -> None:
 
 
 def _train(
-    session: Session, run_dir: RunDir, measurements: Measurements, *, exported: bool
+    session: Session,
+    run_dir: RunDir,
+    measurements: Measurements,
+    upload: Callable[[], None],
+    *,
+    exported: bool,
 ) -> None:
     """Train, export and measure; completed stages are skipped."""
     began = time.perf_counter()
@@ -191,6 +199,7 @@ def _train(
         log=config.log,
         about=asdict(config),
         began=began,
+        before_save=upload,
     )
     if not exported:
         export(session, run_dir, fitted.state.params, frozen, steps)

@@ -1,6 +1,6 @@
 """Checkpoint cadence: by steps, by minutes, of the best metric, and at the end."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -59,6 +59,7 @@ class Saver:
         config: cadence of checkpoints.
         steps: last optimizer step of the run.
         telemetry: counts the time and prints messages.
+        before_save: called before each checkpoint.
     """
 
     def __init__(
@@ -69,10 +70,12 @@ class Saver:
         config: TrainConfig,
         steps: int,
         telemetry: Telemetry,
+        before_save: Callable[[], None] = lambda: None,
     ):
         self._checkpoints, self._retention = checkpoints, retention
         self._position, self._config, self._steps = position, config, steps
         self._telemetry = telemetry
+        self._before_save = before_save
         self._timer = SaveTimer(config.save_minutes)
         self._errors: list[str] = []
 
@@ -111,6 +114,7 @@ class Saver:
         arrays = arrays_of(state)
         self._timer.restart()
         with self._telemetry.lost_to("save"):
+            self._before_save()
             if final or step == self._steps:
                 self._checkpoints.save_last(
                     arrays, position, metrics, self._telemetry.message

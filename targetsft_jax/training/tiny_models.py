@@ -22,8 +22,12 @@ from targetsft_jax.models import decoder
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel import processes, rules
 from targetsft_jax.storage import atomic, manifest
+from targetsft_jax.storage.remote_cache import (
+    cache_folder,
+    read_through,
+    write_through,
+)
 from targetsft_jax.storage.run_dir import RunDir
-from targetsft_jax.storage.user_path import user_path
 from targetsft_jax.training.fit import Start, TrainingData, fit
 from targetsft_jax.training.micro_batch import StepSpec
 
@@ -44,7 +48,8 @@ def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Pa
     """
     recipe = json.dumps([RECIPE, dataclasses.asdict(build)], sort_keys=True)
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
-    folder = user_path(cache_dir) / f"{name}-{digest}"
+    folder = cache_folder(cache_dir) / f"{name}-{digest}"
+    read_through(folder)
     config = architecture(build)
     size = f"{decoder.num_parameters(config) / 1e6:.2f}M parameters"
     summary = f"{size}, SFT for {build.steps} steps on synthetic problems"
@@ -61,6 +66,8 @@ def start_model(name: str, build: BuildConfig, cache_dir: str, mesh: Mesh) -> Pa
     except Stopped as stop:
         stop.with_details(f"the start model of the {name} is not finished")
         raise
+    if processes.is_primary():
+        write_through(folder)
     print(f"{name}: start model cached in\n  {folder}")
     return folder
 

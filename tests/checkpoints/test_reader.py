@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
+from targetsft_jax.checkpoints.commit import checkpoint_steps
 from targetsft_jax.checkpoints.reader import (
     StoredCheckpoint,
-    checkpoint_steps,
     find_checkpoint,
     is_run_path,
 )

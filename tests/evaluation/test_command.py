@@ -11,9 +11,10 @@ from support import rig
 from targetsft_jax.command import Stopped
 from targetsft_jax.convert import main as convert
 from targetsft_jax.evaluate import main
-from targetsft_jax.evaluation import benchmark_run, command
+from targetsft_jax.evaluation import benchmark_run
 from targetsft_jax.evaluation.backends import vllm
 from targetsft_jax.evaluation.backends.sampler import Sampler
+from targetsft_jax.evaluation.model_identity import model_identity
 from targetsft_jax.hf.peft import save_adapter
 from targetsft_jax.models.lora import Lora
 from targetsft_jax.storage import jsonl
@@ -320,5 +321,5 @@ def test_identity_depends_on_weights_behind_the_first_bytes(tmp_path):
             # Merged adapters change a whole projection.
             weights[start : start + 20_000] = b"\1" * 20_000
         (tmp_path / "model.safetensors").write_bytes(weights)
-        identities.add(command.model_identity(model))
+        identities.add(model_identity(model))
     assert len(identities) == 4
