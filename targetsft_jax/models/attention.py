@@ -99,9 +99,9 @@ def attend(
 ) -> jax.Array:
     """Grouped-query attention, causal by slot, only within equal segment ids.
 
-    Query i sits in slot `start + i` and attends to slots j <= start + i of its own
-    segment. Padding is segment 0 and attends to padding, at least to itself, so no row
-    of the softmax is empty and no result is NaN. The softmax is in float32.
+    A query in slot i attends to slots j <= i of its own segment. Padding is segment 0
+    and attends to padding, at least to itself, so no row of the softmax is empty and no
+    result is NaN. The softmax is in float32.
 
     This is the portable path, for training without a kernel (see `kernels`) and for
     prompts. It builds the boolean mask [B, 1, T, S], so memory grows with T * S.
@@ -112,7 +112,8 @@ def attend(
         value: [B, S, kv_heads, head_dim].
         segment_ids: [B, T] int32 of the queries.
         key_segment_ids: [B, S] int32.
-        start: [] int32.
+        start: slot of the first query, [] int32, or the slots of all of them, [T]
+            int32; keys are in the order of their slots.
         window: a query attends to itself and the window - 1 tokens before it; None for
             all.
         positions: as in `AttentionSpan`.
@@ -122,7 +123,9 @@ def attend(
     Returns:
         [B, T, heads, head_dim], dtype of the query.
     """
-    query_slots = start + jnp.arange(query.shape[1], dtype=jnp.int32)
+    query_slots = start
+    if start.ndim == 0:
+        query_slots = start + jnp.arange(query.shape[1], dtype=jnp.int32)
     key_slots = jnp.arange(key.shape[1], dtype=jnp.int32)
     causal = key_slots[None, :] <= query_slots[:, None]  # [T, S]
     same_segment = segment_ids[:, :, None] == key_segment_ids[:, None, :]  # [B, T, S]

@@ -8,7 +8,6 @@ that does not support a model is refused by name, and never replaced silently.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,8 @@ from jax.typing import DTypeLike
 
 from targetsft_jax.models.attention import SelfAttention, attend
 from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.query_share import MakeQueryShare, xla_share
+from targetsft_jax.models.splash import block_size, splash, splash_share
 
 
 def xla(
@@ -40,59 +41,6 @@ def xla(
         scale=scale,
         softcap=softcap,
     )
-
-
-def splash(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    segment_ids: jax.Array,
-    *,
-    window: int | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    interpret: bool = False,
-) -> jax.Array:
-    """Splash attention of jax for TPU: block-sparse; memory grows with T."""
-    from jax.experimental.pallas.ops.tpu import splash_attention as kernels
-
-    length, heads, size = query.shape[1:]
-    block = _block(length, 512)
-    sizes = kernels.BlockSizes(
-        block_q=block,
-        block_kv=block,
-        block_q_dkv=block,
-        block_kv_dkv=block,
-        block_q_dq=block,
-        block_kv_dq=block,
-    )
-    head_mask: Any
-    if window is None:
-        head_mask = kernels.CausalMask((length, length))
-    else:
-        head_mask = kernels.LocalMask((length, length), (window - 1, 0), 0)
-    mask = kernels.MultiHeadMask([head_mask] * heads)
-    # Evaluated eagerly: under a trace, the tables of the kernel would become tracers.
-    with jax.ensure_compile_time_eval():
-        kernel = kernels.make_splash_mha(
-            mask,
-            head_shards=1,
-            q_seq_shards=1,
-            block_sizes=sizes,
-            attn_logits_soft_cap=softcap,
-            interpret=interpret,
-        )
-
-    def attend_row(
-        query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array
-    ) -> jax.Array:
-        return kernel(query, key, value, kernels.SegmentIds(segments, segments))
-
-    # The kernel does not scale, and takes heads before the sequence.
-    scale = size**-0.5 if scale is None else scale
-    scaled = (query * scale).astype(query.dtype)
-    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (scaled, key, value))
-    return jnp.swapaxes(jax.vmap(attend_row)(q, k, v, segment_ids), 1, 2)
 
 
 def cudnn(
@@ -143,7 +91,7 @@ def pallas_gpu(
     from jax.experimental.pallas.ops.gpu import attention as kernels
 
     length, heads, size = query.shape[1:]
-    block = _block(length, 64)
+    block = block_size(length, 64)
     sizes = kernels.BlockSizes(
         block_q=block,
         block_k=block,
@@ -174,11 +122,14 @@ class Kernel:
         attend: the function.
         platforms: platforms that it runs on, by jax's names; empty for all.
         limits: (config, length, dtype) -> the limit that is exceeded, or "".
+        share: the same attention where devices share the tokens of a row; None: it
+            cannot.
     """
 
     attend: SelfAttention
     platforms: tuple[str, ...]
     limits: Callable[[DecoderConfig, int, jnp.dtype], str]
+    share: MakeQueryShare | None = None
 
 
 def _require_plain(name: str, window: int | None, softcap: float | None) -> None:
@@ -230,16 +181,21 @@ def _pallas_limits(config: DecoderConfig, length: int, dtype: jnp.dtype) -> str:
 
 # In order of preference: `auto` is the first that supports model and platform.
 KERNELS: Mapping[str, Kernel] = {
-    "splash": Kernel(splash, ("tpu",), _splash_limits),
+    "splash": Kernel(splash, ("tpu",), _splash_limits, splash_share),
     "cudnn": Kernel(cudnn, ("gpu", "cuda"), _cudnn_limits),
     "pallas_gpu": Kernel(pallas_gpu, ("gpu", "cuda"), _pallas_limits),
-    "xla": Kernel(xla, (), _no_limits),
+    "xla": Kernel(xla, (), _no_limits, xla_share),
 }
 CHOICES = ("auto", *KERNELS)
 
 
 def choose(
-    name: str, platform: str, config: DecoderConfig, length: int, dtype: DTypeLike
+    name: str,
+    platform: str,
+    config: DecoderConfig,
+    length: int,
+    dtype: DTypeLike,
+    context: int = 1,
 ) -> str:
     """Name of the kernel for a model on a platform.
 
@@ -247,6 +203,7 @@ def choose(
         name: one of `CHOICES`; "auto" is the fastest that supports the model.
         platform: "tpu", "gpu" or "cpu".
         config: the decoder; length: tokens per row; dtype: of its forward pass.
+        context: devices that share the tokens of a row.
 
     Raises:
         ValueError: the requested kernel does not support the model; the message names
@@ -261,7 +218,12 @@ def choose(
     def limit(kernel: Kernel) -> str:
         if kernel.platforms and platform not in kernel.platforms:
             return f"it runs on {kernel.platforms[0]} and the devices are {platform}"
-        return kernel.limits(config, length, compute_dtype)
+        if context == 1:
+            return kernel.limits(config, length, compute_dtype)
+        if kernel.share is None:
+            return f"it needs all tokens of a row, and mesh.context is {context}"
+        exceeded = kernel.limits(config, length // (2 * context), compute_dtype)
+        return exceeded and f"in one of 2 x mesh.context parts of a row, {exceeded}"
 
     supported = next(key for key, kernel in KERNELS.items() if not limit(kernel))
     if name == "auto":
@@ -275,21 +237,20 @@ def choose(
     return name
 
 
-def kv_repeats(config: DecoderConfig, parts: int) -> int:
+def kv_repeats(config: DecoderConfig, parts: int, context: int = 1) -> int:
     """Repetitions of key and value heads with which they divide over `parts` devices.
+
+    Args:
+        config: the decoder.
+        parts: size of the tensor axis; context: of the context axis.
 
     Raises:
         ValueError: the query heads do not divide over so many devices.
     """
     if config.num_heads % parts:
+        portable = ", or set train.attention to 'xla'" if context == 1 else ""
         raise ValueError(
             f"{config.num_heads} attention heads do not divide over mesh.tensor = "
-            f"{parts}, which attention kernels need; change mesh.tensor, or set "
-            "train.attention to 'xla'"
+            f"{parts}, which attention kernels need; change mesh.tensor{portable}"
         )
     return parts // math.gcd(config.num_kv_heads, parts)
-
-
-def _block(length: int, largest: int) -> int:
-    """Largest power of two that divides the length, at most `largest`."""
-    return min(largest, length & -length)

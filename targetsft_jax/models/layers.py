@@ -29,7 +29,7 @@ class Projection(nn.Module):
 
     Adapters of the kernel (see `lora`) add the product (x @ A) @ B. The matrices are
     never summed, so that a frozen kernel needs no gradient. Keys of the rows set
-    random elements of the adapters' x to 0, independently in each row and module.
+    random elements of the adapters' x to 0, independently for each token and module.
     """
 
     features: int
@@ -53,13 +53,18 @@ class Projection(nn.Module):
         return y
 
     def _dropped(self, x: jax.Array) -> jax.Array:
-        """The adapters' input [B, ..., D], with dropout in a train step."""
+        """The adapters' input [B, L, D], with dropout in a train step."""
         if not self.has_variable("params", "lora_keys"):
             return x
         rows: jax.Array = self.get_variable("params", "lora_keys")
         threshold: jax.Array = self.get_variable("params", "lora_threshold")
-        keys = jax.random.wrap_key_data(rows, impl=KEY_IMPL)
-        bits = jax.vmap(lambda key: jax.random.bits(key, x.shape[1:]))(keys)
+        slots: jax.Array = self.get_variable("params", "lora_slots")
+
+        def row_bits(key: jax.Array) -> jax.Array:
+            keys = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(slots)
+            return jax.vmap(lambda key: jax.random.bits(key, x.shape[2:]))(keys)
+
+        bits = jax.vmap(row_bits)(jax.random.wrap_key_data(rows, impl=KEY_IMPL))
         return jnp.where(bits < threshold, 0, x)
 
 

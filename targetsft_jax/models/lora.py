@@ -116,7 +116,11 @@ def trainable(config: DecoderConfig, lora: Lora) -> str:
 
 
 def attach(
-    params: dict, adapters: dict, lora: Lora, row_keys: jax.Array | None = None
+    params: dict,
+    adapters: dict,
+    lora: Lora,
+    row_keys: jax.Array | None = None,
+    slots: jax.Array | np.ndarray | None = None,
 ) -> dict:
     """The base's tree with its adapters, for `decoder.apply`; the base is not copied.
 
@@ -129,6 +133,8 @@ def attach(
         lora: rank, scale and dropout.
         row_keys: [B, 2] uint32, the keys of the batch's rows (`dropout_keys`); None: no
             dropout, as in evaluation.
+        slots: [L] int32, place of each token in its row, with row keys: a token has the
+            same mask wherever the row's tokens are.
     """
     threshold = 0 if row_keys is None else round(lora.dropout * 2**32)
     scale = lora.scale / (1 - threshold / 2**32)
@@ -138,10 +144,12 @@ def attach(
         leaves = {"lora_a": a, "lora_b": b * scale}
         if row_keys is None:
             return leaves
+        assert slots is not None, "row_keys need slots"
         layers, first = a.shape[0], PROJECTIONS.index(path[-1])
         streams = first + len(PROJECTIONS) * jnp.arange(layers)
         return leaves | {
             "lora_keys": jax.vmap(lambda n: _folded(row_keys, n))(streams),
+            "lora_slots": jnp.broadcast_to(jnp.asarray(slots), (layers, len(slots))),
             "lora_threshold": jnp.full(layers, threshold, jnp.uint32),
         }
 

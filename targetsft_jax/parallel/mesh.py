@@ -15,6 +15,8 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from targetsft_jax.parallel.zigzag import zigzag_slots
+
 AXES = ("data", "fsdp", "context", "tensor")
 
 ROW_AXES = ("data", "fsdp")
@@ -141,14 +143,22 @@ def put_rows(
 ) -> dict[str, jax.Array]:
     """Put a batch on the mesh as [..., B_{data,fsdp}, L_context].
 
-    Each device receives its rows only.
+    Each device receives its rows only, and of these its tokens, if rows are shared
+    (context): then the tokens of a row are in zig-zag order (see `zigzag`).
 
     Args:
         batch: arrays [..., B, L], complete in every process.
         mesh: the device mesh.
         lead: number of axes before the rows.
+
+    Raises:
+        ValueError: the rows cannot be shared.
     """
-    sharding = tokens_over(mesh, lead)
+    sharding, context = tokens_over(mesh, lead), mesh.shape["context"]
+    if context > 1:
+        batch = {
+            k: x[..., zigzag_slots(x.shape[-1], context)] for k, x in batch.items()
+        }
     return {
         name: jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
         for name, x in batch.items()

@@ -46,6 +46,13 @@ def advice(config: Config, step: AbstractStep, capacity: float | None) -> Iterat
             f"device; with {2 ** math.ceil(math.log2(devices))} devices they take at "
             "most half of its capacity"
         )
+    context, fsdp = 2 * mesh.shape["context"], mesh.shape["fsdp"]
+    if rows == 1 and fsdp % 2 == 0 and config.data.max_length % (2 * context) == 0:
+        yield (
+            f"mesh.context {context}, mesh.fsdp {fsdp // 2}, train.accumulation_steps "
+            f"{train.accumulation_steps * 2}: {context} devices share the tokens of a "
+            "row"
+        )
     if rows == 1 and mesh.shape["tensor"] == 1:
         yield "mesh.tensor 2: two devices share the heads and the MLP of a row"
     chunk = step.spec.numerics.loss_chunk

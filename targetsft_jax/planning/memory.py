@@ -99,12 +99,13 @@ def _estimates(step: AbstractStep) -> Iterator[Part]:
     spec, tensor = step.spec, step.mesh.shape["tensor"]
     student, itemsize = spec.student, spec.numerics.dtype.itemsize
     rows, length = rows_per_device(step), step.batch["tokens"].shape[-1]
+    tokens = rows * length / step.mesh.shape["context"]
     gradients = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, "float32", sharding=x.sharding),
         step.state.params,
     )
     yield Part("float32 gradients", bytes_per_device(gradients) / GIB)
-    layer_inputs = rows * length * student.hidden_size * itemsize * student.num_layers
+    layer_inputs = tokens * student.hidden_size * itemsize * student.num_layers
     if spec.numerics.remat == "full":
         name = "inputs of all layers, saved for the backward pass"
         yield Part(name, layer_inputs / GIB)
@@ -114,7 +115,7 @@ def _estimates(step: AbstractStep) -> Iterator[Part]:
         name = f"activations of all layers under remat {spec.numerics.remat}"
         yield Part(name, layer_inputs * widths / GIB)
     if materialises_scores(step):
-        scores = rows * student.num_heads / tensor * length * length * 4
+        scores = tokens * length * student.num_heads / tensor * 4
         yield Part("attention scores of one layer", scores / GIB)
     models = (student, *spec.frozen.values())
     columns = (spec.vocab_size or student.vocab_size) / tensor
@@ -130,7 +131,12 @@ def materialises_scores(step: AbstractStep) -> bool:
     spec, length = step.spec, step.batch["tokens"].shape[-1]
     kind = platform(step.mesh)
     kernel = choose(
-        spec.numerics.attention, kind, spec.student, length, spec.numerics.dtype
+        spec.numerics.attention,
+        kind,
+        spec.student,
+        length,
+        spec.numerics.dtype,
+        step.mesh.shape["context"],
     )
     return kernel == "xla" and kind != "cpu"
 

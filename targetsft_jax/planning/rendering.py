@@ -103,6 +103,7 @@ def _setup(plan: Plan) -> Iterator[str]:
             role.config,
             length,
             spec.numerics.dtype,
+            step.mesh.shape["context"],
         )
         yield (
             f"{name:<9} {size:,.1f}M parameters in {role.dtype}, {kernel} attention, "

@@ -125,6 +125,7 @@ def _kernel(session: Session, role: Role) -> str:
         role.model.config,
         session.config.data.max_length,
         numerics.dtype,
+        session.mesh.shape["context"],
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.lax import stop_gradient
 from jax.sharding import Mesh
@@ -19,6 +20,7 @@ from targetsft_jax.models.lora import Lora
 from targetsft_jax.models.sharded_attention import mesh_attend
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import vocabulary
+from targetsft_jax.parallel.zigzag import zigzag_slots
 from targetsft_jax.targets.policies import STUDENT
 from targetsft_jax.training.state import Params
 
@@ -134,7 +136,8 @@ def loss_and_metrics(
         The loss, [] f32, and the metrics by name, [] f32.
     """
     placement = Placement.of(spec, mesh, batch["tokens"].size)
-    trained = with_base(spec, params, frozen, batch.get(DROPOUT_KEYS))
+    slots = zigzag_slots(batch["tokens"].shape[1], mesh.shape["context"])
+    trained = with_base(spec, params, frozen, batch.get(DROPOUT_KEYS), slots)
     student = forward(spec, placement, spec.student, trained, batch)
     second = {
         role: stop_gradient(
@@ -285,16 +288,18 @@ def with_base(
     params: Params,
     frozen: Mapping[str, Params],
     row_keys: Array | None = None,
+    slots: np.ndarray | None = None,
 ) -> Params:
     """Attach adapters to their base; without adapters, return `params`.
 
     Args:
         spec, params, frozen: see `loss_and_metrics`.
         row_keys: keys of the adapters' dropout; None: no dropout.
+        slots: slots of the tokens [L], with keys.
     """
     if spec.lora is None:
         return params
-    return lora.attach(frozen[BASE], params, spec.lora, row_keys)
+    return lora.attach(frozen[BASE], params, spec.lora, row_keys, slots)
 
 
 def vocabulary_groups(spec: StepSpec, mesh: Mesh, tokens: int) -> Mesh:

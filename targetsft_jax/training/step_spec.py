@@ -19,11 +19,11 @@ def make_mesh(config: Config, devices: Any = None) -> Mesh:
     """Make the mesh of a configuration and check that it divides the batch.
 
     Args:
-        config: configuration; only `mesh` and `train` are read.
+        config: configuration; only `mesh`, `train` and `data` are read.
         devices: devices of the mesh; None: `jax.devices()`.
 
     Raises:
-        ConfigError: the axes do not fit the devices, or the mesh the batch size.
+        ConfigError: the axes do not fit the devices, or the mesh the batch or its rows.
     """
     axes = config.mesh
     try:
@@ -34,14 +34,19 @@ def make_mesh(config: Config, devices: Any = None) -> Mesh:
             vocabulary.with_groups(mesh, axes.vocab_group)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    if mesh.shape["context"] > 1:
-        raise ConfigError(f"mesh.context is {axes.context}; expected 1 so far")
     rows = config.train.batch_size // config.train.accumulation_steps
     shards = meshes.row_shards(mesh)
     if rows % shards:
         raise ConfigError(
             f"train.batch_size / train.accumulation_steps is {rows}; expected a "
-            f"multiple of mesh.data x mesh.fsdp = {shards}"
+            f"multiple of mesh.data x mesh.fsdp = {shards}, or more devices on "
+            "mesh.context, which share rows"
+        )
+    parts = 2 * mesh.shape["context"]
+    if mesh.shape["context"] > 1 and config.data.max_length % parts:
+        raise ConfigError(
+            f"data.max_length is {config.data.max_length:,}; expected a multiple of "
+            f"2 x mesh.context = {parts}, since the devices of that axis share rows"
         )
     return mesh
 

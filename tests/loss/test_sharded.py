@@ -54,10 +54,11 @@ def test_equals_one_device_on_every_mesh(layout: str):
 @pytest.mark.sweep(4)
 @pytest.mark.parametrize("name", METHODS)
 def test_equals_one_device_for_every_method(name: str):
-    """Columns and second models of every method are sharded as the tokens are."""
+    """Columns and second models of every method are sharded as the tokens are: rows,
+    and the tokens of a row."""
     with jax.enable_x64(True):
         inputs = loss_problems.problem("float64", "all", 3)
-        sharded = _sharded(name, "fsdp groups")
+        sharded = _sharded(name, list(GROUPS)[-1])
         _assert_same(
             sharded(*inputs), loss_problems.compiled(method_cases.Case(name))(*inputs)
         )

@@ -9,21 +9,29 @@ from jax.sharding import PartitionSpec as P
 
 from targetsft_jax.parallel.mesh import make_mesh, tokens_over
 from targetsft_jax.parallel.rules import shardings
-from targetsft_jax.parallel.vocabulary import best_group, lookup, with_groups
+from targetsft_jax.parallel.vocabulary import (
+    best_group,
+    group_sizes,
+    lookup,
+    with_groups,
+)
 
 V = 29
-TOKENS = np.random.default_rng(0).integers(0, V, (8, 5)).astype(np.int32)
+TOKENS = np.random.default_rng(0).integers(0, V, (8, 8)).astype(np.int32)
 
-# (mesh, group): every axis alone, and all of them.
+# (data, fsdp, tensor, context) and group: every axis alone, and all of them.
 MESHES = [
-    ((1, 1, 1), 1),
-    ((8, 1, 1), 1),
-    ((1, 8, 1), 1),
-    ((1, 8, 1), 4),
-    ((1, 8, 1), 8),
-    ((1, 1, 8), 1),
-    ((2, 2, 2), 2),
-    ((1, 4, 2), 2),
+    ((1, 1, 1, 1), 1),
+    ((8, 1, 1, 1), 1),
+    ((1, 8, 1, 1), 1),
+    ((1, 8, 1, 1), 4),
+    ((1, 8, 1, 1), 8),
+    ((1, 1, 8, 1), 1),
+    ((2, 2, 2, 1), 2),
+    ((1, 4, 2, 1), 2),
+    ((1, 1, 1, 8), 4),
+    ((1, 2, 2, 2), 1),
+    ((1, 4, 1, 2), 4),
 ]
 
 
@@ -32,7 +40,9 @@ MESHES = [
 @pytest.mark.parametrize("width", [16, 12, 7])
 @pytest.mark.parametrize("shape, group", MESHES)
 def test_lookup_and_its_gradient_equal_indexing(shape, group, width):
-    mesh = make_mesh(*shape, devices=jax.devices()[: np.prod(shape)])
+    *sizes, context = shape
+    devices = jax.devices()[: np.prod(shape)]
+    mesh = make_mesh(*sizes, devices, context=context)
     rng = np.random.default_rng(1)
     table = jnp.asarray(rng.normal(size=(V, width)), jnp.float32)
     probe = jnp.asarray(rng.normal(size=(*TOKENS.shape, width)), jnp.float32)
@@ -100,6 +110,20 @@ def test_the_group_grows_with_the_vocabulary_and_shrinks_with_tokens():
     # A tensor axis splits the vocabulary already, so groups are smaller.
     assert best_group(make_mesh(1, 2, 4), 4096, 152_064, 3584, 3584) == 2
     assert best_group(make_mesh(1, 2, 4), 16_384, 152_064, 3584, 3584) == 1
+
+
+def test_a_group_is_of_neighbours_on_the_context_axis_first():
+    mesh = make_mesh(1, 2, 1, context=4)
+    assert group_sizes(mesh) == [1, 2, 4, 8]
+    for group, rows, columns in ((2, 1, 2), (4, 1, 4), (8, 2, 4)):
+        split = with_groups(mesh, group)
+        assert (split.shape["fsdp"], split.shape["context"]) == (rows, columns)
+        # Devices of a group are numbered one after the other.
+        numbers = [device.id for device in split.devices.flat]
+        assert numbers == [device.id for device in mesh.devices.flat]
+    assert group_sizes(make_mesh(1, 4, 1, jax.devices()[:4])) == [1, 2, 4]
+    with pytest.raises(ValueError, match="divisor of mesh.context = 4.* 1, 2, 4, 8"):
+        with_groups(mesh, 3)
 
 
 def test_a_group_that_does_not_divide_is_refused():

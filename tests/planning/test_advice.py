@@ -43,13 +43,27 @@ def test_keys_that_are_set_are_not_listed(make_step):
     step = make_step(spec, mesh=make_mesh(fsdp=4, tensor=2), rows=4)
     half = AbstractRole(rig.STUDENT, jnp.dtype("bfloat16"), "a test")
     step = replace(step, roles={"student": half})
-    assert _keys(step, "--train.remat", "full") == ["data.max_length"]
+    assert _keys(step, "--train.remat", "full") == [
+        "mesh.context 2, mesh.fsdp 2, train.accumulation_steps 2",
+        "data.max_length",
+    ]
 
 
 def test_tensor_parallelism_for_one_row_per_device(make_step):
     one = make_step(mesh=make_mesh(fsdp=8), rows=8)
     two = make_step(mesh=make_mesh(fsdp=8), rows=16)
     assert "mesh.tensor 2" in _keys(one) and "mesh.tensor 2" not in _keys(two)
+
+
+def test_rows_are_shared_where_each_device_has_one(make_step):
+    mesh = make_mesh(data=1, fsdp=4, context=2)
+    shared = "mesh.context 4, mesh.fsdp 2, train.accumulation_steps 2"
+    assert shared in _keys(make_step(mesh=mesh, rows=4))
+    # No further, if the rows cannot be cut into 2 x 4 chunks, or have no devices left.
+    length = ("--data.max_length", "60")
+    assert shared not in _keys(make_step(mesh=mesh, rows=4), *length)
+    alone = make_step(mesh=make_mesh(data=1, context=8), rows=1)
+    assert not any("mesh.context" in key for key in _keys(alone))
 
 
 def test_accumulation_steps_are_doubled(make_step):

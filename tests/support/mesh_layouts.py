@@ -36,10 +36,19 @@ LAYOUTS = {
 }
 
 
-# Layouts of the training step: groups of the fsdp axis that share the vocabulary.
+# Layouts of the training step: groups of the fsdp and context axes that share the
+# vocabulary, on meshes (data, fsdp, tensor, context).
 GROUPS = {
     f"step {shape}, groups of {group}": (shape, group)
-    for shape, group in (((1, 8, 1), 1), ((1, 8, 1), 4), ((1, 8, 1), 8), ((2, 2, 2), 2))
+    for shape, group in (
+        ((1, 8, 1, 1), 1),
+        ((1, 8, 1, 1), 4),
+        ((1, 8, 1, 1), 8),
+        ((2, 2, 2, 1), 2),
+        ((1, 4, 1, 2), 1),
+        ((1, 2, 2, 2), 2),
+        ((1, 4, 1, 2), 4),
+    )
 }
 
 
@@ -51,5 +60,12 @@ def layout_of(name: str) -> MeshLayout:
         types = (AxisType.Auto,) * 3
         mesh = jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
         return MeshLayout(mesh, *axes)
-    share = vocabulary.with_groups(make_mesh(*shape, devices), *axes)
-    return MeshLayout(share, vocabulary.TOKENS, vocabulary.VOCABULARY, vocabulary.WIDTH)
+    *sizes, context = shape
+    mesh = make_mesh(*sizes, devices, context=context)
+    return MeshLayout(
+        vocabulary.with_groups(mesh, *axes),
+        vocabulary.TOKENS,
+        vocabulary.VOCABULARY,
+        vocabulary.WIDTH,
+        context=vocabulary.CONTEXT,
+    )

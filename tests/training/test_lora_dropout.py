@@ -22,7 +22,12 @@ LINEAR = optax.sgd(0.1)
 ROUNDINGS = 300
 
 
-def _dropped(step=0, seed=0, rate=RATE, rows=(1, ROWS), module="q", layer=0):
+SLOTS = np.arange(LENGTH)
+
+
+def _dropped(
+    step=0, seed=0, rate=RATE, rows=(1, ROWS), module="q", layer=0, slots=SLOTS
+):
     """Input of an adapter after dropout, of ones: A and B are the identity."""
     eye = jnp.eye(WIDTH)[None].repeat(2, 0)
     base = {"kernel": jnp.zeros((2, WIDTH, WIDTH))}
@@ -30,7 +35,8 @@ def _dropped(step=0, seed=0, rate=RATE, rows=(1, ROWS), module="q", layer=0):
     for name in (module, "attention", "layers"):
         tree, adapters = {name: tree}, {name: adapters}
     keys = lora.dropout_keys(seed, jnp.asarray(step), rows).reshape(-1, 2)
-    attached = lora.attach(tree, adapters, Lora(WIDTH, WIDTH, (module,), rate), keys)
+    adapted = Lora(WIDTH, WIDTH, (module,), rate)
+    attached = lora.attach(tree, adapters, adapted, keys, slots)
     params = jax.tree.map(
         lambda leaf: leaf[layer], attached["layers"]["attention"][module]
     )
@@ -70,6 +76,11 @@ def test_a_row_has_the_same_mask_in_any_number_of_micro_batches():
     expected = _dropped()
     for rows in ((2, 3), (3, 2), (6, 1)):
         np.testing.assert_array_equal(_dropped(rows=rows), expected)
+
+
+def test_a_token_has_the_same_mask_wherever_the_tokens_of_its_row_are():
+    order = np.random.default_rng(0).permutation(LENGTH)
+    np.testing.assert_array_equal(_dropped(slots=order), _dropped()[:, order])
 
 
 def test_no_rate_and_no_keys_leave_the_input_as_it_is():

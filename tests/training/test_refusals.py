@@ -189,7 +189,16 @@ def test_errors_in_a_mixture_name_the_source(tmp_path):
         ),
         (
             {"mesh__data": 1, "mesh__fsdp": 8, "mesh__vocab_group": 3},
-            ("mesh.vocab_group is 3", "a divisor of mesh.fsdp = 8"),
+            ("mesh.vocab_group is 3", "mesh.fsdp = 8: 1, 2, 4, 8"),
+        ),
+        (
+            {
+                "mesh__data": 1,
+                "mesh__fsdp": 2,
+                "mesh__context": 4,
+                "data__max_length": 60,
+            },
+            ("data.max_length is 60", "a multiple of 2 x mesh.context = 8"),
         ),
     ],
 )
