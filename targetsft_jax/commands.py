@@ -7,6 +7,7 @@ COMMANDS = {
     "generate": "Complete prompts with a model, or chat with it.",
     "datasets": "List and build catalogued data sets; preview the rows of a run.",
     "critical_tokens": "Mine the critical tokens of a model's own correct answers.",
+    "teacher_cache": "Store a teacher's distributions, to train without the teacher.",
     "inspect": "Show what each method teaches on your rows, as one HTML page.",
     "plan": "Compile a run's step for absent devices; report memory and traffic.",
     "jobset": "Print a JobSet that trains on TPU or GPU nodes of Kubernetes.",

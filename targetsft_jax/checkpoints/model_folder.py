@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from targetsft_jax.config.schema import DTYPES, ConfigError, LoraConfig
+from targetsft_jax.config.roles import DTYPES
+from targetsft_jax.config.schema import ConfigError, LoraConfig
 from targetsft_jax.config.tree import build, merge
 from targetsft_jax.hf.sidecar_files import (
     CARD_FILE,

@@ -6,6 +6,7 @@ from dataclasses import replace
 from targetsft_jax.checkpoints.open import open_tokenizer
 from targetsft_jax.config.checks import validate
 from targetsft_jax.config.load import load, parse
+from targetsft_jax.config.roles import TeacherConfig
 from targetsft_jax.config.schema import Config
 from targetsft_jax.data import preview, records
 
@@ -38,5 +39,6 @@ def _read(keys: Sequence[str]) -> Config:
     config = parse(keys)
     if config.teacher.path or config.teacher.build or "--print-config" in keys:
         return load(keys)
-    validate(replace(config, teacher=config.student))
+    student = TeacherConfig(path=config.student.path, build=config.student.build)
+    validate(replace(config, teacher=student))
     return config

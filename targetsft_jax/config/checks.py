@@ -5,10 +5,10 @@ import math
 import re
 from collections.abc import Iterator
 
+from targetsft_jax.config.build import BuildConfig
 from targetsft_jax.config.paths import ROLES, path_refusals
 from targetsft_jax.config.schema import (
     VALIDATION_PREFIX,
-    BuildConfig,
     Config,
     ConfigError,
     EvaluationConfig,
@@ -85,10 +85,11 @@ def _missing(config: Config) -> Iterator[str]:
         )
     method = config.method
     has_teacher = config.teacher.path or config.teacher.build
-    if "teacher" in method.roles and not has_teacher:
+    if "teacher" in method.roles and not (has_teacher or config.teacher.cache):
         yield (
             f"method {method.name!r} needs a teacher and teacher.path is null; "
-            "expected a Hugging Face folder or hub id with the student's tokenizer"
+            "expected a Hugging Face folder or hub id with the student's tokenizer, or "
+            "teacher.cache"
         )
     if config.evaluation.include_teacher and not has_teacher:
         yield (

@@ -132,6 +132,8 @@ def _models(config: Config) -> Iterator[tuple[str, str]]:
         path = role_config(config, name).path
         if path is not None:
             yield f"{name}.path", path
+    if config.teacher.cache is not None:
+        yield "teacher.cache", config.teacher.cache
 
 
 def _data(config: Config) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from targetsft_jax.command import UsageError
 from targetsft_jax.config.load import parse_silently, renamed_tree
-from targetsft_jax.config.schema import Config, RoleConfig
+from targetsft_jax.config.roles import RoleConfig
+from targetsft_jax.config.schema import Config
 from targetsft_jax.keys import resumable_keys, shown, shown_name
 from targetsft_jax.storage.run_dir import RunDir
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from targetsft_jax.command import UsageError
-from targetsft_jax.config.build import BuildConfig
 from targetsft_jax.config.evaluation import EvaluationConfig, ValidationConfig
 from targetsft_jax.config.method import ResolvedMethod, resolve
+from targetsft_jax.config.roles import DTYPES, RoleConfig, TeacherConfig
 from targetsft_jax.config.target import TargetConfig
 from targetsft_jax.data.config import DataConfig
 from targetsft_jax.keys import (
@@ -29,32 +29,11 @@ from targetsft_jax.targets.trajectory import MODES
 VALIDATION_PREFIX = "validation_"
 """Prefix of metric names measured on held-out data."""
 
-DTYPES = one_of(("float32", "bfloat16"))
 DEVICES = Domain("-1, or 1 or more", lambda size: size == -1 or size >= 1)
 
 
 class ConfigError(UsageError):
     """An invalid configuration; the message names the key and the expected value."""
-
-
-@section
-class RoleConfig:
-    """A model: a Hugging Face folder or hub id, or a small model built on demand."""
-
-    path: str | None = key(
-        None,
-        "Local folder, gs://BUCKET/PATH or hub id (safetensors only), or a run "
-        "directory or checkpoint of this package.",
-    )
-    build: BuildConfig | None = key(
-        None, "Small model, built on first use and cached; excludes `path`."
-    )
-    dtype: str | None = key(
-        None,
-        "Parameter dtype. Default: float32 for the student; bfloat16 for frozen roles "
-        "and for the base of adapters on accelerators, float32 on the CPU.",
-        DTYPES,
-    )
 
 
 @section
@@ -369,8 +348,8 @@ class Config:
         resumable=True,
     )
     student: RoleConfig = key(RoleConfig, "The trained model.")
-    teacher: RoleConfig = key(
-        RoleConfig, "The frozen teacher, for methods that need one."
+    teacher: TeacherConfig = key(
+        TeacherConfig, "The frozen teacher, for methods that need one."
     )
     reference: RoleConfig = key(
         RoleConfig, "The frozen reference; without a path, the initial student."
@@ -407,6 +386,12 @@ class Config:
             return resolve(dataclasses.asdict(self.target), self.policy)
         except ValueError as error:
             raise ConfigError(str(error)) from None
+
+
+def live_roles(config: Config) -> tuple[str, ...]:
+    """Return the frozen models that the step runs: all but a teacher from a cache."""
+    stored = ("teacher",) if config.teacher.cache else ()
+    return tuple(role for role in config.method.roles if role not in stored)
 
 
 def role_config(config: Config, role: str) -> RoleConfig:

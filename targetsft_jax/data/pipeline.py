@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,10 @@ from targetsft_jax.data.content_hash import content_hash
 from targetsft_jax.data.dropped import check_dropped
 from targetsft_jax.data.encoding import Encoder, nothing_left
 from targetsft_jax.data.examples import Arrays, Examples, from_flat
+from targetsft_jax.data.fingerprint import fingerprint
 from targetsft_jax.data.packing import RowLayout
 from targetsft_jax.data.report import DataReport
+from targetsft_jax.data.teacher_cache import TeacherCache
 from targetsft_jax.data.token_cache import CacheFolders, load_or_make
 from targetsft_jax.targets.inputs import INPUTS
 
@@ -42,6 +43,8 @@ class Dataset:
     """SHA-256 of tokens and layout: equal for equal data, tokenizer and packing."""
     cache_log: list[str] = field(default_factory=list)
     """Lines about reads from and writes to the cache, with the folder."""
+    teacher: TeacherCache | None = None
+    """Stored teacher, whose arrays are part of a batch; None for a live one."""
 
     @property
     def rows(self) -> int:
@@ -65,7 +68,10 @@ class Dataset:
 
     def take(self, rows: np.ndarray) -> Arrays:
         """Arrays [n, L] of the rows with indices [n]; see `packing.build_rows`."""
-        return packing.build_rows(self.examples, self.layout, rows)
+        arrays = packing.build_rows(self.examples, self.layout, rows)
+        if self.teacher is not None:
+            arrays |= self.teacher.take(self.examples, self.layout, rows)
+        return arrays
 
     def origins(self, row: int) -> list[str]:
         """Origins (`file:line`) of the records in a row, in order."""
@@ -184,7 +190,7 @@ def batch_at(
         step, batch_size, accumulation_steps, seed: as in `rows_at`.
 
     Returns:
-        Every array of the data set as [A, B / A, L].
+        Every array of the data set as [A, B / A, L, …].
     """
     rows = rows_at(
         dataset,
@@ -194,7 +200,7 @@ def batch_at(
         seed=seed,
     )
     return {
-        name: values.reshape(*rows.shape, -1)
+        name: values.reshape(*rows.shape, *values.shape[1:])
         for name, values in dataset.take(rows.reshape(-1)).items()
     }
 
@@ -230,16 +236,6 @@ def iterate(
     steps = grain.MapDataset.range(start_step, 2**62).map(batch_of)
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
     return iter(steps.to_iter_dataset(options))
-
-
-def fingerprint(arrays: Arrays) -> str:
-    """SHA-256 of names, shapes, dtypes and contents, 64 hex digits."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        values = arrays[name]
-        digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
-        digest.update(np.ascontiguousarray(values).data)
-    return digest.hexdigest()
 
 
 class _Packer:

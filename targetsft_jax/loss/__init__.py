@@ -10,6 +10,7 @@ from targetsft_jax.loss.logprob import label_logprob
 from targetsft_jax.loss.reference import reference_loss
 from targetsft_jax.loss.second import Mixture
 from targetsft_jax.loss.sharded import MeshLayout
+from targetsft_jax.loss.stored import top_k_tokens
 from targetsft_jax.targets.top_k import TopK
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "fused_loss",
     "label_logprob",
     "reference_loss",
+    "top_k_tokens",
 ]

@@ -11,14 +11,17 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from targetsft_jax.checkpoints.open import open_model
-from targetsft_jax.config.schema import Config, role_config
+from targetsft_jax.config.schema import Config, live_roles, role_config
+from targetsft_jax.data.teacher_cache import PREFIX, TOP_K, TRAIN, CacheHeader
 from targetsft_jax.data.tokenizer import load_tokenizer
+from targetsft_jax.hf.importer import load_config
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules
+from targetsft_jax.storage.user_path import user_path
 from targetsft_jax.training.data_checks import check_positions
-from targetsft_jax.training.micro_batch import BASE, StepSpec
+from targetsft_jax.training.micro_batch import BASE, TEACHER, StepSpec, StoredTeacher
 from targetsft_jax.training.optimizer import make_optimizer
 from targetsft_jax.training.state import (
     TrainState,
@@ -91,7 +94,10 @@ def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
     architectures = {name: role.config for name, role in roles.items()}
     check_positions(config, architectures)
     steps = config.train.steps or SCHEDULE_STEPS
-    spec = replace(step_spec(config, architectures, vocab_size, mesh), steps=steps)
+    cache = _planned_cache(config)
+    stored = None if cache is None else _stored_teacher(config, cache)
+    spec = step_spec(config, architectures, vocab_size, mesh, stored)
+    spec = replace(spec, steps=steps)
     optimizer = make_optimizer(config.train, steps)
     params = _abstract_trained(spec, roles["student"])
     policy = spec.method.policy
@@ -100,10 +106,12 @@ def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
     )
     state = abstract_state(params, optimizer, shardings, policy)
     frozen = {
-        name: _frozen_params(roles["student" if name == BASE else name], mesh)
+        name: _head_alone(config, stored, mesh)
+        if name == TEACHER and stored is not None and stored.config is not None
+        else _frozen_params(roles["student" if name == BASE else name], mesh)
         for name in spec.frozen_arguments
     }
-    batch = _abstract_batch(config, spec, mesh)
+    batch = _abstract_batch(config, spec, mesh, cache)
     step: Any = make_train_step(spec, optimizer, mesh, shardings)
     lowered = step.lower(state, frozen, batch)
     return AbstractStep(
@@ -122,7 +130,7 @@ def bytes_per_device(tree: Any) -> int:
 def _roles(config: Config, mesh: Mesh) -> dict[str, AbstractRole]:
     """Open the student and the frozen roles of the method, without weights."""
     roles: dict[str, AbstractRole] = {}
-    for name in ("student", *config.method.roles):
+    for name in ("student", *live_roles(config)):
         role = role_config(config, name)
         if role.build:
             model, origin, folder = architecture(role.build), f"{name}.build", None
@@ -170,8 +178,34 @@ def _frozen_params(role: AbstractRole, mesh: Mesh) -> Any:
     return with_shardings(shapes, shardings)
 
 
-def _abstract_batch(config: Config, spec: StepSpec, mesh: Mesh) -> dict[str, Any]:
-    """Return the shapes of a batch of the data pipeline, [A, B, L]."""
+def _planned_cache(config: Config) -> CacheHeader | None:
+    """Return the header of `teacher.cache`; of the default k if it is not made yet."""
+    if config.teacher.cache is None or TEACHER not in config.method.roles:
+        return None
+    header = CacheHeader.read(user_path(config.teacher.cache) / TRAIN)
+    return header or CacheHeader(TOP_K, 64, 0, {})
+
+
+def _stored_teacher(config: Config, cache: CacheHeader) -> StoredTeacher:
+    folder = user_path(config.teacher.cache or "") / TRAIN
+    model = None if cache.kind == TOP_K else load_config(folder)
+    return StoredTeacher(cache.kind, cache.width, model)
+
+
+def _head_alone(config: Config, stored: StoredTeacher, mesh: Mesh) -> Any:
+    """Return the shape of the head of a teacher of stored hidden states."""
+    assert stored.config is not None
+    shape = (stored.config.vocab_size, stored.config.hidden_size)
+    shapes = {"head": jax.ShapeDtypeStruct(shape, param_dtype(TEACHER, config, mesh))}
+    return with_shardings(
+        shapes, rules.shardings({"head": ("vocab", "table")}, shapes, mesh)
+    )
+
+
+def _abstract_batch(
+    config: Config, spec: StepSpec, mesh: Mesh, cache: CacheHeader | None
+) -> dict[str, Any]:
+    """Return the shapes of a batch of the data pipeline, [A, B, L, …]."""
     train = config.train
     rows = train.batch_size // train.accumulation_steps
     shape = (train.accumulation_steps, rows, config.data.max_length)
@@ -184,7 +218,13 @@ def _abstract_batch(config: Config, spec: StepSpec, mesh: Mesh) -> dict[str, Any
         "positions": jnp.int32,
     }
     dtypes |= {name: jnp.float32 for name in spec.method.columns}
-    return {
+    batch = {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
         for name, dtype in dtypes.items()
     }
+    for name, column in (cache.columns if cache else {}).items():
+        assert cache is not None
+        batch[PREFIX + name] = jax.ShapeDtypeStruct(
+            (*shape, *cache.entry_shape(name)), column.dtype, sharding=sharding
+        )
+    return batch

@@ -98,6 +98,7 @@ def step_flops(
     lora: Lora | None = None,
     policies: int = 0,
     label_heads: int = 0,
+    stored_heads: Iterable[DecoderConfig] = (),
 ) -> StepFlops:
     """Count the FLOPs per token of a train step.
 
@@ -116,6 +117,7 @@ def step_flops(
         policies: number of policies in the state, one forward pass each.
         label_heads: additional forward passes of the student's head, for label
             log-probabilities.
+        stored_heads: teachers of which only the head runs, on stored hidden states.
     """
     roles = list(frozen)
     adapters = 0 if lora is None else 2 * num_adapter_parameters(student, lora)
@@ -127,6 +129,6 @@ def step_flops(
         frozen=sum(layer_flops(role, length, mean_context) for role in roles)
         + policies * forward,
         heads=(passes + policies + label_heads) * head_flops(student, vocabulary)
-        + sum(head_flops(role, vocabulary) for role in roles),
+        + sum(head_flops(role, vocabulary) for role in (*roles, *stored_heads)),
         recomputed=forward if remat == "full" else 0.0,
     )

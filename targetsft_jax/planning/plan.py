@@ -194,6 +194,7 @@ def _flops(config: Config, step: AbstractStep) -> StepFlops:
         lora=spec.lora,
         policies=len(spec.method.policy.held),
         label_heads=spec.method.policy.reads.count(STUDENT),
+        stored_heads=[x for name, x in spec.second.items() if name not in spec.frozen],
     )
 
 

@@ -33,6 +33,8 @@ def print_session(session: Session, run_dir: RunDir) -> None:
     print(f"attention {', '.join(kernels)}")
     for role in session.roles.values():
         _print_role(session, role)
+    if session.dataset.teacher is not None:
+        print(f"teacher  stored: {session.dataset.teacher}")
     _print_data(session)
     print("one example, target tokens marked")
     print(show(session.dataset.example, session.tokenizer))

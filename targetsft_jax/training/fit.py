@@ -18,6 +18,7 @@ from targetsft_jax.data.pipeline import Dataset, iterate, rows_at
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import preemption, processes
 from targetsft_jax.parallel.preemption import Preempted, StopSignal
+from targetsft_jax.storage.digest import json_digest
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.telemetry.telemetry import Telemetry
 from targetsft_jax.training.agreement import StepAgreement
@@ -135,7 +136,7 @@ def fit(
     )
     _check_same_data(data.dataset)
     retention = Retention(config.max_to_keep, config.keep_every, config.keep_best)
-    provenance = Provenance(about or {}, {r: identity(p) for r, p in frozen.items()})
+    provenance = Provenance(about or {}, _identities(frozen, data.dataset))
     checkpoints = Checkpoints(run_dir, retention, provenance)
     position = Position(0, data.seed, config.batch_size, data.dataset.fingerprint)
     policy = spec.method.policy
@@ -227,6 +228,14 @@ def prefetch_to_mesh(
         batch = following
         following = meshes.put_rows(next(batches), mesh, lead=1)
         yield batch
+
+
+def _identities(frozen: Mapping[str, Params], dataset: Dataset) -> dict[str, str]:
+    """Identity of each frozen model by its role, a stored teacher included."""
+    identities = {role: identity(params) for role, params in frozen.items()}
+    if dataset.teacher is not None:
+        identities["teacher"] = json_digest(vars(dataset.teacher.header))
+    return identities
 
 
 def _check_same_data(dataset: Dataset) -> None:

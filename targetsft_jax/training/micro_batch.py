@@ -13,7 +13,8 @@ from jax.lax import stop_gradient
 from jax.sharding import Mesh
 
 from targetsft_jax.config.method import ResolvedMethod
-from targetsft_jax.loss import MeshLayout, fused_loss, label_logprob
+from targetsft_jax.data.teacher_cache import PREFIX, TOP_K
+from targetsft_jax.loss import MeshLayout, TopK, fused_loss, label_logprob
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.lora import Lora
@@ -28,6 +29,9 @@ Metrics = dict[str, Array]
 Batch = Mapping[str, Array]
 States = tuple[Array, Array]
 """Hidden states [B, L, D] and the head [V, D] of a model."""
+
+TEACHER = "teacher"
+"""Role of the teacher."""
 
 BASE = "base"
 """Name of the frozen argument with the base model of the adapters."""
@@ -54,13 +58,36 @@ class Numerics:
 
 
 @dataclass(frozen=True)
+class StoredTeacher:
+    """A teacher whose distributions are in the batch (see `data.teacher_cache`).
+
+    Attributes:
+        kind: `TOP_K` or `STATES`.
+        width: numbers per token.
+        config: architecture of the teacher; of hidden states, its head is an argument.
+    """
+
+    kind: str
+    width: int
+    config: DecoderConfig | None = None
+
+    def second(self, frozen: Mapping[str, Params], batch: Batch) -> States | TopK:
+        """Second model of the loss."""
+        if self.kind == TOP_K:
+            names = ("ids", "log_probs", "log_rest")
+            return TopK(*(batch[PREFIX + name] for name in names))
+        return batch[f"{PREFIX}states"], decoder.head(frozen[TEACHER])
+
+
+@dataclass(frozen=True)
 class StepSpec:
     """Static configuration of a train step.
 
     Attributes:
         student: architecture of the student.
         method: resolved method.
-        frozen: frozen role that the method reads -> architecture.
+        frozen: frozen role that the step runs -> architecture.
+        stored: teacher whose distributions are in the batch; None for a live one.
         vocab_size: tokens of the tokenizer, without padding of the embedding.
         numerics: dtype, remat, attention kernel, loss chunk.
         lora: adapters over a frozen base; None: all parameters are trained.
@@ -76,6 +103,7 @@ class StepSpec:
     student: DecoderConfig
     method: ResolvedMethod
     frozen: Mapping[str, DecoderConfig] = field(default_factory=dict)
+    stored: StoredTeacher | None = None
     vocab_size: int | None = None
     numerics: Numerics = Numerics()
     lora: Lora | None = None
@@ -88,13 +116,19 @@ class StepSpec:
     @property
     def frozen_arguments(self) -> tuple[str, ...]:
         """Names of the frozen parameters that the step takes as an argument."""
-        separate = tuple(role for role in self.frozen if role not in self.on_base)
+        separate = tuple(role for role in self.second if role not in self.on_base)
         return separate if self.lora is None else (BASE, *separate)
+
+    @property
+    def second(self) -> dict[str, DecoderConfig]:
+        """Frozen models whose hidden states the loss reads: live ones and stored."""
+        stored = None if self.stored is None else self.stored.config
+        return {**self.frozen, **({} if stored is None else {TEACHER: stored})}
 
     @property
     def logit_caps(self) -> dict[str, float | None]:
         """Role -> soft cap of its logits; None: no cap."""
-        models = {STUDENT: self.student, **self.frozen}
+        models = {STUDENT: self.student, **self.second}
         return {role: config.final_logit_softcap for role, config in models.items()}
 
     def scheduled(self, step: Array) -> dict[str, Array]:
@@ -153,8 +187,10 @@ def loss_and_metrics(
         for role, config in spec.frozen.items()
     }
     states = {STUDENT: student, **second}
+    stored = {} if spec.stored is None else {TEACHER: spec.stored.second(frozen, batch)}
     inputs: dict[str, Any] = {
         **second,
+        **stored,
         **{name: batch[name] for name in spec.method.columns},
         **policy_columns(spec, placement, states, frozen, batch),
         **spec.method.hyper,
@@ -314,7 +350,7 @@ def vocabulary_groups(spec: StepSpec, mesh: Mesh, tokens: int) -> Mesh:
         tokens // meshes.token_shards(mesh),
         spec.student.vocab_size,
         spec.student.hidden_size,
-        sum(config.hidden_size for config in spec.frozen.values()),
+        sum(config.hidden_size for config in spec.second.values()),
         head_gradient=spec.lora is None,
     )
     return vocabulary.with_groups(mesh, group)

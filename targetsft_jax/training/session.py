@@ -8,20 +8,29 @@ import jax
 from jax.sharding import Mesh
 
 from targetsft_jax.checkpoints.open import StoredModel, open_model, shared_tokenizer
-from targetsft_jax.config.schema import Config, ConfigError, role_config
+from targetsft_jax.checkpoints.stored_teacher import load_head, with_teacher
+from targetsft_jax.config.schema import Config, ConfigError, live_roles, role_config
 from targetsft_jax.data.chat_templates import with_template
 from targetsft_jax.data.pipeline import Dataset, Prepared, prepare
 from targetsft_jax.data.records import Problem, problems
 from targetsft_jax.data.report import DataReport
+from targetsft_jax.data.teacher_cache import STATES, TRAIN, VALIDATION, CacheHeader
 from targetsft_jax.evaluation.label_probe import ProbeExamples, probe_examples
 from targetsft_jax.evaluation.statistics import AverageAtK
+from targetsft_jax.hf.importer import load_config
 from targetsft_jax.hf.sidecar_files import check_exportable
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.parallel import rules
+from targetsft_jax.storage.user_path import user_path
 from targetsft_jax.targets.inputs import INPUTS
 from targetsft_jax.training.data_checks import check_positions, check_weights
 from targetsft_jax.training.fit import Start
-from targetsft_jax.training.micro_batch import BASE, StepSpec
+from targetsft_jax.training.micro_batch import (
+    BASE,
+    TEACHER,
+    StepSpec,
+    StoredTeacher,
+)
 from targetsft_jax.training.saving import check_keep_best
 from targetsft_jax.training.state import Params
 from targetsft_jax.training.step_spec import make_mesh, param_dtype, step_spec
@@ -115,10 +124,17 @@ class Session:
 
     def frozen_arguments(self) -> dict[str, Params]:
         """Return the frozen arguments of the train step by name."""
-        return {
-            name: self.frozen_parameters("student" if name == BASE else name)
-            for name in self.spec.frozen_arguments
-        }
+        arguments: dict[str, Params] = {}
+        for name in self.spec.frozen_arguments:
+            if name == TEACHER and self.spec.stored is not None:
+                assert self.dataset.teacher is not None
+                dtype = param_dtype(TEACHER, self.config, self.mesh)
+                folder = self.dataset.teacher.folder
+                arguments[name] = load_head(folder, self.mesh, dtype)
+            else:
+                role = "student" if name == BASE else name
+                arguments[name] = self.frozen_parameters(role)
+        return arguments
 
     def start(self) -> Start:
         """Return the initial parameters to train: the student or new adapters."""
@@ -157,16 +173,17 @@ def open_session(config: Config, shared: Shared | None = None) -> Session:
     shared = shared or Shared()
     mesh = make_mesh(config)
     roles = _open_roles(config, mesh)
-    in_step = ("student", *config.method.roles)
+    in_step = ("student", *live_roles(config))
     check_positions(config, {name: roles[name].model.config for name in in_step})
     tokenizer = shared_tokenizer({name: role.model for name, role in roles.items()})
     tokenizer = with_template(tokenizer, config.data.chat_template)
     check_exportable(roles["student"].model.config, tokenizer)
     prepared = _prepare(config, roles["student"].model.source, tokenizer, shared)
-    held_out = prepared.held_out
+    train, held_out = prepared.train, prepared.held_out
     if config.validation.data is not None:
         held_out = prepare(config.validation.data, tokenizer, config.cache_dir).train
-    datasets = [x for x in (prepared.train, held_out) if x is not None]
+    train, held_out = _with_stored_teacher(config, train, held_out, tokenizer)
+    datasets = [x for x in (train, held_out) if x is not None]
     for dataset in datasets:
         _check_columns(config, dataset)
     check_weights(config, datasets)
@@ -188,13 +205,15 @@ def open_session(config: Config, shared: Shared | None = None) -> Session:
     return Session(
         config=config,
         mesh=mesh,
-        spec=step_spec(config, architectures, len(tokenizer), mesh),
+        spec=step_spec(
+            config, architectures, len(tokenizer), mesh, _stored_teacher(train)
+        ),
         roles=roles,
         tokenizer=tokenizer,
         evaluation_tokenizer=with_template(
             tokenizer, template, "evaluation.data.chat_template"
         ),
-        dataset=prepared.train,
+        dataset=train,
         problems=held_out_problems,
         problem_report=problem_report,
         validation=(
@@ -241,10 +260,51 @@ def _prepare(
     return shared.prepared[key]
 
 
+def _with_stored_teacher(
+    config: Config, train: Dataset, held_out: Dataset | None, tokenizer: Any
+) -> tuple[Dataset, Dataset | None]:
+    """Attach the teacher's cache to the data sets, if the method reads a teacher."""
+    cache = config.teacher.cache
+    if cache is None or TEACHER not in config.method.roles:
+        return train, held_out
+    folder, path = user_path(cache), config.teacher.path
+    # A hub id would have to be downloaded to be compared.
+    is_local = path is not None and user_path(path).is_dir()
+    teacher = open_model(path) if path is not None and is_local else None
+    command = f"targetsft teacher_cache --teacher.cache {cache}, with your --config"
+    train = with_teacher(train, folder / TRAIN, tokenizer, teacher, command)
+    if held_out is not None:
+        part = TRAIN if config.validation.data is None else VALIDATION
+        held_out = with_teacher(held_out, folder / part, tokenizer, teacher, command)
+        assert train.teacher is not None and held_out.teacher is not None
+        kinds = [
+            (cache.header.kind, cache.header.width)
+            for cache in (train.teacher, held_out.teacher)
+        ]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                f"{train.teacher.folder} has {train.teacher.header} and "
+                f"{held_out.teacher.folder} {held_out.teacher.header}; make one of "
+                f"them again: {command}"
+            )
+    return train, held_out
+
+
+def _stored_teacher(dataset: Dataset) -> StoredTeacher | None:
+    """Stored teacher of a data set, as the step reads it."""
+    cache = dataset.teacher
+    if cache is None:
+        return None
+    header: CacheHeader = cache.header
+    is_states = header.kind == STATES
+    config = load_config(cache.folder) if is_states else None
+    return StoredTeacher(header.kind, header.width, config)
+
+
 def _open_roles(config: Config, mesh: Mesh) -> dict[str, Role]:
     """Open the student, the frozen models of the method and an evaluated teacher."""
     evaluation = config.evaluation
-    names = ["student", *config.method.roles]
+    names = ["student", *live_roles(config)]
     if evaluation.problems and evaluation.include_teacher and "teacher" not in names:
         names.append("teacher")
     roles: dict[str, Role] = {}

@@ -6,13 +6,13 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from targetsft_jax.config.schema import Config, ConfigError, role_config
+from targetsft_jax.config.schema import Config, ConfigError, live_roles, role_config
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.lora import Lora, num_adapter_parameters
 from targetsft_jax.models.sharded_attention import mesh_attend
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import vocabulary
-from targetsft_jax.training.micro_batch import Numerics, StepSpec
+from targetsft_jax.training.micro_batch import Numerics, StepSpec, StoredTeacher
 
 
 def make_mesh(config: Config, devices: Any = None) -> Mesh:
@@ -84,6 +84,7 @@ def step_spec(
     architectures: Mapping[str, DecoderConfig],
     vocab_size: int,
     mesh: Mesh,
+    stored: StoredTeacher | None = None,
 ) -> StepSpec:
     """Build the `StepSpec` of a configuration.
 
@@ -93,18 +94,20 @@ def step_spec(
             the method reads.
         vocab_size: tokens of the tokenizer, shared by all roles.
         mesh: device mesh.
+        stored: teacher of `teacher.cache`.
 
     Raises:
         ConfigError: the attention kernel does not support a model, or the adapters do
             not fit the student.
     """
-    train, roles = config.train, config.method.roles
+    train, roles = config.train, live_roles(config)
     dtype = compute_dtype(config, mesh)
     default_chunk = 512 if meshes.platform(mesh) == "cpu" else 2048
     spec = StepSpec(
         student=architectures["student"],
         method=config.method,
         frozen={role: architectures[role] for role in roles},
+        stored=stored,
         vocab_size=vocab_size,
         numerics=Numerics(
             dtype, train.remat, train.attention, train.loss_chunk or default_chunk

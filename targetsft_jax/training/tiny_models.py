@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from targetsft_jax.command import Stopped
+from targetsft_jax.config.build import BuildConfig
 from targetsft_jax.config.method import resolve
-from targetsft_jax.config.schema import BuildConfig, PolicyConfig, TrainConfig
+from targetsft_jax.config.schema import PolicyConfig, TrainConfig
 from targetsft_jax.data.config import DataConfig
 from targetsft_jax.data.pipeline import prepare
 from targetsft_jax.data.tokenizer import byte_tokenizer

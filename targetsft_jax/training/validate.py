@@ -138,4 +138,7 @@ def _batches(dataset: Dataset, rows: int) -> Iterator[dict[str, np.ndarray]]:
     for first in range(0, dataset.rows, rows):
         part = dataset.take(np.arange(first, min(first + rows, dataset.rows)))
         padding = rows - len(part["tokens"])
-        yield {k: np.pad(x, [(0, padding), (0, 0)]) for k, x in part.items()}
+        yield {
+            name: np.pad(x, [(0, padding), *[(0, 0)] * (x.ndim - 1)])
+            for name, x in part.items()
+        }

@@ -103,7 +103,7 @@ def test_another_process_gives_the_same(dataset):
         "d = prepare(c, byte_tokenizer()).train\n"
         "print(d.fingerprint, fingerprint(batch_at(d, 33, batch_size=4, seed=1)))\n"
     )
-    from targetsft_jax.data.pipeline import fingerprint
+    from targetsft_jax.data.fingerprint import fingerprint
 
     output = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

@@ -429,3 +429,14 @@ def small_run(folders: dict, run_dir, **more) -> list[str]:
         "train.learning_rate": 1e-2,
     }
     return command(arguments | {k.replace("__", "."): v for k, v in more.items()})
+
+
+def run_metrics(arguments: list[str]) -> list[dict]:
+    """Lines of metrics.jsonl of a run."""
+    from targetsft_jax.config.load import load
+    from targetsft_jax.training.run import run
+
+    config = load(arguments)
+    run(config)
+    lines = RunDir(Path(config.run_dir)).metrics.read_text().splitlines()
+    return [json.loads(line) for line in lines]

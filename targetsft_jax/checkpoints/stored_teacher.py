@@ -1,0 +1,73 @@
+"""Stored teacher of a run: its cache attached to data sets, and its head."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import ml_dtypes
+import numpy as np
+from jax.sharding import Mesh
+
+from targetsft_jax.checkpoints.open import StoredModel
+from targetsft_jax.checkpoints.teacher_identity import cache_identity
+from targetsft_jax.data.pipeline import Dataset
+from targetsft_jax.data.teacher_cache import open_cache
+from targetsft_jax.parallel import rules
+from targetsft_jax.storage import array_folder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def with_teacher(
+    dataset: Dataset,
+    folder: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    teacher: StoredModel | None,
+    command: str,
+) -> Dataset:
+    """A data set whose batches have the distributions of a stored teacher.
+
+    Args:
+        dataset: packed rows.
+        folder: the cache of their data section.
+        tokenizer: the student's.
+        teacher: the teacher that the configuration names, if it is on this machine.
+        command: the command that makes the cache, for errors.
+
+    Raises:
+        ValueError: no cache, or one that is incomplete, damaged, or of other examples,
+            another tokenizer or teacher.
+    """
+    identity = cache_identity(dataset.examples, tokenizer, teacher)
+    cache = open_cache(folder, dataset.examples, identity, command)
+    cache.check_covers(dataset.examples, dataset.layout)
+    return replace(dataset, teacher=cache)
+
+
+def load_head(folder: Path, mesh: Mesh, dtype: Any) -> dict[str, jax.Array]:
+    """Head [V, D] of a teacher of stored hidden states, on the mesh.
+
+    Args:
+        folder: the cache of the training data.
+        mesh: device mesh.
+        dtype: dtype of the head.
+
+    Returns:
+        {"head": array}, as `decoder.head` reads it.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    found = array_folder.read(folder / "head")
+    if found is None:
+        raise ValueError(f"{folder / 'head'} is missing; make the teacher cache again")
+    arrays, about = found
+    host = arrays["head"].view(ml_dtypes.bfloat16).reshape(about["shape"])
+    shapes = {"head": jax.ShapeDtypeStruct(host.shape, dtype)}
+    (sharding,) = rules.shardings({"head": ("vocab", "table")}, shapes, mesh).values()
+    head = jax.make_array_from_callback(
+        host.shape, sharding, lambda index: np.asarray(host[index], dtype)
+    )
+    return {"head": head}

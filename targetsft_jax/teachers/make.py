@@ -1,0 +1,215 @@
+"""Make a teacher cache: run the teacher over the rows, shard by shard."""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+from jax import Array
+
+from targetsft_jax.command import Stopped
+from targetsft_jax.config.schema import Config
+from targetsft_jax.data import packing
+from targetsft_jax.data.examples import MASK, Arrays
+from targetsft_jax.data.teacher_cache import (
+    STATES,
+    TOP_K,
+    CacheHeader,
+    read_shard,
+    shard_folder,
+    write_shard,
+)
+from targetsft_jax.loss import TopK, top_k_tokens
+from targetsft_jax.models import decoder
+from targetsft_jax.parallel import mesh as meshes
+from targetsft_jax.parallel import preemption, processes
+from targetsft_jax.parallel.preemption import RaisedSignals
+from targetsft_jax.storage import array_folder, atomic
+from targetsft_jax.teachers.plan import CachePlan, SectionPlan, plan_cache
+from targetsft_jax.telemetry.compilation_cache import use_compilation_cache
+from targetsft_jax.training.micro_batch import Numerics, Placement, StepSpec, forward
+from targetsft_jax.training.state import Params
+from targetsft_jax.training.step_spec import compute_dtype
+
+Measure = Callable[[Params, Mapping[str, Array]], Any]
+
+
+def make_cache(config: Config, kind: str = TOP_K, k: int = 64) -> None:
+    """Run the teacher of a configuration over its data, and store its distributions.
+
+    Complete shards of an earlier call stay; damaged ones are made again. All processes
+    of a run compute together, and the primary one writes.
+
+    Args:
+        config: configuration of the run, with `teacher.cache`, the folder to write.
+        kind: `TOP_K` for the k most probable tokens, `STATES` for hidden states.
+        k: number of tokens.
+
+    Raises:
+        ConfigError, UsageError, ValueError, OSError: a key, model, file or the folder
+            cannot be used.
+        Stopped: on SIGTERM or Ctrl-C; complete shards stay.
+    """
+    with RaisedSignals():
+        try:
+            use_compilation_cache(config.cache_dir)
+            plan = plan_cache(config, kind, k)
+            _fill(plan)
+        except Stopped as stop:
+            raise stop.with_details(
+                f"complete shards in {config.teacher.cache} stay, and the same command "
+                "continues"
+            ) from None
+
+
+def _fill(plan: CachePlan) -> None:
+    """Make the shards that are missing or damaged."""
+    missing = [(section, _missing(section)) for section in plan.sections]
+    for section, shards in missing:
+        header = section.header
+        done = f", {header.shards - len(shards)} of them complete"
+        print(
+            f"{section.folder}: {header} of {section.layout.rows:,} rows in "
+            f"{header.shards} shards{done if len(shards) < header.shards else ''}"
+        )
+    if not any(shards for _, shards in missing):
+        print("nothing to do")
+        return
+    print(f"teacher {plan.teacher.source}, {plan.dtype}")
+    params = plan.teacher.load(plan.mesh, plan.dtype)
+    for section, shards in missing:
+        _begin(plan, section, params)
+        progress = _Progress(section, len(shards))
+        measure = _measure(plan, section.header)
+        for shard in shards:
+            entries = _entries(plan, section, section.rows(shard), params, measure)
+            numbers, counts = section.segments(section.rows(shard))
+            if processes.is_primary():
+                write_shard(
+                    section.folder, section.header, shard, entries, numbers, counts
+                )
+            progress.show(shard, int(counts.sum()))
+    processes.barrier("the teacher cache is complete")
+    print(f"complete; train with --teacher.cache {plan.config.teacher.cache}")
+
+
+def _missing(section: SectionPlan) -> list[int]:
+    """Shards that do not exist or are damaged; those are removed and reported."""
+    missing = []
+    for shard in range(section.header.shards):
+        try:
+            found = read_shard(section.folder, section.header, shard) is not None
+        except array_folder.Damaged as error:
+            print(f"damaged, made again: {error}")
+            found = False
+            if processes.is_primary():
+                atomic.discard(shard_folder(section.folder, shard))
+        if not found:
+            missing.append(shard)
+    # Process 0 decides, since it writes.
+    return [
+        int(x)
+        for x in processes.gather_text(",".join(map(str, missing)))[0].split(",")
+        if x
+    ]
+
+
+def _begin(plan: CachePlan, section: SectionPlan, params: Params) -> None:
+    """Write the header of a section, and the teacher's head beside hidden states."""
+    head = None
+    if section.header.kind == STATES:
+        head = processes.to_host(decoder.head(params))
+    if not processes.is_primary():
+        return
+    section.header.write(section.folder)
+    if head is not None:
+        shutil.copyfile(
+            plan.teacher.folder / "config.json", section.folder / "config.json"
+        )
+        with array_folder.writing(section.folder / "head") as writer:
+            flat = head.astype(ml_dtypes.bfloat16).view(np.uint16).reshape(-1)
+            writer.append({"head": flat})
+            writer.close({"shape": list(head.shape)})
+
+
+def _measure(plan: CachePlan, header: CacheHeader) -> Measure:
+    """Build the jitted (params, batch [B, L]) -> arrays [B, L, …]."""
+    config, mesh = plan.config, plan.mesh
+    dtype = compute_dtype(config, mesh)
+    chunk = config.train.loss_chunk or (512 if meshes.platform(mesh) == "cpu" else 2048)
+    spec = StepSpec(
+        plan.teacher.config,
+        config.method,
+        vocab_size=plan.vocab_size,
+        numerics=Numerics(dtype, "none", config.train.attention, chunk),
+        vocab_group=config.mesh.vocab_group,
+    )
+
+    def measure(params: Params, batch: Mapping[str, Array]) -> TopK | Array:
+        placement = Placement.of(spec, mesh, batch["tokens"].size)
+        hidden, head = forward(spec, placement, plan.teacher.config, params, batch)
+        if header.kind == STATES:
+            return hidden
+        return top_k_tokens(
+            hidden,
+            head,
+            header.width,
+            mask=batch[MASK],
+            vocab_size=plan.vocab_size,
+            logit_cap=plan.teacher.config.final_logit_softcap,
+            chunk_size=chunk,
+            layout=placement.layout,
+        )
+
+    return jax.jit(measure)
+
+
+def _entries(
+    plan: CachePlan,
+    section: SectionPlan,
+    rows: np.ndarray,
+    params: Params,
+    measure: Measure,
+) -> Arrays:
+    """Entries of the trained tokens of rows, in their order in the rows."""
+    parts: list[Arrays] = []
+    for first in range(0, len(rows), plan.batch_rows):
+        preemption.check()
+        batch = packing.build_rows(
+            section.examples, section.layout, rows[first : first + plan.batch_rows]
+        )
+        padding = plan.batch_rows - len(batch[MASK])
+        arrays = {
+            name: np.pad(batch[name], [(0, padding), (0, 0)])
+            for name in ("tokens", MASK, "segment_ids", "positions")
+        }
+        found = processes.to_host(measure(params, meshes.put_rows(arrays, plan.mesh)))
+        named = {"states": found} if section.header.kind == STATES else vars(found)
+        parts.append(
+            {
+                name: named[name][arrays[MASK]].astype(column.dtype)
+                for name, column in section.header.columns.items()
+            }
+        )
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+
+
+class _Progress:
+    """Line on standard output per shard, with speed and remaining time."""
+
+    def __init__(self, section: SectionPlan, shards: int):
+        self._section, self._shards = section, shards
+        self._start, self._done = time.monotonic(), 0
+
+    def show(self, shard: int, entries: int) -> None:
+        self._done += 1
+        seconds = time.monotonic() - self._start
+        left = seconds / self._done * (self._shards - self._done)
+        print(
+            f"shard {shard + 1} of {self._section.header.shards}, {entries:,} trained "
+            f"tokens, {seconds:.0f} s, {left:.0f} s left",
+            flush=True,
+        )

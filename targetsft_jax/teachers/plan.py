@@ -1,0 +1,207 @@
+"""Plan of a teacher cache: models, rows and shards, checked before any weights."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from targetsft_jax.checkpoints.open import StoredModel, shared_tokenizer
+from targetsft_jax.checkpoints.teacher_identity import cache_identity
+from targetsft_jax.command import UsageError
+from targetsft_jax.config.schema import Config, ConfigError
+from targetsft_jax.data import packing
+from targetsft_jax.data.chat_templates import with_template
+from targetsft_jax.data.config import DataConfig
+from targetsft_jax.data.examples import MASK, Examples
+from targetsft_jax.data.packing import RowLayout
+from targetsft_jax.data.pipeline import prepare
+from targetsft_jax.data.report import DataReport
+from targetsft_jax.data.teacher_cache import (
+    TOP_K,
+    TRAIN,
+    VALIDATION,
+    CacheHeader,
+    check_identity,
+)
+from targetsft_jax.storage.user_path import user_path
+from targetsft_jax.training.data_checks import check_positions
+from targetsft_jax.training.session import role_model
+from targetsft_jax.training.step_spec import compute_dtype, make_mesh, param_dtype
+
+_SHARD_BYTES = 64 * 2**20
+"""Size at which a shard ends: a stop loses the work on one shard."""
+
+
+@dataclass(frozen=True)
+class SectionPlan:
+    """A data section's part of the cache.
+
+    Attributes:
+        folder: folder of this section.
+        header: its contents.
+        examples: the tokenized examples.
+        layout: their rows, in the order of the examples.
+        shard_rows: rows per shard, a multiple of the rows of a batch.
+    """
+
+    folder: Path
+    header: CacheHeader
+    examples: Examples
+    layout: RowLayout
+    shard_rows: int
+
+    def rows(self, shard: int) -> np.ndarray:
+        """Indices of the rows of a shard."""
+        first = shard * self.shard_rows
+        return np.arange(first, min(first + self.shard_rows, self.layout.rows))
+
+    def segments(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Examples [S] of rows, and the entries [S] of each."""
+        mask = self.examples.columns[MASK]
+        parts = [self.layout.segments(int(row)) for row in rows]
+        numbers = np.concatenate([self.layout.examples[part] for part in parts])
+        lengths = np.concatenate([self.layout.lengths[part] for part in parts])
+        starts = self.examples.starts[numbers]
+        counts = [
+            np.count_nonzero(mask[start + 1 : start + length])
+            for start, length in zip(starts.tolist(), lengths.tolist())
+        ]
+        return numbers, np.array(counts, np.int64)
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """A teacher cache to make.
+
+    Attributes:
+        config: configuration of the run; mesh: its devices.
+        teacher: the teacher; dtype: of its parameters; vocab_size: of the tokenizer.
+        sections: its data sections.
+        batch_rows: rows per forward pass.
+    """
+
+    config: Config
+    mesh: Mesh
+    teacher: StoredModel
+    dtype: Any
+    vocab_size: int
+    sections: tuple[SectionPlan, ...]
+    batch_rows: int
+
+
+def plan_cache(config: Config, kind: str, k: int) -> CachePlan:
+    """Open models and data, and plan the shards.
+
+    Args:
+        config: configuration of the run that the cache is for.
+        kind: what is stored, `TOP_K` or `STATES`.
+        k: tokens per entry of `TOP_K`.
+
+    Raises:
+        ConfigError, UsageError, ValueError, OSError: a key, model, file or the folder
+            cannot be used.
+    """
+    if config.teacher.cache is None:
+        raise ConfigError(
+            "teacher.cache is null; expected the folder to write, which the run reads "
+            "then: --teacher.cache FOLDER"
+        )
+    if not (config.teacher.path or config.teacher.build):
+        raise ConfigError("teacher.path is null; expected the teacher to run")
+    mesh = make_mesh(config)
+    models = {name: _model(config, name, mesh) for name in ("student", "teacher")}
+    teacher = models["teacher"]
+    check_positions(config, {"teacher": teacher.config})
+    tokenizer = shared_tokenizer(models)
+    if kind == TOP_K and not 1 <= k <= len(tokenizer):
+        raise UsageError(f"--k is {k}; expected 1 to {len(tokenizer):,} tokens")
+    width = k if kind == TOP_K else teacher.config.hidden_size
+    rows = config.train.batch_size // config.train.accumulation_steps
+    about = {
+        "teacher": str(teacher.source),
+        "dtype": param_dtype("teacher", config, mesh).name,
+        "computed in": compute_dtype(config, mesh).name,
+    }
+    tokenizer = with_template(tokenizer, config.data.chat_template)
+    sections = []
+    for name, data in data_sections(config):
+        held_out = config.validation.examples if name == TRAIN else 0
+        prepared = prepare(data, tokenizer, config.cache_dir, held_out=held_out)
+        examples = prepared.train.examples
+        layout = _layout(examples, data)
+        identity = cache_identity(examples, tokenizer, teacher)
+        header = CacheHeader(kind, width, 0, identity, about)
+        folder = user_path(config.teacher.cache) / name
+        sections.append(_section(folder, header, examples, layout, rows))
+    return CachePlan(
+        config,
+        mesh,
+        teacher,
+        param_dtype("teacher", config, mesh),
+        len(tokenizer),
+        tuple(sections),
+        rows,
+    )
+
+
+def data_sections(config: Config) -> Iterator[tuple[str, DataConfig]]:
+    """Data sections that a run reads a teacher on, by the names of their folders."""
+    yield TRAIN, config.data
+    if config.validation.data is not None:
+        yield VALIDATION, config.validation.data
+
+
+def _model(config: Config, name: str, mesh: Mesh) -> StoredModel:
+    model = role_model(config, name, mesh)
+    assert model is not None, name
+    return model
+
+
+def _layout(examples: Examples, data: DataConfig) -> RowLayout:
+    """Rows of all usable examples, whatever part of them a run trains on."""
+    numbers, lengths = packing.fit_to_rows(
+        examples, data.max_length, data.overlong, DataReport()
+    )
+    return packing.pack(numbers, lengths, data.max_length)
+
+
+def _section(
+    folder: Path,
+    header: CacheHeader,
+    examples: Examples,
+    layout: RowLayout,
+    batch_rows: int,
+) -> SectionPlan:
+    """Plan of a section: that of its folder, if the cache has been begun.
+
+    Raises:
+        ValueError: the folder has another cache.
+    """
+    begun = CacheHeader.read(folder)
+    shard_rows = int((begun.about if begun else {}).get("rows of a shard", 0))
+    if not shard_rows:
+        entry = header.entry_bytes * examples.columns[MASK].mean()
+        per_row = max(1, int(entry * layout.row_length))
+        batches = max(1, _SHARD_BYTES // (per_row * batch_rows))
+        shard_rows = batch_rows * batches
+    about = {**header.about, "rows of a shard": shard_rows}
+    shards = -(-layout.rows // shard_rows)
+    header = CacheHeader(header.kind, header.width, shards, header.identity, about)
+    if begun:
+        check_identity(folder, begun, header.identity)
+        _check_same(folder, vars(begun), vars(header))
+    return SectionPlan(folder, header, examples, layout, shard_rows)
+
+
+def _check_same(
+    folder: Path, begun: Mapping[str, Any], header: Mapping[str, Any]
+) -> None:
+    for name, value in header.items():
+        if name != "identity" and begun[name] != value:
+            raise ValueError(
+                f"{folder} has a teacher cache with {name} {begun[name]!r}, and this "
+                f"command asks for {value!r}; choose another teacher.cache"
+            )
