@@ -39,6 +39,22 @@ _TEXTS = Domain(
         and all(isinstance(item, str) for item in value)
     ),
 )
+_BITS = Domain(
+    f"a list of at most {MOST_LAYERS:,} numbers, 0 or 1",
+    lambda value: (
+        isinstance(value, list)
+        and len(value) <= MOST_LAYERS
+        and all(type(item) is int and item in (0, 1) for item in value)
+    ),
+)
+_PATTERN = Domain(
+    f"a whole number, 0 or more and at most {MOST_LAYERS:,}, or a text of L and G",
+    lambda value: (
+        (type(value) is int and 0 <= value <= MOST_LAYERS)
+        or (isinstance(value, str) and 0 < len(value) < 100 and {*value} <= {*"LG"})
+    ),
+    largest=MOST_LAYERS,
+)
 _TOKENS = Domain(
     "a token id or a list of them",
     lambda value: (
@@ -74,22 +90,31 @@ CONFIG: Mapping[str, Domain] = {
     "head_dim": _whole(2**14),
     "max_position_embeddings": _POSITIONS,
     "sliding_window": _POSITIONS,
+    "no_rope_layer_interval": _whole(MOST_LAYERS),
+    "no_rope_layers": _BITS,
     "max_window_layers": _whole(2**31 - 1, least=0),
-    "sliding_window_pattern": _whole(MOST_LAYERS),
+    "sliding_window_pattern": _PATTERN,
     "rms_norm_eps": _SHARE,
     "rope_theta": _THETA,
     "rope_local_base_freq": _THETA,
     "partial_rotary_factor": _SHARE,
     "query_pre_attn_scalar": _number(1e9),
     "attn_logit_softcapping": _number(1e9),
+    "embedding_multiplier": _number(1e9),
+    "residual_multiplier": _number(1e9),
+    "attention_multiplier": _number(1e9),
+    "logits_scaling": _number(1e9),
     "final_logit_softcapping": _number(1e9),
     "attention_dropout": _DROPOUT,
     "resid_pdrop": _DROPOUT,
+    "residual_dropout": _DROPOUT,
     "embd_pdrop": _DROPOUT,
     "tie_word_embeddings": _FLAG,
     "attention_bias": _FLAG,
+    "attention_out_bias": _FLAG,
     "mlp_bias": _FLAG,
     "use_sliding_window": _FLAG,
+    "use_bias": _FLAG,
     "use_bidirectional_attention": _FLAG,
     "hidden_act": _TEXT,
     "hidden_activation": _TEXT,

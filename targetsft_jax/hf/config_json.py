@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from targetsft_jax.hf.config_domains import check_config
-from targetsft_jax.hf.families import checked, family
-from targetsft_jax.hf.family import DEFAULTS, PLAIN, Family, all_layers
+from targetsft_jax.hf.family import DEFAULTS, PLAIN, Family
+from targetsft_jax.hf.family_lookup import checked, family
+from targetsft_jax.hf.layer_patterns import all_layers, rotated_layers
 from targetsft_jax.keys import shown
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.rope import (
@@ -27,7 +28,9 @@ _SIZES = {
     "num_hidden_layers": "num_layers",
     "num_attention_heads": "num_heads",
 }
-_DROPOUTS = ("attention_dropout", "resid_pdrop", "embd_pdrop")
+# Flags that a config.json can set to null.
+_NULLABLE = ("query_pre_attn_scalar", "attn_logit_softcap", "final_logit_softcap")
+_DROPOUTS = ("attention_dropout", "resid_pdrop", "embd_pdrop", "residual_dropout")
 _KINDS: Mapping[str, Any] = {
     "linear": LinearScaling,
     "llama3": RopeScaling,
@@ -60,6 +63,9 @@ def config_from_json(raw: Json, where: str) -> DecoderConfig:
         UserWarning: a dropout is not 0. It is never applied, which affects fine-tuning
             but not inference.
     """
+    if raw.get("model_type") == "mistral" and raw.get("layer_types"):
+        # As in transformers: the family of Mistral has one window for all layers.
+        raw = {**raw, "model_type": "ministral"}
     entry = family(raw.get("model_type"), where)
     missing = [key for key in _SIZES if raw.get(key) is None]
     if missing:
@@ -69,12 +75,13 @@ def config_from_json(raw: Json, where: str) -> DecoderConfig:
         )
     check_config(raw, where)
     # null counts as absent, except for keys that have it as a value.
-    nullable = {"sliding_window", *entry.reads.values()}
+    nullable = {"sliding_window", *(entry.reads.get(flag) for flag in _NULLABLE)}
     present = {k: v for k, v in raw.items() if v is not None or k in nullable}
     raw = {**DEFAULTS, **entry.defaults, **present}
     for key, supported in entry.only.items():
-        accepted = raw.get(key) in (None, supported)
-        _refuse_unless(accepted, key, raw, str(supported), where)
+        names = supported if isinstance(supported, tuple) else (supported,)
+        accepted = raw.get(key) in (None, *names)
+        _refuse_unless(accepted, key, raw, ", ".join(map(str, names)), where)
     for key in _DROPOUTS:
         if raw.get(key):
             warnings.warn(
@@ -85,6 +92,7 @@ def config_from_json(raw: Json, where: str) -> DecoderConfig:
             )
     heads = raw["num_attention_heads"]
     window, sliding_layers = _windows(raw, entry, where)
+    rope_layers = _rope_layers(raw, entry, sliding_layers, where)
     rope = _rope(raw, entry, window, where)
     flags: dict[str, Any] = {**PLAIN, **entry.flags}
     flags |= {ours: raw.get(key, PLAIN[ours]) for ours, key in entry.reads.items()}
@@ -98,6 +106,7 @@ def config_from_json(raw: Json, where: str) -> DecoderConfig:
         "tie_word_embeddings": raw["tie_word_embeddings"],
         "sliding_window": window,
         "sliding_layers": sliding_layers,
+        "rope_layers": rope_layers,
         "model_type": raw["model_type"],
     }
     return _decoder(fields | flags | rope, where)
@@ -140,6 +149,8 @@ def config_to_json(config: DecoderConfig, dtype: str) -> dict[str, Any]:
         rope["partial_rotary_factor"] = config.partial_rotary_factor
     if "query_pre_attn_scalar" in reads:
         reads["query_pre_attn_scalar"] = config.query_pre_attn_scalar or config.head_dim
+    if "attention_multiplier" in reads:
+        reads["attention_multiplier"] = config.score_scale
     parameters = {**rope, "rope_theta": config.rope_theta}
     legacy = {}
     if entry.rope_by_layer:
@@ -149,6 +160,9 @@ def config_to_json(config: DecoderConfig, dtype: str) -> dict[str, Any]:
             _WINDOW: {"rope_type": "default", "rope_theta": local},
         }
         legacy = {"rope_local_base_freq": local}
+    if entry.rope_layers == "no_rope_layers":
+        layers = config.rope_layers or (True,) * config.num_layers
+        reads["no_rope_layers"] = [int(flag) for flag in layers]
     return {
         "architectures": [entry.architecture],
         "model_type": config.model_type,
@@ -158,7 +172,7 @@ def config_to_json(config: DecoderConfig, dtype: str) -> dict[str, Any]:
         "max_position_embeddings": config.max_position_embeddings,
         "rms_norm_eps": config.rms_norm_eps,
         # Every flag is written, so that no default of a reader applies.
-        **{key: value for key, value in entry.only.items() if value is not None},
+        **_only_values(entry),
         **reads,
         **_window_keys(config, entry),
         "tie_word_embeddings": config.tie_word_embeddings,
@@ -170,6 +184,15 @@ def config_to_json(config: DecoderConfig, dtype: str) -> dict[str, Any]:
         **legacy,
         "torch_dtype": dtype,
     }
+
+
+def _only_values(entry: Family) -> dict[str, Any]:
+    """Keys of config.json with one implemented value."""
+    values = {
+        key: value[0] if isinstance(value, tuple) else value
+        for key, value in entry.only.items()
+    }
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _windows(
@@ -190,6 +213,10 @@ def _windows(
     switched_off = entry.switch is not None and not raw.get(entry.switch)
     window = None if switched_off else raw["sliding_window"]
     if layer_types is None:
+        pattern = raw.get("sliding_window_pattern")
+        supported = "a whole number, 1 or more, where layer_types is absent"
+        fits = pattern is None or (type(pattern) is int and pattern > 0)
+        _refuse_unless(fits, "sliding_window_pattern", raw, supported, where)
         local = entry.local(raw)
     else:
         supported = f"{_FULL} or {_WINDOW} for each layer"
@@ -201,6 +228,23 @@ def _windows(
         supported = f"{_FULL} in every layer, since there is no window"
         _refuse_unless(not contradicts, "layer_types", raw, supported, where)
     return window, None if window is None else tuple(local)
+
+
+def _rope_layers(
+    raw: Json, entry: Family, sliding_layers: tuple[bool, ...] | None, where: str
+) -> tuple[bool, ...] | None:
+    """For each layer, True if its queries and keys rotate; None for all layers."""
+    if entry.rope_layers == "no_rope_layers":
+        layers = rotated_layers(raw)
+        count = raw["num_hidden_layers"]
+        fits, supported = len(layers) >= count, "one number for each layer"
+        _refuse_unless(fits, "no_rope_layers", raw, supported, where)
+        return tuple(layers[:count])
+    if entry.rope_layers == "windows" and sliding_layers is not None:
+        supported = f"{_WINDOW} in a layer, since sliding_window is not null"
+        _refuse_unless(any(sliding_layers), "layer_types", raw, supported, where)
+        return sliding_layers
+    return None
 
 
 def _window_keys(config: DecoderConfig, entry: Family) -> dict[str, Any]:

@@ -4,24 +4,10 @@
 from these only in names and flags is one more entry.
 """
 
-import itertools
 from collections.abc import Mapping
-from typing import Any
 
-from targetsft_jax.hf import family_tensors
-from targetsft_jax.hf.family import PLAIN, Family, all_layers
-from targetsft_jax.keys import shown
-from targetsft_jax.models.config import DecoderConfig
-
-
-def _from_max_window_layers(raw: Mapping[str, Any]) -> list[bool]:
-    return [n >= raw["max_window_layers"] for n in range(raw["num_hidden_layers"])]
-
-
-def _all_but_last_of_period(raw: Mapping[str, Any]) -> list[bool]:
-    period = raw["sliding_window_pattern"]
-    return [(n + 1) % period != 0 for n in range(raw["num_hidden_layers"])]
-
+from targetsft_jax.hf import family_tensors, layer_patterns
+from targetsft_jax.hf.family import Family
 
 _COMMON = {"hidden_act": "silu", "quantization_config": None}
 _NO_WINDOW = {"use_sliding_window": False}
@@ -35,7 +21,7 @@ _QWEN_DEFAULTS = {
 
 _GEMMA_FLAGS = {
     "unit_offset": True,
-    "sandwich_norms": True,
+    "output_norms": True,
     "scale_embedding": True,
     "activation": "gelu_tanh",
 }
@@ -50,6 +36,19 @@ _GEMMA_DEFAULTS = {
     "tie_word_embeddings": True,
     "query_pre_attn_scalar": 256,
     "sliding_window": 4096,
+}
+
+_POST_NORMS = {"input_norms": False, "output_norms": True}
+_GLM_DEFAULTS = {
+    "head_dim": 128,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1.5625e-7,
+    "attention_bias": True,
+    "partial_rotary_factor": 0.5,
+}
+_GLM_READS = {
+    "qkv_bias": "attention_bias",
+    "partial_rotary_factor": "partial_rotary_factor",
 }
 
 FAMILIES: Mapping[str, Family] = {
@@ -67,7 +66,7 @@ FAMILIES: Mapping[str, Family] = {
         flags={"qkv_bias": True},
         only=_COMMON,
         defaults=_QWEN_DEFAULTS,
-        local=_from_max_window_layers,
+        local=layer_patterns.from_max_window_layers,
         switch="use_sliding_window",
     ),
     "qwen3": Family(
@@ -78,7 +77,7 @@ FAMILIES: Mapping[str, Family] = {
         reads=_BIASES,
         only=_COMMON,
         defaults={**_QWEN_DEFAULTS, "head_dim": 128},
-        local=_from_max_window_layers,
+        local=layer_patterns.from_max_window_layers,
         switch="use_sliding_window",
     ),
     "mistral": Family(
@@ -87,7 +86,151 @@ FAMILIES: Mapping[str, Family] = {
         tensors=family_tensors.LLAMA,
         only={**_COMMON, **_NO_WINDOW, "attention_bias": False},
         defaults={"max_position_embeddings": 131072, "sliding_window": 4096},
-        local=all_layers,
+        local=layer_patterns.all_layers,
+    ),
+    "ministral": Family(
+        architecture="MinistralForCausalLM",
+        models="Ministral 8B",
+        tensors=family_tensors.LLAMA,
+        only={**_COMMON, **_NO_WINDOW, "attention_bias": False},
+        defaults={"max_position_embeddings": 131072, "sliding_window": 4096},
+        local=layer_patterns.if_there_is_a_window,
+    ),
+    "smollm3": Family(
+        architecture="SmolLM3ForCausalLM",
+        models="SmolLM3",
+        tensors=family_tensors.LLAMA,
+        reads=_BIASES,
+        only={**_COMMON, "mlp_bias": False},
+        defaults={
+            "max_position_embeddings": 32768,
+            "tie_word_embeddings": True,
+            "rope_theta": 2_000_000.0,
+            "sliding_window": None,
+            "no_rope_layer_interval": 4,
+        },
+        local=layer_patterns.without_positions,
+        switch="use_sliding_window",
+        rope_layers="no_rope_layers",
+    ),
+    "olmo2": Family(
+        architecture="Olmo2ForCausalLM",
+        models="OLMo-2",
+        tensors=family_tensors.OLMO2,
+        flags={**_POST_NORMS, "qk_norm": True, "qk_norm_full": True},
+        reads=_BIASES,
+        only=_COMMON,
+        defaults={"rms_norm_eps": 1e-5},
+    ),
+    "olmo3": Family(
+        architecture="Olmo3ForCausalLM",
+        models="OLMo-3",
+        tensors=family_tensors.OLMO2,
+        flags={**_POST_NORMS, "qk_norm": True, "qk_norm_full": True},
+        reads=_BIASES,
+        only={**_COMMON, "sliding_window_pattern": 4},
+        defaults={
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 500_000.0,
+            "rope_local_base_freq": 500_000.0,
+            "sliding_window": 4096,
+            "sliding_window_pattern": 4,
+        },
+        local=layer_patterns.all_but_last_of_period,
+        rope_by_layer=True,
+    ),
+    "granite": Family(
+        architecture="GraniteForCausalLM",
+        models="Granite 3.x (dense)",
+        tensors=family_tensors.LLAMA,
+        reads={
+            **_BIASES,
+            "embedding_multiplier": "embedding_multiplier",
+            "residual_multiplier": "residual_multiplier",
+            "attention_multiplier": "attention_multiplier",
+            "logits_scaling": "logits_scaling",
+        },
+        only={**_COMMON, "mlp_bias": False},
+        defaults={
+            "embedding_multiplier": 1.0,
+            "residual_multiplier": 1.0,
+            "attention_multiplier": 1.0,
+            "logits_scaling": 1.0,
+        },
+    ),
+    "seed_oss": Family(
+        architecture="SeedOssForCausalLM",
+        models="Seed-OSS",
+        tensors=family_tensors.LLAMA,
+        reads={"qkv_bias": "attention_bias", "o_bias": "attention_out_bias"},
+        only={**_COMMON, "mlp_bias": False},
+        defaults={
+            "max_position_embeddings": 524288,
+            "head_dim": 128,
+            "attention_bias": True,
+        },
+    ),
+    "exaone4": Family(
+        architecture="Exaone4ForCausalLM",
+        models="EXAONE 4.0",
+        tensors=family_tensors.OLMO2,
+        flags={**_POST_NORMS, "qk_norm": True},
+        only=_COMMON,
+        defaults={
+            "rms_norm_eps": 1e-5,
+            "sliding_window": 4096,
+            "sliding_window_pattern": 4,
+        },
+        local=layer_patterns.all_but_last_of_period,
+        rope_layers="windows",
+    ),
+    "glm": Family(
+        architecture="GlmForCausalLM",
+        models="GLM-4 9B (first)",
+        tensors=family_tensors.GLM,
+        flags={"rope_interleaved": True},
+        reads=_GLM_READS,
+        only=_COMMON,
+        defaults=_GLM_DEFAULTS,
+        rope=("default",),
+    ),
+    "glm4": Family(
+        architecture="Glm4ForCausalLM",
+        models="GLM-4 0414 (also Z1)",
+        tensors=family_tensors.GLM4,
+        flags={"rope_interleaved": True, "output_norms": True},
+        reads=_GLM_READS,
+        only=_COMMON,
+        defaults=_GLM_DEFAULTS,
+        rope=("default",),
+    ),
+    "ernie4_5": Family(
+        architecture="Ernie4_5ForCausalLM",
+        models="ERNIE 4.5 (dense)",
+        tensors=family_tensors.LLAMA,
+        flags={"rope_interleaved": True},
+        only={**_COMMON, "use_bias": False},
+        defaults={
+            "head_dim": 128,
+            "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 500_000.0,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "gemma": Family(
+        architecture="GemmaForCausalLM",
+        models="Gemma (first), CodeGemma",
+        tensors=family_tensors.LLAMA,
+        flags={k: v for k, v in _GEMMA_FLAGS.items() if k != "output_norms"},
+        reads=_BIASES,
+        # transformers reads "gelu" as its approximation in this family.
+        only={**_GEMMA_ONLY, "hidden_act": ("gelu_pytorch_tanh", "gelu")},
+        defaults={
+            "head_dim": 256,
+            "max_position_embeddings": 8192,
+            "tie_word_embeddings": True,
+        },
     ),
     "gemma2": Family(
         architecture="Gemma2ForCausalLM",
@@ -107,7 +250,7 @@ FAMILIES: Mapping[str, Family] = {
             "final_logit_softcapping": 30.0,
             "sliding_window_pattern": 2,
         },
-        local=_all_but_last_of_period,
+        local=layer_patterns.all_but_last_of_period,
     ),
     "gemma3_text": Family(
         architecture="Gemma3ForCausalLM",
@@ -128,7 +271,7 @@ FAMILIES: Mapping[str, Family] = {
             "rope_local_base_freq": 10_000.0,
             "sliding_window_pattern": 6,
         },
-        local=_all_but_last_of_period,
+        local=layer_patterns.all_but_last_of_period,
         rope_by_layer=True,
     ),
     "phi3": Family(
@@ -143,74 +286,7 @@ FAMILIES: Mapping[str, Family] = {
             "sliding_window": None,
             "partial_rotary_factor": 1.0,
         },
-        local=all_layers,
+        local=layer_patterns.all_layers,
         rope=("default",),
     ),
 }
-
-# Advice for unsupported families that resemble a supported one.
-_INSTEAD = {
-    "gemma3": "It is the multimodal Gemma-3; only its text part (gemma3_text) is "
-    "supported. Extract it with transformers: "
-    "full = Gemma3ForConditionalGeneration.from_pretrained(folder); "
-    "text = Gemma3ForCausalLM(full.config.text_config); text.model.load_state_dict("
-    "full.model.language_model.state_dict()); text.tie_weights(); "
-    "text.save_pretrained(new_folder).",
-    "gemma": "The norms of the first Gemma differ from Gemma-2; it is not implemented.",
-}
-
-
-def family(model_type: object, source: str) -> Family:
-    """Look up the family of a `model_type`.
-
-    Args:
-        model_type: value in a config.json.
-        source: origin of the value, for messages.
-
-    Raises:
-        ValueError: unknown model_type; lists the supported ones.
-    """
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
-        raise ValueError(
-            f"{source}: model_type is {shown(model_type)}; expected one of "
-            f"{', '.join(sorted(FAMILIES))}. "
-            + _INSTEAD.get(
-                str(model_type),
-                "A family with the same layers is one more entry in "
-                "targetsft_jax/hf/families.py.",
-            )
-        )
-    return FAMILIES[model_type]
-
-
-def checked(config: DecoderConfig) -> Family:
-    """Look up the family of a config, and check that its checkpoints can represent it.
-
-    Raises:
-        ValueError: unknown model_type, or flags that its checkpoints do not have.
-    """
-    entry = family(config.model_type, "DecoderConfig")
-    fixed = {**PLAIN, **entry.flags}
-    if entry.local is None:
-        fixed["sliding_window"] = None
-    if entry.local is all_layers:
-        fixed["sliding_layers"] = None
-    if not entry.rope_by_layer:
-        fixed["local_rope_theta"] = None
-    for flag, value in fixed.items():
-        if flag not in entry.reads and getattr(config, flag) != value:
-            raise ValueError(
-                f"DecoderConfig.{flag} is {getattr(config, flag)}; expected {value}, "
-                f"its value in {config.model_type!r} checkpoints. Change {flag} or "
-                "model_type."
-            )
-    for flag, other in itertools.combinations(entry.reads, 2):
-        key = entry.reads[flag]
-        same_key = key == entry.reads[other]
-        if same_key and getattr(config, flag) != getattr(config, other):
-            raise ValueError(
-                f"DecoderConfig.{flag} is {getattr(config, flag)} and {other} is "
-                f"{getattr(config, other)}; expected equal values, since "
-                f"{config.model_type!r} checkpoints have one {key} for both."
-            )
-    return entry

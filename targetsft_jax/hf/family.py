@@ -37,13 +37,17 @@ class Family:
             where it differs from `PLAIN`.
         reads: DecoderConfig field -> config.json key with its value.
         only: config.json key that would change the decoder's function -> the only
-            implemented value; an absent key or null counts as that value.
+            implemented value; an absent key or null counts as that value. A tuple has
+            several names of that value; the first is written.
         defaults: values of absent keys, where they differ from `DEFAULTS`.
         local: config.json without `layer_types` -> for each layer, True if it has the
             window; None for a family without windows.
         switch: config.json key that must be true for windows to apply.
         rope: kinds of rotary scaling that transformers implements for the family.
         rope_by_layer: True if layers with a window have another base and no scaling.
+        rope_layers: layers whose queries and keys rotate, where not all do:
+            "no_rope_layers", the key of config.json with 1 for each of them, or
+            "windows", the layers with a window if there is one.
     """
 
     architecture: str
@@ -57,17 +61,26 @@ class Family:
     switch: str | None = None
     rope: tuple[str, ...] = ("default", "linear", "llama3", "yarn")
     rope_by_layer: bool = False
+    rope_layers: str | None = None
 
 
 PLAIN: Mapping[str, object] = {
     "qkv_bias": False,
     "o_bias": False,
     "qk_norm": False,
+    "qk_norm_full": False,
+    "qk_norm_rotated": False,
     "unit_offset": False,
-    "sandwich_norms": False,
+    "input_norms": True,
+    "output_norms": False,
     "scale_embedding": False,
+    "embedding_multiplier": 1.0,
+    "residual_multiplier": 1.0,
+    "attention_multiplier": None,
+    "logits_scaling": 1.0,
     "activation": "silu",
     "partial_rotary_factor": 1.0,
+    "rope_interleaved": False,
     "query_pre_attn_scalar": None,
     "attn_logit_softcap": None,
     "final_logit_softcap": None,
@@ -81,8 +94,3 @@ DEFAULTS: Mapping[str, object] = {
     "rope_theta": 10_000.0,
 }
 """Defaults of transformers for absent config.json keys, in most families."""
-
-
-def all_layers(raw: Mapping[str, Any]) -> list[bool]:
-    """A window in every layer, for families whose config.json has no `layer_types`."""
-    return [True] * raw["num_hidden_layers"]

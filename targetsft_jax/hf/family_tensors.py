@@ -28,9 +28,11 @@ def _bias(module: str, *path: str, flag: str) -> Tensor:
 _EMBED = _single("model.embed_tokens.weight", "embed")
 _INPUT_NORM = _norm("input_layernorm", "input_norm")
 _MLP_NORM = _norm("post_attention_layernorm", "post_norm")
+_ATTENTION_OUT_NORM = _norm("post_attention_layernorm", "attention_out_norm")
+_MLP_OUT_NORM = _norm("post_feedforward_layernorm", "mlp_out_norm")
 _Q, _K, _V, _O = (("attention", name) for name in "qkvo")
 _GATE, _UP, _DOWN = (("mlp", name) for name in ("gate", "up", "down"))
-_ATTENTION = (
+_PROJECTIONS = (
     _kernel("self_attn.q_proj", _Q),
     _bias("self_attn.q_proj", *_Q, flag="qkv_bias"),
     _kernel("self_attn.k_proj", _K),
@@ -39,12 +41,19 @@ _ATTENTION = (
     _bias("self_attn.v_proj", *_V, flag="qkv_bias"),
     _kernel("self_attn.o_proj", _O),
     _bias("self_attn.o_proj", *_O, flag="o_bias"),
+)
+_ATTENTION = (
+    *_PROJECTIONS,
     _norm("self_attn.q_norm", "attention", "q_norm", flag="qk_norm"),
     _norm("self_attn.k_norm", "attention", "k_norm", flag="qk_norm"),
 )
 _MLP = (
     _kernel("mlp.gate_proj", _GATE),
     _kernel("mlp.up_proj", _UP),
+    _kernel("mlp.down_proj", _DOWN),
+)
+_FUSED_MLP = (
+    _kernel("mlp.gate_up_proj", _GATE, _UP),
     _kernel("mlp.down_proj", _DOWN),
 )
 _ENDS = (
@@ -60,12 +69,14 @@ GEMMA = (
     _EMBED,
     _INPUT_NORM,
     *_ATTENTION,
-    _norm("post_attention_layernorm", "attention_out_norm"),
+    _ATTENTION_OUT_NORM,
     _norm("pre_feedforward_layernorm", "post_norm"),
     *_MLP,
-    _norm("post_feedforward_layernorm", "mlp_out_norm"),
+    _MLP_OUT_NORM,
     *_ENDS,
 )
+
+OLMO2 = (_EMBED, *_ATTENTION, _ATTENTION_OUT_NORM, *_MLP, _MLP_OUT_NORM, *_ENDS)
 
 PHI3 = (
     _EMBED,
@@ -73,7 +84,30 @@ PHI3 = (
     _kernel("self_attn.qkv_proj", _Q, _K, _V),
     _kernel("self_attn.o_proj", _O),
     _MLP_NORM,
-    _kernel("mlp.gate_up_proj", _GATE, _UP),
-    _kernel("mlp.down_proj", _DOWN),
+    *_FUSED_MLP,
+    *_ENDS,
+)
+
+GLM = (_EMBED, _INPUT_NORM, *_PROJECTIONS, _MLP_NORM, *_FUSED_MLP, *_ENDS)
+
+GLM4 = (
+    _EMBED,
+    _INPUT_NORM,
+    *_PROJECTIONS,
+    _norm("post_self_attn_layernorm", "attention_out_norm"),
+    _MLP_NORM,
+    *_FUSED_MLP,
+    _norm("post_mlp_layernorm", "mlp_out_norm"),
+    *_ENDS,
+)
+
+HUNYUAN = (
+    _EMBED,
+    _INPUT_NORM,
+    *_PROJECTIONS,
+    _norm("self_attn.query_layernorm", "attention", "q_norm"),
+    _norm("self_attn.key_layernorm", "attention", "k_norm"),
+    _MLP_NORM,
+    *_MLP,
     *_ENDS,
 )

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
-from targetsft_jax.hf.families import checked
+from targetsft_jax.hf.family_lookup import checked
 from targetsft_jax.models.config import DecoderConfig
 
 

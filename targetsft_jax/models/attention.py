@@ -10,7 +10,7 @@ from jax.nn.initializers import Initializer
 
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.layers import Projection, rms_norm, soft_cap
-from targetsft_jax.models.rope import Rotation, rotate
+from targetsft_jax.models.rope import Rotation, no_rotation, rotate
 
 LayerCache = tuple[jax.Array, jax.Array]
 """Key and value of one layer, each [B, kv_heads, S, head_dim], keys rotated."""
@@ -209,6 +209,7 @@ class Attention(nn.Module):
 
     `is_windowed` is True if the config's window applies in this layer: a bool, a []
     bool array if the scanned layers alternate, or None if all layers are alike.
+    `is_rotated` is True if its queries and keys rotate, likewise.
     """
 
     config: DecoderConfig
@@ -223,6 +224,7 @@ class Attention(nn.Module):
         x: jax.Array,
         span: AttentionSpan,
         is_windowed: jax.Array | bool | None = None,
+        is_rotated: jax.Array | bool | None = None,
         cache: LayerCache | None = None,
     ) -> tuple[jax.Array, LayerCache | None]:
         config = self.config
@@ -231,6 +233,8 @@ class Attention(nn.Module):
         rotation = span.rotation
         if span.local_rotation is not None:
             rotation = _select(is_windowed, span.local_rotation, rotation)
+        if is_rotated is not None:
+            rotation = _select(is_rotated, rotation, no_rotation(rotation))
 
         def heads(count: int, name: str) -> jax.Array:
             width = count * config.head_dim
@@ -239,8 +243,8 @@ class Attention(nn.Module):
             )
             return project(x).reshape(*x.shape[:-1], count, config.head_dim)
 
-        query = rotate(self._normed(heads(config.num_heads, "q"), "q_norm"), rotation)
-        key = rotate(self._normed(heads(config.num_kv_heads, "k"), "k_norm"), rotation)
+        query = self._placed(heads(config.num_heads, "q"), "q_norm", rotation)
+        key = self._placed(heads(config.num_kv_heads, "k"), "k_norm", rotation)
         value = heads(config.num_kv_heads, "v")
         if cache is not None:
             cache = (
@@ -258,13 +262,25 @@ class Attention(nn.Module):
         )
         return output(mixed), cache
 
+    def _placed(self, x: jax.Array, norm: str, rotation: Rotation) -> jax.Array:
+        """Normalized and rotated queries or keys: [B, T, heads, head_dim] -> same."""
+        config = self.config
+        if config.qk_norm and not config.qk_norm_rotated:
+            x = self._normed(x, norm)
+        x = rotate(x, rotation, config.rope_interleaved)
+        if config.qk_norm and config.qk_norm_rotated:
+            x = self._normed(x, norm)
+        return x
+
     def _normed(self, x: jax.Array, name: str) -> jax.Array:
         config = self.config
-        if not config.qk_norm:
-            return x
+        shape = x.shape
+        if config.qk_norm_full:
+            x = x.reshape(*shape[:-2], shape[-2] * shape[-1])
         init = norm_init(config)
-        scale = self.param(name, init, (config.head_dim,), self.param_dtype)
-        return rms_norm(x, scale, config.rms_norm_eps, config.unit_offset)
+        scale = self.param(name, init, (x.shape[-1],), self.param_dtype)
+        normed = rms_norm(x, scale, config.rms_norm_eps, config.unit_offset)
+        return normed.reshape(shape)
 
     def _mixed(
         self,
@@ -325,11 +341,11 @@ def norm_init(config: DecoderConfig) -> Initializer:
 
 
 def _select(
-    is_windowed: jax.Array | bool, windowed: Rotation, full: Rotation
+    condition: jax.Array | bool, if_true: Rotation, if_false: Rotation
 ) -> Rotation:
-    if isinstance(is_windowed, bool):
-        return windowed if is_windowed else full
-    return jax.tree.map(lambda a, b: jnp.where(is_windowed, a, b), windowed, full)
+    if isinstance(condition, bool):
+        return if_true if condition else if_false
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
 
 
 def _write(cache: jax.Array, new: jax.Array, start: jax.Array) -> jax.Array:

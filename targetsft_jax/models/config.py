@@ -29,10 +29,20 @@ class DecoderConfig:
         qkv_bias: query, key and value projections have a bias.
         o_bias: the output projection of attention has a bias.
         qk_norm: queries and keys are normalized per head before their rotation.
+        qk_norm_full: that norm is over the features of all heads instead.
+        qk_norm_rotated: that norm is after the rotation instead.
         unit_offset: norms multiply by 1 + their parameter, which starts at 0.
-        sandwich_norms: the outputs of attention and MLP are normalized before they are
+        input_norms: the inputs of attention and MLP are normalized.
+        output_norms: the outputs of attention and MLP are normalized before they are
             added to the residual stream.
         scale_embedding: embeddings are multiplied by sqrt(hidden_size).
+        embedding_multiplier: embeddings are multiplied by it.
+        residual_multiplier: the outputs of attention and MLP are multiplied by it
+            before they are added to the residual stream.
+        attention_multiplier: factor of the scores; None for that of
+            `query_pre_attn_scalar`.
+        logits_scaling: logits are divided by it. The decoder divides its hidden states,
+            so that nothing after it does.
         activation: activation of the MLP's gate, one of `ACTIVATIONS`.
         query_pre_attn_scalar: scores are divided by its square root; None for head_dim.
         attn_logit_softcap: scores become cap * tanh(score / cap); None for no cap.
@@ -43,6 +53,9 @@ class DecoderConfig:
         sliding_layers: per layer, True if the window applies; None for all layers.
         local_rope_theta: base of the rotary frequencies in those layers, which then
             have no scaling; None for the base of the other layers.
+        rope_layers: per layer, True if its queries and keys rotate; None for all
+            layers. The others have no positions.
+        rope_interleaved: the pairs that rotate are neighbours, (2i, 2i + 1).
         model_type: name of the family in checkpoints ("qwen2", "llama"). The decoder
             never reads it: the fields above determine its function.
 
@@ -66,9 +79,16 @@ class DecoderConfig:
     qkv_bias: bool = True
     o_bias: bool = False
     qk_norm: bool = False
+    qk_norm_full: bool = False
+    qk_norm_rotated: bool = False
     unit_offset: bool = False
-    sandwich_norms: bool = False
+    input_norms: bool = True
+    output_norms: bool = False
     scale_embedding: bool = False
+    embedding_multiplier: float = 1.0
+    residual_multiplier: float = 1.0
+    attention_multiplier: float | None = None
+    logits_scaling: float = 1.0
     activation: str = "silu"
     query_pre_attn_scalar: float | None = None
     attn_logit_softcap: float | None = None
@@ -76,6 +96,8 @@ class DecoderConfig:
     sliding_window: int | None = None
     sliding_layers: tuple[bool, ...] | None = None
     local_rope_theta: float | None = None
+    rope_layers: tuple[bool, ...] | None = None
+    rope_interleaved: bool = False
     model_type: str = "qwen2"
 
     def __post_init__(self) -> None:
@@ -89,10 +111,14 @@ class DecoderConfig:
             "max_position_embeddings",
             "rms_norm_eps",
             "rope_theta",
+            "embedding_multiplier",
+            "residual_multiplier",
+            "logits_scaling",
         ):
             self._check_positive(name)
         for name in (
             "query_pre_attn_scalar",
+            "attention_multiplier",
             "attn_logit_softcap",
             "final_logit_softcap",
             "sliding_window",
@@ -119,6 +145,7 @@ class DecoderConfig:
                 f"{', '.join(ACTIVATIONS)}."
             )
         self._check_windows()
+        self._check_rope_layers()
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads {self.num_heads} is not a multiple of num_kv_heads "
@@ -145,8 +172,16 @@ class DecoderConfig:
         return int(self.head_dim * self.partial_rotary_factor)
 
     @property
+    def embedding_scale(self) -> float:
+        """Factor of the embeddings."""
+        root = self.hidden_size**0.5 if self.scale_embedding else 1.0
+        return root * self.embedding_multiplier
+
+    @property
     def score_scale(self) -> float:
         """Factor of the products of query and key."""
+        if self.attention_multiplier is not None:
+            return self.attention_multiplier
         return (self.query_pre_attn_scalar or self.head_dim) ** -0.5
 
     @property
@@ -180,3 +215,14 @@ class DecoderConfig:
             if not sliding[0]:
                 object.__setattr__(self, "sliding_window", None)
                 object.__setattr__(self, "local_rope_theta", None)
+
+    def _check_rope_layers(self) -> None:
+        layers = self.rope_layers
+        if layers is not None and len(layers) != self.num_layers:
+            raise ValueError(
+                f"rope_layers has {len(layers)} entries and num_layers is "
+                f"{self.num_layers}; expected one entry per layer."
+            )
+        if layers is not None and all(layers):
+            # Normalized, as the windows are.
+            object.__setattr__(self, "rope_layers", None)

@@ -156,11 +156,11 @@ def logical_axes(config: DecoderConfig) -> dict:
     bias = config.qkv_bias
     norm = ("layers", None)
     heads = {"q_norm": norm, "k_norm": norm} if config.qk_norm else {}
-    outputs = ("attention_out_norm", "mlp_out_norm") if config.sandwich_norms else ()
+    norms = ["input_norm", "post_norm"] if config.input_norms else []
+    norms += ["attention_out_norm", "mlp_out_norm"] if config.output_norms else []
     axes: dict = {
         "embed": ("vocab", "table"),
         "layers": {
-            "input_norm": norm,
             "attention": {
                 "q": project("embed", "heads", bias),
                 "k": project("embed", "kv_heads", bias),
@@ -168,13 +168,12 @@ def logical_axes(config: DecoderConfig) -> dict:
                 "o": project("heads", "embed", config.o_bias),
                 **heads,
             },
-            "post_norm": norm,
             "mlp": {
                 "gate": project("embed", "mlp"),
                 "up": project("embed", "mlp"),
                 "down": project("mlp", "embed"),
             },
-            **dict.fromkeys(outputs, norm),
+            **dict.fromkeys(norms, norm),
         },
         "final_norm": (None,),
     }
@@ -260,11 +259,13 @@ def apply_cached(
     x = _scaled(config, jnp.take(params["embed"], tokens, axis=0).astype(dtype))
     module = _Layer(config)
     layers = []
+    rotated = config.rope_layers or (None,) * config.num_layers
     # Not scanned: a stacked cache would be copied, layer by layer, for every token.
-    for number, (layer_cache, window) in enumerate(zip(cache.layers, config.windows)):
+    for number, layer_cache in enumerate(cache.layers):
         layer = jax.tree.map(lambda leaf: leaf[number], params["layers"])  # noqa: B023
+        is_windowed = config.windows[number] is not None
         outputs: Any = module.apply(
-            {"params": layer}, x, span, window is not None, layer_cache
+            {"params": layer}, x, span, is_windowed, rotated[number], layer_cache
         )
         x, layer_cache = outputs
         layers.append(layer_cache)
@@ -285,14 +286,18 @@ def _rotations(
 
 
 def _scaled(config: DecoderConfig, x: jax.Array) -> jax.Array:
-    """Embeddings x, times sqrt(D) if the config scales them, in the dtype of x."""
-    if not config.scale_embedding:
-        return x
-    return x * jnp.asarray(config.hidden_size**0.5, x.dtype)
+    """Embeddings x times their scale, in the dtype of x."""
+    scale = config.embedding_scale
+    return x if scale == 1 else x * jnp.asarray(scale, x.dtype)
 
 
 def _final_norm(config: DecoderConfig, x: jax.Array, scale: jax.Array) -> jax.Array:
-    return rms_norm(x, scale, config.rms_norm_eps, config.unit_offset)
+    """Hidden states, divided by the scaling of the logits and rounded once."""
+    eps, offset = config.rms_norm_eps, config.unit_offset
+    if config.logits_scaling == 1:
+        return rms_norm(x, scale, eps, offset)
+    normed = rms_norm(x.astype(jnp.float32), scale, eps, offset)
+    return (normed / config.logits_scaling).astype(x.dtype)
 
 
 class _Layer(nn.Module):
@@ -307,6 +312,7 @@ class _Layer(nn.Module):
         x: jax.Array,
         span: AttentionSpan,
         is_windowed: jax.Array | bool | None = None,
+        is_rotated: jax.Array | bool | None = None,
         cache: LayerCache | None = None,
     ) -> tuple[jax.Array, LayerCache | None]:
         config, dtype = self.config, self.param_dtype
@@ -317,11 +323,11 @@ class _Layer(nn.Module):
         attention = Attention(
             config, init, depth_scaled, dtype, self.attend, name="attention"
         )
-        normed = self._norm("input_norm", x)
-        mixed, cache = attention(normed, span, is_windowed, cache)
+        source = self._input("input_norm", x)
+        mixed, cache = attention(source, span, is_windowed, is_rotated, cache)
         x = x + self._output("attention_out_norm", mixed)
         mlp = GatedMLP(config, init, depth_scaled, dtype, name="mlp")
-        x = x + self._output("mlp_out_norm", mlp(self._norm("post_norm", x)))
+        x = x + self._output("mlp_out_norm", mlp(self._input("post_norm", x)))
         return (x if self.constrain is None else self.constrain(x)), cache
 
     def _norm(self, name: str, x: jax.Array) -> jax.Array:
@@ -330,8 +336,13 @@ class _Layer(nn.Module):
         scale = self.param(name, init, (x.shape[-1],), self.param_dtype)
         return rms_norm(x, scale, config.rms_norm_eps, config.unit_offset)
 
+    def _input(self, name: str, x: jax.Array) -> jax.Array:
+        return self._norm(name, x) if self.config.input_norms else x
+
     def _output(self, name: str, x: jax.Array) -> jax.Array:
-        return self._norm(name, x) if self.config.sandwich_norms else x
+        x = self._norm(name, x) if self.config.output_norms else x
+        factor = self.config.residual_multiplier
+        return x if factor == 1 else x * jnp.asarray(factor, x.dtype)
 
 
 class _Decoder(nn.Module):
@@ -374,18 +385,20 @@ class _Decoder(nn.Module):
             policy = REMAT_POLICIES[self.remat]
             # The scan separates forward and backward pass, so CSE is harmless.
             layer = nn.remat(_Layer, policy=policy, prevent_cse=False)
-        # Layers that differ only in their window are scanned together with a flag,
-        # which allows any period and any number of layers.
-        sliding = config.sliding_layers
-        is_windowed = None if sliding is None else jnp.asarray(sliding)
+        # Layers that differ only in their window or rotation are scanned together with
+        # flags, which allows any period and any number of layers.
+        is_windowed, is_rotated = (
+            None if flags is None else jnp.asarray(flags)
+            for flags in (config.sliding_layers, config.rope_layers)
+        )
         layers = nn.scan(
             layer,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, 0),
+            in_axes=(nn.broadcast, 0, 0),
             length=config.num_layers,
         )(config, self.param_dtype, self.constrain, self.attend, name="layers")
-        x, _ = layers(x, span, is_windowed)
+        x, _ = layers(x, span, is_windowed, is_rotated)
         shape, init = (config.hidden_size,), norm_init(config)
         scale = self.param("final_norm", init, shape, self.param_dtype)
         return _final_norm(config, x, scale)

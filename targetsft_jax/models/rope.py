@@ -157,20 +157,31 @@ def rotation(
     return jnp.cos(angles) * magnitude, jnp.sin(angles) * magnitude
 
 
-def rotate(x: jax.Array, rotation: Rotation) -> jax.Array:
+def no_rotation(like: Rotation) -> Rotation:
+    """Rotation by 0, of the shape of another: x is unchanged."""
+    return jnp.ones_like(like[0]), jnp.zeros_like(like[1])
+
+
+def rotate(x: jax.Array, rotation: Rotation, interleaved: bool = False) -> jax.Array:
     """Rotate each head's feature pairs: [B, L, H, head_dim] -> same, dtype of x.
 
     A pair is (feature i, feature i + size/2) of the first `size` features, the layout
-    of Hugging Face checkpoints; the RoFormer paper pairs neighbours instead. Further
-    features, of families with partial rotary embeddings, are unchanged. Computed in
-    float32.
+    of most Hugging Face checkpoints, or neighbours (2i, 2i + 1) if `interleaved`, as in
+    the RoFormer paper. Further features, of families with partial rotary embeddings,
+    are unchanged. Computed in float32.
     """
     cos, sin = (part[:, :, None, :] for part in rotation)  # [B, L, 1, size/2]
     half = cos.shape[-1]
     x32 = x.astype(jnp.float32)
-    first, second = x32[..., :half], x32[..., half : 2 * half]
+    if interleaved:
+        first, second = x32[..., 0 : 2 * half : 2], x32[..., 1 : 2 * half : 2]
+    else:
+        first, second = x32[..., :half], x32[..., half : 2 * half]
     rotated = (first * cos - second * sin, second * cos + first * sin)
-    return jnp.concatenate((*rotated, x32[..., 2 * half :]), axis=-1).astype(x.dtype)
+    parts = list(rotated)
+    if interleaved:
+        parts = [jnp.stack(rotated, axis=-1).reshape(*x32.shape[:-1], 2 * half)]
+    return jnp.concatenate((*parts, x32[..., 2 * half :]), axis=-1).astype(x.dtype)
 
 
 def _check_positive(scaling: "Scaling", names: Iterable[str]) -> None:

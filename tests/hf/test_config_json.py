@@ -56,9 +56,8 @@ def test_absent_keys_have_the_defaults_of_transformers():
 
 
 REFUSED = {
-    "family": ({"model_type": "gpt2"}, "'gpt2'.*llama, mistral"),
+    "family": ({"model_type": "gpt2"}, "'gpt2'.*llama, ministral, mistral"),
     "multimodal": ({"model_type": "gemma3"}, "'gemma3'.*multimodal.*gemma3_text"),
-    "first gemma": ({"model_type": "gemma"}, "'gemma'.*norms of the first Gemma"),
     "no family": ({"model_type": None}, "model_type is None"),
     "no size": ({"hidden_size": None}, "hidden_size missing"),
     "activation": ({"hidden_act": "gelu"}, "hidden_act is 'gelu'.*silu"),
@@ -110,9 +109,29 @@ REFUSED = {
         {"model_type": "qwen2", "layer_types": ["sliding_attention"] * 2},
         "layer_types.*there is no window",
     ),
-    "layer types of mistral": (
-        {"model_type": "mistral", "layer_types": ["full_attention"] * 2},
+    "layer types of phi": (
+        {
+            "model_type": "phi3",
+            "sliding_window": 9,
+            "layer_types": ["full_attention"] * 2,
+        },
         "layer_types.*sliding_attention in every layer",
+    ),
+    "a pattern without layer types": (
+        {"model_type": "exaone4", "sliding_window_pattern": "LG"},
+        "sliding_window_pattern is 'LG'.*a whole number, 1 or more",
+    ),
+    "no positions at all": (
+        {"model_type": "exaone4", "layer_types": ["full_attention"] * 2},
+        "layer_types.*since sliding_window is not null",
+    ),
+    "fewer numbers than layers": (
+        {"model_type": "smollm3", "no_rope_layers": [1]},
+        r"no_rope_layers is \[1\].*one number for each layer",
+    ),
+    "another period of olmo3": (
+        {"model_type": "olmo3", "sliding_window_pattern": 6},
+        "sliding_window_pattern is 6.*supported: 4",
     ),
     "activation of gemma": (
         {"model_type": "gemma2", "hidden_activation": "gelu"},
@@ -187,7 +206,7 @@ def test_the_first_configs_of_gemma2():
     }
     config = config_from_json(raw, "here")
     assert config.windows == (16, None, 16, None, 16)
-    assert config.tie_word_embeddings and config.sandwich_norms and config.unit_offset
+    assert config.tie_word_embeddings and config.output_norms and config.unit_offset
     assert config.scale_embedding and config.activation == "gelu_tanh"
     assert (config.attn_logit_softcap, config.final_logit_softcap) == (50.0, 30.0)
     assert config.score_scale == 224**-0.5
@@ -249,6 +268,37 @@ ODD = {
     "qwen2": dict(qkv_bias=True, sliding_window=7, sliding_layers=(False, True, True)),
     "qwen3": dict(qk_norm=True, rope_scaling=YarnScaling(4.0, 64, mscale=0.5)),
     "mistral": dict(sliding_window=7),
+    "ministral": dict(sliding_window=7, sliding_layers=(False, True, True)),
+    "smollm3": dict(
+        o_bias=True,
+        qkv_bias=True,
+        rope_layers=(True, False, True),
+        sliding_window=7,
+        sliding_layers=(False, True, False),
+    ),
+    "olmo2": dict(rope_scaling=YarnScaling(4.0, 64)),
+    "olmo3": dict(
+        rope_scaling=YarnScaling(4.0, 64),
+        sliding_window=7,
+        sliding_layers=(True, True, False),
+        local_rope_theta=77.0,
+    ),
+    "granite": dict(
+        embedding_multiplier=12.0,
+        residual_multiplier=0.22,
+        attention_multiplier=1 / 64,
+        logits_scaling=16.0,
+    ),
+    "seed_oss": dict(qkv_bias=True),
+    "exaone4": dict(
+        sliding_window=7,
+        sliding_layers=(True, True, False),
+        rope_layers=(True, True, False),
+    ),
+    "glm": dict(qkv_bias=True, partial_rotary_factor=0.5),
+    "glm4": dict(partial_rotary_factor=0.5),
+    "ernie4_5": dict(rope_theta=5e5),
+    "gemma": dict(rope_theta=1234.0, o_bias=True, qkv_bias=True),
     "gemma2": dict(
         query_pre_attn_scalar=5,
         attn_logit_softcap=2.0,
@@ -301,6 +351,13 @@ def test_every_flag_of_a_family_is_written_and_read_back(model_type):
             {"sliding_window": 4, "sliding_layers": (True, False)},
             "sliding_layers",
         ),
+        ("llama", {"rope_layers": (True, False)}, "rope_layers is .*expected None"),
+        (
+            "exaone4",
+            {"rope_layers": (True, False)},
+            "rope_layers is .*expected None",
+        ),
+        ("granite", {"input_norms": False}, "input_norms is False"),
     ],
 )
 def test_flags_that_a_family_does_not_have_are_refused(model_type, change, message):

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from targetsft_jax.hf.families import FAMILIES, family
+from targetsft_jax.hf.families import FAMILIES
 from targetsft_jax.hf.family import PLAIN
+from targetsft_jax.hf.family_lookup import family
+from targetsft_jax.hf.refused_families import MISSING
 
 GOLDEN = Path(__file__).parents[1] / "models" / "golden"
 
@@ -15,6 +17,12 @@ def test_every_family_has_models_and_a_golden_file():
     assert all(entry.models for entry in FAMILIES.values())
     architectures = [entry.architecture for entry in FAMILIES.values()]
     assert len(set(architectures)) == len(architectures)
+
+
+def test_refused_names_are_families_of_transformers_and_not_ours():
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    assert {*MISSING} <= {*CONFIG_MAPPING_NAMES} and not {*MISSING} & {*FAMILIES}
 
 
 def test_flags_are_decoder_flags_and_not_repeated():
@@ -27,9 +35,10 @@ def test_flags_are_decoder_flags_and_not_repeated():
 @pytest.mark.parametrize(
     "model_type, advice",
     [
-        ("gemma3", "expected one of gemma2, .*only its text part"),
-        ("gemma", "norms of the first Gemma"),
-        ("gpt2", "expected one of .*one more entry"),
+        ("gemma3", "expected one of .*gemma2, .*only its text part"),
+        ("gpt_j", "expected one of .*one more entry"),
+        ("gpt2", "no flag for .*LayerNorm.*without a gate, learned positions"),
+        ("lfm2", "no flag for .*convolution"),
         (None, "expected one of"),
         (["llama"], "expected one of"),
     ],

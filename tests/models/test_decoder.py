@@ -50,7 +50,7 @@ GEMMA = DecoderConfig(
     o_bias=True,
     qk_norm=True,
     unit_offset=True,
-    sandwich_norms=True,
+    output_norms=True,
     scale_embedding=True,
     activation="gelu_tanh",
     query_pre_attn_scalar=5,
@@ -153,7 +153,7 @@ def counted(config):
     attention = d * (queries + 2 * keys) + queries * d
     biases = queries + 2 * keys if config.qkv_bias else 0
     biases += d if config.o_bias else 0
-    norms = (4 if config.sandwich_norms else 2) * d
+    norms = (4 if config.output_norms else 2) * d
     norms += 2 * config.head_dim if config.qk_norm else 0
     layer = attention + biases + 3 * d * config.intermediate_size + norms
     tables = 1 if config.tie_word_embeddings else 2
@@ -179,7 +179,7 @@ def test_known_parameter_counts():
         151936, 1024, 3072, 28, 16, 8, head_dim=128, qkv_bias=False, qk_norm=True
     )
     assert decoder.num_parameters(qwen3) == 596_049_920
-    gemma = dict(qkv_bias=False, sandwich_norms=True, head_dim=256)
+    gemma = dict(qkv_bias=False, output_norms=True, head_dim=256)
     gemma2 = DecoderConfig(256000, 2304, 9216, 26, 8, 4, **gemma)
     assert decoder.num_parameters(gemma2) == 2_614_341_888
     gemma3 = DecoderConfig(262144, 1152, 6912, 26, 4, 1, qk_norm=True, **gemma)

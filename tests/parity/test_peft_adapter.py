@@ -37,7 +37,12 @@ CASES = {
     ),
 }
 # Modules of PEFT for our targets, where they differ.
-SHARED = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"}
+_FUSED_MLP = {"gate": "gate_up", "up": "gate_up"}
+SHARED = {
+    "phi3": {**dict.fromkeys("qkv", "qkv"), **_FUSED_MLP},
+    "glm": _FUSED_MLP,
+    "glm4": _FUSED_MLP,
+}
 
 
 def _trained(config, adapted):
@@ -74,12 +79,14 @@ def exported(request, tmp_path_factory):
         logits = decoder.apply(config, params, tiny.tokens()) @ decoder.head(params).T
         return soft_cap(logits, config.final_logit_softcap)
 
+    # The same program, since its compilation dominates the time.
+    no_adapters = jax.tree.map(jnp.zeros_like, adapters)
     return {
         "base": base,
         "merged": merged,
         "adapter": adapter,
         "ours": logits(lora.attach(params, adapters, adapted)),
-        "start": logits(params),
+        "start": logits(lora.attach(params, no_adapters, adapted)),
         "adapted": adapted,
     }
 
@@ -103,8 +110,8 @@ def test_peft_over_the_base_is_our_forward_pass(exported, record_property):
     state = peft.get_peft_model_state_dict(model)
     assert all(np.abs(value.numpy()).max() > 0 for value in state.values())
     targets = exported["adapted"].targets
-    if model.config.model_type == "phi3":
-        targets = {SHARED.get(name, name) for name in targets}
+    shared = SHARED.get(model.config.model_type, {})
+    targets = {shared.get(name, name) for name in targets}
     assert len(state) == 2 * model.config.num_hidden_layers * len(targets)
 
 
@@ -116,6 +123,7 @@ def test_the_merged_export_is_the_same_model(exported):
     _close(tiny.logits(merged.eval(), tiny.tokens()), exported["ours"])
 
 
+@pytest.mark.parametrize("exported", ["llama", "phi3"], indirect=True)
 def test_the_adapter_names_its_base(exported):
     model = peft.AutoPeftModelForCausalLM.from_pretrained(exported["adapter"]).eval()
     _close(tiny.logits(model, tiny.tokens()), exported["ours"])

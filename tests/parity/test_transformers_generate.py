@@ -26,7 +26,7 @@ def test_greedy(case, tmp_path, record_property):
         config,
         load_params(tmp_path, config),
         prompts,
-        max_new_tokens=24,
+        max_new_tokens=12,
         temperature=0,
         stop_ids=[],
         key=jax.random.key(0),
@@ -37,7 +37,7 @@ def test_greedy(case, tmp_path, record_property):
             expected = theirs.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
-                max_new_tokens=24,
+                max_new_tokens=12,
                 do_sample=False,
                 pad_token_id=0,
             )

@@ -21,13 +21,21 @@ pytestmark = pytest.mark.parity
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="dtype")
+def _logits(config, params, ids, positions, segment_ids, dtype):
+    options = {"positions": positions, "segment_ids": segment_ids, "dtype": dtype}
+    hidden = apply(config, params, ids, **options)
+    logits = hidden @ head(params).astype(dtype).T
+    return soft_cap(logits.astype(jnp.float32), config.final_logit_softcap)
+
+
 def our_logits(
     config, params, ids, positions=None, segment_ids=None, *, dtype=jnp.float32
 ):
-    options = {"positions": positions, "segment_ids": segment_ids, "dtype": dtype}
-    hidden = apply(config, params, jnp.asarray(ids), **options)
-    logits = hidden @ head(params).astype(dtype).T
-    return soft_cap(logits.astype(jnp.float32), config.final_logit_softcap)
+    """Logits, by one program for rows with one segment and for packed rows."""
+    if positions is None:
+        positions = np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape)
+        segment_ids = np.ones_like(ids)
+    return _logits(config, params, ids, positions, segment_ids, dtype=dtype)
 
 
 def error(actual, expected):
@@ -71,11 +79,12 @@ def test_packed_rows_equal_transformers_on_separate_rows(
     theirs = tiny.build(**tiny.CASES[case])
     theirs.save_pretrained(tmp_path)
     config = load_config(tmp_path)
-    ids = tiny.tokens(rows=1, length=sum(SEGMENTS))
+    ids = tiny.tokens()
     parts = np.split(ids, np.cumsum(SEGMENTS)[:-1], axis=1)
     expected = np.concatenate([tiny.logits(theirs, part) for part in parts], axis=1)
-    segments = np.repeat([[1, 2, 3]], SEGMENTS, axis=1)
-    positions = np.concatenate([np.arange(size) for size in SEGMENTS])[None]
+    segments = np.repeat(np.asarray([[1, 2, 3]] * 2, np.int32), SEGMENTS, axis=1)
+    positions = np.concatenate([np.arange(size, dtype=np.int32) for size in SEGMENTS])
+    positions = np.stack([positions] * 2)
     params = load_params(tmp_path, config)
     difference = error(our_logits(config, params, ids, positions, segments), expected)
     record_property("family", config.model_type)

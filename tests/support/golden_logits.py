@@ -25,6 +25,13 @@ SMALL = dict(
 CHANGES = {
     "qwen3": dict(head_dim=6),
     "mistral": dict(sliding_window=5),
+    "ministral": dict(
+        head_dim=6, sliding_window=5, layer_types=[tiny.WINDOW, tiny.FULL]
+    ),
+    "olmo3": dict(num_hidden_layers=3, num_key_value_heads=2),
+    "exaone4": dict(sliding_window=5),
+    "seed_oss": dict(head_dim=6),
+    "gemma": dict(head_dim=6),
     "gemma2": dict(head_dim=6, num_hidden_layers=3),
     "gemma3_text": dict(
         num_hidden_layers=5, num_key_value_heads=2, final_logit_softcapping=None

@@ -34,6 +34,8 @@ PARTIAL_ROPE = {
 }
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 3.0}
 
+WINDOW, FULL = "sliding_attention", "full_attention"
+
 GEMMA2 = dict(
     model_type="gemma2",
     head_dim=8,
@@ -103,6 +105,57 @@ CASES = {
     ),
     "mistral-window": dict(model_type="mistral", sliding_window=7),
     "mistral-no-window": dict(model_type="mistral", sliding_window=None, head_dim=12),
+    "ministral-alternating": dict(
+        model_type="ministral",
+        head_dim=12,
+        sliding_window=7,
+        layer_types=[WINDOW, FULL, WINDOW],
+    ),
+    "smollm3-period-2": dict(
+        model_type="smollm3", no_rope_layer_interval=2, tie_word_embeddings=True
+    ),
+    "smollm3-windows": dict(  # in the layers without positions
+        model_type="smollm3",
+        no_rope_layers=[0, 1, 0],
+        use_sliding_window=True,
+        sliding_window=7,
+    ),
+    "olmo2-gqa2": dict(model_type="olmo2", rope_parameters=YARN_ROPE),
+    "olmo3-alternating": dict(
+        model_type="olmo3",
+        sliding_window=6,
+        layer_types=[WINDOW, WINDOW, FULL],
+        num_key_value_heads=4,
+        rope_parameters={
+            FULL: YARN_ROPE,
+            WINDOW: {"rope_type": "default", "rope_theta": 100.0},
+        },
+    ),
+    "granite-multipliers": dict(
+        model_type="granite",
+        embedding_multiplier=3.0,
+        residual_multiplier=0.4,
+        attention_multiplier=0.2,
+        logits_scaling=1.7,
+    ),
+    "seed_oss-wide-head": dict(
+        model_type="seed_oss", head_dim=12, attention_dropout=0.0, residual_dropout=0.0
+    ),
+    "exaone4-alternating": dict(
+        model_type="exaone4", sliding_window=7, sliding_window_pattern=2
+    ),
+    "exaone4-no-window": dict(
+        model_type="exaone4", sliding_window=None, layer_types=[FULL] * 3
+    ),
+    "glm-bias": dict(model_type="glm", head_dim=8),
+    "glm4-no-bias": dict(model_type="glm4", head_dim=12, attention_bias=False),
+    "ernie4_5-tied": dict(model_type="ernie4_5", head_dim=8, tie_word_embeddings=True),
+    "gemma-mqa": dict(
+        model_type="gemma",
+        head_dim=12,
+        num_key_value_heads=1,
+        tie_word_embeddings=True,
+    ),
     "gemma2-left-over": dict(GEMMA2, num_hidden_layers=3),
     "gemma2-uncapped-gqa4": dict(
         GEMMA2,
