@@ -147,7 +147,7 @@ def put_rows(
     (context): then the tokens of a row are in zig-zag order (see `zigzag`).
 
     Args:
-        batch: arrays [..., B, L], complete in every process.
+        batch: arrays [..., B, L] or [..., B, L, K], complete in every process.
         mesh: the device mesh.
         lead: number of axes before the rows.
 
@@ -157,7 +157,8 @@ def put_rows(
     sharding, context = tokens_over(mesh, lead), mesh.shape["context"]
     if context > 1:
         batch = {
-            k: x[..., zigzag_slots(x.shape[-1], context)] for k, x in batch.items()
+            k: np.take(x, zigzag_slots(x.shape[lead + 1], context), axis=lead + 1)
+            for k, x in batch.items()
         }
     return {
         name: jax.make_array_from_callback(x.shape, sharding, x.__getitem__)

@@ -27,6 +27,7 @@ from targetsft_jax.models import decoder
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import preemption, processes
 from targetsft_jax.parallel.preemption import RaisedSignals
+from targetsft_jax.parallel.zigzag import in_slot_order
 from targetsft_jax.storage import array_folder, atomic
 from targetsft_jax.teachers.plan import CachePlan, SectionPlan, plan_cache
 from targetsft_jax.telemetry.compilation_cache import use_compilation_cache
@@ -138,7 +139,7 @@ def _begin(plan: CachePlan, section: SectionPlan, params: Params) -> None:
 def _measure(plan: CachePlan, header: CacheHeader) -> Measure:
     """Build the jitted (params, batch [B, L]) -> arrays [B, L, …]."""
     config, mesh = plan.config, plan.mesh
-    dtype = compute_dtype(config, mesh)
+    dtype, context = compute_dtype(config, mesh), mesh.shape["context"]
     chunk = config.train.loss_chunk or (512 if meshes.platform(mesh) == "cpu" else 2048)
     spec = StepSpec(
         plan.teacher.config,
@@ -152,8 +153,8 @@ def _measure(plan: CachePlan, header: CacheHeader) -> Measure:
         placement = Placement.of(spec, mesh, batch["tokens"].size)
         hidden, head = forward(spec, placement, plan.teacher.config, params, batch)
         if header.kind == STATES:
-            return hidden
-        return top_k_tokens(
+            return in_slot_order(hidden, context)
+        found = top_k_tokens(
             hidden,
             head,
             header.width,
@@ -163,6 +164,7 @@ def _measure(plan: CachePlan, header: CacheHeader) -> Measure:
             chunk_size=chunk,
             layout=placement.layout,
         )
+        return jax.tree.map(lambda x: in_slot_order(x, context), found)
 
     return jax.jit(measure)
 

@@ -133,7 +133,8 @@ def test_training_on_all_tokens_or_states_equals_the_live_teacher(
 
 
 def test_a_mesh_gives_the_entries_of_one_device(made, folders, tmp_path):
-    config = _config(folders, tmp_path, mesh__fsdp=2, mesh__tensor=2)
+    """The order in which devices share the tokens of a row does not show."""
+    config = _config(folders, tmp_path, mesh__fsdp=2, mesh__context=2, mesh__tensor=2)
     make.make_cache(config, TOP_K, K)
     (ours, examples), (reference, _) = _open(config), _open(made)
     for number in range(0, len(examples), 7):
@@ -169,6 +170,26 @@ def test_continues_after_a_stop_and_makes_damaged_shards_again(made, tmp_path, c
         assert path.read_bytes() == (folder / path.relative_to(original)).read_bytes()
     make.make_cache(config, TOP_K, K)
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_devices_that_share_rows_read_their_part_of_the_entries(
+    made, folders, tmp_path
+):
+    """Entries are in the order of the tokens, which differs by device."""
+    runs = [
+        rig.run_metrics(
+            rig.small_run(
+                folders,
+                tmp_path / f"context{context}",
+                teacher__cache=made.teacher.cache,
+                train__steps=1,
+                mesh__context=context,
+            )
+        )[0]
+        for context in (1, 2)
+    ]
+    for name in ("loss", "kl_teacher", "grad_norm"):
+        assert runs[0][name] == pytest.approx(runs[1][name], rel=1e-4), name
 
 
 def _run(made, **sections):
