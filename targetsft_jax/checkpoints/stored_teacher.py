@@ -25,6 +25,7 @@ def with_teacher(
     folder: Path,
     tokenizer: "PreTrainedTokenizerBase",
     teacher: StoredModel | None,
+    prompt: str | None,
     command: str,
 ) -> Dataset:
     """A data set whose batches have the distributions of a stored teacher.
@@ -34,13 +35,14 @@ def with_teacher(
         folder: the cache of their data section.
         tokenizer: the student's.
         teacher: the teacher that the configuration names, if it is on this machine.
+        prompt: the teacher's own prompt.
         command: the command that makes the cache, for errors.
 
     Raises:
         ValueError: no cache, or one that is incomplete, damaged, or of other examples,
             another tokenizer or teacher.
     """
-    identity = cache_identity(dataset.examples, tokenizer, teacher)
+    identity = cache_identity(dataset.examples, tokenizer, teacher, prompt)
     cache = open_cache(folder, dataset.examples, identity, command)
     cache.check_covers(dataset.examples, dataset.layout)
     return replace(dataset, teacher=cache)

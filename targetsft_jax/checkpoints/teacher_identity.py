@@ -19,6 +19,7 @@ def cache_identity(
     examples: Examples,
     tokenizer: "PreTrainedTokenizerBase",
     teacher: StoredModel | None,
+    prompt: str | None = None,
 ) -> dict[str, Any]:
     """Identity of the cache of a teacher on examples.
 
@@ -26,10 +27,12 @@ def cache_identity(
         examples: the tokenized examples.
         tokenizer: the tokenizer that student and teacher share.
         teacher: the teacher; None where a run names none, so that it is not compared.
+        prompt: the teacher's own prompt.
     """
     identity = {
         "tokenizer": text_digest(tokenizer.backend_tokenizer.to_str()),
         "examples": examples_digest(examples)[:16],
+        "teacher.prompt": prompt,
     }
     if teacher is not None:
         identity["teacher"] = weights_signature(teacher)

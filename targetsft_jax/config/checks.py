@@ -139,6 +139,11 @@ def _no_steps(config: Config) -> str:
 
 
 def _roles(config: Config) -> Iterator[str]:
+    if config.teacher.prompt is not None and config.teacher.cache is None:
+        yield (
+            "teacher.prompt is set and teacher.cache is null; expected the folder of a "
+            "teacher cache, since a live teacher reads the rows of the student"
+        )
     if is_url(config.teacher.cache or ""):
         yield (
             f"teacher.cache is {config.teacher.cache!r}; expected a local folder: "

@@ -1,6 +1,7 @@
 """Sections of the models of a run: `student`, `teacher` and `reference`."""
 
 from targetsft_jax.config.build import BuildConfig
+from targetsft_jax.data.fields import TEMPLATE
 from targetsft_jax.keys import key, one_of, section
 
 DTYPES = one_of(("float32", "bfloat16"))
@@ -35,4 +36,10 @@ class TeacherConfig(RoleConfig):
         "Folder of a teacher cache, which `targetsft teacher_cache` writes: the run "
         "reads the teacher's distributions from it, and needs no live teacher.",
         resumable=True,
+    )
+    prompt: str | None = key(
+        None,
+        "The teacher's own prompt, a template over the fields of the row, such as "
+        "'{question} The reference solution: {solution}'. Needs `cache`.",
+        TEMPLATE,
     )

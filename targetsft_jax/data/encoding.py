@@ -28,6 +28,11 @@ _PREFIX = "the prefix property of the chat template, verified for each turn"
 class Encoder:
     """Encodes a data section as flat arrays: an `ArrayMaker` of `token_cache`.
 
+    Args:
+        config: the data section.
+        tokenizer: with the chat template.
+        prompt: template in place of each row's prompt; None: its own.
+
     Attributes:
         report: counts of rows, updated while the parts are read.
 
@@ -36,11 +41,16 @@ class Encoder:
             keys.
     """
 
-    def __init__(self, config: DataConfig, tokenizer: "PreTrainedTokenizerBase"):
+    def __init__(
+        self,
+        config: DataConfig,
+        tokenizer: "PreTrainedTokenizerBase",
+        prompt: str | None = None,
+    ):
         maps = [requested(source) for source in sources(config)]
         if any(each is not None and each.text is None for each in maps):
             chat.marks_assistant(tokenizer)
-        self._config, self._tokenizer = config, tokenizer
+        self._config, self._tokenizer, self._prompt = config, tokenizer, prompt
         self._first: Example | None = None
         self._kinds: set[bool] = set()
         self.report = DataReport()
@@ -65,7 +75,7 @@ class Encoder:
 
     def _examples(self) -> Iterator[Example]:
         numbers = {source_name(s): i for i, s in enumerate(sources(self._config))}
-        records = read_records(self._config, self.report)
+        records = read_records(self._config, self.report, prompt=self._prompt)
         for name, group in itertools.groupby(records, lambda record: record.source):
 
             def refuse(error: RowError, name: str = name) -> None:

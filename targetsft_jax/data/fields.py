@@ -30,7 +30,7 @@ def _is_template(text: str) -> bool:
     )
 
 
-_TEMPLATE = Domain(
+TEMPLATE = Domain(
     "the name of a field, or a template such as 'Question: {question}' whose holes are"
     " field names (double a literal brace)",
     _is_template,
@@ -50,32 +50,32 @@ class FieldMap:
     messages: str | None = key(
         "messages",
         'Field with the list of {"role", "content"}; read if `prompt` is null.',
-        _TEMPLATE,
+        TEMPLATE,
     )
-    prompt: str | None = key(None, "The user's turn.", _TEMPLATE)
+    prompt: str | None = key(None, "The user's turn.", TEMPLATE)
     response: str | None = key(
-        None, "The assistant's turn; required for training with `prompt`.", _TEMPLATE
+        None, "The assistant's turn; required for training with `prompt`.", TEMPLATE
     )
     text: str | None = key(
         None,
         "A text without roles, of which every token and the end are trained; replaces"
         " `messages` and `prompt`.",
-        _TEMPLATE,
+        TEMPLATE,
     )
     system: str | None = key(
-        None, "A system message placed before the other turns.", _TEMPLATE
+        None, "A system message placed before the other turns.", TEMPLATE
     )
     answer: str | None = key(
         None,
         "The gold answer, or a worked solution that ends in it; required for"
         " evaluation.",
-        _TEMPLATE,
+        TEMPLATE,
     )
     tools: str | None = key(
         None,
         "Field with the definitions of tools, a list or JSON text; may be missing. Rows"
         " of a known shape with lists of turns have them in `tools`.",
-        _TEMPLATE,
+        TEMPLATE,
     )
     columns: dict[str, str] = key(
         dict,

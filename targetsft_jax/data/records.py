@@ -20,6 +20,7 @@ from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.files import list_files
 from targetsft_jax.data.filters import conditions
 from targetsft_jax.data.json_rows import parse_row
+from targetsft_jax.data.other_prompt import prompted_reading, prompted_record
 from targetsft_jax.data.record import Record, first_unmet, remove_texts, to_record
 from targetsft_jax.data.report import DataReport
 from targetsft_jax.data.row_error import ROW_FAULTS, RowError
@@ -64,7 +65,11 @@ def load_records(config: DataConfig) -> tuple[Iterator[Record], DataReport]:
 
 
 def read_records(
-    config: DataConfig, report: DataReport, *, train: bool = True
+    config: DataConfig,
+    report: DataReport,
+    *,
+    train: bool = True,
+    prompt: str | None = None,
 ) -> Iterator[Record]:
     """Stream the records of a validated data section, source by source.
 
@@ -72,10 +77,11 @@ def read_records(
         config: the data section.
         report: updated with the counts of rows.
         train: as in `to_record`.
+        prompt: template in place of each row's prompt; None: its own.
     """
     for source in sources(config):
         count = 0
-        for record in _read_source(source, config, report, train):
+        for record in _read_source(source, config, report, train, prompt):
             count += 1
             yield record
             if count == source.limit:
@@ -147,16 +153,24 @@ def bad_row(error: RowError, config: DataConfig, report: DataReport) -> None:
 
 
 def _read_source(
-    source: SourceConfig, config: DataConfig, report: DataReport, train: bool
+    source: SourceConfig,
+    config: DataConfig,
+    report: DataReport,
+    train: bool,
+    prompt: str | None,
 ) -> Iterator[Record]:
     name = source_name(source)
     if source.kind == "synthetic":
         for i in range(source.synthetic.examples):
             report.count("rows", name)
             record = make_record(source.synthetic, i)
+            if prompt is not None:
+                record = prompted_record(record, prompt)
             yield dataclasses.replace(record, id=record.origin, source=name)
         return
     rows, reading = _open(source, train, report)
+    if prompt is not None:
+        reading = prompted_reading(reading, prompt)
     report.read_as[name] = str(reading)
     tests = conditions(source.where)
     removed = None if source.remove is None else re.compile(source.remove)

@@ -1,7 +1,7 @@
 """Plan of a teacher cache: models, rows and shards, checked before any weights."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from targetsft_jax.data.config import DataConfig
 from targetsft_jax.data.examples import MASK, Examples
 from targetsft_jax.data.packing import RowLayout
 from targetsft_jax.data.pipeline import prepare
+from targetsft_jax.data.prompted import aligned, prompted_examples
 from targetsft_jax.data.report import DataReport
 from targetsft_jax.data.teacher_cache import (
     TOP_K,
@@ -31,6 +32,9 @@ from targetsft_jax.training.data_checks import check_positions
 from targetsft_jax.training.session import role_model
 from targetsft_jax.training.step_spec import compute_dtype, make_mesh, param_dtype
 
+_ROW_UNIT = 128
+"""Lengths of rows are multiples of it, as attention kernels need."""
+
 _SHARD_BYTES = 64 * 2**20
 """Size at which a shard ends: a stop loses the work on one shard."""
 
@@ -42,9 +46,10 @@ class SectionPlan:
     Attributes:
         folder: folder of this section.
         header: its contents.
-        examples: the tokenized examples.
-        layout: their rows, in the order of the examples.
+        examples: the tokenized examples, as the teacher reads them.
+        layout: their rows.
         shard_rows: rows per shard, a multiple of the rows of a batch.
+        numbers: [N] index in the run of each example.
     """
 
     folder: Path
@@ -52,6 +57,7 @@ class SectionPlan:
     examples: Examples
     layout: RowLayout
     shard_rows: int
+    numbers: np.ndarray
 
     def rows(self, shard: int) -> np.ndarray:
         """Indices of the rows of a shard."""
@@ -59,7 +65,7 @@ class SectionPlan:
         return np.arange(first, min(first + self.shard_rows, self.layout.rows))
 
     def segments(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Examples [S] of rows, and the entries [S] of each."""
+        """Examples [S] of the run in rows, and the entries [S] of each."""
         mask = self.examples.columns[MASK]
         parts = [self.layout.segments(int(row)) for row in rows]
         numbers = np.concatenate([self.layout.examples[part] for part in parts])
@@ -69,7 +75,7 @@ class SectionPlan:
             np.count_nonzero(mask[start + 1 : start + length])
             for start, length in zip(starts.tolist(), lengths.tolist())
         ]
-        return numbers, np.array(counts, np.int64)
+        return self.numbers[numbers], np.array(counts, np.int64)
 
 
 @dataclass(frozen=True)
@@ -130,12 +136,19 @@ def plan_cache(config: Config, kind: str, k: int) -> CachePlan:
     for name, data in data_sections(config):
         held_out = config.validation.examples if name == TRAIN else 0
         prepared = prepare(data, tokenizer, config.cache_dir, held_out=held_out)
-        examples = prepared.train.examples
-        layout = _layout(examples, data)
-        identity = cache_identity(examples, tokenizer, teacher)
+        examples, prompt = prepared.train.examples, config.teacher.prompt
+        identity = cache_identity(examples, tokenizer, teacher, prompt)
         header = CacheHeader(kind, width, 0, identity, about)
+        numbers = np.arange(len(examples))
+        if prompt is None:
+            layout = _layout(examples, data)
+        else:
+            own = prompted_examples(data, tokenizer, prompt)
+            numbers, examples = aligned(own, examples), own
+            layout = _long_rows(own, teacher.config.context_length)
         folder = user_path(config.teacher.cache) / name
-        sections.append(_section(folder, header, examples, layout, rows))
+        section = SectionPlan(folder, header, examples, layout, 0, numbers)
+        sections.append(_with_shards(section, rows))
     return CachePlan(
         config,
         mesh,
@@ -168,22 +181,36 @@ def _layout(examples: Examples, data: DataConfig) -> RowLayout:
     return packing.pack(numbers, lengths, data.max_length)
 
 
-def _section(
-    folder: Path,
-    header: CacheHeader,
-    examples: Examples,
-    layout: RowLayout,
-    batch_rows: int,
-) -> SectionPlan:
-    """Plan of a section: that of its folder, if the cache has been begun.
+def _long_rows(examples: Examples, positions: int) -> RowLayout:
+    """Rows of examples under the teacher's own prompt, as long as the longest.
+
+    Raises:
+        ValueError: an example has more tokens than the teacher has positions.
+    """
+    longest = int(np.argmax(examples.lengths))
+    length = int(examples.lengths[longest])
+    if length > positions:
+        raise ValueError(
+            f"{examples.origins[longest]} has {length:,} tokens under teacher.prompt, "
+            f"and the teacher has {positions:,} positions; shorten the prompt or leave "
+            "out such rows by data.where"
+        )
+    numbers = np.arange(len(examples))
+    row_length = min(positions, -(-length // _ROW_UNIT) * _ROW_UNIT)
+    return packing.pack(numbers, examples.lengths, row_length)
+
+
+def _with_shards(section: SectionPlan, batch_rows: int) -> SectionPlan:
+    """A section with its shards: those of its folder, if the cache has been begun.
 
     Raises:
         ValueError: the folder has another cache.
     """
+    folder, header, layout = section.folder, section.header, section.layout
     begun = CacheHeader.read(folder)
     shard_rows = int((begun.about if begun else {}).get("rows of a shard", 0))
     if not shard_rows:
-        entry = header.entry_bytes * examples.columns[MASK].mean()
+        entry = header.entry_bytes * section.examples.columns[MASK].mean()
         per_row = max(1, int(entry * layout.row_length))
         batches = max(1, _SHARD_BYTES // (per_row * batch_rows))
         shard_rows = batch_rows * batches
@@ -193,7 +220,7 @@ def _section(
     if begun:
         check_identity(folder, begun, header.identity)
         _check_same(folder, vars(begun), vars(header))
-    return SectionPlan(folder, header, examples, layout, shard_rows)
+    return replace(section, header=header, shard_rows=shard_rows)
 
 
 def _check_same(

@@ -272,10 +272,11 @@ def _with_stored_teacher(
     is_local = path is not None and user_path(path).is_dir()
     teacher = open_model(path) if path is not None and is_local else None
     command = f"targetsft teacher_cache --teacher.cache {cache}, with your --config"
-    train = with_teacher(train, folder / TRAIN, tokenizer, teacher, command)
+    about = (tokenizer, teacher, config.teacher.prompt, command)
+    train = with_teacher(train, folder / TRAIN, *about)
     if held_out is not None:
         part = TRAIN if config.validation.data is None else VALIDATION
-        held_out = with_teacher(held_out, folder / part, tokenizer, teacher, command)
+        held_out = with_teacher(held_out, folder / part, *about)
         assert train.teacher is not None and held_out.teacher is not None
         kinds = [
             (cache.header.kind, cache.header.width)
