@@ -127,9 +127,7 @@ def test_refuses_rows_without_a_prompt_and_a_live_teacher(folders, tmp_path):
 
 def test_a_prompt_beyond_the_positions_is_refused(folders, rows, tmp_path):
     config = _config(folders, rows, tmp_path, prompt="{question}" + "z" * 3000)
-    with pytest.raises(
-        ValueError, match="tokens under teacher.prompt"
-    ):
+    with pytest.raises(ValueError, match="tokens under teacher.prompt"):
         make_cache(config, TOP_K, 5)
 
 
