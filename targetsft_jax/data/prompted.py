@@ -1,8 +1,8 @@
 """Examples under a teacher's own prompt, aligned with those of the student.
 
-A teacher may see more than the student: the reference solution, a hint, documents. Its
-rows differ, but both are asked for the same response, so that the n-th trained token of
-an example is the same token for both.
+A teacher may see more than the student: the reference solution, a hint, documents. The
+prompts differ and the responses are equal, so that the n-th trained token of an example
+is the same token for both.
 """
 
 from typing import TYPE_CHECKING
