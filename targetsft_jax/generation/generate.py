@@ -15,6 +15,7 @@ from targetsft_jax.generation.loop import LoopPlan, decode
 from targetsft_jax.generation.sampling import SamplingPlan, SamplingSettings
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.padding import padded_length
+from targetsft_jax.models.rope import LongRopeScaling
 from targetsft_jax.parallel import preemption
 from targetsft_jax.parallel.processes import to_host
 
@@ -83,7 +84,8 @@ def generate(
         A list of `samples` completions for each prompt.
 
     Raises:
-        ValueError: an empty prompt, one that leaves no position for a completion or
+        ValueError: an empty prompt, one that leaves no position for a completion, whose
+            completion may cross the original context of LongRoPE, or
             whose cache exceeds the memory of a device, a token id outside the
             vocabulary, or a setting out of its domain.
     """
@@ -95,7 +97,7 @@ def generate(
         top_p=top_p,
         top_k=top_k,
     ).check()
-    check_prompts(config, prompts, vocab_size)
+    check_prompts(config, prompts, vocab_size, max_new_tokens)
     plan = LoopPlan(
         samples=samples,
         max_new_tokens=max_new_tokens,
@@ -251,9 +253,12 @@ def shards_of(row_sharding: NamedSharding | None) -> int:
 
 
 def check_prompts(
-    config: DecoderConfig, prompts: Sequence[Sequence[int]], vocab_size: int
+    config: DecoderConfig,
+    prompts: Sequence[Sequence[int]],
+    vocab_size: int,
+    max_new_tokens: int,
 ) -> None:
-    """Check the tokens of prompts and their number.
+    """Check the tokens of prompts, their number, and that of their completions.
 
     Raises:
         ValueError: as `generate`.
@@ -282,3 +287,26 @@ def check_prompts(
                 f"{config.vocab_size - 1}, the model's vocabulary. Check that the "
                 "tokenizer belongs to the model"
             )
+        _check_crossing(config, number, len(prompt), max_new_tokens)
+
+
+def _check_crossing(
+    config: DecoderConfig, number: int, length: int, max_new_tokens: int
+) -> None:
+    """Raise ValueError if a completion may cross the original context of LongRoPE.
+
+    Beyond it all keys of a text rotate by other angles, and those in the cache do not.
+    """
+    scaling = config.rope_scaling
+    if not isinstance(scaling, LongRopeScaling):
+        return
+    original = scaling.original_max_position_embeddings
+    # The last new token is not an input.
+    if length <= original < length + max_new_tokens - 1:
+        raise ValueError(
+            f"prompt {number} has {length:,} tokens and max_new_tokens is "
+            f"{max_new_tokens:,}: the completion may cross position {original:,}, "
+            "where the frequencies of this model's LongRoPE change; expected at most "
+            f"{original - length + 1:,} new tokens, or a prompt of more than "
+            f"{original:,}"
+        )

@@ -55,7 +55,7 @@ def stream(
         top_p=top_p,
         top_k=top_k,
     ).check()
-    check_prompts(config, [prompt], vocab_size)
+    check_prompts(config, [prompt], vocab_size, max_new_tokens)
     length = padded_length(len(prompt))
     slots = padded_length(length + max_new_tokens)
     plan = LoopPlan(

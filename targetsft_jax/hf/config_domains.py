@@ -73,6 +73,14 @@ _THETA = Domain(
     lambda value: type(value) in (int, float) and 1 < value <= 1e15,
     largest=2**53,
 )
+_FACTORS = Domain(
+    f"a list of 1 to {MOST_FEATURES:,} numbers, more than 0 and at most 1e6",
+    lambda value: (
+        isinstance(value, list)
+        and 0 < len(value) <= MOST_FEATURES
+        and all(type(item) in (int, float) and 0 < item <= 1e6 for item in value)
+    ),
+)
 _POSITIONS, _FACTOR, _SHARE = _whole(2**31 - 1), _number(1e6), _number(1)
 
 
@@ -89,6 +97,7 @@ CONFIG: Mapping[str, Domain] = {
     "num_key_value_heads": _whole(2**14),
     "head_dim": _whole(2**14),
     "max_position_embeddings": _POSITIONS,
+    "original_max_position_embeddings": _POSITIONS,
     "sliding_window": _POSITIONS,
     "no_rope_layer_interval": _whole(MOST_LAYERS),
     "no_rope_layers": _BITS,
@@ -134,6 +143,8 @@ ROPE: Mapping[str, Domain] = {
     "rope_theta": _THETA,
     "partial_rotary_factor": _SHARE,
     "factor": _FACTOR,
+    "short_factor": _FACTORS,
+    "long_factor": _FACTORS,
     "low_freq_factor": _FACTOR,
     "high_freq_factor": _FACTOR,
     "original_max_position_embeddings": _POSITIONS,

@@ -14,6 +14,7 @@ from targetsft_jax.keys import shown
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.rope import (
     LinearScaling,
+    LongRopeScaling,
     RopeScaling,
     Scaling,
     YarnScaling,
@@ -35,6 +36,7 @@ _KINDS: Mapping[str, Any] = {
     "linear": LinearScaling,
     "llama3": RopeScaling,
     "yarn": YarnScaling,
+    "longrope": LongRopeScaling,
 }
 # Rotary keys common to all kinds of scaling.
 _GENERAL_ROPE_KEYS = {
@@ -44,6 +46,7 @@ _GENERAL_ROPE_KEYS = {
     "partial_rotary_factor",
     "finetuned",
 }
+_ORIGINAL = "original_max_position_embeddings"
 _WINDOW, _FULL = "sliding_attention", "full_attention"
 
 
@@ -152,7 +155,15 @@ def config_to_json(config: DecoderConfig, dtype: str) -> dict[str, Any]:
     if "attention_multiplier" in reads:
         reads["attention_multiplier"] = config.score_scale
     parameters = {**rope, "rope_theta": config.rope_theta}
-    legacy = {}
+    legacy: dict[str, Any] = {}
+    if isinstance(scaling, LongRopeScaling):
+        # transformers 4 expects three keys, and computes the factor.
+        legacy = {_ORIGINAL: scaling.original_max_position_embeddings}
+        if scaling.factor == config.max_position_embeddings / legacy[_ORIGINAL]:
+            del rope["factor"], parameters["factor"]
+        rope = {"type": rope["rope_type"], **rope}
+        for key in ("rope_type", "partial_rotary_factor", _ORIGINAL):
+            rope.pop(key, None)
     if entry.rope_by_layer:
         local = config.local_rope_theta or config.rope_theta
         parameters = {
@@ -316,23 +327,33 @@ def _scaling(
     values = {
         name: parameters[name] for name in defaults if parameters.get(name) is not None
     }
-    if "original_max_position_embeddings" in defaults:
-        values.setdefault(
-            "original_max_position_embeddings", raw["max_position_embeddings"]
-        )
+    extended, original = raw["max_position_embeddings"], _ORIGINAL
+    if scaling is LongRopeScaling:
+        # In transformers, the key outside of the section has priority.
+        inside = values.setdefault(original, raw[original])
+        supported = f"{original} {raw[original]:,}, as outside of it"
+        _refuse_unless(inside == raw[original], key, raw, supported, where)
+        values.setdefault("factor", extended / raw[original])
+    if original in defaults:
+        values.setdefault(original, extended)
     required = [
         name for name, value in defaults.items() if value is dataclasses.MISSING
     ]
     missing = [name for name in required if name not in values]
     supported = f"{kind} with {', '.join(required)}"
     _refuse_unless(not missing, key, raw, supported, where)
-    exact = ("original_max_position_embeddings", "truncate")
-    numbers = {k: v if k in exact else float(v) for k, v in values.items()}
     try:
-        return scaling(**numbers)
+        return scaling(**{name: _exact(name, value) for name, value in values.items()})
     except ValueError as error:
         text = str(error).replace("rope_scaling.", f"{key}.")
         raise ValueError(f"{where}: {text}") from None
+
+
+def _exact(name: str, value: Any) -> Any:
+    """Value of a scaling's field: hashable, and a float unless it is counted."""
+    if isinstance(value, list):
+        return tuple(map(float, value))
+    return value if name in (_ORIGINAL, "truncate") else float(value)
 
 
 def _refuse_unless(

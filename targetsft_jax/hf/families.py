@@ -276,7 +276,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "phi3": Family(
         architecture="Phi3ForCausalLM",
-        models="Phi-3 4k, Phi-4",
+        models="Phi-3 4k and 128k, Phi-4, Phi-4-mini",
         tensors=family_tensors.PHI3,
         reads={"partial_rotary_factor": "partial_rotary_factor"},
         only={**_COMMON, **_NO_WINDOW, "attention_bias": False},
@@ -285,8 +285,9 @@ FAMILIES: Mapping[str, Family] = {
             "rms_norm_eps": 1e-5,
             "sliding_window": None,
             "partial_rotary_factor": 1.0,
+            "original_max_position_embeddings": 4096,
         },
         local=layer_patterns.all_layers,
-        rope=("default",),
+        rope=("default", "longrope"),
     ),
 }

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from targetsft_jax.models.rope import LinearScaling, Scaling
+from targetsft_jax.models.rope import LinearScaling, LongRopeScaling, Scaling
 
 ACTIVATIONS = ("silu", "gelu_tanh")
 
@@ -146,6 +146,7 @@ class DecoderConfig:
             )
         self._check_windows()
         self._check_rope_layers()
+        self._check_rope_factors()
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads {self.num_heads} is not a multiple of num_kv_heads "
@@ -161,7 +162,7 @@ class DecoderConfig:
         original one beside the factor (Qwen2.5 with YaRN).
         """
         scaling = self.rope_scaling
-        if scaling is None or isinstance(scaling, LinearScaling):
+        if scaling is None or isinstance(scaling, LinearScaling | LongRopeScaling):
             return self.max_position_embeddings
         extended = scaling.original_max_position_embeddings * scaling.factor
         return max(self.max_position_embeddings, int(extended))
@@ -215,6 +216,19 @@ class DecoderConfig:
             if not sliding[0]:
                 object.__setattr__(self, "sliding_window", None)
                 object.__setattr__(self, "local_rope_theta", None)
+
+    def _check_rope_factors(self) -> None:
+        scaling = self.rope_scaling
+        if not isinstance(scaling, LongRopeScaling):
+            return
+        for name in ("short_factor", "long_factor"):
+            factors = getattr(scaling, name)
+            if len(factors) != self.rotary_dim // 2 or min(factors) <= 0:
+                raise ValueError(
+                    f"rope_scaling.{name} has {len(factors)} numbers; expected "
+                    f"{self.rotary_dim // 2}, more than 0, one for each pair of "
+                    "features that rotates."
+                )
 
     def _check_rope_layers(self) -> None:
         layers = self.rope_layers

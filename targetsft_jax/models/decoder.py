@@ -247,13 +247,18 @@ def apply_cached(
             cache.segment_ids, segment_ids, first_slot
         )
     )
+    # A row is long from its prompt on, or never (see `generate`).
+    is_long, scaling = None, config.rope_scaling
+    if isinstance(scaling, rope.LongRopeScaling):
+        lengths = jnp.sum(cache.segment_ids > 0, axis=1, keepdims=True)
+        is_long = lengths > scaling.original_max_position_embeddings
     # Positions, unlike slots, do not count padding between prompt and completion.
     key_positions = jnp.cumsum(cache.segment_ids > 0, axis=1, dtype=jnp.int32) - 1
     span = AttentionSpan(
         segment_ids,
         cache.segment_ids,
         cache.used,
-        *_rotations(config, positions),
+        *_rotations(config, positions, is_long),
         positions=(positions, key_positions),
     )
     x = _scaled(config, jnp.take(params["embed"], tokens, axis=0).astype(dtype))
@@ -275,12 +280,13 @@ def apply_cached(
 
 
 def _rotations(
-    config: DecoderConfig, positions: jax.Array
+    config: DecoderConfig, positions: jax.Array, is_long: jax.Array | None
 ) -> tuple[rope.Rotation, rope.Rotation | None]:
     """Rotation of layers without a window, and of those with one where it differs."""
     size, theta = config.rotary_dim, config.local_rope_theta
+    scaling = config.rope_scaling
     return (
-        rope.rotation(positions, size, config.rope_theta, config.rope_scaling),
+        rope.rotation(positions, size, config.rope_theta, scaling, is_long),
         None if theta is None else rope.rotation(positions, size, theta),
     )
 
@@ -372,7 +378,8 @@ class _Decoder(nn.Module):
         x = _scaled(config, x.astype(self.dtype))
         if self.constrain is not None:
             x = self.constrain(x)
-        rotation, local_rotation = _rotations(config, positions)
+        is_long = rope.long_texts(config.rope_scaling, segment_ids)
+        rotation, local_rotation = _rotations(config, positions, is_long)
         span = AttentionSpan(
             segment_ids=segment_ids,
             key_segment_ids=segment_ids,

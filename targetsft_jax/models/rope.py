@@ -133,24 +133,108 @@ class YarnScaling:
         return magnitude(1.0)
 
 
-Scaling = LinearScaling | RopeScaling | YarnScaling
+@dataclasses.dataclass(frozen=True)
+class LongRopeScaling:
+    """LongRoPE: every frequency is divided by a searched factor, of two sets.
+
+    Texts longer than `original_max_position_embeddings` have the long factors, others
+    the short ones. Cosine and sine are multiplied by `attention_factor`; None computes
+    it from `factor`, the ratio of the extended context to the original one.
+    See "LongRoPE: Extending LLM Context Window Beyond 2 Million Tokens",
+    arXiv:2402.13753.
+    """
+
+    short_factor: tuple[float, ...]
+    long_factor: tuple[float, ...]
+    original_max_position_embeddings: int
+    factor: float
+    attention_factor: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_positive(self, ("original_max_position_embeddings", "factor"))
+        if self.original_max_position_embeddings < 2:
+            raise ValueError(
+                "rope_scaling.original_max_position_embeddings is 1; expected 2 or more"
+            )
+
+    def scaled(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
+        """Frequencies of short texts: [d / 2] -> [d / 2], float64."""
+        return frequencies / np.asarray(self.short_factor)
+
+    def scaled_long(self, frequencies: np.ndarray) -> np.ndarray:
+        """Frequencies of long texts: [d / 2] -> [d / 2], float64."""
+        return frequencies / np.asarray(self.long_factor)
+
+    @property
+    def magnitude(self) -> float:
+        """Factor of cosine and sine, of short and long texts."""
+        if self.attention_factor is not None:
+            return self.attention_factor
+        if self.factor <= 1:
+            return 1.0
+        original = math.log(self.original_max_position_embeddings)
+        return math.sqrt(1 + math.log(self.factor) / original)
+
+
+Scaling = LinearScaling | RopeScaling | YarnScaling | LongRopeScaling
 Rotation = tuple[jax.Array, jax.Array]
 """Cosine and sine of every pair's angle."""
 
 
-def frequencies(size: int, theta: float, scaling: Scaling | None = None) -> np.ndarray:
-    """Angle per position of each feature pair: [size / 2] float32."""
+def frequencies(
+    size: int, theta: float, scaling: Scaling | None = None, *, long: bool = False
+) -> np.ndarray:
+    """Angle per position of each feature pair: [size / 2] float32.
+
+    `long` has an effect under `LongRopeScaling` only.
+    """
     unscaled = float(theta) ** -(np.arange(0, size, 2, dtype=np.float64) / size)
+    if long and isinstance(scaling, LongRopeScaling):
+        return scaling.scaled_long(unscaled).astype("f4")
     scaled = unscaled if scaling is None else scaling.scaled(unscaled, theta)
     return scaled.astype("f4")
 
 
+def long_texts(scaling: Scaling | None, segment_ids: jax.Array) -> jax.Array | None:
+    """True for tokens of texts that have the long factors: [B, L] int32 -> [B, L] bool.
+
+    Args:
+        scaling: scaling of the frequencies.
+        segment_ids: 0 to L, one number for each text of a row.
+
+    Returns:
+        None where no text can be long.
+    """
+    length = segment_ids.shape[1]
+    if not isinstance(scaling, LongRopeScaling):
+        return None
+    if length <= scaling.original_max_position_embeddings:
+        return None
+
+    def lengths(row: jax.Array) -> jax.Array:
+        return jnp.zeros(length + 1, jnp.int32).at[row].add(1)[row]
+
+    return jax.vmap(lengths)(segment_ids) > scaling.original_max_position_embeddings
+
+
 def rotation(
-    positions: jax.Array, size: int, theta: float, scaling: Scaling | None = None
+    positions: jax.Array,
+    size: int,
+    theta: float,
+    scaling: Scaling | None = None,
+    is_long: jax.Array | None = None,
 ) -> Rotation:
-    """Cosine and sine of each pair's angle: [B, L] int32 -> two [B, L, size/2] f32."""
-    angle_per_position = jnp.asarray(frequencies(size, theta, scaling))
-    angles = positions.astype(jnp.float32)[..., None] * angle_per_position[None, None]
+    """Cosine and sine of each pair's angle: [B, L] int32 -> two [B, L, size/2] f32.
+
+    `is_long` [B, L] or [B, 1] is True for long texts; None for short ones.
+    """
+    angle_per_position = jnp.asarray(frequencies(size, theta, scaling))[None, None]
+    if is_long is not None:
+        of_long = jnp.asarray(frequencies(size, theta, scaling, long=True))
+        angle_per_position = jnp.where(
+            is_long[..., None], of_long[None, None], angle_per_position
+        )
+    angles = positions.astype(jnp.float32)[..., None] * angle_per_position
     magnitude = 1.0 if scaling is None else scaling.magnitude
     if magnitude == 1:
         return jnp.cos(angles), jnp.sin(angles)

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from math import log
 
 import pytest
 
@@ -84,10 +85,38 @@ REFUSED = {
         "rope_parameters.*dynamic.*default, linear, llama3, yarn",
     ),
     "longrope": (
-        {"model_type": "phi3", "rope_scaling": {"type": "longrope"}},
+        {"rope_scaling": {"type": "longrope"}},
         "rope_scaling.*longrope.*rope_type default",
     ),
-    # In this family, transformers reads these two as longrope.
+    "longrope without factors": (
+        {"model_type": "phi3", "rope_scaling": {"type": "longrope"}},
+        "rope_scaling.*longrope with short_factor, long_factor",
+    ),
+    "longrope of another width": (
+        {
+            "model_type": "phi3",
+            "rope_scaling": {
+                "type": "longrope",
+                "short_factor": [1.0],
+                "long_factor": [1.0, 2.0],
+            },
+        },
+        "short_factor has 1 numbers; expected 2",
+    ),
+    "two original contexts": (
+        {
+            "model_type": "phi3",
+            "rope_scaling": {
+                "type": "longrope",
+                "short_factor": [1.0, 2.0],
+                "long_factor": [1.0, 2.0],
+                "original_max_position_embeddings": 2048,
+            },
+        },
+        "rope_scaling.*original_max_position_embeddings 4,096, as outside",
+    ),
+    # In this family, transformers reads these two as longrope, without its original
+    # context.
     "su": ({"model_type": "phi3", "rope_scaling": {"type": "su"}}, "su.*default"),
     "yarn of phi": (
         {"model_type": "phi3", "rope_scaling": {"type": "yarn", "factor": 2.0}},
@@ -261,6 +290,37 @@ def test_partial_rotary_is_read_in_both_places():
     assert share() == 8 and share(partial_rotary_factor=0.75) == 6
     inside = {"rope_type": "default", "partial_rotary_factor": 0.75}
     assert share(rope_parameters=inside) == 6
+
+
+def test_longrope_of_phi_4_mini():
+    """The keys of the published config, with other factors."""
+    raw = {
+        "model_type": "phi3",
+        **SIZES,
+        "hidden_size": 3072,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "original_max_position_embeddings": 4096,
+        "partial_rotary_factor": 0.75,
+        "rope_scaling": {
+            "long_factor": [1 + n / 10 for n in range(48)],
+            "short_factor": [1.0] * 48,
+            "type": "longrope",
+        },
+        "rope_theta": 10000.0,
+        "sliding_window": 262144,
+    }
+    config = config_from_json(raw, "here")
+    assert config.context_length == 131072 and config.rotary_dim == 96
+    assert config.rope_scaling.magnitude == (1 + log(32) / log(4096)) ** 0.5
+    document = json.loads(json.dumps(config_to_json(config, "bfloat16")))
+    # transformers 4 refuses a section with other keys.
+    assert document["rope_scaling"] == raw["rope_scaling"]
+    assert document["original_max_position_embeddings"] == 4096
+    for absent in ("rope_parameters", "rope_scaling"):
+        rest = {key: value for key, value in document.items() if key != absent}
+        assert config_from_json(rest, "there") == config
 
 
 ODD = {

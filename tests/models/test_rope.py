@@ -6,9 +6,11 @@ import pytest
 
 from targetsft_jax.models.rope import (
     LinearScaling,
+    LongRopeScaling,
     RopeScaling,
     YarnScaling,
     frequencies,
+    long_texts,
     rotate,
     rotation,
 )
@@ -69,3 +71,18 @@ def test_linear_scaling_divides_all_frequencies():
 def test_invalid_scalings_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_longrope_divides_by_its_factors():
+    scaling = LongRopeScaling((1.0, 2.0), (3.0, 5.0), 16, factor=4.0)
+    plain = frequencies(4, 100.0)
+    for long, factors in ((False, (1.0, 2.0)), (True, (3.0, 5.0))):
+        scaled = frequencies(4, 100.0, scaling, long=long)
+        np.testing.assert_allclose(scaled * factors, plain, rtol=1e-6)
+    # log(4) / log(16) = 1/2
+    assert scaling.magnitude == pytest.approx(1.5**0.5)
+    segments = jnp.asarray([[1] * 17 + [2, 2, 0], [1] * 4 + [2] * 16])
+    expected = [[True] * 17 + [False] * 3, [False] * 20]
+    np.testing.assert_array_equal(long_texts(scaling, segments), expected)
+    assert long_texts(scaling, segments[:, :16]) is None
+    assert long_texts(LinearScaling(4.0), segments) is None

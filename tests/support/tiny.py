@@ -32,6 +32,14 @@ PARTIAL_ROPE = {
     "rope_theta": 10_000.0,
     "partial_rotary_factor": 0.5,
 }
+# Texts of more than 17 tokens are long. Half of a head of 12 features rotates.
+LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10_000.0,
+    "partial_rotary_factor": 0.5,
+    "short_factor": [1.0, 1.3, 2.0],
+    "long_factor": [1.5, 4.0, 9.0],
+}
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 3.0}
 
 WINDOW, FULL = "sliding_attention", "full_attention"
@@ -182,6 +190,13 @@ CASES = {
     "phi3-partial-rotary": dict(
         model_type="phi3",
         rope_parameters=PARTIAL_ROPE,
+    ),
+    "phi3-longrope": dict(
+        model_type="phi3",
+        hidden_size=48,
+        rope_parameters=LONG_ROPE,
+        max_position_embeddings=68,
+        original_max_position_embeddings=17,
     ),
 }
 
