@@ -139,6 +139,17 @@ def _no_steps(config: Config) -> str:
 
 
 def _roles(config: Config) -> Iterator[str]:
+    for number, other in enumerate(config.teacher.others):
+        if bool(other.path) == bool(other.build):
+            yield (
+                f"teacher.others[{number}] has {'a' if other.path else 'neither a'} "
+                f"path {'and' if other.path else 'nor'} a build; expected one of them"
+            )
+    if config.teacher.others and config.teacher.cache is not None:
+        yield (
+            "teacher.others is set and teacher.cache is too; expected one of them, "
+            "since a teacher cache has one teacher"
+        )
     if config.teacher.prompt is not None and config.teacher.cache is None:
         yield (
             "teacher.prompt is set and teacher.cache is null; expected the folder of a "

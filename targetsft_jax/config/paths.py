@@ -132,6 +132,9 @@ def _models(config: Config) -> Iterator[tuple[str, str]]:
         path = role_config(config, name).path
         if path is not None:
             yield f"{name}.path", path
+    for number, other in enumerate(config.teacher.others):
+        if other.path is not None:
+            yield f"teacher.others[{number}].path", other.path
     if config.teacher.cache is not None:
         yield "teacher.cache", config.teacher.cache
 

@@ -1,8 +1,13 @@
 """Sections of the models of a run: `student`, `teacher` and `reference`."""
 
+from typing import TYPE_CHECKING
+
 from targetsft_jax.config.build import BuildConfig
 from targetsft_jax.data.fields import TEMPLATE
-from targetsft_jax.keys import key, one_of, section
+from targetsft_jax.keys import key, more_than, one_of, section
+
+if TYPE_CHECKING:
+    from targetsft_jax.config.schema import Config
 
 DTYPES = one_of(("float32", "bfloat16"))
 
@@ -27,9 +32,32 @@ class RoleConfig:
     )
 
 
+WEIGHT = more_than(0, 10**6)
+
+
+@section
+class OtherTeacher(RoleConfig):
+    """One more live teacher."""
+
+    weight: float = key(1.0, "Weight in the mixture of the teachers.", WEIGHT)
+
+
 @section
 class TeacherConfig(RoleConfig):
-    """The teacher: a live model, or the stored distributions of one."""
+    """The teacher: a live model, several, or the stored distributions of one."""
+
+    others: list[OtherTeacher] = key(
+        list, "More teachers of the same tokenizer, all run beside the student."
+    )
+    weight: float = key(
+        1.0, "Weight of this teacher, relative to those of `others`.", WEIGHT
+    )
+    mix: str = key(
+        "logits",
+        "Mixture of several teachers: `logits`, their normalised weighted product; or "
+        "`probabilities`, their weighted mean.",
+        one_of(("logits", "probabilities")),
+    )
 
     cache: str | None = key(
         None,
@@ -43,3 +71,22 @@ class TeacherConfig(RoleConfig):
         "'{question} The reference solution: {solution}'. Needs `cache`.",
         TEMPLATE,
     )
+
+
+def live_roles(config: "Config") -> tuple[str, ...]:
+    """Return the frozen models that the step runs, without a teacher from a cache.
+
+    Several teachers are "teacher", "teacher_2", "teacher_3", ….
+    """
+    roles: list[str] = []
+    for role in config.method.roles:
+        if role != "teacher":
+            roles.append(role)
+        elif not config.teacher.cache:
+            roles += ["teacher", *other_teachers(config)]
+    return tuple(roles)
+
+
+def other_teachers(config: "Config") -> dict[str, OtherTeacher]:
+    """Return the sections of `teacher.others` by their roles."""
+    return {f"teacher_{n}": part for n, part in enumerate(config.teacher.others, 2)}

@@ -9,7 +9,12 @@ from typing import Any
 from targetsft_jax.command import UsageError
 from targetsft_jax.config.evaluation import EvaluationConfig, ValidationConfig
 from targetsft_jax.config.method import ResolvedMethod, resolve
-from targetsft_jax.config.roles import DTYPES, RoleConfig, TeacherConfig
+from targetsft_jax.config.roles import (
+    DTYPES,
+    RoleConfig,
+    TeacherConfig,
+    other_teachers,
+)
 from targetsft_jax.config.target import TargetConfig
 from targetsft_jax.data.config import DataConfig
 from targetsft_jax.keys import (
@@ -388,15 +393,10 @@ class Config:
             raise ConfigError(str(error)) from None
 
 
-def live_roles(config: Config) -> tuple[str, ...]:
-    """Return the frozen models that the step runs: all but a teacher from a cache."""
-    stored = ("teacher",) if config.teacher.cache else ()
-    return tuple(role for role in config.method.roles if role not in stored)
-
-
 def role_config(config: Config, role: str) -> RoleConfig:
-    """Return the section of a role: "student", "teacher" or "reference"."""
+    """Return the section of a role: "student", "reference" or one of `live_roles`."""
     sections: Mapping[str, RoleConfig] = {
+        **other_teachers(config),
         "student": config.student,
         "teacher": config.teacher,
         "reference": config.reference,

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from targetsft_jax.checkpoints.open import open_model
-from targetsft_jax.config.schema import Config, live_roles, role_config
+from targetsft_jax.config.roles import live_roles
+from targetsft_jax.config.schema import Config, role_config
 from targetsft_jax.data.teacher_cache import PREFIX, TOP_K, TRAIN, CacheHeader
 from targetsft_jax.data.tokenizer import load_tokenizer
 from targetsft_jax.hf.importer import load_config

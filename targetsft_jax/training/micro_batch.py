@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 
 from targetsft_jax.config.method import ResolvedMethod
 from targetsft_jax.data.teacher_cache import PREFIX, TOP_K
-from targetsft_jax.loss import MeshLayout, TopK, fused_loss, label_logprob
+from targetsft_jax.loss import MeshLayout, Mixture, TopK, fused_loss, label_logprob
+from targetsft_jax.loss.second import Space
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.lora import Lora
@@ -88,6 +89,8 @@ class StepSpec:
         method: resolved method.
         frozen: frozen role that the step runs -> architecture.
         stored: teacher whose distributions are in the batch; None for a live one.
+        teachers: weights of several live teachers and the space of their mixture;
+            None for one teacher.
         vocab_size: tokens of the tokenizer, without padding of the embedding.
         numerics: dtype, remat, attention kernel, loss chunk.
         lora: adapters over a frozen base; None: all parameters are trained.
@@ -104,6 +107,7 @@ class StepSpec:
     method: ResolvedMethod
     frozen: Mapping[str, DecoderConfig] = field(default_factory=dict)
     stored: StoredTeacher | None = None
+    teachers: tuple[tuple[float, ...], Space] | None = None
     vocab_size: int | None = None
     numerics: Numerics = Numerics()
     lora: Lora | None = None
@@ -119,6 +123,18 @@ class StepSpec:
         separate = tuple(role for role in self.second if role not in self.on_base)
         return separate if self.lora is None else (BASE, *separate)
 
+    def mixed(self, states: Mapping[str, States]) -> dict[str, Any]:
+        """Second models of the loss by role, several teachers as one."""
+        if self.teachers is None:
+            return dict(states)
+        weights, space = self.teachers
+        roles = [role for role in states if role.startswith(TEACHER)]
+        caps = [self.frozen[role].final_logit_softcap for role in roles]
+        mixture = Mixture([states[role] for role in roles], weights, space, caps)
+        return {TEACHER: mixture} | {
+            role: model for role, model in states.items() if role not in roles
+        }
+
     @property
     def second(self) -> dict[str, DecoderConfig]:
         """Frozen models whose hidden states the loss reads: live ones and stored."""
@@ -129,7 +145,10 @@ class StepSpec:
     def logit_caps(self) -> dict[str, float | None]:
         """Role -> soft cap of its logits; None: no cap."""
         models = {STUDENT: self.student, **self.second}
-        return {role: config.final_logit_softcap for role, config in models.items()}
+        caps = {role: config.final_logit_softcap for role, config in models.items()}
+        if self.teachers is not None:  # The mixture has those of its models.
+            caps = {r: cap for r, cap in caps.items() if not r.startswith(TEACHER)}
+        return caps
 
     def scheduled(self, step: Array) -> dict[str, Array]:
         """Scheduled hyper-parameters in optimizer step `step` of 1 …: [] f32 by name.
@@ -189,7 +208,7 @@ def loss_and_metrics(
     states = {STUDENT: student, **second}
     stored = {} if spec.stored is None else {TEACHER: spec.stored.second(frozen, batch)}
     inputs: dict[str, Any] = {
-        **second,
+        **spec.mixed(second),
         **stored,
         **{name: batch[name] for name in spec.method.columns},
         **policy_columns(spec, placement, states, frozen, batch),

@@ -9,7 +9,8 @@ from jax.sharding import Mesh
 
 from targetsft_jax.checkpoints.open import StoredModel, open_model, shared_tokenizer
 from targetsft_jax.checkpoints.stored_teacher import load_head, with_teacher
-from targetsft_jax.config.schema import Config, ConfigError, live_roles, role_config
+from targetsft_jax.config.roles import live_roles
+from targetsft_jax.config.schema import Config, ConfigError, role_config
 from targetsft_jax.data.chat_templates import with_template
 from targetsft_jax.data.pipeline import Dataset, Prepared, prepare
 from targetsft_jax.data.records import Problem, problems

@@ -6,7 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from targetsft_jax.config.schema import Config, ConfigError, live_roles, role_config
+from targetsft_jax.config.roles import live_roles
+from targetsft_jax.config.schema import Config, ConfigError, role_config
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.lora import Lora, num_adapter_parameters
 from targetsft_jax.models.sharded_attention import mesh_attend
@@ -108,6 +109,7 @@ def step_spec(
         method=config.method,
         frozen={role: architectures[role] for role in roles},
         stored=stored,
+        teachers=_mixture(config) if "teacher" in roles else None,
         vocab_size=vocab_size,
         numerics=Numerics(
             dtype, train.remat, train.attention, train.loss_chunk or default_chunk
@@ -125,6 +127,14 @@ def step_spec(
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return spec
+
+
+def _mixture(config: Config) -> tuple[tuple[float, ...], Any] | None:
+    """Return weights and space of the mixture of several teachers."""
+    if not config.teacher.others:
+        return None
+    weights = (config.teacher.weight, *(x.weight for x in config.teacher.others))
+    return weights, config.teacher.mix
 
 
 def _on_base(role: str, config: Config, mesh: Mesh) -> bool:
