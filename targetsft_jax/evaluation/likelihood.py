@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 
 from targetsft_jax.data.row_error import RowError
 from targetsft_jax.evaluation.graders.grade import Grade
-from targetsft_jax.generation.generate import shards_of
+from targetsft_jax.generation.replicas import shards_of
 from targetsft_jax.loss import label_logprob
 from targetsft_jax.models import decoder
 from targetsft_jax.models.config import DecoderConfig

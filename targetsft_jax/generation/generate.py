@@ -1,9 +1,8 @@
-"""Sample completions of prompts, in batches of equal padded length."""
+"""Sample completions of prompts, in rows that take the next prompt when they end."""
 
-import dataclasses
-import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,31 +10,23 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 
-from targetsft_jax.generation.loop import LoopPlan, decode
+from targetsft_jax.generation.loop import LoopPlan
+from targetsft_jax.generation.replicas import Replica, replicas_of, sampled
+from targetsft_jax.generation.rows import PREFILL_TOKENS, Completion, Work
 from targetsft_jax.generation.sampling import SamplingPlan, SamplingSettings
+from targetsft_jax.models import ring
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.padding import padded_length
 from targetsft_jax.models.rope import LongRopeScaling
-from targetsft_jax.parallel import preemption
-from targetsft_jax.parallel.processes import to_host
+from targetsft_jax.models.unstacked import Weights, decoding_weights
 
-
-@dataclasses.dataclass(frozen=True)
-class Completion:
-    """One sampled answer to a prompt.
-
-    Attributes:
-        tokens: the sampled ids, without the stop token.
-        finished: True if a stop token ended it, False if `max_new_tokens` did.
-    """
-
-    tokens: list[int]
-    finished: bool
+ROWS = {"cpu": 128, "accelerator": 512}
+"""Rows beyond which a step takes longer in proportion, so that more do not help."""
 
 
 def generate(
     config: DecoderConfig,
-    params: dict,
+    params: "dict[str, Any] | Weights",
     prompts: Sequence[Sequence[int]],
     *,
     samples: int = 1,
@@ -54,14 +45,17 @@ def generate(
 ) -> list[list[Completion]]:
     """Sample `samples` completions of every prompt.
 
-    A prompt is padded to the next power of two, so that few programs are compiled. The
+    A prompt is padded to the next power of two, so that few programs are compiled. A
+    row whose completion has ended takes the next one. On a mesh, each group of devices
+    with all parameters samples prompts of its own. The
     key of each sample is derived from the number of its prompt and its sample number:
     results do not depend on `batch_size` or on the other prompts (up to rounding, since
     matrix products of other sizes may add in another order).
 
     Args:
         config: the decoder.
-        params: its parameters, on one device or on a mesh.
+        params: its parameters, on one device or on a mesh; callers that generate
+            repeatedly on a CPU save time with those of `decoding_weights`.
         prompts: token ids, at least one per prompt.
         samples, max_new_tokens, temperature, top_p, top_k: as in `SamplingSettings`.
         stop_ids: tokens that end a completion; may be empty.
@@ -71,8 +65,7 @@ def generate(
         dtype: dtype of the forward passes and the cache. Logits and probabilities are
             float32.
         batch_size: prompts decoded at a time, `batch_size * samples` rows of cache;
-            None for all prompts of one padded length whose cache and scores fit the
-            memory of a device.
+            None for as many rows as are useful and fit the memory of a device.
         row_sharding: a sharding whose first axis spreads the rows over a mesh. With
             None, every device of the parameters' mesh computes every row.
         numbers: identity of each prompt, an int32 of 0 or more, from which its keys are
@@ -99,113 +92,99 @@ def generate(
     ).check()
     check_prompts(config, prompts, vocab_size, max_new_tokens)
     plan = LoopPlan(
-        samples=samples,
-        max_new_tokens=max_new_tokens,
         sampling=SamplingPlan(temperature == 0, top_p < 1, min(top_k, vocab_size)),
         vocab_size=vocab_size,
         dtype=jnp.dtype(dtype),
         row_sharding=row_sharding,
     )
-    settings = {
+    work = Work(
+        config,
+        plan,
+        prompts,
+        range(len(prompts)) if numbers is None else numbers,
+        samples,
+        first_sample,
+        max_new_tokens,
+        loop_settings(key, temperature, top_p, stop_ids, max_new_tokens),
+    )
+    if not prompts:
+        return []
+    weights = decoding_weights(params, dtype)
+    replicas, total = replicas_of(weights, row_sharding)
+    rows = _rows(work, replicas[0], total, batch_size)
+    completions: list[list[Completion]] = [
+        [Completion([], False)] * samples for _ in prompts
+    ]
+    for item, completion in sampled(work, replicas, total, rows):
+        completions[item.prompt][item.sample] = completion
+    return completions
+
+
+def loop_settings(
+    key: jax.Array,
+    temperature: float,
+    top_p: float,
+    stop_ids: Sequence[int],
+    max_new_tokens: int,
+) -> dict[str, Any]:
+    """Settings of the compiled programs, as arrays (see `loop.advance`)."""
+    return {
         "key": key,
         "temperature": np.float32(temperature),
         "top_p": np.float32(top_p),
         # -1 is not a token: it keeps the array from being empty.
         "stop_ids": np.asarray(sorted({-1, *stop_ids}), np.int32),
-        "first_sample": np.int32(first_sample),
+        "max_new_tokens": np.int32(max_new_tokens),
     }
-    identity = range(len(prompts)) if numbers is None else numbers
-    completions: list[list[Completion]] = [[] for _ in prompts]
-    buckets = _buckets(prompts)
-    sizes = {
-        length: _batch_size(config, plan, length, members, batch_size)
-        for length, members in buckets.items()
-    }
-    for length, members in buckets.items():
-        size = sizes[length]
-        for first in range(0, len(members), size):
-            preemption.check()
-            chosen = members[first : first + size]
-            # Filled with copies of a prompt, so that one program serves all batches.
-            missing = _padded_size(size, row_sharding) - len(chosen)
-            batch = left_padded(
-                prompts, chosen + chosen[:1] * missing, length, identity
-            )
-            outputs = decode(config, plan, params, batch, settings)
-            try:
-                tokens, ended = to_host(outputs)
-            except BaseException:
-                # A process that ends while its devices compute may crash.
-                jax.block_until_ready(outputs)
-                raise
-            for index, number in enumerate(chosen):
-                completions[number] = [
-                    Completion(sample[sample >= 0].tolist(), bool(end))
-                    for sample, end in zip(tokens[index], ended[index])
-                ]
-    return completions
 
 
-def _buckets(prompts: Sequence[Sequence[int]]) -> dict[int, list[int]]:
-    """Numbers of the prompts by padded length, shortest first."""
-    buckets: dict[int, list[int]] = {}
-    for number, prompt in enumerate(prompts):
-        buckets.setdefault(padded_length(len(prompt)), []).append(number)
-    return dict(sorted(buckets.items()))
-
-
-def check_memory(config: DecoderConfig, plan: LoopPlan, length: int) -> None:
-    """Raise ValueError if one prompt of a padded length does not fit a device."""
-    _batch_size(config, plan, length, [0], 1)
-
-
-def _batch_size(
-    config: DecoderConfig,
-    plan: LoopPlan,
-    length: int,
-    members: list[int],
-    requested: int | None,
-) -> int:
-    """Prompts per batch: as requested, or as many as fit the memory of a device.
+def _rows(work: Work, replica: Replica, total: int, batch_size: int | None) -> int:
+    """Rows of each replica: as requested, or as many as are useful and fit a device.
 
     Raises:
         ValueError: not even these fit.
     """
+    shards = replica.shards
+    items = -(-len(work.prompts) * work.samples // total)
     memory = device_memory()
-    size = min(requested or len(members), len(members))
-    if requested is None and memory is not None:
-        # Of a prompt alone; a batch is a multiple of the shards.
-        one = batch_bytes(config, plan, 1, length)
-        size = max(1, min(size, memory * shards_of(plan.row_sharding) // one))
-    rows = -(-_padded_size(size, plan.row_sharding) // shards_of(plan.row_sharding))
-    needed = batch_bytes(config, plan, rows, length)
+    if batch_size is not None:
+        rows = min(items, -(-batch_size * work.samples // total))
+    else:
+        rows = min(items, ROWS[_platform()])
+        if memory is not None:
+            one = batch_bytes(work, 1) - batch_bytes(work, 0)
+            rows = max(1, min(rows, (memory - batch_bytes(work, 0)) * shards // one))
+    rows = -(-rows // shards) * shards
+    check_memory(work, rows // shards)
+    return rows
+
+
+def check_memory(work: Work, rows: int) -> None:
+    """Raise ValueError if rows and a prefill do not fit the memory of a device."""
+    memory = device_memory()
+    needed = batch_bytes(work, rows)
     if memory is not None and needed > memory:
+        lengths = [len(prompt) for prompt in work.prompts]
         raise ValueError(
-            f"prompt {members[0]} is padded to {length:,} tokens: {size} such prompt(s)"
-            f" with {plan.samples} samples of {plan.max_new_tokens:,} tokens need"
+            f"prompt {lengths.index(max(lengths))} is padded to"
+            f" {padded_length(max(lengths)):,} tokens: {rows} completion(s) at a time"
+            f" of up to {work.max_new_tokens:,} more tokens need"
             f" {needed / 2**30:,.1f} GiB of KV cache and attention scores per device,"
             f" which has {memory / 2**30:,.1f} GiB; shorten the prompt, or lower"
-            " samples or the batch size"
+            " max_new_tokens, samples or the batch size"
         )
-    return size
 
 
-def batch_bytes(
-    config: DecoderConfig, plan: LoopPlan, prompts: int, length: int
-) -> int:
-    """Bytes of the KV cache and of the prefill's attention scores of a batch.
-
-    Args:
-        config: the decoder.
-        plan: samples, maximum of new tokens, dtype of the cache.
-        prompts: prompts of the batch on one device.
-        length: tokens that they are padded to.
-    """
-    slots = length + plan.max_new_tokens - 1
-    per_slot = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-    cache = prompts * plan.samples * slots * per_slot * plan.dtype.itemsize
+def batch_bytes(work: Work, rows: int) -> int:
+    """Bytes of the KV cache of `rows` rows and of the attention scores of a prefill."""
+    config = work.config
+    slots = sum(ring.layer_slots(config, work.most_slots))
+    per_slot = 2 * config.num_kv_heads * config.head_dim * work.plan.dtype.itemsize
+    length = padded_length(max(len(prompt) for prompt in work.prompts))
+    prompts = max(1, PREFILL_TOKENS // length)
     # Scores and their softmax in float32, of one layer.
-    return cache + prompts * config.num_heads * length * slots * 2 * 4
+    scores = prompts * config.num_heads * length**2 * 2 * 4
+    return rows * slots * per_slot + scores
 
 
 def device_memory() -> int | None:
@@ -217,39 +196,8 @@ def device_memory() -> int | None:
     return (device.memory_stats() or {}).get("bytes_limit")
 
 
-def left_padded(
-    prompts: Sequence[Sequence[int]],
-    chosen: list[int],
-    length: int,
-    identity: Sequence[int],
-) -> dict[str, np.ndarray]:
-    """Batch of prompts padded on the left, so that completions start in one column."""
-    tokens = np.zeros((len(chosen), length), np.int32)
-    is_real = np.zeros((len(chosen), length), np.int32)
-    for index, number in enumerate(chosen):
-        start = length - len(prompts[number])
-        tokens[index, start:] = prompts[number]
-        is_real[index, start:] = 1
-    return {
-        "tokens": tokens,
-        "is_real": is_real,
-        "number": np.asarray([identity[number] for number in chosen], np.int32),
-    }
-
-
-def _padded_size(size: int, row_sharding: NamedSharding | None) -> int:
-    """Batch size rounded up to a multiple of the shards of the rows."""
-    shards = shards_of(row_sharding)
-    return -(-size // shards) * shards
-
-
-def shards_of(row_sharding: NamedSharding | None) -> int:
-    """Number of shards of the rows."""
-    if row_sharding is None:
-        return 1
-    axes = row_sharding.spec[0]
-    axes = axes if isinstance(axes, tuple) else (axes,)
-    return math.prod(row_sharding.mesh.shape[axis] for axis in axes if axis)
+def _platform() -> str:
+    return "cpu" if jax.default_backend() == "cpu" else "accelerator"
 
 
 def check_prompts(

@@ -1,170 +1,315 @@
-"""The jitted generation loop: one prefill per prompt, then one token per step."""
+"""Compiled parts of generation: prefill, start of completions, and steps of all rows.
+
+A row is one completion in progress. Rows start and end at different steps, so that the
+caller can replace those that have ended (see `rows`).
+"""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from targetsft_jax.generation.sampling import SamplingPlan, next_token
-from targetsft_jax.models.attention import Cache
+from targetsft_jax.models import ring
 from targetsft_jax.models.chunked_logits import head_logits
 from targetsft_jax.models.config import DecoderConfig
-from targetsft_jax.models.decoder import apply_cached, head, init_cache
-
-NO_TOKEN = -1
-"""Fills the output after the end of a completion."""
-
-
-_State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, Cache]
-"""Step, token [R], ended [R] bool, output [R, max_new_tokens], cache."""
+from targetsft_jax.models.decoder import apply_prompts, apply_token, head
+from targetsft_jax.models.ring import LayerCache
+from targetsft_jax.models.unstacked import Weights
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopPlan:
-    """Static arguments of the compiled program.
+    """Static arguments of the compiled programs.
 
     Attributes:
-        samples: completions per prompt.
-        max_new_tokens: maximum number of tokens per completion.
         sampling: strategy for the choice of a token.
         vocab_size: ids ≥ vocab_size are never sampled.
         dtype: dtype of the forward passes and the cache.
         row_sharding: its first axis is the sharding of rows; None for no constraint.
     """
 
-    samples: int
-    max_new_tokens: int
     sampling: SamplingPlan
     vocab_size: int
     dtype: jnp.dtype
     row_sharding: NamedSharding | None
 
-    def shard_rows(self, x: jax.Array) -> jax.Array:
-        """Constrain the sharding of the first axis, the rows."""
+    def shard_rows(self, tree: Any) -> Any:
+        """Constrain the sharding of the first axis of every array, the rows."""
         if self.row_sharding is None:
-            return x
+            return tree
         rows = PartitionSpec(self.row_sharding.spec[0])
-        return jax.lax.with_sharding_constraint(
-            x, NamedSharding(self.row_sharding.mesh, rows)
-        )
+        sharding = NamedSharding(self.row_sharding.mesh, rows)
+        return jax.lax.with_sharding_constraint(tree, sharding)
+
+
+class Prompts(NamedTuple):
+    """Prompts after their prefill.
+
+    Attributes:
+        hidden: [P, D], of the last token.
+        lengths: [P] int32, tokens without padding.
+        keys, values: one per layer, [P, L, kv_heads, head_dim].
+    """
+
+    hidden: jax.Array
+    lengths: jax.Array
+    keys: tuple[jax.Array, ...]
+    values: tuple[jax.Array, ...]
+
+
+class Rows(NamedTuple):
+    """Completions in progress, one per row; the arrays are [R].
+
+    Attributes:
+        token: int32, the newest token, not yet in the cache.
+        position: int32, number of tokens before it.
+        sampled: int32, number of sampled tokens.
+        number, sample: int32, identity of the prompt and of the completion.
+        live: bool, False for rows that have ended or were never started.
+        stopped: bool, True if a stop token ended the row.
+        output: [R, S] int32, ring of sampled tokens; that of step n is in slot n mod S.
+        step: [] int32, steps so far.
+        caches: one per layer.
+    """
+
+    token: jax.Array
+    position: jax.Array
+    sampled: jax.Array
+    number: jax.Array
+    sample: jax.Array
+    live: jax.Array
+    stopped: jax.Array
+    output: jax.Array
+    step: jax.Array
+    caches: tuple[LayerCache, ...]
+
+    @property
+    def slots(self) -> int:
+        """S, the most tokens of a row, prompt included."""
+        return self.output.shape[1]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def no_rows(config: DecoderConfig, plan: LoopPlan, rows: int, slots: int) -> Rows:
+    """Rows that were never started."""
+    zeros, false = jnp.zeros(rows, jnp.int32), jnp.zeros(rows, bool)
+    return _sharded(
+        plan,
+        Rows(
+            *(zeros,) * 5,
+            *(false,) * 2,
+            output=jnp.zeros((rows, slots), jnp.int32),
+            step=jnp.zeros((), jnp.int32),
+            caches=ring.empty_cache(config, rows, slots, plan.dtype),
+        ),
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def decode(
+def prefill(
     config: DecoderConfig,
     plan: LoopPlan,
-    params: dict,
-    batch: Mapping[str, jax.Array],
-    settings: Mapping[str, Any],
-) -> tuple[jax.Array, jax.Array]:
-    """Sample completions of one batch of left-padded prompts.
+    weights: Weights,
+    tokens: jax.Array,
+    is_real: jax.Array,
+) -> Prompts:
+    """Run the decoder over prompts.
 
     Args:
         config: the decoder.
         plan: static settings.
-        params: its parameters.
-        batch: tokens [P, L] int32, is_real [P, L] int32 (0 in padding), and the number
-            [P] int32 of each prompt.
-        settings: key, temperature, top_p, first_sample, and stop_ids [S] int32.
-
-    Returns:
-        Tokens [P, samples, max_new_tokens] int32 with `NO_TOKEN` from the stop token
-        on, and [P, samples] bool, True if a stop token ended the completion.
+        weights: its parameters.
+        tokens: [P, L] int32, padded on the left.
+        is_real: [P, L] int32, 0 in padding.
     """
-    prompts, length = batch["tokens"].shape
-    rows = prompts * plan.samples
-    forward = functools.partial(apply_cached, config, params, dtype=plan.dtype)
-    choose = token_chooser(config, plan, params, batch["number"], settings)
-    stop_ids = settings["stop_ids"]
-
-    def repeat(x: jax.Array) -> jax.Array:
-        return plan.shard_rows(jnp.repeat(x, plan.samples, 0, total_repeat_length=rows))
-
-    cache = init_cache(config, prompts, length + plan.max_new_tokens - 1, plan.dtype)
-    hidden, cache = forward(
-        plan.shard_rows(batch["tokens"]),
-        cache,
-        segment_ids=plan.shard_rows(batch["is_real"]),
+    hidden, keys, values = apply_prompts(
+        config,
+        weights.params,
+        plan.shard_rows(tokens),
+        segment_ids=plan.shard_rows(is_real),
+        dtype=plan.dtype,
     )
-    cache = cache._replace(
-        layers=jax.tree.map(repeat, cache.layers),
-        segment_ids=repeat(cache.segment_ids),
-    )
-    ended = jnp.zeros(rows, bool)
-    output = jnp.full((rows, plan.max_new_tokens), NO_TOKEN, jnp.int32)
-    zero = jnp.zeros((), jnp.int32)
-
-    def append(
-        hidden: jax.Array, step: jax.Array, ended: jax.Array, output: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        token = choose(hidden, step)
-        ended = ended | jnp.any(token[:, None] == stop_ids[None], axis=1)
-        column = jnp.where(ended, NO_TOKEN, token)[:, None]
-        return token, ended, jax.lax.dynamic_update_slice(output, column, (zero, step))
-
-    first = append(repeat(hidden[:, -1]), zero, ended, output)
-
-    def is_unfinished(state: _State) -> jax.Array:
-        step, _, ended, _, _ = state
-        return (step < plan.max_new_tokens) & ~jnp.all(ended)
-
-    def advance(state: _State) -> _State:
-        step, token, ended, output, cache = state
-        # Rows that have ended continue as padding.
-        segment_ids = 1 - ended.astype(jnp.int32)[:, None]
-        hidden, cache = forward(token[:, None], cache, segment_ids=segment_ids)
-        return (step + 1, *append(hidden[:, 0], step, ended, output), cache)
-
-    state = jax.lax.while_loop(is_unfinished, advance, (zero + 1, *first, cache))
-    _, _, ended, output, _ = state
-    shape = (prompts, plan.samples)
-    return output.reshape(*shape, -1), ended.reshape(shape)
+    lengths = jnp.sum(is_real, axis=1, dtype=jnp.int32)
+    # One array per layer, so that a further program need not copy them from a stack.
+    return Prompts(hidden[:, -1], lengths, tuple(keys), tuple(values))
 
 
-def token_chooser(
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def start(
     config: DecoderConfig,
     plan: LoopPlan,
-    params: dict,
-    numbers: jax.Array,
+    weights: Weights,
+    rows: Rows,
+    prompts: Prompts,
+    places: Mapping[str, jax.Array],
     settings: Mapping[str, Any],
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Build the function that chooses a token per row.
+) -> Rows:
+    """Start completions in some rows, and sample the first token of each.
 
-    (hidden [R, D], step) -> tokens [R] int32. Keys depend on the numbers [P] of the
-    prompts, the sample and the step alone.
+    Args:
+        config: the decoder.
+        plan: static settings.
+        weights: its parameters.
+        rows: none of the rows that start is in use any more.
+        prompts: from `prefill`.
+        places: arrays [R] int32: prompt, the number within `prompts`, or −1 for rows
+            that continue; number and sample, the identity of the completion.
+        settings: as in `advance`.
     """
-    matrix = head(params)[: plan.vocab_size].astype(plan.dtype)
-    keys = _row_keys(settings["key"], numbers, settings["first_sample"], plan.samples)
+    starts = places["prompt"] >= 0
+    source = jnp.maximum(places["prompt"], 0)
 
-    def choose(hidden: jax.Array, step: jax.Array) -> jax.Array:
-        logits = head_logits(config, hidden, matrix)
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-        return next_token(
-            logits,
-            step_keys,
-            plan.sampling,
-            settings["temperature"],
-            settings["top_p"],
-        )
+    def renewed(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(starts.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
-    return choose
+    def cached(
+        x: jax.Array, order: tuple[int, ...], axis: int, old: jax.Array
+    ) -> jax.Array:
+        in_ring = ring.laid_out(x.transpose(order), axis, old.shape[axis], rows.step)
+        return renewed(in_ring[source].astype(old.dtype), old)
 
-
-def _row_keys(
-    key: jax.Array, numbers: jax.Array, first_sample: jax.Array, samples: int
-) -> jax.Array:
-    """[P * samples] PRNG keys, from the number of the prompt and of the sample."""
-
-    def prompt_keys(number: jax.Array) -> jax.Array:
-        prompt_key = jax.random.fold_in(key, number)
-        return jax.vmap(lambda sample: jax.random.fold_in(prompt_key, sample))(
-            first_sample + jnp.arange(samples, dtype=jnp.int32)
-        )
-
-    return jax.vmap(prompt_keys)(numbers).reshape(
-        numbers.shape[0] * samples, *key.shape
+    caches = tuple(
+        (cached(key, (0, 2, 3, 1), 3, old[0]), cached(value, (0, 2, 1, 3), 2, old[1]))
+        for key, value, old in zip(prompts.keys, prompts.values, rows.caches)
     )
+    number = renewed(places["number"], rows.number)
+    sample = renewed(places["sample"], rows.sample)
+    keys = _row_keys(settings["key"], number, sample)
+    none = jnp.zeros_like(rows.sampled)
+    hidden = plan.shard_rows(prompts.hidden[source])
+    token = _chosen(config, plan, weights, hidden, keys, none, settings)
+    stopped = _is_stop(token, settings)
+    token = renewed(token, rows.token)
+    return _sharded(
+        plan,
+        Rows(
+            token=token,
+            position=renewed(prompts.lengths[source], rows.position),
+            sampled=renewed(none + 1, rows.sampled),
+            number=number,
+            sample=sample,
+            live=renewed(~stopped & (settings["max_new_tokens"] > 1), rows.live),
+            stopped=renewed(stopped, rows.stopped),
+            output=_recorded(rows.output, token, rows.step),
+            step=rows.step,
+            caches=caches,
+        ),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def advance(
+    config: DecoderConfig,
+    plan: LoopPlan,
+    weights: Weights,
+    rows: Rows,
+    until: jax.Array,
+    steps: jax.Array,
+    settings: Mapping[str, Any],
+) -> Rows:
+    """Sample tokens of all rows, until `until` or fewer of them are live.
+
+    Args:
+        config: the decoder.
+        plan: static settings.
+        weights: its parameters.
+        rows: the completions.
+        until: [] int32.
+        steps: [] int32, most steps; no row may exceed its slots in them.
+        settings: key, temperature, top_p, max_new_tokens, and stop_ids [S] int32.
+    """
+    keys = _row_keys(settings["key"], rows.number, rows.sample)
+    end = rows.step + steps
+
+    def is_unfinished(rows: Rows) -> jax.Array:
+        return (jnp.sum(rows.live) > until) & (rows.step < end)
+
+    def advanced(rows: Rows) -> Rows:
+        hidden, caches = apply_token(
+            config,
+            weights,
+            rows.token,
+            rows.position,
+            rows.step,
+            rows.caches,
+            dtype=plan.dtype,
+        )
+        token = _chosen(config, plan, weights, hidden, keys, rows.sampled, settings)
+        is_stop = _is_stop(token, settings)
+        step, count = rows.step + 1, rows.sampled + rows.live
+        return rows._replace(
+            token=token,
+            # Rows that have ended repeat their last position, which keeps them finite.
+            position=rows.position + rows.live,
+            sampled=count,
+            live=rows.live & ~is_stop & (count < settings["max_new_tokens"]),
+            stopped=rows.stopped | (rows.live & is_stop),
+            output=_recorded(rows.output, token, step),
+            step=step,
+            caches=caches,
+        )
+
+    return _sharded(plan, jax.lax.while_loop(is_unfinished, advanced, rows))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+def with_slots(config: DecoderConfig, plan: LoopPlan, slots: int, rows: Rows) -> Rows:
+    """Rows with room for `slots` tokens, more than before."""
+
+    def resized(x: jax.Array, axis: int, length: int) -> jax.Array:
+        return ring.resized(x, axis, length, rows.step)
+
+    caches = tuple(
+        (resized(key, 3, length), resized(value, 2, length))
+        for (key, value), length in zip(rows.caches, ring.layer_slots(config, slots))
+    )
+    # The newest token is in the slot of the next step: it is not in the cache.
+    output = ring.resized(rows.output, 1, slots, rows.step + 1)
+    return _sharded(plan, rows._replace(output=output, caches=caches))
+
+
+def _sharded(plan: LoopPlan, rows: Rows) -> Rows:
+    arrays, step = rows._replace(step=None), rows.step  # type: ignore[arg-type]
+    sharded: Rows = plan.shard_rows(arrays)
+    return sharded._replace(step=step)
+
+
+def _recorded(output: jax.Array, token: jax.Array, step: jax.Array) -> jax.Array:
+    slot = step % output.shape[1]
+    zero = jnp.zeros((), jnp.int32)
+    return jax.lax.dynamic_update_slice(output, token[:, None], (zero, slot))
+
+
+def _is_stop(token: jax.Array, settings: Mapping[str, Any]) -> jax.Array:
+    return jnp.any(token[:, None] == settings["stop_ids"][None], axis=1)
+
+
+def _chosen(
+    config: DecoderConfig,
+    plan: LoopPlan,
+    weights: Weights,
+    hidden: jax.Array,
+    keys: jax.Array,
+    count: jax.Array,
+    settings: Mapping[str, Any],
+) -> jax.Array:
+    """Token [R] int32 of each row, the one after `count` [R] tokens.
+
+    Keys depend on the numbers of the prompt, of the sample and of the token alone.
+    """
+    matrix = head(weights.params)[: plan.vocab_size].astype(plan.dtype)
+    logits = head_logits(config, hidden, matrix)
+    token_keys = jax.vmap(jax.random.fold_in)(keys, count)
+    temperature, top_p = settings["temperature"], settings["top_p"]
+    return next_token(logits, token_keys, plan.sampling, temperature, top_p)
+
+
+def _row_keys(key: jax.Array, number: jax.Array, sample: jax.Array) -> jax.Array:
+    """[R] PRNG keys, from the number of the prompt and of the sample."""
+    fold = jax.random.fold_in
+    return jax.vmap(lambda n, k: fold(fold(key, n), k))(number, sample)

@@ -81,13 +81,23 @@ def next_token(
         [R] int32.
     """
     if plan.greedy:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return _first_largest(logits)
     logits = logits / temperature
     if plan.top_k:
         logits = top_k_logits(logits, plan.top_k)
     if plan.nucleus:
         logits = nucleus_logits(logits, top_p)
-    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
+    # The Gumbel trick of `jax.random.categorical`, with another argmax.
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
+    return _first_largest(logits + noise)
+
+
+def _first_largest(logits: jax.Array) -> jax.Array:
+    """`argmax` of each row as two reductions, half of its time on a CPU."""
+    largest = jnp.max(logits, axis=-1, keepdims=True)
+    last = logits.shape[-1] - 1
+    tokens = jnp.arange(last + 1, dtype=jnp.int32)
+    return jnp.min(jnp.where(logits == largest, tokens, last), axis=-1)
 
 
 def top_k_logits(logits: jax.Array, k: int) -> jax.Array:

@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from targetsft_jax.checkpoints.open import StoredModel, open_model, shared_tokenizer
 from targetsft_jax.data.chat_templates import with_template
 from targetsft_jax.evaluation.backends.sampler import compute_dtype, stop_ids
-from targetsft_jax.generation.generate import Completion, generate
+from targetsft_jax.generation.generate import generate
+from targetsft_jax.generation.rows import Completion
 from targetsft_jax.generation.stream import stream
 from targetsft_jax.generation.text_stream import completion_text, text_pieces
 from targetsft_jax.interactive.measure import Plan, measure_scores, measure_target

@@ -11,11 +11,9 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from targetsft_jax.data.chat import stop_tokens
-from targetsft_jax.generation.generate import (
-    Completion,
-    generate,
-    shards_of,
-)
+from targetsft_jax.generation.generate import generate
+from targetsft_jax.generation.replicas import shards_of
+from targetsft_jax.generation.rows import Completion
 from targetsft_jax.models.chunked_logits import head_logits
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import apply, head

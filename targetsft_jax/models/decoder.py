@@ -16,15 +16,17 @@ from jax.typing import DTypeLike
 
 from targetsft_jax.models import rope
 from targetsft_jax.models.attention import (
+    PROMPT_KV,
     Attention,
     AttentionSpan,
-    Cache,
-    LayerCache,
     SelfAttention,
+    TokenSpan,
     norm_init,
 )
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.layers import GatedMLP, rms_norm
+from targetsft_jax.models.ring import LayerCache
+from targetsft_jax.models.unstacked import Weights
 
 REMAT_POLICIES = {
     "none": None,
@@ -180,103 +182,82 @@ def logical_axes(config: DecoderConfig) -> dict:
     return axes if config.tie_word_embeddings else {**axes, "head": axes["embed"]}
 
 
-def init_cache(
-    config: DecoderConfig, batch: int, length: int, dtype: DTypeLike = jnp.float32
-) -> Cache:
-    """Empty KV cache of `length` slots per row (padding included)."""
-    shape = (batch, config.num_kv_heads, length, config.head_dim)
-
-    def empty() -> jax.Array:
-        return jnp.zeros(shape, dtype)
-
-    return Cache(
-        layers=tuple((empty(), empty()) for _ in range(config.num_layers)),
-        segment_ids=jnp.zeros((batch, length), jnp.int32),
-        used=jnp.zeros((), jnp.int32),
-    )
-
-
-def apply_cached(
+def apply_prompts(
     config: DecoderConfig,
     params: dict,
     tokens: jax.Array,
-    cache: Cache,
     *,
-    segment_ids: jax.Array | None = None,
+    segment_ids: jax.Array,
     dtype: DTypeLike = jnp.float32,
-) -> tuple[jax.Array, Cache]:
-    """Hidden states of the next tokens of each row, with a KV cache of earlier ones.
-
-    The first call takes the prompts, padded on either side, with `segment_ids` 1 for
-    their tokens and 0 for padding; each further call takes one token per row. A token's
-    position is the number of real tokens before it in its row, regardless of padding.
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Hidden states of prompts, and the keys and values that follow-up tokens need.
 
     Args:
         config: the decoder.
         params: the tree of `init_params`.
-        tokens: [B, T] int32, the next T tokens of each row.
-        cache: from `init_cache` or an earlier call. `cache.used + T` must not exceed
-            its length; under jit that cannot be checked, and the last slots would be
-            overwritten.
-        segment_ids: [B, T] int32, 1 for real tokens and 0 for padding; None if all are
-            real.
+        tokens: [P, L] int32, prompts padded on the left.
+        segment_ids: [P, L] int32, 1 for real tokens and 0 for padding.
         dtype: compute dtype.
 
     Returns:
-        hidden [B, T, D] in `dtype`, and the cache with T more slots used.
-
-    Raises:
-        ValueError: T is larger than the cache.
+        hidden [P, L, D], and rotated keys and values [layers, P, L, kv_heads, head_dim]
+        in `dtype`.
     """
-    length = cache.segment_ids.shape[1]
-    if tokens.shape[1] > length:
-        raise ValueError(
-            f"{tokens.shape[1]} tokens per row do not fit a cache of {length} slots; "
-            "create a longer cache with init_cache"
-        )
-    if segment_ids is None:
-        segment_ids = jnp.ones(tokens.shape, jnp.int32)
-    tokens_before = jnp.sum(cache.segment_ids > 0, axis=1, dtype=jnp.int32)
-    is_real = (segment_ids > 0).astype(jnp.int32)
-    positions = (
-        tokens_before[:, None] + jnp.cumsum(is_real, axis=1, dtype=jnp.int32) - is_real
+    positions = jnp.cumsum(segment_ids, axis=1, dtype=jnp.int32) - segment_ids
+    hidden: Any
+    hidden, state = _Decoder(config, jnp.dtype(dtype)).apply(
+        {"params": params}, tokens, positions, segment_ids, mutable=[PROMPT_KV]
     )
-    first_slot = (jnp.zeros((), jnp.int32), cache.used)
-    cache = cache._replace(
-        segment_ids=jax.lax.dynamic_update_slice(
-            cache.segment_ids, segment_ids, first_slot
-        )
-    )
-    # A row is long from its prompt on, or never (see `generate`).
+    [(keys, values)] = state[PROMPT_KV]["layers"]["attention"]["kv"]
+    return hidden, keys, values
+
+
+def apply_token(
+    config: DecoderConfig,
+    weights: Weights,
+    tokens: jax.Array,
+    positions: jax.Array,
+    step: jax.Array,
+    caches: tuple[LayerCache, ...],
+    *,
+    dtype: DTypeLike = jnp.float32,
+) -> tuple[jax.Array, tuple[LayerCache, ...]]:
+    """Hidden states of the next token of each row, with a KV cache of earlier ones.
+
+    Args:
+        config: the decoder.
+        weights: parameters, from `decoding_weights`.
+        tokens: [R] int32.
+        positions: [R] int32, number of tokens before it in each row.
+        step: [] int32, steps of the cache before this one (see `ring`).
+        caches: one for each layer, from `ring.empty_cache` or an earlier call. A row
+            of n tokens needs n slots in the layers without a window; under jit that
+            cannot be checked, and its first tokens would be overwritten.
+        dtype: compute dtype.
+
+    Returns:
+        hidden [R, D] in `dtype`, and the caches with the tokens.
+    """
+    params = weights.params
     is_long, scaling = None, config.rope_scaling
     if isinstance(scaling, rope.LongRopeScaling):
-        lengths = jnp.sum(cache.segment_ids > 0, axis=1, keepdims=True)
-        is_long = lengths > scaling.original_max_position_embeddings
-    # Positions, unlike slots, do not count padding between prompt and completion.
-    key_positions = jnp.cumsum(cache.segment_ids > 0, axis=1, dtype=jnp.int32) - 1
-    span = AttentionSpan(
-        segment_ids,
-        cache.segment_ids,
-        cache.used,
-        *_rotations(config, positions, is_long),
-        positions=(positions, key_positions),
-    )
-    x = _scaled(config, jnp.take(params["embed"], tokens, axis=0).astype(dtype))
+        # A row is long from its prompt on, or never (see `generate`).
+        is_long = positions[:, None] >= scaling.original_max_position_embeddings
+    rotations = _rotations(config, positions[:, None], is_long)
+    span = TokenSpan(positions, step, *rotations)
+    x = jnp.take(params["embed"], tokens[:, None], axis=0)
+    x = _scaled(config, x.astype(dtype))
     module = _Layer(config)
-    layers = []
+    new = []
     rotated = config.rope_layers or (None,) * config.num_layers
     # Not scanned: a stacked cache would be copied, layer by layer, for every token.
-    for number, layer_cache in enumerate(cache.layers):
-        layer = jax.tree.map(lambda leaf: leaf[number], params["layers"])  # noqa: B023
+    for number, cache in enumerate(caches):
+        layer = {"params": weights.layer(number)}
         is_windowed = config.windows[number] is not None
-        outputs: Any = module.apply(
-            {"params": layer}, x, span, is_windowed, rotated[number], layer_cache
-        )
-        x, layer_cache = outputs
-        layers.append(layer_cache)
-    hidden = _final_norm(config, x, params["final_norm"])
-    used = cache.used + tokens.shape[1]
-    return hidden, cache._replace(layers=tuple(layers), used=used)
+        outputs: Any = module.apply(layer, x, span, is_windowed, rotated[number], cache)
+        x, cache = outputs
+        new.append(cache)
+    return _final_norm(config, x, params["final_norm"])[:, 0], tuple(new)
 
 
 def _rotations(
@@ -316,7 +297,7 @@ class _Layer(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        span: AttentionSpan,
+        span: AttentionSpan | TokenSpan,
         is_windowed: jax.Array | bool | None = None,
         is_rotated: jax.Array | bool | None = None,
         cache: LayerCache | None = None,
@@ -400,7 +381,7 @@ class _Decoder(nn.Module):
         )
         layers = nn.scan(
             layer,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, PROMPT_KV: 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast, 0, 0),
             length=config.num_layers,

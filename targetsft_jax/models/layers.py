@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.unstacked import GATE_UP
 
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": nn.silu,
@@ -82,8 +83,12 @@ class GatedMLP(nn.Module):
             return Projection(features, False, init, self.param_dtype, name=name)
 
         width = self.config.intermediate_size
-        gate = project(width, self.kernel_init, "gate")(x)
-        up = project(width, self.kernel_init, "up")(x)
+        if self.has_variable("params", GATE_UP):
+            joined = project(2 * width, self.kernel_init, GATE_UP)(x)
+            gate, up = joined[..., :width], joined[..., width:]
+        else:
+            gate = project(width, self.kernel_init, "gate")(x)
+            up = project(width, self.kernel_init, "up")(x)
         down = project(self.config.hidden_size, self.output_init, "down")
         return down(_ACTIVATIONS[self.config.activation](gate) * up)
 

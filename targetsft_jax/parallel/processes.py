@@ -183,6 +183,17 @@ def gather_text(text: str) -> list[str]:
     return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in gathered]
 
 
+def gather_bytes(data: bytes) -> list[bytes]:
+    """Data of all processes, by process number; all processes must call it."""
+    if not is_multiprocess():
+        return [data]
+    sizes = multihost_utils.process_allgather(np.asarray(len(data), np.int32))
+    padded = np.zeros(max(sizes), np.uint8)
+    padded[: len(data)] = np.frombuffer(data, np.uint8)
+    gathered = multihost_utils.process_allgather(padded)
+    return [row[:size].tobytes() for row, size in zip(gathered, sizes)]
+
+
 def gather_flags(flag: bool) -> list[bool]:
     """Flags of all processes, by process number; all processes must call it."""
     return [text == str(True) for text in gather_text(str(flag))]

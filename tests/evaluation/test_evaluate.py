@@ -12,7 +12,7 @@ from targetsft_jax.data.records import Problem, problems
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.evaluation import evaluate
 from targetsft_jax.evaluation.evaluate import evaluate_model
-from targetsft_jax.generation.generate import Completion
+from targetsft_jax.generation.rows import Completion
 from targetsft_jax.generation.sampling import SamplingSettings
 from targetsft_jax.models import decoder
 from targetsft_jax.models.config import DecoderConfig

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from targetsft_jax.data.tokenizer import byte_tokenizer
-from targetsft_jax.generation.generate import Completion
+from targetsft_jax.generation.rows import Completion
 from targetsft_jax.mining.sampler import Alternatives
 
 TOKENIZER = byte_tokenizer()
