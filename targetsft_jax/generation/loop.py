@@ -167,16 +167,11 @@ def start(
     def renewed(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(starts.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
-    def cached(
-        x: jax.Array, order: tuple[int, ...], axis: int, old: jax.Array
-    ) -> jax.Array:
-        in_ring = ring.laid_out(x.transpose(order), axis, old.shape[axis], rows.step)
-        return renewed(in_ring[source].astype(old.dtype), old)
+    def layer(key: jax.Array, value: jax.Array, old: LayerCache) -> LayerCache:
+        new = ring.prompt_cache(key, value, old[1].shape[2], rows.step)
+        return renewed(new[0][source], old[0]), renewed(new[1][source], old[1])
 
-    caches = tuple(
-        (cached(key, (0, 2, 3, 1), 3, old[0]), cached(value, (0, 2, 1, 3), 2, old[1]))
-        for key, value, old in zip(prompts.keys, prompts.values, rows.caches)
-    )
+    caches = tuple(map(layer, prompts.keys, prompts.values, rows.caches))
     number = renewed(places["number"], rows.number)
     sample = renewed(places["sample"], rows.sample)
     keys = _row_keys(settings["key"], number, sample)
@@ -257,7 +252,7 @@ def advance(
     return _sharded(plan, jax.lax.while_loop(is_unfinished, advanced, rows))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def with_slots(config: DecoderConfig, plan: LoopPlan, slots: int, rows: Rows) -> Rows:
     """Rows with room for `slots` tokens, more than before."""
 

@@ -77,7 +77,7 @@ def replicas_of(
     inner = [axis for axis in mesh.axis_names if axis not in spread]
     order = [mesh.axis_names.index(axis) for axis in (*spread, *inner)]
     sizes = [mesh.shape[axis] for axis in inner]
-    grids = mesh.devices.transpose(order).reshape(-1, *sizes)
+    grids = [np.asarray(x) for x in mesh.devices.transpose(order).reshape(-1, *sizes)]
     if len(grids) == 1:
         return [one], 1
     for grid in grids:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from targetsft_jax.interactive.text_input import (
 )
 from targetsft_jax.interactive.token_table import ScoreTable, TargetTable
 from targetsft_jax.models.chunked_logits import logits_in_chunks
+from targetsft_jax.models.unstacked import Weights, decoding_weights
 from targetsft_jax.parallel.mesh import make_mesh, rows_over
 from targetsft_jax.targets.method import Method
 
@@ -111,7 +113,7 @@ class Model:
         """Completions of each prompt as tokens; `settings` as in `generate`."""
         return generate(
             self.stored.config,
-            self.params,
+            self._weights,
             [prompt_ids(prompt, self.tokenizer) for prompt in prompts],
             stop_ids=self.stop_ids,
             key=jax.random.key(seed),
@@ -130,7 +132,7 @@ class Model:
         """
         tokens = stream(
             self.stored.config,
-            self.params,
+            self._weights,
             prompt_ids(prompt, self.tokenizer),
             max_new_tokens=max_new_tokens,
             stop_ids=self.stop_ids,
@@ -212,6 +214,10 @@ class Model:
                 "the model's positions"
             )
         return tokens
+
+    @cached_property
+    def _weights(self) -> Weights:
+        return decoding_weights(self.params, self.dtype)
 
     def _logits(self, tokens: Tokens, size: int) -> Iterator[Any]:
         return logits_in_chunks(

@@ -18,6 +18,7 @@ from targetsft_jax.models.chunked_logits import head_logits
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import apply, head
 from targetsft_jax.models.padding import padded_length
+from targetsft_jax.models.unstacked import Weights, decoding_weights
 from targetsft_jax.parallel import preemption
 from targetsft_jax.parallel.processes import to_host
 
@@ -89,6 +90,10 @@ class ModelSampler:
         """Tokens that end an answer."""
         return stop_tokens(self.tokenizer)
 
+    @functools.cached_property
+    def _weights(self) -> Weights:
+        return decoding_weights(self.params, self.dtype)
+
     @property
     def vocab_size(self) -> int:
         """Number of tokens that are sampled."""
@@ -106,7 +111,7 @@ class ModelSampler:
         for numbers in self._batches([len(prompt) for prompt in prompts]):
             results = generate(
                 self.config,
-                self.params,
+                self._weights,
                 [prompts[number] for number in numbers],
                 max_new_tokens=max_new_tokens,
                 temperature=0.0,

@@ -2,8 +2,8 @@
 
 In step n every row writes slot n mod S, whatever its position: positions are in the
 rotated keys, and a slot's age, the steps since it was written, bounds what a row may
-see. Rows can therefore start at different steps, and a layer with a window needs no more
-slots than the window has tokens.
+see. Rows can therefore start at different steps, and a layer with a window needs no
+more slots than the window has tokens.
 """
 
 import jax
@@ -70,6 +70,22 @@ def is_visible(slots: int, positions: jax.Array, step: jax.Array) -> jax.Array:
     """
     age = (step - jnp.arange(slots, dtype=jnp.int32)) % slots
     return age[None] <= positions[:, None]
+
+
+def prompt_cache(
+    key: jax.Array, value: jax.Array, slots: int, step: jax.Array
+) -> LayerCache:
+    """Cache of one layer before step `step`, from prompts padded on the left.
+
+    Args:
+        key, value: [R, L, kv_heads, head_dim], from `decoder.apply_prompts`.
+        slots: S of the layer.
+        step: [] int32.
+    """
+    return (
+        laid_out(key.transpose(0, 2, 3, 1), 3, slots, step),
+        laid_out(value.transpose(0, 2, 1, 3), 2, slots, step),
+    )
 
 
 def laid_out(x: jax.Array, axis: int, slots: int, step: jax.Array) -> jax.Array:

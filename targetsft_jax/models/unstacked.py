@@ -50,13 +50,13 @@ def decoding_weights(params: "dict[str, Any] | Weights", dtype: DTypeLike) -> We
     """
     if isinstance(params, Weights):
         return params
-    params = jax.tree.map(jnp.asarray, params)
-    leaves = jax.tree.leaves(params["layers"])
+    arrays: dict[str, Any] = jax.tree.map(jnp.asarray, params)
+    leaves = jax.tree.leaves(arrays["layers"])
     if next(iter(leaves[0].devices())).platform != "cpu":
-        return Weights(params, None)
+        return Weights(arrays, None)
     # Sharded kernels are not joined, since their shards would move.
     join = all(leaf.sharding.is_fully_replicated for leaf in leaves)
-    return Weights(params, _unstacked(params["layers"], join, jnp.dtype(dtype)))
+    return Weights(arrays, _unstacked(arrays["layers"], join, jnp.dtype(dtype)))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

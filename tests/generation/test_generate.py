@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +11,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from targetsft_jax.generation import generate as generate_module
+from targetsft_jax.generation import rows as rows_module
 from targetsft_jax.generation.generate import generate
-from targetsft_jax.generation.loop import LoopPlan
-from targetsft_jax.generation.sampling import SamplingPlan
-from targetsft_jax.models import padding
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import abstract_params, apply, head
 
@@ -40,8 +39,12 @@ def quick_compilation():
 
 @functools.cache
 def params_of():
+    return decoder_params(CONFIG)
+
+
+def decoder_params(config):
     # Far from uniform, so that greedy choices are not decided by rounding.
-    shapes = abstract_params(CONFIG)
+    shapes = abstract_params(config)
     rng = np.random.default_rng(0)
 
     def leaf_of(path, leaf):
@@ -145,20 +148,37 @@ def test_equal_keys_give_equal_samples_for_any_batch_size():
     assert again[:3] == completions[:3] and again[3] != again[0]
 
 
-def test_on_a_mesh():
-    """Also if the prompts do not fill the mesh: three prompts on four devices."""
+def test_on_a_mesh(monkeypatch):
+    """Each replica with prompts of its own, which need not fill the mesh.
+
+    Parameters sharded over one axis leave the other to replicas; unsharded ones, both.
+    """
+    threads = set()
+    real = rows_module.prefill
+
+    def prefill(*arguments):
+        threads.add(threading.get_ident())
+        return real(*arguments)
+
+    monkeypatch.setattr(rows_module, "prefill", prefill)
     mesh = jax.make_mesh((4, 2), ("rows", "cols"), axis_types=(AxisType.Auto,) * 2)
 
-    def shard(leaf):
-        spec = PartitionSpec(*[None] * (leaf.ndim - 1), "cols")
+    def shard(leaf, last):
+        spec = PartitionSpec(*[None] * (leaf.ndim - 1), last)
         return jax.device_put(leaf, NamedSharding(mesh, spec))
 
-    sharded = jax.tree.map(shard, params_of())
     expected = [greedy()[PROMPTS.index(prompt)] for prompt in SHORT[:3]]
-    for rows in (None, NamedSharding(mesh, PartitionSpec("rows"))):
+    for last, spec, replicas in (
+        ("cols", None, 1),
+        ("cols", ("rows",), 3),
+        ("rows", ("rows",), 1),
+        (None, (("rows", "cols"),), 3),
+    ):
+        threads.clear()
+        rows = None if spec is None else NamedSharding(mesh, PartitionSpec(*spec))
         completions = generate(
             CONFIG,
-            sharded,
+            jax.tree.map(functools.partial(shard, last=last), params_of()),
             SHORT[:3],
             max_new_tokens=6,
             temperature=0,
@@ -167,6 +187,26 @@ def test_on_a_mesh():
             row_sharding=rows,
         )
         assert completions == expected
+        assert len(threads) == replicas
+
+
+def test_an_error_in_a_replica_ends_all(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(rows_module, "advance", fail)
+    mesh = jax.make_mesh((4,), ("rows",), axis_types=(AxisType.Auto,))
+    rows = NamedSharding(mesh, PartitionSpec("rows"))
+    with pytest.raises(RuntimeError, match="no memory"):
+        generate(
+            CONFIG,
+            jax.device_put(params_of(), NamedSharding(mesh, PartitionSpec())),
+            SHORT,
+            max_new_tokens=6,
+            stop_ids=[],
+            key=jax.random.key(7),
+            row_sharding=rows,
+        )
 
 
 @pytest.mark.parametrize(
@@ -189,7 +229,7 @@ def test_refused(options, message):
 
 def test_a_prompt_without_a_free_position_is_refused(monkeypatch):
     limited = dataclasses.replace(CONFIG, max_position_embeddings=10)
-    monkeypatch.setattr(generate_module, "decode", lambda *_: 1 / 0)
+    monkeypatch.setattr(rows_module, "prefill", lambda *_: 1 / 0)
     options = {"max_new_tokens": 1, "stop_ids": [], "key": jax.random.key(0)}
     with pytest.raises(ValueError, match="prompt 1 has 10 tokens; expected fewer than"):
         generate(limited, params_of(), [[1], [2] * 10], **options)
@@ -197,29 +237,89 @@ def test_a_prompt_without_a_free_position_is_refused(monkeypatch):
 
 def test_a_cache_beyond_the_memory_is_refused_before_compiling(monkeypatch):
     """By arithmetic, for all lengths, with the number of the prompt."""
-    monkeypatch.setattr(generate_module, "decode", lambda *_: 1 / 0)
+    monkeypatch.setattr(rows_module, "prefill", lambda *_: 1 / 0)
     monkeypatch.setattr(generate_module, "device_memory", lambda: 2**20)
     with pytest.raises(ValueError, match=r"prompt 2 is padded to 1,024 tokens.* GiB"):
         run([[1], [2], [3] * 1000])
 
 
-def test_batches_are_as_large_as_the_memory_allows(monkeypatch):
+@pytest.fixture
+def programs(monkeypatch):
+    """Names of the programs that a test runs, and the rows of each start."""
+    calls = []
+
+    def recorded(name):
+        real = getattr(rows_module, name)
+
+        def call(*arguments):
+            rows = arguments[5]["prompt"] >= 0 if name == "start" else None
+            calls.append((name, None if rows is None else int(rows.sum())))
+            return real(*arguments)
+
+        monkeypatch.setattr(rows_module, name, call)
+
+    for name in ("prefill", "start", "advance", "with_slots"):
+        recorded(name)
+    return calls
+
+
+def test_rows_are_as_many_as_the_memory_allows(monkeypatch, programs):
     """The completions are those of one batch."""
-    sizes = []
-    real = generate_module.decode
-
-    def decode(config, plan, params, batch, settings):
-        sizes.append(len(batch["tokens"]))
-        return real(config, plan, params, batch, settings)
-
     expected = run(SHORT, temperature=0)
-    monkeypatch.setattr(generate_module, "decode", decode)
-    plan = LoopPlan(1, 6, SamplingPlan(True, False, 0), 24, np.dtype("float32"), None)
-    one = generate_module.batch_bytes(CONFIG, plan, 1, padding.SHORTEST)
-    monkeypatch.setattr(generate_module, "device_memory", lambda: 2 * one)
+    assert [rows for name, rows in programs if name == "start"] == [4]
+    programs.clear()
+    scores, row = 8 * 4 * 64 * 64 * 16, 2 * 2 * 2 * 4 * 4 * (64 + 5)
+    monkeypatch.setattr(generate_module, "device_memory", lambda: scores + 2 * row)
     assert run(SHORT, temperature=0) == expected
-    assert sizes == [2, 2]
-    sizes.clear()
-    monkeypatch.setattr(generate_module, "device_memory", lambda: None)
-    run(SHORT, temperature=0)
-    assert sizes == [4]
+    assert [rows for name, rows in programs if name == "start"] == [2, 2]
+
+
+def test_ended_rows_take_the_next_completion(programs):
+    """Equal to one by one, in fewer steps than batches that wait for their longest."""
+    prompts = [[n % 24, (5 * n) % 24, 3] for n in range(12)]
+    settings = dict(samples=2, max_new_tokens=70, stop_ids=[4, 8])
+    together = run(prompts, batch_size=3, **settings)
+    starts = [rows for name, rows in programs if name == "start"]
+    assert sum(starts) == 24 and len(starts) > 6 and starts[0] == 6
+    assert [name for name, _ in programs].count("prefill") == 1
+    alone = [
+        run([prompt], numbers=[number], **settings)[0]
+        for number, prompt in enumerate(prompts)
+    ]
+    assert together == alone
+    lengths = [len(one.tokens) for row in together for one in row]
+    assert min(lengths) < 5 and max(lengths) > 20
+    assert {one.finished for row in together for one in row} >= {True}
+
+
+def test_more_slots_when_a_completion_needs_them(monkeypatch, programs):
+    """Rows of several lengths, one of them over the end of the ring."""
+    expected = run(PROMPTS, max_new_tokens=40, stop_ids=[4], samples=2)
+    assert "with_slots" not in [name for name, _ in programs]
+    monkeypatch.setattr(rows_module, "FIRST_SLOTS", 2)
+    again = run(PROMPTS, max_new_tokens=40, stop_ids=[4], samples=2, batch_size=2)
+    assert again == expected
+    assert [name for name, _ in programs].count("with_slots") >= 2
+
+
+def test_windows_with_a_ring_equal_a_full_cache():
+    """A Gemma-like model with prompts below and above its window of 5 tokens."""
+    config = dataclasses.replace(
+        CONFIG,
+        num_layers=3,
+        sliding_window=5,
+        sliding_layers=(True, False, True),
+        local_rope_theta=50.0,
+    )
+    params = decoder_params(config)
+    prompts = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10], [11] * 9]
+    arguments = dict(max_new_tokens=12, temperature=0, key=jax.random.key(0))
+    rings = generate(config, params, prompts, stop_ids=[], **arguments, batch_size=2)
+    rows = np.zeros((3, 24), np.int32)
+    for row, (prompt, (one,)) in enumerate(zip(prompts, rings)):
+        tokens = [*prompt, *one.tokens]
+        rows[row, : len(tokens)] = tokens
+    logits = np.asarray(apply(config, params, rows) @ head(params).T)
+    for prompt, (one,), row in zip(prompts, rings, logits):
+        best = row.argmax(-1)[len(prompt) - 1 :][:12]
+        assert one.tokens == best.tolist()

@@ -6,7 +6,7 @@ import pytest
 from support.rig import STUDENT, params_of
 
 from targetsft_jax.data.tokenizer import byte_tokenizer
-from targetsft_jax.generation import stream as stream_module
+from targetsft_jax.generation import loop
 from targetsft_jax.generation.generate import generate
 from targetsft_jax.generation.stream import stream
 from targetsft_jax.generation.text_stream import completion_text, text_pieces
@@ -51,8 +51,8 @@ def test_lengths_share_programs():
         arguments = {"stop_ids": [], "max_new_tokens": new, "key": KEY}
         tokens = stream(STUDENT, params_of(STUDENT), PROMPT[:length], **arguments)
         assert len(list(tokens)) == new
-    assert stream_module._first._cache_size() == 1
-    assert stream_module._next._cache_size() == 1
+    for program in (loop.prefill, loop.start, loop.advance):
+        assert program._cache_size() == 1
 
 
 @pytest.mark.parametrize(

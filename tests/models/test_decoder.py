@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from targetsft_jax.models import decoder, kernels
+from targetsft_jax.models import decoder, kernels, ring
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import REMAT_POLICIES
 from targetsft_jax.models.rope import LinearScaling, RopeScaling
+from targetsft_jax.models.unstacked import Weights, decoding_weights
 
 QWEN = DecoderConfig(
     vocab_size=40,
@@ -72,9 +73,8 @@ POSITIONS = np.broadcast_to(np.arange(LENGTH, dtype=np.int32), (ROWS, LENGTH))
 PROBE = np.random.default_rng(3).normal(size=(ROWS, LENGTH, 16)).astype(np.float32)
 
 forward = jax.jit(decoder.apply, static_argnums=0)
-forward_cached = jax.jit(
-    decoder.apply_cached, static_argnums=0, static_argnames="dtype"
-)
+prompts = jax.jit(decoder.apply_prompts, static_argnums=0, static_argnames="dtype")
+token = jax.jit(decoder.apply_token, static_argnums=0, static_argnames="dtype")
 PLAIN = dict(dtype=jnp.float32, remat="none")
 
 
@@ -337,25 +337,49 @@ def test_sharded_equals_single_device():
     np.testing.assert_allclose(hidden, expected, atol=1e-5)
 
 
+def cached(config, weights, prompt, real, later, dtype=jnp.float32, slots=LENGTH):
+    """Hidden states of prompts and then of single tokens [B, N], one by one.
+
+    The ring starts at step 5, and overflows where a layer has a window.
+    """
+    hidden, keys, values = prompts(
+        config, weights.params, prompt, segment_ids=real, dtype=dtype
+    )
+    step = jnp.int32(5)
+    caches = tuple(
+        ring.prompt_cache(key, value, length, step)
+        for key, value, length in zip(keys, values, ring.layer_slots(config, slots))
+    )
+    states = []
+    for index, column in enumerate(later.T):
+        positions = real.sum(1).astype(np.int32) + index
+        one, caches = token(
+            config, weights, column, positions, step + index, caches, dtype=dtype
+        )
+        states.append(one)
+    return np.asarray(hidden), np.stack(states, axis=1)
+
+
 @pytest.mark.sweep(2)
 @ALL
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_cache_equals_the_full_forward(config, side):
-    """Prompts of 3 and 6 tokens, padded to 6, then four tokens one by one."""
+@pytest.mark.parametrize("joined", [True, False])
+def test_cache_equals_the_full_forward(config, joined):
+    """Prompts of 3 and 6 tokens, padded to 6, then four tokens one by one.
+
+    With joined projections of unstacked layers, and with those of training.
+    """
     params = params_of(config)
     lengths, width, new = [3, 6], 6, 4
     prompt, real = np.zeros((2, width), np.int32), np.zeros((2, width), np.int32)
     for row, length in enumerate(lengths):
-        at = slice(width - length, width) if side == "left" else slice(0, length)
-        prompt[row, at] = TOKENS[row, :length]
-        real[row, at] = 1
-    cache = decoder.init_cache(config, 2, width + new)
-    hidden, cache = forward_cached(config, params, prompt, cache, segment_ids=real)
-    later = []
-    for index in range(new):
-        fed = np.asarray([[TOKENS[row, n + index]] for row, n in enumerate(lengths)])
-        one, cache = forward_cached(config, params, fed, cache)
-        later.append(one[:, 0])
+        prompt[row, width - length :] = TOKENS[row, :length]
+        real[row, width - length :] = 1
+    fed = np.stack([TOKENS[row, n : n + new] for row, n in enumerate(lengths)])
+    weights = Weights(params, None)
+    if joined:
+        weights = decoding_weights(params, jnp.float32)
+        assert set(weights.layers[0]["mlp"]) == {"gate_up", "down"}
+    hidden, later = cached(config, weights, prompt, real, fed)
     # Both passes round, and layers amplify it: the cached one may err three times as
     # much as the uncached one does against float64.
     full = forward(config, params, TOKENS)
@@ -370,8 +394,7 @@ def test_cache_equals_the_full_forward(config, side):
         np.testing.assert_allclose(
             hidden[row][real[row] == 1], want[:length], atol=allowed
         )
-        later_row = np.stack([one[row] for one in later])
-        np.testing.assert_allclose(later_row, want[length:], atol=allowed)
+        np.testing.assert_allclose(later[row], want[length:], atol=allowed)
 
 
 def test_alternating_layers_run_the_kernel_of_their_window():
@@ -412,22 +435,14 @@ def test_alternating_layers_are_compiled_once():
     assert products(GEMMA) == products(one)
 
 
-def test_cache_in_pieces_and_bfloat16():
-    """Several tokens per call, after earlier ones; the cache in the compute dtype."""
-    cache = decoder.init_cache(QWEN, 1, LENGTH, jnp.bfloat16)
-    pieces = []
-    for piece in np.split(TOKENS[:1], [4, 5, 9], axis=1):  # 4, 1, 4 and 1 tokens
-        hidden, cache = forward_cached(
-            QWEN, params_of(QWEN), piece, cache, dtype=jnp.bfloat16
-        )
-        pieces.append(hidden)
+def test_cache_in_bfloat16():
+    """The cache has the compute dtype."""
+    real = np.ones((1, 4), np.int32)
+    weights = decoding_weights(params_of(QWEN), jnp.bfloat16)
+    assert weights.layers[0]["mlp"]["down"]["kernel"].dtype == jnp.bfloat16
+    fed = (QWEN, weights, TOKENS[:1, :4], real, TOKENS[:1, 4:])
+    pieces = cached(*fed, dtype=jnp.bfloat16)
     actual = np.concatenate(pieces, axis=1)
-    assert actual.dtype == jnp.bfloat16 and int(cache.used) == LENGTH
+    assert actual.dtype == jnp.bfloat16
     expected = forward(QWEN, params_of(QWEN), TOKENS)[:1]
     assert np.abs(actual.astype(np.float32) - expected).mean() < 0.02
-
-
-def test_cache_too_short_is_refused():
-    cache = decoder.init_cache(QWEN, 1, 4)
-    with pytest.raises(ValueError, match="5 tokens.*4 slots.*init_cache"):
-        decoder.apply_cached(QWEN, params_of(QWEN), TOKENS[:1, :5], cache)

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from targetsft_jax.models import decoder, lora
+from targetsft_jax.models import decoder, lora, ring
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.layer_leaf import LayerLeaf
 from targetsft_jax.models.lora import Lora
+from targetsft_jax.models.unstacked import decoding_weights
 
 CONFIG = DecoderConfig(
     vocab_size=61,
@@ -118,10 +119,18 @@ def test_adapters_apply_with_a_cache():
     """A prompt and then single tokens, against one pass over the row."""
     params, tokens = lora.attach(_base(), _filled(), LORA), _tokens()
     forward = jax.jit(partial(decoder.apply, CONFIG))
-    cached = jax.jit(partial(decoder.apply_cached, CONFIG))
-    hidden, cache = cached(params, tokens[:, :11], decoder.init_cache(CONFIG, 2, 12))
-    last, _ = cached(params, tokens[:, 11:], cache)
-    actual = np.concatenate([hidden, last], axis=1)
+    ones = jnp.ones((2, 11), jnp.int32)
+    prompts = jax.jit(partial(decoder.apply_prompts, CONFIG))
+    hidden, keys, values = prompts(params, tokens[:, :11], segment_ids=ones)
+    step = jnp.int32(11)
+    caches = tuple(
+        ring.prompt_cache(key, value, 12, step) for key, value in zip(keys, values)
+    )
+    weights = decoding_weights(params, jnp.float32)
+    last, _ = jax.jit(partial(decoder.apply_token, CONFIG))(
+        weights, tokens[:, 11], ones.sum(1), step, caches
+    )
+    actual = np.concatenate([hidden, last[:, None]], axis=1)
     np.testing.assert_allclose(actual, forward(params, tokens), atol=2e-5)
     assert np.abs(actual - forward(_base(), tokens)).max() > 0.1
 

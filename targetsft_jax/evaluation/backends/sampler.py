@@ -17,6 +17,7 @@ from targetsft_jax.evaluation.likelihood import log_likelihoods
 from targetsft_jax.generation.generate import generate
 from targetsft_jax.generation.sampling import SamplingSettings
 from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.unstacked import Weights, decoding_weights
 from targetsft_jax.parallel import mesh as meshes
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Sampler:
 
     Attributes:
         config: the decoder.
-        params: its parameters, on the mesh.
+        weights: its parameters, on the mesh.
         stop_ids: tokens that end a completion.
         vocab_size: tokens of the tokenizer.
         dtype: compute dtype.
@@ -37,7 +38,7 @@ class Sampler:
     """
 
     config: DecoderConfig
-    params: Any
+    weights: Weights
     stop_ids: Sequence[int]
     vocab_size: int
     dtype: Any
@@ -55,7 +56,7 @@ class Sampler:
         samples = work[0].samples
         completions = generate(
             self.config,
-            self.params,
+            self.weights,
             [item.prompt for item in work],
             samples=len(samples),
             max_new_tokens=settings.max_new_tokens,
@@ -81,7 +82,7 @@ class Sampler:
         """Sum of the log-probabilities of each pair's second tokens, [N] float64."""
         return log_likelihoods(
             self.config,
-            self.params,
+            self.weights.params,
             pairs,
             vocab_size=self.vocab_size,
             dtype=self.dtype,
@@ -126,7 +127,7 @@ def load_sampler(
     kind = compute_dtype(dtype)
     return Sampler(
         model.config,
-        model.load(mesh, kind),
+        decoding_weights(model.load(mesh, kind), kind),
         stop_ids(tokenizer),
         min(len(tokenizer), model.config.vocab_size),
         kind,
