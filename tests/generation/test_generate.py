@@ -296,7 +296,7 @@ def test_more_slots_when_a_completion_needs_them(monkeypatch, programs):
     """Rows of several lengths, one of them over the end of the ring."""
     expected = run(PROMPTS, max_new_tokens=40, stop_ids=[4], samples=2)
     assert "with_slots" not in [name for name, _ in programs]
-    monkeypatch.setattr(rows_module, "FIRST_SLOTS", 2)
+    monkeypatch.setattr(rows_module, "FIRST_SLOTS", -40)
     again = run(PROMPTS, max_new_tokens=40, stop_ids=[4], samples=2, batch_size=2)
     assert again == expected
     assert [name for name, _ in programs].count("with_slots") >= 2
