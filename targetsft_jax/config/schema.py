@@ -230,7 +230,8 @@ class TrainConfig:
     attention: str = key(
         "auto",
         "Attention kernel; `auto`: the fastest one that supports devices and model: "
-        "splash on TPUs, cudnn or pallas_gpu on GPUs, else xla.",
+        "splash on TPUs, cudnn or pallas_gpu on GPUs, else xla. cudnn_packed: less "
+        "memory for long rows on Hopper and later GPUs; not yet run on one.",
         one_of(ATTENTION_KERNELS),
         resumable=True,
     )

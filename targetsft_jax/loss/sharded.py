@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from targetsft_jax.loss.fused import Layout, round_up
 from targetsft_jax.loss.tile import Columns
@@ -47,7 +47,7 @@ class MeshLayout(Layout):
     `vocabulary` moves from D to V by an all-to-all.
 
     Attributes:
-        mesh: the devices.
+        mesh: the devices; an abstract mesh inside jit only.
         tokens: axes that shard the batch, the slowest first.
         context: the last of them, which shard the second axis of [B, L] batches; the
             others shard the first.
@@ -57,7 +57,7 @@ class MeshLayout(Layout):
             or not at all.
     """
 
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     tokens: Axes
     vocabulary: Axes = ()
     width: tuple[str | Axes, ...] = ()

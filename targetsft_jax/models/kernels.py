@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 
 from targetsft_jax.models.attention import SelfAttention, attend
 from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.cudnn_packed import cudnn_packed
 from targetsft_jax.models.query_share import MakeQueryShare, xla_share
 from targetsft_jax.models.splash import block_size, splash, splash_share
 
@@ -124,12 +125,14 @@ class Kernel:
         limits: (config, length, dtype) -> the limit that is exceeded, or "".
         share: the same attention where devices share the tokens of a row; None: it
             cannot.
+        automatic: False if `auto` never chooses it.
     """
 
     attend: SelfAttention
     platforms: tuple[str, ...]
     limits: Callable[[DecoderConfig, int, jnp.dtype], str]
     share: MakeQueryShare | None = None
+    automatic: bool = True
 
 
 def _require_plain(name: str, window: int | None, softcap: float | None) -> None:
@@ -183,6 +186,9 @@ def _pallas_limits(config: DecoderConfig, length: int, dtype: jnp.dtype) -> str:
 KERNELS: Mapping[str, Kernel] = {
     "splash": Kernel(splash, ("tpu",), _splash_limits, splash_share),
     "cudnn": Kernel(cudnn, ("gpu", "cuda"), _cudnn_limits),
+    "cudnn_packed": Kernel(
+        cudnn_packed, ("gpu", "cuda"), _cudnn_limits, automatic=False
+    ),
     "pallas_gpu": Kernel(pallas_gpu, ("gpu", "cuda"), _pallas_limits),
     "xla": Kernel(xla, (), _no_limits, xla_share),
 }
@@ -225,7 +231,9 @@ def choose(
         exceeded = kernel.limits(config, length // (2 * context), compute_dtype)
         return exceeded and f"in one of 2 x mesh.context parts of a row, {exceeded}"
 
-    supported = next(key for key, kernel in KERNELS.items() if not limit(kernel))
+    supported = next(
+        key for key, kernel in KERNELS.items() if kernel.automatic and not limit(kernel)
+    )
     if name == "auto":
         return supported
     exceeded = limit(KERNELS[name])

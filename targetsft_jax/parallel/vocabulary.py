@@ -19,7 +19,7 @@ has all of it: its devices are neighbours.
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
@@ -105,7 +105,7 @@ def best_group(
 
 
 def lookup(
-    table: jax.Array, tokens: jax.Array, mesh: Mesh, dtype: DTypeLike
+    table: jax.Array, tokens: jax.Array, mesh: Mesh | AbstractMesh, dtype: DTypeLike
 ) -> jax.Array:
     """Rows of a table whose columns are sharded; tokens are moved, not the table.
 
@@ -114,7 +114,7 @@ def lookup(
     Args:
         table: [V, D] with D sharded over the axes of `WIDTH`, as far as these divide D.
         tokens: [B, L] int32, sharded over `ROWS` and `CONTEXT`.
-        mesh: from `with_groups`.
+        mesh: from `with_groups`, or its abstract mesh inside jit.
         dtype: dtype of the result.
 
     Returns:

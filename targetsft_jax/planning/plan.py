@@ -10,6 +10,7 @@ import jax
 
 from targetsft_jax.config.schema import Config
 from targetsft_jax.parallel.vocabulary import WITHIN
+from targetsft_jax.planning.absent_cudnn import absent_cudnn
 from targetsft_jax.planning.abstract_step import AbstractStep, abstract_step
 from targetsft_jax.planning.advice import advice
 from targetsft_jax.planning.chips import GIB
@@ -135,7 +136,8 @@ def make_plan(
             for a reason other than memory.
     """
     start = time.perf_counter()
-    step = abstract_step(config, make_mesh(config, topology.devices))
+    with absent_cudnn(topology.gpu):
+        step = abstract_step(config, make_mesh(config, topology.devices))
     lowered = time.perf_counter()
     compiled, out_of_memory = _compile(step.lowered)
     done = time.perf_counter()

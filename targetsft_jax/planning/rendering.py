@@ -145,7 +145,10 @@ def _memory(plan: Plan) -> Iterator[str]:
     else:
         yield f"  peak         {memory.peak:8.2f}   live at one time"
     if memory.capacity is not None:
-        yield f"  capacity     {memory.capacity:8.2f}"
+        note = ""
+        if plan.topology.gpu is not None:
+            note = "   of it XLA_PYTHON_CLIENT_MEM_FRACTION, by default 75 %, is used"
+        yield f"  capacity     {memory.capacity:8.2f}{note}"
 
 
 def _flops(plan: Plan) -> Iterator[str]:
@@ -181,6 +184,10 @@ def _traffic(plan: Plan) -> Iterator[str]:
 
 
 def _roofline(plan: Plan) -> Iterator[str]:
+    if plan.topology.gpu is not None:
+        yield ""
+        yield "no bounds of time: XLA chooses and tunes kernels on the GPU only;"
+        yield "workspaces of cuDNN and NCCL are not counted"
     cost, roofline, chip = plan.cost, plan.roofline, plan.topology.chip
     if cost is None or roofline is None or chip is None:
         return

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.lax import stop_gradient
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from targetsft_jax.config.method import ResolvedMethod
 from targetsft_jax.data.teacher_cache import PREFIX, TOP_K
@@ -244,7 +244,7 @@ class Placement:
     """
 
     mesh: Mesh
-    groups: Mesh
+    groups: AbstractMesh
 
     @classmethod
     def of(cls, spec: StepSpec, mesh: Mesh, tokens: int) -> "Placement":
@@ -357,8 +357,11 @@ def with_base(
     return lora.attach(frozen[BASE], params, spec.lora, row_keys, slots)
 
 
-def vocabulary_groups(spec: StepSpec, mesh: Mesh, tokens: int) -> Mesh:
+def vocabulary_groups(spec: StepSpec, mesh: Mesh, tokens: int) -> AbstractMesh:
     """Split the mesh into groups of devices that share the vocabulary.
+
+    The mesh is abstract: calls of cuDNN need a program whose shardings are all of the
+    devices' mesh, and the groups are its devices in their order.
 
     Args:
         spec, mesh: see `loss_and_metrics`.
@@ -372,4 +375,4 @@ def vocabulary_groups(spec: StepSpec, mesh: Mesh, tokens: int) -> Mesh:
         sum(config.hidden_size for config in spec.second.values()),
         head_gradient=spec.lora is None,
     )
-    return vocabulary.with_groups(mesh, group)
+    return vocabulary.with_groups(mesh, group).abstract_mesh

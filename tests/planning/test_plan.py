@@ -221,6 +221,42 @@ def test_a_plan_for_two_slices(tmp_path, write_architecture):
     assert "between slices, at 3.125 GB/s" in "\n".join(lines(plan))
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax_plugins.xla_cuda12") is None,
+    reason="jax's CUDA compiler is not installed: "
+    "pip install --no-deps jax-cuda12-plugin jax-cuda12-pjrt",
+)
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["auto", "cudnn_packed"])
+def test_a_plan_for_absent_gpus(attention, tmp_path, write_architecture):
+    """Two nodes; the teacher and the student call cuDNN, which is not installed."""
+    student = write_architecture(tmp_path / "student")
+    teacher = write_architecture(
+        tmp_path / "teacher", hidden_size=384, num_attention_heads=3
+    )
+    config = load(
+        [
+            *("--mesh.data", "2", "--mesh.fsdp", "-1", "--train.attention", attention),
+            *("--student.path", student, "--teacher.path", teacher),
+            *("--data.max_length", "2048", "--train.batch_size", "8"),
+            *("--train.remat", "full"),
+        ]
+    )
+    plan = make_plan(config, get_topology("h100:4", 2))
+    report = "\n".join(lines(plan))
+    kernel = "cudnn_packed" if attention == "cudnn_packed" else "cudnn"
+    assert f"{kernel} attention" in report and "no bounds of time" in report
+    assert plan.roofline is None and plan.mfu_bound is None
+    assert 79 < plan.memory.capacity < 80 and plan.memory.fits
+    sent = sum(each.bytes for each in plan.cost.traffic.values())
+    between = sum(each.dcn_bytes for each in plan.cost.traffic.values())
+    # Gradients cross the nodes as shards; parameters are gathered within one.
+    assert 0 < between < sent / 4
+    # Only the mask is quadratic: [1, 1, T, T], also as a bias of two bytes.
+    masks = [s for s in plan.cost.program.shapes() if s.dims[-2:] == (2048, 2048)]
+    assert bool(masks) == (attention == "auto")
+
+
 @needs_libtpu
 def test_an_out_of_memory_error_of_the_compiler_gives_a_plan(
     tmp_path, write_architecture

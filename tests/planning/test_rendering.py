@@ -12,6 +12,7 @@ from targetsft_jax.models.lora import Lora
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.planning.chips import Chip
 from targetsft_jax.planning.flops import StepFlops
+from targetsft_jax.planning.gpus import GPUS
 from targetsft_jax.planning.hlo import Program
 from targetsft_jax.planning.memory import Memory, Part
 from targetsft_jax.planning.plan import Cost, Plan, Roofline, Traffic
@@ -152,6 +153,19 @@ def test_devices_of_unknown_rates_have_no_roofline(plan):
     assert report.endswith("peak 12.00 GiB per device; its capacity is unknown")
     assert "roofline" not in report and "capacity  " not in report
     assert "GB sent\n  none\n" in report
+
+
+def test_gpus_have_no_bounds_of_time(plan):
+    devices = (SimpleNamespace(device_kind="NVIDIA H200"),) * 4
+    topology = Topology("h200:2", devices, None, 2, GPUS["h200"])
+    traffic = {"all-reduce": Traffic(12, 6 * 10**9, 10**9)}
+    cost = replace(plan.cost, traffic=traffic, roofline=None)
+    report = _report(replace(plan, topology=topology, cost=cost))
+    assert "topology  h200:2, 2 nodes: 4 x NVIDIA H200" in report
+    assert "GB sent    between nodes\n" in report
+    assert "capacity        16.00   of it XLA_PYTHON_CLIENT_MEM_FRACTION" in report
+    assert "no bounds of time" in report and "roofline" not in report
+    assert topology.capacity == 151397597184 / 2**30
 
 
 def test_slices_and_adapters_are_named(plan):

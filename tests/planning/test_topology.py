@@ -7,7 +7,10 @@ import jax
 import pytest
 
 from targetsft_jax.command import UsageError
+from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.planning import topology
 from targetsft_jax.planning.chips import CHIPS
+from targetsft_jax.planning.gpus import GPUS
 from targetsft_jax.planning.topology import (
     TopologyError,
     UnavailableTopology,
@@ -23,8 +26,15 @@ needs_libtpu = pytest.mark.skipif(
 
 
 def test_names_are_parsed_into_kind_and_bounds():
+    assert parse_topology("b200:8") == ("b200", (8,))
     assert parse_topology("v5p:2x2x4") == ("v5p", (2, 2, 4))
     assert parse_topology("cpu:8") == ("cpu", (8,))
+
+
+@pytest.mark.parametrize("name", ["h100:2x8", "h200:100"])
+def test_gpus_are_those_of_a_node(name):
+    with pytest.raises(TopologyError, match="expected the GPUs of a node, such as"):
+        parse_topology(name)
 
 
 @pytest.mark.parametrize("name", ["v5e", "v9:2x2", "v5e:0x4", "cpu:", "v5e:4*4"])
@@ -35,9 +45,9 @@ def test_other_names_are_usage_errors(name):
 
 
 def test_cpu_topologies_are_the_first_devices_of_jax():
-    topology = get_topology("cpu:3")
-    assert topology.devices == tuple(jax.devices()[:3])
-    assert topology.chip is None and topology.slices == 1
+    three = get_topology("cpu:3")
+    assert three.devices == tuple(jax.devices()[:3])
+    assert three.chip is None and three.slices == 1
 
 
 @pytest.mark.parametrize(
@@ -66,11 +76,37 @@ def test_prepare_jax_keeps_an_initialized_jax_and_set_variables(monkeypatch):
 )
 def test_tpu_topologies_have_devices_and_rates(name, slices, devices):
     prepare_jax(name)
-    topology = get_topology(name, slices)
-    assert [device.platform for device in topology.devices] == ["tpu"] * devices
-    assert topology.chip == CHIPS["v5e"]
-    indices = {getattr(device, "slice_index", 0) for device in topology.devices}
+    tpus = get_topology(name, slices)
+    assert [device.platform for device in tpus.devices] == ["tpu"] * devices
+    assert tpus.chip == CHIPS["v5e"]
+    indices = {getattr(device, "slice_index", 0) for device in tpus.devices}
     assert len(indices) == slices
+
+
+def test_gpus_need_the_compiler_of_the_same_jax(monkeypatch):
+    monkeypatch.setattr(topology, "_version", lambda package: None)
+    with pytest.raises(UnavailableTopology, match="jax-cuda12-plugin missing.*no GPU"):
+        get_topology("h100:8")
+
+
+needs_cuda_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("jax_plugins.xla_cuda12") is None,
+    reason="jax's CUDA compiler is not installed: "
+    "pip install --no-deps jax-cuda12-plugin jax-cuda12-pjrt",
+)
+
+
+@needs_cuda_compiler
+@pytest.mark.parametrize("name", GPUS)
+def test_gpu_topologies_have_nodes_and_capacities(name):
+    two = get_topology(f"{name}:8", 2)
+    assert [device.platform for device in two.devices] == ["gpu"] * 16
+    assert two.devices[0].device_kind == GPUS[name].title
+    assert (
+        two.nodes(make_mesh(data=2, fsdp=8, devices=two.devices)) == [0] * 8 + [1] * 8
+    )
+    assert get_topology(f"{name}:4").nodes(make_mesh(devices=two.devices[:4])) == []
+    assert two.capacity == GPUS[name].memory / 2**30 and two.chip is None
 
 
 @needs_libtpu

@@ -280,7 +280,13 @@ def build(
 
 
 def lower(
-    spec: StepSpec, optimizer, mesh, rows: int, length: int, frozen_dtype="float32"
+    spec: StepSpec,
+    optimizer,
+    mesh,
+    rows: int,
+    length: int,
+    frozen_dtype="float32",
+    platforms=None,
 ):
     """Lower the step from abstract arrays, for one micro-batch [rows, length]."""
 
@@ -307,7 +313,7 @@ def lower(
         for name, x in batch().items()
     }
     step = make_train_step(spec, optimizer, mesh, shardings)
-    return step.lower(state, frozen, inputs)
+    return step.trace(state, frozen, inputs).lower(lowering_platforms=platforms)
 
 
 def compile_once(make):
