@@ -222,7 +222,7 @@ def test_a_plan_for_two_slices(tmp_path, write_architecture):
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("jax_plugins.xla_cuda12") is None,
+    importlib.util.find_spec("jax_cuda12_plugin") is None,
     reason="jax's CUDA compiler is not installed: "
     "pip install --no-deps jax-cuda12-plugin jax-cuda12-pjrt",
 )

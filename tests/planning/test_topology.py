@@ -90,7 +90,7 @@ def test_gpus_need_the_compiler_of_the_same_jax(monkeypatch):
 
 
 needs_cuda_compiler = pytest.mark.skipif(
-    importlib.util.find_spec("jax_plugins.xla_cuda12") is None,
+    importlib.util.find_spec("jax_cuda12_plugin") is None,
     reason="jax's CUDA compiler is not installed: "
     "pip install --no-deps jax-cuda12-plugin jax-cuda12-pjrt",
 )
