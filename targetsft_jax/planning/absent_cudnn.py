@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
-from unittest.mock import patch
 
 import jax
 
@@ -47,8 +46,12 @@ def absent_cudnn(gpu: Gpu | None) -> Iterator[None]:
             "attention cannot be planned without a GPU; set train.attention to "
             "pallas_gpu or xla, or use jax 0.10 to 0.12"
         )
-    with patch.multiple(module, **answers):
+    originals = {name: getattr(module, name) for name in answers}
+    try:
+        vars(module).update(answers)
         yield
+    finally:
+        vars(module).update(originals)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
