@@ -4,8 +4,9 @@
     python perf/step_tpu.py [--cases 1 2 …]
 
 Compiled by the TPU compiler without a TPU, as `python -m targetsft_jax.plan` does: rows
-of 4,096 tokens, float32 parameters and AdamW, a bfloat16 teacher, remat full. Memory is
-in GiB per device, traffic in GB sent per device per step.
+of 4,096 tokens, or long rows that several devices share, float32 parameters and AdamW,
+a bfloat16 teacher, remat full. Memory is in GiB per device, traffic in GB sent per
+device per step.
 """
 
 import argparse
@@ -32,14 +33,37 @@ SMALL = Pair(
     "qwen2.5-math-1.5b",
     "qwen2.5-math-7b",
 )
-# Models, topology, rows per optimizer step, accumulation steps.
+
+
+@dataclass(frozen=True)
+class Case:
+    """A compiled step.
+
+    Attributes:
+        pair, topology: models and devices.
+        rows: rows per optimizer step, in `micro` micro-batches.
+        length: tokens per row.
+        context: devices that share a row.
+    """
+
+    pair: Pair
+    topology: str
+    rows: int
+    micro: int = 1
+    length: int = 4096
+    context: int = 1
+
+
 CASES = (
-    (SEVEN, "v5e:4x4", 16, 1),
-    (SEVEN, "v5e:4x4", 256, 16),
-    (SEVEN, "v5e:8x8", 64, 1),
-    (SEVEN, "v5e:16x16", 256, 1),
-    (SEVEN, "v6e:4x8", 32, 1),
-    (SMALL, "v5e:2x4", 16, 1),
+    Case(SEVEN, "v5e:4x4", 16),
+    Case(SEVEN, "v5e:4x4", 256, 16),
+    Case(SEVEN, "v5e:8x8", 64),
+    Case(SEVEN, "v5e:16x16", 256),
+    Case(SEVEN, "v6e:4x8", 32),
+    Case(SMALL, "v5e:2x4", 16),
+    Case(SEVEN, "v5e:8x8", 64, length=32_768),
+    Case(SEVEN, "v5e:8x8", 8, length=32_768, context=8),
+    Case(SEVEN, "v5e:8x8", 2, length=131_072, context=32),
 )
 
 
@@ -63,37 +87,41 @@ def main() -> None:
     from targetsft_jax.planning.hlo import KINDS
 
     print(
-        f"{'step':<12}{'topology':<11}{'rows':>5}{'micro':>6}{'args':>7}{'peak':>7}"
+        f"{'step':<12}{'topology':<11}{'tokens':>8}{'context':>8}{'rows':>5}"
+        f"{'micro':>6}{'args':>7}{'peak':>7}"
         f"{'spare':>7}{'compile s':>10}{'MFU <=':>8}  GB sent: total, "
         + ", ".join(KINDS)
     )
     for number in options.cases:
-        print(_row(*CASES[number - 1]), flush=True)
+        print(_row(CASES[number - 1]), flush=True)
 
 
-def _row(pair: Pair, name: str, rows: int, accumulation_steps: int) -> str:
+def _row(case: Case) -> str:
     from targetsft_jax.config.schema import load
     from targetsft_jax.planning.hlo import KINDS
     from targetsft_jax.planning.plan import make_plan
     from targetsft_jax.planning.topology import get_topology
 
-    architectures = CONFIGS / "architectures"
+    pair, architectures = case.pair, CONFIGS / "architectures"
     config = load(
         [
             *("--config", str(CONFIGS / pair.config)),
             *("--student.path", str(architectures / pair.student)),
             *("--teacher.path", str(architectures / pair.teacher)),
-            *("--train.batch_size", str(rows)),
-            *("--train.accumulation_steps", str(accumulation_steps)),
+            *("--data.max_length", str(case.length)),
+            *("--mesh.context", str(case.context)),
+            *("--train.batch_size", str(case.rows)),
+            *("--train.accumulation_steps", str(case.micro)),
         ]
     )
-    plan = make_plan(config, get_topology(name))
+    plan = make_plan(config, get_topology(case.topology))
     memory = plan.memory
     traffic = {} if plan.cost is None else plan.cost.traffic
     sent = {kind: each.bytes / 1e9 for kind, each in traffic.items()}
     spare = (memory.capacity or 0) - memory.needed
     return (
-        f"{pair.name:<12}{name:<11}{rows:>5}{accumulation_steps:>6}"
+        f"{pair.name:<12}{case.topology:<11}{case.length:>8,}{case.context:>8}"
+        f"{case.rows:>5}{case.micro:>6}"
         f"{memory.arguments:>7.2f}{memory.needed:>7.2f}{spare:>7.2f}"
         f"{plan.compile_seconds:>10.0f}{plan.mfu_bound or 0:>8.0%}"
         f"  {sum(sent.values()):.1f}: "

@@ -35,6 +35,18 @@ def zigzag_slots(length: int, devices: int) -> np.ndarray:
     return np.stack([chunks[0], chunks[1, ::-1]], axis=1).reshape(-1)
 
 
+def busiest(slots: np.ndarray, devices: int) -> float:
+    """Causal attention of the device with most of it, over the mean of the devices.
+
+    Args:
+        slots: slots of the queries [L], in equal parts by device.
+        devices: size of the context axis.
+    """
+    # A query has a key in each slot up to its own one.
+    pairs = (slots.astype(np.int64) + 1).reshape(devices, -1).sum(axis=1)
+    return float(pairs.max() / pairs.mean())
+
+
 def in_slot_order(x: jax.Array, devices: int) -> jax.Array:
     """An array [B, L, ...] in zig-zag order, in the order of its slots."""
     if devices == 1:

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from targetsft_jax.data.teacher_cache import TOP_K
 from targetsft_jax.models import lora
 from targetsft_jax.models.decoder import num_parameters
 from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel.mesh import platform
+from targetsft_jax.parallel.zigzag import busiest, zigzag_slots
 from targetsft_jax.planning.plan import Plan
 
 
@@ -122,6 +124,14 @@ def _setup(plan: Plan) -> Iterator[str]:
         f"{'micro-batch' if steps == 1 else 'micro-batches'}, computed in "
         f"{spec.numerics.dtype}, remat {spec.numerics.remat}"
     )
+    context = step.mesh.shape["context"]
+    if context > 1:
+        plain = busiest(np.arange(length), context)
+        yield (
+            f"context   {context} devices share each row; in zig-zag order the busiest "
+            f"has {busiest(zigzag_slots(length, context), context):.2f} of the mean "
+            f"causal attention, not {plain:.2f}"
+        )
     yield (
         f"compiled  in {plan.compile_seconds:.0f} s, "
         f"lowered in {plan.lower_seconds:.0f} s"

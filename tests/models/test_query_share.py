@@ -96,7 +96,7 @@ def _assert_equal(actual, expected):
         np.testing.assert_allclose(left, right, rtol=0, atol=3e-5 * scale, err_msg=name)
 
 
-@pytest.mark.sweep(2)
+@pytest.mark.sweep(1)
 @pytest.mark.parametrize(
     "config, sizes, context",
     [

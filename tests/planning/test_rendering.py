@@ -53,6 +53,20 @@ def plan(make_step) -> Plan:
     )
 
 
+def test_the_balance_of_shared_rows(plan, make_step):
+    """Two devices: the one with the second half would have 3 of 4 pairs of tokens."""
+    assert not any("share each row" in line for line in lines(plan))
+    devices = plan.step.mesh.devices.flatten()
+    mesh = make_mesh(fsdp=2, context=2, devices=devices)
+    (line,) = (
+        line
+        for line in lines(replace(plan, step=make_step(plan.step.spec, mesh=mesh)))
+        if line.startswith("context ")
+    )
+    assert "2 devices share each row" in line
+    assert "has 1.00 of the mean causal attention, not 1.49" in line
+
+
 def test_the_report_of_a_step_that_fits(plan):
     assert (
         "\n".join(lines(plan))

@@ -63,8 +63,12 @@ def _assert_same_export(run_dir, other):
 
 @pytest.mark.slow
 def test_two_processes_equal_one(folders, area, alone):
-    """Started by `launch/local.sh`; only the primary process prints and writes."""
+    """Started by `launch/local.sh`; only the primary process prints and writes.
+
+    Here all devices of both processes share each row, there none do.
+    """
     measured = {"evaluation__problems": 3, "evaluation__samples": 2}
+    measured |= {"mesh__data": 1, "mesh__fsdp": 1, "mesh__context": 4}
     script = [str(launched.ROOT / "launch/local.sh"), "2"]
     arguments = _arguments(folders, area / "two", mesh__cpu_devices=2, **measured)
     job = launched.run_all([[*script, *arguments, *_SHORT]], area / "two_output")
