@@ -9,16 +9,6 @@ from targetsft_jax.hf.refused_families import MISSING
 from targetsft_jax.keys import shown
 from targetsft_jax.models.config import DecoderConfig
 
-# Advice for unsupported families that resemble a supported one.
-_INSTEAD = {
-    "gemma3": "It is the multimodal Gemma-3; only its text part (gemma3_text) is "
-    "supported. Extract it with transformers: "
-    "full = Gemma3ForConditionalGeneration.from_pretrained(folder); "
-    "text = Gemma3ForCausalLM(full.config.text_config); text.model.load_state_dict("
-    "full.model.language_model.state_dict()); text.tie_weights(); "
-    "text.save_pretrained(new_folder).",
-}
-
 
 def family(model_type: object, source: str) -> Family:
     """Look up the family of a `model_type`.
@@ -40,7 +30,7 @@ def family(model_type: object, source: str) -> Family:
         )
         raise ValueError(
             f"{source}: model_type is {shown(model_type)}; expected one of "
-            f"{', '.join(sorted(FAMILIES))}. {_INSTEAD.get(str(model_type), advice)}"
+            f"{', '.join(sorted(FAMILIES))}. {advice}"
         )
     return FAMILIES[model_type]
 

@@ -20,6 +20,7 @@ from targetsft_jax.hf.tensor_files import (
     read_json,
 )
 from targetsft_jax.hf.tensor_map import ParameterSlice, checkpoint_tensors
+from targetsft_jax.hf.text_part import text_config, text_tensors, warn_of_other_parts
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import abstract_params
 from targetsft_jax.storage.atomic import former
@@ -85,18 +86,23 @@ def resolve(path_or_hub_id: str | Path, *, weights: bool = True) -> Path:
 
 
 def load_config(folder: str | Path) -> DecoderConfig:
-    """Decoder config from the config.json of a folder.
+    """Decoder config from the config.json of a folder, or of its text part.
 
     Raises:
         FileNotFoundError: the folder has no config.json.
         ValueError: it is not JSON, or describes a model that is not implemented.
+
+    Warns:
+        UserWarning: the model is multimodal, or has a dropout.
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist; pass a folder with config.json and safetensors."
         )
-    return config_from_json(read_json(path), str(path))
+    raw = read_json(path)
+    warn_of_other_parts(raw, str(path))
+    return config_from_json(text_config(raw), str(path))
 
 
 def load_params(
@@ -201,7 +207,7 @@ def _sources(
     folder: Path, config: DecoderConfig, abstract: dict
 ) -> dict[tuple[str, ...], list[Source]]:
     """Tensors of a checkpoint by parameter, after a check of all shapes and dtypes."""
-    tensors = open_tensors(folder)
+    tensors = text_tensors(config.model_type, open_tensors(folder))
     _check(folder, config, abstract, tensors)
     sources: dict[tuple[str, ...], list[Source]] = {}
     for key, parts in checkpoint_tensors(config).items():

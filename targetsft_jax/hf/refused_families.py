@@ -28,6 +28,7 @@ MISSING: Mapping[str, str] = {
     "granitemoehybrid": _RECURRENT,
     "lfm2": _CONVOLUTION,
     "minicpm3": _LATENT,
+    "mistral3": "a part for images",
     "ministral3": "queries scaled by their position",
     "nemotron": f"{_LAYER_NORM}, {_NO_GATE}",
     "nemotron_h": _RECURRENT,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from targetsft_jax.hf.config_domains import check_token_ids
 from targetsft_jax.hf.config_json import config_to_json
 from targetsft_jax.hf.tensor_files import read_json
+from targetsft_jax.hf.text_part import text_config
 from targetsft_jax.models.config import DecoderConfig
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def write_sidecar_files(
         )
     # Readers replace an absent id by a default. Therefore ids that the source lacks
     # remain absent, and ids that a tokenizer lacks are written as null.
-    source = {} if like is None else read_json(like / "config.json")
+    source = {} if like is None else text_config(read_json(like / "config.json"))
     ids = {} if like is not None else _special_ids(config, tokenizer)
     document = {**source, **document, **ids, **extra_config}
     _write_json(folder / "config.json", document)

@@ -35,7 +35,7 @@ def test_flags_are_decoder_flags_and_not_repeated():
 @pytest.mark.parametrize(
     "model_type, advice",
     [
-        ("gemma3", "expected one of .*gemma2, .*only its text part"),
+        ("gemma3n", "expected one of .*gemma2, .*no flag for .*every layer"),
         ("gpt_j", "expected one of .*one more entry"),
         ("gpt2", "no flag for .*LayerNorm.*without a gate, learned positions"),
         ("lfm2", "no flag for .*convolution"),
