@@ -13,6 +13,8 @@ _FOLDER = Path(__file__).parent / "templates"
 _CONTROL = re.compile(r"<[|｜]?[\w▁]+[|｜]?>|\[/?INST\]")
 # Templates without a family, which begin with BOS if the tokenizer begins a text so.
 _ANY_FAMILY = ("chatml", "plain")
+# Control tokens of DeepSeek-R1, which are not special tokens in its distilled models.
+_NOT_SPECIAL = {"<｜User｜>", "<｜Assistant｜>"}
 
 
 def names() -> list[str]:
@@ -35,6 +37,7 @@ def missing_tokens(name: str, tokenizer: "PreTrainedTokenizerBase") -> list[str]
     """
     text = read(name, tokenizer)
     special = set(tokenizer.convert_ids_to_tokens(sorted(special_ids(tokenizer))))
+    special |= _NOT_SPECIAL & set(tokenizer.get_added_vocab())
     missing = sorted(set(_CONTROL.findall(text)) - special)
     if "eos_token" in text and not tokenizer.eos_token:
         missing.append("eos_token")

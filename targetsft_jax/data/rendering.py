@@ -123,9 +123,12 @@ class ChatTemplate:
             before, _ = self.render(messages[:i], origin, prompt=True)
             last = i + 1 == len(messages)
             after = text if last else self.render(messages[: i + 1], origin)[0]
-            for shorter, longer in ((before, after), (after, text)):
-                if not longer.startswith(shorter):
-                    raise RowError(origin, _prefix_problem(i, shorter, longer))
+            if not after.startswith(before):
+                how = "in training and as the prompt of a generation"
+                raise RowError(origin, _prefix_problem(i, how, before, after))
+            if not text.startswith(after):
+                how = "when more turns follow"
+                raise RowError(origin, _prefix_problem(i, how, after, text))
             spans.append((len(before), len(after)))
         return text, spans
 
@@ -139,12 +142,12 @@ def common_prefix(a: str, b: str) -> int:
     )
 
 
-def _prefix_problem(turn: int, shorter: str, longer: str) -> str:
+def _prefix_problem(turn: int, how: str, shorter: str, longer: str) -> str:
     first = common_prefix(shorter, longer)
     a, b = shorter[first : first + 40], longer[first : first + 40]
     return (
         f"the chat template has no {{% generation %}} marks and renders turn {turn}"
-        f" differently when more turns follow: {a!r} becomes {b!r}. The assistant's"
+        f" differently {how}: {a!r} becomes {b!r}. The assistant's"
         " tokens cannot be located; set data.chat_template to one that has the marks,"
         " or train on single-turn conversations"
     )

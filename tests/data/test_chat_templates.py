@@ -19,6 +19,7 @@ BOXED = r"Please reason step by step, and put your final answer within \boxed{}.
 QWEN = ("<|im_start|>", "<|im_end|>")
 LLAMA = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 DEEPSEEK = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>")
+R1 = ("<｜User｜>", "<｜Assistant｜>")
 GEMMA = ("<bos>", "<start_of_turn>", "<end_of_turn>")
 MISTRAL = ("<bos>", "[INST]", "[/INST]")
 # Expected prompt of a bare question, and expected end of a response; a third text
@@ -58,6 +59,11 @@ PROMPTS = {
     "deepseek_math": (
         DEEPSEEK,
         f"<｜begin▁of▁sentence｜>User: What is 1+1?\n{BOXED}\n\nAssistant:",
+        "<｜end▁of▁sentence｜>",
+    ),
+    "deepseek_r1": (
+        (*DEEPSEEK, *R1),
+        "<｜begin▁of▁sentence｜><｜User｜>What is 1+1?<｜Assistant｜>",
         "<｜end▁of▁sentence｜>",
     ),
     "chatml": (
@@ -140,6 +146,38 @@ def test_a_template_of_another_family_is_refused():
     tokenizer.add_tokens(list(QWEN))
     with pytest.raises(ValueError, match="no such special tokens"):
         with_template(tokenizer, "qwen_boxed")
+
+
+# The behaviour of the published template of the models distilled from DeepSeek-R1: it
+# removes the thinking block of an answer, and begins one in the prompt.
+R1_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}"
+    "{{ '<｜User｜>' + m.content }}{% else %}"
+    "{{ '<｜Assistant｜>' + m.content.split('</think>')[-1] + eos_token }}"
+    "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\\n' }}{% endif %}"
+)
+
+
+def test_thinking_of_a_model_distilled_from_deepseek_r1():
+    """Its marks of turns are tokens, and not special ones."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"bos_token": DEEPSEEK[0], "eos_token": DEEPSEEK[1]})
+    tokenizer.add_tokens([*R1, "<think>", "</think>"])
+    tokenizer.chat_template = R1_TEMPLATE
+    answer = "<think>\n1 and 1.\n</think>\n\n2"
+    conversation = record("What is 1+1?", answer)
+    with pytest.raises(ValueError, match="turn 1 differently in training and as the"):
+        encode(conversation, tokenizer)
+    replaced = with_template(tokenizer, "deepseek_r1")
+    example = encode(conversation, replaced)
+    assert trained(example, replaced) == [answer + DEEPSEEK[1]]
+    # The published prompt continues to the text that was trained.
+    published = tokenizer.apply_chat_template(
+        conversation.messages[:1], add_generation_prompt=True, tokenize=False
+    )
+    assert replaced.decode(example.tokens).startswith(published)
+    assert replaced.convert_tokens_to_ids(R1[1]) in example.tokens
 
 
 @pytest.mark.parametrize(
