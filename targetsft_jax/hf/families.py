@@ -54,14 +54,14 @@ _GLM_READS = {
 FAMILIES: Mapping[str, Family] = {
     "llama": Family(
         architecture="LlamaForCausalLM",
-        models="Llama 2, 3.x; DeepSeekMath-7B",
+        models="Llama 2, 3.x; DeepSeekMath-7B; R1-Distill-Llama",
         tensors=family_tensors.LLAMA,
         reads=_BIASES,
         only={**_COMMON, **_NO_WINDOW, "mlp_bias": False},
     ),
     "qwen2": Family(
         architecture="Qwen2ForCausalLM",
-        models="Qwen2, Qwen2.5 (also Math)",
+        models="Qwen2, Qwen2.5 (also Math); R1-Distill-Qwen",
         tensors=family_tensors.LLAMA,
         flags={"qkv_bias": True},
         only=_COMMON,
@@ -254,7 +254,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "gemma3_text": Family(
         architecture="Gemma3ForCausalLM",
-        models="Gemma-3 (text)",
+        models="Gemma-3 (also the text part of multimodal folders)",
         tensors=family_tensors.GEMMA,
         flags={**_GEMMA_FLAGS, "qk_norm": True},
         reads={
