@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from targetsft_jax.checkpoints.checksums import array_checksums
 from targetsft_jax.checkpoints.commit import atomicity, set_uncommitted_aside
 from targetsft_jax.checkpoints.layered_params import save_args
+from targetsft_jax.checkpoints.one_replica import read_state
 from targetsft_jax.checkpoints.position import Position
 from targetsft_jax.checkpoints.provenance import Provenance, digest
 from targetsft_jax.checkpoints.reader import PROVENANCE, check_path
@@ -279,7 +280,7 @@ class Checkpoints:
             metadata, reason = attempt(partial(reader.metadata, step))
             if not reason:
                 self._check_same_run(step, metadata, expected)
-                arrays, reason = attempt(partial(reader.arrays, step, like))
+                arrays, reason = read_state(reader, self._folder, step, like)
             if not reason:
                 # Collective: every process must have restored its part.
                 saved = metadata["position"][CHECKSUMS]

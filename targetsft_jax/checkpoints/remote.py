@@ -20,7 +20,6 @@ from targetsft_jax.storage.user_path import user_path
 
 _CHECKPOINT = re.compile(r"(?P<run>.+)/checkpoints/(?P<step>\d+)")
 _CONFIGS = ("config.json", "adapter_config.json")
-_COMMIT = re.compile(r"checkpoints/\d+/commit_success\.txt")
 
 
 def local_model(url: str, *, weights: bool = True) -> Path:
@@ -41,10 +40,11 @@ def local_model(url: str, *, weights: bool = True) -> Path:
     url = url.rstrip("/")
     check_access("the model", url)
     if match := _CHECKPOINT.fullmatch(url):
-        return local_run(match["run"]).path / "checkpoints" / match["step"]
+        run_dir = local_run(match["run"], "the model")
+        return run_dir.path / "checkpoints" / match["step"]
     present = object_store.list_objects(url, depth=1)
     if not any(name in present for name in _CONFIGS):
-        return local_run(url).path
+        return local_run(url, "the model").path
     patterns = [*MODEL_FILES, *(TENSOR_FILES if weights else ())]
     return copy_folder(
         url,
@@ -54,8 +54,12 @@ def local_model(url: str, *, weights: bool = True) -> Path:
     )
 
 
-def local_run(url: str) -> RunDir:
+def local_run(url: str, key: str = "the run directory") -> RunDir:
     """Local folder with the small files of a run, and a reference to its checkpoints.
+
+    Args:
+        url: URL of a run directory.
+        key: configuration key or option, for messages.
 
     Raises:
         FileNotFoundError: no run directory is at the URL.
@@ -63,9 +67,7 @@ def local_run(url: str) -> RunDir:
     names = RunDir(Path())
     kept = [names.config, names.metrics, names.results, names.model, names.histograms]
     tops = [path.name for path in (*kept, names.goodput, names.checkpoint_pointer)]
-    folder = copy_folder(
-        url, "the run directory", lambda name: name.partition("/")[0] in tops
-    )
+    folder = copy_folder(url, key, lambda name: name.partition("/")[0] in tops)
     run_dir = RunDir(folder)
     if not run_dir.config.is_file() and not run_dir.model.is_dir():
         raise FileNotFoundError(
@@ -100,6 +102,7 @@ def export_folder(out: str) -> Iterator[Path]:
     yield folder
     names = object_store.publish_folder(folder, url, last=manifest.FILE)
     object_store.remove(url, sorted(before - set(names)))
+    atomic.abandon(folder)
 
 
 def _replaceable(url: str) -> set[str]:

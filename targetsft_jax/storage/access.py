@@ -137,9 +137,11 @@ def _no_answer(host: str, error: Exception) -> str:
     if {"RefreshError", "DefaultCredentialsError"} & names:
         line = str(error).strip().split("\n")[0][:150]
         return f"the credentials were refused ({line}); {_LOGIN}"
+    slow = any("Timeout" in name for name in names)
+    answer = f"did not answer within {SECONDS} s" if slow else "cannot be reached"
     return (
-        f"{host} did not answer within {SECONDS} s ({type(error).__name__}); check the "
-        "network, the proxy and the firewall of this machine"
+        f"{host} {answer} ({type(error).__name__}); check the network, the proxy and "
+        "the firewall of this machine"
     )
 
 

@@ -63,7 +63,7 @@ def copy_folder(
     check_access(key, url)
     objects = object_store.list_objects(url, depth=depth)
     if not objects:
-        raise FileNotFoundError(f"{key} is {url}: the bucket has no such folder")
+        raise FileNotFoundError(f"{key} is {url}: the bucket has no such object")
     chosen = {name: stored for name, stored in objects.items() if accept(name)}
     folder = local_folder("copies", url)
     _update(url, chosen, index=url)

@@ -37,6 +37,7 @@ _MOUNTS = {
     "abfs": "blobfuse2 mount /mnt/{bucket} --container-name {bucket}",
     "abfss": "blobfuse2 mount /mnt/{bucket} --container-name {bucket}",
 }
+_MOUNTS_FILE = "/proc/mounts"
 # File systems whose rename copies every object.
 _RENAME_COPIES = ("fuse.gcsfuse", "fuse.mount-s3", "fuse.mountpoint-s3", "fuse.s3fs")
 
@@ -149,10 +150,10 @@ def _file_system(url: str) -> None:
     fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
 
 
-def _mount_type(path: Path, mounts: str = "/proc/mounts") -> str:
+def _mount_type(path: Path) -> str:
     """Type of the file system that a path is on; empty if it is unknown."""
     try:
-        lines = Path(mounts).read_text("utf-8", "replace").splitlines()
+        lines = Path(_MOUNTS_FILE).read_text("utf-8", "replace").splitlines()
     except OSError:
         return ""
     path = path.absolute()

@@ -54,7 +54,7 @@ def emulator() -> Iterator[dict[str, str]]:
             """A killed client's connection ends; nothing to report."""
 
     with Server(("127.0.0.1", 0), functools.partial(handler, storage)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:
             yield _environment(f"http://127.0.0.1:{server.server_port}")
         finally:
