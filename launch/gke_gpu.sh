@@ -6,10 +6,12 @@
 # needs (RDMA devices, NCCL plug-ins) to the printed manifest: APPLY=cat.
 set -euo pipefail
 python=${PYTHON:-python}
+# VOLUME= for none, with run_dir, cache_dir and data at gs://BUCKET/PATH.
+volume=${VOLUME-runs:/runs}
 "$python" -m targetsft_jax.jobset \
   --name "${NAME:-targetsft}" \
   --image "${IMAGE:?the container image}" \
   --nodes "${NODES:-2}" --gpus "${GPUS:-8}" \
   --accelerator "${ACCELERATOR:-nvidia-h100-80gb}" \
-  --volume "${VOLUME:-runs:/runs}" \
+  ${volume:+--volume "$volume"} \
   -- "$@" | ${APPLY:-kubectl apply -f -}

@@ -6,10 +6,12 @@
 # a wrong configuration ends it.
 set -euo pipefail
 python=${PYTHON:-python}
+# VOLUME= for none, with run_dir, cache_dir and data at gs://BUCKET/PATH.
+volume=${VOLUME-runs:/runs}
 "$python" -m targetsft_jax.jobset \
   --name "${NAME:-targetsft}" \
   --image "${IMAGE:?the container image, such as REGION-docker.pkg.dev/PROJECT/REPO/targetsft}" \
   --topology "${TOPOLOGY:-v5e:4x4}" \
   --slices "${SLICES:-1}" \
-  --volume "${VOLUME:-runs:/runs}" \
+  ${volume:+--volume "$volume"} \
   -- "$@" | ${APPLY:-kubectl apply -f -}

@@ -2,7 +2,7 @@
 # Run one training on the nodes of a Slurm job, one process per node with all of its GPUs:
 #   sbatch --nodes 4 --gpus-per-node 8 launch/slurm.sh --config FILE [--key value …]
 # Edit: the partition, the account, and how the environment is activated (PYTHON).
-# run_dir, cache_dir and the data must be on a file system that every node mounts.
+# run_dir, cache_dir and the data are on a file system that every node mounts, or at gs://.
 #
 # Exit codes of a training: 0 finished, 143 stopped early and saved, others failed.
 # Three minutes before the time limit all processes save and stop, and the job is queued

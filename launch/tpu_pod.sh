@@ -4,8 +4,8 @@
 #   launch/tpu_pod.sh NAME ZONE log     follow the output of host 0
 #   launch/tpu_pod.sh NAME ZONE stop    save a checkpoint on all hosts and stop
 # Edit: FOLDER, where the package is installed on every host, with a .venv in it.
-# run_dir, cache_dir and the data must be on a file system that every host mounts, such as
-# Filestore. After a preemption, create the slice again and run the same command: it resumes.
+# run_dir, cache_dir and the data are in an object store, gs://BUCKET/PATH (extra gcs), or on
+# a file system that every host mounts, such as Filestore. After a preemption, create the slice again and run the same command: it resumes.
 set -eu
 usage="usage: launch/tpu_pod.sh NAME ZONE (--config FILE [--key value …] | log | stop)"
 name=${1:?$usage}
