@@ -22,7 +22,6 @@ Location: TypeAlias = "Path | epath.Path"
 LOCAL_DIR = "TARGETSFT_LOCAL_DIR"
 """Environment variable with the folder of local copies of objects."""
 
-EXTRA = "gcs"
 _DEFAULT_LOCAL_DIR = "~/.cache/targetsft_jax/gcs"
 _URL = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://(?P<rest>.*)|(?P<damaged>gs|s3|az|hf):/.*"
@@ -143,7 +142,7 @@ def _file_system(url: str) -> None:
     # Read once, at the import: it would ask for the kind of each bucket by gRPC, which
     # many accounts may not, and warn every time.
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-    import_extra("gcsfs", EXTRA, url, "or mount the bucket and pass a local path")
+    import_extra("gcsfs", "gcs", url, "or mount the bucket and pass a local path")
     import fsspec
 
     # Orbax writes past this listing, which would then miss its files.

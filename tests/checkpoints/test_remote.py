@@ -37,6 +37,9 @@ def test_a_killed_run_is_resumed_elsewhere_exported_and_loaded(
     folders, store, tmp_path, monkeypatch
 ):
     arguments = _at(store, folders)
+    # Without a store and a kill, at the same time.
+    undisturbed = _arguments(folders, tmp_path / "alone")
+    beside = launched.start(undisturbed, tmp_path / "third", devices=1)
     job = launched.start(arguments, tmp_path / "first", devices=1)
     deadline = time.monotonic() + 120
     committed = f"{store}/run/checkpoints/6/commit_success.txt"
@@ -57,10 +60,7 @@ def test_a_killed_run_is_resumed_elsewhere_exported_and_loaded(
     assert "resumed from the checkpoint of step" in job.said()
     assert f"written to {store}/run" in job.said()
 
-    job = launched.start(
-        _arguments(folders, tmp_path / "alone"), tmp_path / "third", devices=1
-    )
-    assert job.wait(120) == [0], job.said()
+    assert beside.wait(120) == [0], beside.said()
     alone = load_file(tmp_path / "alone/hf/model.safetensors")
     _assert_equal(local_model(f"{store}/run/hf"), alone)
     rows = rig.metrics_of(local_run(f"{store}/run").path)
