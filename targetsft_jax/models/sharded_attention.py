@@ -1,5 +1,4 @@
-"""Attention kernels on a mesh: rows over data and fsdp, queries over context, heads
-over tensor."""
+"""Attention kernels on a mesh, which shards rows, queries and heads."""
 
 from typing import Any
 

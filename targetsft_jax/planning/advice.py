@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from targetsft_jax.config.schema import Config
-from targetsft_jax.parallel.mesh import row_shards
+from targetsft_jax.parallel.mesh import platform, row_shards
 from targetsft_jax.planning.abstract_step import AbstractStep
 from targetsft_jax.planning.memory import (
     argument_parts,
@@ -34,10 +34,7 @@ def advice(config: Config, step: AbstractStep, capacity: float | None) -> Iterat
         shards = row_shards(mesh)
         yield f"mesh.data 1, mesh.fsdp {shards}: shard parameters over all devices"
     if materialises_scores(step):
-        yield (
-            "data.max_length a multiple of 128 and train.attention auto: the portable "
-            "attention holds all scores of a layer"
-        )
+        yield _of_a_kernel(step)
     state = sum(part.gib for part in argument_parts(step))
     if capacity is not None and state > capacity / 2:
         devices = mesh.size * state / (capacity / 2)
@@ -64,3 +61,15 @@ def advice(config: Config, step: AbstractStep, capacity: float | None) -> Iterat
     if step.spec.lora is None:
         yield "lora.rank 16: only adapters have gradients and moments"
     yield "data.max_length: shorter rows"
+
+
+def _of_a_kernel(step: AbstractStep) -> str:
+    """Advise the change with which a kernel replaces the portable attention."""
+    context = step.mesh.shape["context"]
+    if context > 1 and platform(step.mesh) != "tpu":
+        return "mesh.context 1: the attention kernels of GPUs need all tokens of a row"
+    multiple = 128 if context == 1 else 256 * context
+    return (
+        f"data.max_length a multiple of {multiple} and train.attention auto: the "
+        "portable attention holds all scores of a layer"
+    )
