@@ -143,6 +143,7 @@ ROPE: Mapping[str, Domain] = {
     "rope_theta": _THETA,
     "partial_rotary_factor": _SHARE,
     "factor": _FACTOR,
+    "alpha": _FACTOR,
     "short_factor": _FACTORS,
     "long_factor": _FACTORS,
     "low_freq_factor": _FACTOR,

@@ -15,6 +15,7 @@ from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.rope import (
     LinearScaling,
     LongRopeScaling,
+    NtkScaling,
     RopeScaling,
     Scaling,
     YarnScaling,
@@ -37,6 +38,7 @@ _KINDS: Mapping[str, Any] = {
     "llama3": RopeScaling,
     "yarn": YarnScaling,
     "longrope": LongRopeScaling,
+    "dynamic": NtkScaling,
 }
 # Rotary keys common to all kinds of scaling.
 _GENERAL_ROPE_KEYS = {
@@ -46,6 +48,8 @@ _GENERAL_ROPE_KEYS = {
     "partial_rotary_factor",
     "finetuned",
 }
+# Without effect in transformers, in files of Hunyuan.
+_IGNORED_ROPE_KEYS = {"beta_fast", "beta_slow", "mscale", "mscale_all_dim"}
 _ORIGINAL = "original_max_position_embeddings"
 _WINDOW, _FULL = "sliding_attention", "full_attention"
 
@@ -320,7 +324,8 @@ def _scaling(
     scaling = _KINDS.get(kind)
     fields = dataclasses.fields(scaling) if scaling else ()
     defaults = {field.name: field.default for field in fields}
-    unknown = sorted({*parameters} - {*defaults} - _GENERAL_ROPE_KEYS)
+    ignored = _IGNORED_ROPE_KEYS if scaling is NtkScaling else set()
+    unknown = sorted({*parameters} - {*defaults} - _GENERAL_ROPE_KEYS - ignored)
     _refuse_unless(not unknown, key, raw, f"{kind} without {', '.join(unknown)}", where)
     if scaling is None:
         return None

@@ -218,6 +218,16 @@ FAMILIES: Mapping[str, Family] = {
             "tie_word_embeddings": True,
         },
     ),
+    "hunyuan_v1_dense": Family(
+        architecture="HunYuanDenseV1ForCausalLM",
+        models="Hunyuan 0.5B to 7B (dense)",
+        tensors=family_tensors.HUNYUAN,
+        flags={"qk_norm": True, "qk_norm_rotated": True},
+        reads=_BIASES,
+        only=_COMMON,
+        defaults={"rms_norm_eps": 1e-5},
+        rope=("default", "dynamic"),
+    ),
     "gemma": Family(
         architecture="GemmaForCausalLM",
         models="Gemma (first), CodeGemma",

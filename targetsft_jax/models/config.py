@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from targetsft_jax.models.rope import LinearScaling, LongRopeScaling, Scaling
+from targetsft_jax.models.rope import LongRopeScaling, RopeScaling, Scaling, YarnScaling
 
 ACTIVATIONS = ("silu", "gelu_tanh")
 
@@ -162,7 +162,7 @@ class DecoderConfig:
         original one beside the factor (Qwen2.5 with YaRN).
         """
         scaling = self.rope_scaling
-        if scaling is None or isinstance(scaling, LinearScaling | LongRopeScaling):
+        if not isinstance(scaling, RopeScaling | YarnScaling):
             return self.max_position_embeddings
         extended = scaling.original_max_position_embeddings * scaling.factor
         return max(self.max_position_embeddings, int(extended))

@@ -176,7 +176,32 @@ class LongRopeScaling:
         return math.sqrt(1 + math.log(self.factor) / original)
 
 
-Scaling = LinearScaling | RopeScaling | YarnScaling | LongRopeScaling
+@dataclasses.dataclass(frozen=True)
+class NtkScaling:
+    """NTK-aware scaling with a fixed `alpha`: the base becomes θ · alpha^(d / (d − 2)).
+
+    The highest frequency is unchanged, and the lowest is divided by `alpha`.
+    Checkpoints of Hunyuan call it `dynamic`; their `factor` has no effect.
+    """
+
+    alpha: float
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_positive(self, ("alpha", "factor"))
+
+    def scaled(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
+        """Scaled frequencies: [d / 2] -> [d / 2], float64."""
+        last = max(len(frequencies) - 1, 1)
+        return frequencies * self.alpha ** -(np.arange(len(frequencies)) / last)
+
+    @property
+    def magnitude(self) -> float:
+        """Factor of cosine and sine."""
+        return 1.0
+
+
+Scaling = LinearScaling | RopeScaling | YarnScaling | LongRopeScaling | NtkScaling
 Rotation = tuple[jax.Array, jax.Array]
 """Cosine and sine of every pair's angle."""
 

@@ -11,7 +11,12 @@ from targetsft_jax.hf.families import FAMILIES
 from targetsft_jax.hf.family import PLAIN
 from targetsft_jax.hf.importer import load_config
 from targetsft_jax.models.config import DecoderConfig
-from targetsft_jax.models.rope import LinearScaling, RopeScaling, YarnScaling
+from targetsft_jax.models.rope import (
+    LinearScaling,
+    NtkScaling,
+    RopeScaling,
+    YarnScaling,
+)
 
 SIZES = {
     "vocab_size": 40,
@@ -87,6 +92,13 @@ REFUSED = {
     "longrope": (
         {"rope_scaling": {"type": "longrope"}},
         "rope_scaling.*longrope.*rope_type default",
+    ),
+    "dynamic of hunyuan": (
+        {
+            "model_type": "hunyuan_v1_dense",
+            "rope_scaling": {"type": "dynamic", "factor": 2.0},
+        },
+        "rope_scaling.*dynamic with alpha",
     ),
     "longrope without factors": (
         {"model_type": "phi3", "rope_scaling": {"type": "longrope"}},
@@ -358,6 +370,7 @@ ODD = {
     "glm": dict(qkv_bias=True, partial_rotary_factor=0.5),
     "glm4": dict(partial_rotary_factor=0.5),
     "ernie4_5": dict(rope_theta=5e5),
+    "hunyuan_v1_dense": dict(rope_scaling=NtkScaling(50.0)),
     "gemma": dict(rope_theta=1234.0, o_bias=True, qkv_bias=True),
     "gemma2": dict(
         query_pre_attn_scalar=5,

@@ -83,6 +83,7 @@ FORGOTTEN = {
     "factor of outputs": ("granite", {"residual_multiplier": 1.0}),
     "factor of scores": ("granite", {"attention_multiplier": None}),
     "divisor of logits": ("granite", {"logits_scaling": 1.0}),
+    "norms after rotation": ("hunyuan_v1_dense", {"qk_norm_rotated": False}),
     "pairs of neighbours": ("glm4", {"rope_interleaved": False}),
     "positions in windows only": ("exaone4", {"rope_layers": None}),
     "base in windows": ("gemma3_text", {"local_rope_theta": None}),

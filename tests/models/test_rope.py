@@ -7,6 +7,7 @@ import pytest
 from targetsft_jax.models.rope import (
     LinearScaling,
     LongRopeScaling,
+    NtkScaling,
     RopeScaling,
     YarnScaling,
     frequencies,
@@ -86,3 +87,8 @@ def test_longrope_divides_by_its_factors():
     np.testing.assert_array_equal(long_texts(scaling, segments), expected)
     assert long_texts(scaling, segments[:, :16]) is None
     assert long_texts(LinearScaling(4.0), segments) is None
+
+
+def test_ntk_scaling_stretches_the_base():
+    scaled = frequencies(8, 100.0, NtkScaling(5.0))
+    np.testing.assert_allclose(scaled, frequencies(8, 100.0 * 5 ** (8 / 6)), rtol=1e-6)

@@ -31,6 +31,7 @@ CHANGES = {
     "olmo3": dict(num_hidden_layers=3, num_key_value_heads=2),
     "exaone4": dict(sliding_window=5),
     "seed_oss": dict(head_dim=6),
+    "hunyuan_v1_dense": dict(head_dim=6),
     "gemma": dict(head_dim=6),
     "gemma2": dict(head_dim=6, num_hidden_layers=3),
     "gemma3_text": dict(

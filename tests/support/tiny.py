@@ -158,6 +158,17 @@ CASES = {
     "glm-bias": dict(model_type="glm", head_dim=8),
     "glm4-no-bias": dict(model_type="glm4", head_dim=12, attention_bias=False),
     "ernie4_5-tied": dict(model_type="ernie4_5", head_dim=8, tie_word_embeddings=True),
+    "hunyuan-alpha": dict(
+        model_type="hunyuan_v1_dense",
+        head_dim=12,
+        rope_parameters={
+            "rope_type": "dynamic",
+            "rope_theta": 10_000.0,
+            "alpha": 50.0,
+            "factor": 1.0,
+            "beta_fast": 32,
+        },
+    ),
     "gemma-mqa": dict(
         model_type="gemma",
         head_dim=12,
