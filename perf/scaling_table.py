@@ -53,9 +53,11 @@ class Row:
 
     @property
     def title(self) -> str:
-        """Settings and the keys that differ."""
-        keys = " ".join(self.overrides).replace("--", "")
-        return ", ".join(filter(None, [*self.settings, keys]))
+        """Settings and the keys that differ, but for what another column has."""
+        keys = dict(zip(self.overrides[::2], self.overrides[1::2]))
+        keys.pop("--train.accumulation_steps", None)
+        shown = [f"{key.removeprefix('--')} {value}" for key, value in keys.items()]
+        return ", ".join([*self.settings, *shown])
 
     @property
     def file(self) -> str:
@@ -64,16 +66,19 @@ class Row:
         return "_".join(parts).replace(":", "-").replace(" ", "") + ".json"
 
 
-LONG = ("--data.max_length", "32768", "--train.batch_size", "8")
-LONG += ("--train.accumulation_steps", "1")
+def _steps(count: int) -> tuple[str, ...]:
+    return ("--train.accumulation_steps", str(count))
+
+
+LONG = ("--data.max_length", "32768", "--train.batch_size", "8", *_steps(1))
 ROWS = (
     Row(("numina_qwen3_1.7b", "openr1_qwen3_1.7b"), MATH, "v5e:4x4"),
     Row(("numina_qwen2.5_math_1.5b", "openr1_qwen2.5_math_1.5b"), MATH, "v5e:2x4"),
     Row(("numina_qwen2.5_math_7b", "openr1_qwen2.5_math_7b"), MATH, "v5e:4x4"),
-    Row(("llama3.2_3b",), MEDICAL, "v5e:4x4"),
-    Row(("llama3.1_8b",), MEDICAL, "v5e:4x4"),
-    Row(("qwen2.5_1.5b",), MEDICAL, "v5e:2x4"),
-    Row(("qwen2.5_7b",), MEDICAL, "v5e:4x4"),
+    Row(("llama3.2_3b",), MEDICAL, "v5e:4x4", 1, _steps(4)),
+    Row(("llama3.1_8b",), MEDICAL, "v5e:4x4", 1, _steps(4)),
+    Row(("qwen2.5_1.5b",), MEDICAL, "v5e:2x4", 1, _steps(8)),
+    Row(("qwen2.5_7b",), MEDICAL, "v5e:4x4", 1, _steps(4)),
     Row((SEVEN,), "", "v6e:2x4"),
     Row((SEVEN,), "", "v5e:4x4"),
     Row((SEVEN,), "", "v5e:4x8"),
@@ -123,15 +128,15 @@ def result(row: Row, folder: Path) -> dict[str, Any]:
 def config_of(row: Row) -> Any:
     """Configuration of a row, of its first setting.
 
-    One row of tokens per chip and micro-batch; on fewer than 16 chips the 16
-    micro-batches of the configuration have several.
+    If the row does not specify the micro-batches: one row of tokens per chip in each;
+    on fewer than 16 chips the 16 micro-batches of the configuration have several.
     """
     from targetsft_jax.config.load import load
     from targetsft_jax.experiments import grid
     from targetsft_jax.experiments.declaration import read_comparison
 
     steps = min(16, 256 // row.devices)
-    overrides = ["--train.accumulation_steps", str(steps), *row.overrides]
+    overrides = [*_steps(steps), *row.overrides]
     if row.slices > 1:
         # Parameters are sharded within a slice; slices differ in their rows only.
         overrides += ["--mesh.data", str(row.slices), "--mesh.fsdp", "-1"]

@@ -25,6 +25,8 @@ from targetsft_jax.training.step_spec import step_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 
+STEPS = "--train.accumulation_steps"
+
 # Sizes that the hub shows for the published weights.
 PARAMETERS = {
     "qwen3-1.7b": 1_720_574_976,
@@ -127,7 +129,9 @@ def test_a_setting_fits_its_models_and_its_slice(name, setting, tmp_path):
     check_positions(config, models)
     chips = _table().Row((setting,), "", topology).devices
     shape = mesh_shape(chips, config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    rows = config.train.batch_size // config.train.accumulation_steps
+    base = {"paper_math": "numina_math", "paper_medical": "m23k"}[name]
+    command = load(["--config", base, *keys])
+    rows = config.train.batch_size // command.train.accumulation_steps
     assert rows % (shape[0] * shape[1]) == 0
     mesh = SimpleNamespace(
         devices=SimpleNamespace(flat=[SimpleNamespace(platform="tpu")]),
@@ -135,19 +139,24 @@ def test_a_setting_fits_its_models_and_its_slice(name, setting, tmp_path):
     )
     spec = step_spec(config, models, models["student"].vocab_size, mesh)
     assert spec.numerics.dtype == "bfloat16" and spec.numerics.remat == "full"
-    # The command of the comments is this cell, and a JobSet of it starts.
-    base = {"paper_math": "numina_math", "paper_medical": "m23k"}[name]
-    command = load(["--config", base, *keys])
-    entry = replace(_entries(name)[setting].config, run_dir="", seed=0)
-    assert replace(command, run_dir="", seed=0) == entry
+    # The command of the comments is this cell, but for the micro-batches of the slice,
+    # and a JobSet of it starts.
+    entry = _entries(name)[setting].config
+    assert replace(command, run_dir=entry.run_dir, train=entry.train) == entry
+    steps = entry.train.accumulation_steps
+    assert replace(command.train, accumulation_steps=steps) == entry.train
     options = ["--name", "a", "--image", "i", "--topology", topology]
     assert f"{chips} chips" in manifest_text([*options, "--", "--config", base, *keys])
 
 
 def test_the_table_of_slices_has_every_setting_on_its_slice():
-    commands = {k: v[0] for name in STUDENTS for k, v in _commands(name).items()}
+    commands = {
+        setting: (slice_, keys[keys.index(STEPS) + 1] if STEPS in keys else "16")
+        for name in STUDENTS
+        for setting, (slice_, keys) in _commands(name).items()
+    }
     rows = {
-        setting: row.topology
+        setting: (row.topology, str(_table().config_of(row).train.accumulation_steps))
         for row in _table().ROWS
         if row.source
         for setting in row.settings
