@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def _row(case: Case) -> str:
-    from targetsft_jax.config.schema import load
+    from targetsft_jax.config.load import load
     from targetsft_jax.planning.hlo import KINDS
     from targetsft_jax.planning.plan import make_plan
     from targetsft_jax.planning.topology import get_topology
