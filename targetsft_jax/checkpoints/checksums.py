@@ -1,4 +1,4 @@
-"""Per-array checksums, computed on the devices.
+"""Per-array checksums, computed where the arrays are.
 
 Checkpoint files have no checksums of most of their bytes: a flipped bit would silently
 restore a wrong parameter. The checksums are saved with the arrays and recomputed from
@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_HOST_CHUNK = 2**22
-"""Elements that `host_checksum` converts at a time."""
+_HOST_CHUNK = 2**16
+"""Elements at a time on the host, few enough for the cache of a core."""
+
+_FACTORS = 2 * np.arange(_HOST_CHUNK, dtype=np.uint32) + 1
 
 _UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
@@ -31,9 +33,19 @@ def array_checksums(tree: Any) -> dict[str, int]:
     Returns:
         Path, joined by dots -> checksum, 0 to 2³² - 1.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    checksums = jax.device_get(_checksums([leaf for _, leaf in leaves]))
-    return {path_name(k): int(c) for (k, _), c in zip(leaves, checksums)}
+    checksums: dict[str, int] = {}
+    on_devices: dict[str, jax.Array] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if _is_on_host(leaf):
+            # Of a new array: jax would keep the view, and not reuse the leaf's memory.
+            view = np.asarray(leaf.addressable_data(0))
+            checksums[path_name(path)] = host_checksum([view])
+        else:
+            on_devices[path_name(path)] = leaf
+    if on_devices:
+        sums = jax.device_get(_checksums(list(on_devices.values())))
+        checksums |= dict(zip(on_devices, map(int, sums)))
+    return checksums
 
 
 def path_name(path: Any) -> str:
@@ -62,16 +74,29 @@ def host_checksum(parts: Iterable[np.ndarray]) -> int:
         parts: consecutive parts of the flattened array, of any shapes.
     """
     total, start = 0, 0
+    products = np.empty(_HOST_CHUNK, np.uint32)
     for part in parts:
         flat = part.reshape(-1)
         for first in range(0, flat.size, _HOST_CHUNK):
             bits = flat[first : first + _HOST_CHUNK]
-            bits = bits.view(f"u{bits.dtype.itemsize}").astype(np.uint32)
-            index = np.arange(start, start + bits.size, dtype=np.uint64)
-            factors = (2 * index + 1).astype(np.uint32)
-            total += int((bits * factors).sum(dtype=np.uint64))
-            start += bits.size
+            bits = bits.view(f"u{bits.dtype.itemsize}").astype(np.uint32, copy=False)
+            size = bits.size
+            product = np.multiply(bits, _FACTORS[:size], out=products[:size])
+            # Σ bits · (2 · (start + index) + 1), modulo 2³².
+            total += int(product.sum(dtype=np.uint32))
+            total += 2 * start * int(bits.sum(dtype=np.uint32))
+            start += size
     return total % 2**32
+
+
+def _is_on_host(leaf: Any) -> bool:
+    """True for an array of which the memory of this process has a full copy.
+
+    XLA's program for a CPU takes five to ten times as long as numpy.
+    """
+    if not isinstance(leaf, jax.Array) or not leaf.is_fully_replicated:
+        return False
+    return all(device.platform == "cpu" for device in leaf.devices())
 
 
 @jax.jit

@@ -26,6 +26,24 @@ def test_the_sum_is_the_documented_one(dtype: str):
     bits = host.view(f"u{host.dtype.itemsize}").ravel().tolist()
     expected = sum(b * (2 * index + 1) for index, b in enumerate(bits)) % 2**32
     assert array_checksums({"a": {"b": x}}) == {"a.b": expected}
+    [on_devices] = checksums._checksums([x])
+    assert int(on_devices) == expected
+
+
+def test_the_memory_of_an_array_is_still_reused():
+    """A view that jax kept would make the next step copy the array."""
+    x = _array("float32", (400, 500))
+    pointer = x.unsafe_buffer_pointer()
+    array_checksums(x)
+    following = jax.jit(lambda x: x + 1, donate_argnums=0)(x)
+    assert following.unsafe_buffer_pointer() == pointer
+
+
+def test_arrays_of_several_chunks(monkeypatch):
+    x = _array("bfloat16", (3, 50))
+    [expected] = checksums._checksums([x])
+    monkeypatch.setattr(checksums, "_HOST_CHUNK", 64)
+    assert array_checksums(x) == {"": int(expected)}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
