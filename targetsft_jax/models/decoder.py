@@ -68,6 +68,13 @@ def abstract_params(config: DecoderConfig, dtype: DTypeLike = jnp.float32) -> di
     Returns:
         The tree of `init_params` with a `jax.ShapeDtypeStruct` at each leaf.
     """
+    shapes: dict = jax.tree.map(lambda leaf: leaf, _shapes(config, jnp.dtype(dtype)))
+    return shapes
+
+
+@functools.cache
+def _shapes(config: DecoderConfig, dtype: jnp.dtype) -> dict:
+    """Traced once: flax takes a quarter of a second."""
     return jax.eval_shape(lambda: init_params(config, jax.random.key(0), dtype))
 
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
+import jax
+
 from targetsft_jax.checkpoints.claim import claim, write_config
 from targetsft_jax.checkpoints.commit import checkpoint_steps
 from targetsft_jax.checkpoints.reader import StoredCheckpoint
@@ -133,7 +135,8 @@ def _changed_length(
         return ""
     following = min(newest + 1, steps)
     rates = [
-        float(learning_rate(train, total)(step - 1))
+        # One program: operation by operation, the schedule takes a second to compile.
+        float(jax.jit(learning_rate(train, total))(step - 1))
         for total, step in ((old, newest), (steps, following))
     ]
     moved = "".join(f", target.{name}" for name in config.method.schedules)
