@@ -235,6 +235,12 @@ class TrainConfig:
         one_of(ATTENTION_KERNELS),
         resumable=True,
     )
+    router_aux_loss_coef: float | None = key(
+        None,
+        "Weight of the load-balancing loss of a student with experts; null: that of "
+        "its config.json.",
+        at_least(0),
+    )
     loss_chunk: int | None = key(
         None,
         "Tokens per chunk of the fused loss; null: 512 on the CPU, else 2048.",

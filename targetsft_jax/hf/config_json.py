@@ -81,6 +81,8 @@ def config_from_json(raw: Json, where: str) -> DecoderConfig:
             "model"
         )
     check_config(raw, where)
+    aliases = {key: raw[name] for name, key in entry.aliases.items() if name in raw}
+    raw = {**aliases, **raw}
     # null counts as absent, except for keys that have it as a value.
     nullable = {"sliding_window", *(entry.reads.get(flag) for flag in _NULLABLE)}
     present = {k: v for k, v in raw.items() if v is not None or k in nullable}
@@ -125,7 +127,11 @@ def _decoder(fields: Mapping[str, Any], where: str) -> DecoderConfig:
         return DecoderConfig(**fields)
     except ValueError as error:
         text = str(error)
-        for theirs, ours in (*_SIZES.items(), ("num_key_value_heads", "num_kv_heads")):
+        others = {
+            "num_key_value_heads": "num_kv_heads",
+            "num_experts_per_tok": "experts_per_token",
+        }
+        for theirs, ours in (_SIZES | others).items():
             text = re.sub(rf"\b(DecoderConfig\.)?{ours}\b", theirs, text)
         raise ValueError(f"{where}: {text}") from None
 

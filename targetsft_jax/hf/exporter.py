@@ -149,7 +149,7 @@ def _specs(
                 f"{key} would be stored as {stored.name}; expected a dtype of "
                 f"{', '.join(STORED_DTYPES)}"
             )
-        shape = tuple(leaf.shape if last.layer is None else leaf.shape[1:])
+        shape = tuple(leaf.shape[len(last.index) :])
         shape = shape[::-1] if last.transposed else shape
         if last.rows is not None:
             # The last part ends where the tensor ends.
@@ -186,12 +186,32 @@ def _leaf(params: dict, path: tuple[str, ...]) -> LayerLeaf:
     return leaf
 
 
-def _host_tensor(params: dict, spec: TensorSpec) -> np.ndarray:
-    """One checkpoint tensor on the host, gathered over processes if necessary."""
+def _host_value(params: dict, part: ParameterSlice, read: dict) -> np.ndarray:
+    """A slice of a parameter on the host, gathered over processes if necessary.
+
+    Args:
+        params, part: the tree, and the slice of it.
+        read: the layer of experts that was read last, which has many slices; updated.
+    """
+    leaf: Any = _leaf(params, part.path)
+    if part.layer is None:
+        return processes.to_host(leaf)
+    if part.expert is None:
+        return processes.to_host(leaf[part.layer])
+    if isinstance(leaf, jax.Array):
+        return processes.to_host(leaf[part.layer, part.expert])
+    key = part.path, part.layer
+    if key not in read:
+        read.clear()
+        read[key] = processes.to_host(leaf[part.layer])
+    return read[key][part.expert]
+
+
+def _host_tensor(params: dict, spec: TensorSpec, read: dict) -> np.ndarray:
+    """One checkpoint tensor on the host; `read` as in `_host_value`."""
     tensor = np.empty(spec.shape, spec.dtype)
     for part in spec.parts:
-        leaf = _leaf(params, part.path)
-        value = processes.to_host(leaf if part.layer is None else leaf[part.layer])
+        value = _host_value(params, part, read)
         if value.dtype == tensor.dtype and value.shape == tensor.shape:
             if not part.transposed:
                 return np.ascontiguousarray(value)  # without a second copy
@@ -247,16 +267,17 @@ def _write_safetensors(
     Format: header length (u64, little endian), JSON header, raw tensors.
     See https://github.com/huggingface/safetensors#format.
     """
+    read: dict = {}
     if path is None:
         for spec in specs.values():
-            _host_tensor(params, spec)
+            _host_tensor(params, spec, read)
         return
     with open(path, "wb") as file:
         file.write(_header(specs.items()))
         for spec in specs.values():
             preemption.check()
             # A view as bytes, since bfloat16 has no buffer interface.
-            file.write(_host_tensor(params, spec).view(np.uint8).data)
+            file.write(_host_tensor(params, spec, read).view(np.uint8).data)
 
 
 def _header(specs: Iterable[tuple[str, TensorSpec]]) -> bytes:

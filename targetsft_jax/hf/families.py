@@ -38,6 +38,11 @@ _GEMMA_DEFAULTS = {
     "sliding_window": 4096,
 }
 
+_EXPERTS = {
+    "num_experts": "num_experts",
+    "experts_per_token": "num_experts_per_tok",
+    "router_aux_loss_coef": "router_aux_loss_coef",
+}
 _POST_NORMS = {"input_norms": False, "output_norms": True}
 _GLM_DEFAULTS = {
     "head_dim": 128,
@@ -79,6 +84,60 @@ FAMILIES: Mapping[str, Family] = {
         defaults={**_QWEN_DEFAULTS, "head_dim": 128},
         local=layer_patterns.from_max_window_layers,
         switch="use_sliding_window",
+    ),
+    "qwen3_moe": Family(
+        architecture="Qwen3MoeForCausalLM",
+        models="Qwen3 (mixtures of experts)",
+        tensors=family_tensors.QWEN3_MOE,
+        flags={"qk_norm": True},
+        reads={
+            **_BIASES,
+            **_EXPERTS,
+            "expert_size": "moe_intermediate_size",
+            "norm_topk_prob": "norm_topk_prob",
+        },
+        # No published model mixes dense layers with layers of experts.
+        only={
+            **_COMMON,
+            **_NO_WINDOW,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+        },
+        defaults={
+            **_QWEN_DEFAULTS,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 768,
+            "router_aux_loss_coef": 0.001,
+        },
+        aliases={"num_local_experts": "num_experts"},  # transformers 5
+    ),
+    "mixtral": Family(
+        architecture="MixtralForCausalLM",
+        models="Mixtral",
+        tensors=family_tensors.MIXTRAL,
+        flags={"norm_topk_prob": True},
+        reads={
+            **_EXPERTS,
+            "num_experts": "num_local_experts",
+            "expert_size": "intermediate_size",
+        },
+        only={
+            **_COMMON,
+            **_NO_WINDOW,
+            "attention_bias": False,
+            "router_jitter_noise": 0.0,
+        },
+        defaults={
+            "max_position_embeddings": 131072,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 1_000_000.0,
+            "sliding_window": None,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+            "router_aux_loss_coef": 0.001,
+        },
+        local=layer_patterns.all_layers,
     ),
     "mistral": Family(
         architecture="MistralForCausalLM",

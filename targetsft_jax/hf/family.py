@@ -9,6 +9,9 @@ from typing import Any
 class Tensor:
     """A checkpoint tensor, or one per layer if its key contains `{layer}`.
 
+    With `{expert}` there is one per layer and expert, and the second axis of the
+    parameter is the expert.
+
     Attributes:
         key: its name in the checkpoint.
         paths: paths of its parameters; with `{layer}`, the leading axis of a parameter
@@ -40,6 +43,7 @@ class Family:
             implemented value; an absent key or null counts as that value. A tuple has
             several names of that value; the first is written.
         defaults: values of absent keys, where they differ from `DEFAULTS`.
+        aliases: another name of a config.json key, in some versions -> the key.
         local: config.json without `layer_types` -> for each layer, True if it has the
             window; None for a family without windows.
         switch: config.json key that must be true for windows to apply.
@@ -57,6 +61,7 @@ class Family:
     reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
     only: Mapping[str, object] = dataclasses.field(default_factory=dict)
     defaults: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     local: Callable[[Mapping[str, Any]], list[bool]] | None = None
     switch: str | None = None
     rope: tuple[str, ...] = ("default", "linear", "llama3", "yarn")
@@ -84,6 +89,11 @@ PLAIN: Mapping[str, object] = {
     "query_pre_attn_scalar": None,
     "attn_logit_softcap": None,
     "final_logit_softcap": None,
+    "num_experts": 0,
+    "experts_per_token": 0,
+    "expert_size": None,
+    "norm_topk_prob": False,
+    "router_aux_loss_coef": 0.0,
 }
 """Values of the flags in a decoder without the features of particular families."""
 

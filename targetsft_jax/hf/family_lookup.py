@@ -59,6 +59,11 @@ def checked(config: DecoderConfig) -> Family:
         fixed["rope_layers"] = None
     if entry.rope_layers == "windows":
         fixed["rope_layers"] = rotated_with_window(config)
+    if "num_experts" in entry.reads and not config.num_experts:
+        raise ValueError(
+            f"DecoderConfig.num_experts is 0; expected 1 or more, since every layer of "
+            f"{config.model_type!r} checkpoints has experts. Change it or model_type."
+        )
     for flag, value in fixed.items():
         if flag not in entry.reads and getattr(config, flag) != value:
             raise ValueError(

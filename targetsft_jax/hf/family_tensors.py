@@ -111,3 +111,29 @@ HUNYUAN = (
     *_MLP,
     *_ENDS,
 )
+
+
+def _experts(block: str, gate: str, up: str, down: str) -> tuple[Tensor, ...]:
+    """Router and experts of a layer; the arguments are names in the checkpoint."""
+    names = {"gate": gate, "up": up, "down": down}
+    router = f"model.layers.{{layer}}.{block}.gate.weight"
+    return (
+        Tensor(router, (("layers", "experts", "router"),), transposed=True),
+        *(
+            Tensor(
+                f"model.layers.{{layer}}.{block}.experts.{{expert}}.{name}.weight",
+                (("layers", "experts", ours),),
+                transposed=True,
+            )
+            for ours, name in names.items()
+        ),
+    )
+
+
+_MOE_START = (_EMBED, _INPUT_NORM, *_ATTENTION, _MLP_NORM)
+QWEN3_MOE = (
+    *_MOE_START,
+    *_experts("mlp", "gate_proj", "up_proj", "down_proj"),
+    *_ENDS,
+)
+MIXTRAL = (*_MOE_START, *_experts("block_sparse_moe", "w1", "w3", "w2"), *_ENDS)

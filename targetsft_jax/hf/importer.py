@@ -186,7 +186,9 @@ class MappedLeaf:
         self.dtype = np.dtype(jnp.result_type(*stored))
 
     def __getitem__(self, layer: int) -> np.ndarray:
-        return self._read(next(s for s in self._sources if s.part.layer == layer))
+        parts = [self._read(s) for s in self._sources if s.part.layer == layer]
+        # One part per expert, in order.
+        return parts[0] if len(self.shape) < 4 else np.stack(parts)
 
     def __array__(
         self, dtype: np.dtype | None = None, copy: bool | None = None
@@ -267,7 +269,7 @@ def _expected_shape(
     leaf: Any = abstract
     for name in last.path:
         leaf = leaf[name]
-    shape = leaf.shape if last.layer is None else leaf.shape[1:]
+    shape = leaf.shape[len(last.index) :]
     shape = shape[::-1] if last.transposed else shape
     # The last part ends where the tensor ends.
     return shape if last.rows is None else (last.rows[1], *shape[1:])

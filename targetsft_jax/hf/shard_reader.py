@@ -196,9 +196,9 @@ class _Piece:
         tensor, part = self.source.tensor, self.source.part
         stored = tensor.rows(*self.rows)[(slice(None), *self.columns)]
         shape = stored.shape[::-1] if part.transposed else stored.shape
-        stacked = part.layer is not None
-        self.values = self.shard.buffer(self.start, (1, *shape) if stacked else shape)
-        values = self.values[0] if stacked else self.values
+        leading = len(part.index)
+        self.values = self.shard.buffer(self.start, (1,) * leading + shape)
+        values = self.values[(0,) * leading]
         cast_into(values, stored, transposed=part.transposed)
         if self.last:
             tensor.release(*self.rows)
@@ -218,8 +218,7 @@ def _pieces(
             pieces = [
                 _piece(source, (row, min(row + step, stop)), shard)
                 for shard in shards
-                if part.layer is None
-                or shard.bounds[0][0] <= part.layer < shard.bounds[0][1]
+                if all(a <= n < b for n, (a, b) in zip(part.index, shard.bounds))
             ]
             pieces = [piece for piece in pieces if piece.rows[0] < piece.rows[1]]
             for number, piece in enumerate(pieces, 1):
@@ -230,16 +229,15 @@ def _pieces(
 def _piece(source: Source, rows: tuple[int, int], shard: _Shard) -> _Piece:
     """Intersection of rows of a tensor with a shard."""
     part = source.part
-    inner = shard.bounds if part.layer is None else shard.bounds[1:]
+    inner = shard.bounds[len(part.index) :]
     (first, stop), *others = inner[::-1] if part.transposed else inner
     base = part.rows[0] if part.rows else 0  # the parameter's first row in the tensor
     rows = (max(rows[0], base + first), min(rows[1], base + stop))
     start = [rows[0] - base - first, *(0 for _ in others)]
     start = start[::-1] if part.transposed else start
-    if part.layer is not None:
-        start.insert(0, part.layer - shard.bounds[0][0])
+    leading = [n - a for n, (a, _) in zip(part.index, shard.bounds)]
     columns = tuple(slice(*bound) for bound in others)
-    return _Piece(source, rows, columns, shard, tuple(start), last=False)
+    return _Piece(source, rows, columns, shard, (*leading, *start), last=False)
 
 
 def _count_non_finite(values: np.ndarray) -> int:

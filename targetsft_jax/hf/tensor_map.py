@@ -17,12 +17,19 @@ class ParameterSlice:
         layer: index on its leading axis; None for a parameter without layers.
         transposed: True if it is stored as `[out, in]`, see `families.Tensor`.
         rows: rows [start, stop) of the stored tensor; None for all of them.
+        expert: index on its second axis; None for a parameter without experts.
     """
 
     path: tuple[str, ...]
     layer: int | None
     transposed: bool
     rows: tuple[int, int] | None = None
+    expert: int | None = None
+
+    @property
+    def index(self) -> tuple[int, ...]:
+        """Indices on the leading axes of the parameter."""
+        return tuple(n for n in (self.layer, self.expert) if n is not None)
 
 
 def checkpoint_tensors(
@@ -43,14 +50,21 @@ def checkpoint_tensors(
             continue
         if tensor.flag is not None and not getattr(config, tensor.flag):
             continue
-        stacked = "{layer}" in tensor.key
-        for layer in range(config.num_layers) if stacked else (None,):
-            key = tensor.key.format(layer=layer)
-            slices[key] = tuple(
-                ParameterSlice(path, layer, tensor.transposed, rows)
-                for path, rows in zip(tensor.paths, _rows(config, tensor.paths))
+        rows_of_paths = list(zip(tensor.paths, _rows(config, tensor.paths)))
+        for layer, expert in itertools.product(
+            _numbers(tensor.key, "{layer}", config.num_layers),
+            _numbers(tensor.key, "{expert}", config.num_experts),
+        ):
+            slices[tensor.key.format(layer=layer, expert=expert)] = tuple(
+                ParameterSlice(path, layer, tensor.transposed, rows, expert)
+                for path, rows in rows_of_paths
             )
     return slices
+
+
+def _numbers(key: str, placeholder: str, count: int) -> Sequence[int | None]:
+    """Values of a placeholder of a key; None if it has none."""
+    return range(count) if placeholder in key else (None,)
 
 
 def _rows(

@@ -56,6 +56,14 @@ class DecoderConfig:
         rope_layers: per layer, True if its queries and keys rotate; None for all
             layers. The others have no positions.
         rope_interleaved: the pairs that rotate are neighbours, (2i, 2i + 1).
+        num_experts: experts of every layer, in place of its MLP; 0 for a dense model.
+        experts_per_token: experts that a token is sent to.
+        expert_size: width of an expert's gated MLP; None for intermediate_size.
+        norm_topk_prob: the router's probabilities of a token's experts are divided by
+            their sum.
+        router_aux_loss_coef: weight of the load-balancing loss in training (see
+            `experts.auxiliary_loss`), where a run does not set it. The decoder never
+            reads it.
         model_type: name of the family in checkpoints ("qwen2", "llama"). The decoder
             never reads it: the fields above determine its function.
 
@@ -98,6 +106,11 @@ class DecoderConfig:
     local_rope_theta: float | None = None
     rope_layers: tuple[bool, ...] | None = None
     rope_interleaved: bool = False
+    num_experts: int = 0
+    experts_per_token: int = 0
+    expert_size: int | None = None
+    norm_topk_prob: bool = False
+    router_aux_loss_coef: float = 0.0
     model_type: str = "qwen2"
 
     def __post_init__(self) -> None:
@@ -123,6 +136,7 @@ class DecoderConfig:
             "final_logit_softcap",
             "sliding_window",
             "local_rope_theta",
+            "expert_size",
         ):
             if getattr(self, name) is not None:
                 self._check_positive(name)
@@ -147,6 +161,7 @@ class DecoderConfig:
         self._check_windows()
         self._check_rope_layers()
         self._check_rope_factors()
+        self._check_experts()
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
                 f"num_heads {self.num_heads} is not a multiple of num_kv_heads "
@@ -240,3 +255,14 @@ class DecoderConfig:
         if layers is not None and all(layers):
             # Normalized, as the windows are.
             object.__setattr__(self, "rope_layers", None)
+
+    def _check_experts(self) -> None:
+        if not self.num_experts:
+            return
+        if not 0 < self.experts_per_token <= self.num_experts:
+            raise ValueError(
+                f"experts_per_token is {self.experts_per_token} and num_experts is "
+                f"{self.num_experts}; expected 1 or more, and at most num_experts."
+            )
+        if self.expert_size is None:
+            object.__setattr__(self, "expert_size", self.intermediate_size)

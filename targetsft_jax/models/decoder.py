@@ -24,6 +24,8 @@ from targetsft_jax.models.attention import (
     norm_init,
 )
 from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.experts import Experts, Mix, Routing
+from targetsft_jax.models.layer_axes import layer_axes
 from targetsft_jax.models.layers import GatedMLP, rms_norm
 from targetsft_jax.models.ring import LayerCache
 from targetsft_jax.models.unstacked import Weights
@@ -87,6 +89,13 @@ def num_parameters(config: DecoderConfig) -> int:
 
 
 def apply(
+    config: DecoderConfig, params: dict, tokens: jax.Array, **options: Any
+) -> jax.Array:
+    """Hidden states after the final norm, [B, L, D]; options as in `apply_routed`."""
+    return apply_routed(config, params, tokens, **options)[0]
+
+
+def apply_routed(
     config: DecoderConfig,
     params: dict,
     tokens: jax.Array,
@@ -98,8 +107,9 @@ def apply(
     constrain: Callable[[jax.Array], jax.Array] | None = None,
     embedded: jax.Array | None = None,
     attend: SelfAttention | None = None,
-) -> jax.Array:
-    """Hidden states after the final norm.
+    mix: Mix | None = None,
+) -> tuple[jax.Array, Routing | None]:
+    """Hidden states after the final norm, and the routing of a mixture of experts.
 
     Args:
         config: the decoder.
@@ -117,10 +127,12 @@ def apply(
         embedded: [B, L, D], the tokens' rows of the embedding, for callers that look
             them up themselves; only the shape of `tokens` is read then.
         attend: replaces the portable attention (see `kernels`).
+        mix: replaces the experts of one device (see `sharded_experts`).
 
     Returns:
         [B, L, D] in `dtype`; logits are `hidden @ head(params).T`, under the config's
-        `final_logit_softcap`.
+        `final_logit_softcap`. The routing is stacked over the layers, and None for a
+        dense model.
 
     Raises:
         ValueError: unknown remat policy.
@@ -134,12 +146,17 @@ def apply(
     if segment_ids is None:
         segment_ids = jnp.ones(tokens.shape, jnp.int32)
     module = _Decoder(
-        config, jnp.dtype(dtype), remat=remat, constrain=constrain, attend=attend
+        config,
+        jnp.dtype(dtype),
+        remat=remat,
+        constrain=constrain,
+        attend=attend,
+        mix=mix,
     )
-    hidden: Any = module.apply(
+    outputs: Any = module.apply(
         {"params": params}, tokens, positions, segment_ids, embedded
     )
-    return hidden
+    return outputs
 
 
 def head(params: dict) -> jax.Array:
@@ -150,40 +167,15 @@ def head(params: dict) -> jax.Array:
 def logical_axes(config: DecoderConfig) -> dict:
     """Logical axis names of every parameter, for `parallel.rules`.
 
-    Names: "layers", "vocab", "table" (model width of embedding and head), "embed" (of
-    all other parameters), "heads", "kv_heads", "mlp"; None for an axis too small to
-    split.
+    Names: "vocab", "table" (model width of embedding and head), and those of
+    `layer_axes`; None for an axis too small to split.
 
     Returns:
         The tree of `init_params` with a tuple of names at each leaf.
     """
-
-    def project(source: str, target: str, bias: bool = False) -> dict:
-        axes: dict[str, tuple[str, ...]] = {"kernel": ("layers", source, target)}
-        return {**axes, "bias": ("layers", target)} if bias else axes
-
-    bias = config.qkv_bias
-    norm = ("layers", None)
-    heads = {"q_norm": norm, "k_norm": norm} if config.qk_norm else {}
-    norms = ["input_norm", "post_norm"] if config.input_norms else []
-    norms += ["attention_out_norm", "mlp_out_norm"] if config.output_norms else []
     axes: dict = {
         "embed": ("vocab", "table"),
-        "layers": {
-            "attention": {
-                "q": project("embed", "heads", bias),
-                "k": project("embed", "kv_heads", bias),
-                "v": project("embed", "kv_heads", bias),
-                "o": project("heads", "embed", config.o_bias),
-                **heads,
-            },
-            "mlp": {
-                "gate": project("embed", "mlp"),
-                "up": project("embed", "mlp"),
-                "down": project("mlp", "embed"),
-            },
-            **dict.fromkeys(norms, norm),
-        },
+        "layers": layer_axes(config),
         "final_norm": (None,),
     }
     return axes if config.tie_word_embeddings else {**axes, "head": axes["embed"]}
@@ -211,12 +203,12 @@ def apply_prompts(
         in `dtype`.
     """
     positions = jnp.cumsum(segment_ids, axis=1, dtype=jnp.int32) - segment_ids
-    hidden: Any
-    hidden, state = _Decoder(config, jnp.dtype(dtype)).apply(
+    outputs: Any
+    outputs, state = _Decoder(config, jnp.dtype(dtype)).apply(
         {"params": params}, tokens, positions, segment_ids, mutable=[PROMPT_KV]
     )
     [(keys, values)] = state[PROMPT_KV]["layers"]["attention"]["kv"]
-    return hidden, keys, values
+    return outputs[0], keys, values
 
 
 def apply_token(
@@ -299,6 +291,7 @@ class _Layer(nn.Module):
     param_dtype: jnp.dtype = jnp.dtype(jnp.float32)
     constrain: Callable[[jax.Array], jax.Array] | None = None
     attend: SelfAttention | None = None
+    mix: Mix | None = None
 
     @nn.compact
     def __call__(
@@ -308,7 +301,7 @@ class _Layer(nn.Module):
         is_windowed: jax.Array | bool | None = None,
         is_rotated: jax.Array | bool | None = None,
         cache: LayerCache | None = None,
-    ) -> tuple[jax.Array, LayerCache | None]:
+    ) -> tuple[jax.Array, LayerCache | Routing | None]:
         config, dtype = self.config, self.param_dtype
         init = nn.initializers.normal(INIT_SCALE)
         depth_scaled = nn.initializers.normal(
@@ -320,9 +313,20 @@ class _Layer(nn.Module):
         source = self._input("input_norm", x)
         mixed, cache = attention(source, span, is_windowed, is_rotated, cache)
         x = x + self._output("attention_out_norm", mixed)
-        mlp = GatedMLP(config, init, depth_scaled, dtype, name="mlp")
-        x = x + self._output("mlp_out_norm", mlp(self._input("post_norm", x)))
-        return (x if self.constrain is None else self.constrain(x)), cache
+        source, routing = self._input("post_norm", x), None
+        if config.num_experts:
+            experts = Experts(
+                config, init, depth_scaled, dtype, self.mix, name="experts"
+            )
+            # While one token per row is decoded, none is padding.
+            ids = jnp.ones(x.shape[:2], jnp.int32)
+            ids = span.segment_ids if isinstance(span, AttentionSpan) else ids
+            mixed, routing = experts(source, ids > 0)
+        else:
+            mixed = GatedMLP(config, init, depth_scaled, dtype, name="mlp")(source)
+        x = x + self._output("mlp_out_norm", mixed)
+        x = x if self.constrain is None else self.constrain(x)
+        return x, routing if cache is None else cache
 
     def _norm(self, name: str, x: jax.Array) -> jax.Array:
         config = self.config
@@ -346,6 +350,7 @@ class _Decoder(nn.Module):
     remat: str = "none"
     constrain: Callable[[jax.Array], jax.Array] | None = None
     attend: SelfAttention | None = None
+    mix: Mix | None = None
 
     @nn.compact
     def __call__(
@@ -354,7 +359,7 @@ class _Decoder(nn.Module):
         positions: jax.Array,
         segment_ids: jax.Array,
         embedded: jax.Array | None = None,
-    ) -> jax.Array:
+    ) -> tuple[jax.Array, Routing | None]:
         config = self.config
         init = nn.initializers.normal(INIT_SCALE)
         table = (config.vocab_size, config.hidden_size)
@@ -392,8 +397,15 @@ class _Decoder(nn.Module):
             split_rngs={"params": True},
             in_axes=(nn.broadcast, 0, 0),
             length=config.num_layers,
-        )(config, self.param_dtype, self.constrain, self.attend, name="layers")
-        x, _ = layers(x, span, is_windowed, is_rotated)
+        )(
+            config,
+            self.param_dtype,
+            self.constrain,
+            self.attend,
+            self.mix,
+            name="layers",
+        )
+        x, routing = layers(x, span, is_windowed, is_rotated)
         shape, init = (config.hidden_size,), norm_init(config)
         scale = self.param("final_norm", init, shape, self.param_dtype)
-        return _final_norm(config, x, scale)
+        return _final_norm(config, x, scale), routing

@@ -15,7 +15,7 @@ from jax.nn.initializers import Initializer
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.unstacked import GATE_UP
 
-_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": nn.silu,
     "gelu_tanh": partial(nn.gelu, approximate=True),
 }
@@ -90,7 +90,7 @@ class GatedMLP(nn.Module):
             gate = project(width, self.kernel_init, "gate")(x)
             up = project(width, self.kernel_init, "up")(x)
         down = project(self.config.hidden_size, self.output_init, "down")
-        return down(_ACTIVATIONS[self.config.activation](gate) * up)
+        return down(ACTIVATIONS[self.config.activation](gate) * up)
 
 
 def rms_norm(

@@ -228,6 +228,7 @@ def _shapes(config: DecoderConfig, lora: Lora) -> dict[Path, dict]:
         raise ValueError(
             f"lora.targets has {', '.join(missing)}; expected projections of the "
             f"model: {', '.join(names)}"
+            + (" (experts have no adapters)" if config.num_experts else "")
         )
     adapter_shapes = {}
     for path, (*lead, source, target) in modules.items():

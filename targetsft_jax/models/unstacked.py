@@ -68,6 +68,8 @@ def _unstacked(
     if join:
         for tree in trees:
             for module, name, parts in _JOINED:
+                if module not in tree:  # experts have no MLP
+                    continue
                 tree[module] = _with_joined(tree[module], name, parts)
 
     def cast(path: Any, leaf: jax.Array) -> jax.Array:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.decoder import num_parameters
 from targetsft_jax.models.lora import Lora, num_adapter_parameters
 
 
@@ -26,12 +27,24 @@ def layer_flops(
     return _projections(config) + _attention(config, length, mean_context)
 
 
+def active_parameters(config: DecoderConfig) -> int:
+    """Return the number of parameters that a token uses: all, without idle experts."""
+    idle = config.num_experts - config.experts_per_token
+    unused = 3 * config.hidden_size * (config.expert_size or 0) * idle
+    return num_parameters(config) - config.num_layers * unused
+
+
 def _projections(config: DecoderConfig) -> float:
     """Return the forward FLOPs per token of the layers' weight matrices."""
     width, head_dim = config.hidden_size, config.head_dim or 0
     queries, keys = config.num_heads * head_dim, config.num_kv_heads * head_dim
     weights = width * (queries + 2 * keys) + queries * width
-    weights += 3 * width * config.intermediate_size
+    if config.num_experts:
+        # The router, and the experts that a token is sent to.
+        active = config.experts_per_token * (config.expert_size or 0)
+        weights += width * config.num_experts + 3 * width * active
+    else:
+        weights += 3 * width * config.intermediate_size
     return config.num_layers * 2 * weights
 
 

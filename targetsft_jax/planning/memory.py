@@ -111,7 +111,10 @@ def _estimates(step: AbstractStep) -> Iterator[Part]:
         yield Part(name, layer_inputs / GIB)
     else:
         # In widths of the hidden state: four of attention, three of the MLP.
-        widths = 4 + 3 * student.intermediate_size / tensor / student.hidden_size
+        width = student.intermediate_size
+        if student.num_experts:
+            width = student.experts_per_token * (student.expert_size or 0)
+        widths = 4 + 3 * width / tensor / student.hidden_size
         name = f"activations of all layers under remat {spec.numerics.remat}"
         yield Part(name, layer_inputs * widths / GIB)
     if materialises_scores(step):

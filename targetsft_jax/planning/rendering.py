@@ -14,6 +14,7 @@ from targetsft_jax.models.decoder import num_parameters
 from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel.mesh import platform
 from targetsft_jax.parallel.zigzag import busiest, zigzag_slots
+from targetsft_jax.planning.flops import active_parameters
 from targetsft_jax.planning.plan import Plan
 
 
@@ -108,9 +109,12 @@ def _setup(plan: Plan) -> Iterator[str]:
             spec.numerics.dtype,
             step.mesh.shape["context"],
         )
+        active = ""
+        if role.config.num_experts:
+            active = f" ({active_parameters(role.config) / 1e6:,.1f}M per token)"
         yield (
-            f"{name:<9} {size:,.1f}M parameters in {role.dtype}, {kernel} attention, "
-            f"{role.origin}"
+            f"{name:<9} {size:,.1f}M parameters{active} in {role.dtype}, {kernel} "
+            f"attention, {role.origin}"
         )
         if name == "student" and spec.lora is not None:
             yield f"{'':<9} {lora.trainable(role.config, spec.lora)}"

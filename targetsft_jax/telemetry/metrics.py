@@ -155,6 +155,24 @@ _ROWS = (
         plot="KL(reference ‖ student), nats",
     ),
     Metric(
+        "router_aux",
+        "aux",
+        "load-balancing loss of the student's routers, before its weight; k for a "
+        "balanced router of k experts per token; students with experts",
+        line=digits(4),
+        legend="load-balancing loss of the routers (k: balanced)",
+        plot="load-balancing loss of the routers",
+    ),
+    Metric(
+        "router_load",
+        "load",
+        "tokens of the busiest expert over the mean of all experts, averaged over "
+        "layers; 1 is balanced; students with experts",
+        line=digits(2),
+        legend="load of the busiest expert over the mean (1: balanced)",
+        plot="load of the busiest expert over the mean",
+    ),
+    Metric(
         "grad_norm",
         "|g|",
         "global norm of the gradient before clipping",

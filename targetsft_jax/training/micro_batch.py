@@ -18,8 +18,10 @@ from targetsft_jax.loss import MeshLayout, Mixture, TopK, fused_loss, label_logp
 from targetsft_jax.loss.second import Space
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.experts import Routing, auxiliary_loss, busiest_share
 from targetsft_jax.models.lora import Lora
 from targetsft_jax.models.sharded_attention import mesh_attend
+from targetsft_jax.models.sharded_experts import mesh_experts
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import vocabulary
 from targetsft_jax.parallel.zigzag import zigzag_slots
@@ -99,6 +101,8 @@ class StepSpec:
             `parallel.vocabulary`); None: chosen by size.
         steps: optimizer steps of the run, which schedules of hyper-parameters read.
         seed: seed of the adapters' dropout.
+        router_aux_loss_coef: weight of the load-balancing loss of the student's
+            routers; None: that of its config.
         histograms: add the metrics `histogram_NAME` [BINS], shares of the target
             tokens (see `loss.histogram`).
     """
@@ -113,6 +117,7 @@ class StepSpec:
     lora: Lora | None = None
     on_base: tuple[str, ...] = ()
     vocab_group: int | None = None
+    router_aux_loss_coef: float | None = None
     histograms: bool = False
     steps: int | None = None
     seed: int = 0
@@ -186,12 +191,13 @@ def loss_and_metrics(
         scheduled: hyper-parameters of this step by name, [] f32 (`StepSpec.scheduled`).
 
     Returns:
-        The loss, [] f32, and the metrics by name, [] f32.
+        The loss, [] f32, with the load-balancing loss of a mixture of experts, and the
+        metrics by name, [] f32; the metric "loss" is that of the method alone.
     """
     placement = Placement.of(spec, mesh, batch["tokens"].size)
     slots = zigzag_slots(batch["tokens"].shape[1], mesh.shape["context"])
     trained = with_base(spec, params, frozen, batch.get(DROPOUT_KEYS), slots)
-    student = forward(spec, placement, spec.student, trained, batch)
+    student, routing = forward_routed(spec, placement, spec.student, trained, batch)
     second = {
         role: stop_gradient(
             forward(
@@ -231,7 +237,20 @@ def loss_and_metrics(
     )
     # Not a metric of a step: the pipeline makes no such label.
     del metrics["labels_outside"]
-    return loss, {"loss": loss, **metrics}
+    metrics = {"loss": loss, **metrics}
+    if routing is not None:
+        # The share of the step's target tokens, so that the shares sum to 1.
+        share = jnp.sum(batch["loss_mask"].astype(jnp.float32)) * scale
+        auxiliary = share * auxiliary_loss(routing)
+        weight = spec.router_aux_loss_coef
+        if weight is None:
+            weight = spec.student.router_aux_loss_coef
+        loss = loss + weight * auxiliary
+        metrics |= {
+            "router_aux": auxiliary,
+            "router_load": share * busiest_share(routing),
+        }
+    return loss, metrics
 
 
 @dataclass(frozen=True)
@@ -272,7 +291,20 @@ def forward(
     *,
     remat: str | None = None,
 ) -> States:
-    """Run one model: hidden states [B, L, D] and head [V, D].
+    """Run one model: hidden states and head, as `forward_routed`."""
+    return forward_routed(spec, placement, config, params, batch, remat=remat)[0]
+
+
+def forward_routed(
+    spec: StepSpec,
+    placement: Placement,
+    config: DecoderConfig,
+    params: Params,
+    batch: Batch,
+    *,
+    remat: str | None = None,
+) -> tuple[States, Routing | None]:
+    """Run one model: hidden states [B, L, D] and head [V, D], and its routing.
 
     Args:
         spec: static configuration of the step.
@@ -283,7 +315,7 @@ def forward(
     """
     tokens, numerics, mesh = batch["tokens"], spec.numerics, placement.mesh
     sharding = meshes.tokens_over(mesh)
-    hidden = decoder.apply(
+    hidden, routing = decoder.apply_routed(
         config,
         params,
         tokens,
@@ -298,8 +330,9 @@ def forward(
         attend=mesh_attend(
             numerics.attention, config, mesh, tokens.shape[1], numerics.dtype
         ),
+        mix=mesh_experts(config, mesh),
     )
-    return hidden, decoder.head(params)
+    return (hidden, decoder.head(params)), routing
 
 
 def policy_columns(

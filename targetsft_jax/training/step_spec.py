@@ -117,8 +117,14 @@ def step_spec(
         lora=adapters(config),
         on_base=tuple(role for role in roles if _on_base(role, config, mesh)),
         vocab_group=config.mesh.vocab_group,
+        router_aux_loss_coef=train.router_aux_loss_coef,
         histograms=True,
     )
+    if spec.router_aux_loss_coef is not None and not spec.student.num_experts:
+        raise ConfigError(
+            f"train.router_aux_loss_coef is {spec.router_aux_loss_coef}, and the "
+            f"student ({spec.student.model_type}) has no experts; expected null"
+        )
     try:
         if spec.lora is not None:
             num_adapter_parameters(spec.student, spec.lora)

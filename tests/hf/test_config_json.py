@@ -387,6 +387,20 @@ ODD = {
         local_rope_theta=77.0,
     ),
     "phi3": dict(sliding_window=7, partial_rotary_factor=0.5),
+    "qwen3_moe": dict(
+        num_experts=6,
+        experts_per_token=3,
+        expert_size=10,
+        norm_topk_prob=True,
+        router_aux_loss_coef=0.02,
+    ),
+    "mixtral": dict(
+        num_experts=6,
+        experts_per_token=3,
+        expert_size=24,
+        router_aux_loss_coef=0.02,
+        sliding_window=7,
+    ),
 }
 
 
@@ -431,6 +445,8 @@ def test_every_flag_of_a_family_is_written_and_read_back(model_type):
             "rope_layers is .*expected None",
         ),
         ("granite", {"input_norms": False}, "input_norms is False"),
+        ("mixtral", {}, "num_experts is 0; expected 1 or more"),
+        ("qwen3", {"num_experts": 4, "experts_per_token": 2}, "num_experts is 4"),
     ],
 )
 def test_flags_that_a_family_does_not_have_are_refused(model_type, change, message):

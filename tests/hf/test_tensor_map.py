@@ -1,6 +1,7 @@
 """Checkpoints of every family: round trips bit for bit, and fused tensors."""
 
 import collections
+import itertools
 import json
 
 import jax
@@ -24,6 +25,8 @@ READ = {
     "llama": {"qkv_bias": True, "o_bias": True},
     "gemma2": {"query_pre_attn_scalar": 5, "final_logit_softcap": 3.0},
     "gemma3_text": {"query_pre_attn_scalar": 5},
+    "qwen3_moe": {"num_experts": 4, "experts_per_token": 2, "expert_size": 12},
+    "mixtral": {"num_experts": 4, "experts_per_token": 2, "expert_size": 24},
 }
 
 
@@ -54,23 +57,24 @@ def test_round_trip_is_bit_exact(model_type, tied, tmp_path):
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_every_parameter_is_in_one_tensor(model_type):
-    """Each layer of each leaf is in one tensor of the files, and nothing else is."""
+    """Each layer and expert of each leaf is in one tensor, and nothing else is."""
     config = config_of(model_type, tie_word_embeddings=False)
     shapes = abstract_params(config)
     expected = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         names = tuple(entry.key for entry in path)
         layers = range(leaf.shape[0]) if names[0] == "layers" else [None]
-        expected |= {(names, layer): 1 for layer in layers}
+        experts = range(leaf.shape[1]) if leaf.ndim == 4 else [None]
+        expected |= {(names, *index): 1 for index in itertools.product(layers, experts)}
     slices = [
-        (part.path, part.layer)
+        (part.path, part.layer, part.expert)
         for parts in checkpoint_tensors(config).values()
         for part in parts
     ]
     assert collections.Counter(slices) == expected
 
 
-@pytest.mark.parametrize("model_type", ["phi3", "gemma3_text"])
+@pytest.mark.parametrize("model_type", ["phi3", "gemma3_text", "qwen3_moe"])
 def test_pieces_of_fused_tensors(model_type, tmp_path, monkeypatch):
     """Row by row, onto devices that share the heads."""
     config = config_of(model_type)

@@ -86,6 +86,8 @@ FORGOTTEN = {
     "norms after rotation": ("hunyuan_v1_dense", {"qk_norm_rotated": False}),
     "pairs of neighbours": ("glm4", {"rope_interleaved": False}),
     "positions in windows only": ("exaone4", {"rope_layers": None}),
+    "one expert of two": ("mixtral", {"experts_per_token": 1}),
+    "sum of probabilities": ("qwen3_moe", {"norm_topk_prob": False}),
     "base in windows": ("gemma3_text", {"local_rope_theta": None}),
     "scaling": ("gemma3_text", {"rope_scaling": None}),
 }

@@ -1,6 +1,7 @@
 """Model FLOPs against counts by hand and against the products of compiled steps."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,17 @@ import pytest
 from support.quick import QUICK
 
 from targetsft_jax.config.load import load
+from targetsft_jax.hf.importer import load_config
 from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.decoder import num_parameters
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.planning.abstract_step import abstract_step
-from targetsft_jax.planning.flops import head_flops, layer_flops, step_flops
+from targetsft_jax.planning.flops import (
+    active_parameters,
+    head_flops,
+    layer_flops,
+    step_flops,
+)
 from targetsft_jax.planning.hlo import read
 
 SMALL = DecoderConfig(
@@ -58,6 +66,19 @@ def test_qwen_7b_flops_match_its_published_size():
     # 6.53e9 weights outside embedding and head, 545e6 in the head.
     assert layer_flops(QWEN_7B, 1) == pytest.approx(2 * 6.53e9, rel=1e-3)
     assert head_flops(QWEN_7B, 152064) == pytest.approx(2 * 0.545e9, rel=1e-3)
+
+
+def test_a_mixture_of_experts_has_its_published_sizes():
+    # Its model card: 30.5e9 parameters in total, 3.3e9 activated, 29.9e9 without
+    # embeddings. A token's products are with the active ones and the routers.
+    folder = Path(__file__).parents[2] / "configs" / "architectures"
+    config = load_config(folder / "qwen3-30b-a3b")
+    tables = 2 * config.vocab_size * config.hidden_size
+    assert num_parameters(config) == pytest.approx(30.5e9, rel=2e-3)
+    assert num_parameters(config) - tables == pytest.approx(29.9e9, rel=2e-3)
+    assert active_parameters(config) == pytest.approx(3.3e9, rel=2e-2)
+    active = active_parameters(config) - tables
+    assert layer_flops(config, 1) == pytest.approx(2 * active, rel=1e-3)
 
 
 def test_a_step_has_three_student_passes_one_teacher_pass_and_the_heads():

@@ -9,9 +9,11 @@ logits of transformers. It is the first case of the family in `tiny`, made small
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from targetsft_jax.hf.families import FAMILIES
 
@@ -24,6 +26,7 @@ SMALL = dict(
 # Changes to first cases that would be too large, or insensitive at these sizes.
 CHANGES = {
     "qwen3": dict(head_dim=6),
+    "qwen3_moe": dict(head_dim=6, moe_intermediate_size=12),
     "mistral": dict(sliding_window=5),
     "ministral": dict(
         head_dim=6, sliding_window=5, layer_types=[tiny.WINDOW, tiny.FULL]
@@ -51,11 +54,11 @@ def contents(model_type):
     case = tiny.CASES[tiny.first_case(model_type)]
     model = tiny.build(**{**case, **SMALL, **CHANGES.get(model_type, {})})
     ids = tiny.tokens(rows=2, length=24, vocab=48)
-    tensors = {
-        f"tensor:{key}": value.numpy()
-        for key, value in model.state_dict().items()
-        if key != "lm_head.weight" or not model.config.tie_word_embeddings
-    }
+    with tempfile.TemporaryDirectory() as folder:
+        # The names of checkpoints, which differ from those of modules for experts.
+        model.save_pretrained(folder)
+        stored = load_file(Path(folder) / "model.safetensors")
+    tensors = {f"tensor:{key}": value for key, value in stored.items()}
     config = np.asarray(json.dumps(model.config.to_dict(), default=str))
     return {
         "config": config,
@@ -68,8 +71,10 @@ def contents(model_type):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--update", action="store_true", help="write the files")
-    update = parser.parse_args().update
-    for name in FAMILIES:
+    parser.add_argument("families", nargs="*", help="default: all")
+    options = parser.parse_args()
+    update = options.update
+    for name in options.families or FAMILIES:
         path = FOLDER / f"{name}.npz"
         if update:
             np.savez_compressed(path, **contents(name))

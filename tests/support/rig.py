@@ -265,7 +265,7 @@ def build(
     mesh = mesh or one_device()
     params = start_of(spec)
     shardings = state_shardings(
-        STUDENT, params, optimizer, mesh, spec.lora, spec.method.policy
+        spec.student, params, optimizer, mesh, spec.lora, spec.method.policy
     )
     start = host(init_state(params, optimizer, shardings, spec.method.policy))
     frozen = frozen_of(spec, mesh)

@@ -66,6 +66,16 @@ GEMMA3 = dict(
     },
 )
 
+QWEN3_MOE = dict(
+    model_type="qwen3_moe",
+    head_dim=10,
+    moe_intermediate_size=24,
+    num_experts=4,
+    num_experts_per_tok=2,
+    norm_topk_prob=True,
+    seed=2,  # one that does not repeat a token
+)
+
 # The first of each family is its representative (see `first_case`).
 CASES = {
     "qwen2-tied": dict(model_type="qwen2", tie_word_embeddings=True),
@@ -110,6 +120,14 @@ CASES = {
         num_key_value_heads=4,
         max_position_embeddings=4096,
         pretraining_tp=1,
+    ),
+    "qwen3-moe": dict(QWEN3_MOE),
+    "qwen3-moe-unnormalized": dict(QWEN3_MOE, norm_topk_prob=False),
+    "mixtral": dict(
+        model_type="mixtral",
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        sliding_window=None,
     ),
     "mistral-window": dict(model_type="mistral", sliding_window=7),
     "mistral-no-window": dict(model_type="mistral", sliding_window=None, head_dim=12),
