@@ -15,7 +15,7 @@ _ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 # Errors of C++ libraries have the text only.
 _MESSAGES = ("no space left on device", "disk quota exceeded")
 # Of a thread that still wrote a half-written checkpoint while it was removed.
-_REMOVED = ("not_found", ".orbax-checkpoint-tmp")
+_REMOVED, _TEMPORARY = ("not_found", "no such file"), ".orbax-checkpoint-tmp"
 
 
 def lacks_space(error: BaseException | None) -> bool:
@@ -40,8 +40,8 @@ class ReportedElsewhere(logging.Filter):
         error = record.exc_info[1] if record.exc_info else None
         if error is not None and not isinstance(error, Exception):
             return False
-        message = record.getMessage().lower()
-        is_removed = all(text in message for text in _REMOVED)
+        message = f"{record.getMessage()} {error or ''}".lower()
+        is_removed = _TEMPORARY in message and any(t in message for t in _REMOVED)
         is_full = lacks_space(error) or any(text in message for text in _MESSAGES)
         return not (is_full or is_removed)
 

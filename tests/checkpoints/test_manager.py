@@ -313,6 +313,8 @@ def _full(times, monkeypatch):
 
 def test_the_last_save_is_retried(tmp_path, monkeypatch):
     _full(3, monkeypatch)
+    # Each attempt takes a moment, and much longer on a busy machine.
+    monkeypatch.setattr(disk_full, "LAST_SAVE_SECONDS", 60)
     checkpoints, messages = Checkpoints(RunDir(tmp_path), Retention(1)), []
     position = replace(POSITION, step=4)
     checkpoints.save_last(_arrays(4), position, {"loss": 1.0}, messages.append)

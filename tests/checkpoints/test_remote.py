@@ -16,12 +16,12 @@ from targetsft_jax.checkpoints.remote import local_model, local_run
 from targetsft_jax.storage import object_store
 from targetsft_jax.storage.location import local_dir
 
-STEPS = 12
+STEPS = 8
 
 
 def _arguments(folders, run_dir, **more):
     return rig.small_run(
-        folders, run_dir, train__steps=STEPS, train__save_every=3, **more
+        folders, run_dir, train__steps=STEPS, train__save_every=4, **more
     )
 
 
@@ -42,7 +42,7 @@ def test_a_killed_run_is_resumed_elsewhere_exported_and_loaded(
     beside = launched.start(undisturbed, tmp_path / "third", devices=1)
     job = launched.start(arguments, tmp_path / "first", devices=1)
     deadline = time.monotonic() + 120
-    committed = f"{store}/run/checkpoints/6/commit_success.txt"
+    committed = f"{store}/run/checkpoints/4/commit_success.txt"
     while object_store.stored_object(committed) is None:
         assert time.monotonic() < deadline and job.processes[0].poll() is None, (
             job.said()
@@ -69,7 +69,7 @@ def test_a_killed_run_is_resumed_elsewhere_exported_and_loaded(
     assert [row["loss"] for row in rows] == [row["loss"] for row in reference]
 
     # The newest checkpoint, and an earlier one, as exports in the store.
-    for source, out in (("run", "new"), ("run/checkpoints/9", "old")):
+    for source, out in (("run", "new"), ("run/checkpoints/4", "old")):
         paths = [f"{store}/{source}", f"{store}/{out}"]
         assert convert.main(["to-hf", *paths]) == 0
     _assert_equal(local_model(f"{store}/new"), alone)

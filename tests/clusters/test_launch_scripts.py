@@ -61,7 +61,7 @@ def test_jobsets_are_applied_with_the_training_as_it_was_typed(script, size, tmp
     at_store = [*TRAINING, "--run_dir", "gs://bucket/run"]
     size |= {"APPLY": "cat", "IMAGE": "i", "VOLUME": ""}
     printed = _run(script, *at_store, folder=tmp_path, **size)
-    assert "/runs" not in printed and "gs://bucket/run" in printed
+    assert "mountPath: /runs" not in printed and "gs://bucket/run" in printed
 
 
 def test_a_refused_training_is_not_applied(tmp_path):
