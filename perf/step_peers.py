@@ -1,9 +1,11 @@
 """Throughput and loss memory of a train step against other trainers, on a CPU.
 
     python perf/step_peers.py [--rounds 3] [--steps 6] [--prompts 0 0.5]
-        [--clock cpu]
+        [--clock cpu] [--shape smollm2]
 
-Tiny Qwen2 models with a real vocabulary, float32, AdamW, global-norm clipping. All read
+Tiny Qwen2 models with a real vocabulary (`--shape small`), or the architecture of
+SmolLM2-135M with random weights (`--shape smollm2`: SFT, against torch only, with the
+memory of the steps), in float32 with AdamW and global-norm clipping. All read
 the same two checkpoints and the same rows. Peers run their own training loops; this
 package's train step runs in a plain one that fetches the metrics of every step. Each
 peer is installed once in a separate environment. Rounds alternate between trainers, so
@@ -27,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +50,62 @@ PEERS = {
 # Objective of each peer, as a method of this package.
 OBJECTIVE = {"tunix": "kd_h", "torch": "kd_h", "trl": "dft"}
 
-V, ROWS, LENGTH = 32_768, 8, 256
-# Width, layers, heads.
-SIZES = {"student": (256, 4, 4), "teacher": (384, 6, 6)}
+# Objective in the shape "smollm2", which has no teacher.
+WITHOUT_TEACHER = {"torch": "sft"}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Models and rows of a comparison; `objectives` by peer."""
+
+    models: Mapping[str, DecoderConfig]
+    rows: int
+    length: int
+    objectives: Mapping[str, str]
+
+    @property
+    def vocabulary(self) -> int:
+        """V of all models."""
+        return self.models["student"].vocab_size
+
+
+def _qwen2(width: int, layers: int, heads: int, tied: bool) -> DecoderConfig:
+    return DecoderConfig(
+        vocab_size=32_768,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=heads // 2,
+        max_position_embeddings=512,
+        tie_word_embeddings=tied,
+        model_type="qwen2",
+    )
+
+
+SMOLLM2 = DecoderConfig(
+    vocab_size=49_152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_layers=30,
+    num_heads=9,
+    num_kv_heads=3,
+    max_position_embeddings=8192,
+    rms_norm_eps=1e-5,
+    rope_theta=1e5,
+    qkv_bias=False,
+    model_type="llama",
+)
+
+SHAPES = {
+    "small": Shape(
+        {"student": _qwen2(256, 4, 4, True), "teacher": _qwen2(384, 6, 6, False)},
+        8,
+        256,
+        OBJECTIVE,
+    ),
+    "smollm2": Shape({"student": SMOLLM2}, 4, 512, WITHOUT_TEACHER),
+}
 
 
 def main() -> None:
@@ -70,7 +126,8 @@ def main() -> None:
         choices=("wall", "cpu"),
         help="cpu: CPU seconds of the process, for a machine with other work",
     )
-    parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS))
+    parser.add_argument("--shape", default="small", choices=list(SHAPES))
+    parser.add_argument("--peers", nargs="+", choices=list(PEERS))
     parser.add_argument(
         "--environments",
         type=Path,
@@ -78,6 +135,8 @@ def main() -> None:
         help="folder of the peers' environments",
     )
     options = parser.parse_args()
+    shape = SHAPES[options.shape]
+    options.peers = options.peers or list(shape.objectives)
     pythons = {
         peer: interpreter(options.environments, PEERS[peer]) for peer in options.peers
     }
@@ -85,11 +144,12 @@ def main() -> None:
     os.environ["PERF_CLOCK"] = options.clock
     with tempfile.TemporaryDirectory() as folder:
         problem = Path(folder)
-        _write_models(problem)
+        _write_models(problem, shape)
         for share in options.prompts:
-            _write_rows(problem, share, options.steps + 2)
+            _write_rows(problem, shape, share, options.steps + 2)
             _compare(problem, pythons, options, share)
-        _compare_memory(problem, pythons, options.peers)
+        if options.shape == "small":
+            _compare_memory(problem, pythons, options.peers)
 
 
 def _compare(
@@ -99,24 +159,38 @@ def _compare(
     share: float,
 ) -> None:
     """Print tokens per second of each peer, and of this package at its objective."""
-    runs = [(peer, OBJECTIVE[peer]) for peer in options.peers]
-    runs += [("ours", name) for name in sorted({OBJECTIVE[p] for p in options.peers})]
+    shape = SHAPES[options.shape]
+    objectives = {peer: shape.objectives[peer] for peer in options.peers}
+    runs = [*objectives.items()]
+    runs += [("ours", name) for name in sorted(set(objectives.values()))]
     seconds: dict[tuple[str, str], list[float]] = {run: [] for run in runs}
-    losses = {}
+    losses, memory = {}, {}
     for _ in range(options.rounds):
         for run in runs:
             result = _work(pythons[run[0]], run, problem, "step")
             # The first step compiles, and the second may be dispatched before it ends.
             seconds[run] += result["seconds"][2:]
             losses[run] = result["loss"]
+            memory[run] = result.get("gib")
     unit = "tokens/s" if options.clock == "wall" else "/CPU s"
-    print(f"\n{ROWS} rows of {LENGTH} tokens, {share:.0%} of them prompts, V = {V}")
-    print(f"{'':<8}{'objective':<11}{'first loss':>12}{unit:>10}{'ours, ratio':>13}")
+    print(
+        f"\n{shape.rows} rows of {shape.length} tokens, {share:.0%} of them prompts, "
+        f"V = {shape.vocabulary}"
+    )
+    print(
+        f"{'':<8}{'objective':<11}{'first loss':>12}{unit:>10}{'ours, ratio':>13}"
+        f"{'peak GiB':>10}"
+    )
     for run in runs:
-        pace = ROWS * LENGTH / statistics.median(seconds[run])
-        ours = ROWS * LENGTH / statistics.median(seconds["ours", run[1]])
+        tokens = shape.rows * shape.length
+        pace = tokens / statistics.median(seconds[run])
+        ours = tokens / statistics.median(seconds["ours", run[1]])
         ratio = "" if run[0] == "ours" else f"{ours / pace:.2f}"
-        print(f"{run[0]:<8}{run[1]:<11}{losses[run]:>12.6f}{pace:>10.0f}{ratio:>13}")
+        gib = "" if memory[run] is None else f"{memory[run]:.2f}"
+        print(
+            f"{run[0]:<8}{run[1]:<11}{losses[run]:>12.6f}{pace:>10.0f}{ratio:>13}"
+            f"{gib:>10}"
+        )
 
 
 def _compare_memory(
@@ -154,35 +228,25 @@ def _work(
     return json.loads(process.stdout.strip().splitlines()[-1])
 
 
-def _write_models(problem: Path) -> None:
-    for seed, (name, (width, layers, heads)) in enumerate(SIZES.items()):
-        config = DecoderConfig(
-            vocab_size=V,
-            hidden_size=width,
-            intermediate_size=3 * width,
-            num_layers=layers,
-            num_heads=heads,
-            num_kv_heads=heads // 2,
-            max_position_embeddings=2 * LENGTH,
-            tie_word_embeddings=name == "student",
-            model_type="qwen2",
-        )
+def _write_models(problem: Path, shape: Shape) -> None:
+    for seed, (name, config) in enumerate(shape.models.items()):
         params = init_params(config, jax.random.key(seed))
         # Three times the initial scale, so that predictions are not nearly uniform.
         params = jax.tree.map(lambda x: 3 * x if x.ndim > 1 else x, params)
         save_pretrained(problem / name, config, params)
 
 
-def _write_rows(problem: Path, prompts: float, steps: int) -> None:
+def _write_rows(problem: Path, shape: Shape, prompts: float, steps: int) -> None:
     """Write tokens [steps, B, L + 1] and the loss mask [steps, B, L].
 
     Every step has the same rows, so that a trainer's data order does not matter.
     """
     rng = np.random.default_rng(0)
-    tokens = rng.integers(0, V, (ROWS, LENGTH + 1), dtype=np.int32)
+    size = (shape.rows, shape.length + 1)
+    tokens = rng.integers(0, shape.vocabulary, size, dtype=np.int32)
     tokens = np.broadcast_to(tokens, (steps, *tokens.shape))
-    mask = np.ones((steps, ROWS, LENGTH), bool)
-    mask[..., : round(prompts * LENGTH)] = False
+    mask = np.ones((steps, shape.rows, shape.length), bool)
+    mask[..., : round(prompts * shape.length)] = False
     np.savez(problem / "rows.npz", tokens=tokens, mask=mask)
 
 

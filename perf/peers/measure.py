@@ -20,11 +20,20 @@ N, V, WIDTHS, SEED = 2048, 32_768, (256, 384), 0
 def growth(run: Callable[[], object]) -> float:
     """MiB from the resident memory before `run` to its peak during `run`."""
     gc.collect()
-    # Resets the peak.
-    Path("/proc/self/clear_refs").write_text("5")
+    reset_peak()
     before = _resident("VmRSS")
     run()
     return (_resident("VmHWM") - before) / 1024
+
+
+def reset_peak() -> None:
+    """Start a new measurement of `peak_gib`."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_gib() -> float:
+    """Largest resident memory of the process since `reset_peak`, in GiB."""
+    return _resident("VmHWM") / 2**20
 
 
 def _resident(name: str) -> int:

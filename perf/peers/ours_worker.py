@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from measure import SEED, WIDTHS, N, V, growth
+from measure import SEED, WIDTHS, N, V, growth, peak_gib, reset_peak
 
 import targetsft_jax as tsft
 from targetsft_jax.checkpoints.open import open_model
@@ -26,18 +26,20 @@ CHUNK = 512
 
 
 def step(problem: Path, objective: str) -> dict:
-    """Seconds of each step with its metrics on the host, and the first loss."""
+    """Seconds of each step with its metrics on the host, the first loss, the peak
+    memory of all steps."""
     data = np.load(problem / "rows.npz")
     mesh = make_mesh(devices=jax.devices()[:1])
-    models = {name: open_model(problem / name) for name in ("student", "teacher")}
-    student = models.pop("student")
-    frozen = models if objective == "kd_h" else {}
+    student = open_model(problem / "student")
+    roles = ("teacher",) if objective == "kd_h" else ()
+    frozen = {name: open_model(problem / name) for name in roles}
     spec = StepSpec(
         student=student.config,
         frozen={name: model.config for name, model in frozen.items()},
         method=resolve({"name": objective}, PolicyConfig()),
-        vocab_size=V,
-        numerics=Numerics(loss_chunk=CHUNK),
+        vocab_size=student.config.vocab_size,
+        # The defaults on a CPU.
+        numerics=Numerics(loss_chunk=CHUNK, remat="dots"),
     )
     optimizer = make_optimizer(TrainConfig(learning_rate=1e-5), len(data["tokens"]))
     params = student.load(mesh, "float32")
@@ -48,13 +50,15 @@ def step(problem: Path, objective: str) -> dict:
     }
     train_step = make_train_step(spec, optimizer, mesh, shardings)
     losses, seconds = [], []
+    del params
+    reset_peak()
     for tokens, mask in zip(data["tokens"], data["mask"]):
         start = time.perf_counter()
         batch = put_rows(_batch(tokens, mask), mesh, lead=1)
         state, metrics = train_step(state, frozen_params, batch)
         losses.append(float(jax.device_get(metrics)["loss"]))
         seconds.append(time.perf_counter() - start)
-    return {"loss": losses[0], "seconds": seconds}
+    return {"loss": losses[0], "seconds": seconds, "gib": peak_gib()}
 
 
 def _batch(tokens: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measure import SEED, WIDTHS, N, V, growth
+from measure import SEED, WIDTHS, N, V, growth, peak_gib, reset_peak
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -24,34 +24,47 @@ def _distillation(
     return ((kl + nll.view_as(kl)) / 2 * mask).sum() / mask.sum()
 
 
-def step(problem: Path) -> dict:
-    """Seconds of each step, and the first loss."""
+def _cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """NLL, mean over trained tokens."""
+    chosen = torch.where(mask.bool(), labels, -100)
+    return F.cross_entropy(logits.float().flatten(0, 1), chosen.flatten())
+
+
+def step(problem: Path, objective: str) -> dict:
+    """Seconds of each step, the first loss, and the peak memory of all steps."""
     rows = np.load(problem / "rows.npz")
-    student, teacher = (
+    names = ("student", "teacher") if objective == "kd_h" else ("student",)
+    student, *teachers = (
         AutoModelForCausalLM.from_pretrained(problem / name, dtype=torch.float32)
-        for name in ("student", "teacher")
+        for name in names
     )
     student.train()
-    teacher.eval()
+    for teacher in teachers:
+        teacher.eval()
     optimizer = torch.optim.AdamW(
         student.parameters(), lr=1e-5, betas=(0.9, 0.95), weight_decay=0.01
     )
     losses, seconds = [], []
+    reset_peak()
     for tokens, mask in zip(rows["tokens"], rows["mask"]):
         start = time.perf_counter()
         row = torch.from_numpy(tokens.astype(np.int64))
         ids, labels, trained = row[:, :-1], row[:, 1:], torch.from_numpy(mask).float()
         with torch.no_grad():
-            teacher_logits = teacher(ids).logits
+            teacher_logits = [teacher(ids).logits for teacher in teachers]
         logits = student(ids).logits
-        value = _distillation(logits, teacher_logits, labels, trained)
+        value = (
+            _distillation(logits, *teacher_logits, labels, trained)
+            if teachers
+            else _cross_entropy(logits, labels, trained)
+        )
         value.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(value.item())
         seconds.append(time.perf_counter() - start)
-    return {"loss": losses[0], "seconds": seconds}
+    return {"loss": losses[0], "seconds": seconds, "gib": peak_gib()}
 
 
 def loss() -> dict:
@@ -75,5 +88,6 @@ def loss() -> dict:
 
 
 if __name__ == "__main__":
-    folder, measurement, _ = sys.argv[1:]
-    print(json.dumps(step(Path(folder)) if measurement == "step" else loss()))
+    folder, measurement, objective = sys.argv[1:]
+    is_step = measurement == "step"
+    print(json.dumps(step(Path(folder), objective) if is_step else loss()))

@@ -26,9 +26,9 @@ from targetsft_jax.keys import (
     one_of,
     section,
 )
-from targetsft_jax.models.decoder import REMAT_POLICIES
 from targetsft_jax.models.kernels import CHOICES as ATTENTION_KERNELS
 from targetsft_jax.models.lora import PROJECTIONS
+from targetsft_jax.models.remat import REMAT_POLICIES
 from targetsft_jax.targets.trajectory import MODES
 
 VALIDATION_PREFIX = "validation_"
@@ -221,17 +221,19 @@ class TrainConfig:
         "Compute dtype. Default: bfloat16 on accelerators, float32 on the CPU.",
         DTYPES,
     )
-    remat: str = key(
-        "none",
-        "Rematerialisation of the layers in the backward pass.",
+    remat: str | None = key(
+        None,
+        "Rematerialisation of the layers in the backward pass; null: dots on the CPU, "
+        "else none.",
         one_of(REMAT_POLICIES),
         resumable=True,
     )
     attention: str = key(
         "auto",
         "Attention kernel; `auto`: the fastest one that supports devices and model: "
-        "splash on TPUs, cudnn or pallas_gpu on GPUs, else xla. cudnn_packed: less "
-        "memory for long rows on Hopper and later GPUs; not yet run on one.",
+        "splash on TPUs, cudnn or pallas_gpu on GPUs, blockwise on the CPU, else xla. "
+        "cudnn_packed: less memory for long rows on Hopper and later GPUs; not yet run "
+        "on one.",
         one_of(ATTENTION_KERNELS),
         resumable=True,
     )

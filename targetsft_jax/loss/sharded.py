@@ -9,7 +9,7 @@ all-gather of the statistics of a chunk's rows.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -65,7 +65,7 @@ class MeshLayout(Layout):
 
     def stored(self, width: int) -> Axes:
         """Axes that shard a stored head of this width."""
-        return prefix_that_divides(width, self.width, self.mesh.shape)
+        return self._several(prefix_that_divides(width, self.width, self.mesh.shape))
 
     def run(
         self, local: Callable[..., Any], results: tuple[str, ...], *arguments: Any
@@ -158,12 +158,13 @@ class MeshLayout(Layout):
     def trips(self, count: Array) -> Array:
         # Devices that share a vocabulary have the same tokens and so the same count;
         # with one number for all devices, their collectives stay aligned.
-        return lax.pmax(count, self.mesh.axis_names)
+        axes = self._several(self.mesh.axis_names)
+        return lax.pmax(count, axes) if axes else count
 
     @property
     def _groups(self) -> Axes:
         """Token axes of a vocabulary group, within which tokens are gathered."""
-        return tuple(axis for axis in self.tokens if axis in self.vocabulary)
+        return self._several(a for a in self.tokens if a in self.vocabulary)
 
     @property
     def _splits(self) -> Axes:
@@ -192,13 +193,18 @@ class MeshLayout(Layout):
             for axis in reversed(self._width)
             if axis in stored or axis in self.vocabulary
         ]
-        return [(axis, axis in stored) for axis in (*rows_only, *moving)]
+        moves = self._several((*rows_only, *moving))
+        return [(axis, axis in stored) for axis in moves]
+
+    def _several(self, axes: Iterable[str]) -> Axes:
+        """The axes with several devices: a CPU copies arrays for collectives of one."""
+        return tuple(axis for axis in axes if self.mesh.shape[axis] > 1)
 
     def _size(self, axes: Axes) -> int:
         return math.prod(self.mesh.shape[axis] for axis in axes)
 
     def _sum(self, x: Array, axes: set[str]) -> Array:
-        ordered = tuple(axis for axis in self.mesh.axis_names if axis in axes)
+        ordered = self._several(a for a in self.mesh.axis_names if a in axes)
         return lax.psum(x, ordered) if ordered else x
 
     def _part(self, x: Array, axis: str, dimension: int) -> Array:

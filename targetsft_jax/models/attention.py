@@ -11,6 +11,7 @@ from jax.nn.initializers import Initializer
 from targetsft_jax.models import ring
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.layers import Projection, rms_norm, soft_cap
+from targetsft_jax.models.products import Multiply
 from targetsft_jax.models.ring import LayerCache
 from targetsft_jax.models.rope import Rotation, no_rotation, rotate
 from targetsft_jax.models.unstacked import QKV
@@ -222,6 +223,7 @@ class Attention(nn.Module):
     output_init: Initializer
     param_dtype: jnp.dtype
     attend: SelfAttention | None = None
+    multiply: Multiply = jnp.matmul
 
     @nn.compact
     def __call__(
@@ -258,6 +260,7 @@ class Attention(nn.Module):
             config.o_bias,
             self.output_init,
             self.param_dtype,
+            self.multiply,
             name="o",
         )
         return output(mixed), cache
@@ -269,7 +272,12 @@ class Attention(nn.Module):
         def heads(count: int, name: str) -> jax.Array:
             width = count * config.head_dim
             project = Projection(
-                width, config.qkv_bias, self.kernel_init, self.param_dtype, name=name
+                width,
+                config.qkv_bias,
+                self.kernel_init,
+                self.param_dtype,
+                self.multiply,
+                name=name,
             )
             return project(x).reshape(*x.shape[:-1], count, config.head_dim)
 

@@ -27,16 +27,10 @@ from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.experts import Experts, Mix, Routing
 from targetsft_jax.models.layer_axes import layer_axes
 from targetsft_jax.models.layers import GatedMLP, rms_norm
+from targetsft_jax.models.products import Multiply
+from targetsft_jax.models.remat import REMAT_POLICIES
 from targetsft_jax.models.ring import LayerCache
 from targetsft_jax.models.unstacked import Weights
-
-REMAT_POLICIES = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-"""Activations that a layer saves for its backward pass: all, none, or the outputs of
-its matrix products with weights (attention scores are recomputed)."""
 
 INIT_SCALE = 0.02
 
@@ -108,6 +102,7 @@ def apply_routed(
     embedded: jax.Array | None = None,
     attend: SelfAttention | None = None,
     mix: Mix | None = None,
+    multiply: Multiply = jnp.matmul,
 ) -> tuple[jax.Array, Routing | None]:
     """Hidden states after the final norm, and the routing of a mixture of experts.
 
@@ -128,6 +123,7 @@ def apply_routed(
             them up themselves; only the shape of `tokens` is read then.
         attend: replaces the portable attention (see `kernels`).
         mix: replaces the experts of one device (see `sharded_experts`).
+        multiply: product of activations and weights (see `products`).
 
     Returns:
         [B, L, D] in `dtype`; logits are `hidden @ head(params).T`, under the config's
@@ -152,6 +148,7 @@ def apply_routed(
         constrain=constrain,
         attend=attend,
         mix=mix,
+        multiply=multiply,
     )
     outputs: Any = module.apply(
         {"params": params}, tokens, positions, segment_ids, embedded
@@ -292,6 +289,7 @@ class _Layer(nn.Module):
     constrain: Callable[[jax.Array], jax.Array] | None = None
     attend: SelfAttention | None = None
     mix: Mix | None = None
+    multiply: Multiply = jnp.matmul
 
     @nn.compact
     def __call__(
@@ -307,9 +305,8 @@ class _Layer(nn.Module):
         depth_scaled = nn.initializers.normal(
             INIT_SCALE / (2 * config.num_layers) ** 0.5
         )
-        attention = Attention(
-            config, init, depth_scaled, dtype, self.attend, name="attention"
-        )
+        how = (self.attend, self.multiply)
+        attention = Attention(config, init, depth_scaled, dtype, *how, name="attention")
         source = self._input("input_norm", x)
         mixed, cache = attention(source, span, is_windowed, is_rotated, cache)
         x = x + self._output("attention_out_norm", mixed)
@@ -323,7 +320,8 @@ class _Layer(nn.Module):
             ids = span.segment_ids if isinstance(span, AttentionSpan) else ids
             mixed, routing = experts(source, ids > 0)
         else:
-            mixed = GatedMLP(config, init, depth_scaled, dtype, name="mlp")(source)
+            mlp = GatedMLP(config, init, depth_scaled, dtype, self.multiply, name="mlp")
+            mixed = mlp(source)
         x = x + self._output("mlp_out_norm", mixed)
         x = x if self.constrain is None else self.constrain(x)
         return x, routing if cache is None else cache
@@ -351,6 +349,7 @@ class _Decoder(nn.Module):
     constrain: Callable[[jax.Array], jax.Array] | None = None
     attend: SelfAttention | None = None
     mix: Mix | None = None
+    multiply: Multiply = jnp.matmul
 
     @nn.compact
     def __call__(
@@ -391,20 +390,14 @@ class _Decoder(nn.Module):
             None if flags is None else jnp.asarray(flags)
             for flags in (config.sliding_layers, config.rope_layers)
         )
+        how = (self.constrain, self.attend, self.mix, self.multiply)
         layers = nn.scan(
             layer,
             variable_axes={"params": 0, PROMPT_KV: 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast, 0, 0),
             length=config.num_layers,
-        )(
-            config,
-            self.param_dtype,
-            self.constrain,
-            self.attend,
-            self.mix,
-            name="layers",
-        )
+        )(config, self.param_dtype, *how, name="layers")
         x, routing = layers(x, span, is_windowed, is_rotated)
         shape, init = (config.hidden_size,), norm_init(config)
         scale = self.param("final_norm", init, shape, self.param_dtype)

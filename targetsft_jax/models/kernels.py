@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from targetsft_jax.models.attention import SelfAttention, attend
+from targetsft_jax.models.blockwise import blockwise
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.cudnn_packed import cudnn_packed
 from targetsft_jax.models.query_share import MakeQueryShare, xla_share
@@ -190,6 +191,7 @@ KERNELS: Mapping[str, Kernel] = {
         cudnn_packed, ("gpu", "cuda"), _cudnn_limits, automatic=False
     ),
     "pallas_gpu": Kernel(pallas_gpu, ("gpu", "cuda"), _pallas_limits),
+    "blockwise": Kernel(blockwise, ("cpu",), _no_limits),
     "xla": Kernel(xla, (), _no_limits, xla_share),
 }
 CHOICES = ("auto", *KERNELS)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.products import Multiply
 from targetsft_jax.models.unstacked import GATE_UP
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -37,16 +38,19 @@ class Projection(nn.Module):
     use_bias: bool
     kernel_init: Initializer
     param_dtype: jnp.dtype
+    multiply: Multiply = jnp.matmul
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        multiply = self.multiply
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        y = x @ kernel.astype(x.dtype)
+        y = multiply(x, kernel.astype(x.dtype))
         if self.has_variable("params", "lora_a"):
             a: jax.Array = self.get_variable("params", "lora_a")
             b: jax.Array = self.get_variable("params", "lora_b")
-            y = y + (self._dropped(x) @ a.astype(x.dtype)) @ b.astype(x.dtype)
+            low_rank = multiply(self._dropped(x), a.astype(x.dtype))
+            y = y + multiply(low_rank, b.astype(x.dtype))
         if self.use_bias:
             zeros = nn.initializers.zeros_init()
             bias = self.param("bias", zeros, (self.features,), self.param_dtype)
@@ -76,11 +80,14 @@ class GatedMLP(nn.Module):
     kernel_init: Initializer
     output_init: Initializer
     param_dtype: jnp.dtype
+    multiply: Multiply = jnp.matmul
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         def project(features: int, init: Initializer, name: str) -> Projection:
-            return Projection(features, False, init, self.param_dtype, name=name)
+            return Projection(
+                features, False, init, self.param_dtype, self.multiply, name=name
+            )
 
         width = self.config.intermediate_size
         if self.has_variable("params", GATE_UP):

@@ -45,6 +45,9 @@ def mesh_attend(
     if supported == "xla" and context == 1:
         return None
     kernel = kernels.KERNELS[supported]
+    if supported == "blockwise":
+        # Products of XLA, which the partitioner splits like those of `xla`.
+        return kernel.attend
     repeats = kernels.kv_repeats(config, mesh.shape["tensor"], context)
     sharded = _of_rows(kernel.attend, mesh)
     if context > 1:

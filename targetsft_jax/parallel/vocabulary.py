@@ -120,7 +120,9 @@ def lookup(
     Returns:
         [B, L, D], sharded as the tokens are.
     """
-    stored = prefix_that_divides(table.shape[1], WIDTH, mesh.shape)
+    prefix = prefix_that_divides(table.shape[1], WIDTH, mesh.shape)
+    # A CPU copies the table for a collective of one device.
+    stored = tuple(axis for axis in prefix if mesh.shape[axis] > 1)
     within = tuple(axis for axis in stored if axis in WITHIN)
     # In the order in which columns are gathered, each time before those at hand.
     gathered = (

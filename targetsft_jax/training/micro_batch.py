@@ -16,7 +16,7 @@ from targetsft_jax.config.method import ResolvedMethod
 from targetsft_jax.data.teacher_cache import PREFIX, TOP_K
 from targetsft_jax.loss import MeshLayout, Mixture, TopK, fused_loss, label_logprob
 from targetsft_jax.loss.second import Space
-from targetsft_jax.models import decoder, lora
+from targetsft_jax.models import decoder, lora, products
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.experts import Routing, auxiliary_loss, busiest_share
 from targetsft_jax.models.lora import Lora
@@ -331,6 +331,7 @@ def forward_routed(
             numerics.attention, config, mesh, tokens.shape[1], numerics.dtype
         ),
         mix=mesh_experts(config, mesh),
+        multiply=products.multiply_on(meshes.platform(mesh), mesh.shape["context"]),
     )
     return (hidden, decoder.head(params)), routing
 

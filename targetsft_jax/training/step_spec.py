@@ -103,7 +103,10 @@ def step_spec(
     """
     train, roles = config.train, live_roles(config)
     dtype = compute_dtype(config, mesh)
-    default_chunk = 512 if meshes.platform(mesh) == "cpu" else 2048
+    on_cpu = meshes.platform(mesh) == "cpu"
+    default_chunk = 512 if on_cpu else 2048
+    # Memory that a step touches costs a CPU more than a few sums of elements.
+    default_remat = "dots" if on_cpu else "none"
     spec = StepSpec(
         student=architectures["student"],
         method=config.method,
@@ -112,7 +115,10 @@ def step_spec(
         teachers=_mixture(config) if "teacher" in roles else None,
         vocab_size=vocab_size,
         numerics=Numerics(
-            dtype, train.remat, train.attention, train.loss_chunk or default_chunk
+            dtype,
+            train.remat or default_remat,
+            train.attention,
+            train.loss_chunk or default_chunk,
         ),
         lora=adapters(config),
         on_base=tuple(role for role in roles if _on_base(role, config, mesh)),

@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from targetsft_jax.models import decoder, kernels, ring
 from targetsft_jax.models.config import DecoderConfig
-from targetsft_jax.models.decoder import REMAT_POLICIES
+from targetsft_jax.models.remat import REMAT_POLICIES
 from targetsft_jax.models.rope import LinearScaling, RopeScaling
 from targetsft_jax.models.unstacked import Weights, decoding_weights
 

@@ -15,6 +15,8 @@ LENGTH, SIZE = 256, 64
 ENDS = ((37, 128, 250), (200, 201, 256))
 RUNNABLE = {
     "xla": kernels.xla,
+    # Two blocks of queries; the first of them ends within a segment.
+    "blockwise": kernels.blockwise,
     "splash": functools.partial(kernels.splash, interpret=True),
     "pallas_gpu": functools.partial(kernels.pallas_gpu, interpret=True),
 }
@@ -109,7 +111,7 @@ HOWS = {
 
 @pytest.mark.sweep(1)
 @pytest.mark.parametrize("how", HOWS.values(), ids=HOWS)
-@pytest.mark.parametrize("name", ["xla", "splash"])
+@pytest.mark.parametrize("name", ["xla", "blockwise", "splash"])
 def test_packed_equals_separate_with_windows_caps_and_scales(name, how):
     _assert_packed_equals_separate(
         RUNNABLE[name], 4, 2, jnp.float32, tolerance=2e-5, **how
@@ -123,7 +125,7 @@ def test_a_scale_for_the_gpu_kernel():
 
 
 @pytest.mark.sweep(1)
-@pytest.mark.parametrize("name", ["xla", "splash"])
+@pytest.mark.parametrize("name", ["xla", "blockwise", "splash"])
 def test_packed_equals_separate_in_bfloat16(name):
     """Inputs are exact in bfloat16; the kernel rounds its factors to 2^-8."""
     _assert_packed_equals_separate(RUNNABLE[name], 4, 2, jnp.bfloat16, tolerance=2e-2)
@@ -186,7 +188,9 @@ def test_auto_is_the_fastest_kernel_that_supports_the_model():
     def chosen(platform, dtype=jnp.bfloat16, length=256, **changes):
         return kernels.choose("auto", platform, _config(**changes), length, dtype)
 
-    assert chosen("cpu") == "xla"
+    assert chosen("cpu") == "blockwise"
+    assert chosen("cpu", sliding_window=16, attn_logit_softcap=5.0) == "blockwise"
+    assert kernels.choose("auto", "cpu", _config(), 256, jnp.float32, 2) == "xla"
     assert chosen("tpu") == "splash"
     assert chosen("tpu", length=200) == "xla"
     assert chosen("tpu", head_dim=80) == "xla"
@@ -221,7 +225,8 @@ def test_kernels_without_windows_and_caps_refuse_them(name, option):
 @pytest.mark.parametrize(
     "name, platform, dtype, length, expected",
     [
-        ("splash", "cpu", "bfloat16", 256, ("devices are cpu", "'xla'")),
+        ("splash", "cpu", "bfloat16", 256, ("devices are cpu", "'blockwise'")),
+        ("blockwise", "tpu", "bfloat16", 256, ("devices are tpu", "'splash'")),
         ("splash", "tpu", "bfloat16", 200, ("sequence length 200", "128", "'xla'")),
         ("cudnn", "gpu", "float32", 256, ("not float32", "'pallas_gpu'")),
         ("pallas_gpu", "tpu", "bfloat16", 256, ("devices are tpu", "'splash'")),

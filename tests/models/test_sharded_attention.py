@@ -99,8 +99,11 @@ def test_windows_caps_and_scales_reach_a_kernel_on_a_mesh(monkeypatch):
     assert np.abs(actual - run(plain, None)).max() > 1e-2
 
 
-def test_auto_on_this_mesh_is_the_portable_path():
-    mesh = make_mesh(8, 1, 1)
-    assert attention.mesh_attend("auto", CONFIG, mesh, 128, jnp.float32) is None
+def test_auto_on_this_mesh_is_the_blockwise_kernel():
+    """Also where heads do not divide over the devices: the partitioner splits it."""
+    mesh = make_mesh(1, 1, 8)
+    attend = attention.mesh_attend("auto", CONFIG, mesh, 128, jnp.float32)
+    assert attend is kernels.blockwise
+    assert attention.mesh_attend("xla", CONFIG, mesh, 128, jnp.float32) is None
     with pytest.raises(ValueError, match="devices are cpu"):
         attention.mesh_attend("splash", CONFIG, mesh, 128, jnp.float32)

@@ -73,7 +73,7 @@ def test_the_report_of_a_step_that_fits(plan):
         == """\
 method    sft
 topology  v0:2x2: 4 x V0, mesh data 1, fsdp 4, context 1, tensor 1
-student   0.0M parameters in float32, xla attention, a test
+student   0.0M parameters in float32, blockwise attention, a test
 tokens    264 in the vocabulary: a test
 batch     16 rows of 64 tokens in 2 micro-batches, computed in float32, remat full
 compiled  in 10 s, lowered in 2 s

@@ -112,9 +112,10 @@ def _assert_follows_reference(method, sizes=None, parts=1, remat="none"):
             start = rig.params_of(rig.STUDENT)
             floor = jax.tree.map(lambda p: p / RATE, start)
             rig.assert_close_trees(actual, gradient, ROUNDINGS, floor)
-    # Each step rounds relative to the size of the parameters.
+    # Each step rounds relative to the size of the parameters, and amplifies the
+    # rounding of those before it.
     rig.assert_close_trees(
-        _moved(rig.host(state.params)), _moved(params), ROUNDINGS, params
+        _moved(rig.host(state.params)), _moved(params), 2 * ROUNDINGS, params
     )
 
 
