@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from targetsft_jax import command
 from targetsft_jax.cli.parser import CommandParser
+from targetsft_jax.cli.plan_arguments import add_plan_arguments
 from targetsft_jax.command import leave, run_command
 from targetsft_jax.config.load import load
 
@@ -19,10 +20,16 @@ def _plan(arguments: list[str]) -> int:
     from targetsft_jax.planning.topology import get_topology, prepare_jax
 
     prepare_jax(options.topology)
+    topology = get_topology(options.topology, options.num_slices)
+    if options.search:
+        from targetsft_jax.planning.search_report import search_and_print
+
+        return search_and_print(config, topology, options)
+    if options.write is not None:
+        raise command.UsageError("--write needs --search, which finds the keys")
     from targetsft_jax.planning.plan import make_plan
     from targetsft_jax.planning.rendering import lines, write_json
 
-    topology = get_topology(options.topology, options.num_slices)
     plan = make_plan(config, topology, options.capacity)
     print("\n".join(lines(plan)))
     if options.json is not None:
@@ -34,24 +41,19 @@ def parser() -> CommandParser:
     """Arguments of the command; all other ones are keys of the configuration."""
     parser = CommandParser(
         "plan",
-        "--config FILE --topology T [--KEY VALUE …]",
+        "--config FILE --topology T [--search] [--KEY VALUE …]",
         "Compile a run's train step for devices that may be absent, and report "
-        "memory, FLOPs and collective traffic per device. No weights and no data are "
-        "read.",
-        examples=("targetsft plan --config quickstart --topology v5e:2x2",),
+        "memory, FLOPs and collective traffic per device, or search for the fastest "
+        "keys that fit. No weights and no data are read.",
+        examples=(
+            "targetsft plan --config quickstart --topology v5e:2x2",
+            "targetsft plan --config m23k --topology v5e:2x4 --search --write b.yaml",
+        ),
         run_keys=True,
         epilog="Exit codes: 0 the step fits; 1 failed; 2 invalid arguments or "
-        "configuration; 3 the step does not fit.",
+        "configuration; 3 the step does not fit, or none that the search found.",
     )
-    add = parser.add_argument
-    topology = "TPU generation and bounds, such as v5e:4x4 or v5p:2x2x4; GPUs of a "
-    topology += "node, such as h100:8 (memory and traffic, no speed); or cpu:N"
-    slices = "TPU slices or nodes of GPUs, joined along mesh.data (default: 1)"
-    capacity = "memory per device in GiB (default: that of the device)"
-    add("--topology", required=True, metavar="T", help=topology)
-    add("--num-slices", type=int, default=1, metavar="N", help=slices)
-    add("--capacity", type=command.positive_number, metavar="GIB", help=capacity)
-    add("--json", type=command.output_file, metavar="FILE", help="write JSON to FILE")
+    add_plan_arguments(parser)
     return parser
 
 

@@ -223,8 +223,10 @@ class TrainConfig:
     )
     remat: str | None = key(
         None,
-        "Rematerialisation of the layers in the backward pass; null: dots on the CPU, "
-        "else none.",
+        "Rematerialisation: what the layers save for the backward pass, from nothing "
+        "(full) over outputs of attention, of its block and of all products with "
+        "weights (dots) to everything (none); offload: dots, in host memory. null: "
+        "dots on the CPU, else none.",
         one_of(REMAT_POLICIES),
         resumable=True,
     )

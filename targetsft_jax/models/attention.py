@@ -6,12 +6,14 @@ from typing import NamedTuple, Protocol
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.nn.initializers import Initializer
 
 from targetsft_jax.models import ring
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.layers import Projection, rms_norm, soft_cap
 from targetsft_jax.models.products import Multiply
+from targetsft_jax.models.remat import ATTENTION, ATTENTION_IN, ATTENTION_OUT
 from targetsft_jax.models.ring import LayerCache
 from targetsft_jax.models.rope import Rotation, no_rotation, rotate
 from targetsft_jax.models.unstacked import QKV
@@ -253,6 +255,7 @@ class Attention(nn.Module):
         else:
             # Nothing, unless the caller makes the collection mutable.
             self.sow(PROMPT_KV, "kv", (key, value))
+            query, key, value = checkpoint_name((query, key, value), ATTENTION_IN)
             mixed = self._mixed(query, key, value, span, is_windowed)
         mixed = mixed.reshape(*x.shape[:-1], config.num_heads * config.head_dim)
         output = Projection(
@@ -263,7 +266,7 @@ class Attention(nn.Module):
             self.multiply,
             name="o",
         )
-        return output(mixed), cache
+        return checkpoint_name(output(mixed), ATTENTION_OUT), cache
 
     def _projected(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Query [..., heads, head_dim], key and value [..., kv_heads, head_dim]."""
@@ -330,7 +333,7 @@ class Attention(nn.Module):
         if window is not None and not isinstance(is_windowed, bool):
             reach = jnp.where(is_windowed, window, length)
         if self.attend is None:
-            return attend(
+            mixed = attend(
                 query,
                 key,
                 value,
@@ -342,6 +345,7 @@ class Attention(nn.Module):
                 scale=scale,
                 softcap=softcap,
             )
+            return checkpoint_name(mixed, ATTENTION)
         kernel = partial(self.attend, scale=scale, softcap=softcap)
         arrays = (query, key, value, span.segment_ids)
         if is_static:

@@ -103,6 +103,7 @@ def apply_routed(
     attend: SelfAttention | None = None,
     mix: Mix | None = None,
     multiply: Multiply = jnp.matmul,
+    read: Callable[[Any], Any] | None = None,
 ) -> tuple[jax.Array, Routing | None]:
     """Hidden states after the final norm, and the routing of a mixture of experts.
 
@@ -124,6 +125,8 @@ def apply_routed(
         attend: replaces the portable attention (see `kernels`).
         mix: replaces the experts of one device (see `sharded_experts`).
         multiply: product of activations and weights (see `products`).
+        read: applied to the parameters of each layer, as it reads them (see
+            `parallel.gradient_rings`).
 
     Returns:
         [B, L, D] in `dtype`; logits are `hidden @ head(params).T`, under the config's
@@ -149,6 +152,7 @@ def apply_routed(
         attend=attend,
         mix=mix,
         multiply=multiply,
+        read=read,
     )
     outputs: Any = module.apply(
         {"params": params}, tokens, positions, segment_ids, embedded
@@ -350,6 +354,7 @@ class _Decoder(nn.Module):
     attend: SelfAttention | None = None
     mix: Mix | None = None
     multiply: Multiply = jnp.matmul
+    read: Callable[[Any], Any] | None = None
 
     @nn.compact
     def __call__(
@@ -379,11 +384,13 @@ class _Decoder(nn.Module):
             rotation=rotation,
             local_rotation=local_rotation,
         )
-        layer = _Layer
+        layer: Any = _Layer
+        if self.read is not None:
+            layer = nn.map_variables(layer, "params", trans_in_fn=self.read)
         if self.remat != "none":
-            policy = REMAT_POLICIES[self.remat]
+            policy = REMAT_POLICIES[self.remat].policy
             # The scan separates forward and backward pass, so CSE is harmless.
-            layer = nn.remat(_Layer, policy=policy, prevent_cse=False)
+            layer = nn.remat(layer, policy=policy, prevent_cse=False)
         # Layers that differ only in their window or rotation are scanned together with
         # flags, which allows any period and any number of layers.
         is_windowed, is_rotated = (

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from targetsft_jax.models.attention import SelfAttention, attend
@@ -18,6 +19,7 @@ from targetsft_jax.models.blockwise import blockwise
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.cudnn_packed import cudnn_packed
 from targetsft_jax.models.query_share import MakeQueryShare, xla_share
+from targetsft_jax.models.remat import ATTENTION
 from targetsft_jax.models.splash import block_size, splash, splash_share
 
 
@@ -62,7 +64,7 @@ def cudnn(
     """
     _require_plain("cudnn", window, softcap)
     same_segment = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
-    return jax.nn.dot_product_attention(
+    mixed = jax.nn.dot_product_attention(
         query,
         key,
         value,
@@ -71,6 +73,7 @@ def cudnn(
         is_causal=True,
         implementation="cudnn",
     )
+    return checkpoint_name(mixed, ATTENTION)
 
 
 def pallas_gpu(
@@ -104,7 +107,7 @@ def pallas_gpu(
     )
     repeat = heads // key.shape[2]
     key, value = (jnp.repeat(x, repeat, axis=2) for x in (key, value))
-    return kernels.mha(
+    mixed = kernels.mha(
         query,
         key,
         value,
@@ -114,6 +117,7 @@ def pallas_gpu(
         block_sizes=sizes,
         interpret=interpret,
     )
+    return checkpoint_name(mixed, ATTENTION)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.nn.initializers import Initializer
 
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.products import Multiply
+from targetsft_jax.models.remat import MLP
 from targetsft_jax.models.unstacked import GATE_UP
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -96,6 +98,7 @@ class GatedMLP(nn.Module):
         else:
             gate = project(width, self.kernel_init, "gate")(x)
             up = project(width, self.kernel_init, "up")(x)
+            gate, up = checkpoint_name((gate, up), MLP)
         down = project(self.config.hidden_size, self.output_init, "down")
         return down(ACTIVATIONS[self.config.activation](gate) * up)
 

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from targetsft_jax.models.attention import attend
+from targetsft_jax.models.remat import ATTENTION
 
 LocalAttention = Callable[
     [Any, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array
@@ -79,7 +81,7 @@ def xla_share(
         segment_ids: jax.Array,
         key_segment_ids: jax.Array,
     ) -> jax.Array:
-        return attend(
+        mixed = attend(
             query,
             key,
             value,
@@ -90,5 +92,6 @@ def xla_share(
             scale=scale,
             softcap=softcap,
         )
+        return checkpoint_name(mixed, ATTENTION)
 
     return QueryShare(slots, P("context"), local)

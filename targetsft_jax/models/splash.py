@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from targetsft_jax.models.query_share import QueryShare
+from targetsft_jax.models.remat import ATTENTION
 
 
 def splash(
@@ -93,6 +94,7 @@ def _kernel(
             block_sizes=sizes,
             attn_logits_soft_cap=softcap,
             interpret=interpret,
+            residual_checkpoint_name=ATTENTION,
         )
 
 

@@ -18,6 +18,7 @@ from targetsft_jax.data.tokenizer import load_tokenizer
 from targetsft_jax.hf.importer import load_config
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules
 from targetsft_jax.storage.user_path import user_path
@@ -66,7 +67,7 @@ class AbstractStep:
         vocabulary_origin: source of the vocabulary size, for the report.
         state, frozen, batch: arguments, as shapes with shardings.
         mesh: device mesh.
-        lowered: program before compilation (`jax.stages.Lowered`).
+        lowered: program before compilation (`jax.stages.Lowered`); None: not traced.
     """
 
     spec: StepSpec
@@ -76,7 +77,19 @@ class AbstractStep:
     frozen: Mapping[str, Any]
     batch: Mapping[str, Any]
     mesh: Mesh
-    lowered: Any
+    lowered: Any = None
+
+    @property
+    def kernel(self) -> str:
+        """Attention kernel of the student."""
+        return choose(
+            self.spec.numerics.attention,
+            meshes.platform(self.mesh),
+            self.spec.student,
+            self.batch["tokens"].shape[-1],
+            self.spec.numerics.dtype,
+            self.mesh.shape["context"],
+        )
 
 
 def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
@@ -89,6 +102,23 @@ def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
     Raises:
         ConfigError: a key does not fit the models or the mesh.
         ValueError, OSError: a model folder cannot be used.
+    """
+    step = untraced_step(config, mesh)
+    steps = step.spec.steps or SCHEDULE_STEPS
+    optimizer = make_optimizer(config.train, steps)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, step.state)
+    train_step: Any = make_train_step(step.spec, optimizer, mesh, shardings)
+    return replace(step, lowered=train_step.lower(step.state, step.frozen, step.batch))
+
+
+def untraced_step(config: Config, mesh: Mesh) -> AbstractStep:
+    """Return the train step of a configuration as shapes, without a program.
+
+    Args:
+        config, mesh: see `abstract_step`.
+
+    Raises:
+        ConfigError, ValueError, OSError: as `abstract_step`.
     """
     roles = _roles(config, mesh)
     vocab_size, vocabulary_origin = _vocabulary(roles)
@@ -113,11 +143,7 @@ def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
         for name in spec.frozen_arguments
     }
     batch = _abstract_batch(config, spec, mesh, cache)
-    step: Any = make_train_step(spec, optimizer, mesh, shardings)
-    lowered = step.lower(state, frozen, batch)
-    return AbstractStep(
-        spec, roles, vocabulary_origin, state, frozen, batch, mesh, lowered
-    )
+    return AbstractStep(spec, roles, vocabulary_origin, state, frozen, batch, mesh)
 
 
 def bytes_per_device(tree: Any) -> int:

@@ -2,8 +2,9 @@
 
 Memory is the limit of the compiler, which is below the data sheet. Rates are those of
 the public data sheets (cloud.google.com/tpu/docs, system architecture), divided by two
-where one chip is two jax devices. The network between slices of v4 is not in them: 25
-GB/s per host ("How to Scale Your Model", part 2), for four chips.
+where one chip is two jax devices. Two rates are those of "How to Scale Your Model",
+part 2: the network between slices of v4, 25 GB/s per host of four chips, and PCIe, 16
+GB/s per chip and 32 GB/s on v6e; of tpu7x it is unknown and taken as 16 GB/s.
 """
 
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ class Chip:
         ici_bandwidth: bytes/s sent, summed over all ICI links.
         dcn_bandwidth: bytes/s sent to other slices, the device's share of its host's
             network.
+        host_bandwidth: bytes/s to or from the memory of the host, by PCIe.
     """
 
     name: str
@@ -31,19 +33,20 @@ class Chip:
     hbm_bandwidth: float
     ici_bandwidth: float
     dcn_bandwidth: float
+    host_bandwidth: float = 16e9
 
 
 CHIPS = {
     chip.name: chip
     for chip in (
         # Half a chip of 275 TFLOP/s, 1228 GB/s and 2400 Gbit/s.
-        Chip("v4", 15.25, 137.5e12, 614e9, 150e9, 3.125e9),
+        Chip("v4", 15.25, 137.5e12, 614e9, 150e9, 3.125e9, 8e9),
         # 197 TFLOP/s, 819 GB/s, 1600 Gbit/s; 6.4 Tbit/s between slices for 256 chips.
         Chip("v5e", 15.75, 197e12, 819e9, 200e9, 3.125e9),
         # 459 TFLOP/s, 2765 GB/s, 4800 Gbit/s; 50 Gbit/s between slices.
         Chip("v5p", 95.74, 459e12, 2765e9, 600e9, 6.25e9),
         # 918 TFLOP/s, 1640 GB/s, 800 GB/s in both directions together; 100 Gbit/s.
-        Chip("v6e", 31.25, 918e12, 1640e9, 400e9, 12.5e9),
+        Chip("v6e", 31.25, 918e12, 1640e9, 400e9, 12.5e9, 32e9),
         # Half a chip of 2307 TFLOP/s, 7380 GB/s, 1200 GB/s in both directions, and
         # 100 Gbit/s between slices.
         Chip("tpu7x", 94.75, 1153.5e12, 3690e9, 300e9, 6.25e9),

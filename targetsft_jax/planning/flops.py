@@ -11,6 +11,13 @@ from dataclasses import dataclass
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import num_parameters
 from targetsft_jax.models.lora import Lora, num_adapter_parameters
+from targetsft_jax.models.remat import (
+    ATTENTION,
+    ATTENTION_IN,
+    ATTENTION_OUT,
+    MLP,
+    REMAT_POLICIES,
+)
 
 
 def layer_flops(
@@ -107,6 +114,7 @@ def step_flops(
     length: int,
     vocabulary: int,
     remat: str = "none",
+    kernel: str = "xla",
     mean_context: float | None = None,
     lora: Lora | None = None,
     policies: int = 0,
@@ -123,8 +131,8 @@ def step_flops(
         student, frozen: architectures.
         length: tokens per row.
         vocabulary: columns of the head that the loss reads.
-        remat: "full" recomputes the student's layers once. Recomputation under "dots"
-            and inside attention kernels is not counted.
+        remat: policy of the student's layers (see `models.remat`).
+        kernel: attention kernel of the student.
         mean_context: see `layer_flops`.
         lora: adapters; None: all parameters are trained.
         policies: number of policies in the state, one forward pass each.
@@ -143,5 +151,55 @@ def step_flops(
         + policies * forward,
         heads=(passes + policies + label_heads) * head_flops(student, vocabulary)
         + sum(head_flops(role, vocabulary) for role in (*roles, *stored_heads)),
-        recomputed=forward if remat == "full" else 0.0,
+        recomputed=recomputed_flops(student, length, remat, kernel, mean_context)
+        + adapters * _ADAPTERS_RECOMPUTED.get(remat, 0.5),
     )
+
+
+_ADAPTERS_RECOMPUTED = {"none": 0.0, "dots": 0.0, "full": 1.0}
+"""Share of the adapters' forward products; other policies save only the sums."""
+
+
+def recomputed_flops(
+    config: DecoderConfig,
+    length: int,
+    remat: str,
+    kernel: str = "xla",
+    mean_context: float | None = None,
+) -> float:
+    """Return the FLOPs per token that the backward pass of all layers repeats.
+
+    The output of `down` is needed by the next layer only, so its product is repeated
+    only where a norm follows it. What attention kernels repeat in their own backward
+    pass is not counted.
+
+    Args:
+        config, length, mean_context: see `layer_flops`.
+        remat: rematerialisation policy.
+        kernel: attention kernel. With its output saved, splash and blockwise repeat
+            nothing, and xla the scores; the others save no log-sum-exp.
+    """
+    if remat == "none":
+        return 0.0
+    saved = REMAT_POLICIES[remat].saved
+    width, head_dim = config.hidden_size, config.head_dim or 0
+    queries, keys = config.num_heads * head_dim, config.num_kv_heads * head_dim
+    mlp = config.intermediate_size
+    products = {
+        ATTENTION_IN: queries + 2 * keys,
+        ATTENTION_OUT: queries,
+        MLP: 0 if config.num_experts else 2 * mlp,
+    }
+    weights = sum(size for name, size in products.items() if name not in saved)
+    if config.num_experts:
+        # Their products have no name; the weights of experts need those of `down`.
+        active = config.experts_per_token * (config.expert_size or 0)
+        weights += config.num_experts + 3 * active
+    elif config.output_norms and remat != "dots":
+        weights += mlp
+    weights *= width
+    share = 1.0
+    if ATTENTION in saved:
+        share = {"splash": 0.0, "blockwise": 0.0, "xla": 0.5}.get(kernel, 1.0)
+    attention = _attention(config, length, mean_context)
+    return config.num_layers * 2 * weights + share * attention

@@ -1,14 +1,15 @@
 """Memory per device during a step: totals, and the largest contributions."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 
-from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel.mesh import platform
 from targetsft_jax.planning.abstract_step import AbstractStep, bytes_per_device
+from targetsft_jax.planning.activations import saved_bytes
 from targetsft_jax.planning.chips import GIB
 from targetsft_jax.planning.hlo import Program
 
@@ -100,23 +101,10 @@ def _estimates(step: AbstractStep) -> Iterator[Part]:
     student, itemsize = spec.student, spec.numerics.dtype.itemsize
     rows, length = rows_per_device(step), step.batch["tokens"].shape[-1]
     tokens = rows * length / step.mesh.shape["context"]
-    gradients = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, "float32", sharding=x.sharding),
-        step.state.params,
-    )
-    yield Part("float32 gradients", bytes_per_device(gradients) / GIB)
-    layer_inputs = tokens * student.hidden_size * itemsize * student.num_layers
-    if spec.numerics.remat == "full":
-        name = "inputs of all layers, saved for the backward pass"
-        yield Part(name, layer_inputs / GIB)
-    else:
-        # In widths of the hidden state: four of attention, three of the MLP.
-        width = student.intermediate_size
-        if student.num_experts:
-            width = student.experts_per_token * (student.expert_size or 0)
-        widths = 4 + 3 * width / tensor / student.hidden_size
-        name = f"activations of all layers under remat {spec.numerics.remat}"
-        yield Part(name, layer_inputs * widths / GIB)
+    yield Part("float32 gradients", gradient_bytes(step, 4) / GIB)
+    remat = spec.numerics.remat
+    saved = saved_bytes(student, remat, tokens, itemsize=itemsize, tensor=tensor)
+    yield Part(f"activations of all layers under remat {remat}", saved / GIB)
     if materialises_scores(step):
         scores = tokens * length * student.num_heads / tensor * 4
         yield Part("attention scores of one layer", scores / GIB)
@@ -131,17 +119,15 @@ def _estimates(step: AbstractStep) -> Iterator[Part]:
 
 def materialises_scores(step: AbstractStep) -> bool:
     """Return whether attention materialises scores [L, L] on an accelerator."""
-    spec, length = step.spec, step.batch["tokens"].shape[-1]
-    kind = platform(step.mesh)
-    kernel = choose(
-        spec.numerics.attention,
-        kind,
-        spec.student,
-        length,
-        spec.numerics.dtype,
-        step.mesh.shape["context"],
+    return step.kernel == "xla" and platform(step.mesh) != "cpu"
+
+
+def gradient_bytes(step: AbstractStep, itemsize: int) -> int:
+    """Return the bytes per device of the gradients of all trained parameters."""
+    return sum(
+        itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
+        for leaf in jax.tree.leaves(step.state.params)
     )
-    return kernel == "xla" and kind != "cpu"
 
 
 def rows_per_device(step: AbstractStep) -> int:

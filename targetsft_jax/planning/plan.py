@@ -12,6 +12,7 @@ from targetsft_jax.config.schema import Config
 from targetsft_jax.parallel.vocabulary import WITHIN
 from targetsft_jax.planning.absent_cudnn import absent_cudnn
 from targetsft_jax.planning.abstract_step import AbstractStep, abstract_step
+from targetsft_jax.planning.activations import offloaded_bytes
 from targetsft_jax.planning.advice import advice
 from targetsft_jax.planning.chips import GIB
 from targetsft_jax.planning.flops import StepFlops, step_flops
@@ -52,11 +53,12 @@ class Roofline:
     hbm: float
     ici: float
     dcn: float = 0.0
+    host: float = 0.0
 
     @property
     def seconds(self) -> float:
         """Largest of the bounds: a perfect overlap."""
-        return max(self.compute, self.hbm, self.ici, self.dcn)
+        return max(self.compute, self.hbm, self.ici, self.dcn, self.host)
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def make_plan(
     done = time.perf_counter()
     if capacity is None:
         capacity = topology.capacity
-    flops = _flops(config, step)
+    flops = flops_of(step)
     arguments = argument_parts(step)
     cost = None
     if compiled is None:
@@ -185,14 +187,23 @@ def _compile(lowered: Any) -> tuple[Any, float]:
         return None, float(needed[1]) * scale[needed[2]]
 
 
-def _flops(config: Config, step: AbstractStep) -> StepFlops:
+def flops_of(
+    step: AbstractStep, remat: str | None = None, kernel: str | None = None
+) -> StepFlops:
+    """Count the FLOPs per token of a step.
+
+    Args:
+        step: step.
+        remat, kernel: policy and attention kernel; None: those of the step.
+    """
     spec = step.spec
     return step_flops(
         spec.student,
         spec.frozen.values(),
-        length=config.data.max_length,
+        length=step.batch["tokens"].shape[-1],
         vocabulary=spec.vocab_size or spec.student.vocab_size,
-        remat=spec.numerics.remat,
+        remat=remat or spec.numerics.remat,
+        kernel=kernel or step.kernel,
         lora=spec.lora,
         policies=len(spec.method.policy.held),
         label_heads=spec.method.policy.reads.count(STUDENT),
@@ -227,8 +238,22 @@ def _cost(
             hbm=hbm_bytes / topology.chip.hbm_bandwidth,
             ici=ici / topology.chip.ici_bandwidth,
             dcn=dcn / topology.chip.dcn_bandwidth,
+            host=2 * _offloaded(step) / topology.chip.host_bandwidth,
         )
     return Cost(program, traffic, hbm_bytes, roofline)
+
+
+def _offloaded(step: AbstractStep) -> float:
+    """Return the bytes per device that the layers save in host memory per step."""
+    spec, tokens = step.spec, step.batch["tokens"]
+    sharded = math.prod(tokens.sharding.shard_shape(tokens.shape))
+    return offloaded_bytes(
+        spec.student,
+        spec.numerics.remat,
+        sharded,
+        itemsize=spec.numerics.dtype.itemsize,
+        tensor=step.mesh.shape["tensor"],
+    )
 
 
 def _max_loss_chunks(step: AbstractStep) -> int:

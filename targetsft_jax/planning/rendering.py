@@ -81,6 +81,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
             "hbm": roofline.hbm,
             "ici": roofline.ici,
             "dcn": roofline.dcn,
+            "host": roofline.host,
             "step": roofline.seconds,
         },
         "mfu_bound": plan.mfu_bound,
@@ -223,6 +224,11 @@ def _roofline(plan: Plan) -> Iterator[str]:
         yield (
             f"  DCN          {roofline.dcn:8.3f} s   between slices, at "
             f"{chip.dcn_bandwidth / 1e9:.3f} GB/s per device"
+        )
+    if roofline.host:
+        yield (
+            f"  host         {roofline.host:8.3f} s   activations to its memory and "
+            f"back, at {chip.host_bandwidth / 1e9:.0f} GB/s"
         )
     pace = plan.tokens_per_step / roofline.seconds
     yield (

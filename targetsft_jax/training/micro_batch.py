@@ -24,6 +24,7 @@ from targetsft_jax.models.sharded_attention import mesh_attend
 from targetsft_jax.models.sharded_experts import mesh_experts
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import vocabulary
+from targetsft_jax.parallel.gradient_rings import reduce_along_rings
 from targetsft_jax.parallel.zigzag import zigzag_slots
 from targetsft_jax.targets.policies import STUDENT
 from targetsft_jax.training.state import Params
@@ -314,6 +315,9 @@ def forward_routed(
         remat: rematerialisation policy; None: that of `spec`.
     """
     tokens, numerics, mesh = batch["tokens"], spec.numerics, placement.mesh
+    is_trained = remat is None and spec.lora is None
+    axes = decoder.logical_axes(config)["layers"]
+    read = reduce_along_rings(axes, mesh, numerics.dtype) if is_trained else None
     sharding = meshes.tokens_over(mesh)
     hidden, routing = decoder.apply_routed(
         config,
@@ -332,6 +336,7 @@ def forward_routed(
         ),
         mix=mesh_experts(config, mesh),
         multiply=products.multiply_on(meshes.platform(mesh), mesh.shape["context"]),
+        read=read,
     )
     return (hidden, decoder.head(params)), routing
 

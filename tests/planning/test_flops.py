@@ -86,7 +86,37 @@ def test_a_step_has_three_student_passes_one_teacher_pass_and_the_heads():
     student, teacher = layer_flops(SMALL, 64), layer_flops(QWEN_7B, 64)
     heads = 3 * head_flops(SMALL, 90) + head_flops(QWEN_7B, 90)
     assert flops.model == 3 * student + teacher + heads
-    assert flops.executed == flops.model + student
+    # The output of `down` is not needed again: its product is not repeated.
+    down = 2 * 3 * 8 * 20
+    assert flops.executed == flops.model + student - down
+
+
+@pytest.mark.parametrize("remat", ["full", "attention", "attention_block", "dots"])
+def test_recomputation_is_that_of_the_compiled_step(remat):
+    """Products of the policy's program, beside those without rematerialisation."""
+    keys = {
+        "student.build.hidden_size": 64,
+        "student.build.intermediate_size": 96,
+        "target.name": "sft",
+        "data.max_length": 32,
+        "train.batch_size": 4,
+        "train.loss_chunk": 128,
+        "train.remat": remat,
+        "train.attention": "xla",
+    }
+    config = load([text for k, v in keys.items() for text in (f"--{k}", str(v))])
+    step = abstract_step(config, make_mesh(devices=jax.devices()[:1]))
+    program = read(step.lowered.compile(compiler_options=QUICK).as_text())
+    flops = step_flops(
+        step.spec.student,
+        [],
+        length=32,
+        vocabulary=step.spec.vocab_size,
+        mean_context=32,
+        remat=remat,
+    )
+    assert flops.recomputed > 0
+    assert program.flops == pytest.approx(128 * flops.executed, rel=1e-6)
 
 
 @pytest.mark.slow

@@ -77,7 +77,14 @@ def test_temporaries_without_a_program_are_estimated(make_step):
     student = rig.STUDENT
     parts = _bytes(temporary_parts(make_step(), None))
     inputs = 4 * 2 * LENGTH * student.hidden_size * student.num_layers
-    widths = 4 + 3 * student.intermediate_size / 2 / student.hidden_size
+    # Inputs of the layer and of its MLP, q and attention, k and v, gate and up.
+    queries, keys = (
+        student.head_dim * heads / 2
+        for heads in (student.num_heads, student.num_kv_heads)
+    )
+    widths = 2 + 2 * (queries + keys + student.intermediate_size / 2) / (
+        student.hidden_size
+    )
     assert parts == pytest.approx(
         {
             "float32 gradients": 4 * (64 * 32 + 32) / 2,
@@ -88,7 +95,7 @@ def test_temporaries_without_a_program_are_estimated(make_step):
     )
     full = rig.with_numerics(make_step().spec, remat="full")
     parts = _bytes(temporary_parts(make_step(full), None))
-    assert parts["inputs of all layers, saved for the backward pass"] == inputs
+    assert parts["activations of all layers under remat full"] == inputs
 
 
 def test_rows_per_device_are_those_of_a_micro_batch(make_step):

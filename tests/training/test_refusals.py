@@ -63,7 +63,7 @@ def test_unknown_keys(refused, tmp_path):
         ("train.steps", "many", ("train.steps is 'many'", "a whole number")),
         ("train.learning_rate", "fast", ("is 'fast'", "expected a number")),
         ("train.batch_size", "0", ("train.batch_size is 0", "1 or more")),
-        ("train.remat", "some", ("train.remat is 'some'", "none, full, dots")),
+        ("train.remat", "some", ("train.remat is 'some'", "none, full, attention")),
         ("train.dtype", "int8", ("train.dtype is 'int8'", "float32, bfloat16")),
         ("train.warmup_ratio", "1", ("train.warmup_ratio is 1", "[0, 1)")),
         ("student.dtype", "half", ("student.dtype is 'half'", "float32, bfloat16")),
