@@ -8,6 +8,7 @@ from support import rig
 
 from targetsft_jax.config.load import load
 from targetsft_jax.models.lora import Lora
+from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.planning import advice as advice_module
 from targetsft_jax.planning import memory
@@ -89,12 +90,12 @@ def test_a_larger_topology_if_arguments_take_half_of_the_capacity(
 def test_portable_attention_is_listed_if_it_materialises_scores(make_step, monkeypatch):
     long = "data.max_length a multiple of 128 and train.attention auto"
     assert long not in _keys(make_step())
-    for module in (memory, advice_module):
+    for module in (memory, advice_module, meshes):
         monkeypatch.setattr(module, "platform", lambda mesh: "tpu")
     assert long in _keys(make_step())
     # Chunks of shared rows, not rows, are multiples of 128; GPUs have no such kernel.
     shared = make_step(mesh=make_mesh(data=1, fsdp=4, context=2))
     assert long.replace("128", "512") in _keys(shared)
-    for module in (memory, advice_module):
+    for module in (memory, advice_module, meshes):
         monkeypatch.setattr(module, "platform", lambda mesh: "gpu")
     assert "mesh.context 1" in _keys(shared)

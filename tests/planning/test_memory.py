@@ -111,9 +111,11 @@ def test_the_portable_attention_materialises_scores(
     attention, platform, result, monkeypatch, make_step
 ):
     """Rows of 64 tokens are not a multiple of 128, which splash attention needs."""
+    from targetsft_jax.parallel import mesh as meshes
     from targetsft_jax.planning import memory
 
-    monkeypatch.setattr(memory, "platform", lambda mesh: platform)
+    for module in (memory, meshes):
+        monkeypatch.setattr(module, "platform", lambda mesh: platform)
     spec = rig.with_numerics(make_step().spec, attention=attention)
     assert materialises_scores(make_step(spec)) is result
     parts = _bytes(temporary_parts(make_step(spec), None))

@@ -19,6 +19,7 @@ from targetsft_jax.planning.topology import get_topology
 KEYS = (
     *("--student.build.hidden_size", "64", "--student.build.intermediate_size", "96"),
     *("--target.name", "sft", "--data.max_length", "32", "--train.batch_size", "8"),
+    *("--train.remat", "none"),
 )
 
 
