@@ -18,14 +18,15 @@ Multiply = Callable[[Array, Array], Array]
 """Activations [..., D] and a weight [D, F] in their dtype -> [..., F]."""
 
 
-def multiply_on(platform: str, context: int = 1) -> Multiply:
+def multiply_on(platform: str, devices: int = 1) -> Multiply:
     """The fastest product on a platform.
 
     Args:
         platform: "cpu", "gpu" or "tpu".
-        context: devices that share the tokens of a row, which cannot be flattened then.
+        devices: devices of the mesh. On several, the barriers of the flat product would
+            make the partitioner gather a weight twice.
     """
-    is_flat = platform == "cpu" and context == 1
+    is_flat = platform == "cpu" and devices == 1
     return flat_product if is_flat else jnp.matmul
 
 

@@ -335,7 +335,7 @@ def forward_routed(
             numerics.attention, config, mesh, tokens.shape[1], numerics.dtype
         ),
         mix=mesh_experts(config, mesh),
-        multiply=products.multiply_on(meshes.platform(mesh), mesh.shape["context"]),
+        multiply=products.multiply_on(meshes.platform(mesh), mesh.size),
         read=read,
     )
     return (hidden, decoder.head(params)), routing

@@ -47,7 +47,7 @@ def test_a_frozen_kernel_saves_no_activations():
     assert x.shape in [leaf.shape for leaf in jax.tree.leaves(pull)]
 
 
-def test_products_are_flat_on_cpus_with_whole_rows_only():
+def test_products_are_flat_on_a_single_cpu_device_only():
     assert products.multiply_on("cpu") is products.flat_product
-    assert products.multiply_on("cpu", context=2) is jnp.matmul
+    assert products.multiply_on("cpu", devices=2) is jnp.matmul
     assert {products.multiply_on(name) for name in ("tpu", "gpu")} == {jnp.matmul}
