@@ -33,7 +33,7 @@ def parser() -> CommandParser:
     example = "targetsft teacher_cache --config quickstart --teacher.cache runs/cache"
     parser = CommandParser(
         "teacher_cache",
-        "--config FILE --teacher.cache FOLDER [--k N] [--KEY VALUE …]",
+        "--config FILE --teacher.cache DIR [--k N] [--KEY VALUE …]",
         "Run the teacher once over the training data; store its distribution at each "
         "trained token. A run with the same --teacher.cache reads it in place of the "
         "teacher. The same command continues, and makes damaged shards again.",

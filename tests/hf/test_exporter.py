@@ -68,7 +68,7 @@ def test_failure_leaves_the_earlier_export(tmp_path, tiny, monkeypatch):
     before = (target / "model.safetensors").read_bytes()
     calls = []
 
-    def fail(params, spec):
+    def fail(params, spec, read):
         calls.append(spec)
         if len(calls) == 5:
             raise OSError("disk full")

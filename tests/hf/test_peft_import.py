@@ -58,7 +58,8 @@ def delta(tree, lora, name="q", group="attention", layer=0):
     return lora.scale * a @ b
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+# The experts of a mixture have no adapters.
+@pytest.mark.parametrize("model_type", sorted({*FAMILIES} - {"mixtral", "qwen3_moe"}))
 def test_an_export_is_read_back(model_type, tmp_path):
     config, lora = decoder(model_type), Lora(2, 5.0, ("q", "v", "up", "down"))
     adapters = jax.device_get(rig.adapters_of(config, lora))

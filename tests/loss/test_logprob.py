@@ -52,7 +52,7 @@ def test_equals_dense_logits(mask: str, chunk: int, cap: float | None):
         "vocabulary on all axes",
         "replicated heads",
     ]
-    + ["step (1, 8, 1), groups of 4", "step (2, 2, 2), groups of 2"],
+    + ["step (1, 8, 1, 1), groups of 4", "step (2, 2, 2, 1), groups of 2"],
 )
 def test_equals_one_device_on_every_mesh(layout: str):
     with jax.enable_x64(True):

@@ -71,6 +71,7 @@ def test_batches_have_few_sizes(monkeypatch):
         return [[prompt] for prompt in prompts]
 
     monkeypatch.setattr(module, "generate", generate)
+    monkeypatch.setattr(module, "decoding_weights", lambda params, dtype: params)
     sampler = ModelSampler(rig.STUDENT, {}, TOKENIZER, 16)
     for count in range(1, 40):
         prompts = [[number] * (1 + 90 * (number % 2)) for number in range(count)]

@@ -81,11 +81,13 @@ def test_kernels_are_reduce_scattered_over_a_torus():
     mesh = make_mesh(1, -1, 1, get_topology("v5e:8x8").devices)
     config = DecoderConfig(
         vocab_size=128,
-        hidden_size=1024,
-        intermediate_size=2048,
+        # Smaller kernels are gathered by all-reduces, which this test would count.
+        hidden_size=3584,
+        intermediate_size=14336,
         num_layers=2,
         num_heads=8,
         num_kv_heads=8,
+        head_dim=128,
     )
     shapes = decoder.abstract_params(config)
     params = jax.tree.map(

@@ -6,8 +6,9 @@ import json
 import pytest
 from support import rig
 
+from targetsft_jax.config.build import BuildConfig
 from targetsft_jax.config.load import load
-from targetsft_jax.config.schema import BuildConfig, ConfigError
+from targetsft_jax.config.schema import ConfigError
 from targetsft_jax.data.config import DataConfig
 from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.pipeline import prepare

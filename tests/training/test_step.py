@@ -230,13 +230,13 @@ def test_frozen_models_get_no_gradient_and_no_update():
 def test_a_method_without_an_alternative_runs_no_second_model(monkeypatch):
     """Even if its parameters are passed: the spec determines the models."""
     passes = []
-    real = decoder.apply
+    real = decoder.apply_routed
 
     def counted(config, *arguments, **options):
         passes.append(config)
         return real(config, *arguments, **options)
 
-    monkeypatch.setattr(decoder, "apply", counted)
+    monkeypatch.setattr(decoder, "apply_routed", counted)
     frozen = rig.frozen_of(rig.make_spec("target_sft"))
     params, mesh = rig.params_of(rig.STUDENT), rig.one_device()
     places = state_shardings(rig.STUDENT, params, LINEAR, mesh)

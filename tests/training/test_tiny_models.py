@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from targetsft_jax.config.schema import BuildConfig
+from targetsft_jax.config.build import BuildConfig
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.models import decoder
