@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from targetsft_jax import command
 from targetsft_jax.cli.parser import CommandParser
 from targetsft_jax.cli.plan_arguments import add_plan_arguments
-from targetsft_jax.command import leave, run_command
+from targetsft_jax.command import DOES_NOT_FIT, DONE, UsageError, leave, run_command
 from targetsft_jax.config.load import load
 
 
@@ -26,7 +25,7 @@ def _plan(arguments: list[str]) -> int:
 
         return search_and_print(config, topology, options)
     if options.write is not None:
-        raise command.UsageError("--write needs --search, which finds the keys")
+        raise UsageError("--write needs --search, which finds the keys")
     from targetsft_jax.planning.plan import make_plan
     from targetsft_jax.planning.rendering import lines, write_json
 
@@ -34,7 +33,7 @@ def _plan(arguments: list[str]) -> int:
     print("\n".join(lines(plan)))
     if options.json is not None:
         write_json(plan, options.json)
-    return command.DONE if plan.memory.fits else command.DOES_NOT_FIT
+    return DONE if plan.memory.fits else DOES_NOT_FIT
 
 
 def parser() -> CommandParser:

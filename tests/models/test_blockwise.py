@@ -90,7 +90,9 @@ def test_dots_keep_the_attention_and_full_recomputes_it():
 
     def products(name):
         run = functools.partial(kernels.blockwise, segment_ids=segments)
-        kept = jax.checkpoint(lambda *a: jnp.sin(run(*a)), policy=REMAT_POLICIES[name])
+        kept = jax.checkpoint(
+            lambda *a: jnp.sin(run(*a)), policy=REMAT_POLICIES[name].policy
+        )
         pulled = jax.value_and_grad(lambda *a: kept(*a).sum(), (0, 1, 2))
         return jax.jit(pulled).lower(x, x, x).as_text().count("dot_general")
 
