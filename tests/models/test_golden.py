@@ -77,8 +77,6 @@ FORGOTTEN = {
     "cap of logits": ("gemma2", {"final_logit_softcap": None}),
     "which layers": ("gemma2", {"sliding_layers": (False, True, False)}),
     "layers without positions": ("smollm3", {"rope_layers": None}),
-    "norms over all heads": ("olmo2", {"qk_norm_full": False}),
-    "no norms of inputs": ("olmo2", {"input_norms": True}),
     "factor of embeddings": ("granite", {"embedding_multiplier": 1.0}),
     "factor of outputs": ("granite", {"residual_multiplier": 1.0}),
     "factor of scores": ("granite", {"attention_multiplier": None}),
@@ -101,3 +99,11 @@ def test_an_omitted_flag_changes_the_logits(name, loaded):
     other = dataclasses.replace(config, **changes)
     expected = golden(family)["logits"]
     assert error(logits(other, params, golden(family)["tokens"]), expected) > 1e-3
+
+
+@pytest.mark.parametrize("changes", [{"qk_norm_full": False}, {"input_norms": True}])
+def test_an_omitted_norm_does_not_fit_the_parameters(changes, loaded):
+    config, params = loaded("olmo2")
+    other = dataclasses.replace(config, **changes)
+    with pytest.raises(Exception, match="q_norm|input_norm"):
+        logits(other, params, golden("olmo2")["tokens"])
