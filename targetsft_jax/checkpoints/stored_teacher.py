@@ -67,9 +67,17 @@ def load_head(folder: Path, mesh: Mesh, dtype: Any) -> dict[str, jax.Array]:
         raise ValueError(f"{folder / 'head'} is missing; make the teacher cache again")
     arrays, about = found
     host = arrays["head"].view(ml_dtypes.bfloat16).reshape(about["shape"])
-    shapes = {"head": jax.ShapeDtypeStruct(host.shape, dtype)}
-    (sharding,) = rules.shardings({"head": ("vocab", "table")}, shapes, mesh).values()
+    like = abstract_head(host.shape, mesh, dtype)["head"]
     head = jax.make_array_from_callback(
-        host.shape, sharding, lambda index: np.asarray(host[index], dtype)
+        host.shape, like.sharding, lambda index: np.asarray(host[index], dtype)
     )
     return {"head": head}
+
+
+def abstract_head(
+    shape: tuple[int, ...], mesh: Mesh, dtype: Any
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape, dtype and sharding of the tree of `load_head`."""
+    shapes = {"head": jax.ShapeDtypeStruct(shape, dtype)}
+    (sharding,) = rules.shardings({"head": ("vocab", "table")}, shapes, mesh).values()
+    return {"head": jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)}

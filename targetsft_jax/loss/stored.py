@@ -2,21 +2,18 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jax.lax import stop_gradient
 
-from targetsft_jax.loss.chunks import Batch, LiveTokens
 from targetsft_jax.loss.fused import (
     DEFAULT_CHUNK,
     Layout,
     check_shapes,
     real_vocabulary,
 )
-from targetsft_jax.loss.second import capped_logits
+from targetsft_jax.loss.per_token import per_token
 from targetsft_jax.loss.tile import Columns
 from targetsft_jax.targets.arguments import mask_array, real_array, whole_number
-from targetsft_jax.targets.top_k import TopK
+from targetsft_jax.targets.top_k import TopK, at_tokens
 
 
 def top_k_tokens(
@@ -48,59 +45,29 @@ def top_k_tokens(
     Raises:
         ValueError: shapes that do not fit, or a k outside of its range.
     """
-    layout = layout or Layout()
     chunk_size = whole_number("chunk_size", chunk_size, 1)
     hidden, head = real_array("hidden", hidden), real_array("head", head)
     check_shapes(hidden, head, mask=mask)
     vocabulary = real_vocabulary(head, {}, vocab_size)
     k = whole_number("k", k, 1, vocabulary)
     mask = mask_array("mask", mask)
-    wide = np.promote_types(hidden.dtype, np.float32)
-
-    def local(hidden: Array, head: Array, batch: Batch, _: object) -> tuple[TopK]:
-        columns, size = layout.columns(vocabulary, head.shape[0])
-        rows = layout.rows_in(head.astype(hidden.dtype), size, hidden.shape[-1])
-        flat = hidden.reshape(-1, hidden.shape[-1]), batch.weights.reshape(-1)
-        x, weights = layout.tokens_in(flat)
-        live = LiveTokens.of(weights, chunk_size)
-
-        def step(number: Array, found: TopK) -> TopK:
-            indices, states = live.take(number, x)
-            logits = capped_logits(states, rows, logit_cap)
-            return jax.tree.map(
-                lambda total, part: total.at[indices].set(
-                    part, mode="drop", unique_indices=True
-                ),
-                found,
-                _top_k(columns.blanked(logits), k, columns),
-            )
-
-        tokens = weights.shape[0]
-        start = TopK(
-            jnp.zeros((tokens, k), jnp.int32),
-            jnp.zeros((tokens, k), wide),
-            jnp.zeros(tokens, wide),
-        )
-        found = jax.lax.fori_loop(0, layout.trips(live.chunks), step, start)
-        is_live = weights > 0
-
-        def own(x: Array) -> Array:
-            # The last chunk is padded with masked tokens.
-            x = jnp.where(is_live.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
-            return layout.local_tokens(x).reshape(*batch.weights.shape, *x.shape[1:])
-
-        return (jax.tree.map(own, found),)
-
-    batch = Batch(jnp.zeros(mask.shape, jnp.int32), mask.astype(jnp.float32), {}, {})
-    arguments = jax.tree.map(stop_gradient, (hidden, head, batch))
-    found: TopK = layout.run(local, ("tokens",), *arguments, {})[0]
+    found: TopK = per_token(
+        lambda logits, _, columns: _top_k(columns.blanked(logits), k, columns),
+        hidden,
+        head,
+        jnp.zeros(mask.shape, jnp.int32),
+        mask,
+        vocabulary=vocabulary,
+        logit_cap=logit_cap,
+        chunk_size=chunk_size,
+        layout=layout or Layout(),
+    )
     return found
 
 
 def _top_k(logits: Array, k: int, columns: Columns) -> TopK:
     """Largest k logits [C, v] over all devices' columns, and the rest's log-mass."""
-    width = logits.shape[1]
-    values, places = jax.lax.top_k(logits, min(k, width))
+    values, places = jax.lax.top_k(logits, min(k, logits.shape[1]))
     ids = places + columns.first
     if columns.axes:
         values, ids = (
@@ -109,11 +76,7 @@ def _top_k(logits: Array, k: int, columns: Columns) -> TopK:
         )
         values, order = jax.lax.top_k(values, k)
         ids = jnp.take_along_axis(ids, order, axis=1)
-    places = ids - columns.first
-    places = jnp.where(places < 0, width, places)
-    chosen = jnp.zeros(logits.shape, bool)
-    lines = jnp.broadcast_to(jnp.arange(len(logits))[:, None], places.shape)
-    chosen = chosen.at[lines, places].set(True, mode="drop")
+    chosen = at_tokens(jnp.zeros(logits.shape, bool), ids, True, columns.first)
     rest = jax.nn.logsumexp(jnp.where(chosen, -jnp.inf, logits), axis=-1)
     total = columns.log_total(jax.nn.logsumexp(logits, axis=-1))
     log_rest = columns.log_total(rest) - total

@@ -212,6 +212,19 @@ def attend_one(
     return mixed.reshape(query.shape).astype(query.dtype)
 
 
+def require_plain(name: str, window: int | None, softcap: float | None) -> None:
+    """Refuse a window or a soft cap, for kernels with neither.
+
+    Raises:
+        ValueError: names the kernel and both values.
+    """
+    if window is not None or softcap is not None:
+        raise ValueError(
+            f"attention kernel {name} has neither windows nor soft caps; window is "
+            f"{window} and softcap is {softcap}"
+        )
+
+
 class Attention(nn.Module):
     """Self-attention with rotary position embeddings, optionally over a KV cache.
 

@@ -15,6 +15,8 @@ from types import ModuleType
 import jax
 import jax.numpy as jnp
 
+from targetsft_jax.models.attention import require_plain
+
 MOST_SEGMENTS = 64
 """Segments of a row, padding included. The statistics of cuDNN take this many times
 [heads, T] float32 per row."""
@@ -39,11 +41,7 @@ def cudnn_packed(
         ValueError: a window or a soft cap, an older GPU, or a version of jax whose
             private function is not known.
     """
-    if window is not None or softcap is not None:
-        raise ValueError(
-            "attention kernel cudnn_packed has neither windows nor soft caps; window "
-            f"is {window} and softcap is {softcap}"
-        )
+    require_plain("cudnn_packed", window, softcap)
     fused = _private_module()
     if not fused.check_compute_capability("9.0"):
         raise ValueError(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from targetsft_jax.models.attention import SelfAttention, attend
+from targetsft_jax.models.attention import SelfAttention, attend, require_plain
 from targetsft_jax.models.blockwise import blockwise
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.cudnn_packed import cudnn_packed
@@ -62,7 +62,7 @@ def cudnn(
     Raises:
         ValueError: a window or a soft cap, which it does not support.
     """
-    _require_plain("cudnn", window, softcap)
+    require_plain("cudnn", window, softcap)
     same_segment = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
     mixed = jax.nn.dot_product_attention(
         query,
@@ -92,7 +92,7 @@ def pallas_gpu(
     Raises:
         ValueError: a window or a soft cap, which it does not support.
     """
-    _require_plain("pallas_gpu", window, softcap)
+    require_plain("pallas_gpu", window, softcap)
     from jax.experimental.pallas.ops.gpu import attention as kernels
 
     length, heads, size = query.shape[1:]
@@ -138,14 +138,6 @@ class Kernel:
     limits: Callable[[DecoderConfig, int, jnp.dtype], str]
     share: MakeQueryShare | None = None
     automatic: bool = True
-
-
-def _require_plain(name: str, window: int | None, softcap: float | None) -> None:
-    if window is not None or softcap is not None:
-        raise ValueError(
-            f"attention kernel {name} has neither windows nor soft caps; window is "
-            f"{window} and softcap is {softcap}"
-        )
 
 
 def _no_limits(config: DecoderConfig, length: int, dtype: jnp.dtype) -> str:

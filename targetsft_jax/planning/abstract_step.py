@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from targetsft_jax.checkpoints.open import open_model
+from targetsft_jax.checkpoints.stored_teacher import abstract_head
 from targetsft_jax.config.roles import live_roles
 from targetsft_jax.config.schema import Config, role_config
 from targetsft_jax.data.teacher_cache import PREFIX, TOP_K, TRAIN, CacheHeader
 from targetsft_jax.data.tokenizer import load_tokenizer
-from targetsft_jax.hf.importer import load_config
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.kernels import choose
@@ -32,7 +32,7 @@ from targetsft_jax.training.state import (
     with_shardings,
 )
 from targetsft_jax.training.step import make_train_step
-from targetsft_jax.training.step_spec import param_dtype, step_spec
+from targetsft_jax.training.step_spec import param_dtype, step_spec, stored_teacher
 from targetsft_jax.training.tiny_models import architecture
 
 # Length of the learning-rate schedule if `train.steps` is null. The program does not
@@ -126,7 +126,8 @@ def untraced_step(config: Config, mesh: Mesh) -> AbstractStep:
     check_positions(config, architectures)
     steps = config.train.steps or SCHEDULE_STEPS
     cache = _planned_cache(config)
-    stored = None if cache is None else _stored_teacher(config, cache)
+    folder = user_path(config.teacher.cache or "") / TRAIN
+    stored = None if cache is None else stored_teacher(cache, folder)
     spec = step_spec(config, architectures, vocab_size, mesh, stored)
     spec = replace(spec, steps=steps)
     optimizer = make_optimizer(config.train, steps)
@@ -213,20 +214,11 @@ def _planned_cache(config: Config) -> CacheHeader | None:
     return header or CacheHeader(TOP_K, 64, 0, {})
 
 
-def _stored_teacher(config: Config, cache: CacheHeader) -> StoredTeacher:
-    folder = user_path(config.teacher.cache or "") / TRAIN
-    model = None if cache.kind == TOP_K else load_config(folder)
-    return StoredTeacher(cache.kind, cache.width, model)
-
-
 def _head_alone(config: Config, stored: StoredTeacher, mesh: Mesh) -> Any:
     """Return the shape of the head of a teacher of stored hidden states."""
     assert stored.config is not None
     shape = (stored.config.vocab_size, stored.config.hidden_size)
-    shapes = {"head": jax.ShapeDtypeStruct(shape, param_dtype(TEACHER, config, mesh))}
-    return with_shardings(
-        shapes, rules.shardings({"head": ("vocab", "table")}, shapes, mesh)
-    )
+    return abstract_head(shape, mesh, param_dtype(TEACHER, config, mesh))
 
 
 def _abstract_batch(

@@ -67,9 +67,8 @@ def top_k(logits: Array, k: int) -> TopK:
     logits = logits.astype(compute_dtype(logits))
     values, ids = jax.lax.top_k(logits, k)
     total = jax.nn.logsumexp(logits, axis=-1)
-    stored = jnp.zeros(logits.shape, bool)
-    stored = jnp.put_along_axis(stored, ids, True, axis=-1, inplace=False)
-    rest = jax.nn.logsumexp(jnp.where(stored, -jnp.inf, logits), axis=-1)
+    chosen = at_tokens(jnp.zeros(logits.shape, bool), ids, True)
+    rest = jax.nn.logsumexp(jnp.where(chosen, -jnp.inf, logits), axis=-1)
     return TopK(ids.astype(jnp.int32), values - total[..., None], rest - total)
 
 
@@ -100,22 +99,36 @@ def completed_logits(
         ['0.20', '0.20', '0.20', '0.40']
     """
     logits = stop_gradient(logits.astype(compute_dtype(logits)))
-    width = logits.shape[-1]
-    columns = stored.ids - first
-    # `at` would count negative indices from the end; those past the end are dropped.
-    columns = jnp.where(columns < 0, width, columns)
     values = stored.log_probs.astype(logits.dtype)
     absent = jnp.full(logits.shape, jnp.inf, logits.dtype)
-    table = _scattered(absent, columns, values)
+    table = at_tokens(absent, stored.ids, values, first)
     is_stored = table < jnp.inf
     rest = jnp.where(is_stored, -jnp.inf, logits)
-    maximum = jnp.max(rest, axis=-1)
-    maximum = jnp.where(maximum == -jnp.inf, 0, maximum)
-    log_sum = jnp.log(jnp.sum(jnp.exp(rest - maximum[..., None]), axis=-1)) + maximum
-    log_sum = merged(log_sum)
+    log_sum = merged(jax.nn.logsumexp(rest, axis=-1))
     # A student without mass outside K cannot give the rest a shape.
     shift = stored.log_rest - jnp.where(log_sum == -jnp.inf, 0, log_sum)
     return stop_gradient(jnp.where(is_stored, table, rest + shift[..., None]))
+
+
+def at_tokens(
+    table: Array, ids: Array, values: Array | bool, first: Array | int = 0
+) -> Array:
+    """A table [..., v] with values at the columns of tokens, those outside dropped.
+
+    Args:
+        table: columns of the vocabulary.
+        ids: [..., k] int, different tokens.
+        values: [..., k], or one for all.
+        first: vocabulary index of the first column.
+    """
+    width = table.shape[-1]
+    flat, columns = table.reshape(-1, width), (ids - first).reshape(-1, ids.shape[-1])
+    # `at` would count negative indices from the end; those past the end are dropped.
+    columns = jnp.where(columns < 0, width, columns)
+    rows = jnp.arange(len(flat))[:, None]
+    if not isinstance(values, bool):
+        values = values.reshape(columns.shape)
+    return flat.at[rows, columns].set(values, mode="drop").reshape(table.shape)
 
 
 def checked_top_k(name: str, stored: TopK, tokens: tuple[int, ...]) -> TopK:
@@ -138,12 +151,3 @@ def checked_top_k(name: str, stored: TopK, tokens: tuple[int, ...]) -> TopK:
     if not jnp.issubdtype(ids.dtype, jnp.integer):
         raise ValueError(f"{name}'s ids are {ids.dtype}; expected integers")
     return TopK(*(jnp.asarray(x) for x in (ids.astype(np.int32), log_probs, log_rest)))
-
-
-def _scattered(table: Array, columns: Array, values: Array) -> Array:
-    """`table` [..., V] with values [..., k] at their columns, those outside dropped."""
-    flat = table.reshape(-1, table.shape[-1])
-    shape = (flat.shape[0], columns.shape[-1])
-    rows = jnp.broadcast_to(jnp.arange(shape[0])[:, None], shape)
-    flat = flat.at[rows, columns.reshape(shape)].set(values.reshape(shape), mode="drop")
-    return flat.reshape(table.shape)

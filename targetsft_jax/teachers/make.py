@@ -33,7 +33,7 @@ from targetsft_jax.teachers.plan import CachePlan, SectionPlan, plan_cache
 from targetsft_jax.telemetry.compilation_cache import use_compilation_cache
 from targetsft_jax.training.micro_batch import Numerics, Placement, StepSpec, forward
 from targetsft_jax.training.state import Params
-from targetsft_jax.training.step_spec import compute_dtype
+from targetsft_jax.training.step_spec import compute_dtype, loss_chunk
 
 Measure = Callable[[Params, Mapping[str, Array]], Any]
 
@@ -140,7 +140,7 @@ def _measure(plan: CachePlan, header: CacheHeader) -> Measure:
     """Build the jitted (params, batch [B, L]) -> arrays [B, L, …]."""
     config, mesh = plan.config, plan.mesh
     dtype, context = compute_dtype(config, mesh), mesh.shape["context"]
-    chunk = config.train.loss_chunk or (512 if meshes.platform(mesh) == "cpu" else 2048)
+    chunk = loss_chunk(config, mesh)
     spec = StepSpec(
         plan.teacher.config,
         config.method,

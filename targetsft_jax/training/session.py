@@ -15,10 +15,9 @@ from targetsft_jax.data.chat_templates import with_template
 from targetsft_jax.data.pipeline import Dataset, Prepared, prepare
 from targetsft_jax.data.records import Problem, problems
 from targetsft_jax.data.report import DataReport
-from targetsft_jax.data.teacher_cache import STATES, TRAIN, VALIDATION, CacheHeader
+from targetsft_jax.data.teacher_cache import TRAIN, VALIDATION
 from targetsft_jax.evaluation.label_probe import ProbeExamples, probe_examples
 from targetsft_jax.evaluation.statistics import AverageAtK
-from targetsft_jax.hf.importer import load_config
 from targetsft_jax.hf.sidecar_files import check_exportable
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.parallel import rules
@@ -30,11 +29,15 @@ from targetsft_jax.training.micro_batch import (
     BASE,
     TEACHER,
     StepSpec,
-    StoredTeacher,
 )
 from targetsft_jax.training.saving import check_keep_best
 from targetsft_jax.training.state import Params
-from targetsft_jax.training.step_spec import make_mesh, param_dtype, step_spec
+from targetsft_jax.training.step_spec import (
+    make_mesh,
+    param_dtype,
+    step_spec,
+    stored_teacher,
+)
 from targetsft_jax.training.tiny_models import start_model
 from targetsft_jax.training.validate import Validation
 
@@ -184,6 +187,8 @@ def open_session(config: Config, shared: Shared | None = None) -> Session:
     if config.validation.data is not None:
         held_out = prepare(config.validation.data, tokenizer, config.cache_dir).train
     train, held_out = _with_stored_teacher(config, train, held_out, tokenizer)
+    cache = train.teacher
+    stored = None if cache is None else stored_teacher(cache.header, cache.folder)
     datasets = [x for x in (train, held_out) if x is not None]
     for dataset in datasets:
         _check_columns(config, dataset)
@@ -206,9 +211,7 @@ def open_session(config: Config, shared: Shared | None = None) -> Session:
     return Session(
         config=config,
         mesh=mesh,
-        spec=step_spec(
-            config, architectures, len(tokenizer), mesh, _stored_teacher(train)
-        ),
+        spec=step_spec(config, architectures, len(tokenizer), mesh, stored),
         roles=roles,
         tokenizer=tokenizer,
         evaluation_tokenizer=with_template(
@@ -290,17 +293,6 @@ def _with_stored_teacher(
                 f"them again: {command}"
             )
     return train, held_out
-
-
-def _stored_teacher(dataset: Dataset) -> StoredTeacher | None:
-    """Stored teacher of a data set, as the step reads it."""
-    cache = dataset.teacher
-    if cache is None:
-        return None
-    header: CacheHeader = cache.header
-    is_states = header.kind == STATES
-    config = load_config(cache.folder) if is_states else None
-    return StoredTeacher(header.kind, header.width, config)
 
 
 def _open_roles(config: Config, mesh: Mesh) -> dict[str, Role]:

@@ -1,6 +1,7 @@
 """Mesh, dtypes and `StepSpec` of a configuration, shared by `train` and `plan`."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,6 +9,8 @@ from jax.sharding import Mesh
 
 from targetsft_jax.config.roles import live_roles
 from targetsft_jax.config.schema import Config, ConfigError, role_config
+from targetsft_jax.data.teacher_cache import STATES, CacheHeader
+from targetsft_jax.hf.importer import load_config
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.lora import Lora, num_adapter_parameters
 from targetsft_jax.models.sharded_attention import mesh_attend
@@ -72,6 +75,21 @@ def param_dtype(role: str, config: Config, mesh: Mesh) -> Any:
     return jnp.dtype(dtype or ("bfloat16" if frozen else "float32"))
 
 
+def loss_chunk(config: Config, mesh: Mesh) -> int:
+    """Return the tokens per chunk of the loss: as configured, else by platform."""
+    return config.train.loss_chunk or (512 if meshes.platform(mesh) == "cpu" else 2048)
+
+
+def stored_teacher(header: CacheHeader, folder: Path) -> StoredTeacher:
+    """Return a stored teacher as the step reads it.
+
+    Args:
+        header: contents of its cache; folder: of the training data in it.
+    """
+    model = load_config(folder) if header.kind == STATES else None
+    return StoredTeacher(header.kind, header.width, model)
+
+
 def adapters(config: Config) -> Lora | None:
     """Return the adapters of a configuration, or None."""
     if config.lora is None:
@@ -104,7 +122,6 @@ def step_spec(
     train, roles = config.train, live_roles(config)
     dtype = compute_dtype(config, mesh)
     on_cpu = meshes.platform(mesh) == "cpu"
-    default_chunk = 512 if on_cpu else 2048
     # Memory that a step touches costs a CPU more than a few sums of elements.
     default_remat = "dots" if on_cpu else "none"
     spec = StepSpec(
@@ -118,7 +135,7 @@ def step_spec(
             dtype,
             train.remat or default_remat,
             train.attention,
-            train.loss_chunk or default_chunk,
+            loss_chunk(config, mesh),
         ),
         lora=adapters(config),
         on_base=tuple(role for role in roles if _on_base(role, config, mesh)),
