@@ -21,15 +21,22 @@ def _plan(arguments: list[str]) -> int:
     prepare_jax(options.topology)
     topology = get_topology(options.topology, options.num_slices)
     if options.search:
+        if options.store or options.k:
+            raise UsageError(
+                "--store and --k are for a plan without --search; a search reads "
+                "an existing teacher.cache, or assumes the top 64 tokens"
+            )
         from targetsft_jax.planning.search_report import search_and_print
 
         return search_and_print(config, topology, options)
     if options.write is not None:
         raise UsageError("--write needs --search, which finds the keys")
     from targetsft_jax.planning.plan import make_plan
+    from targetsft_jax.planning.planned_teacher import Store
     from targetsft_jax.planning.rendering import lines, write_json
 
-    plan = make_plan(config, topology, options.capacity)
+    store = Store(options.store, options.k)
+    plan = make_plan(config, topology, options.capacity, store)
     print("\n".join(lines(plan)))
     if options.json is not None:
         write_json(plan, options.json)

@@ -17,6 +17,9 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     budget = "programs to compile at most, a minute or more each (default: 6)"
     jobs = "programs to compile at the same time, each in 2 to 4 GiB (default: 1)"
     write = "write the configuration with the best keys to FILE"
+    store = "contents of a teacher.cache that is yet to be made: top_k (default), or "
+    store += "hidden_states of teacher.path"
+    k = "tokens per position of such a cache (default: 64)"
     add("--topology", required=True, metavar="T", help=topology)
     add("--num-slices", type=int, default=1, metavar="N", help=slices)
     add("--capacity", type=command.positive_number, metavar="GIB", help=capacity)
@@ -25,6 +28,8 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--budget", type=positive_integer, default=6, metavar="N", help=budget)
     add("--jobs", type=positive_integer, default=1, metavar="N", help=jobs)
     add("--write", type=command.output_file, metavar="FILE", help=write)
+    add("--store", choices=("top_k", "hidden_states"), help=store)
+    add("--k", type=positive_integer, metavar="N", help=k)
 
 
 def positive_integer(text: str) -> int:

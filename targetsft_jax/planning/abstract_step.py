@@ -14,14 +14,14 @@ from targetsft_jax.checkpoints.open import open_model
 from targetsft_jax.checkpoints.stored_teacher import abstract_head
 from targetsft_jax.config.roles import live_roles
 from targetsft_jax.config.schema import Config, role_config
-from targetsft_jax.data.teacher_cache import PREFIX, TOP_K, TRAIN, CacheHeader
+from targetsft_jax.data.teacher_cache import PREFIX, CacheHeader
 from targetsft_jax.data.tokenizer import load_tokenizer
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules
-from targetsft_jax.storage.user_path import user_path
+from targetsft_jax.planning.planned_teacher import DEFAULT, Store, planned_teacher
 from targetsft_jax.training.data_checks import check_positions
 from targetsft_jax.training.micro_batch import BASE, TEACHER, StepSpec, StoredTeacher
 from targetsft_jax.training.optimizer import make_optimizer
@@ -32,7 +32,7 @@ from targetsft_jax.training.state import (
     with_shardings,
 )
 from targetsft_jax.training.step import make_train_step
-from targetsft_jax.training.step_spec import param_dtype, step_spec, stored_teacher
+from targetsft_jax.training.step_spec import param_dtype, step_spec
 from targetsft_jax.training.tiny_models import architecture
 
 # Length of the learning-rate schedule if `train.steps` is null. The program does not
@@ -92,18 +92,21 @@ class AbstractStep:
         )
 
 
-def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
+def abstract_step(
+    config: Config, mesh: Mesh, store: Store = DEFAULT
+) -> AbstractStep:
     """Trace and lower the train step of a configuration.
 
     Args:
         config: configuration of the run.
         mesh: device mesh, possibly of absent devices.
+        store: contents of a teacher cache that is yet to be made.
 
     Raises:
         ConfigError: a key does not fit the models or the mesh.
         ValueError, OSError: a model folder cannot be used.
     """
-    step = untraced_step(config, mesh)
+    step = untraced_step(config, mesh, store)
     steps = step.spec.steps or SCHEDULE_STEPS
     optimizer = make_optimizer(config.train, steps)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, step.state)
@@ -111,11 +114,13 @@ def abstract_step(config: Config, mesh: Mesh) -> AbstractStep:
     return replace(step, lowered=train_step.lower(step.state, step.frozen, step.batch))
 
 
-def untraced_step(config: Config, mesh: Mesh) -> AbstractStep:
+def untraced_step(
+    config: Config, mesh: Mesh, store: Store = DEFAULT
+) -> AbstractStep:
     """Return the train step of a configuration as shapes, without a program.
 
     Args:
-        config, mesh: see `abstract_step`.
+        config, mesh, store: see `abstract_step`.
 
     Raises:
         ConfigError, ValueError, OSError: as `abstract_step`.
@@ -125,9 +130,7 @@ def untraced_step(config: Config, mesh: Mesh) -> AbstractStep:
     architectures = {name: role.config for name, role in roles.items()}
     check_positions(config, architectures)
     steps = config.train.steps or SCHEDULE_STEPS
-    cache = _planned_cache(config)
-    folder = user_path(config.teacher.cache or "") / TRAIN
-    stored = None if cache is None else stored_teacher(cache, folder)
+    cache, stored = planned_teacher(config, store) or (None, None)
     spec = step_spec(config, architectures, vocab_size, mesh, stored)
     spec = replace(spec, steps=steps)
     optimizer = make_optimizer(config.train, steps)
@@ -204,14 +207,6 @@ def _frozen_params(role: AbstractRole, mesh: Mesh) -> Any:
     shapes = decoder.abstract_params(role.config, role.dtype)
     shardings = rules.shardings(decoder.logical_axes(role.config), shapes, mesh)
     return with_shardings(shapes, shardings)
-
-
-def _planned_cache(config: Config) -> CacheHeader | None:
-    """Return the header of `teacher.cache`; of the default k if it is not made yet."""
-    if config.teacher.cache is None or TEACHER not in config.method.roles:
-        return None
-    header = CacheHeader.read(user_path(config.teacher.cache) / TRAIN)
-    return header or CacheHeader(TOP_K, 64, 0, {})
 
 
 def _head_alone(config: Config, stored: StoredTeacher, mesh: Mesh) -> Any:

@@ -175,7 +175,7 @@ class Compiler:
         key = json_digest(
             {
                 "config": to_yaml(config),
-                "models": [*models, step.spec.vocab_size],
+                "models": [*models, repr(step.spec.stored), step.spec.vocab_size],
                 "topology": [self.topology.name, self.topology.slices],
                 "capacity": self.capacity,
                 "versions": installed_versions((*TRAINING, "libtpu")),

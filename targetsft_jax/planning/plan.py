@@ -24,6 +24,7 @@ from targetsft_jax.planning.memory import (
     compiled_memory,
     temporary_parts,
 )
+from targetsft_jax.planning.planned_teacher import DEFAULT, Store
 from targetsft_jax.planning.topology import Topology
 from targetsft_jax.targets.policies import STUDENT
 from targetsft_jax.training.micro_batch import vocabulary_groups
@@ -123,7 +124,10 @@ class Plan:
 
 
 def make_plan(
-    config: Config, topology: Topology, capacity: float | None = None
+    config: Config,
+    topology: Topology,
+    capacity: float | None = None,
+    store: Store = DEFAULT,
 ) -> Plan:
     """Compile the train step of a configuration for a topology.
 
@@ -131,6 +135,7 @@ def make_plan(
         config: configuration of the run; no data and no weights are read.
         topology: devices.
         capacity: GiB per device; None: that of the topology's devices.
+        store: contents of a teacher cache that is yet to be made.
 
     Raises:
         ConfigError: a key does not fit the models or the mesh.
@@ -139,7 +144,7 @@ def make_plan(
     """
     start = time.perf_counter()
     with absent_cudnn(topology.gpu):
-        step = abstract_step(config, make_mesh(config, topology.devices))
+        step = abstract_step(config, make_mesh(config, topology.devices), store)
     lowered = time.perf_counter()
     compiled, out_of_memory = _compile(step.lowered)
     done = time.perf_counter()

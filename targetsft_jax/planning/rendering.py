@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from targetsft_jax.data.teacher_cache import TOP_K
+from targetsft_jax.data.teacher_cache import CacheHeader
 from targetsft_jax.models import lora
 from targetsft_jax.models.decoder import num_parameters
 from targetsft_jax.models.kernels import choose
@@ -120,8 +120,8 @@ def _setup(plan: Plan) -> Iterator[str]:
         if name == "student" and spec.lora is not None:
             yield f"{'':<9} {lora.trainable(role.config, spec.lora)}"
     if spec.stored is not None:
-        what = "tokens" if spec.stored.kind == TOP_K else "numbers of hidden states"
-        yield f"teacher   stored, {spec.stored.width} {what} per position"
+        cache = CacheHeader(spec.stored.kind, spec.stored.width, 0, {})
+        yield f"teacher   stored: {cache}, {cache.entry_bytes:,} bytes per trained token"
     yield f"tokens    {spec.vocab_size:,} in the vocabulary: {step.vocabulary_origin}"
     steps = train.accumulation_steps
     yield (

@@ -24,6 +24,8 @@ from targetsft_jax.data.teacher_cache import (
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.models import decoder
 from targetsft_jax.parallel.mesh import make_mesh
+from targetsft_jax.planning.abstract_step import untraced_step
+from targetsft_jax.planning.planned_teacher import DEFAULT, Store
 from targetsft_jax.teachers import make
 from targetsft_jax.training.session import open_session
 
@@ -116,7 +118,9 @@ def test_training_on_all_tokens_or_states_equals_the_live_teacher(
     """All tokens in float16, or hidden states in bfloat16, change roundings alone."""
     metrics, more = live
     config = _config(folders, tmp_path, **more)
+    planned = _planned(config, Store(kind, len(TOKENIZER)))
     make.make_cache(config, kind, len(TOKENIZER))
+    assert planned == _planned(config)
     stored = rig.run_metrics(
         rig.small_run(
             folders,
@@ -130,6 +134,12 @@ def test_training_on_all_tokens_or_states_equals_the_live_teacher(
         for name in ("loss", "kl_teacher", "gamma", "validation_kl_teacher"):
             if name in before:
                 assert after[name] == pytest.approx(before[name], rel=0.02), name
+
+
+def _planned(config, store=DEFAULT):
+    """Stored teacher and arguments of the step that `plan` compiles."""
+    step = untraced_step(config, make_mesh(devices=jax.devices()[:1]), store)
+    return step.spec.stored, step.frozen, step.batch
 
 
 def test_a_mesh_gives_the_entries_of_one_device(made, folders, tmp_path):
