@@ -92,9 +92,7 @@ class AbstractStep:
         )
 
 
-def abstract_step(
-    config: Config, mesh: Mesh, store: Store = DEFAULT
-) -> AbstractStep:
+def abstract_step(config: Config, mesh: Mesh, store: Store = DEFAULT) -> AbstractStep:
     """Trace and lower the train step of a configuration.
 
     Args:
@@ -114,9 +112,7 @@ def abstract_step(
     return replace(step, lowered=train_step.lower(step.state, step.frozen, step.batch))
 
 
-def untraced_step(
-    config: Config, mesh: Mesh, store: Store = DEFAULT
-) -> AbstractStep:
+def untraced_step(config: Config, mesh: Mesh, store: Store = DEFAULT) -> AbstractStep:
     """Return the train step of a configuration as shapes, without a program.
 
     Args:
