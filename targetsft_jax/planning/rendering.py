@@ -121,8 +121,8 @@ def _setup(plan: Plan) -> Iterator[str]:
             yield f"{'':<9} {lora.trainable(role.config, spec.lora)}"
     if spec.stored is not None:
         cache = CacheHeader(spec.stored.kind, spec.stored.width, 0, {})
-        size = f"{cache.entry_bytes:,} bytes per trained token"
-        yield f"teacher   stored: {cache}, {size}"
+        entry = f"{cache.entry_bytes:,} bytes per trained token"
+        yield f"teacher   stored: {cache}, {entry}"
     yield f"tokens    {spec.vocab_size:,} in the vocabulary: {step.vocabulary_origin}"
     steps = train.accumulation_steps
     yield (
