@@ -15,9 +15,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
 
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.grouped_dot import grouped_dot
+from targetsft_jax.models.int8 import MATRICES, SCALE, dequantised
 from targetsft_jax.models.layers import ACTIVATIONS
 
 AXES: Mapping[str, tuple[str | None, ...]] = {
@@ -80,8 +82,9 @@ def mixed(
 
     Args:
         config: the decoder.
-        params: as in `AXES`, in any float dtype. A slice of the MLPs' width F gives the
-            slice's part of the output.
+        params: as in `AXES`, in any float dtype, or with int8 matrices and their scales
+            (see `int8`). A slice of the MLPs' width F gives the slice's part of the
+            output.
         x: [B, L, D].
         is_real: [B, L] bool, False for padding.
 
@@ -92,7 +95,7 @@ def mixed(
     weights, chosen, routing = _route(
         config, params["router"], rows, is_real.reshape(-1)
     )
-    gate, up, down = (params[name].astype(x.dtype) for name in ("gate", "up", "down"))
+    gate, up, down = (_matrices(params, name, x.dtype) for name in MATRICES)
     k = config.experts_per_token
     order = jnp.argsort(chosen.reshape(-1), stable=True)
     places = jnp.argsort(order)
@@ -136,7 +139,17 @@ class Experts(nn.Module):
             )
             for name, shape in shapes.items()
         }
+        for name in MATRICES:
+            if self.has_variable("params", name + SCALE):
+                params[name + SCALE] = self.get_variable("params", name + SCALE)
         return (self.mix or mixed)(config, params, x, is_real)
+
+
+def _matrices(params: Mapping[str, Array], name: str, dtype: DTypeLike) -> Array:
+    """Matrices of all experts in the compute dtype."""
+    if name + SCALE in params:
+        return dequantised(params[name], params[name + SCALE], dtype)
+    return params[name].astype(dtype)
 
 
 def _route(

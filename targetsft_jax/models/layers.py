@@ -14,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.nn.initializers import Initializer
 
 from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.int8 import SCALE, int8_product
 from targetsft_jax.models.products import Multiply
 from targetsft_jax.models.remat import MLP
 from targetsft_jax.models.unstacked import GATE_UP
@@ -34,6 +35,7 @@ class Projection(nn.Module):
     Adapters of the kernel (see `lora`) add the product (x @ A) @ B. The matrices are
     never summed, so that a frozen kernel needs no gradient. Keys of the rows set
     random elements of the adapters' x to 0, independently for each token and module.
+    With scales beside it (see `int8`), the kernel is int8, and so is the product.
     """
 
     features: int
@@ -47,7 +49,11 @@ class Projection(nn.Module):
         multiply = self.multiply
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        y = multiply(x, kernel.astype(x.dtype))
+        if self.has_variable("params", "kernel" + SCALE):
+            scale: jax.Array = self.get_variable("params", "kernel" + SCALE)
+            y = int8_product(x, kernel, scale)
+        else:
+            y = multiply(x, kernel.astype(x.dtype))
         if self.has_variable("params", "lora_a"):
             a: jax.Array = self.get_variable("params", "lora_a")
             b: jax.Array = self.get_variable("params", "lora_b")

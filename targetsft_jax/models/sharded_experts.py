@@ -11,12 +11,15 @@ product, and would gather its operands, so `shard_map` runs it.
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.experts import AXES, Mix, Routing, mixed
+from targetsft_jax.models.int8 import SCALE, scale_axes
 from targetsft_jax.parallel import rules
 from targetsft_jax.parallel.mesh import TOKENS
 
@@ -32,7 +35,7 @@ def mesh_experts(config: DecoderConfig, mesh: Mesh) -> Mix | None:
         config: DecoderConfig, params: Mapping[str, Array], x: Array, is_real: Array
     ) -> tuple[Array, Routing]:
         specs = {
-            name: rules.spec(AXES[name], leaf.shape, mesh)
+            name: rules.spec(_axes(name), leaf.shape, mesh)
             for name, leaf in params.items()
         }
 
@@ -40,7 +43,9 @@ def mesh_experts(config: DecoderConfig, mesh: Mesh) -> Mix | None:
             params: Mapping[str, Array], x: Array, is_real: Array
         ) -> tuple[Array, Routing]:
             gathered = {
-                name: _gathered(leaf.astype(x.dtype), AXES[name], specs[name])
+                name: leaf
+                if name.endswith(SCALE)
+                else _gathered(_narrow(leaf, x.dtype), AXES[name], specs[name])
                 for name, leaf in params.items()
             }
             y, routing = mixed(config, gathered, x, is_real)
@@ -58,6 +63,17 @@ def mesh_experts(config: DecoderConfig, mesh: Mesh) -> Mix | None:
         )(params, x, is_real)
 
     return sharded
+
+
+def _axes(name: str) -> tuple[str | None, ...]:
+    """Logical axes of a parameter of the layer, or of its scales."""
+    matrix = name.removesuffix(SCALE)
+    return AXES[name] if matrix == name else scale_axes(AXES[matrix])
+
+
+def _narrow(leaf: Array, dtype: DTypeLike) -> Array:
+    """A matrix as it is gathered: in the compute dtype, or in int8."""
+    return leaf if leaf.dtype == jnp.int8 else leaf.astype(dtype)
 
 
 def _gathered(leaf: Array, names: tuple[str | None, ...], spec: P) -> Array:

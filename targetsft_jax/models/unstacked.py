@@ -73,7 +73,8 @@ def _unstacked(
                 tree[module] = _with_joined(tree[module], name, parts)
 
     def cast(path: Any, leaf: jax.Array) -> jax.Array:
-        return leaf.astype(dtype) if path[-1].key == "kernel" else leaf
+        is_cast = path[-1].key == "kernel" and leaf.dtype != jnp.int8
+        return leaf.astype(dtype) if is_cast else leaf
 
     return tuple(jax.tree_util.tree_map_with_path(cast, tree) for tree in trees)
 
