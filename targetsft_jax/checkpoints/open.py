@@ -27,6 +27,7 @@ from targetsft_jax.hf.peft import CONFIG_FILE
 from targetsft_jax.hf.peft_import import is_adapter, open_adapter
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.int8 import int8_params
 from targetsft_jax.models.lora import Lora
 from targetsft_jax.parallel import rules
 from targetsft_jax.storage.location import Location, is_url
@@ -74,7 +75,7 @@ class StoredModel:
             return self.adapters.folder
         return self.folder
 
-    def load(self, mesh: Mesh, dtype: Any) -> dict[str, Any]:
+    def load(self, mesh: Mesh, dtype: Any, *, int8: bool = False) -> dict[str, Any]:
         """Load the parameters onto a mesh, from disk directly into their shards.
 
         Adapters are merged on the host, one projection of all layers at a time.
@@ -82,7 +83,11 @@ class StoredModel:
         Args:
             mesh: the device mesh.
             dtype: dtype of every parameter.
+            int8: quantise the matrices of the layers (see `models.int8`).
         """
+        if int8:
+            axes = decoder.logical_axes(self.config)
+            return int8_params(self.load(mesh, dtype), axes, mesh)
         if self.adapters is not None:
             return _placed(self.params(dtype), self.adapters.base.load(mesh, dtype))
         shapes = decoder.abstract_params(self.config, dtype)

@@ -27,6 +27,8 @@ def with_teacher(
     teacher: StoredModel | None,
     prompt: str | None,
     command: str,
+    *,
+    int8: bool = False,
 ) -> Dataset:
     """A data set whose batches have the distributions of a stored teacher.
 
@@ -37,12 +39,13 @@ def with_teacher(
         teacher: the teacher that the configuration names, if it is on this machine.
         prompt: the teacher's own prompt.
         command: the command that makes the cache, for errors.
+        int8: True if the configuration's teacher runs in int8.
 
     Raises:
         ValueError: no cache, or one that is incomplete, damaged, or of other examples,
             another tokenizer or teacher.
     """
-    identity = cache_identity(dataset.examples, tokenizer, teacher, prompt)
+    identity = cache_identity(dataset.examples, tokenizer, teacher, prompt, int8=int8)
     cache = open_cache(folder, dataset.examples, identity, command)
     cache.check_covers(dataset.examples, dataset.layout)
     return replace(dataset, teacher=cache)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from targetsft_jax.checkpoints.open import StoredModel
+from targetsft_jax.config.roles import INT8
 from targetsft_jax.data.examples import Examples
 from targetsft_jax.data.teacher_cache import examples_digest
 from targetsft_jax.storage.digest import text_digest
@@ -20,6 +21,8 @@ def cache_identity(
     tokenizer: "PreTrainedTokenizerBase",
     teacher: StoredModel | None,
     prompt: str | None = None,
+    *,
+    int8: bool = False,
 ) -> dict[str, Any]:
     """Identity of the cache of a teacher on examples.
 
@@ -28,6 +31,7 @@ def cache_identity(
         tokenizer: the tokenizer that student and teacher share.
         teacher: the teacher; None where a run names none, so that it is not compared.
         prompt: the teacher's own prompt.
+        int8: True if the teacher runs in int8.
     """
     identity = {
         "tokenizer": text_digest(tokenizer.backend_tokenizer.to_str()),
@@ -36,6 +40,7 @@ def cache_identity(
     }
     if teacher is not None:
         identity["teacher"] = weights_signature(teacher)
+        identity["teacher.dtype"] = INT8 if int8 else None  # others differ by rounding
     return identity
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from targetsft_jax.config.build import BuildConfig
 from targetsft_jax.config.paths import ROLES, path_refusals
+from targetsft_jax.config.roles import INT8
 from targetsft_jax.config.schema import (
     VALIDATION_PREFIX,
     Config,
@@ -63,6 +64,7 @@ def _refusals(config: Config) -> Iterator[str]:
     yield from _method_name(config.target.name)
     if config.train.steps == 0:
         yield _no_steps(config)
+    yield from _int8_student(config)
     yield from refusals(config)
     yield from _policy(config.policy)
     yield from _method(config)
@@ -136,6 +138,16 @@ def _no_steps(config: Config) -> str:
         "train.steps is 0; expected 1 or more. To measure a model without training: "
         f"targetsft evaluate --model {model} --benchmarks gsm8k"
     )
+
+
+def _int8_student(config: Config) -> Iterator[str]:
+    """Error about a trained int8 model; the domain of the key gives no reason."""
+    if config.student.dtype == INT8:
+        yield (
+            "student.dtype is 'int8'; expected float32 or bfloat16: int8 is for frozen "
+            "roles (teacher.dtype, reference.dtype), since its products have no "
+            "gradient, which the student and the base of adapters need"
+        )
 
 
 def _roles(config: Config) -> Iterator[str]:

@@ -4,12 +4,15 @@ from typing import TYPE_CHECKING
 
 from targetsft_jax.config.build import BuildConfig
 from targetsft_jax.data.fields import TEMPLATE
-from targetsft_jax.keys import key, more_than, one_of, section
+from targetsft_jax.keys import at_least, key, more_than, one_of, section
 
 if TYPE_CHECKING:
     from targetsft_jax.config.schema import Config
 
 DTYPES = one_of(("float32", "bfloat16"))
+
+INT8 = "int8"
+"""Dtype of a frozen role whose projections are int8 (see `models.int8`)."""
 
 
 @section
@@ -32,18 +35,38 @@ class RoleConfig:
     )
 
 
+@section
+class FrozenConfig(RoleConfig):
+    """A frozen model."""
+
+    dtype: str | None = key(
+        None,
+        "Parameter dtype. Default: bfloat16 on accelerators, float32 on the CPU. int8: "
+        "the matrices of the layers in int8, the rest in the default.",
+        one_of(("float32", "bfloat16", INT8)),
+    )
+    max_drift: float | None = key(
+        0.1,
+        "With dtype int8, the largest KL in nats from the unquantised model, measured "
+        "on the first rows at the start; a larger one is refused. null: not measured, "
+        "so that the unquantised model needs no memory.",
+        at_least(0),
+        resumable=True,
+    )
+
+
 WEIGHT = more_than(0, 10**6)
 
 
 @section
-class OtherTeacher(RoleConfig):
+class OtherTeacher(FrozenConfig):
     """One more live teacher."""
 
     weight: float = key(1.0, "Weight in the mixture of the teachers.", WEIGHT)
 
 
 @section
-class TeacherConfig(RoleConfig):
+class TeacherConfig(FrozenConfig):
     """The teacher: a live model, several, or the stored distributions of one."""
 
     others: list[OtherTeacher] = key(
@@ -85,6 +108,12 @@ def live_roles(config: "Config") -> tuple[str, ...]:
         elif not config.teacher.cache:
             roles += ["teacher", *other_teachers(config)]
     return tuple(roles)
+
+
+def role_key(role: str) -> str:
+    """Return the key of a role's section, such as teacher.others[0] for teacher_2."""
+    number = role.removeprefix("teacher_")
+    return f"teacher.others[{int(number) - 2}]" if number != role else role
 
 
 def other_teachers(config: "Config") -> dict[str, OtherTeacher]:

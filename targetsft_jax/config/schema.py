@@ -11,6 +11,7 @@ from targetsft_jax.config.evaluation import EvaluationConfig, ValidationConfig
 from targetsft_jax.config.method import ResolvedMethod, resolve
 from targetsft_jax.config.roles import (
     DTYPES,
+    FrozenConfig,
     RoleConfig,
     TeacherConfig,
     other_teachers,
@@ -367,8 +368,8 @@ class Config:
     teacher: TeacherConfig = key(
         TeacherConfig, "The frozen teacher, for methods that need one."
     )
-    reference: RoleConfig = key(
-        RoleConfig, "The frozen reference; without a path, the initial student."
+    reference: FrozenConfig = key(
+        FrozenConfig, "The frozen reference; without a path, the initial student."
     )
     lora: LoraConfig | None = key(
         None, "Train low-rank adapters; null: train all parameters."

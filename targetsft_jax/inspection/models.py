@@ -17,7 +17,7 @@ from targetsft_jax.inspection.method_inputs import BEFORE, REFERENCE, STUDENT, T
 from targetsft_jax.models.chunked_logits import logits_in_chunks
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.training.session import role_model
-from targetsft_jax.training.step_spec import compute_dtype, param_dtype
+from targetsft_jax.training.step_spec import compute_dtype, is_int8, param_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -109,7 +109,8 @@ def load_models(config: Config, selection: Selection) -> Models:
     params = {}
     for role, model in stored.items():
         kind = STUDENT if role == BEFORE else role
-        params[role] = model.load(mesh, param_dtype(kind, config, mesh))
+        dtype, int8 = param_dtype(kind, config, mesh), is_int8(kind, config)
+        params[role] = model.load(mesh, dtype, int8=int8)
     return Models(stored, reference, params, compute_dtype(config, mesh))
 
 

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from targetsft_jax.checkpoints.open import open_model
 from targetsft_jax.checkpoints.stored_teacher import abstract_head
+from targetsft_jax.config.data_checks import check_positions
 from targetsft_jax.config.roles import live_roles
 from targetsft_jax.config.schema import Config, role_config
 from targetsft_jax.data.teacher_cache import PREFIX, CacheHeader
@@ -22,7 +23,6 @@ from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules
 from targetsft_jax.planning.planned_teacher import DEFAULT, Store, planned_teacher
-from targetsft_jax.training.data_checks import check_positions
 from targetsft_jax.training.micro_batch import BASE, TEACHER, StepSpec, StoredTeacher
 from targetsft_jax.training.optimizer import make_optimizer
 from targetsft_jax.training.state import (

@@ -67,6 +67,11 @@ class RunDir:
         return self.path / "label_probe.json"
 
     @property
+    def drift(self) -> Path:
+        """Drift of int8 models from their unquantised weights, on the first rows."""
+        return self.path / "int8_drift.json"
+
+    @property
     def tensorboard(self) -> Path:
         """Event files for TensorBoard."""
         return self.path / "tensorboard"

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from targetsft_jax.command import Stopped
+from targetsft_jax.config.roles import INT8
 from targetsft_jax.config.schema import Config
 from targetsft_jax.data import packing
 from targetsft_jax.data.examples import MASK, Arrays
@@ -79,8 +80,8 @@ def _fill(plan: CachePlan) -> None:
     if not any(shards for _, shards in missing):
         print("nothing to do")
         return
-    print(f"teacher {plan.teacher.source}, {plan.dtype}")
-    params = plan.teacher.load(plan.mesh, plan.dtype)
+    print(f"teacher {plan.teacher.source}, {INT8 if plan.int8 else plan.dtype}")
+    params = plan.teacher.load(plan.mesh, plan.dtype, int8=plan.int8)
     for section, shards in missing:
         _begin(plan, section, params)
         progress = _Progress(section, len(shards))

@@ -11,6 +11,8 @@ from jax.sharding import Mesh
 from targetsft_jax.checkpoints.open import StoredModel, shared_tokenizer
 from targetsft_jax.checkpoints.teacher_identity import cache_identity
 from targetsft_jax.command import UsageError
+from targetsft_jax.config.data_checks import check_positions
+from targetsft_jax.config.roles import INT8
 from targetsft_jax.config.schema import Config, ConfigError
 from targetsft_jax.data import packing
 from targetsft_jax.data.chat_templates import with_template
@@ -28,9 +30,13 @@ from targetsft_jax.data.teacher_cache import (
     check_identity,
 )
 from targetsft_jax.storage.user_path import user_path
-from targetsft_jax.training.data_checks import check_positions
 from targetsft_jax.training.session import role_model
-from targetsft_jax.training.step_spec import compute_dtype, make_mesh, param_dtype
+from targetsft_jax.training.step_spec import (
+    compute_dtype,
+    is_int8,
+    make_mesh,
+    param_dtype,
+)
 
 _ROW_UNIT = 128
 """Lengths of rows are multiples of it, as attention kernels need."""
@@ -84,7 +90,8 @@ class CachePlan:
 
     Attributes:
         config: configuration of the run; mesh: its devices.
-        teacher: the teacher; dtype: of its parameters; vocab_size: of the tokenizer.
+        teacher: the teacher; dtype: of its parameters, int8: but for its matrices;
+            vocab_size: of the tokenizer.
         sections: its data sections.
         batch_rows: rows per forward pass.
     """
@@ -93,6 +100,7 @@ class CachePlan:
     mesh: Mesh
     teacher: StoredModel
     dtype: Any
+    int8: bool
     vocab_size: int
     sections: tuple[SectionPlan, ...]
     batch_rows: int
@@ -126,9 +134,10 @@ def plan_cache(config: Config, kind: str, k: int) -> CachePlan:
         raise UsageError(f"--k is {k}; expected 1 to {len(tokenizer):,} tokens")
     width = k if kind == TOP_K else teacher.config.hidden_size
     rows = config.train.batch_size // config.train.accumulation_steps
+    dtype, int8 = param_dtype("teacher", config, mesh), is_int8("teacher", config)
     about = {
         "teacher": str(teacher.source),
-        "dtype": param_dtype("teacher", config, mesh).name,
+        "dtype": INT8 if int8 else dtype.name,
         "computed in": compute_dtype(config, mesh).name,
     }
     tokenizer = with_template(tokenizer, config.data.chat_template)
@@ -137,7 +146,7 @@ def plan_cache(config: Config, kind: str, k: int) -> CachePlan:
         held_out = config.validation.examples if name == TRAIN else 0
         prepared = prepare(data, tokenizer, config.cache_dir, held_out=held_out)
         examples, prompt = prepared.train.examples, config.teacher.prompt
-        identity = cache_identity(examples, tokenizer, teacher, prompt)
+        identity = cache_identity(examples, tokenizer, teacher, prompt, int8=int8)
         header = CacheHeader(kind, width, 0, identity, about)
         numbers = np.arange(len(examples))
         if prompt is None:
@@ -153,7 +162,8 @@ def plan_cache(config: Config, kind: str, k: int) -> CachePlan:
         config,
         mesh,
         teacher,
-        param_dtype("teacher", config, mesh),
+        dtype,
+        int8,
         len(tokenizer),
         tuple(sections),
         rows,

@@ -106,7 +106,9 @@ def _print_data(session: Session) -> None:
 def _print_role(session: Session, role: Role) -> None:
     config = role.model.config
     size = decoder.num_parameters(config) / 1e6
-    print(f"{role.name:<8} {size:,.2f}M parameters, {role.dtype}, {role.model.source}")
+    print(
+        f"{role.name:<8} {size:,.2f}M parameters, {role.precision}, {role.model.source}"
+    )
     if role.name == "student" and session.spec.lora is not None:
         print(f"         {lora.trainable(config, session.spec.lora)}")
     unsharded = rules.undivided(

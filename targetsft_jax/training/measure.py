@@ -46,14 +46,14 @@ class Measurements:
         session = self._session
         if not session.problems:
             return
-        model, dtype = session.roles[role].model, session.roles[role].dtype
+        part = session.roles[role]
 
         def load() -> Params:
             if role == "student":
                 return session.student_at_start()
             return session.frozen_parameters(role)
 
-        self.measure(name, f"{model.source} as {dtype}", load, role)
+        self.measure(name, f"{part.model.source} as {part.precision}", load, role)
 
     def recall(self, name: str, model: str) -> bool:
         """Look up the score of a model; returns False if it must be measured."""

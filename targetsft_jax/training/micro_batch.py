@@ -199,19 +199,8 @@ def loss_and_metrics(
     slots = zigzag_slots(batch["tokens"].shape[1], mesh.shape["context"])
     trained = with_base(spec, params, frozen, batch.get(DROPOUT_KEYS), slots)
     student, routing = forward_routed(spec, placement, spec.student, trained, batch)
-    second = {
-        role: stop_gradient(
-            forward(
-                spec,
-                placement,
-                config,
-                frozen[BASE if role in spec.on_base else role],
-                batch,
-                remat="none",
-            )
-        )
-        for role, config in spec.frozen.items()
-    }
+    roles = spec.frozen
+    second = {r: frozen_states(spec, placement, r, frozen, batch) for r in roles}
     states = {STUDENT: student, **second}
     stored = {} if spec.stored is None else {TEACHER: spec.stored.second(frozen, batch)}
     inputs: dict[str, Any] = {
@@ -281,6 +270,18 @@ class Placement:
             vocabulary.WIDTH,
             context=vocabulary.CONTEXT,
         )
+
+
+def frozen_states(
+    spec: StepSpec,
+    placement: Placement,
+    role: str,
+    frozen: Mapping[str, Params],
+    batch: Batch,
+) -> States:
+    """Run a frozen role: its hidden states and head, constant in θ."""
+    model = spec.frozen[role], frozen[BASE if role in spec.on_base else role]
+    return stop_gradient(forward(spec, placement, *model, batch, remat="none"))
 
 
 def forward(

@@ -23,6 +23,7 @@ from targetsft_jax.storage import disk_full
 from targetsft_jax.storage.run_dir import RunDir
 from targetsft_jax.telemetry.compilation_cache import use_compilation_cache
 from targetsft_jax.training import banner
+from targetsft_jax.training.drift import check_drift
 from targetsft_jax.training.export import (
     add_results,
     check_exports,
@@ -93,6 +94,7 @@ def _run(
     if change:
         print(f"\n{change}")
     measurements.results.set_finished(False)
+    check_drift(session, run_dir)
     if config.evaluation.include_teacher:
         measurements.measure_frozen("teacher", "teacher")
     measurements.measure_frozen("start", "student")

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from targetsft_jax.checkpoints.open import StoredModel, open_model, shared_tokenizer
 from targetsft_jax.checkpoints.stored_teacher import load_head, with_teacher
+from targetsft_jax.config.data_checks import check_positions, check_weights
 from targetsft_jax.config.roles import live_roles
 from targetsft_jax.config.schema import Config, ConfigError, role_config
 from targetsft_jax.data.chat_templates import with_template
@@ -23,7 +24,6 @@ from targetsft_jax.models import decoder, lora
 from targetsft_jax.parallel import rules
 from targetsft_jax.storage.user_path import user_path
 from targetsft_jax.targets.inputs import INPUTS
-from targetsft_jax.training.data_checks import check_positions, check_weights
 from targetsft_jax.training.fit import Start
 from targetsft_jax.training.micro_batch import (
     BASE,
@@ -33,6 +33,7 @@ from targetsft_jax.training.micro_batch import (
 from targetsft_jax.training.saving import check_keep_best
 from targetsft_jax.training.state import Params
 from targetsft_jax.training.step_spec import (
+    is_int8,
     make_mesh,
     param_dtype,
     step_spec,
@@ -50,11 +51,18 @@ class Role:
         name: "student", "teacher" or "reference".
         model: stored model, with its architecture.
         dtype: dtype of the parameters on the devices.
+        int8: True if the matrices of its layers are int8, and the rest in `dtype`.
     """
 
     name: str
     model: StoredModel
     dtype: Any
+    int8: bool = False
+
+    @property
+    def precision(self) -> str:
+        """Dtypes of the parameters, for reports and as a part of their identity."""
+        return f"int8 with {self.dtype} embeddings" if self.int8 else str(self.dtype)
 
 
 @dataclass
@@ -62,7 +70,7 @@ class Shared:
     """Frozen parameters and scores shared by the runs of one process.
 
     Attributes:
-        parameters: (source, dtype) -> frozen parameters.
+        parameters: (source, precision) -> frozen parameters.
         scores: key of the measurement -> score of an untrained model.
         label_probes: this key and the training data -> label probe of such a model.
         prepared: data section, student and number of held-out examples -> packed
@@ -120,10 +128,11 @@ class Session:
 
     def frozen_parameters(self, role: str) -> Params:
         """Return the parameters of a frozen role; equal models share arrays."""
-        model, dtype = self.roles[role].model, self.roles[role].dtype
-        key = str(model.source), dtype.name
+        part = self.roles[role]
+        key = str(part.model.source), part.precision
         if key not in self.shared.parameters:
-            self.shared.parameters[key] = model.load(self.mesh, dtype)
+            params = part.model.load(self.mesh, part.dtype, int8=part.int8)
+            self.shared.parameters[key] = params
         return self.shared.parameters[key]
 
     def frozen_arguments(self) -> dict[str, Params]:
@@ -277,10 +286,11 @@ def _with_stored_teacher(
     teacher = open_model(path) if path is not None and is_local else None
     command = f"targetsft teacher_cache --teacher.cache {cache}, with your --config"
     about = (tokenizer, teacher, config.teacher.prompt, command)
-    train = with_teacher(train, folder / TRAIN, *about)
+    int8 = is_int8(TEACHER, config)
+    train = with_teacher(train, folder / TRAIN, *about, int8=int8)
     if held_out is not None:
         part = TRAIN if config.validation.data is None else VALIDATION
-        held_out = with_teacher(held_out, folder / part, *about)
+        held_out = with_teacher(held_out, folder / part, *about, int8=int8)
         assert train.teacher is not None and held_out.teacher is not None
         kinds = [
             (cache.header.kind, cache.header.width)
@@ -305,7 +315,8 @@ def _open_roles(config: Config, mesh: Mesh) -> dict[str, Role]:
     for name in names:
         # Only a reference may lack a model: it is the initial student.
         model = role_model(config, name, mesh) or roles["student"].model
-        roles[name] = Role(name, model, param_dtype(name, config, mesh))
+        dtype = param_dtype(name, config, mesh)
+        roles[name] = Role(name, model, dtype, is_int8(name, config))
     return roles
 
 

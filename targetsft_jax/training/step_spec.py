@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from targetsft_jax.config.roles import live_roles
+from targetsft_jax.config.roles import INT8, live_roles
 from targetsft_jax.config.schema import Config, ConfigError, role_config
 from targetsft_jax.data.teacher_cache import STATES, CacheHeader
 from targetsft_jax.hf.importer import load_config
@@ -65,14 +65,20 @@ def param_dtype(role: str, config: Config, mesh: Mesh) -> Any:
     """Return the parameter dtype of a role: as configured, else by platform.
 
     Default: float32, or bfloat16 for frozen parameters on accelerators. A reference
-    that is the base of adapters has the student's dtype.
+    that is the base of adapters has the student's dtype. Of an int8 role, the dtype of
+    the other parameters, which is the default.
     """
-    dtype = role_config(config, role).dtype
+    dtype = None if is_int8(role, config) else role_config(config, role).dtype
     if config.lora is not None and _starts_as_student(role, config):
         dtype = dtype or config.student.dtype
     trained = role == "student" and config.lora is None
     frozen = not trained and meshes.platform(mesh) != "cpu"
     return jnp.dtype(dtype or ("bfloat16" if frozen else "float32"))
+
+
+def is_int8(role: str, config: Config) -> bool:
+    """Return whether the matrices of a role's layers are int8."""
+    return role_config(config, role).dtype == INT8
 
 
 def loss_chunk(config: Config, mesh: Mesh) -> int:
@@ -171,6 +177,7 @@ def _on_base(role: str, config: Config, mesh: Mesh) -> bool:
     return (
         config.lora is not None
         and _starts_as_student(role, config)
+        and not is_int8(role, config)
         and param_dtype(role, config, mesh) == param_dtype("student", config, mesh)
     )
 

@@ -14,13 +14,13 @@ import pytest
 
 from targetsft_jax.checkpoints.open import open_model
 from targetsft_jax.clusters.command import manifest_text
+from targetsft_jax.config.data_checks import check_positions
 from targetsft_jax.config.load import load
 from targetsft_jax.config.shipped import find
 from targetsft_jax.experiments import grid
 from targetsft_jax.experiments.declaration import read_comparison
 from targetsft_jax.models.decoder import num_parameters
 from targetsft_jax.parallel.mesh import mesh_shape
-from targetsft_jax.training.data_checks import check_positions
 from targetsft_jax.training.step_spec import step_spec
 
 ROOT = Path(__file__).resolve().parents[2]

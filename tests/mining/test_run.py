@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from targetsft_jax.command import Stopped, UsageError
+from targetsft_jax.config.data_checks import check_weights
 from targetsft_jax.config.load import load
 from targetsft_jax.data.config import DataConfig, SyntheticConfig
 from targetsft_jax.data.pipeline import prepare
 from targetsft_jax.data.records import problems
-from targetsft_jax.training.data_checks import check_weights
 
 from .solver import TOKENIZER, Solver
 

@@ -221,7 +221,7 @@ def work(monkeypatch) -> Counter:
 
         monkeypatch.setattr(module, name, counted)
 
-    count(StoredModel, "load", lambda model, *_: f"read {Path(model.path).name}")
+    count(StoredModel, "load", lambda model, *_, **__: f"read {Path(model.path).name}")
     count(run_module, "fit", lambda *_, **__: "training")
     count(run_module, "export", lambda *_: "export")
     count(measure_module, "evaluate_model", lambda *_, **__: "evaluation")

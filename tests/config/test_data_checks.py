@@ -7,6 +7,7 @@ import pytest
 from support import rig
 
 from targetsft_jax.config.build import BuildConfig
+from targetsft_jax.config.data_checks import check_positions, check_weights
 from targetsft_jax.config.load import load
 from targetsft_jax.config.schema import ConfigError
 from targetsft_jax.data.config import DataConfig
@@ -14,7 +15,6 @@ from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.pipeline import prepare
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.models.rope import LinearScaling, YarnScaling
-from targetsft_jax.training.data_checks import check_positions, check_weights
 from targetsft_jax.training.tiny_models import architecture
 
 LIMIT = rig.STUDENT.max_position_embeddings
