@@ -1,6 +1,6 @@
 """Write the table of docs/families.md from the measurements of the parity tests.
 
-    python -m pytest tests/parity --junitxml=families.xml
+    ALL_FAMILIES=1 python -m pytest tests/parity --junitxml=families.xml
     python .ci/families_table.py families.xml
 
 A test contributes by recording properties: "family" with its model_type, and any of

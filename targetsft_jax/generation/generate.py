@@ -17,7 +17,7 @@ from targetsft_jax.generation.sampling import SamplingPlan, SamplingSettings
 from targetsft_jax.models import ring
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.padding import padded_length
-from targetsft_jax.models.rope import LongRopeScaling
+from targetsft_jax.models.rope import DynamicScaling, LongRopeScaling
 from targetsft_jax.models.unstacked import Weights, decoding_weights
 
 ROWS = {"cpu": 128, "accelerator": 512}
@@ -241,20 +241,24 @@ def check_prompts(
 def _check_crossing(
     config: DecoderConfig, number: int, length: int, max_new_tokens: int
 ) -> None:
-    """Raise ValueError if a completion may cross the original context of LongRoPE.
+    """Raise ValueError if a completion may cross the model's original context.
 
-    Beyond it all keys of a text rotate by other angles, and those in the cache do not.
+    Beyond that of LongRoPE and of dynamic scaling, all keys of a text rotate by other
+    angles, and those in the cache do not.
     """
     scaling = config.rope_scaling
-    if not isinstance(scaling, LongRopeScaling):
+    if not isinstance(scaling, LongRopeScaling | DynamicScaling):
         return
     original = scaling.original_max_position_embeddings
+    is_dynamic = isinstance(scaling, DynamicScaling)
+    name = "dynamic scaling" if is_dynamic else "LongRoPE"
+    longer = "" if is_dynamic else f", or a prompt of more than {original:,}"
     # The last new token is not an input.
-    if length <= original < length + max_new_tokens - 1:
+    crosses = length + max_new_tokens - 1 > original
+    if crosses and (length <= original or is_dynamic):
         raise ValueError(
             f"prompt {number} has {length:,} tokens and max_new_tokens is "
             f"{max_new_tokens:,}: the completion may cross position {original:,}, "
-            "where the frequencies of this model's LongRoPE change; expected at most "
-            f"{original - length + 1:,} new tokens, or a prompt of more than "
-            f"{original:,}"
+            f"where the frequencies of this model's {name} change; expected at most "
+            f"{max(original - length + 1, 0):,} new tokens{longer}"
         )

@@ -68,6 +68,11 @@ _DROPOUT = Domain(
     "a number in [0, 1]",
     lambda value: type(value) in (int, float) and 0 <= value <= 1,
 )
+_WEIGHT = Domain(
+    "a number, 0 or more and at most 1e6",
+    lambda value: type(value) in (int, float) and 0 <= value <= 1e6,
+    largest=2**53,
+)
 _THETA = Domain(
     "a number, more than 1 and at most 1e15",
     lambda value: type(value) in (int, float) and 1 < value <= 1e15,
@@ -130,6 +135,8 @@ CONFIG: Mapping[str, Domain] = {
     "mlp_bias": _FLAG,
     "use_sliding_window": _FLAG,
     "use_bias": _FLAG,
+    "use_post_norm": _FLAG,
+    "clip_qkv": _number(1e9),
     "use_bidirectional_attention": _FLAG,
     "hidden_act": _TEXT,
     "hidden_activation": _TEXT,
@@ -158,8 +165,9 @@ ROPE: Mapping[str, Domain] = {
     "attention_factor": _FACTOR,
     "beta_fast": _FACTOR,
     "beta_slow": _FACTOR,
-    "mscale": _FACTOR,
-    "mscale_all_dim": _FACTOR,
+    "mscale": _WEIGHT,
+    "mscale_all_dim": _WEIGHT,
+    "llama_4_scaling_beta": _WEIGHT,
     "truncate": _FLAG,
     "full_attention": _SECTION,
     "sliding_attention": _SECTION,

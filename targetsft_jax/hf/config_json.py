@@ -13,6 +13,7 @@ from targetsft_jax.hf.layer_patterns import all_layers, rotated_layers
 from targetsft_jax.keys import shown
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.rope import (
+    DynamicScaling,
     LinearScaling,
     LongRopeScaling,
     NtkScaling,
@@ -38,8 +39,10 @@ _KINDS: Mapping[str, Any] = {
     "llama3": RopeScaling,
     "yarn": YarnScaling,
     "longrope": LongRopeScaling,
-    "dynamic": NtkScaling,
+    "dynamic": DynamicScaling,
+    "dynamic with alpha": NtkScaling,
 }
+_ALPHA = " with alpha"
 # Rotary keys common to all kinds of scaling.
 _GENERAL_ROPE_KEYS = {
     "rope_type",
@@ -48,9 +51,13 @@ _GENERAL_ROPE_KEYS = {
     "partial_rotary_factor",
     "finetuned",
 }
-# Without effect in transformers, in files of Hunyuan.
-_IGNORED_ROPE_KEYS = {"beta_fast", "beta_slow", "mscale", "mscale_all_dim"}
+# Without effect in transformers, in files of Hunyuan and Ministral 3.
+_IGNORED_ROPE_KEYS: Mapping[str, set[str]] = {
+    "dynamic with alpha": {"beta_fast", "beta_slow", "mscale", "mscale_all_dim"},
+    "yarn": {"max_position_embeddings"},
+}
 _ORIGINAL = "original_max_position_embeddings"
+_BETA = "llama_4_scaling_beta"
 _WINDOW, _FULL = "sliding_attention", "full_attention"
 
 
@@ -74,6 +81,8 @@ def config_from_json(raw: Json, where: str) -> DecoderConfig:
         # As in transformers: the family of Mistral has one window for all layers.
         raw = {**raw, "model_type": "ministral"}
     entry = family(raw.get("model_type"), where)
+    aliases = {key: raw[name] for name, key in entry.aliases.items() if name in raw}
+    raw = {**aliases, **raw}
     missing = [key for key in _SIZES if raw.get(key) is None]
     if missing:
         raise ValueError(
@@ -81,8 +90,6 @@ def config_from_json(raw: Json, where: str) -> DecoderConfig:
             "model"
         )
     check_config(raw, where)
-    aliases = {key: raw[name] for name, key in entry.aliases.items() if name in raw}
-    raw = {**aliases, **raw}
     # null counts as absent, except for keys that have it as a value.
     nullable = {"sliding_window", *(entry.reads.get(flag) for flag in _NULLABLE)}
     present = {k: v for k, v in raw.items() if v is not None or k in nullable}
@@ -105,6 +112,7 @@ def config_from_json(raw: Json, where: str) -> DecoderConfig:
     rope = _rope(raw, entry, window, where)
     flags: dict[str, Any] = {**PLAIN, **entry.flags}
     flags |= {ours: raw.get(key, PLAIN[ours]) for ours, key in entry.reads.items()}
+    flags |= {name: 1 / flags[name] for name in entry.reciprocals}
     fields = {
         **{ours: raw[theirs] for theirs, ours in _SIZES.items()},
         # Configs from before grouped-query attention lack the key.
@@ -152,12 +160,17 @@ def config_to_json(config: DecoderConfig, dtype: str) -> dict[str, Any]:
     if scaling is not None:
         numbers = dataclasses.asdict(scaling).items()
         rope = {
-            "rope_type": next(k for k, v in _KINDS.items() if isinstance(scaling, v)),
+            "rope_type": next(
+                kind.removesuffix(_ALPHA)
+                for kind, known in _KINDS.items()
+                if isinstance(scaling, known)
+            ),
             **{key: value for key, value in numbers if value is not None},
         }
     reads: dict[str, Any] = {
         key: getattr(config, ours) for ours, key in entry.reads.items()
     }
+    reads |= {name: 1 / getattr(config, name) for name in entry.reciprocals}
     if "partial_rotary_factor" in reads:
         rope["partial_rotary_factor"] = config.partial_rotary_factor
     if "query_pre_attn_scalar" in reads:
@@ -184,7 +197,7 @@ def config_to_json(config: DecoderConfig, dtype: str) -> dict[str, Any]:
     if entry.rope_layers == "no_rope_layers":
         layers = config.rope_layers or (True,) * config.num_layers
         reads["no_rope_layers"] = [int(flag) for flag in layers]
-    return {
+    document = {
         "architectures": [entry.architecture],
         "model_type": config.model_type,
         **{theirs: getattr(config, ours) for theirs, ours in _SIZES.items()},
@@ -205,6 +218,8 @@ def config_to_json(config: DecoderConfig, dtype: str) -> dict[str, Any]:
         **legacy,
         "torch_dtype": dtype,
     }
+    others = {name: key for name, key in entry.aliases.items() if key in document}
+    return document | {name: document[key] for name, key in others.items()}
 
 
 def _only_values(entry: Family) -> dict[str, Any]:
@@ -306,6 +321,8 @@ def _rope(raw: Json, entry: Family, window: int | None, where: str) -> dict[str,
         _refuse_unless(plain, "rope_parameters", raw, supported, where)
         local = float(of_window.get("rope_theta") or raw["rope_local_base_freq"])
     kind = parameters.get("rope_type") or parameters.get("type") or "default"
+    if kind == "dynamic" and parameters.get("alpha") is not None:
+        kind += _ALPHA
     share = parameters.get("partial_rotary_factor") or raw.get("partial_rotary_factor")
     supported = f"rope_type {', '.join(entry.rope)}"
     if "partial_rotary_factor" not in entry.reads:
@@ -314,6 +331,9 @@ def _rope(raw: Json, entry: Family, window: int | None, where: str) -> dict[str,
         full = f"{supported}, over all features of a head"
         _refuse_unless(share in (None, 1.0), name, raw, full, where)
     _refuse_unless(kind in entry.rope, key, raw, supported, where)
+    scales = parameters.get(_BETA) is not None
+    supported = f"{kind} with{'' if entry.scales_queries else 'out'} {_BETA}"
+    _refuse_unless(scales == entry.scales_queries, key, raw, supported, where)
     theta = parameters.get("rope_theta") or raw["rope_theta"]
     return {
         "rope_theta": float(theta),
@@ -330,7 +350,7 @@ def _scaling(
     scaling = _KINDS.get(kind)
     fields = dataclasses.fields(scaling) if scaling else ()
     defaults = {field.name: field.default for field in fields}
-    ignored = _IGNORED_ROPE_KEYS if scaling is NtkScaling else set()
+    ignored = _IGNORED_ROPE_KEYS.get(kind, set())
     unknown = sorted({*parameters} - {*defaults} - _GENERAL_ROPE_KEYS - ignored)
     _refuse_unless(not unknown, key, raw, f"{kind} without {', '.join(unknown)}", where)
     if scaling is None:
@@ -339,6 +359,11 @@ def _scaling(
         name: parameters[name] for name in defaults if parameters.get(name) is not None
     }
     extended, original = raw["max_position_embeddings"], _ORIGINAL
+    if scaling is DynamicScaling:
+        # The only context in transformers.
+        fits = values.get(original, extended) == extended
+        supported = f"{original} {extended:,}, as max_position_embeddings"
+        _refuse_unless(fits, key, raw, supported, where)
     if scaling is LongRopeScaling:
         # In transformers, the key outside of the section has priority.
         inside = values.setdefault(original, raw[original])

@@ -36,6 +36,9 @@ class Family:
         architecture: class name in config.json's `architectures`.
         models: public names of its models, for documentation.
         tensors: every tensor of a checkpoint.
+        modules: the same by the names of transformers' modules, as adapters have them;
+            None where they are those of a checkpoint.
+        not_null: config.json keys that transformers refuses as null.
         flags: DecoderConfig fields with one value in all checkpoints of the family,
             where it differs from `PLAIN`.
         reads: DecoderConfig field -> config.json key with its value.
@@ -46,6 +49,9 @@ class Family:
         aliases: another name of a config.json key, in some versions -> the key.
         local: config.json without `layer_types` -> for each layer, True if it has the
             window; None for a family without windows.
+        reciprocals: fields of `reads` whose config.json value is 1 / theirs.
+        scales_queries: True if queries are scaled by their position, by
+            `llama_4_scaling_beta` of the rotary section.
         switch: config.json key that must be true for windows to apply.
         rope: kinds of rotary scaling that transformers implements for the family.
         rope_by_layer: True if layers with a window have another base and no scaling.
@@ -57,6 +63,8 @@ class Family:
     architecture: str
     models: str
     tensors: tuple[Tensor, ...]
+    modules: tuple[Tensor, ...] | None = None
+    not_null: tuple[str, ...] = ()
     flags: Mapping[str, object] = dataclasses.field(default_factory=dict)
     reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
     only: Mapping[str, object] = dataclasses.field(default_factory=dict)
@@ -64,6 +72,8 @@ class Family:
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
     local: Callable[[Mapping[str, Any]], list[bool]] | None = None
     switch: str | None = None
+    reciprocals: tuple[str, ...] = ()
+    scales_queries: bool = False
     rope: tuple[str, ...] = ("default", "linear", "llama3", "yarn")
     rope_by_layer: bool = False
     rope_layers: str | None = None
@@ -104,3 +114,12 @@ DEFAULTS: Mapping[str, object] = {
     "rope_theta": 10_000.0,
 }
 """Defaults of transformers for absent config.json keys, in most families."""
+
+COMMON = {"hidden_act": "silu", "quantization_config": None}
+NO_WINDOW = {"use_sliding_window": False}
+BIASES = {"qkv_bias": "attention_bias", "o_bias": "attention_bias"}
+QWEN_DEFAULTS = {
+    "max_position_embeddings": 32768,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+}

@@ -59,6 +59,13 @@ def checked(config: DecoderConfig) -> Family:
         fixed["rope_layers"] = None
     if entry.rope_layers == "windows":
         fixed["rope_layers"] = rotated_with_window(config)
+    beta = getattr(config.rope_scaling, "llama_4_scaling_beta", None)
+    if (beta is not None) != entry.scales_queries:
+        raise ValueError(
+            f"DecoderConfig.rope_scaling.llama_4_scaling_beta is {beta}; expected "
+            f"{'a number' if entry.scales_queries else None}, as in "
+            f"{config.model_type!r} checkpoints. Change it or model_type."
+        )
     if "num_experts" in entry.reads and not config.num_experts:
         raise ValueError(
             f"DecoderConfig.num_experts is 0; expected 1 or more, since every layer of "

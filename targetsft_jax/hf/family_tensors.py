@@ -1,5 +1,7 @@
 """Tensors of checkpoints, by layout: names in a file, and the parameters in them."""
 
+import dataclasses
+
 from targetsft_jax.hf.family import Tensor
 
 
@@ -111,6 +113,45 @@ HUNYUAN = (
     *_MLP,
     *_ENDS,
 )
+
+
+VAULTGEMMA = (
+    _EMBED,
+    _INPUT_NORM,
+    *_PROJECTIONS,
+    _norm("pre_feedforward_layernorm", "post_norm"),
+    *_MLP,
+    *_ENDS,
+)
+
+HYPERCLOVAX = (
+    *LLAMA,
+    _norm("post_norm1", "attention_out_norm", flag="output_norms"),
+    _norm("post_norm2", "mlp_out_norm", flag="output_norms"),
+)
+
+_EXAONE_NAMES = (
+    ("model.embed_tokens.", "transformer.wte."),
+    ("model.layers.", "transformer.h."),
+    ("model.norm.", "transformer.ln_f."),
+    ("self_attn.o_proj.", "self_attn.out_proj."),
+    ("self_attn.", "attn.attention."),
+    ("post_attention_layernorm.", "ln_2."),
+    ("input_layernorm.", "ln_1."),
+    ("mlp.gate_proj.", "mlp.c_fc_0."),
+    ("mlp.up_proj.", "mlp.c_fc_1."),
+    ("mlp.down_proj.", "mlp.c_proj."),
+)
+
+
+def _in_exaone(tensor: Tensor) -> Tensor:
+    key = tensor.key
+    for ours, theirs in _EXAONE_NAMES:
+        key = key.replace(ours, theirs)
+    return dataclasses.replace(tensor, key=key)
+
+
+EXAONE = tuple(map(_in_exaone, LLAMA))
 
 
 def _experts(block: str, gate: str, up: str, down: str) -> tuple[Tensor, ...]:

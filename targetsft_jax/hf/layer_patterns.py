@@ -33,6 +33,11 @@ def rotated_layers(raw: Mapping[str, Any]) -> list[bool]:
     return [(n + 1) % interval != 0 for n in range(raw["num_hidden_layers"])]
 
 
+def all_but_first_of_four(raw: Mapping[str, Any]) -> list[bool]:
+    """A window in all layers but the first of each four."""
+    return [n % 4 != 0 for n in range(raw["num_hidden_layers"])]
+
+
 def all_but_last_of_period(raw: Mapping[str, Any]) -> list[bool]:
     """A window in all layers but the last of each period."""
     period = raw["sliding_window_pattern"]

@@ -64,7 +64,7 @@ def _tensors(
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     """PEFT's tensors by key, and the rank of each module by its name."""
     tensors, ranks = {}, {}
-    for key, parts in checkpoint_tensors(config).items():
+    for key, parts in checkpoint_tensors(config, modules=True).items():
         pairs = [(part, _pair(adapters, part.path)) for part in parts]
         adapted = [(part, pair) for part, pair in pairs if pair is not None]
         if not adapted:

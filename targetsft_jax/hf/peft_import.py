@@ -77,7 +77,7 @@ class PeftAdapter:
         tensors = self._tensors()
         pairs: dict[tuple[str, ...], dict[int, _Pair]] = {}
         shapes = decoder.abstract_params(config)
-        for key, parts in checkpoint_tensors(config).items():
+        for key, parts in checkpoint_tensors(config, modules=True).items():
             module = key.removesuffix(".weight")
             names = [f"{_PREFIX}{module}.lora_{x}.weight" for x in "AB"]
             if names[0] not in tensors or parts[0].path[-1] != "kernel":

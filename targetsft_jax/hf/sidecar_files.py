@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from targetsft_jax.hf.config_domains import check_token_ids
 from targetsft_jax.hf.config_json import config_to_json
+from targetsft_jax.hf.family_lookup import family
 from targetsft_jax.hf.tensor_files import read_json
 from targetsft_jax.hf.text_part import text_config
 from targetsft_jax.models.config import DecoderConfig
@@ -153,7 +154,9 @@ def _special_ids(
     """
     if tokenizer is not None:
         _check_size(config, tokenizer)
-    return {name: getattr(tokenizer, name, None) for name in _IDS}
+    ids = {name: getattr(tokenizer, name, None) for name in _IDS}
+    not_null = family(config.model_type, "DecoderConfig").not_null
+    return {k: v for k, v in ids.items() if v is not None or k not in not_null}
 
 
 def _check_size(config: DecoderConfig, tokenizer: "PreTrainedTokenizerBase") -> None:

@@ -33,9 +33,13 @@ class ParameterSlice:
 
 
 def checkpoint_tensors(
-    config: DecoderConfig,
+    config: DecoderConfig, *, modules: bool = False
 ) -> dict[str, tuple[ParameterSlice, ...]]:
     """Tensors of a checkpoint of this config, in file order.
+
+    Args:
+        config: the decoder.
+        modules: keys with the names of transformers' modules, which adapters have.
 
     Returns:
         Key -> parameter slices of the tensor; several for a fused tensor, in the order
@@ -45,7 +49,8 @@ def checkpoint_tensors(
         ValueError: unknown model_type, or flags that its checkpoints do not have.
     """
     slices = {}
-    for tensor in checked(config).tensors:
+    entry = checked(config)
+    for tensor in entry.modules if modules and entry.modules else entry.tensors:
         if tensor.paths == (("head",),) and config.tie_word_embeddings:
             continue
         if tensor.flag is not None and not getattr(config, tensor.flag):

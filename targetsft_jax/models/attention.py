@@ -58,12 +58,14 @@ class TokenSpan(NamedTuple):
         step: [] int32, steps of the cache before this one (see `ring`).
         rotation: cosine and sine [R, 1, rotary_dim / 2] f32.
         local_rotation: the same for layers with a window; None where it is equal.
+        query_scale: factor [R, 1, 1, 1] f32 of the queries; None for 1.
     """
 
     positions: jax.Array
     step: jax.Array
     rotation: Rotation
     local_rotation: Rotation | None = None
+    query_scale: jax.Array | None = None
 
 
 class AttentionSpan(NamedTuple):
@@ -77,6 +79,7 @@ class AttentionSpan(NamedTuple):
         local_rotation: the same for layers with a window; None where it is equal.
         positions: [B, T] int32 of this call's tokens and [B, S] of all keys. Windows
             are measured by their differences; None measures by slots.
+        query_scale: factor [B, T, 1, 1] f32 of the queries; None for 1.
     """
 
     segment_ids: jax.Array
@@ -85,6 +88,7 @@ class AttentionSpan(NamedTuple):
     rotation: Rotation
     local_rotation: Rotation | None = None
     positions: tuple[jax.Array, jax.Array] | None = None
+    query_scale: jax.Array | None = None
 
 
 def attend(
@@ -259,6 +263,8 @@ class Attention(nn.Module):
             rotation = _select(is_rotated, rotation, no_rotation(rotation))
         query, key, value = self._projected(x)
         query = self._placed(query, "q_norm", rotation)
+        if span.query_scale is not None:
+            query = query * span.query_scale.astype(query.dtype)
         key = self._placed(key, "k_norm", rotation)
         if isinstance(span, TokenSpan):
             assert cache is not None

@@ -111,8 +111,9 @@ def apply_routed(
         config: the decoder.
         params: the tree of `init_params`, in any float dtype.
         tokens: [B, L] int32.
-        positions: [B, L] int32 for the rotary embedding; None for 0..L-1. Only
-            differences within a segment matter.
+        positions: [B, L] int32 below L for the rotary embedding; None for 0..L-1. Only
+            differences within a segment matter, unless queries are scaled by their
+            position (Ministral 3): it is then counted from the start of a text.
         segment_ids: [B, L] int32, 0 for padding; attention is causal and never
             crosses a segment. None for one segment per row. Hidden states of padding
             are finite and meaningless.
@@ -244,7 +245,8 @@ def apply_token(
         # A row is long from its prompt on, or never (see `generate`).
         is_long = positions[:, None] >= scaling.original_max_position_embeddings
     rotations = _rotations(config, positions[:, None], is_long)
-    span = TokenSpan(positions, step, *rotations)
+    factor = rope.query_scale(scaling, positions[:, None])
+    span = TokenSpan(positions, step, *rotations, query_scale=factor)
     x = jnp.take(params["embed"], tokens[:, None], axis=0)
     x = _scaled(config, x.astype(dtype))
     module = _Layer(config)
@@ -383,6 +385,9 @@ class _Decoder(nn.Module):
             start=jnp.zeros((), jnp.int32),
             rotation=rotation,
             local_rotation=local_rotation,
+            query_scale=rope.query_scale(
+                config.rope_scaling, positions, longest=positions.shape[1]
+            ),
         )
         layer: Any = _Layer
         if self.read is not None:

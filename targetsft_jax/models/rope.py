@@ -82,7 +82,8 @@ class YarnScaling:
     The ramp covers the pairs that rotate between `beta_fast` and `beta_slow` times in
     the original context; `truncate` rounds its ends to integers. Cosine and sine are
     multiplied by `attention_factor`; None computes it from `mscale` and
-    `mscale_all_dim`, or from `factor`.
+    `mscale_all_dim`, or from `factor`. With `llama_4_scaling_beta`, queries are also
+    scaled by their position (see `query_scale`).
     See "YaRN: Efficient Context Window Extension of Large Language Models",
     arXiv:2309.00071.
     """
@@ -95,6 +96,7 @@ class YarnScaling:
     mscale: float | None = None
     mscale_all_dim: float | None = None
     truncate: bool = True
+    llama_4_scaling_beta: float | None = None
 
     def __post_init__(self) -> None:
         names = ("factor", "original_max_position_embeddings")
@@ -201,7 +203,39 @@ class NtkScaling:
         return 1.0
 
 
-Scaling = LinearScaling | RopeScaling | YarnScaling | LongRopeScaling | NtkScaling
+@dataclasses.dataclass(frozen=True)
+class DynamicScaling:
+    """Dynamic NTK scaling: the base grows with a text beyond its original context.
+
+    Frequencies are unscaled up to `original_max_position_embeddings` tokens. Longer
+    texts, whose frequencies would change with every token, are refused (see
+    `long_texts` and `generation.generate`).
+    """
+
+    factor: float
+    original_max_position_embeddings: int
+
+    def __post_init__(self) -> None:
+        _check_positive(self, ("factor", "original_max_position_embeddings"))
+
+    def scaled(self, frequencies: np.ndarray, theta: float) -> np.ndarray:
+        """Frequencies: [d / 2] -> the same, float64."""
+        return frequencies
+
+    @property
+    def magnitude(self) -> float:
+        """Factor of cosine and sine."""
+        return 1.0
+
+
+Scaling = (
+    LinearScaling
+    | RopeScaling
+    | YarnScaling
+    | LongRopeScaling
+    | NtkScaling
+    | DynamicScaling
+)
 Rotation = tuple[jax.Array, jax.Array]
 """Cosine and sine of every pair's angle."""
 
@@ -229,8 +263,19 @@ def long_texts(scaling: Scaling | None, segment_ids: jax.Array) -> jax.Array | N
 
     Returns:
         None where no text can be long.
+
+    Raises:
+        ValueError: rows that are longer than dynamic scaling leaves unscaled.
     """
     length = segment_ids.shape[1]
+    if isinstance(scaling, DynamicScaling):
+        original = scaling.original_max_position_embeddings
+        if length > original:
+            raise ValueError(
+                f"rows have {length:,} tokens; expected at most {original:,}, beyond "
+                "which this model's dynamic scaling of rotary frequencies changes with "
+                f"every token. Set data.max_length to {original:,} or less."
+            )
     if not isinstance(scaling, LongRopeScaling):
         return None
     if length <= scaling.original_max_position_embeddings:
@@ -240,6 +285,32 @@ def long_texts(scaling: Scaling | None, segment_ids: jax.Array) -> jax.Array | N
         return jnp.zeros(length + 1, jnp.int32).at[row].add(1)[row]
 
     return jax.vmap(lengths)(segment_ids) > scaling.original_max_position_embeddings
+
+
+def query_scale(
+    scaling: Scaling | None, positions: jax.Array, longest: int | None = None
+) -> jax.Array | None:
+    """Factor 1 + β log(1 + ⌊position / original⌋) of queries: [B, L] int32 -> f32.
+
+    The original context is `original_max_position_embeddings`, and β
+    `llama_4_scaling_beta`, of YaRN.
+
+    Args:
+        scaling: scaling of the frequencies.
+        positions: of the tokens in their texts.
+        longest: number of positions; None if unknown.
+
+    Returns:
+        [B, L, 1, 1], or None where every factor is 1.
+    """
+    beta = getattr(scaling, "llama_4_scaling_beta", None)
+    if not beta or not isinstance(scaling, YarnScaling):
+        return None
+    original = scaling.original_max_position_embeddings
+    if longest is not None and longest <= original:
+        return None
+    periods = (positions // original).astype(jnp.float32)
+    return (1 + beta * jnp.log1p(periods))[..., None, None]
 
 
 def rotation(

@@ -12,6 +12,7 @@ from targetsft_jax.hf.family import PLAIN
 from targetsft_jax.hf.importer import load_config
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.rope import (
+    DynamicScaling,
     LinearScaling,
     NtkScaling,
     RopeScaling,
@@ -61,8 +62,9 @@ def test_absent_keys_have_the_defaults_of_transformers():
     assert scaled.rope_scaling.original_max_position_embeddings == 777
 
 
+YARN = {"type": "yarn", "factor": 2.0}
 REFUSED = {
-    "family": ({"model_type": "gpt2"}, "'gpt2'.*llama, ministral, mistral"),
+    "family": ({"model_type": "gpt2"}, "'gpt2'.*llama, ministral, ministral3"),
     "multimodal": ({"model_type": "qwen3_vl"}, "'qwen3_vl'.*a part for images"),
     "no family": ({"model_type": None}, "model_type is None"),
     "no size": ({"hidden_size": None}, "hidden_size missing"),
@@ -99,6 +101,25 @@ REFUSED = {
             "rope_scaling": {"type": "dynamic", "factor": 2.0},
         },
         "rope_scaling.*dynamic with alpha",
+    ),
+    "another context of internlm3": (
+        {
+            "model_type": "internlm3",
+            "rope_scaling": {
+                "type": "dynamic",
+                "factor": 2.0,
+                "original_max_position_embeddings": 7,
+            },
+        },
+        "rope_scaling.*original_max_position_embeddings 32,768, as max_position",
+    ),
+    "queries scaled in another family": (
+        {"rope_scaling": {**YARN, "llama_4_scaling_beta": 0.1}},
+        "rope_scaling.*yarn without llama_4_scaling_beta",
+    ),
+    "queries that are not scaled": (
+        {"model_type": "ministral3", "rope_scaling": YARN},
+        "rope_scaling.*yarn with llama_4_scaling_beta",
     ),
     "longrope without factors": (
         {"model_type": "phi3", "rope_scaling": {"type": "longrope"}},
@@ -400,6 +421,32 @@ ODD = {
         expert_size=24,
         router_aux_loss_coef=0.02,
         sliding_window=7,
+    ),
+    "olmoe": dict(num_experts=6, experts_per_token=3, expert_size=24),
+    "ministral3": dict(
+        rope_scaling=YarnScaling(4.0, 64, llama_4_scaling_beta=0.1, mscale_all_dim=0.0),
+        sliding_window=7,
+    ),
+    "hyperclovax": dict(
+        residual_multiplier=0.22,
+        attention_multiplier=1 / 64,
+        logits_scaling=8.0,
+        output_norms=True,
+    ),
+    "exaone": dict(rope_scaling=RopeScaling(8.0, 1.0, 4.0, 8192), rms_norm_eps=1e-4),
+    "internlm3": dict(rope_scaling=DynamicScaling(6.0, 32768)),
+    "iquestcoder": dict(o_bias=True, qkv_bias=True),
+    "cwm": dict(
+        rope_scaling=RopeScaling(8.0, 1.0, 4.0, 8192),
+        sliding_window=7,
+        sliding_layers=(False, True, True),
+    ),
+    "helium": dict(qkv_bias=True),
+    "vaultgemma": dict(
+        query_pre_attn_scalar=5,
+        final_logit_softcap=3.0,
+        sliding_window=7,
+        sliding_layers=(True, False, True),
     ),
 }
 

@@ -1,6 +1,9 @@
 """Published config.json files: their families, contexts, and numbers of parameters.
 
-The counts are those of the models' pages, from the shapes of their tensors.
+The counts are those of the models' pages, from the shapes of their tensors; those of
+`COUNTED` were counted by transformers. Keys that were not looked up are absent, and
+have the defaults of transformers. The files of HyperCLOVA X, IQuest-Coder and CWM were
+not looked up.
 """
 
 import warnings
@@ -30,6 +33,18 @@ LLAMA3 = {
     "low_freq_factor": 1.0,
     "original_max_position_embeddings": 8192,
     "rope_type": "llama3",
+}
+MINISTRAL3 = {
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "factor": 16.0,
+    "llama_4_scaling_beta": 0.1,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "original_max_position_embeddings": 16384,
+    "rope_theta": 1000000.0,
+    "rope_type": "yarn",
+    "type": "yarn",
 }
 # Name -> config.json, number of parameters, and context.
 PUBLISHED = {
@@ -187,11 +202,127 @@ PUBLISHED = {
         131072,
     ),
 }
+COUNTED = {
+    "Ministral-3-8B-Base-2512": (  # its text part
+        {
+            "model_type": "mistral3",
+            "text_config": sizes(
+                *(131072, 4096, 14336, 34, 32, 8),
+                model_type="ministral3",
+                head_dim=128,
+                hidden_act="silu",
+                max_position_embeddings=262144,
+                rms_norm_eps=1e-5,
+                rope_parameters=MINISTRAL3,
+                sliding_window=None,
+                tie_word_embeddings=False,
+            ),
+        },
+        8_489_553_920,
+        262144,
+    ),
+    "Mistral-Small-3.2-24B": (  # its text part
+        {
+            "model_type": "mistral3",
+            "text_config": sizes(
+                *(131072, 5120, 32768, 40, 32, 8),
+                model_type="mistral",
+                head_dim=128,
+                hidden_act="silu",
+                max_position_embeddings=131072,
+                rms_norm_eps=1e-5,
+                rope_theta=1000000000.0,
+                sliding_window=None,
+            ),
+        },
+        23_572_403_200,
+        131072,
+    ),
+    "EXAONE-3.0-7.8B-Instruct": (
+        {
+            "activation_function": "silu",
+            "attention_dropout": 0.0,
+            "embed_dropout": 0.0,
+            "hidden_size": 4096,
+            "intermediate_size": 14336,
+            "layer_norm_epsilon": 1e-5,
+            "max_position_embeddings": 4096,
+            "model_type": "exaone",
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "num_layers": 32,
+            "rope_scaling": None,
+            "rope_theta": 500000.0,
+            "tie_word_embeddings": False,
+            "vocab_size": 102400,
+        },
+        7_818_448_896,
+        4096,
+    ),
+    "internlm3-8b-instruct": (
+        sizes(
+            *(128512, 4096, 10240, 48, 32, 2),
+            model_type="internlm3",
+            bias=False,
+            head_dim=128,
+            max_position_embeddings=32768,
+            qkv_bias=False,
+            rms_norm_eps=1e-5,
+            rope_scaling={"factor": 6.0, "rope_type": "dynamic"},
+            rope_theta=50000000,
+            tie_word_embeddings=False,
+        ),
+        8_804_241_408,
+        32768,
+    ),
+    "helium-1-preview-2b": (
+        sizes(
+            *(48000, 2560, 7040, 24, 20, 20),
+            model_type="helium",
+            attention_bias=False,
+            attention_dropout=0.0,
+            head_dim=128,
+            hidden_act="silu",
+            max_position_embeddings=4096,
+            mlp_bias=False,
+            rms_norm_eps=1e-8,
+            rope_theta=100000.0,
+            tie_word_embeddings=False,
+        ),
+        2_172_643_840,
+        4096,
+    ),
+    "vaultgemma-1b": (
+        sizes(
+            *(256000, 1152, 6912, 26, 4, 4),
+            model_type="vaultgemma",
+            head_dim=256,
+            query_pre_attn_scalar=256,
+            sliding_window=512,
+        ),
+        1_038_741_120,
+        8192,
+    ),
+    "OLMoE-1B-7B-0924": (
+        sizes(
+            *(50304, 2048, 1024, 16, 16, 16),
+            model_type="olmoe",
+            hidden_act="silu",
+            num_experts=64,
+            num_experts_per_tok=8,
+            router_aux_loss_coef=0.01,
+            norm_topk_prob=False,
+            tie_word_embeddings=False,
+        ),
+        6_919_161_856,
+        4096,
+    ),
+}
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", [*PUBLISHED, *COUNTED])
 def test_parameters_and_context(name):
-    raw, count, context = PUBLISHED[name]
+    raw, count, context = (PUBLISHED | COUNTED)[name]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         config = config_from_json(text_config(raw), name)

@@ -19,7 +19,9 @@ from targetsft_jax.hf.importer import load_config, load_params
 from targetsft_jax.hf.tensor_map import checkpoint_tensors
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import abstract_params, logical_axes
+from targetsft_jax.models.rope import YarnScaling
 
+SCALED_QUERIES = YarnScaling(4.0, 64, llama_4_scaling_beta=0.1)
 # Some of the flags that are read from config.json.
 READ = {
     "llama": {"qkv_bias": True, "o_bias": True},
@@ -28,6 +30,9 @@ READ = {
     "granite": {"attention_multiplier": 0.25},
     "qwen3_moe": {"num_experts": 4, "experts_per_token": 2, "expert_size": 12},
     "mixtral": {"num_experts": 4, "experts_per_token": 2, "expert_size": 24},
+    "olmoe": {"num_experts": 4, "experts_per_token": 2, "expert_size": 24},
+    "ministral3": {"rope_scaling": SCALED_QUERIES},
+    "hyperclovax": {"output_norms": True, "attention_multiplier": 0.25},
 }
 
 

@@ -29,6 +29,17 @@ def test_a_text_model_is_unchanged():
     assert text_config(raw) is raw
 
 
+def test_the_text_part_of_mistral3_names_its_family():
+    text = {"model_type": "ministral3", "hidden_size": 8, "tie_word_embeddings": True}
+    found = text_config({"model_type": "mistral3", "text_config": text})
+    assert found == text
+    raw = {"model_type": "mistral3", "text_config": text, "tie_word_embeddings": False}
+    assert text_config(raw)["tie_word_embeddings"] is False
+    # The default, by which transformers reads Mistral Small 3.1.
+    found = text_config({"model_type": "mistral3", "text_config": {"hidden_size": 8}})
+    assert (found["model_type"], found["tie_word_embeddings"]) == ("mistral", False)
+
+
 def test_published_files_omit_default_sizes(tmp_path):
     """The text part of gemma-3-4b-it."""
     text = {

@@ -16,6 +16,7 @@ from targetsft_jax.hf.families import FAMILIES
 from targetsft_jax.hf.importer import load_config, load_params
 from targetsft_jax.models.decoder import apply, head
 from targetsft_jax.models.layers import soft_cap
+from targetsft_jax.models.rope import YarnScaling
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -61,6 +62,7 @@ def test_logits(family, loaded):
     assert error(logits(config, params, golden(family)["tokens"]), expected) < 2e-5
 
 
+UNSCALED_QUERIES = YarnScaling(4.0, 16, mscale_all_dim=0.0)
 # Flags whose omission must change the logits, each with a family that has it.
 FORGOTTEN = {
     "norms of heads": ("qwen3", {"qk_norm": False}),
@@ -81,6 +83,9 @@ FORGOTTEN = {
     "factor of outputs": ("granite", {"residual_multiplier": 1.0}),
     "factor of scores": ("granite", {"attention_multiplier": None}),
     "divisor of logits": ("granite", {"logits_scaling": 1.0}),
+    "divisor below one": ("hyperclovax", {"logits_scaling": 1.0}),
+    "factor of queries": ("ministral3", {"rope_scaling": UNSCALED_QUERIES}),
+    "first of four layers": ("cwm", {"sliding_layers": None}),
     "norms after rotation": ("hunyuan_v1_dense", {"qk_norm_rotated": False}),
     "pairs of neighbours": ("glm4", {"rope_interleaved": False}),
     "positions in windows only": ("exaone4", {"rope_layers": None}),

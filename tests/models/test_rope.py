@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from targetsft_jax.models.rope import (
+    DynamicScaling,
     LinearScaling,
     LongRopeScaling,
     NtkScaling,
@@ -12,6 +13,7 @@ from targetsft_jax.models.rope import (
     YarnScaling,
     frequencies,
     long_texts,
+    query_scale,
     rotate,
     rotation,
 )
@@ -92,3 +94,22 @@ def test_longrope_divides_by_its_factors():
 def test_ntk_scaling_stretches_the_base():
     scaled = frequencies(8, 100.0, NtkScaling(5.0))
     np.testing.assert_allclose(scaled, frequencies(8, 100.0 * 5 ** (8 / 6)), rtol=1e-6)
+
+
+def test_dynamic_scaling_has_no_effect_up_to_its_context_and_longer_rows_are_refused():
+    scaling = DynamicScaling(6.0, 16)
+    np.testing.assert_array_equal(frequencies(8, 1e4, scaling), frequencies(8, 1e4))
+    segments = jnp.ones((2, 17), jnp.int32)
+    assert long_texts(scaling, segments[:, :16]) is None
+    with pytest.raises(ValueError, match="rows have 17 tokens.*data.max_length to 16"):
+        long_texts(scaling, segments)
+
+
+def test_queries_are_scaled_from_the_second_context_on():
+    scaling = YarnScaling(4.0, 16, llama_4_scaling_beta=0.5)
+    positions = jnp.asarray([[0, 15, 16, 47]])
+    expected = 1 + 0.5 * np.log([1, 1, 2, 3])
+    factors = query_scale(scaling, positions)
+    np.testing.assert_allclose(factors[0, :, 0, 0], expected, rtol=1e-6)
+    assert query_scale(scaling, positions, longest=16) is None
+    assert query_scale(YarnScaling(4.0, 16), positions) is None

@@ -28,11 +28,15 @@ from targetsft_jax.parallel.mesh import make_mesh  # noqa: E402
 pytestmark = pytest.mark.parity
 
 ALL = ("q", "k", "v", "o", "gate", "up", "down")
-_TARGETS = {"qwen3_moe": ALL[:4], "mixtral": ALL[:4]}
+_TARGETS = dict.fromkeys(("qwen3_moe", "mixtral", "olmoe"), ALL[:4])
 CASES = {
     **{
         name: (case, lora.Lora(4, 10.0, _TARGETS.get(name, ALL)))
-        for name, case in tiny.ONE_EACH.items()
+        # The adapters of EXAONE have other names than its checkpoints.
+        for name, case in [
+            *tiny.ONE_EACH.items(),
+            ("exaone", tiny.first_case("exaone")),
+        ]
     },
     "llama, attention": ("llama-narrow-head", lora.Lora(3, 2.5, ("q", "v"))),
     "phi3, some parts of a fused tensor": (

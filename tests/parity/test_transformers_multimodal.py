@@ -1,4 +1,4 @@
-"""The text part of a multimodal Gemma-3 folder, by both names of its tensors."""
+"""The text part of multimodal folders, by both names of its tensors."""
 
 import json
 
@@ -14,6 +14,8 @@ from transformers import (  # noqa: E402
     AutoModelForCausalLM,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
 )
 
 from targetsft_jax.hf.exporter import save_pretrained  # noqa: E402
@@ -23,32 +25,46 @@ from targetsft_jax.models.decoder import apply, head  # noqa: E402
 pytestmark = pytest.mark.parity
 
 
-@pytest.fixture(scope="module")
-def multimodal(tmp_path_factory):
+VISION = dict(
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    image_size=8,
+    patch_size=4,
+)
+# model_type -> class, config, tiny text model, model_type of the vision part, keys.
+MODELS = {
+    "gemma3": (
+        *(Gemma3ForConditionalGeneration, Gemma3Config, "gemma3-left-over"),
+        *("siglip_vision_model", dict(mm_tokens_per_image=4)),
+    ),
+    "mistral3": (
+        *(Mistral3ForConditionalGeneration, Mistral3Config, "ministral3-tied"),
+        *("pixtral", dict(spatial_merge_size=2)),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def multimodal(request, tmp_path_factory):
     """A tiny multimodal model, and its folder."""
-    text = tiny.build(**tiny.CASES["gemma3-left-over"]).config
-    vision = dict(
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=8,
-        patch_size=4,
-    )
-    config = Gemma3Config(
+    model_class, config_class, case, vision_type, keys = MODELS[request.param]
+    text = tiny.build(**tiny.CASES[case]).config
+    config = config_class(
         text_config=text.to_dict(),
-        vision_config={"model_type": "siglip_vision_model", **vision},
-        mm_tokens_per_image=4,
+        vision_config={"model_type": vision_type, **VISION},
         image_token_index=60,
         eos_token_id=[1, 7],
+        **keys,
     )
     torch.manual_seed(1)
     config._attn_implementation = "eager"
-    model = Gemma3ForConditionalGeneration(config).eval()
+    model = model_class(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(0.2 * torch.randn_like(parameter))
-    folder = tmp_path_factory.mktemp("gemma3")
+            parameter.copy_(0.3 * torch.randn_like(parameter))
+    folder = tmp_path_factory.mktemp(request.param)
     model.save_pretrained(folder)
     return model, folder
 
@@ -67,19 +83,23 @@ def _by_modules(folder, target):
     return target
 
 
+NAMES = {"gemma3": "Gemma3", "mistral3": "Ministral3"}
+
+
 def test_text_part(multimodal, tmp_path, record_property):
     theirs, folder = multimodal
     ids = tiny.tokens()[:, :30] % 50  # no token of an image
     expected = tiny.logits(theirs, ids)
-    with pytest.warns(UserWarning, match="'gemma3', a multimodal.*only its text part"):
+    text_type, kind = theirs.config.text_config.model_type, theirs.config.model_type
+    with pytest.warns(UserWarning, match=f"'{kind}', a multimodal.*only its text part"):
         config = load_config(folder)
-    assert config.model_type == "gemma3_text" and config.tie_word_embeddings
+    assert config.model_type == text_type and config.tie_word_embeddings
     params = load_params(folder, config)
     other = load_params(_by_modules(folder, tmp_path / "other"), config)
     jax.tree.map(np.testing.assert_array_equal, params, other)
     logits = jax.jit(lambda params: apply(config, params, ids) @ head(params).T)
     difference = np.abs(logits(params) - expected).max() / np.abs(expected).max()
-    record_property("family", "gemma3_text")
+    record_property("family", text_type)
     record_property("parity error", float(difference))
     assert np.abs(expected).max() > 1 and difference < 2e-5
 
@@ -89,6 +109,7 @@ def test_text_part(multimodal, tmp_path, record_property):
     back, info = AutoModelForCausalLM.from_pretrained(
         tmp_path / "ours", output_loading_info=True, attn_implementation="eager"
     )
-    assert type(back).__name__ == "Gemma3ForCausalLM" and not any(info.values()), info
+    assert type(back).__name__ == f"{NAMES[kind]}ForCausalLM"
+    assert not any(info.values()), info
     np.testing.assert_array_equal(tiny.logits(back, ids), expected)
     assert load_config(tmp_path / "ours") == config

@@ -28,6 +28,13 @@ CHANGES = {
     "qwen3": dict(head_dim=6),
     "qwen3_moe": dict(head_dim=6, moe_intermediate_size=12),
     "mistral": dict(sliding_window=5),
+    "ministral3": dict(head_dim=6),
+    "olmoe": dict(intermediate_size=12),
+    "internlm3": dict(head_dim=6),
+    "iquestcoder": dict(head_dim=6),
+    "cwm": dict(head_dim=6, sliding_window=5),
+    "helium": dict(head_dim=4),
+    "vaultgemma": dict(head_dim=6),
     "ministral": dict(
         head_dim=6, sliding_window=5, layer_types=[tiny.WINDOW, tiny.FULL]
     ),

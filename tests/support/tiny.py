@@ -4,6 +4,8 @@
 as in its golden file.
 """
 
+import os
+
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -40,6 +42,9 @@ LONG_ROPE = {
     "short_factor": [1.0, 1.3, 2.0],
     "long_factor": [1.5, 4.0, 9.0],
 }
+# Positions of every 16 tokens have another factor of the queries.
+SCALED_QUERIES = {**YARN_ROPE, "llama_4_scaling_beta": 0.5}
+SCALED_QUERIES |= {"original_max_position_embeddings": 16, "mscale_all_dim": 0.0}
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 3.0}
 
 WINDOW, FULL = "sliding_attention", "full_attention"
@@ -129,6 +134,13 @@ CASES = {
         num_experts_per_tok=2,
         sliding_window=None,
     ),
+    "olmoe": dict(
+        model_type="olmoe",
+        num_experts=4,
+        num_experts_per_tok=2,
+        intermediate_size=24,
+        seed=3,
+    ),
     "mistral-window": dict(model_type="mistral", sliding_window=7),
     "mistral-no-window": dict(model_type="mistral", sliding_window=None, head_dim=12),
     "ministral-alternating": dict(
@@ -136,6 +148,16 @@ CASES = {
         head_dim=12,
         sliding_window=7,
         layer_types=[WINDOW, FULL, WINDOW],
+    ),
+    "ministral3": dict(
+        model_type="ministral3", head_dim=12, rope_parameters=SCALED_QUERIES
+    ),
+    "ministral3-tied": dict(
+        model_type="ministral3",
+        head_dim=8,
+        tie_word_embeddings=True,
+        sliding_window=7,
+        rope_parameters={**SCALED_QUERIES, "mscale": 1.0, "mscale_all_dim": 1.0},
     ),
     "smollm3-period-2": dict(
         model_type="smollm3", no_rope_layer_interval=2, tie_word_embeddings=True
@@ -164,8 +186,21 @@ CASES = {
         attention_multiplier=0.2,
         logits_scaling=1.7,
     ),
+    "hyperclovax-post-norms": dict(
+        model_type="hyperclovax",
+        embedding_multiplier=3.0,
+        residual_multiplier=0.4,
+        attention_multiplier=0.2,
+        logits_scaling=0.5,
+    ),
+    "hyperclovax-plain": dict(
+        model_type="hyperclovax", use_post_norm=False, attention_bias=True
+    ),
     "seed_oss-wide-head": dict(
         model_type="seed_oss", head_dim=12, attention_dropout=0.0, residual_dropout=0.0
+    ),
+    "exaone-tied": dict(
+        model_type="exaone", rope_parameters=LLAMA3_ROPE, tie_word_embeddings=True
     ),
     "exaone4-alternating": dict(
         model_type="exaone4", sliding_window=7, sliding_window_pattern=2
@@ -173,6 +208,22 @@ CASES = {
     "exaone4-no-window": dict(
         model_type="exaone4", sliding_window=None, layer_types=[FULL] * 3
     ),
+    "internlm3": dict(
+        model_type="internlm3",
+        head_dim=12,
+        max_position_embeddings=64,
+        rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 6.0},
+    ),
+    "iquestcoder": dict(model_type="iquestcoder", head_dim=12),
+    "cwm-alternating": dict(
+        model_type="cwm",
+        head_dim=12,
+        sliding_window=7,
+        rope_parameters=LLAMA3_ROPE,
+        bos_token_id=1,
+        eos_token_id=999,  # null would be two tokens
+    ),
+    "helium-bias": dict(model_type="helium", head_dim=8, attention_bias=True),
     "glm-bias": dict(model_type="glm", head_dim=8),
     "glm4-no-bias": dict(model_type="glm4", head_dim=12, attention_bias=False),
     "ernie4_5-tied": dict(model_type="ernie4_5", head_dim=8, tie_word_embeddings=True),
@@ -201,6 +252,7 @@ CASES = {
         final_logit_softcapping=None,
     ),
     "gemma2-biases": dict(GEMMA2, attention_bias=True, num_hidden_layers=2),
+    "vaultgemma-left-over": dict({**GEMMA2, "model_type": "vaultgemma"}),
     "gemma3-short-period": dict(
         GEMMA3,
         num_hidden_layers=5,
@@ -237,7 +289,13 @@ def first_case(model_type):
     )
 
 
-ONE_EACH = {model_type: first_case(model_type) for model_type in FAMILIES}
+# Families whose decoder is that of others, up to the names of its tensors. Gradients,
+# generation and the like are compared for them where the table of families is made.
+ALIKE = {"ministral", "seed_oss", "exaone", "internlm3", "iquestcoder", "cwm", "helium"}
+ALIKE |= {"vaultgemma", "olmoe"}
+if os.environ.get("ALL_FAMILIES"):
+    ALIKE = set()
+ONE_EACH = {name: first_case(name) for name in FAMILIES if name not in ALIKE}
 
 
 def build(*, model_type, seed=0, **overrides):
