@@ -1,5 +1,6 @@
 """Stored teacher of a run: its cache attached to data sets, and its head."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from jax.sharding import Mesh
 from targetsft_jax.checkpoints.open import StoredModel
 from targetsft_jax.checkpoints.teacher_identity import cache_identity
 from targetsft_jax.data.pipeline import Dataset
-from targetsft_jax.data.teacher_cache import open_cache
+from targetsft_jax.data.teacher_cache import HEAD, open_cache
 from targetsft_jax.parallel import rules
 from targetsft_jax.storage import array_folder
 
@@ -29,6 +30,7 @@ def with_teacher(
     command: str,
     *,
     int8: bool = False,
+    copy_again: Callable[[], object] | None = None,
 ) -> Dataset:
     """A data set whose batches have the distributions of a stored teacher.
 
@@ -40,13 +42,14 @@ def with_teacher(
         prompt: the teacher's own prompt.
         command: the command that makes the cache, for errors.
         int8: True if the configuration's teacher runs in int8.
+        copy_again: downloads missing files, if the folder is a copy of one in a store.
 
     Raises:
         ValueError: no cache, or one that is incomplete, damaged, or of other examples,
             another tokenizer or teacher.
     """
     identity = cache_identity(dataset.examples, tokenizer, teacher, prompt, int8=int8)
-    cache = open_cache(folder, dataset.examples, identity, command)
+    cache = open_cache(folder, dataset.examples, identity, command, copy_again)
     cache.check_covers(dataset.examples, dataset.layout)
     return replace(dataset, teacher=cache)
 
@@ -65,9 +68,13 @@ def load_head(folder: Path, mesh: Mesh, dtype: Any) -> dict[str, jax.Array]:
     Raises:
         ValueError: it is missing or damaged.
     """
-    found = array_folder.read(folder / "head")
+    again = "targetsft teacher_cache, with the same keys, makes it again"
+    try:
+        found = array_folder.read(folder / HEAD)
+    except array_folder.Damaged as error:
+        raise ValueError(f"teacher.cache is damaged: {error}. {again}") from None
     if found is None:
-        raise ValueError(f"{folder / 'head'} is missing; make the teacher cache again")
+        raise ValueError(f"{folder / HEAD}, the teacher's head, is missing. {again}")
     arrays, about = found
     host = arrays["head"].view(ml_dtypes.bfloat16).reshape(about["shape"])
     like = abstract_head(host.shape, mesh, dtype)["head"]

@@ -29,7 +29,6 @@ from targetsft_jax.data.config import (
 )
 from targetsft_jax.keys import refusals, shown
 from targetsft_jax.models.lora import PROJECTIONS
-from targetsft_jax.storage.location import is_url
 from targetsft_jax.targets.api import get_method
 from targetsft_jax.targets.methods import METHODS
 
@@ -166,11 +165,6 @@ def _roles(config: Config) -> Iterator[str]:
         yield (
             "teacher.prompt is set and teacher.cache is null; expected the folder of a "
             "teacher cache, since a live teacher reads the rows of the student"
-        )
-    if is_url(config.teacher.cache or ""):
-        yield (
-            f"teacher.cache is {config.teacher.cache!r}; expected a local folder: "
-            "its arrays are memory-mapped. Copy the cache to each host"
         )
     for name in ROLES:
         role = role_config(config, name)

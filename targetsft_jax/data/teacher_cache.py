@@ -8,7 +8,7 @@ order, batch size and number of epochs of the same examples.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,12 @@ import numpy as np
 from targetsft_jax.data.examples import MASK, TOKENS, Arrays, Examples
 from targetsft_jax.data.fingerprint import fingerprint
 from targetsft_jax.data.packing import RowLayout
-from targetsft_jax.storage import array_folder, signed_text
+from targetsft_jax.storage import array_folder, atomic, signed_text
 
 FILE = "teacher_cache.yaml"
+HEAD, CONFIG = "head", "config.json"
+"""Folder of the teacher's head, and its config, beside hidden states."""
+
 TOP_K, STATES = "top_k", "hidden_states"
 KINDS = (TOP_K, STATES)
 TRAIN, VALIDATION = "data", "validation"
@@ -222,7 +225,11 @@ class TeacherCache:
 
 
 def open_cache(
-    folder: Path, examples: Examples, identity: Mapping[str, Any], command: str
+    folder: Path,
+    examples: Examples,
+    identity: Mapping[str, Any],
+    command: str,
+    copy_again: Callable[[], object] | None = None,
 ) -> TeacherCache:
     """Open a teacher cache, and check that it is complete, intact and that of a run.
 
@@ -231,6 +238,7 @@ def open_cache(
         examples: the examples of the run.
         identity: identity of the run; the cache has these values, and may have more.
         command: the command that makes or completes the cache, for errors.
+        copy_again: downloads missing files, if the folder is a copy of one in a store.
 
     Raises:
         ValueError: no cache, or an incomplete, damaged or different one.
@@ -245,7 +253,7 @@ def open_cache(
     shards: list[Arrays] = []
     for number in range(header.shards):
         try:
-            shard = read_shard(folder, header, number)
+            shard = _copied_shard(folder, header, number, copy_again)
         except array_folder.Damaged as error:
             raise ValueError(
                 f"teacher.cache is damaged: {error}. This command makes the shard "
@@ -307,6 +315,23 @@ def read_shard(folder: Path, header: CacheHeader, number: int) -> Arrays | None:
     for name in header.columns:
         arrays[name] = arrays[name].reshape(-1, *header.entry_shape(name))
     return arrays
+
+
+def _copied_shard(
+    folder: Path,
+    header: CacheHeader,
+    number: int,
+    copy_again: Callable[[], object] | None,
+) -> Arrays | None:
+    """Arrays of a shard; a damaged copy is downloaded once more."""
+    try:
+        return read_shard(folder, header, number)
+    except array_folder.Damaged:
+        if copy_again is None:
+            raise
+        atomic.discard(shard_folder(folder, number))
+        copy_again()
+        return read_shard(folder, header, number)
 
 
 def write_shard(

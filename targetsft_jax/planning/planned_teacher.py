@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from targetsft_jax.checkpoints.open import open_model
 from targetsft_jax.config.schema import Config, ConfigError
-from targetsft_jax.data.teacher_cache import STATES, TOP_K, TRAIN, CacheHeader
+from targetsft_jax.data.teacher_cache import FILE, STATES, TOP_K, TRAIN, CacheHeader
 from targetsft_jax.models.config import DecoderConfig
-from targetsft_jax.storage.user_path import user_path
+from targetsft_jax.storage.shared_folder import folder_to_read
 from targetsft_jax.training.micro_batch import TEACHER, StoredTeacher
 from targetsft_jax.training.step_spec import stored_teacher
 from targetsft_jax.training.tiny_models import architecture
@@ -60,7 +60,8 @@ def planned_teacher(
                 "expected teacher.cache and a target with a teacher"
             )
         return None
-    folder = user_path(config.teacher.cache) / TRAIN
+    cache = folder_to_read(config.teacher.cache, "teacher.cache", _is_about)
+    folder = cache / TRAIN
     header = CacheHeader.read(folder)
     if header is not None:
         if not store.matches(header):
@@ -75,6 +76,11 @@ def planned_teacher(
     teacher = _architecture(config)
     header = CacheHeader(STATES, teacher.hidden_size, 0, {})
     return header, StoredTeacher(STATES, teacher.hidden_size, teacher)
+
+
+def _is_about(name: str) -> bool:
+    """True for the files of a cache that describe it."""
+    return name.endswith((FILE, ".json")) and "/shards/" not in name
 
 
 def _architecture(config: Config) -> DecoderConfig:

@@ -11,7 +11,9 @@ import numpy as np
 
 from targetsft_jax.storage import atomic
 
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
+"""File that is written last; without it a folder is incomplete."""
+
 _HEADER_BYTES = 128
 
 
@@ -54,7 +56,7 @@ class Writer:
         # ASCII: a path or name may have characters that UTF-8 lacks.
         text = json.dumps(manifest, indent=2)
         digest = hashlib.sha256(text.encode()).hexdigest()
-        path = self._folder / _MANIFEST
+        path = self._folder / MANIFEST
         path.write_text(f"{digest}\n{text}", encoding="utf-8")
 
     def _write_header(self, name: str) -> None:
@@ -87,9 +89,9 @@ def read(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
     if not folder.is_dir():
         return None
     try:
-        digest, _, text = (folder / _MANIFEST).read_text("utf-8").partition("\n")
+        digest, _, text = (folder / MANIFEST).read_text("utf-8").partition("\n")
         if hashlib.sha256(text.encode()).hexdigest() != digest:
-            raise Damaged(f"{folder / _MANIFEST} fails its checksum")
+            raise Damaged(f"{folder / MANIFEST} fails its checksum")
         manifest = json.loads(text)
         arrays = {}
         for name, (size, expected) in manifest["files"].items():

@@ -90,15 +90,14 @@ def _update(url: str, objects: dict[str, StoredObject], index: str) -> None:
             or not (folder / name).is_file()
             or (folder / name).stat().st_size != entry[0]
         ]
+
+        def copy(name: str) -> None:
+            # The content may be there: another URL's copy, or a file that was uploaded.
+            if not object_store.is_copy(folder / name, objects[name]):
+                object_store.fetch(f"{url}/{name}", folder / name, objects[name])
+
         with ThreadPoolExecutor(_THREADS) as pool:
-            list(
-                pool.map(
-                    lambda name: object_store.fetch(
-                        f"{url}/{name}", folder / name, objects[name]
-                    ),
-                    outdated,
-                )
-            )
+            list(pool.map(copy, outdated))
         if outdated:
             atomic.write_text(path, json.dumps({**known, **entries}))
 

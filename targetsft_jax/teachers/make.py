@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +17,9 @@ from targetsft_jax.config.schema import Config
 from targetsft_jax.data import packing
 from targetsft_jax.data.examples import MASK, Arrays
 from targetsft_jax.data.teacher_cache import (
+    CONFIG,
+    FILE,
+    HEAD,
     STATES,
     TOP_K,
     CacheHeader,
@@ -30,6 +34,7 @@ from targetsft_jax.parallel import preemption, processes
 from targetsft_jax.parallel.preemption import RaisedSignals
 from targetsft_jax.parallel.zigzag import in_slot_order
 from targetsft_jax.storage import array_folder, atomic
+from targetsft_jax.storage.shared_folder import upload
 from targetsft_jax.teachers.plan import CachePlan, SectionPlan, plan_cache
 from targetsft_jax.telemetry.compilation_cache import use_compilation_cache
 from targetsft_jax.training.micro_batch import Numerics, Placement, StepSpec, forward
@@ -70,6 +75,7 @@ def make_cache(config: Config, kind: str = TOP_K, k: int = 64) -> None:
 def _fill(plan: CachePlan) -> None:
     """Make the shards that are missing or damaged."""
     missing = [(section, _missing(section)) for section in plan.sections]
+    begun = [_is_begun(section) for section in plan.sections]
     for section, shards in missing:
         header = section.header
         done = f", {header.shards - len(shards)} of them complete"
@@ -77,12 +83,14 @@ def _fill(plan: CachePlan) -> None:
             f"{section.folder}: {header} of {section.layout.rows:,} rows in "
             f"{header.shards} shards{done if len(shards) < header.shards else ''}"
         )
-    if not any(shards for _, shards in missing):
+    if not any(shards for _, shards in missing) and all(begun):
         print("nothing to do")
         return
     print(f"teacher {plan.teacher.source}, {INT8 if plan.int8 else plan.dtype}")
     params = plan.teacher.load(plan.mesh, plan.dtype, int8=plan.int8)
-    for section, shards in missing:
+    for (section, shards), is_begun in zip(missing, begun):
+        if is_begun and not shards:
+            continue
         _begin(plan, section, params)
         progress = _Progress(section, len(shards))
         measure = _measure(plan, section.header)
@@ -93,9 +101,29 @@ def _fill(plan: CachePlan) -> None:
                 write_shard(
                     section.folder, section.header, shard, entries, numbers, counts
                 )
+                _upload(plan, shard_folder(section.folder, shard))
             progress.show(shard, int(counts.sum()))
     processes.barrier("the teacher cache is complete")
     print(f"complete; train with --teacher.cache {plan.config.teacher.cache}")
+
+
+def _is_begun(section: SectionPlan) -> bool:
+    """True if a section has all that `_begin` writes; a damaged head is removed.
+
+    Process 0 decides, since it writes.
+    """
+    folder = section.folder
+    begun = (folder / FILE).is_file()
+    if section.header.kind == STATES:
+        try:
+            begun &= array_folder.read(folder / HEAD) is not None
+            begun &= (folder / CONFIG).is_file()
+        except array_folder.Damaged as error:
+            print(f"damaged, made again: {error}")
+            begun = False
+            if processes.is_primary():
+                atomic.discard(folder / HEAD)
+    return processes.gather_text(str(begun))[0] == "True"
 
 
 def _missing(section: SectionPlan) -> list[int]:
@@ -128,13 +156,21 @@ def _begin(plan: CachePlan, section: SectionPlan, params: Params) -> None:
         return
     section.header.write(section.folder)
     if head is not None:
-        shutil.copyfile(
-            plan.teacher.folder / "config.json", section.folder / "config.json"
-        )
-        with array_folder.writing(section.folder / "head") as writer:
+        config = section.folder / CONFIG
+        shutil.copyfile(plan.teacher.folder / CONFIG, config)
+        with array_folder.writing(section.folder / HEAD) as writer:
             flat = head.astype(ml_dtypes.bfloat16).view(np.uint16).reshape(-1)
             writer.append({"head": flat})
             writer.close({"shape": list(head.shape)})
+        _upload(plan, config)
+        _upload(plan, section.folder / HEAD)
+    _upload(plan, section.folder / FILE)
+
+
+def _upload(plan: CachePlan, path: Path) -> None:
+    """Upload a file or folder of a cache at a URL; the manifest completes a folder."""
+    assert plan.config.teacher.cache is not None
+    upload(plan.config.teacher.cache, path, last=array_folder.MANIFEST)
 
 
 def _measure(plan: CachePlan, header: CacheHeader) -> Measure:

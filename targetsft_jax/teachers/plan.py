@@ -29,7 +29,7 @@ from targetsft_jax.data.teacher_cache import (
     CacheHeader,
     check_identity,
 )
-from targetsft_jax.storage.user_path import user_path
+from targetsft_jax.storage.shared_folder import folder_to_write
 from targetsft_jax.training.session import role_model
 from targetsft_jax.training.step_spec import (
     compute_dtype,
@@ -141,6 +141,7 @@ def plan_cache(config: Config, kind: str, k: int) -> CachePlan:
         "computed in": compute_dtype(config, mesh).name,
     }
     tokenizer = with_template(tokenizer, config.data.chat_template)
+    root = folder_to_write(config.teacher.cache, "teacher.cache")
     sections = []
     for name, data in data_sections(config):
         held_out = config.validation.examples if name == TRAIN else 0
@@ -155,8 +156,7 @@ def plan_cache(config: Config, kind: str, k: int) -> CachePlan:
             own = prompted_examples(data, tokenizer, prompt)
             numbers, examples = aligned(own, examples), own
             layout = _long_rows(own, teacher.config.context_length)
-        folder = user_path(config.teacher.cache) / name
-        section = SectionPlan(folder, header, examples, layout, 0, numbers)
+        section = SectionPlan(root / name, header, examples, layout, 0, numbers)
         sections.append(_with_shards(section, rows))
     return CachePlan(
         config,

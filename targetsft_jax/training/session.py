@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,6 +23,8 @@ from targetsft_jax.evaluation.statistics import AverageAtK
 from targetsft_jax.hf.sidecar_files import check_exportable
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.parallel import rules
+from targetsft_jax.storage.location import is_url
+from targetsft_jax.storage.shared_folder import folder_to_read
 from targetsft_jax.storage.user_path import user_path
 from targetsft_jax.targets.inputs import INPUTS
 from targetsft_jax.training.fit import Start
@@ -280,17 +283,21 @@ def _with_stored_teacher(
     cache = config.teacher.cache
     if cache is None or TEACHER not in config.method.roles:
         return train, held_out
-    folder, path = user_path(cache), config.teacher.path
+    path = config.teacher.path
+    folder = folder_to_read(cache, "teacher.cache")
+    again = partial(folder_to_read, cache, "teacher.cache") if is_url(cache) else None
     # A hub id would have to be downloaded to be compared.
     is_local = path is not None and user_path(path).is_dir()
     teacher = open_model(path) if path is not None and is_local else None
     command = f"targetsft teacher_cache --teacher.cache {cache}, with your --config"
     about = (tokenizer, teacher, config.teacher.prompt, command)
     int8 = is_int8(TEACHER, config)
-    train = with_teacher(train, folder / TRAIN, *about, int8=int8)
+    train = with_teacher(train, folder / TRAIN, *about, int8=int8, copy_again=again)
     if held_out is not None:
         part = TRAIN if config.validation.data is None else VALIDATION
-        held_out = with_teacher(held_out, folder / part, *about, int8=int8)
+        held_out = with_teacher(
+            held_out, folder / part, *about, int8=int8, copy_again=again
+        )
         assert train.teacher is not None and held_out.teacher is not None
         kinds = [
             (cache.header.kind, cache.header.width)

@@ -25,7 +25,8 @@ from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.models import decoder
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.planning.abstract_step import untraced_step
-from targetsft_jax.planning.planned_teacher import DEFAULT, Store
+from targetsft_jax.planning.planned_teacher import DEFAULT, Store, planned_teacher
+from targetsft_jax.storage import object_store
 from targetsft_jax.teachers import make
 from targetsft_jax.training.session import open_session
 
@@ -182,6 +183,18 @@ def test_continues_after_a_stop_and_makes_damaged_shards_again(made, tmp_path, c
     assert "nothing to do" in capsys.readouterr().out
 
 
+def test_a_damaged_head_is_made_again(folders, tmp_path):
+    config = _config(folders, tmp_path)
+    make.make_cache(config, STATES)
+    head = tmp_path / "cache" / "data" / "head" / "head.npy"
+    intact = head.read_bytes()
+    head.write_bytes(intact[:-1])
+    with pytest.raises(ValueError, match=r"damaged: .*head.npy has .* bytes; .*again"):
+        open_session(config).frozen_arguments()
+    make.make_cache(config, STATES)
+    assert head.read_bytes() == intact
+
+
 def test_devices_that_share_rows_read_their_part_of_the_entries(
     made, folders, tmp_path
 ):
@@ -281,3 +294,43 @@ def test_resume_with_another_cache_is_refused(made, folders, tmp_path):
     )
     with pytest.raises(ValueError, match="the frozen teacher has other weights"):
         rig.run_metrics(second)
+
+
+def test_a_cache_in_a_store_is_made_continued_and_read(
+    made, folders, store, tmp_path, monkeypatch, capsys
+):
+    """On machines without local copies; its objects are those of a local cache."""
+    place = f"{store}/teacher"
+    config = _config(folders, tmp_path, teacher__cache=place)
+    monkeypatch.setattr("targetsft_jax.teachers.plan._SHARD_BYTES", 1)
+    with pytest.raises(ValueError, match=f"no .*yaml; make .* {place}, with"):
+        open_session(config)
+
+    def machine(name):
+        monkeypatch.setenv("TARGETSFT_LOCAL_DIR", str(tmp_path / name))
+
+    make.make_cache(config, TOP_K, K)
+    original = rig.Path(made.teacher.cache)
+    names = {p.relative_to(original).as_posix() for p in original.rglob("*.npy")}
+    stored = object_store.list_objects(place)
+    assert names < {*stored} and not any("partial" in name for name in stored)
+    # As after a kill: a shard without its manifest.
+    object_store.remove(place, ["data/shards/00001/manifest.json"])
+    machine("second")
+    with pytest.raises(ValueError, match="teacher.cache is damaged: .*00001.*again"):
+        open_session(config)
+    make.make_cache(config, TOP_K, K)
+    assert "of them complete" in capsys.readouterr().out
+    machine("third")
+    expected = open_session(made).dataset.teacher
+    cache = open_session(config).dataset.teacher
+    # A damaged copy is downloaded again.
+    path = cache.folder / "shards" / "00000" / "ids.npy"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    cache = open_session(config).dataset.teacher
+    assert path.read_bytes() == content
+    for ours, theirs in zip(cache.shards, expected.shards):
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    planned, _ = planned_teacher(config)
+    assert planned == cache.header
