@@ -19,6 +19,7 @@ from targetsft_jax.data.teacher_cache import PREFIX, CacheHeader
 from targetsft_jax.data.tokenizer import load_tokenizer
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
+from targetsft_jax.models.int8 import int8_axes, int8_shapes
 from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules
@@ -32,7 +33,7 @@ from targetsft_jax.training.state import (
     with_shardings,
 )
 from targetsft_jax.training.step import make_train_step
-from targetsft_jax.training.step_spec import param_dtype, step_spec
+from targetsft_jax.training.step_spec import is_int8, param_dtype, step_spec
 from targetsft_jax.training.tiny_models import architecture
 
 # Length of the learning-rate schedule if `train.steps` is null. The program does not
@@ -49,12 +50,14 @@ class AbstractRole:
         dtype: dtype of the parameters.
         origin: source of the architecture, for the report.
         folder: folder of config and tokenizer; None for a built model.
+        int8: True if the matrices of its layers are int8, and the rest in `dtype`.
     """
 
     config: DecoderConfig
     dtype: Any
     origin: str
     folder: Path | None = None
+    int8: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,9 +172,8 @@ def _roles(config: Config, mesh: Mesh) -> dict[str, AbstractRole]:
             student = roles["student"]
             model, origin = student.config, "the initial student"
             folder = student.folder
-        roles[name] = AbstractRole(
-            model, param_dtype(name, config, mesh), origin, folder
-        )
+        dtype, int8 = param_dtype(name, config, mesh), is_int8(name, config)
+        roles[name] = AbstractRole(model, dtype, origin, folder, int8)
     return roles
 
 
@@ -201,8 +203,10 @@ def _abstract_trained(spec: StepSpec, student: AbstractRole) -> Any:
 
 def _frozen_params(role: AbstractRole, mesh: Mesh) -> Any:
     shapes = decoder.abstract_params(role.config, role.dtype)
-    shardings = rules.shardings(decoder.logical_axes(role.config), shapes, mesh)
-    return with_shardings(shapes, shardings)
+    axes = decoder.logical_axes(role.config)
+    if role.int8:
+        shapes, axes = int8_shapes(shapes), int8_axes(axes)
+    return with_shardings(shapes, rules.shardings(axes, shapes, mesh))
 
 
 def _head_alone(config: Config, stored: StoredTeacher, mesh: Mesh) -> Any:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from targetsft_jax.config.roles import role_key
 from targetsft_jax.config.schema import Config
 from targetsft_jax.parallel.mesh import platform, row_shards
 from targetsft_jax.planning.abstract_step import AbstractStep
@@ -58,6 +59,13 @@ def advice(config: Config, step: AbstractStep, capacity: float | None) -> Iterat
     if step.roles["student"].dtype.itemsize == 4:
         cost = "" if step.spec.lora else ", and less exact updates"
         yield f"student.dtype bfloat16: half the bytes of the parameters{cost}"
+    roles = step.roles.items()
+    wide = [name for name, role in roles if name in step.frozen and not role.int8]
+    if wide:
+        yield (
+            f"{role_key(wide[0])}.dtype int8: half the bytes of the {wide[0]}; its "
+            "drift is measured at the start"
+        )
     if step.spec.lora is None:
         yield "lora.rank 16: only adapters have gradients and moments"
     yield "data.max_length: shorter rows"

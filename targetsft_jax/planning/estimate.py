@@ -67,7 +67,7 @@ def estimate(candidate: Candidate, step: AbstractStep, chip: Chip | None) -> Est
         floor,
         needed,
         executed,
-        compute=executed / chip.flops,
+        compute=chip.compute_seconds(executed, flops.int8 * per_device),
         ici=(number * (weights + gradients) + _activation_traffic(candidate, step))
         / chip.ici_bandwidth,
         hbm=2 * (number * weights + saved + scores) / chip.hbm_bandwidth,
@@ -147,7 +147,10 @@ def _weight_traffic(candidate: Candidate, step: AbstractStep) -> tuple[float, fl
     shards = candidate.fsdp * candidate.context
     share = (shards - 1) / shards
     student, itemsize = _layer_weights(step, candidate), spec.numerics.dtype.itemsize
-    frozen = sum(_body(model) for model in spec.frozen.values()) * itemsize / tensor
+    frozen = sum(
+        _body(model) * (1 if step.roles[name].int8 else itemsize) / tensor
+        for name, model in spec.frozen.items()
+    )
     trained = student if spec.lora is None else 0.0
     over_data = 2 * trained / shards * (candidate.data - 1) / candidate.data
     return share * (2 * student + frozen), share * trained + over_data

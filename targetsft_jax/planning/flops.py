@@ -41,11 +41,26 @@ def active_parameters(config: DecoderConfig) -> int:
     return num_parameters(config) - config.num_layers * unused
 
 
+def int8_flops(config: DecoderConfig) -> float:
+    """Return the forward FLOPs per token of the products of an int8 model in int8.
+
+    Those of experts are in the compute dtype.
+    """
+    weights = _attention_weights(config)
+    if not config.num_experts:
+        weights += 3 * config.hidden_size * config.intermediate_size
+    return config.num_layers * 2 * weights
+
+
+def _attention_weights(config: DecoderConfig) -> int:
+    """Return the elements of the projections of one layer's attention."""
+    head_dim = config.head_dim or 0
+    return 2 * config.hidden_size * head_dim * (config.num_heads + config.num_kv_heads)
+
+
 def _projections(config: DecoderConfig) -> float:
     """Return the forward FLOPs per token of the layers' weight matrices."""
-    width, head_dim = config.hidden_size, config.head_dim or 0
-    queries, keys = config.num_heads * head_dim, config.num_kv_heads * head_dim
-    weights = width * (queries + 2 * keys) + queries * width
+    width, weights = config.hidden_size, _attention_weights(config)
     if config.num_experts:
         # The router, and the experts that a token is sent to.
         active = config.experts_per_token * (config.expert_size or 0)
@@ -89,12 +104,14 @@ class StepFlops:
         frozen: layers of the frozen roles and of policies in the state, forward.
         heads: logits of all models, forward; of the student also backward.
         recomputed: recomputation by rematerialisation; not model FLOPs.
+        int8: of the frozen roles' FLOPs, those of products in int8.
     """
 
     student: float
     frozen: float
     heads: float
     recomputed: float
+    int8: float = 0.0
 
     @property
     def model(self) -> float:
@@ -120,6 +137,7 @@ def step_flops(
     policies: int = 0,
     label_heads: int = 0,
     stored_heads: Iterable[DecoderConfig] = (),
+    int8: Iterable[DecoderConfig] = (),
 ) -> StepFlops:
     """Count the FLOPs per token of a train step.
 
@@ -139,6 +157,7 @@ def step_flops(
         label_heads: additional forward passes of the student's head, for label
             log-probabilities.
         stored_heads: teachers of which only the head runs, on stored hidden states.
+        int8: those of the frozen architectures whose matrices are int8.
     """
     roles = list(frozen)
     adapters = 0 if lora is None else 2 * num_adapter_parameters(student, lora)
@@ -153,6 +172,7 @@ def step_flops(
         + sum(head_flops(role, vocabulary) for role in (*roles, *stored_heads)),
         recomputed=recomputed_flops(student, length, remat, kernel, mean_context)
         + adapters * _ADAPTERS_RECOMPUTED.get(remat, 0.5),
+        int8=sum(map(int8_flops, int8)),
     )
 
 

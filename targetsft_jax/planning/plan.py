@@ -159,9 +159,12 @@ def make_plan(
     else:
         memory = compiled_memory(compiled, capacity)
         tokens = config.train.batch_size * config.data.max_length
-        executed = flops.executed * tokens / len(topology.devices)
+        compute = 0.0
+        if topology.chip is not None:
+            compute = topology.chip.compute_seconds(flops.executed, flops.int8)
+            compute *= tokens / len(topology.devices)
         program = read(compiled.as_text(), topology.nodes(step.mesh))
-        cost = _cost(program, step, memory, topology, executed)
+        cost = _cost(program, step, memory, topology, compute)
     temporaries = temporary_parts(step, None if cost is None else cost.program)
     return Plan(
         config=config,
@@ -213,6 +216,7 @@ def flops_of(
         policies=len(spec.method.policy.held),
         label_heads=spec.method.policy.reads.count(STUDENT),
         stored_heads=[x for name, x in spec.second.items() if name not in spec.frozen],
+        int8=[role.config for role in step.roles.values() if role.int8],
     )
 
 
@@ -221,14 +225,14 @@ def _cost(
     step: AbstractStep,
     memory: Memory,
     topology: Topology,
-    flops: float,
+    compute: float,
 ) -> Cost:
     """Compute traffic and roofline of a compiled program.
 
     Args:
         program: program of one device.
         step, memory, topology: see `Plan`.
-        flops: executed FLOPs per device per step.
+        compute: seconds of the products at peak rates.
     """
     # An upper bound: the loop stops after the chunk of the last target token.
     chunks = _max_loss_chunks(step)
@@ -239,7 +243,7 @@ def _cost(
         dcn = sum(each.dcn_bytes for each in traffic.values())
         ici = sum(each.bytes for each in traffic.values()) - dcn
         roofline = Roofline(
-            compute=flops / topology.chip.flops,
+            compute=compute,
             hbm=hbm_bytes / topology.chip.hbm_bandwidth,
             ici=ici / topology.chip.ici_bandwidth,
             dcn=dcn / topology.chip.dcn_bandwidth,

@@ -60,6 +60,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "flops_per_token": {
             "student": flops.student,
             "frozen": flops.frozen,
+            "int8": flops.int8,
             "heads": flops.heads,
             "model": flops.model,
             "recomputed": flops.recomputed,
@@ -110,11 +111,12 @@ def _setup(plan: Plan) -> Iterator[str]:
             spec.numerics.dtype,
             step.mesh.shape["context"],
         )
+        precision = f"int8 and {role.dtype}" if role.int8 else str(role.dtype)
         active = ""
         if role.config.num_experts:
             active = f" ({active_parameters(role.config) / 1e6:,.1f}M per token)"
         yield (
-            f"{name:<9} {size:,.1f}M parameters{active} in {role.dtype}, {kernel} "
+            f"{name:<9} {size:,.1f}M parameters{active} in {precision}, {kernel} "
             f"attention, {role.origin}"
         )
         if name == "student" and spec.lora is not None:
@@ -209,9 +211,12 @@ def _roofline(plan: Plan) -> Iterator[str]:
         return
     yield ""
     yield "roofline: lower bounds of the step time"
+    int8 = ""
+    if plan.flops.int8:
+        int8 = f", int8 at {(chip.int8_rate or chip.flops) / 1e12:.0f} TOP/s"
     yield (
         f"  compute      {roofline.compute:8.3f} s   recomputation included, at "
-        f"{chip.flops / 1e12:.0f} TFLOP/s"
+        f"{chip.flops / 1e12:.0f} TFLOP/s{int8}"
     )
     yield (
         f"  HBM          {roofline.hbm:8.3f} s   about {cost.hbm_bytes / 1e9:.0f} GB "

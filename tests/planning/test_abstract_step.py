@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from support import rig
 
+from targetsft_jax.checkpoints.open import open_model
 from targetsft_jax.config.load import load
 from targetsft_jax.data.pipeline import batch_at, prepare
 from targetsft_jax.data.tokenizer import byte_tokenizer
@@ -53,6 +54,16 @@ def test_the_state_equals_that_of_a_run(sharded):
     shardings = state_shardings(student, params, optimizer, mesh)
     state = init_state(params, optimizer, shardings)
     assert _described(step.state) == _described(state)
+
+
+def test_an_int8_reference_is_that_of_a_run(folders, tmp_path):
+    path = folders["teacher"]
+    keys = ("--target.name", "asft", "--reference.dtype", "int8", "--mesh.fsdp", "4")
+    config = load(rig.small_run(folders, tmp_path, reference__path=path) + [*keys])
+    step = abstract_step(config, config_mesh(config))
+    loaded = open_model(path).load(step.mesh, np.float32, int8=True)
+    assert _described(step.frozen["reference"]) == _described(loaded)
+    assert step.roles["reference"].int8
 
 
 def test_bytes_per_device_equal_those_of_its_shards(sharded):

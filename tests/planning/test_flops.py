@@ -14,9 +14,11 @@ from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.models.decoder import num_parameters
 from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.planning.abstract_step import abstract_step
+from targetsft_jax.planning.chips import CHIPS
 from targetsft_jax.planning.flops import (
     active_parameters,
     head_flops,
+    int8_flops,
     layer_flops,
     step_flops,
 )
@@ -89,6 +91,19 @@ def test_a_step_has_three_student_passes_one_teacher_pass_and_the_heads():
     # The output of `down` is not needed again: its product is not repeated.
     down = 2 * 3 * 8 * 20
     assert flops.executed == flops.model + student - down
+
+
+def test_int8_products_run_at_their_own_rate():
+    """Of a dense teacher all projections, of one with experts those of attention."""
+    flops = step_flops(SMALL, [QWEN_7B], length=64, vocabulary=90, int8=[QWEN_7B])
+    attention = 3584 * (2 * 28 + 2 * 4) * 128
+    assert flops.int8 == 28 * 2 * (attention + 3 * 3584 * 18_944)
+    experts = replace(QWEN_7B, num_experts=8, experts_per_token=2, expert_size=512)
+    assert int8_flops(experts) == 28 * 2 * attention
+    v5e, v5p = CHIPS["v5e"], CHIPS["v5p"]
+    assert v5e.compute_seconds(3e12, 1e12) == 2e12 / 197e12 + 1e12 / 393e12
+    seconds = v5p.compute_seconds(3e12, 1e12)  # no rate is published
+    assert seconds == pytest.approx(3e12 / 459e12)
 
 
 @pytest.mark.parametrize("remat", ["full", "attention", "attention_block", "dots"])
