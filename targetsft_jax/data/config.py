@@ -68,6 +68,13 @@ class SyntheticConfig:
         "Probability that a computed digit (or option letter) of a response is wrong.",
         between(0, 1),
     )
+    shown_answers: float = key(
+        0.0,
+        "Share of the prompts that end in ` Answer: ` and the correct answer: a model "
+        "built on them can use an answer in its prompt, as with `teacher.prompt`. "
+        "Evaluated problems never show theirs.",
+        between(0, 1),
+    )
     critical_mask: bool = key(
         False,
         "Write the column critical_mask: 1 for computed characters, 0 for copied ones. "

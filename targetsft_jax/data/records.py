@@ -97,7 +97,8 @@ def problems(
 ) -> list[Problem]:
     """Load the problems to evaluate on.
 
-    Generated problems have no label noise, and no two have the same prompt.
+    Generated problems have no label noise and show no answer, and no two have the same
+    prompt.
 
     Args:
         config: generated problems; or a data set of the catalogue, or any other source
@@ -252,6 +253,7 @@ def _open_catalogue(
 def _generated_problems(
     config: SyntheticConfig, split: str, n: int | None
 ) -> list[Problem]:
+    config = dataclasses.replace(config, shown_answers=0.0)
     number = config.examples if n is None else n
     distinct: dict[str, Problem] = {}
     index = last_new = 0

@@ -64,7 +64,7 @@ def make_record(
     """
     split = split or config.split
     kind, problem = problem_at(config, index, split)
-    response = problem.response
+    prompt, response = problem.prompt, problem.response
     columns: dict[str, float | list[float]] = {}
     if config.critical_mask:
         # The last entry is that of the token that ends the turn.
@@ -73,9 +73,13 @@ def make_record(
         # A separate random stream, so that the problems do not depend on the noise.
         rng = np.random.default_rng([config.seed, index, 1])
         response = add_noise(response, config.label_noise, rng)
+    if config.shown_answers > 0:
+        rng = np.random.default_rng([config.seed, index, 2])
+        if rng.random() < config.shown_answers:
+            prompt += f" Answer: {problem.answer}"
     return Record(
         messages=[
-            {"role": "user", "content": problem.prompt},
+            {"role": "user", "content": prompt},
             {"role": "assistant", "content": response},
         ],
         answer=problem.answer,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from targetsft_jax.data.config import SyntheticConfig
+from targetsft_jax.data.records import problems
 from targetsft_jax.data.synthetic import make_record, problem_at, split_of
 
 ADDITION = SyntheticConfig()
@@ -125,6 +126,22 @@ def test_noise_has_the_configured_share_and_touches_nothing_else(clean, share):
     each = shifts.total() / 9
     assert set(shifts) == set(range(1, 10))
     assert all(abs(count - each) < 5 * np.sqrt(each) for count in shifts.values())
+
+
+def test_prompts_show_their_answers_in_the_configured_share_of_training_alone():
+    noisy = {"digits": 2, "label_noise": 0.4}
+    shown = SyntheticConfig(**noisy, shown_answers=0.75, examples=100)
+    count = 0
+    for index in range(1000):
+        record = make_record(shown, index)
+        plain = make_record(SyntheticConfig(**noisy), index)
+        (prompt, response), (question, expected) = parts(record), parts(plain)
+        assert response == expected and record.answer == plain.answer
+        assert prompt in (question, f"{question} Answer: {plain.answer}")
+        count += prompt != question
+    # 750 with a standard deviation of 13.7.
+    assert abs(count - 750) < 69
+    assert problems(shown) == problems(SyntheticConfig(digits=2, examples=100))
 
 
 def test_a_split_without_problems_is_an_error():
