@@ -11,8 +11,10 @@ models is read (configs/architectures).
 """
 
 import argparse
+import itertools
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +23,8 @@ from typing import Any
 CONFIGS = Path(__file__).parents[1] / "configs"
 MATH, MEDICAL = "compare/paper_math", "compare/paper_medical"
 SEVEN = "qwen2.5_7b_from_7b"
+SMALL = "qwen2.5_math_1.5b_from_7b"
+EXPERTS = "qwen3_1.7b_from_30b_a3b"
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Row:
         source: comparison that declares the settings; "" for a configuration.
         topology, slices: as in `plan`.
         overrides: keys that differ from the configuration's.
+        store: contents of a teacher cache in place of the teacher; "": a live teacher.
     """
 
     settings: tuple[str, ...]
@@ -40,6 +45,7 @@ class Row:
     topology: str
     slices: int = 1
     overrides: tuple[str, ...] = ()
+    store: str = ""
 
     @property
     def devices(self) -> int:
@@ -56,18 +62,31 @@ class Row:
         """Settings and the keys that differ, but for what another column has."""
         keys = dict(zip(self.overrides[::2], self.overrides[1::2]))
         keys.pop("--train.accumulation_steps", None)
+        if "--student.path" in keys:
+            keys["--student.path"] = keys["--student.path"].split("/")[-1]
         shown = [f"{key.removeprefix('--')} {value}" for key, value in keys.items()]
+        shown += [f"stored {self.store}"] if self.store else []
         return ", ".join([*self.settings, *shown])
 
     @property
     def file(self) -> str:
         """Name of the file with the results of this row."""
-        parts = (self.settings[0], self.hardware, *self.overrides)
-        return "_".join(parts).replace(":", "-").replace(" ", "") + ".json"
+        parts = [self.settings[0], self.hardware, *self.overrides]
+        parts += [self.store] if self.store else []
+        return re.sub(r"[:/]", "-", "_".join(parts)).replace(" ", "") + ".json"
 
 
 def _steps(count: int) -> tuple[str, ...]:
     return ("--train.accumulation_steps", str(count))
+
+
+def _taught_by_experts() -> Iterator[Row]:
+    """Rows of a mixture of experts as the teacher, live and stored."""
+    large = ("--student.path", "Qwen/Qwen3-4B")
+    for student, topology in itertools.product(((), large), ("v6e:4x4", "v5p:2x2x2")):
+        overrides = (*_steps(8), *student)
+        yield Row((EXPERTS,), "", topology, 1, overrides)
+        yield Row((EXPERTS,), "", topology, 1, overrides, store="top_k")
 
 
 LONG = ("--data.max_length", "32768", "--train.batch_size", "8", *_steps(1))
@@ -91,6 +110,13 @@ ROWS = (
     Row((SEVEN,), "", "b200:8"),
     Row((SEVEN,), "", "h200:8", 1, (*LONG, "--train.attention", "cudnn")),
     Row((SEVEN,), "", "h200:8", 1, (*LONG, "--train.attention", "cudnn_packed")),
+    *_taught_by_experts(),
+    Row((SMALL,), "", "v5e:2x4"),
+    *(
+        Row((name,), "", topology, store=store)
+        for name, topology in ((SEVEN, "v5e:4x4"), (SMALL, "v5e:2x4"))
+        for store in ("top_k", "hidden_states")
+    ),
 )
 
 
@@ -117,10 +143,12 @@ def result(row: Row, folder: Path) -> dict[str, Any]:
     path = folder / row.file
     if not path.exists():
         from targetsft_jax.planning.plan import make_plan
+        from targetsft_jax.planning.planned_teacher import Store
         from targetsft_jax.planning.rendering import as_json
         from targetsft_jax.planning.topology import get_topology
 
-        plan = make_plan(config_of(row), get_topology(row.topology, row.slices))
+        topology = get_topology(row.topology, row.slices)
+        plan = make_plan(config_of(row), topology, store=Store(row.store or None))
         path.write_text(json.dumps(as_json(plan), indent=2), "utf-8")
     return json.loads(path.read_text("utf-8"))
 
@@ -149,6 +177,9 @@ def config_of(row: Row) -> Any:
             and entry.config.target.name == "target_sft"
         )
     else:
+        if row.store:
+            # It does not exist: only its shapes matter.
+            overrides += ["--teacher.cache", "unmade"]
         config = load(["--config", row.settings[0], *overrides])
     return with_architectures(config)
 
