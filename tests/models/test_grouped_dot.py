@@ -1,12 +1,16 @@
 """Grouped products and their gradients equal one product per row."""
 
+import importlib.util
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 from targetsft_jax.models import grouped_dot
 from targetsft_jax.models.grouped_dot import BLOCK
+from targetsft_jax.planning.topology import get_topology
 
 RNG = np.random.default_rng(0)
 
@@ -39,6 +43,47 @@ def test_products_and_gradients(sizes):
     }
     for (name, value), ours in zip(expected.items(), (result, *gradients)):
         np.testing.assert_allclose(ours, value, atol=1e-4, err_msg=name)
-    # The accelerators' product of the same gradient.
-    ragged = jax.jit(grouped_dot._ragged_gradient)(rows, cotangent, jnp.asarray(sizes))
-    np.testing.assert_allclose(ragged, of_matrices, atol=1e-4)
+    # The products of TPUs, one of them by the interpreter of kernels.
+    groups = jnp.asarray(sizes, jnp.int32)
+    ragged = jax.jit(grouped_dot._ragged_transposed)(cotangent, matrices, groups)
+    np.testing.assert_allclose(ragged, expected["rows"], atol=1e-4)
+    tiled = grouped_dot._tiled_gradient(rows, cotangent, groups, interpret=True)
+    np.testing.assert_allclose(tiled, of_matrices, atol=1e-4)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason='libtpu is not installed: pip install -e ".[tpu]"',
+)
+@pytest.mark.parametrize(
+    "count, groups, width, size, dtype",
+    [
+        (4096, 16, 2048, 1408, "bfloat16"),
+        # Fewer rows than a tile, and odd sizes.
+        (100, 4, 640, 24, "float32"),
+    ],
+)
+def test_tpus_multiply_a_row_by_the_matrix_of_its_group_alone(
+    count, groups, width, size, dtype
+):
+    sharding = SingleDeviceSharding(get_topology("v5e:2x2").devices[0])
+
+    def shape(*dims, dtype=dtype):
+        return jax.ShapeDtypeStruct(dims, dtype, sharding=sharding)
+
+    def total(rows, matrices, sizes):
+        return jnp.sum(grouped_dot.grouped_dot(rows, matrices, sizes) ** 2)
+
+    arguments = (
+        shape(count, width),
+        shape(groups, width, size),
+        shape(groups, dtype="i4"),
+    )
+    compiled = jax.jit(jax.grad(total, (0, 1))).lower(*arguments).compile()
+    text = compiled.as_text()
+    assert "tgmm" in text
+    if dtype == "bfloat16":
+        # Three products; with all matrices they have `groups` times the FLOPs.
+        assert "ragged-dot" in text
+        product = 2 * count * width * size
+        assert compiled.cost_analysis()["flops"] < 3.5 * product

@@ -52,7 +52,7 @@ def _alone(name):
     "name, sizes, context",
     [
         ("full", (1, 2, 2), 1),
-        pytest.param("full", (2, 1, 2), 2, marks=pytest.mark.slow),
+        pytest.param("full", (1, 2, 2), 2, marks=pytest.mark.slow),
         pytest.param("full", (1, 4, 1), 1, marks=pytest.mark.slow),
         pytest.param("adapters", (1, 2, 2), 1, marks=pytest.mark.slow),
     ],
