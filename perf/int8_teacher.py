@@ -113,9 +113,11 @@ def _logits(model, batch, kind: str = "") -> jax.Array:
     if kind == "not down":
         down = model.load(mesh, jnp.float32)["layers"]["mlp"]["down"]
         params["layers"]["mlp"]["down"] = down
-    hidden = _hidden(model, params, batch, dtype)
-    logits = hidden[jnp.asarray(batch["loss_mask"])] @ decoder.head(params).T
-    return logits.astype(jnp.float32)
+    hidden = _hidden(model, params, batch, dtype)[jnp.asarray(batch["loss_mask"])]
+    # As the loss: sums in float32, whatever the operands are.
+    return jnp.einsum(
+        "nd,vd->nv", hidden, decoder.head(params), preferred_element_type=jnp.float32
+    )
 
 
 def _hidden(model, params, batch, dtype=jnp.float32) -> jax.Array:

@@ -27,7 +27,7 @@ from targetsft_jax.hf.peft import CONFIG_FILE
 from targetsft_jax.hf.peft_import import is_adapter, open_adapter
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
-from targetsft_jax.models.int8 import int8_params
+from targetsft_jax.models.int8 import int8_params, quantiser, with_scales
 from targetsft_jax.models.lora import Lora
 from targetsft_jax.parallel import rules
 from targetsft_jax.storage.location import Location, is_url
@@ -83,20 +83,22 @@ class StoredModel:
         Args:
             mesh: the device mesh.
             dtype: dtype of every parameter.
-            int8: quantise the matrices of the layers (see `models.int8`).
+            int8: quantise the matrices of the layers (see `models.int8`); those of a
+                Hugging Face folder one by one, as they are read.
         """
-        if int8:
-            axes = decoder.logical_axes(self.config)
+        axes = decoder.logical_axes(self.config)
+        if int8 and (self.adapters or self.checkpoint):
             return int8_params(self.load(mesh, dtype), axes, mesh)
         if self.adapters is not None:
             return _placed(self.params(dtype), self.adapters.base.load(mesh, dtype))
         shapes = decoder.abstract_params(self.config, dtype)
-        axes = decoder.logical_axes(self.config)
         shardings = rules.shardings(axes, shapes, mesh)
         if self.checkpoint is None:
-            return load_params(
-                self.folder, self.config, dtype=dtype, shardings=shardings
-            )
+            read = partial(load_params, self.folder, self.config, dtype=dtype)
+            if int8:
+                convert = quantiser(axes, mesh)
+                return with_scales(read(shardings=shardings, convert=convert))
+            return read(shardings=shardings)
 
         def sharded(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)

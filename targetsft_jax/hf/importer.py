@@ -1,6 +1,7 @@
 """Import Hugging Face checkpoints: config, and tensors directly onto devices."""
 
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,7 @@ def load_params(
     *,
     dtype: DTypeLike | None = jnp.float32,
     shardings: Any = None,
+    convert: Callable[[Any, jax.Array], Any] = lambda _, array: array,
 ) -> dict:
     """Read the parameters of a checkpoint, each device shard separately.
 
@@ -126,9 +128,11 @@ def load_params(
             differ.
         shardings: a tree of `jax.sharding.Sharding` like the parameters, or one for
             all of them; None for the default device.
+        convert: function of the path of a parameter and its array, called before the
+            next one is read.
 
     Returns:
-        The tree of `targetsft_jax.models.decoder.init_params`.
+        The tree of `targetsft_jax.models.decoder.init_params`, converted.
 
     Raises:
         FileNotFoundError: no safetensors in the folder.
@@ -149,13 +153,14 @@ def load_params(
     non_finite: dict[str, int] = {}
     with ThreadPoolExecutor(THREADS) as pool:
 
-        def read(path: Any, leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+        def read(path: Any, leaf: Any, sharding: jax.sharding.Sharding) -> Any:
             tensors = sources[_names(path)]
             stored = (DTYPES[source.tensor.dtype] for source in tensors)
             result_dtype = jnp.result_type(*stored) if dtype is None else dtype
-            return read_parameter(
+            array = read_parameter(
                 tensors, leaf.shape, np.dtype(result_dtype), sharding, pool, non_finite
             )
+            return convert(path, array)
 
         params = jax.tree_util.tree_map_with_path(read, abstract, shardings)
     if non_finite:

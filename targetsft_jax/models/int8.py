@@ -74,17 +74,40 @@ def int8_params(
         axes: its `decoder.logical_axes`.
         mesh: device mesh.
     """
+    quantise = quantiser(axes, mesh)
+    return with_scales(jax.tree_util.tree_map_with_path(quantise, params))
 
-    def quantise(kernel: Array, names: Names) -> tuple[Array, Array]:
-        shape = jax.eval_shape(quantised, kernel)[1].shape
+
+def quantiser(axes: dict[str, Any], mesh: Mesh) -> Callable[[Any, Array], Any]:
+    """Function of a path and a parameter: an int8 matrix and its scales, or as it is.
+
+    The given matrix is deleted. `with_scales` makes a tree of int8 parameters of the
+    results.
+
+    Args:
+        axes, mesh: see `int8_params`.
+    """
+
+    def quantise(path: Any, leaf: Array) -> Array | tuple[Array, Array]:
+        keys = [entry.key for entry in path]
+        if keys[0] != "layers" or not _is_matrix(keys[-1], keys[-2] == "experts"):
+            return leaf
+        names: Any = axes
+        for key in keys:
+            names = names[key]
+        shape = jax.eval_shape(quantised, leaf)[1].shape
         scales = NamedSharding(mesh, rules.spec(scale_axes(names), shape, mesh))
-        quantise = jax.jit(quantised, out_shardings=(kernel.sharding, scales))
-        pair = jax.block_until_ready(quantise(kernel))
-        kernel.delete()
+        run = jax.jit(quantised, out_shardings=(leaf.sharding, scales))
+        pair: tuple[Array, Array] = jax.block_until_ready(run(leaf))
+        leaf.delete()
         return pair
 
-    layers = _map_matrices(quantise, params["layers"], axes["layers"])
-    return {**params, "layers": layers}
+    return quantise
+
+
+def with_scales(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters with pairs of matrix and scales as siblings of their own."""
+    return {**params, "layers": _map_matrices(lambda pair: pair, params["layers"])}
 
 
 def int8_shapes(shapes: dict[str, Any]) -> dict[str, Any]:
@@ -121,23 +144,25 @@ def _rounded(x: Array, axis: int) -> tuple[Array, Array]:
 
 
 def _map_matrices(
-    split: Callable[..., tuple[Any, Any]], tree: dict[str, Any], *others: dict[str, Any]
+    split: Callable[[Any], tuple[Any, Any]], tree: dict[str, Any]
 ) -> dict[str, Any]:
     """A tree of layers with the result of `split`, a matrix and its scales, for each.
 
     Args:
-        split: function of a matrix, and of the leaves of `others` in its place.
+        split: function of a matrix.
         tree: parameters of the layers, or a tree of the same names.
-        others: trees of the same names.
     """
     is_experts = "router" in tree
     result: dict[str, Any] = {}
     for name, part in tree.items():
-        siblings = [other[name] for other in others]
         if isinstance(part, dict):
-            result[name] = _map_matrices(split, part, *siblings)
-        elif name == "kernel" or (is_experts and name in MATRICES):
-            result[name], result[name + SCALE] = split(part, *siblings)
+            result[name] = _map_matrices(split, part)
+        elif _is_matrix(name, is_experts):
+            result[name], result[name + SCALE] = split(part)
         else:
             result[name] = part
     return result
+
+
+def _is_matrix(name: str, is_experts: bool) -> bool:
+    return name == "kernel" or (is_experts and name in MATRICES)

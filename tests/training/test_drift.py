@@ -12,10 +12,12 @@ from support import rig
 from support.quick import quicker
 
 import targetsft_jax as tsft
+from targetsft_jax.checkpoints.open import open_model
 from targetsft_jax.config.load import load
 from targetsft_jax.config.schema import ConfigError
 from targetsft_jax.data.pipeline import batch_at
 from targetsft_jax.data.tokenizer import byte_tokenizer
+from targetsft_jax.hf import importer
 from targetsft_jax.hf.exporter import save_pretrained
 from targetsft_jax.models import decoder
 from targetsft_jax.models.int8 import int8_axes, int8_params, int8_shapes
@@ -182,6 +184,26 @@ def test_a_drift_above_the_limit_is_refused(folders, tmp_path, monkeypatch, caps
     session = open_session(config)
     drift_module.check_drift(session, RunDir(tmp_path / "other"))
     assert not session.shared.parameters  # nothing is loaded
+
+
+def test_a_folder_is_quantised_as_it_is_read(folders, monkeypatch):
+    """No two unquantised matrices are in memory; the result is that of all at once."""
+    stored, mesh = open_model(folders["teacher"]), make_mesh(1, 4, 2)
+    expected = int8_params(
+        stored.load(mesh, np.float32), decoder.logical_axes(stored.config), mesh
+    )
+    real, matrices = importer.read_parameter, []
+
+    def read(sources, shape, *arguments):
+        assert all(x.is_deleted() for x in matrices)
+        array = real(sources, shape, *arguments)
+        if len(shape) == 3:
+            matrices.append(array)
+        return array
+
+    monkeypatch.setattr(importer, "read_parameter", read)
+    rig.assert_equal_trees(stored.load(mesh, np.float32, int8=True), expected)
+    assert len(matrices) == 7
 
 
 @pytest.mark.parametrize("lora", [(), ("--lora.rank", "4")])
