@@ -140,11 +140,12 @@ def measure_drift(session: Session, roles: tuple[str, ...]) -> Drift:
     after: dict[str, States] = {}
     for role in spec.frozen:
         run = jax.jit(partial(_role_states, spec, mesh, role))
+        hidden = None
         if role in roles:
-            before[role] = _unquantised(session, role, run, batch)
+            hidden = _unquantised(session, role, run, batch)
         name = STUDENT if role in spec.on_base else role
         after[role] = run(session.frozen_parameters(name), batch)
-        before.setdefault(role, after[role])
+        before[role] = after[role] if hidden is None else (hidden, after[role][1])
     run = jax.jit(partial(_student_states, spec, mesh))
     student = run(session.student_at_start(), batch)
     stored = {}
@@ -167,18 +168,18 @@ def measure_drift(session: Session, roles: tuple[str, ...]) -> Drift:
     )
 
 
-def _unquantised(session: Session, role: str, run: Any, batch: Any) -> States:
-    """States of the unquantised weights, which become those of the session."""
+def _unquantised(session: Session, role: str, run: Any, batch: Any) -> Array:
+    """Hidden states of the unquantised weights, which become those of the session."""
     part, mesh = session.roles[role], session.mesh
     params = part.model.load(mesh, part.dtype)
-    states: States = jax.block_until_ready(run(params, batch))
+    hidden: Array = jax.block_until_ready(run(params, batch)[0])
     key = str(part.model.source), part.precision
     if key in session.shared.parameters:
         jax.tree.map(lambda leaf: leaf.delete(), params)
     else:
         axes = decoder.logical_axes(part.model.config)
         session.shared.parameters[key] = int8_params(params, axes, mesh)
-    return states
+    return hidden
 
 
 def _role_states(
