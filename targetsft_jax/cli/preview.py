@@ -6,7 +6,7 @@ from dataclasses import replace
 from targetsft_jax.checkpoints.open import open_tokenizer
 from targetsft_jax.config.checks import validate
 from targetsft_jax.config.load import load, parse
-from targetsft_jax.config.roles import TeacherConfig
+from targetsft_jax.config.roles import teacher_prompt
 from targetsft_jax.config.schema import Config
 from targetsft_jax.data import preview, records
 
@@ -31,6 +31,7 @@ def preview_run(keys: Sequence[str], rows: int) -> None:
         held_out=config.validation.examples,
         rows=rows,
         seed=config.seed,
+        teacher=teacher_prompt(config, config.data),
     )
 
 
@@ -39,6 +40,8 @@ def _read(keys: Sequence[str]) -> Config:
     config = parse(keys)
     if config.teacher.path or config.teacher.build or "--print-config" in keys:
         return load(keys)
-    student = TeacherConfig(path=config.student.path, build=config.student.build)
-    validate(replace(config, teacher=student))
+    section = replace(config.teacher, path=config.student.path)
+    if not config.student.path:
+        section = replace(section, build=config.student.build)
+    validate(replace(config, teacher=section))
     return config

@@ -7,7 +7,12 @@ from collections.abc import Iterator
 
 from targetsft_jax.config.build import BuildConfig
 from targetsft_jax.config.paths import ROLES, path_refusals
-from targetsft_jax.config.roles import INT8
+from targetsft_jax.config.roles import (
+    INT8,
+    TeacherConfig,
+    teacher_is_student,
+    teacher_prompt,
+)
 from targetsft_jax.config.schema import (
     VALIDATION_PREFIX,
     Config,
@@ -16,7 +21,6 @@ from targetsft_jax.config.schema import (
     LoraConfig,
     MeshConfig,
     PolicyConfig,
-    TrainConfig,
     ValidationConfig,
     role_config,
 )
@@ -27,6 +31,7 @@ from targetsft_jax.data.config import (
     source_name,
     sources,
 )
+from targetsft_jax.data.fields import literal_escape
 from targetsft_jax.keys import refusals, shown
 from targetsft_jax.models.lora import PROJECTIONS
 from targetsft_jax.targets.api import get_method
@@ -70,7 +75,7 @@ def _refusals(config: Config) -> Iterator[str]:
     yield from _roles(config)
     if config.lora is not None:
         yield from _lora(config.lora)
-    yield from _train(config.train, config.data.max_length)
+    yield from _train(config)
     yield from _processes(config.mesh)
     for path, data in _data_sections(config):
         yield from contradictions(data, path)
@@ -87,11 +92,12 @@ def _missing(config: Config) -> Iterator[str]:
         )
     method = config.method
     has_teacher = config.teacher.path or config.teacher.build
-    if "teacher" in method.roles and not (has_teacher or config.teacher.cache):
+    teaches = has_teacher or config.teacher.cache or teacher_is_student(config)
+    if "teacher" in method.roles and not teaches:
         yield (
             f"method {method.name!r} needs a teacher and teacher.path is null; "
-            "expected a Hugging Face folder or hub id with the student's tokenizer, or "
-            "teacher.cache"
+            "expected a Hugging Face folder or hub id with the student's tokenizer, "
+            "teacher.cache, or teacher.prompt, under which the initial student teaches"
         )
     if config.evaluation.include_teacher and not has_teacher:
         yield (
@@ -161,11 +167,7 @@ def _roles(config: Config) -> Iterator[str]:
             "teacher.others is set and teacher.cache is too; expected one of them, "
             "since a teacher cache has one teacher"
         )
-    if config.teacher.prompt is not None and config.teacher.cache is None:
-        yield (
-            "teacher.prompt is set and teacher.cache is null; expected the folder of a "
-            "teacher cache, since a live teacher reads the rows of the student"
-        )
+    yield from _teacher_rows(config.teacher)
     for name in ROLES:
         role = role_config(config, name)
         if role.build is not None:
@@ -175,6 +177,25 @@ def _roles(config: Config) -> Iterator[str]:
                 f"{name}.path is {role.path!r} and {name}.build is set too; set only "
                 "one"
             )
+
+
+def _teacher_rows(teacher: TeacherConfig) -> Iterator[str]:
+    """Errors about the prompt and the rows of a teacher with its own."""
+    if teacher.prompt is not None and (escape := literal_escape(teacher.prompt)):
+        yield (
+            f"teacher.prompt is {teacher.prompt!r}; expected a line break in place of "
+            f"{escape}, two characters: --teacher.prompt $'{teacher.prompt}' in the "
+            "shell, and double quotes in YAML"
+        )
+    if teacher.max_length is None:
+        return
+    if teacher.prompt is None:
+        reason = "without teacher.prompt the teacher reads the rows of the student"
+    elif teacher.cache is not None:
+        reason = "the rows of a stored teacher are as long as its longest example"
+    else:
+        return
+    yield (f"teacher.max_length is {teacher.max_length}; expected null, since {reason}")
 
 
 def _build(build: BuildConfig, path: str) -> Iterator[str]:
@@ -222,12 +243,17 @@ def _policy(policy: PolicyConfig) -> Iterator[str]:
         )
 
 
-def _train(train: TrainConfig, max_length: int) -> Iterator[str]:
-    if train.batch_size * max_length > _TOKENS_PER_STEP:
-        yield (
-            f"train.batch_size is {train.batch_size} and data.max_length is "
-            f"{max_length}; expected at most {_TOKENS_PER_STEP} tokens per step"
-        )
+def _train(config: Config) -> Iterator[str]:
+    train, prompt = config.train, teacher_prompt(config, config.data)
+    lengths = {"data.max_length": config.data.max_length}
+    if prompt is not None:
+        lengths["teacher.max_length"] = prompt.max_length
+    for key, length in lengths.items():
+        if train.batch_size * length > _TOKENS_PER_STEP:
+            yield (
+                f"train.batch_size is {train.batch_size} and {key} is {length}; "
+                f"expected at most {_TOKENS_PER_STEP} tokens per step"
+            )
     if train.batch_size % train.accumulation_steps:
         yield (
             f"train.batch_size is {train.batch_size}; expected a multiple of "

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+from targetsft_jax.config.roles import teacher_prompt
 from targetsft_jax.config.schema import Config, ConfigError
 from targetsft_jax.data.pipeline import Dataset
 from targetsft_jax.models.config import DecoderConfig
@@ -20,20 +21,24 @@ def check_positions(config: Config, models: Mapping[str, DecoderConfig]) -> None
         models: name -> architecture of the student and of each model of the step.
 
     Raises:
-        ConfigError: `data.max_length` or `validation.data.max_length` exceeds it.
+        ConfigError: `data.max_length`, `validation.data.max_length` or
+            `teacher.max_length` exceeds it.
     """
-    lengths = {"data": config.data.max_length}
+    sections = {"data": config.data}
     if config.validation.data is not None:
-        lengths["validation.data"] = config.validation.data.max_length
-    for section, length in lengths.items():
+        sections["validation.data"] = config.validation.data
+    for section, data in sections.items():
+        prompt = teacher_prompt(config, data)
         for name, model in models.items():
+            key, length = f"{section}.max_length", data.max_length
+            if prompt is not None and name.startswith("teacher"):
+                key, length = "teacher.max_length", prompt.max_length
             if length > model.context_length:
                 raise ConfigError(
-                    f"{section}.max_length is {length:,} and the {name} has"
+                    f"{key} is {length:,} and the {name} has"
                     f" {model.context_length:,} positions (max_position_embeddings of"
                     f" its config.json); expected at most {model.context_length:,}:"
-                    f" lower {section}.max_length, or extend the model with"
-                    " rope_scaling"
+                    f" lower {key}, or extend the model with rope_scaling"
                 )
 
 

@@ -3,8 +3,10 @@
 from typing import TYPE_CHECKING
 
 from targetsft_jax.config.build import BuildConfig
+from targetsft_jax.data.config import DataConfig
 from targetsft_jax.data.fields import TEMPLATE
-from targetsft_jax.keys import at_least, key, more_than, one_of, section
+from targetsft_jax.data.teacher_rows import TeacherPrompt
+from targetsft_jax.keys import Domain, at_least, key, more_than, one_of, section
 
 if TYPE_CHECKING:
     from targetsft_jax.config.schema import Config
@@ -91,8 +93,15 @@ class TeacherConfig(FrozenConfig):
     prompt: str | None = key(
         None,
         "The teacher's own prompt, a template over the fields of the row, such as "
-        "'{question} The reference solution: {solution}'. Needs `cache`.",
+        "'{question} The reference solution: {solution}'. With it and without `path`, "
+        "the teacher is the initial student.",
         TEMPLATE,
+    )
+    max_length: int | None = key(
+        None,
+        "Tokens per row of a live teacher with a `prompt`; null: twice those of the "
+        "student's rows.",
+        Domain("2 to 2^24: a token and its label", lambda n: 2 <= n <= 2**24),
     )
 
 
@@ -119,3 +128,33 @@ def role_key(role: str) -> str:
 def other_teachers(config: "Config") -> dict[str, OtherTeacher]:
     """Return the sections of `teacher.others` by their roles."""
     return {f"teacher_{n}": part for n, part in enumerate(config.teacher.others, 2)}
+
+
+def teacher_prompt(config: "Config", data: DataConfig) -> TeacherPrompt | None:
+    """Return the prompt of a live teacher and the length of its rows.
+
+    A run packs for it whatever its method, so that all methods have the same rows.
+
+    Args:
+        config: configuration of the run.
+        data: a data section of it.
+
+    Returns:
+        None if the teacher reads the student's rows, or is stored.
+    """
+    teacher = config.teacher
+    if teacher.prompt is None or teacher.cache is not None:
+        return None
+    return TeacherPrompt(teacher.prompt, teacher.max_length or 2 * data.max_length)
+
+
+def reads_teacher_rows(config: "Config") -> bool:
+    """Return whether the step runs a teacher on rows of its own."""
+    prompt = teacher_prompt(config, config.data)
+    return prompt is not None and "teacher" in live_roles(config)
+
+
+def teacher_is_student(config: "Config") -> bool:
+    """Return whether the teacher is the initial student, which sees more."""
+    teacher = config.teacher
+    return teacher.prompt is not None and not (teacher.path or teacher.build)

@@ -12,7 +12,10 @@ _HELD = 0.95  # Share of the examples in the advice on data.max_length.
 
 
 def check_dropped(
-    config: DataConfig, report: DataReport, lengths: np.ndarray | None = None
+    config: DataConfig,
+    report: DataReport,
+    lengths: np.ndarray | None = None,
+    teacher_row_length: int | None = None,
 ) -> None:
     """Warn in the report if many rows are dropped or truncated, and refuse too many.
 
@@ -20,6 +23,7 @@ def check_dropped(
         config: the data section.
         report: with the counts of all rows; its `warning` is set.
         lengths: [N] int, tokens of each example; None if nothing is truncated.
+        teacher_row_length: tokens per row of a teacher with rows of its own.
 
     Raises:
         ValueError: the share is above `max_dropped`; names the counts and the keys.
@@ -34,6 +38,8 @@ def check_dropped(
     share = f"{dropped:,} of {read:,} rows ({dropped / read:.1%})"
     problem = f"{share} are not used in full: {parts}"
     remedy = _remedy(config, report, lengths)
+    if teacher_row_length and 2 * report.beyond_teacher > dropped:
+        remedy = f"Raise teacher.max_length from {teacher_row_length:,}"
     listed = f":\n{report}" if report.bad_rows else ""
     if dropped > config.max_dropped * read:
         raise ValueError(

@@ -1,6 +1,5 @@
 """Mixtures: weighted sources, packed separately and interleaved by weight."""
 
-import functools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -17,7 +16,11 @@ _LARGEST_PERIOD = 100_000
 
 
 def pack_sources(
-    config: DataConfig, source: np.ndarray, numbers: np.ndarray, lengths: np.ndarray
+    config: DataConfig,
+    source: np.ndarray,
+    numbers: np.ndarray,
+    lengths: np.ndarray,
+    teacher: tuple[np.ndarray, int] | None = None,
 ) -> RowLayout:
     """Pack examples into rows: all together, or by source if the sources have weights.
 
@@ -25,19 +28,26 @@ def pack_sources(
         config: the sources with their weights, the row length and `packing`.
         source: [K] int, index of each example's source; every weighted source has at
             least one example.
-        numbers, lengths: [K] int64, as in `packing.pack`.
+        numbers, lengths, teacher: as in `packing.pack`.
 
     Returns:
         The layout; with weights, the rows are in the order of the sources.
     """
-    pack = functools.partial(
-        packing.pack, row_length=config.max_length, packing=config.packing
-    )
+
+    def pack(chosen: Any) -> RowLayout:
+        return packing.pack(
+            numbers[chosen],
+            lengths[chosen],
+            config.max_length,
+            packing=config.packing,
+            teacher=teacher and (teacher[0][chosen], teacher[1]),
+        )
+
     weights = [part.weight for part in sources(config)]
     if weights[0] is None:
-        return pack(numbers, lengths)
+        return pack(slice(None))
     return packing.concatenate(
-        [pack(numbers[source == i], lengths[source == i]) for i in range(len(weights))],
+        [pack(source == i) for i in range(len(weights))],
         [weight or 0.0 for weight in weights],
     )
 

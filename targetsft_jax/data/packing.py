@@ -32,6 +32,11 @@ class RowLayout:
     together."""
     weights: tuple[float, ...] | None = None
     """Weight of each entry of `source_rows`; None: every row once per epoch."""
+    teacher_lengths: np.ndarray | None = None
+    """[S] int64: tokens of each example in a row of the teacher's; None: the teacher
+    reads the same rows."""
+    teacher_row_length: int = 0
+    """Tokens per row of the teacher's; 0 without them."""
 
     @property
     def rows(self) -> int:
@@ -40,7 +45,9 @@ class RowLayout:
 
     def arrays(self) -> Arrays:
         """The arrays under the names of their fields."""
-        names = ("examples", "lengths", "row_ends")
+        names = ["examples", "lengths", "row_ends"]
+        if self.teacher_lengths is not None:
+            names.append("teacher_lengths")
         return {name: np.asarray(getattr(self, name), np.int64) for name in names}
 
     def settings(self) -> dict[str, Any]:
@@ -49,19 +56,23 @@ class RowLayout:
             "row_length": self.row_length,
             "source_rows": list(self.source_rows),
             "weights": None if self.weights is None else list(self.weights),
+            "teacher_row_length": self.teacher_row_length,
         }
 
     @classmethod
     def of(
         cls, arrays: Mapping[str, np.ndarray], settings: Mapping[str, Any]
     ) -> "RowLayout":
-        """Rebuild a layout from its `arrays()` and `settings()`."""
+        """Rebuild a layout from its `arrays()`, among others, and `settings()`."""
         weights = settings["weights"]
+        names = ("examples", "lengths", "row_ends", "teacher_lengths")
         return cls(
-            **arrays,
+            **{name: arrays[name] for name in names if name in arrays},
             row_length=settings["row_length"],
             source_rows=tuple(settings["source_rows"]),
             weights=None if weights is None else tuple(weights),
+            # Layouts cached by earlier versions have none.
+            teacher_row_length=settings.get("teacher_row_length", 0),
         )
 
     def segments(self, row: int) -> slice:
@@ -121,8 +132,12 @@ def pack(
     row_length: int,
     *,
     packing: bool = True,
+    teacher: tuple[np.ndarray, int] | None = None,
 ) -> RowLayout:
     """Assign examples to rows by their lengths.
+
+    With rows of the teacher's own, row r of both has the same examples in the same
+    order, and takes an example only if both have room for it.
 
     Args:
         numbers: [K] int64, K ≥ 1, indices of the examples in packing order.
@@ -130,27 +145,43 @@ def pack(
         row_length: L, tokens per row.
         packing: several examples per row, by first fit with the longest first within
             a window; False: one example per row.
+        teacher: lengths [K] int64 of the same examples in rows of the teacher's own,
+            and the length of these rows.
     """
+    theirs, teacher_row_length = teacher or (None, 0)
+
+    def layout(placed: Any, row_ends: np.ndarray) -> RowLayout:
+        return RowLayout(
+            numbers[placed],
+            lengths[placed],
+            row_ends,
+            row_length,
+            (len(row_ends),),
+            teacher_lengths=None if theirs is None else theirs[placed],
+            teacher_row_length=teacher_row_length,
+        )
+
     if not packing:
-        ends = np.arange(1, len(numbers) + 1)
-        return RowLayout(numbers, lengths, ends, row_length, (len(ends),))
-    ends = np.cumsum(lengths)
+        return layout(slice(None), np.arange(1, len(numbers) + 1))
+    capacities, sizes = [(lengths, row_length)], lengths
+    if theirs is not None:
+        capacities.append((theirs, teacher_row_length))
+        # In tokens of a row, of the one that the example fills more.
+        sizes = np.maximum(sizes, -(-theirs * row_length // teacher_row_length))
+    ends = np.cumsum(sizes)
     # A window has as many examples as fill the open rows, so that no row is closed half
     # empty for a longer example. The longest are first, since short ones fill gaps.
     window = (ends - 1) // max(1, _OPEN_ROWS * row_length * 9 // 10)
-    order = np.lexsort((-lengths, window))
+    order = np.lexsort((-sizes, window))
     parts = np.split(order, np.flatnonzero(np.diff(window)) + 1)
-    rows = [row for part in parts for row in _first_fit(part, lengths, row_length)]
-    placed = np.concatenate(rows)
-    row_ends = np.cumsum([len(row) for row in rows])
-    return RowLayout(
-        numbers[placed], lengths[placed], row_ends, row_length, (len(rows),)
-    )
+    rows = [row for part in parts for row in _first_fit(part, capacities)]
+    return layout(np.concatenate(rows), np.cumsum([len(row) for row in rows]))
 
 
 def concatenate(layouts: Sequence[RowLayout], weights: Sequence[float]) -> RowLayout:
     """Concatenate the layouts of the sources of a weighted mixture, in order."""
     offsets = np.cumsum([0, *(len(layout.examples) for layout in layouts)])
+    theirs = [x.teacher_lengths for x in layouts if x.teacher_lengths is not None]
     return RowLayout(
         np.concatenate([layout.examples for layout in layouts]),
         np.concatenate([layout.lengths for layout in layouts]),
@@ -158,6 +189,8 @@ def concatenate(layouts: Sequence[RowLayout], weights: Sequence[float]) -> RowLa
         layouts[0].row_length,
         tuple(layout.rows for layout in layouts),
         tuple(weights),
+        np.concatenate(theirs) if theirs else None,
+        layouts[0].teacher_row_length,
     )
 
 
@@ -234,21 +267,27 @@ def count_zero_weights(examples: Examples, layout: RowLayout, name: str) -> int:
 
 
 def _first_fit(
-    order: np.ndarray, lengths: np.ndarray, row_length: int
+    order: np.ndarray, capacities: Sequence[tuple[np.ndarray, int]]
 ) -> Iterator[np.ndarray]:
-    """Indices of the examples of each row, by first fit in `order`."""
+    """Indices of the examples of each row, by first fit in `order`.
+
+    Args:
+        order: indices of the examples.
+        capacities: lengths of the examples and of the rows, of each kind of row.
+    """
     import grain
 
+    kinds = range(len(capacities))
     source = grain.MapDataset.source(order).map(
-        lambda i: {"example": np.full(lengths[i], i)}
+        lambda i: {str(kind): np.full(capacities[kind][0][i], i) for kind in kinds}
     )
     rows = grain.experimental.FirstFitPackIterDataset(
         source.to_iter_dataset(grain.ReadOptions(num_threads=0)),
-        length_struct={"example": row_length},
+        length_struct={str(kind): capacities[kind][1] for kind in kinds},
         num_packing_bins=_OPEN_ROWS,
         shuffle_bins=False,
     )
     for row in rows:
-        segment_ids = row["example_segment_ids"]
+        segment_ids = row["0_segment_ids"]
         first = np.flatnonzero(np.diff(segment_ids, prepend=0) > 0)
-        yield row["example"][first]
+        yield row["0"][first]

@@ -12,23 +12,19 @@ import numpy as np
 from targetsft_jax.data import mixture, packing
 from targetsft_jax.data.chat import Example
 from targetsft_jax.data.chat_templates import with_template
-from targetsft_jax.data.config import DataConfig, source_name, sources, validate
+from targetsft_jax.data.config import DataConfig, sources, validate
 from targetsft_jax.data.content_hash import content_hash
-from targetsft_jax.data.dropped import check_dropped
-from targetsft_jax.data.encoding import Encoder, nothing_left
-from targetsft_jax.data.examples import Arrays, Examples, from_flat
-from targetsft_jax.data.fingerprint import fingerprint
+from targetsft_jax.data.encoding import Encoder
+from targetsft_jax.data.examples import MASK, Arrays, Examples, from_flat
+from targetsft_jax.data.packer import COUNTERPARTS, HELD_OUT, Packer
 from targetsft_jax.data.packing import RowLayout
 from targetsft_jax.data.report import DataReport
 from targetsft_jax.data.teacher_cache import TeacherCache
-from targetsft_jax.data.token_cache import CacheFolders, load_or_make
-from targetsft_jax.targets.inputs import INPUTS
+from targetsft_jax.data.teacher_rows import TeacherPrompt, TeacherRows
+from targetsft_jax.data.token_cache import ArrayMaker, CacheFolders, load_or_make
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-# Prefix of the cached arrays of held-out rows.
-_HELD_OUT = "held_out_"
 
 
 @dataclass(frozen=True)
@@ -45,6 +41,9 @@ class Dataset:
     """Lines about reads from and writes to the cache, with the folder."""
     teacher: TeacherCache | None = None
     """Stored teacher, whose arrays are part of a batch; None for a live one."""
+    teacher_rows: TeacherRows | None = None
+    """Rows of a live teacher with a prompt of its own, part of a batch; None: it reads
+    those of the student."""
 
     @property
     def rows(self) -> int:
@@ -59,18 +58,33 @@ class Dataset:
     @property
     def example(self) -> Example:
         """First example that is not truncated, else the first one, for display."""
-        layout = self.layout
-        complete = layout.lengths == self.examples.lengths[layout.examples]
-        first = int(np.argmax(complete))
+        first, layout = self._first_complete, self.layout
         return self.examples.take(
             int(layout.examples[first]), int(layout.lengths[first])
         )
+
+    @property
+    def teacher_example(self) -> Example:
+        """The same example as a teacher with rows of its own reads it."""
+        assert self.teacher_rows is not None
+        first, layout = self._first_complete, self.teacher_rows.layout
+        return self.teacher_rows.examples.take(
+            int(layout.examples[first]), int(layout.lengths[first])
+        )
+
+    @property
+    def _first_complete(self) -> int:
+        layout = self.layout
+        complete = layout.lengths == self.examples.lengths[layout.examples]
+        return int(np.argmax(complete))
 
     def take(self, rows: np.ndarray) -> Arrays:
         """Arrays [n, L] of the rows with indices [n]; see `packing.build_rows`."""
         arrays = packing.build_rows(self.examples, self.layout, rows)
         if self.teacher is not None:
             arrays |= self.teacher.take(self.examples, self.layout, rows)
+        if self.teacher_rows is not None:
+            arrays |= self.teacher_rows.take(arrays[MASK], rows)
         return arrays
 
     def origins(self, row: int) -> list[str]:
@@ -93,6 +107,7 @@ def prepare(
     cache_dir: str | Path | None = None,
     *,
     held_out: int = 0,
+    teacher: TeacherPrompt | None = None,
 ) -> Prepared:
     """Read, tokenize and pack the training and held-out examples.
 
@@ -105,34 +120,42 @@ def prepare(
         cache_dir: folder of cached, memory-mapped tokens and packed rows. None,
             `cache: false` or generated problems: nothing is cached.
         held_out: number of examples held out from training.
+        teacher: prompt of a live teacher that has its own, and its rows.
 
     Raises:
         ValueError: an invalid combination of keys; an unusable row while `on_bad_row`
-            is `error`; no example left to train on.
+            is `error`, also one whose trained tokens differ under the teacher's
+            prompt; no example left to train on.
     """
     validate(config)
     tokenizer = with_template(tokenizer, config.chat_template)
     encoder = Encoder(config, tokenizer)
-    folders = _cache_folders(config, tokenizer, cache_dir, held_out)
+    folders = _cache_folders(config, tokenizer, cache_dir, held_out, teacher)
     log: list[str] = []
 
-    flat, summary = load_or_make(
-        folders.tokens, encoder, lambda line: log.append("tokens " + line)
-    )
+    def load(name: str, folder: Path | None, maker: ArrayMaker) -> Any:
+        return load_or_make(folder, maker, lambda line: log.append(f"{name} {line}"))
+
+    flat, summary = load("tokens", folders.tokens, encoder)
     examples = from_flat(flat)
-    packer = _Packer(config, examples, DataReport(**summary), held_out)
-    arrays, summary = load_or_make(
-        folders.rows, packer, lambda line: log.append("rows " + line)
-    )
-    train = _dataset(examples, arrays, summary["train"], log)
+    theirs = None
+    if teacher is not None:
+        longest = max(config.max_length, teacher.max_length)
+        long = dataclasses.replace(config, max_length=longest)
+        own = Encoder(long, tokenizer, teacher.template)
+        theirs = from_flat(load("teacher's tokens", folders.teacher_tokens, own)[0])
+    pair = None if teacher is None or theirs is None else (theirs, teacher.max_length)
+    packer = Packer(config, examples, DataReport(**summary), held_out, pair)
+    arrays, summary = load("rows", folders.rows, packer)
+    train = _dataset(examples, theirs, arrays, summary["train"], log)
     if not held_out:
         return Prepared(train)
-    arrays = {
-        name.removeprefix(_HELD_OUT): x
+    arrays |= {
+        name.removeprefix(HELD_OUT): x
         for name, x in arrays.items()
-        if name.startswith(_HELD_OUT)
+        if name.startswith(HELD_OUT)
     }
-    return Prepared(train, _dataset(examples, arrays, summary["held_out"], []))
+    return Prepared(train, _dataset(examples, theirs, arrays, summary["held_out"], []))
 
 
 def rows_at(
@@ -238,105 +261,22 @@ def iterate(
     return iter(steps.to_iter_dataset(options))
 
 
-class _Packer:
-    """Packs shuffled examples into held-out and training rows: an `ArrayMaker`.
-
-    Attributes:
-        report: report of the encoded examples, completed by the packing.
-    """
-
-    def __init__(
-        self, config: DataConfig, examples: Examples, report: DataReport, held_out: int
-    ):
-        self._config, self._examples, self.report = config, examples, report
-        self._held_out = held_out
-        self._summary: dict[str, Any] = {}
-
-    def parts(self) -> Iterator[Arrays]:
-        """Arrays of both layouts, as a single part."""
-        numbers, lengths = self._shuffled()
-        n = self._held_out
-        self.report.held_out = n
-        layout = self._pack_train(numbers[n:], lengths[n:])
-        self._summary["train"] = self._describe(layout, self.report)
-        arrays = layout.arrays()
-        if n:
-            layout = packing.pack(
-                numbers[:n],
-                lengths[:n],
-                self._config.max_length,
-                packing=self._config.packing,
-            )
-            self._summary["held_out"] = self._describe(layout, DataReport())
-            arrays |= {_HELD_OUT + name: x for name, x in layout.arrays().items()}
-        yield arrays
-
-    def summary(self) -> dict[str, Any]:
-        """Settings, report and fingerprint of both layouts."""
-        return self._summary
-
-    def _shuffled(self) -> tuple[np.ndarray, np.ndarray]:
-        """Indices and lengths of the usable examples, shuffled by `shuffle_seed`."""
-        config, report = self._config, self.report
-        numbers, lengths = packing.fit_to_rows(
-            self._examples, config.max_length, config.overlong, report
-        )
-        if not len(numbers):
-            raise nothing_left(config, report)
-        check_dropped(config, report, self._examples.lengths)
-        if self._held_out >= len(numbers):
-            raise ValueError(
-                f"validation.examples is {self._held_out:,} and the data has"
-                f" {len(numbers):,} examples; expected fewer, since the rest are"
-                f" trained on:\n{report}"
-            )
-        order = np.random.default_rng(config.shuffle_seed).permutation(len(numbers))
-        return numbers[order], lengths[order]
-
-    def _pack_train(self, numbers: np.ndarray, lengths: np.ndarray) -> RowLayout:
-        parts = sources(self._config)
-        names = [source_name(part) for part in parts]
-        source = self._examples.source[numbers]
-        self.report.count_examples(names, source, lengths)
-        for i, part in enumerate(parts):
-            if part.weight is not None and i not in source:
-                raise ValueError(
-                    f"data.mixture[{i}] ({names[i]}) has no example left to train on;"
-                    f" remove the source or its filters:\n{self.report}"
-                )
-        layout = mixture.pack_sources(self._config, source, numbers, lengths)
-        if layout.weights is not None:
-            self.report.weights = dict(zip(names, layout.weights))
-            for name, rows in zip(names, layout.source_rows):
-                self.report.count_source("packed_rows", name, rows)
-        return layout
-
-    def _describe(self, layout: RowLayout, report: DataReport) -> dict[str, Any]:
-        """JSON summary of a layout; completes its report."""
-        report.examples = len(layout.examples)
-        report.packed_rows, report.row_length = layout.rows, layout.row_length
-        report.tokens = int(layout.lengths.sum())
-        report.trained_tokens = packing.count_trained(self._examples, layout)
-        report.zero_weights = {
-            name: packing.count_zero_weights(self._examples, layout, name)
-            for name in self._examples.columns
-            if name in INPUTS and INPUTS[name].weighs
-        }
-        return {
-            "settings": layout.settings(),
-            "report": dataclasses.asdict(report),
-            "fingerprint": _fingerprint(self._examples, layout),
-        }
-
-
 def _dataset(
-    examples: Examples, arrays: Arrays, summary: dict[str, Any], log: list[str]
+    examples: Examples,
+    teacher: Examples | None,
+    arrays: Arrays,
+    summary: dict[str, Any],
+    log: list[str],
 ) -> Dataset:
     """Build a data set from the arrays and the summary of its layout."""
-    names = ("examples", "lengths", "row_ends")
-    layout = RowLayout.of({name: arrays[name] for name in names}, summary["settings"])
+    layout = RowLayout.of(arrays, summary["settings"])
     report = DataReport(**summary["report"])
-    return Dataset(examples, layout, report, summary["fingerprint"], log)
+    rows = None
+    if teacher is not None:
+        rows = TeacherRows.of(teacher, arrays[COUNTERPARTS], layout)
+    return Dataset(
+        examples, layout, report, summary["fingerprint"], log, teacher_rows=rows
+    )
 
 
 def _cache_folders(
@@ -344,24 +284,13 @@ def _cache_folders(
     tokenizer: "PreTrainedTokenizerBase",
     cache_dir: str | Path | None,
     held_out: int,
+    teacher: TeacherPrompt | None,
 ) -> CacheFolders:
     generated = all(source.kind == "synthetic" for source in sources(config))
     if cache_dir is None or not config.cache or generated:
         return CacheFolders()
     content = content_hash(config)
-    return CacheFolders.of(config, tokenizer, content, cache_dir, held_out)
-
-
-def _fingerprint(examples: Examples, layout: RowLayout) -> str:
-    return fingerprint(
-        examples.columns
-        | {
-            "starts": examples.starts[layout.examples],
-            "lengths": layout.lengths,
-            "row_ends": layout.row_ends,
-            "row_length": np.array(layout.row_length),
-        }
-    )
+    return CacheFolders.of(config, tokenizer, content, cache_dir, held_out, teacher)
 
 
 @functools.lru_cache

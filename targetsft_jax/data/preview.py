@@ -11,6 +11,7 @@ from targetsft_jax.data.config import DataConfig
 from targetsft_jax.data.overlap import WORDS, Cases, Duplicates, Overlap
 from targetsft_jax.data.pipeline import Dataset, prepare, rows_at
 from targetsft_jax.data.records import Problem, load_records
+from targetsft_jax.data.teacher_rows import TeacherPrompt, TeacherRows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,6 +31,7 @@ def print_preview(
     held_out: int = 0,
     rows: int = 3,
     seed: int = 0,
+    teacher: TeacherPrompt | None = None,
 ) -> None:
     """Print the first rows of a run, its data report, duplicates and overlaps.
 
@@ -40,6 +42,7 @@ def print_preview(
         cache_dir, held_out: as in `prepare`.
         rows: number of rows to print.
         seed: seed of the row order.
+        teacher: as in `prepare`.
 
     Raises:
         ValueError: as `prepare`.
@@ -49,7 +52,9 @@ def print_preview(
 
     # No wrapping, so that lines break where those of the data do.
     console = Console(soft_wrap=True, highlight=False)
-    dataset = prepare(config, tokenizer, cache_dir, held_out=held_out).train
+    dataset = prepare(
+        config, tokenizer, cache_dir, held_out=held_out, teacher=teacher
+    ).train
     for line in show_rows(dataset, tokenizer, rows, seed):
         text = Text(_CONTROL.sub(_escaped, line))
         text.highlight_regex(r"⟦[^⟧]*⟧", "green")
@@ -88,6 +93,27 @@ def show_rows(
                 f" trained, {origin}"
             )
             yield chat.show(chat.Example(tokens, trained), tokenizer)
+        if dataset.teacher_rows is not None:
+            yield from _show_teacher_row(dataset.teacher_rows, number, tokenizer)
+
+
+def _show_teacher_row(
+    rows: TeacherRows, number: int, tokenizer: "PreTrainedTokenizerBase"
+) -> Iterator[str]:
+    """Format the same row as the teacher reads it."""
+    layout = rows.layout
+    part = layout.segments(number)
+    lengths = layout.lengths[part].tolist()
+    yield (
+        f"row {number} of the teacher: {len(lengths)} segments, {sum(lengths):,} of"
+        f" {layout.row_length:,} tokens"
+    )
+    for segment, (example, length) in enumerate(
+        zip(layout.examples[part].tolist(), lengths), 1
+    ):
+        origin = rows.examples.origins[example]
+        yield f"  segment {segment}: {length:,} tokens, {origin}"
+        yield chat.show(rows.examples.take(example, length), tokenizer)
 
 
 def find_repetitions(

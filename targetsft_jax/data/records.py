@@ -169,7 +169,7 @@ def _read_source(
                 record = prompted_record(record, prompt)
             yield dataclasses.replace(record, id=record.origin, source=name)
         return
-    rows, reading = _open(source, train, report)
+    rows, reading = _open(source, train, report, prompt)
     if prompt is not None:
         reading = prompted_reading(reading, prompt)
     report.read_as[name] = str(reading)
@@ -213,7 +213,7 @@ def open_rows(source: SourceConfig) -> Iterator[tuple[str, Row]]:
 
 
 def _open(
-    source: SourceConfig, train: bool, report: DataReport
+    source: SourceConfig, train: bool, report: DataReport, prompt: str | None
 ) -> tuple[Iterator[tuple[str, Row]], Reading]:
     """Open the rows of a source, with the map of their fields."""
     if source.kind == "tfds":
@@ -225,7 +225,7 @@ def _open(
 
     def select(columns: Sequence[str]) -> list[str]:
         names.extend(name for name in columns if name not in names)
-        return columns_to_read(source, columns)
+        return columns_to_read(source, columns, prompt)
 
     return recognise(source, read_files(files.paths, select, of=source.kind), names)
 

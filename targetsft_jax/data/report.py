@@ -33,6 +33,9 @@ class DataReport:
     """Examples truncated to the length of a row."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Number of examples left out, by reason."""
+    beyond_teacher: int = 0
+    """Examples longer than a row of the teacher, by its own prompt: truncated or
+    dropped."""
     packed_rows: int = 0
     """Packed rows."""
     row_length: int = 0
@@ -41,6 +44,10 @@ class DataReport:
     """Tokens in the packed rows, without padding."""
     trained_tokens: int = 0
     """Trained labels in the packed rows."""
+    teacher_row_length: int = 0
+    """Tokens per row of the teacher; 0 if it reads those of the student."""
+    teacher_tokens: int = 0
+    """Tokens in the rows of the teacher, without padding."""
     zero_weights: dict[str, int] = field(default_factory=dict)
     """Column that weighs the loss -> examples in which it is 0 for all trained
     labels."""
@@ -64,6 +71,12 @@ class DataReport:
     def fill(self) -> float:
         """Share of the positions of packed rows that hold a token."""
         return self.tokens / max(1, self.packed_rows * self.row_length)
+
+    @property
+    def teacher_fill(self) -> float:
+        """Share of the positions of the teacher's rows that hold a token."""
+        positions = self.packed_rows * self.teacher_row_length
+        return self.teacher_tokens / max(1, positions)
 
     def count(self, name: str, source: str, n: int = 1) -> None:
         """Add `n` to the count `name`, in total and for a source."""
@@ -127,6 +140,11 @@ class DataReport:
             lines.append(f"truncated            {self.truncated:,}")
         for reason, count in sorted(self.dropped.items()):
             lines.append(f"dropped              {count:,} ({reason})")
+        if self.beyond_teacher:
+            lines.append(
+                f"beyond the teacher   {self.beyond_teacher:,} of these are longer than"
+                f" its rows (teacher.max_length)"
+            )
         if self.held_out:
             lines.append(f"held out             {self.held_out:,} (not trained on)")
         lines.append(f"examples             {self.examples:,}")
@@ -138,6 +156,11 @@ class DataReport:
                 f"trained tokens       {self.trained_tokens:,}"
                 f" ({self.trained_tokens / max(1, self.tokens):.1%})",
             ]
+        if self.teacher_row_length:
+            lines.append(
+                f"teacher's rows       {self.teacher_row_length:,} tokens,"
+                f" {self.teacher_fill:.1%} full"
+            )
         for name, count in sorted(self.zero_weights.items()):
             if count:
                 lines.append(f"weighted with 0      {count:,} (by {name})")

@@ -180,7 +180,9 @@ def requested(source: "SourceConfig") -> FieldMap | None:
     return _merged(SHAPES[source.format], fields)
 
 
-def columns_to_read(source: "SourceConfig", names: Sequence[str]) -> list[str]:
+def columns_to_read(
+    source: "SourceConfig", names: Sequence[str], prompt: str | None = None
+) -> list[str]:
     """Columns of a table that a source uses; all if it uses a missing one.
 
     The error about a missing field or an unknown shape lists the others.
@@ -188,6 +190,7 @@ def columns_to_read(source: "SourceConfig", names: Sequence[str]) -> list[str]:
     Args:
         source: a source of files.
         names: all columns.
+        prompt: template in place of each row's prompt; None: its own.
     """
     fields = requested(source)
     if fields is not None:
@@ -200,6 +203,8 @@ def columns_to_read(source: "SourceConfig", names: Sequence[str]) -> list[str]:
     inputs = map(source.fields.field_of, column_names())
     read = {name for name in inputs if name in names}
     uses = [use for each in maps for use in used_fields(each, names)]
+    if prompt is not None:
+        uses += used_fields(FieldMap(prompt=prompt), names)
     for name, must_exist in [*uses, *((name, True) for name in source.where)]:
         column = name if name in names else name.split(".")[0]
         if column in names:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from targetsft_jax.data.config import DataConfig
 from targetsft_jax.data.examples import Arrays, join_parts
 from targetsft_jax.data.shapes import SHAPES
+from targetsft_jax.data.teacher_rows import TeacherPrompt
 from targetsft_jax.data.token_limit import stored_tokens
 from targetsft_jax.parallel import processes
 from targetsft_jax.storage import array_folder, atomic
@@ -50,10 +51,12 @@ class CacheFolders:
 
     Attributes:
         tokens, rows: the folders; None: nothing is cached.
+        teacher_tokens: of the tokens under a teacher's own prompt.
     """
 
     tokens: Path | None = None
     rows: Path | None = None
+    teacher_tokens: Path | None = None
 
     @classmethod
     def of(
@@ -63,6 +66,7 @@ class CacheFolders:
         content: str,
         cache_dir: str | Path,
         held_out: int = 0,
+        teacher: TeacherPrompt | None = None,
     ) -> "CacheFolders":
         """Folders of a data section, named by the hash of everything that matters.
 
@@ -72,6 +76,7 @@ class CacheFolders:
             content: hash of the content of the config's sources.
             cache_dir: root folder of the cache.
             held_out: number of examples held out from training.
+            teacher: prompt of a live teacher that has its own, and its rows.
         """
         import tokenizers
         import transformers
@@ -101,9 +106,15 @@ class CacheFolders:
             stored_tokens(config.max_length),
         ]
         key = _hash(json.dumps(tokens, sort_keys=True, default=str))
-        rows = _hash(json.dumps([key, packing], sort_keys=True))
         folder = cache_folder(cache_dir) / "data"
-        return cls(folder / f"tokens-{key[:20]}", folder / f"rows-{rows[:20]}")
+        theirs = None
+        if teacher is not None:
+            packing["teacher"] = dataclasses.astuple(teacher)
+            longest = max(config.max_length, teacher.max_length)
+            prompted = [key, teacher.template, stored_tokens(longest)]
+            theirs = folder / f"tokens-{_hash(json.dumps(prompted))[:20]}"
+        rows = _hash(json.dumps([key, packing], sort_keys=True))
+        return cls(folder / f"tokens-{key[:20]}", folder / f"rows-{rows[:20]}", theirs)
 
 
 def load_or_make(

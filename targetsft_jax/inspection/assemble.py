@@ -65,6 +65,7 @@ def page_of(
         stops,
         vocab_size=len(tokenizer),
         policy=config.policy,
+        teacher=rows.teacher,
     )
     tokens = np.concatenate([example.tokens for example in rows.examples])
     trained = np.concatenate([trained_tokens(example) for example in rows.examples])

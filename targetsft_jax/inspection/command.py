@@ -8,13 +8,15 @@ from pathlib import Path
 from targetsft_jax.command import UsageError
 from targetsft_jax.config.checks import validate
 from targetsft_jax.config.load import parse
+from targetsft_jax.config.roles import teacher_is_student, teacher_prompt
 from targetsft_jax.config.schema import Config, TrainConfig, role_config
+from targetsft_jax.data.teacher_rows import TeacherPrompt
 from targetsft_jax.inspection.assemble import page_of
 from targetsft_jax.inspection.method_inputs import BEFORE, REFERENCE, STUDENT, TEACHER
 from targetsft_jax.inspection.models import Selection, load_models, page_tokenizer
 from targetsft_jax.inspection.page import render
 from targetsft_jax.inspection.page_data import PageData
-from targetsft_jax.inspection.rows import data_of_file, read_rows
+from targetsft_jax.inspection.rows import LARGEST_TOKENS, data_of_file, read_rows
 from targetsft_jax.parallel import processes
 from targetsft_jax.storage import atomic
 from targetsft_jax.storage.run_dir import RunDir
@@ -111,7 +113,7 @@ def write_page(request: Request) -> Path:
         raise UsageError("a page is written by one process; expected no mesh.processes")
     config, selection = request.config, request.selection
     tokenizer = page_tokenizer(config, selection)
-    rows = read_rows(config.data, tokenizer, request.rows)
+    rows = read_rows(config.data, tokenizer, request.rows, _prompt(config))
     for line in (rows.source, *rows.lines()):
         print(f"  {line}", flush=True)
     models = load_models(config, selection)
@@ -171,6 +173,14 @@ def _refusals(page: PageData) -> dict[str, list[str]]:
     return reasons
 
 
+def _prompt(config: Config) -> TeacherPrompt | None:
+    """Prompt of a teacher that has its own; rows of a stored one have any length."""
+    teacher, live = config.teacher, teacher_prompt(config, config.data)
+    if teacher.prompt is None or live is not None:
+        return live
+    return TeacherPrompt(teacher.prompt, LARGEST_TOKENS)
+
+
 def _names(config: Config, selection: Selection) -> dict[str, str]:
     """Role -> its model in the user's words."""
     names = {}
@@ -180,6 +190,10 @@ def _names(config: Config, selection: Selection) -> dict[str, str]:
             names[role] = f"a generated model, trained for {section.build.steps} steps"
         elif section.path:
             names[role] = section.path
+    if teacher_is_student(config):
+        names[TEACHER] = names[STUDENT]
+    if config.teacher.prompt is not None and TEACHER in names:
+        names[TEACHER] += ", under teacher.prompt"
     if selection.student is not None:
         names[BEFORE], names[STUDENT] = names[STUDENT], selection.student
     if selection.before is not None:

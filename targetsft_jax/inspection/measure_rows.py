@@ -28,6 +28,7 @@ def measure_rows(
     *,
     vocab_size: int,
     policy: PolicyConfig,
+    teacher: Sequence[Example] | None = None,
 ) -> Arrays:
     """Arrays of all trained tokens, in order; candidates are token ids.
 
@@ -38,9 +39,14 @@ def measure_rows(
         eta_stops: η at which the normaliser of the guided prior is stored.
         vocab_size: V, tokens of the tokenizer.
         policy: aggregation of the trajectory weights of iw-SFT.
+        teacher: the rows as a teacher with a prompt of its own reads them.
     """
     meter = Meter(methods, eta_stops)
-    rows = [_measure_row(example, models, meter, vocab_size) for example in examples]
+    theirs: Sequence[Example | None] = teacher or [None] * len(examples)
+    rows = [
+        _measure_row(example, models, meter, vocab_size, other)
+        for example, other in zip(examples, theirs)
+    ]
     arrays = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     _check_finite(arrays, models.roles)
     counts = [len(row["candidate"]) for row in rows]
@@ -58,13 +64,22 @@ def trained_tokens(example: Example) -> np.ndarray:
 
 
 def _measure_row(
-    example: Example, models: Models, meter: Meter, vocab_size: int
+    example: Example,
+    models: Models,
+    meter: Meter,
+    vocab_size: int,
+    teacher: Example | None,
 ) -> Arrays:
     # The logits at a position are those of the next token.
     positions = np.flatnonzero(trained_tokens(example)) - 1
+    reads = None
+    if teacher is not None:
+        at = np.zeros(len(example.tokens), np.int64)
+        at[positions] = np.flatnonzero(trained_tokens(teacher)) - 1
+        reads = teacher.tokens, at
     blocks: list[Arrays] = []
     start = 0
-    for logits in models.chunks(example.tokens, vocab_size):
+    for logits in models.chunks(example.tokens, vocab_size, reads):
         size = len(logits[STUDENT])
         inside = positions[(positions >= start) & (positions < start + size)]
         columns = {name: x[inside + 1] for name, x in example.columns.items()}

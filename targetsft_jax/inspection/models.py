@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from targetsft_jax.checkpoints.open import StoredModel, open_model, shared_tokenizer
 from targetsft_jax.command import UsageError
+from targetsft_jax.config.roles import teacher_is_student
 from targetsft_jax.config.schema import Config, ConfigError
 from targetsft_jax.inspection.method_inputs import BEFORE, REFERENCE, STUDENT, TEACHER
 from targetsft_jax.models.chunked_logits import logits_in_chunks
@@ -46,25 +47,33 @@ class Models:
         return list(self.stored)
 
     def chunks(
-        self, tokens: np.ndarray, vocab_size: int
+        self,
+        tokens: np.ndarray,
+        vocab_size: int,
+        teacher: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> Iterator[dict[str, jax.Array | np.ndarray]]:
         """Logits of a row, a chunk of positions of all models at a time.
 
         Args:
             tokens: [L] int32.
             vocab_size: V, tokens of the tokenizer.
+            teacher: tokens [L_T] int32 that a teacher with a prompt of its own reads,
+                and the positions [L] in them that predict the same tokens.
 
         Yields:
             Role -> [n, V] f32, padded behind the row.
         """
+        own = (tokens, None)
+        reads = {TEACHER: teacher or own}
         parts = {
             role: logits_in_chunks(
                 model.config,
                 self.params[role],
-                tokens,
+                reads.get(role, own)[0],
                 vocab_size=vocab_size,
                 dtype=self.dtype,
                 padded=True,
+                at=reads.get(role, own)[1],
             )
             for role, model in self.stored.items()
         }
@@ -99,18 +108,25 @@ def load_models(config: Config, selection: Selection) -> Models:
     mesh = _mesh(config)
     stored = _open(config, selection, mesh)
     shared_tokenizer(stored)
-    reference = _same_model(stored, REFERENCE)
+    # A teacher with a prompt of its own does not predict what a reference does.
+    is_alone = config.teacher.prompt is not None
+    candidates = {k: v for k, v in stored.items() if k != TEACHER or not is_alone}
+    reference = _same_model(candidates, REFERENCE)
     if reference is not None:
         stored.pop(REFERENCE)
     elif REFERENCE in stored:
         reference = REFERENCE
     else:
         reference = BEFORE if BEFORE in stored else STUDENT
+    loaded: dict[tuple[Path, str, bool], Any] = {}
     params = {}
     for role, model in stored.items():
         kind = STUDENT if role == BEFORE else role
         dtype, int8 = param_dtype(kind, config, mesh), is_int8(kind, config)
-        params[role] = model.load(mesh, dtype, int8=int8)
+        key = model.source, dtype.name, int8
+        if key not in loaded:
+            loaded[key] = model.load(mesh, dtype, int8=int8)
+        params[role] = loaded[key]
     return Models(stored, reference, params, compute_dtype(config, mesh))
 
 
@@ -150,6 +166,8 @@ def _open(config: Config, selection: Selection, mesh: Mesh) -> dict[str, StoredM
         REFERENCE: role_model(config, REFERENCE, mesh),
         BEFORE: before,
     }
+    if teacher_is_student(config):
+        roles[TEACHER] = student if selection.student is None else _start(config, mesh)
     return {role: model for role, model in roles.items() if model is not None}
 
 

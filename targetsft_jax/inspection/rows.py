@@ -17,9 +17,12 @@ from targetsft_jax.data.config import (
     sources,
 )
 from targetsft_jax.data.encoding import Encoder, nothing_left
-from targetsft_jax.data.examples import from_flat, join_parts
+from targetsft_jax.data.examples import Examples, from_flat, join_parts
 from targetsft_jax.data.packing import fit_to_rows
+from targetsft_jax.data.prompted import aligned, prompted_examples
+from targetsft_jax.data.records import bad_row
 from targetsft_jax.data.report import DataReport
+from targetsft_jax.data.teacher_rows import TeacherPrompt, fit_to_teacher_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,6 +31,9 @@ LARGEST_TOKENS, LARGEST_TRAINED = 200_000, 50_000
 """Tokens of a page, and trained ones; a page of 12,000 trained tokens has some 4 MB."""
 
 _GROWTH = 4
+
+Pair = tuple[Example, Example | None]
+"""An example, and the same as a teacher with a prompt of its own reads it."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +44,14 @@ class PageRows:
         examples: tokens, loss mask and columns of each, truncated as for training.
         source: the selection in words, such as "the first 20 examples of train.jsonl".
         report: counts of rows that were read, truncated and left out.
+        teacher: the same examples as a teacher with a prompt of its own reads them;
+            None: it reads those of the student.
     """
 
     examples: Sequence[Example]
     source: str
     report: DataReport
+    teacher: Sequence[Example] | None = None
 
     @property
     def columns(self) -> frozenset[str]:
@@ -86,7 +95,10 @@ def data_of_file(data: DataConfig, path: str) -> DataConfig:
 
 
 def read_rows(
-    data: DataConfig, tokenizer: "PreTrainedTokenizerBase", rows: int | None
+    data: DataConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: int | None,
+    teacher: TeacherPrompt | None = None,
 ) -> PageRows:
     """Read the first usable examples, in the order of the files.
 
@@ -98,6 +110,7 @@ def read_rows(
         data: data section of a configuration.
         tokenizer: with the chat template.
         rows: number of examples; None for all.
+        teacher: prompt of a teacher that has its own, and its rows.
 
     Raises:
         UsageError: more tokens than a page can hold.
@@ -107,34 +120,70 @@ def read_rows(
     most = LARGEST_TOKENS // 2 if rows is None else rows
     share = -(-most // len(sources(data)))
     while True:
-        examples, report, is_exhausted = _encode(data, tokenizer, share)
-        if len(examples) >= most or is_exhausted:
+        pairs, report, is_exhausted = _encode(data, tokenizer, share, teacher)
+        if len(pairs) >= most or is_exhausted:
             break
         share *= _GROWTH
-    examples = _in_turns(examples)[:most]
-    if not examples:
+    pairs = _in_turns(pairs)[:most]
+    if not pairs:
         raise nothing_left(data, report)
+    examples = [example for example, _ in pairs]
     _check_size(examples)
-    return PageRows(examples, _describe(data, len(examples), rows), report)
+    theirs = [other for _, other in pairs if other is not None]
+    described = _describe(data, len(examples), rows)
+    return PageRows(examples, described, report, theirs or None)
 
 
 def _encode(
-    data: DataConfig, tokenizer: "PreTrainedTokenizerBase", share: int
-) -> tuple[list[Example], DataReport, bool]:
+    data: DataConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    share: int,
+    teacher: TeacherPrompt | None,
+) -> tuple[list[Pair], DataReport, bool]:
     """Usable examples of the first `share` records of each source.
 
     Returns:
-        The examples, source by source; the report; True if there are no more records.
+        The examples, source by source, each with that of the teacher; the report; True
+        if there are no more records.
     """
     limited = _limited(data, share)
     encoder = Encoder(limited, tokenizer)
     examples = from_flat(join_parts(encoder.parts()))
     report = encoder.report
-    numbers, lengths = fit_to_rows(examples, data.max_length, data.overlong, report)
-    usable = [examples.take(int(n), int(k)) for n, k in zip(numbers, lengths)]
+    fitted = fit_to_rows(examples, data.max_length, data.overlong, report)
+    usable: list[Pair]
+    if teacher is None:
+        usable = [(examples.take(int(n), int(k)), None) for n, k in zip(*fitted)]
+    else:
+        usable = _with_teacher(limited, tokenizer, examples, fitted, teacher, report)
     limits = [source.limit for source in sources(data)]
     is_all = all(limit is not None and limit <= share for limit in limits)
     return usable, report, is_all or not report.limited
+
+
+def _with_teacher(
+    data: DataConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    examples: Examples,
+    fitted: tuple[np.ndarray, np.ndarray],
+    teacher: TeacherPrompt,
+    report: DataReport,
+) -> list[Pair]:
+    """The examples with those of a teacher with a prompt of its own."""
+    theirs = prompted_examples(data, tokenizer, teacher.template)
+    counterparts = aligned(theirs, examples, lambda error: bad_row(error, data, report))
+    chosen = fit_to_teacher_rows(
+        (examples, theirs),
+        counterparts,
+        fitted,
+        teacher.max_length,
+        data.overlong,
+        report,
+    )
+    return [
+        (examples.take(n, k), theirs.take(int(counterparts[n]), m))
+        for n, k, m in zip(*(x.tolist() for x in chosen))
+    ]
 
 
 def _limited(data: DataConfig, share: int) -> DataConfig:
@@ -149,16 +198,16 @@ def _limited(data: DataConfig, share: int) -> DataConfig:
     return dataclasses.replace(data, mixture=[limited(part) for part in data.mixture])
 
 
-def _in_turns(examples: Sequence[Example]) -> list[Example]:
+def _in_turns(pairs: Sequence[Pair]) -> list[Pair]:
     """Examples of all sources by turns, each source in its own order."""
     counts: dict[int, int] = {}
     places = []
-    for example in examples:
+    for example, _ in pairs:
         place = counts.get(example.source, 0)
         counts[example.source] = place + 1
         places.append((place, example.source))
-    order = sorted(range(len(examples)), key=places.__getitem__)
-    return [examples[i] for i in order]
+    order = sorted(range(len(pairs)), key=places.__getitem__)
+    return [pairs[i] for i in order]
 
 
 def _check_size(examples: Sequence[Example]) -> None:

@@ -30,6 +30,7 @@ def logits_in_chunks(
     dtype: DTypeLike = jnp.float32,
     chunk: int = CHUNK,
     padded: bool = False,
+    at: np.ndarray | None = None,
 ) -> Iterator[jax.Array | np.ndarray]:
     """Yield the logits of a text from one forward pass, `chunk` tokens at a time.
 
@@ -45,10 +46,12 @@ def logits_in_chunks(
         chunk: tokens per chunk.
         padded: also yield the padding behind the text, so that chunks of all texts have
             one of few shapes, for consumers under `jax.jit`.
+        at: [M] int, positions whose logits are yielded, in this order; None: all.
 
     Yields:
         [n, vocab_size] f32 under the config's soft cap, n ≤ chunk; row i of all of them
-        together predicts token i + 1. Rows of padding are finite and meaningless.
+        together predicts token i + 1, or the one after position `at[i]`. Rows of
+        padding are finite and meaningless.
 
     Raises:
         ValueError: no tokens, a token outside the vocabulary, or a chunk or vocabulary
@@ -56,15 +59,17 @@ def logits_in_chunks(
     """
     size = config.vocab_size if vocab_size is None else vocab_size
     ids = _checked(config, tokens, size, chunk)
-    length = padded_length(len(ids))
-    rows = min(chunk, length)
-    length = -(-length // rows) * rows
+    count = len(ids) if at is None else len(at)
+    rows = min(chunk, padded_length(count))
+    length = -(-padded_length(len(ids)) // rows) * rows
     row, is_real = np.zeros((2, 1, length), np.int32)
     row[0, : len(ids)], is_real[0, : len(ids)] = ids, 1
     hidden = _hidden(config, jnp.dtype(dtype), params, row, is_real)
-    for start in range(0, len(ids), rows):
+    if at is not None:
+        hidden = hidden[np.pad(at, (0, -count % rows))]
+    for start in range(0, count, rows):
         part = _chunk(config, size, rows, hidden, head(params), np.int32(start))
-        left = len(ids) - start
+        left = count - start
         # On the host: a slice on the device is a program for each length.
         yield part if padded or left >= rows else np.asarray(part)[:left]
 

@@ -16,6 +16,7 @@ from targetsft_jax.config.data_checks import check_positions
 from targetsft_jax.config.roles import live_roles
 from targetsft_jax.config.schema import Config, role_config
 from targetsft_jax.data.teacher_cache import PREFIX, CacheHeader
+from targetsft_jax.data.teacher_rows import INDEX, ROWS
 from targetsft_jax.data.tokenizer import load_tokenizer
 from targetsft_jax.models import decoder, lora
 from targetsft_jax.models.config import DecoderConfig
@@ -24,7 +25,7 @@ from targetsft_jax.models.kernels import choose
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import rules
 from targetsft_jax.planning.planned_teacher import DEFAULT, Store, planned_teacher
-from targetsft_jax.training.micro_batch import BASE, TEACHER, StepSpec, StoredTeacher
+from targetsft_jax.training.micro_batch import BASE, StepSpec
 from targetsft_jax.training.optimizer import make_optimizer
 from targetsft_jax.training.state import (
     TrainState,
@@ -33,7 +34,13 @@ from targetsft_jax.training.state import (
     with_shardings,
 )
 from targetsft_jax.training.step import make_train_step
-from targetsft_jax.training.step_spec import is_int8, param_dtype, step_spec
+from targetsft_jax.training.step_spec import (
+    is_int8,
+    param_dtype,
+    row_length,
+    step_spec,
+)
+from targetsft_jax.training.teachers import TEACHER, StoredTeacher
 from targetsft_jax.training.tiny_models import architecture
 
 # Length of the learning-rate schedule if `train.steps` is null. The program does not
@@ -81,6 +88,12 @@ class AbstractStep:
     batch: Mapping[str, Any]
     mesh: Mesh
     lowered: Any = None
+
+    def row_length(self, role: str) -> int:
+        """Tokens per row that a role reads."""
+        has_rows = self.spec.teacher_rows and role.startswith(TEACHER)
+        length: int = self.batch[ROWS["tokens"] if has_rows else "tokens"].shape[-1]
+        return length
 
     @property
     def kernel(self) -> str:
@@ -168,7 +181,7 @@ def _roles(config: Config, mesh: Mesh) -> dict[str, AbstractRole]:
             stored = open_model(role.path, weights=False)
             model, origin, folder = stored.config, str(role.path), stored.folder
         else:
-            # Only a reference may lack a path: it is the initial student.
+            # A reference, or a teacher with a prompt: the initial student.
             student = roles["student"]
             model, origin = student.config, "the initial student"
             folder = student.folder
@@ -232,10 +245,15 @@ def _abstract_batch(
         "positions": jnp.int32,
     }
     dtypes |= {name: jnp.float32 for name in spec.method.columns}
+    if spec.teacher_rows:
+        dtypes[INDEX] = jnp.int32
     batch = {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
         for name, dtype in dtypes.items()
     }
+    for name in ROWS.values() if spec.teacher_rows else ():
+        theirs = (*shape[:2], row_length(TEACHER, config))
+        batch[name] = jax.ShapeDtypeStruct(theirs, jnp.int32, sharding=sharding)
     for name, column in (cache.columns if cache else {}).items():
         assert cache is not None
         batch[PREFIX + name] = jax.ShapeDtypeStruct(

@@ -45,7 +45,9 @@ def advice(config: Config, step: AbstractStep, capacity: float | None) -> Iterat
             "most half of its capacity"
         )
     context, fsdp = 2 * mesh.shape["context"], mesh.shape["fsdp"]
-    if rows == 1 and fsdp % 2 == 0 and config.data.max_length % (2 * context) == 0:
+    # A teacher with rows of its own needs a context of 1.
+    shared = not step.spec.teacher_rows and config.data.max_length % (2 * context) == 0
+    if rows == 1 and fsdp % 2 == 0 and shared:
         yield (
             f"mesh.context {context}, mesh.fsdp {fsdp // 2}, train.accumulation_steps "
             f"{train.accumulation_steps * 2}: {context} devices share the tokens of a "

@@ -166,7 +166,10 @@ def _activation_traffic(candidate: Candidate, step: AbstractStep) -> float:
     tokens = step.batch["tokens"].size / row_shards(step.mesh)
     itemsize = spec.numerics.dtype.itemsize
     total = 0.0
-    for model, passes in ((spec.student, 3), *((m, 1) for m in spec.frozen.values())):
+    own = step.batch["tokens"].shape[-1]
+    models = [(spec.student, 3.0)]
+    models += [(m, step.row_length(r) / own) for r, m in spec.frozen.items()]
+    for model, passes in models:
         layers = passes * model.num_layers * itemsize
         sums = 2 * 2 * (tensor - 1) / tensor * tokens / context * model.hidden_size
         keys = 2 * model.num_kv_heads * (model.head_dim or 0) / tensor

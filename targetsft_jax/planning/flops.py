@@ -5,7 +5,7 @@ causal: (L + 1) / 2 keys per query on average, fewer in a layer with a window.
 Recomputation (rematerialisation) is counted separately, so that it lowers the MFU.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from targetsft_jax.models.config import DecoderConfig
@@ -138,8 +138,10 @@ def step_flops(
     label_heads: int = 0,
     stored_heads: Iterable[DecoderConfig] = (),
     int8: Iterable[DecoderConfig] = (),
+    frozen_lengths: Sequence[int] = (),
+    int8_lengths: Sequence[int] = (),
 ) -> StepFlops:
-    """Count the FLOPs per token of a train step.
+    """Count the FLOPs per token of the student's rows of a train step.
 
     A trained matrix has three products: forward, input gradient, weight gradient. With
     adapters the base matrices have two (no weight gradient) and the adapters three.
@@ -158,21 +160,31 @@ def step_flops(
             log-probabilities.
         stored_heads: teachers of which only the head runs, on stored hidden states.
         int8: those of the frozen architectures whose matrices are int8.
+        frozen_lengths, int8_lengths: tokens per row of each of `frozen` and of `int8`;
+            empty: `length` of all.
     """
     roles = list(frozen)
+    lengths = list(frozen_lengths) or [length] * len(roles)
+    models = list(int8)
     adapters = 0 if lora is None else 2 * num_adapter_parameters(student, lora)
     forward = layer_flops(student, length, mean_context) + adapters
     passes = 3 if lora is None else 2
     return StepFlops(
         student=passes * _projections(student)
         + 3 * (_attention(student, length, mean_context) + adapters),
-        frozen=sum(layer_flops(role, length, mean_context) for role in roles)
+        frozen=sum(
+            layer_flops(role, tokens, mean_context) * tokens / length
+            for role, tokens in zip(roles, lengths, strict=True)
+        )
         + policies * forward,
         heads=(passes + policies + label_heads) * head_flops(student, vocabulary)
         + sum(head_flops(role, vocabulary) for role in (*roles, *stored_heads)),
         recomputed=recomputed_flops(student, length, remat, kernel, mean_context)
         + adapters * _ADAPTERS_RECOMPUTED.get(remat, 0.5),
-        int8=sum(map(int8_flops, int8)),
+        int8=sum(
+            int8_flops(role) * tokens / length
+            for role, tokens in zip(models, int8_lengths or [length] * len(models))
+        ),
     )
 
 

@@ -205,6 +205,7 @@ def flops_of(
         remat, kernel: policy and attention kernel; None: those of the step.
     """
     spec = step.spec
+    int8 = [name for name, role in step.roles.items() if role.int8]
     return step_flops(
         spec.student,
         spec.frozen.values(),
@@ -215,8 +216,10 @@ def flops_of(
         lora=spec.lora,
         policies=len(spec.method.policy.held),
         label_heads=spec.method.policy.reads.count(STUDENT),
+        frozen_lengths=[step.row_length(role) for role in spec.frozen],
         stored_heads=[x for name, x in spec.second.items() if name not in spec.frozen],
-        int8=[role.config for role in step.roles.values() if role.int8],
+        int8=[step.roles[name].config for name in int8],
+        int8_lengths=[step.row_length(name) for name in int8],
     )
 
 

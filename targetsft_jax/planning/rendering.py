@@ -16,6 +16,7 @@ from targetsft_jax.parallel.mesh import platform
 from targetsft_jax.parallel.zigzag import busiest, zigzag_slots
 from targetsft_jax.planning.flops import active_parameters
 from targetsft_jax.planning.plan import Plan
+from targetsft_jax.training.teachers import TEACHER
 
 
 def lines(plan: Plan) -> Iterator[str]:
@@ -107,7 +108,7 @@ def _setup(plan: Plan) -> Iterator[str]:
             train.attention,
             platform(step.mesh),
             role.config,
-            length,
+            step.row_length(name),
             spec.numerics.dtype,
             step.mesh.shape["context"],
         )
@@ -132,6 +133,8 @@ def _setup(plan: Plan) -> Iterator[str]:
         f"{'micro-batch' if steps == 1 else 'micro-batches'}, computed in "
         f"{spec.numerics.dtype}, remat {spec.numerics.remat}"
     )
+    if spec.teacher_rows:
+        yield f"{'':<9} of the teacher: rows of {step.row_length(TEACHER):,} tokens"
     context = step.mesh.shape["context"]
     if context > 1:
         plain = busiest(np.arange(length), context)

@@ -12,7 +12,7 @@ from targetsft_jax.checkpoints.open import StoredModel, shared_tokenizer
 from targetsft_jax.checkpoints.teacher_identity import cache_identity
 from targetsft_jax.command import UsageError
 from targetsft_jax.config.data_checks import check_positions
-from targetsft_jax.config.roles import INT8
+from targetsft_jax.config.roles import INT8, teacher_is_student
 from targetsft_jax.config.schema import Config, ConfigError
 from targetsft_jax.data import packing
 from targetsft_jax.data.chat_templates import with_template
@@ -20,7 +20,7 @@ from targetsft_jax.data.config import DataConfig
 from targetsft_jax.data.examples import MASK, Examples
 from targetsft_jax.data.packing import RowLayout
 from targetsft_jax.data.pipeline import prepare
-from targetsft_jax.data.prompted import aligned, prompted_examples
+from targetsft_jax.data.prompted import NONE, aligned, prompted_examples
 from targetsft_jax.data.report import DataReport
 from targetsft_jax.data.teacher_cache import (
     TOP_K,
@@ -55,7 +55,7 @@ class SectionPlan:
         examples: the tokenized examples, as the teacher reads them.
         layout: their rows.
         shard_rows: rows per shard, a multiple of the rows of a batch.
-        numbers: [N] index in the run of each example.
+        numbers: [N] index in the run of each example; `NONE`: it has none.
     """
 
     folder: Path
@@ -123,13 +123,15 @@ def plan_cache(config: Config, kind: str, k: int) -> CachePlan:
             "teacher.cache is null; expected the folder to write, which the run reads "
             "then: --teacher.cache FOLDER"
         )
-    if not (config.teacher.path or config.teacher.build):
+    has_teacher = config.teacher.path or config.teacher.build
+    if not (has_teacher or teacher_is_student(config)):
         raise ConfigError("teacher.path is null; expected the teacher to run")
     mesh = make_mesh(config)
-    models = {name: _model(config, name, mesh) for name in ("student", "teacher")}
-    teacher = models["teacher"]
+    student = role_model(config, "student", mesh)
+    assert student is not None
+    teacher = role_model(config, "teacher", mesh) or student
     check_positions(config, {"teacher": teacher.config})
-    tokenizer = shared_tokenizer(models)
+    tokenizer = shared_tokenizer({"student": student, "teacher": teacher})
     if kind == TOP_K and not 1 <= k <= len(tokenizer):
         raise UsageError(f"--k is {k}; expected 1 to {len(tokenizer):,} tokens")
     width = k if kind == TOP_K else teacher.config.hidden_size
@@ -154,8 +156,11 @@ def plan_cache(config: Config, kind: str, k: int) -> CachePlan:
             layout = _layout(examples, data)
         else:
             own = prompted_examples(data, tokenizer, prompt)
-            numbers, examples = aligned(own, examples), own
-            layout = _long_rows(own, teacher.config.context_length)
+            chosen = aligned(own, examples)
+            numbers = np.full(len(own), NONE)
+            numbers[chosen] = np.arange(len(examples))
+            examples = own
+            layout = _long_rows(own, chosen, teacher.config.context_length)
         section = SectionPlan(root / name, header, examples, layout, 0, numbers)
         sections.append(_with_shards(section, rows))
     return CachePlan(
@@ -177,12 +182,6 @@ def data_sections(config: Config) -> Iterator[tuple[str, DataConfig]]:
         yield VALIDATION, config.validation.data
 
 
-def _model(config: Config, name: str, mesh: Mesh) -> StoredModel:
-    model = role_model(config, name, mesh)
-    assert model is not None, name
-    return model
-
-
 def _layout(examples: Examples, data: DataConfig) -> RowLayout:
     """Rows of all usable examples, whatever part of them a run trains on."""
     numbers, lengths = packing.fit_to_rows(
@@ -191,13 +190,18 @@ def _layout(examples: Examples, data: DataConfig) -> RowLayout:
     return packing.pack(numbers, lengths, data.max_length)
 
 
-def _long_rows(examples: Examples, positions: int) -> RowLayout:
+def _long_rows(examples: Examples, numbers: np.ndarray, positions: int) -> RowLayout:
     """Rows of examples under the teacher's own prompt, as long as the longest.
+
+    Args:
+        examples: the examples; numbers: [K] those that are packed.
+        positions: of the teacher.
 
     Raises:
         ValueError: an example has more tokens than the teacher has positions.
     """
-    longest = int(np.argmax(examples.lengths))
+    lengths = examples.lengths[numbers]
+    longest = int(numbers[np.argmax(lengths)])
     length = int(examples.lengths[longest])
     if length > positions:
         raise ValueError(
@@ -205,9 +209,8 @@ def _long_rows(examples: Examples, positions: int) -> RowLayout:
             f"and the teacher has {positions:,} positions; shorten the prompt or leave "
             "out such rows by data.where"
         )
-    numbers = np.arange(len(examples))
     row_length = min(positions, -(-length // _ROW_UNIT) * _ROW_UNIT)
-    return packing.pack(numbers, examples.lengths, row_length)
+    return packing.pack(numbers, lengths, row_length)
 
 
 def _with_shards(section: SectionPlan, batch_rows: int) -> SectionPlan:

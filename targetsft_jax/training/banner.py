@@ -16,6 +16,7 @@ from targetsft_jax.targets.inputs import column_names
 from targetsft_jax.telemetry.progress import LEGEND
 from targetsft_jax.training.fit import total_steps
 from targetsft_jax.training.session import Role, Session
+from targetsft_jax.training.step_spec import row_length
 
 
 def print_session(session: Session, run_dir: RunDir) -> None:
@@ -38,6 +39,9 @@ def print_session(session: Session, run_dir: RunDir) -> None:
     _print_data(session)
     print("one example, target tokens marked")
     print(show(session.dataset.example, session.tokenizer))
+    if session.dataset.teacher_rows is not None:
+        print("the same example as the teacher reads it")
+        print(show(session.dataset.teacher_example, session.tokenizer))
     print(f"\n{LEGEND}")
 
 
@@ -127,7 +131,7 @@ def _kernel(session: Session, role: Role) -> str:
         numerics.attention,
         meshes.platform(session.mesh),
         role.model.config,
-        session.config.data.max_length,
+        row_length(role.name, session.config),
         numerics.dtype,
         session.mesh.shape["context"],
     )

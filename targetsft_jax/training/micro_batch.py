@@ -13,8 +13,7 @@ from jax.lax import stop_gradient
 from jax.sharding import AbstractMesh, Mesh
 
 from targetsft_jax.config.method import ResolvedMethod
-from targetsft_jax.data.teacher_cache import PREFIX, TOP_K
-from targetsft_jax.loss import MeshLayout, Mixture, TopK, fused_loss, label_logprob
+from targetsft_jax.loss import MeshLayout, Mixture, fused_loss, label_logprob
 from targetsft_jax.loss.second import Space
 from targetsft_jax.models import decoder, lora, products
 from targetsft_jax.models.config import DecoderConfig
@@ -28,14 +27,16 @@ from targetsft_jax.parallel.gradient_rings import reduce_along_rings
 from targetsft_jax.parallel.zigzag import zigzag_slots
 from targetsft_jax.targets.policies import STUDENT
 from targetsft_jax.training.state import Params
+from targetsft_jax.training.teachers import (
+    TEACHER,
+    Batch,
+    States,
+    StoredTeacher,
+    at_labels,
+    teacher_batch,
+)
 
 Metrics = dict[str, Array]
-Batch = Mapping[str, Array]
-States = tuple[Array, Array]
-"""Hidden states [B, L, D] and the head [V, D] of a model."""
-
-TEACHER = "teacher"
-"""Role of the teacher."""
 
 BASE = "base"
 """Name of the frozen argument with the base model of the adapters."""
@@ -62,28 +63,6 @@ class Numerics:
 
 
 @dataclass(frozen=True)
-class StoredTeacher:
-    """A teacher whose distributions are in the batch (see `data.teacher_cache`).
-
-    Attributes:
-        kind: `TOP_K` or `STATES`.
-        width: numbers per token.
-        config: architecture of the teacher; of hidden states, its head is an argument.
-    """
-
-    kind: str
-    width: int
-    config: DecoderConfig | None = None
-
-    def second(self, frozen: Mapping[str, Params], batch: Batch) -> States | TopK:
-        """Second model of the loss."""
-        if self.kind == TOP_K:
-            names = ("ids", "log_probs", "log_rest")
-            return TopK(*(batch[PREFIX + name] for name in names))
-        return batch[f"{PREFIX}states"], decoder.head(frozen[TEACHER])
-
-
-@dataclass(frozen=True)
 class StepSpec:
     """Static configuration of a train step.
 
@@ -94,6 +73,8 @@ class StepSpec:
         stored: teacher whose distributions are in the batch; None for a live one.
         teachers: weights of several live teachers and the space of their mixture;
             None for one teacher.
+        teacher_rows: live teachers read rows of their own, which are in the batch (see
+            `data.teacher_rows`).
         vocab_size: tokens of the tokenizer, without padding of the embedding.
         numerics: dtype, remat, attention kernel, loss chunk.
         lora: adapters over a frozen base; None: all parameters are trained.
@@ -113,6 +94,7 @@ class StepSpec:
     frozen: Mapping[str, DecoderConfig] = field(default_factory=dict)
     stored: StoredTeacher | None = None
     teachers: tuple[tuple[float, ...], Space] | None = None
+    teacher_rows: bool = False
     vocab_size: int | None = None
     numerics: Numerics = Numerics()
     lora: Lora | None = None
@@ -279,9 +261,14 @@ def frozen_states(
     frozen: Mapping[str, Params],
     batch: Batch,
 ) -> States:
-    """Run a frozen role: its hidden states and head, constant in θ."""
+    """Run a frozen role: its states at the labels, and its head, constant in θ."""
     model = spec.frozen[role], frozen[BASE if role in spec.on_base else role]
-    return stop_gradient(forward(spec, placement, *model, batch, remat="none"))
+    has_rows = spec.teacher_rows and role.startswith(TEACHER)
+    rows = teacher_batch(batch) if has_rows else batch
+    hidden, head = forward(spec, placement, *model, rows, remat="none")
+    if has_rows:
+        hidden = at_labels(hidden, batch, placement.mesh)
+    return stop_gradient((hidden, head))
 
 
 def forward(

@@ -1,7 +1,7 @@
 """Open a run: models, tokenizer, data and problems, checked before loading weights."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from targetsft_jax.checkpoints.open import StoredModel, open_model, shared_tokenizer
 from targetsft_jax.checkpoints.stored_teacher import load_head, with_teacher
 from targetsft_jax.config.data_checks import check_positions, check_weights
-from targetsft_jax.config.roles import live_roles
+from targetsft_jax.config.roles import live_roles, reads_teacher_rows, teacher_prompt
 from targetsft_jax.config.schema import Config, ConfigError, role_config
 from targetsft_jax.data.chat_templates import with_template
 from targetsft_jax.data.pipeline import Dataset, Prepared, prepare
@@ -76,8 +76,8 @@ class Shared:
         parameters: (source, precision) -> frozen parameters.
         scores: key of the measurement -> score of an untrained model.
         label_probes: this key and the training data -> label probe of such a model.
-        prepared: data section, student and number of held-out examples -> packed
-            rows of generated problems.
+        prepared: data section, student, number of held-out examples and prompt of the
+            teacher -> packed rows of generated problems.
     """
 
     parameters: dict[tuple[str, str], Params] = field(default_factory=dict)
@@ -196,8 +196,13 @@ def open_session(config: Config, shared: Shared | None = None) -> Session:
     check_exportable(roles["student"].model.config, tokenizer)
     prepared = _prepare(config, roles["student"].model.source, tokenizer, shared)
     train, held_out = prepared.train, prepared.held_out
-    if config.validation.data is not None:
-        held_out = prepare(config.validation.data, tokenizer, config.cache_dir).train
+    if (data := config.validation.data) is not None:
+        prompt = teacher_prompt(config, data)
+        held_out = prepare(data, tokenizer, config.cache_dir, teacher=prompt).train
+    if not reads_teacher_rows(config):
+        # Packed for a teacher, so that all methods have the same rows.
+        train = replace(train, teacher_rows=None)
+        held_out = held_out and replace(held_out, teacher_rows=None)
     train, held_out = _with_stored_teacher(config, train, held_out, tokenizer)
     cache = train.teacher
     stored = None if cache is None else stored_teacher(cache.header, cache.folder)
@@ -266,13 +271,14 @@ def _prepare(
     config: Config, source: object, tokenizer: Any, shared: Shared
 ) -> Prepared:
     """Prepare the training rows; generated ones once for all runs of a process."""
-    held_out = config.validation.examples
+    held_out, prompt = config.validation.examples, teacher_prompt(config, config.data)
+    make = partial(prepare, config.data, tokenizer, held_out=held_out, teacher=prompt)
     if config.data.mixture or config.data.kind != "synthetic":
-        return prepare(config.data, tokenizer, config.cache_dir, held_out=held_out)
-    key = repr((config.data, str(source), held_out))
+        return make(config.cache_dir)
+    key = repr((config.data, str(source), held_out, prompt))
     if key not in shared.prepared:
         # One entry: the cells of a comparison change their data rarely.
-        shared.prepared = {key: prepare(config.data, tokenizer, held_out=held_out)}
+        shared.prepared = {key: make()}
     return shared.prepared[key]
 
 
@@ -320,7 +326,7 @@ def _open_roles(config: Config, mesh: Mesh) -> dict[str, Role]:
         names.append("teacher")
     roles: dict[str, Role] = {}
     for name in names:
-        # Only a reference may lack a model: it is the initial student.
+        # A reference, or a teacher with a prompt: the initial student.
         model = role_model(config, name, mesh) or roles["student"].model
         dtype = param_dtype(name, config, mesh)
         roles[name] = Role(name, model, dtype, is_int8(name, config))

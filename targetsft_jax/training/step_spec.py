@@ -7,7 +7,13 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from targetsft_jax.config.roles import INT8, live_roles
+from targetsft_jax.config.roles import (
+    INT8,
+    live_roles,
+    reads_teacher_rows,
+    teacher_is_student,
+    teacher_prompt,
+)
 from targetsft_jax.config.schema import Config, ConfigError, role_config
 from targetsft_jax.data.teacher_cache import STATES, CacheHeader
 from targetsft_jax.hf.importer import load_config
@@ -16,7 +22,8 @@ from targetsft_jax.models.lora import Lora, num_adapter_parameters
 from targetsft_jax.models.sharded_attention import mesh_attend
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import vocabulary
-from targetsft_jax.training.micro_batch import Numerics, StepSpec, StoredTeacher
+from targetsft_jax.training.micro_batch import Numerics, StepSpec
+from targetsft_jax.training.teachers import TEACHER, StoredTeacher
 
 
 def make_mesh(config: Config, devices: Any = None) -> Mesh:
@@ -52,7 +59,21 @@ def make_mesh(config: Config, devices: Any = None) -> Mesh:
             f"data.max_length is {config.data.max_length:,}; expected a multiple of "
             f"2 x mesh.context = {parts}, since the devices of that axis share rows"
         )
+    if mesh.shape["context"] > 1 and reads_teacher_rows(config):
+        raise ConfigError(
+            f"teacher.prompt is set and mesh.context is {mesh.shape['context']}; "
+            "expected 1, since the teacher's rows are not shared by devices: put them "
+            "on mesh.fsdp, or set teacher.cache"
+        )
     return mesh
+
+
+def row_length(role: str, config: Config) -> int:
+    """Return the tokens per row that a role reads."""
+    prompt = teacher_prompt(config, config.data)
+    if prompt is not None and role.startswith(TEACHER):
+        return prompt.max_length
+    return config.data.max_length
 
 
 def compute_dtype(config: Config, mesh: Mesh) -> Any:
@@ -135,7 +156,8 @@ def step_spec(
         method=config.method,
         frozen={role: architectures[role] for role in roles},
         stored=stored,
-        teachers=_mixture(config) if "teacher" in roles else None,
+        teachers=_mixture(config) if TEACHER in roles else None,
+        teacher_rows=reads_teacher_rows(config),
         vocab_size=vocab_size,
         numerics=Numerics(
             dtype,
@@ -157,8 +179,9 @@ def step_spec(
     try:
         if spec.lora is not None:
             num_adapter_parameters(spec.student, spec.lora)
-        for model in (spec.student, *spec.frozen.values()):
-            mesh_attend(train.attention, model, mesh, config.data.max_length, dtype)
+        for role, model in (("student", spec.student), *spec.frozen.items()):
+            length = row_length(role, config)
+            mesh_attend(train.attention, model, mesh, length, dtype)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return spec
@@ -183,5 +206,7 @@ def _on_base(role: str, config: Config, mesh: Mesh) -> bool:
 
 
 def _starts_as_student(role: str, config: Config) -> bool:
+    if role == TEACHER:
+        return teacher_is_student(config)
     section = role_config(config, role)
     return role == "reference" and not (section.path or section.build)
