@@ -92,6 +92,18 @@ def test_preview_needs_no_teacher(folders, tmp_path, capsys):
     assert "rows read            3" in capsys.readouterr().out
 
 
+def test_preview_shows_the_rows_of_a_teacher_with_a_prompt(folders, tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"q": "1+1", "a": "2", "hint": "two"}\n' * 3)
+    keys = {"target.name": "kd", "teacher.prompt": "{q} Hint: {hint}", "rows": 1}
+    assert _preview(folders["student"], path, **keys) == 0
+    lines = capsys.readouterr().out.splitlines()
+    shown = "<|user|>1+1 Hint: two<|assistant|>⟦2<|end|>⟧"
+    assert lines.count(shown) == lines.count("<|user|>1+1<|assistant|>⟦2<|end|>⟧") > 0
+    assert any(line.startswith("row 0 of the teacher: ") for line in lines)
+    assert any("teacher's rows       64 tokens" in line for line in lines)
+
+
 def test_preview_of_unusable_data_or_keys_fails_with_its_exit_code(
     folders, tmp_path, capsys
 ):

@@ -1,7 +1,7 @@
 """Stored teacher of a run: its cache attached to data sets, and its head."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,43 @@ from jax.sharding import Mesh
 from targetsft_jax.checkpoints.open import StoredModel
 from targetsft_jax.checkpoints.teacher_identity import cache_identity
 from targetsft_jax.data.pipeline import Dataset
-from targetsft_jax.data.teacher_cache import HEAD, open_cache
+from targetsft_jax.data.teacher_cache import HEAD, PREFIX, TOP_K, open_cache
+from targetsft_jax.loss import TopK
+from targetsft_jax.models import decoder
+from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.parallel import rules
 from targetsft_jax.storage import array_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+TEACHER = "teacher"
+"""Role of the teacher; further ones are "teacher_2", …."""
+
+
+@dataclass(frozen=True)
+class StoredTeacher:
+    """A teacher whose distributions are in the batch (see `data.teacher_cache`).
+
+    Attributes:
+        kind: `TOP_K` or `STATES`.
+        width: numbers per token.
+        config: architecture of the teacher; of hidden states, its head is an argument.
+    """
+
+    kind: str
+    width: int
+    config: DecoderConfig | None = None
+
+    def second(
+        self, frozen: Mapping[str, Any], batch: Mapping[str, jax.Array]
+    ) -> tuple[jax.Array, jax.Array] | TopK:
+        """Second model of the loss."""
+        if self.kind == TOP_K:
+            names = ("ids", "log_probs", "log_rest")
+            return TopK(*(batch[PREFIX + name] for name in names))
+        return batch[f"{PREFIX}states"], decoder.head(frozen[TEACHER])
 
 
 def with_teacher(

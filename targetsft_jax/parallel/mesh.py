@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -136,6 +137,21 @@ def rows_over(mesh: Mesh) -> NamedSharding:
 def tokens_over(mesh: Mesh, lead: int = 0) -> NamedSharding:
     """Sharding [..., B_{data,fsdp}, L_context] with `lead` axes before the rows."""
     return NamedSharding(mesh, P(*[None] * lead, *TOKENS))
+
+
+def take_tokens(x: jax.Array, index: jax.Array, mesh: Mesh) -> jax.Array:
+    """Take positions of each row; rows stay on their device, which needs no other.
+
+    Args:
+        x: [B, K, D].
+        index: [B, L] int, 0 to K − 1.
+        mesh: the device mesh, with a context of 1.
+
+    Returns:
+        [B, L, D].
+    """
+    taken = jnp.take_along_axis(x, index[..., None], axis=1)
+    return jax.lax.with_sharding_constraint(taken, tokens_over(mesh))
 
 
 def put_rows(

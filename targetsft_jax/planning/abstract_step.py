@@ -11,7 +11,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from targetsft_jax.checkpoints.open import open_model
-from targetsft_jax.checkpoints.stored_teacher import abstract_head
+from targetsft_jax.checkpoints.stored_teacher import (
+    TEACHER,
+    StoredTeacher,
+    abstract_head,
+)
 from targetsft_jax.config.data_checks import check_positions
 from targetsft_jax.config.roles import live_roles
 from targetsft_jax.config.schema import Config, role_config
@@ -40,7 +44,6 @@ from targetsft_jax.training.step_spec import (
     row_length,
     step_spec,
 )
-from targetsft_jax.training.teachers import TEACHER, StoredTeacher
 from targetsft_jax.training.tiny_models import architecture
 
 # Length of the learning-rate schedule if `train.steps` is null. The program does not

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from targetsft_jax.checkpoints.open import open_model
+from targetsft_jax.checkpoints.stored_teacher import TEACHER, StoredTeacher
 from targetsft_jax.config.schema import Config, ConfigError
 from targetsft_jax.data.teacher_cache import FILE, STATES, TOP_K, TRAIN, CacheHeader
 from targetsft_jax.models.config import DecoderConfig
 from targetsft_jax.storage.shared_folder import folder_to_read
-from targetsft_jax.training.micro_batch import TEACHER, StoredTeacher
 from targetsft_jax.training.step_spec import stored_teacher
 from targetsft_jax.training.tiny_models import architecture
 

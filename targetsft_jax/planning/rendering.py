@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from targetsft_jax.checkpoints.stored_teacher import TEACHER
 from targetsft_jax.data.teacher_cache import CacheHeader
 from targetsft_jax.models import lora
 from targetsft_jax.models.decoder import num_parameters
@@ -16,7 +17,6 @@ from targetsft_jax.parallel.mesh import platform
 from targetsft_jax.parallel.zigzag import busiest, zigzag_slots
 from targetsft_jax.planning.flops import active_parameters
 from targetsft_jax.planning.plan import Plan
-from targetsft_jax.training.teachers import TEACHER
 
 
 def lines(plan: Plan) -> Iterator[str]:

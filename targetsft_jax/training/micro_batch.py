@@ -12,7 +12,9 @@ from jax import Array
 from jax.lax import stop_gradient
 from jax.sharding import AbstractMesh, Mesh
 
+from targetsft_jax.checkpoints.stored_teacher import TEACHER, StoredTeacher
 from targetsft_jax.config.method import ResolvedMethod
+from targetsft_jax.data.teacher_rows import INDEX, ROWS
 from targetsft_jax.loss import MeshLayout, Mixture, fused_loss, label_logprob
 from targetsft_jax.loss.second import Space
 from targetsft_jax.models import decoder, lora, products
@@ -27,16 +29,11 @@ from targetsft_jax.parallel.gradient_rings import reduce_along_rings
 from targetsft_jax.parallel.zigzag import zigzag_slots
 from targetsft_jax.targets.policies import STUDENT
 from targetsft_jax.training.state import Params
-from targetsft_jax.training.teachers import (
-    TEACHER,
-    Batch,
-    States,
-    StoredTeacher,
-    at_labels,
-    teacher_batch,
-)
 
 Metrics = dict[str, Array]
+Batch = Mapping[str, Array]
+States = tuple[Array, Array]
+"""Hidden states [B, L, D] and the head [V, D] of a model."""
 
 BASE = "base"
 """Name of the frozen argument with the base model of the adapters."""
@@ -264,10 +261,10 @@ def frozen_states(
     """Run a frozen role: its states at the labels, and its head, constant in θ."""
     model = spec.frozen[role], frozen[BASE if role in spec.on_base else role]
     has_rows = spec.teacher_rows and role.startswith(TEACHER)
-    rows = teacher_batch(batch) if has_rows else batch
-    hidden, head = forward(spec, placement, *model, rows, remat="none")
+    own = {name: batch[theirs] for name, theirs in ROWS.items()} if has_rows else batch
+    hidden, head = forward(spec, placement, *model, own, remat="none")
     if has_rows:
-        hidden = at_labels(hidden, batch, placement.mesh)
+        hidden = meshes.take_tokens(hidden, batch[INDEX], placement.mesh)
     return stop_gradient((hidden, head))
 
 

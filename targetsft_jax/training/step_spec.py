@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from targetsft_jax.checkpoints.stored_teacher import TEACHER, StoredTeacher
 from targetsft_jax.config.roles import (
     INT8,
     live_roles,
@@ -23,7 +24,6 @@ from targetsft_jax.models.sharded_attention import mesh_attend
 from targetsft_jax.parallel import mesh as meshes
 from targetsft_jax.parallel import vocabulary
 from targetsft_jax.training.micro_batch import Numerics, StepSpec
-from targetsft_jax.training.teachers import TEACHER, StoredTeacher
 
 
 def make_mesh(config: Config, devices: Any = None) -> Mesh:

@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from targetsft_jax.data import packing, pipeline, records
+from targetsft_jax.data import packer, packing, pipeline, records
 from targetsft_jax.data.config import DataConfig, SourceConfig, SyntheticConfig
 from targetsft_jax.data.fields import FieldMap
 from targetsft_jax.data.pipeline import (
@@ -97,6 +97,7 @@ def test_another_process_gives_the_same(dataset):
     """Nothing depends on hash seeds, the clock or earlier calls."""
     script = (
         "from targetsft_jax.data.config import *\n"
+        "from targetsft_jax.data.fingerprint import fingerprint\n"
         "from targetsft_jax.data.pipeline import *\n"
         "from targetsft_jax.data.tokenizer import byte_tokenizer\n"
         "c = DataConfig(synthetic=SyntheticConfig(examples=50), max_length=64)\n"
@@ -196,9 +197,9 @@ def test_preparing_validates_selects_and_shuffles_once(monkeypatch, tmp_path):
     count(pipeline, "validate")
     count(records, "validate")
     count(packing, "fit_to_rows")
-    count(pipeline, "_fingerprint")
+    count(packer, "fingerprint")
     first = prepare(config, TOKENIZER, tmp_path / "cache", held_out=4)
-    assert calls == ["validate", "fit_to_rows", "_fingerprint", "_fingerprint"]
+    assert calls == ["validate", "fit_to_rows", "fingerprint", "fingerprint"]
     calls.clear()
     again = prepare(config, TOKENIZER, tmp_path / "cache", held_out=4)
     assert calls == ["validate"]

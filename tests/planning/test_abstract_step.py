@@ -7,10 +7,18 @@ from support import rig
 
 from targetsft_jax.checkpoints.open import open_model
 from targetsft_jax.config.load import load
+from targetsft_jax.config.roles import teacher_prompt
+from targetsft_jax.config.schema import ConfigError
 from targetsft_jax.data.pipeline import batch_at, prepare
 from targetsft_jax.data.tokenizer import byte_tokenizer
 from targetsft_jax.parallel.mesh import make_mesh, put_rows
-from targetsft_jax.planning.abstract_step import abstract_step, bytes_per_device
+from targetsft_jax.planning.abstract_step import (
+    abstract_step,
+    bytes_per_device,
+    untraced_step,
+)
+from targetsft_jax.planning.flops import layer_flops
+from targetsft_jax.planning.plan import flops_of
 from targetsft_jax.training.optimizer import make_optimizer
 from targetsft_jax.training.state import init_state, state_shardings
 from targetsft_jax.training.step_spec import make_mesh as config_mesh
@@ -88,6 +96,30 @@ def test_the_batch_equals_that_of_the_pipeline(sharded):
     dataset = prepare(config.data, byte_tokenizer()).train
     batch = batch_at(dataset, 0, batch_size=config.train.batch_size)
     assert _described(step.batch) == _described(put_rows(batch, mesh, lead=1))
+
+
+def test_a_teacher_with_a_prompt_has_rows_of_its_own_in_the_plan():
+    """Batch of the pipeline, shared base, and FLOPs of the longer rows."""
+    keys = {
+        "student.build.hidden_size": 32,
+        "lora.rank": 2,
+        "data.synthetic.examples": 64,
+        "teacher.prompt": "{prompt} ({answer})",
+        "mesh.fsdp": 8,
+    }
+    config = _config(*rig.command(keys))
+    mesh = config_mesh(config)
+    step = untraced_step(config, mesh)
+    prompt = teacher_prompt(config, config.data)
+    dataset = prepare(config.data, byte_tokenizer(), teacher=prompt).train
+    batch = batch_at(dataset, 0, batch_size=config.train.batch_size)
+    assert _described(step.batch) == _described(put_rows(batch, mesh, lead=1))
+    assert list(step.frozen) == ["base"]
+    assert step.roles["teacher"].origin == "the initial student"
+    teacher = step.spec.frozen["teacher"]
+    assert flops_of(step).frozen == 2 * layer_flops(teacher, 64)
+    with pytest.raises(ConfigError, match="teacher.prompt is set and mesh.context is"):
+        config_mesh(_config(*rig.command(keys | {"mesh.context": 2, "mesh.fsdp": 4})))
 
 
 def test_a_reference_without_a_path_is_the_initial_student(sharded):
