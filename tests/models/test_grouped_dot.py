@@ -87,3 +87,17 @@ def test_tpus_multiply_a_row_by_the_matrix_of_its_group_alone(
         assert "ragged-dot" in text
         product = 2 * count * width * size
         assert compiled.cost_analysis()["flops"] < 3.5 * product
+
+
+@pytest.mark.parametrize("platform, count", [("cpu", 0), ("cuda", 0), ("tpu", 2)])
+def test_ragged_dot_is_for_tpus_alone(platform, count):
+    """Elsewhere XLA computes it with all matrices for every row."""
+    arguments = jnp.ones((70, 8)), jnp.ones((3, 8, 6)), jnp.array([30, 0, 40])
+
+    def total(rows, matrices, sizes):
+        return jnp.sum(grouped_dot.grouped_dot(rows, matrices, sizes) ** 2)
+
+    traced = jax.jit(jax.grad(total, (0, 1))).trace(*arguments)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert text.count('"chlo.ragged_dot"') == count
+    assert ("tgmm" in text) == (platform == "tpu")
