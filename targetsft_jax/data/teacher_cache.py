@@ -245,9 +245,11 @@ def open_cache(
     """
     header = CacheHeader.read(folder)
     if header is None:
+        remedy = f"make the cache first: {command}"
+        if (folder.parent / FILE).is_file():
+            remedy = f"expected the folder above: {folder.parent.parent}"
         raise ValueError(
-            f"teacher.cache is {str(folder)!r}, which has no {FILE}; make the cache "
-            f"first: {command}"
+            f"teacher.cache is {str(folder)!r}, which has no {FILE}; {remedy}"
         )
     check_identity(folder, header, identity)
     shards: list[Arrays] = []
@@ -285,8 +287,15 @@ def check_identity(
     Raises:
         ValueError: another one; names what differs.
     """
+    origin = header.about.get("teacher", "unknown")
+    meanings = {
+        "examples": " (digests: other rows, chat template or trained tokens)",
+        "tokenizer": " (digests: another tokenizer)",
+        "teacher": f" (digests: other weights than those of {origin})",
+    }
     different = [
         f"{name} was {header.identity.get(name)!r} and is {value!r}"
+        f"{meanings.get(name, '')}"
         for name, value in identity.items()
         if header.identity.get(name) != value
     ]

@@ -1,5 +1,6 @@
 """Make a teacher cache: run the teacher over the rows, shard by shard."""
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -34,6 +35,7 @@ from targetsft_jax.parallel import preemption, processes
 from targetsft_jax.parallel.preemption import RaisedSignals
 from targetsft_jax.parallel.zigzag import in_slot_order
 from targetsft_jax.storage import array_folder, atomic
+from targetsft_jax.storage.disk_full import lacks_space
 from targetsft_jax.storage.shared_folder import upload
 from targetsft_jax.teachers.plan import CachePlan, SectionPlan, plan_cache
 from targetsft_jax.telemetry.compilation_cache import use_compilation_cache
@@ -70,6 +72,13 @@ def make_cache(config: Config, kind: str = TOP_K, k: int = 64) -> None:
                 f"complete shards in {config.teacher.cache} stay, and the same command "
                 "continues"
             ) from None
+        except OSError as error:
+            if not lacks_space(error):
+                raise
+            raise OSError(
+                f"no space left for teacher.cache {config.teacher.cache}: {error}. "
+                "Complete shards stay; free some space, and the same command continues"
+            ) from error
 
 
 def _fill(plan: CachePlan) -> None:
@@ -86,6 +95,9 @@ def _fill(plan: CachePlan) -> None:
     if not any(shards for _, shards in missing) and all(begun):
         print("nothing to do")
         return
+    if processes.is_primary():
+        for section in plan.sections:
+            _check_writable(section.folder)
     print(f"teacher {plan.teacher.source}, {INT8 if plan.int8 else plan.dtype}")
     params = plan.teacher.load(plan.mesh, plan.dtype, int8=plan.int8)
     for (section, shards), is_begun in zip(missing, begun):
@@ -105,6 +117,25 @@ def _fill(plan: CachePlan) -> None:
             progress.show(shard, int(counts.sum()))
     processes.barrier("the teacher cache is complete")
     print(f"complete; train with --teacher.cache {plan.config.teacher.cache}")
+
+
+def _check_writable(folder: Path) -> None:
+    """Check that shards can be written, before the teacher is loaded.
+
+    Raises:
+        OSError: the folder cannot be created or written.
+    """
+    reason = "it is not writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return
+    except OSError as error:
+        reason = f"{error.strerror}: {error.filename}"
+    raise PermissionError(
+        f"teacher.cache cannot be written in {folder}: {reason}; expected a folder "
+        "that this user may write"
+    )
 
 
 def _is_begun(section: SectionPlan) -> bool:

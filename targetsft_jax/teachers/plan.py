@@ -144,6 +144,7 @@ def plan_cache(config: Config, kind: str, k: int) -> CachePlan:
     }
     tokenizer = with_template(tokenizer, config.data.chat_template)
     root = folder_to_write(config.teacher.cache, "teacher.cache")
+    _check_own(root)
     sections = []
     for name, data in data_sections(config):
         held_out = config.validation.examples if name == TRAIN else 0
@@ -173,6 +174,24 @@ def plan_cache(config: Config, kind: str, k: int) -> CachePlan:
         tuple(sections),
         rows,
     )
+
+
+def _check_own(folder: Path) -> None:
+    """Check that a folder is empty, absent, or that of a teacher cache.
+
+    Raises:
+        ConfigError: a file, or a folder with other contents.
+    """
+    found = f"teacher.cache is {str(folder)!r}"
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{found}, a file; expected a folder")
+    own = (TRAIN, VALIDATION)
+    names = sorted(path.name for path in folder.glob("[!.]*") if path.name not in own)
+    if names:
+        raise ConfigError(
+            f"{found}, a folder with {names[0]}, which is not of a teacher cache; "
+            "expected a folder of its own"
+        )
 
 
 def data_sections(config: Config) -> Iterator[tuple[str, DataConfig]]:

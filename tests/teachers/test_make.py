@@ -1,6 +1,7 @@
 """Teacher caches: against single examples, across meshes, interrupted, damaged."""
 
 import dataclasses
+import errno
 import shutil
 
 import jax
@@ -181,6 +182,35 @@ def test_continues_after_a_stop_and_makes_damaged_shards_again(made, tmp_path, c
         assert path.read_bytes() == (folder / path.relative_to(original)).read_bytes()
     make.make_cache(config, TOP_K, K)
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_a_folder_with_other_contents_is_refused(folders, tmp_path):
+    def refusal(place, error):
+        with pytest.raises(error) as refused:
+            make.make_cache(_config(folders, tmp_path, teacher__cache=place), TOP_K, K)
+        return str(refused.value)
+
+    found = refusal(folders["student"], ConfigError)
+    assert "a folder with chat_template.jinja, which is not of a teacher cache" in found
+    file = folders["student"] / "config.json"
+    assert "config.json', a file; expected a folder" in refusal(file, ConfigError)
+    assert "Not a directory" in refusal(file / "below", PermissionError)
+
+
+def test_a_full_disk_leaves_complete_shards(made, tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    shutil.copytree(made.teacher.cache, folder)
+    shutil.rmtree(folder / "data" / "shards" / "00001")
+    config = dataclasses.replace(
+        made, teacher=dataclasses.replace(made.teacher, cache=str(folder))
+    )
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(make, "write_shard", full)
+    with pytest.raises(OSError, match=r"no space left for .*cache: .*free some space"):
+        make.make_cache(config, TOP_K, K)
 
 
 def test_a_damaged_head_is_made_again(folders, tmp_path):
