@@ -157,9 +157,9 @@ def measure_drift(session: Session, roles: tuple[str, ...]) -> Drift:
     )
     sums = changes(student, before, after, stored, batch, chosen)
     mean = {name: float(x) for name, x in jax.device_get(sums).items()}
-    tokens = int(mean["tokens"])
+    tokens = max(mean["tokens"], 1)
     return Drift(
-        tokens,
+        int(mean["tokens"]),
         {role: mean[f"kl {role}"] / tokens for role in roles},
         {role: mean[f"label_prob {role}"] / tokens for role in roles},
         spec.method.name,
@@ -201,7 +201,8 @@ def _chosen(mask: np.ndarray) -> np.ndarray:
     trained = np.flatnonzero(mask)
     if len(trained) > TOKENS:
         trained = trained[np.linspace(0, len(trained) - 1, TOKENS).astype(int)]
-    return np.pad(trained, (0, -len(trained) % _CHUNK), constant_values=-1)
+    padding = -len(trained) % _CHUNK if len(trained) else _CHUNK
+    return np.pad(trained, (0, padding), constant_values=-1)
 
 
 def _changes(
