@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from targetsft_jax.cli.parser import CommandParser
-from targetsft_jax.cli.plan_arguments import add_plan_arguments
-from targetsft_jax.command import DOES_NOT_FIT, DONE, UsageError, leave, run_command
+from targetsft_jax.cli.plan_arguments import add_plan_arguments, check_plan_arguments
+from targetsft_jax.command import DOES_NOT_FIT, DONE, leave, run_command
 from targetsft_jax.config.load import load
 
 
@@ -15,24 +15,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _plan(arguments: list[str]) -> int:
     options, config_arguments = parser().parse_known_args(arguments)
+    check_plan_arguments(options)
     config = load(config_arguments)
     from targetsft_jax.planning.topology import get_topology, prepare_jax
 
     prepare_jax(options.topology)
     topology = get_topology(options.topology, options.num_slices)
     if options.search:
-        if options.store or options.k:
-            raise UsageError(
-                "--store and --k are for a plan without --search; a search reads "
-                "an existing teacher.cache, or assumes the top 64 tokens"
-            )
         from targetsft_jax.planning.search_report import search_and_print
 
         return search_and_print(config, topology, options)
-    if options.write is not None:
-        raise UsageError("--write needs --search, which finds the keys")
-    from targetsft_jax.planning.plan import make_plan
-    from targetsft_jax.planning.planned_teacher import Store
+    from targetsft_jax.planning.plan import Store, make_plan
     from targetsft_jax.planning.rendering import lines, write_json
 
     store = Store(options.store, options.k)

@@ -32,6 +32,21 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--k", type=positive_integer, metavar="N", help=k)
 
 
+def check_plan_arguments(options: argparse.Namespace) -> None:
+    """Check arguments that belong to a plan with or without a search.
+
+    Raises:
+        UsageError: --write without --search, or --store or --k with it.
+    """
+    if options.search and (options.store or options.k):
+        raise command.UsageError(
+            "--store and --k are for a plan without --search; a search reads an "
+            "existing teacher.cache, or assumes the top 64 tokens"
+        )
+    if options.write is not None and not options.search:
+        raise command.UsageError("--write needs --search, which finds the keys")
+
+
 def positive_integer(text: str) -> int:
     """Argparse type of counts: whole numbers of 1 or more."""
     if not text.isdecimal() or int(text) < 1:

@@ -41,8 +41,8 @@ def compile_once():
     assert len(jax.devices()) == 8
     real = plan_module.abstract_step
 
-    def abstract_step(config, mesh):
-        step = real(config, mesh)
+    def abstract_step(config, mesh, *store):
+        step = real(config, mesh, *store)
         options = QUICK if mesh.devices.flat[0].platform == "cpu" else {}
         return replace(step, lowered=CompiledOnce(step.lowered, options))
 

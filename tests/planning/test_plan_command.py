@@ -46,6 +46,9 @@ def test_a_step_that_does_not_fit_exits_with_3_and_advice(capsys):
         (["--topology", "cpu:8", "--num-slices", "2"], "cpu:N is one slice"),
         (["--topology", "cpu:8", "--train.remat", "ful"], "train.remat is 'ful'"),
         (["--topology", "cpu:8", "--train.batch_size", "3"], "a multiple of mesh"),
+        (["--topology", "cpu:8", "--write", "a.yaml"], "--write needs --search"),
+        (["--topology", "cpu:8", "--search", "--k", "8"], "a plan without --search"),
+        (["--topology", "cpu:8", "--k", "8"], "describe a teacher cache"),
     ],
 )
 def test_invalid_arguments_exit_with_2(arguments, message, capsys):
