@@ -302,7 +302,7 @@ def check_identity(
     if different:
         raise ValueError(
             f"teacher.cache {folder} was made for another run: "
-            f"{'; '.join(different)}. Choose another folder for this one"
+            f"{'; '.join(different)}. Restore these, or choose another folder"
         )
 
 
