@@ -1,5 +1,6 @@
 """Shared test environment: eight virtual CPU devices, and nothing from outside."""
 
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -101,6 +102,14 @@ def pytest_collection_modifyitems(
     elif slow:
         config.hook.pytest_deselected(items=slow)
         items[:] = fast
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests of the TPU compiler where it is absent, before their fixtures."""
+    absent = importlib.util.find_spec("libtpu") is None
+    if absent and item.get_closest_marker("libtpu") is not None:
+        pytest.skip('libtpu is not installed: pip install -e ".[tpu]"')
 
 
 def pytest_unconfigure() -> None:

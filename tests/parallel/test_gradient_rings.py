@@ -1,6 +1,5 @@
 """Gradients that are reduced in stages: equal, and with fewer bytes on a TPU torus."""
 
-import importlib.util
 from types import SimpleNamespace
 
 import jax
@@ -70,10 +69,7 @@ def test_other_platforms_need_no_help():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason='libtpu is not installed: pip install -e ".[tpu]"',
-)
+@pytest.mark.libtpu
 def test_kernels_are_reduce_scattered_over_a_torus():
     """On v5e:8x8; the compiler alone sends twice the bytes for them."""
     from targetsft_jax.planning.topology import get_topology

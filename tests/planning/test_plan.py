@@ -26,10 +26,6 @@ from targetsft_jax.planning.topology import get_topology
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ["--config", str(ROOT / "configs" / "quickstart.yaml")]
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason='libtpu is not installed: pip install -e ".[tpu]"',
-)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +161,7 @@ def test_other_compiler_errors_are_failures(message):
         _compile(Lowered(message))
 
 
-@needs_libtpu
+@pytest.mark.libtpu
 @pytest.mark.slow
 def test_a_plan_for_an_absent_tpu(tmp_path, write_architecture):
     """Only config.json is read; there are no weights and no tokenizer."""
@@ -198,7 +194,7 @@ def test_a_plan_for_an_absent_tpu(tmp_path, write_architecture):
     assert 0 < plan.mfu_bound < 1
 
 
-@needs_libtpu
+@pytest.mark.libtpu
 @pytest.mark.slow
 def test_a_plan_for_two_slices(tmp_path, write_architecture):
     """Only gradients cross the network, once per micro-batch, as shards of a slice."""
@@ -260,7 +256,7 @@ def test_a_plan_for_absent_gpus(attention, tmp_path, write_architecture):
     assert bool(masks) == (attention == "auto")
 
 
-@needs_libtpu
+@pytest.mark.libtpu
 def test_an_out_of_memory_error_of_the_compiler_gives_a_plan(
     tmp_path, write_architecture
 ):

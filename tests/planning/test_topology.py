@@ -19,11 +19,6 @@ from targetsft_jax.planning.topology import (
     prepare_jax,
 )
 
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason='libtpu is not installed: pip install -e ".[tpu]"',
-)
-
 
 def test_names_are_parsed_into_kind_and_bounds():
     assert parse_topology("b200:8") == ("b200", (8,))
@@ -70,7 +65,7 @@ def test_prepare_jax_keeps_an_initialized_jax_and_set_variables(monkeypatch):
     assert os.environ["TPU_WORKER_ID"] == "7"
 
 
-@needs_libtpu
+@pytest.mark.libtpu
 @pytest.mark.parametrize(
     "name, slices, devices", [("v5e:1x1", 1, 1), ("v5e:2x4", 1, 8), ("v5e:2x2", 2, 8)]
 )
@@ -109,7 +104,7 @@ def test_gpu_topologies_have_nodes_and_capacities(name):
     assert two.capacity == GPUS[name].memory / 2**30 and two.chip is None
 
 
-@needs_libtpu
+@pytest.mark.libtpu
 def test_bounds_rejected_by_the_compiler_are_usage_errors():
     prepare_jax("v5e:3x5")
     with pytest.raises(TopologyError, match="which the TPU compiler rejects"):

@@ -11,8 +11,7 @@ from targetsft_jax.parallel.mesh import make_mesh
 from targetsft_jax.planning.hlo import read
 from targetsft_jax.planning.topology import get_topology, prepare_jax
 
-pytest.importorskip("libtpu", reason="the TPU compiler (extra `tpu`) is not installed")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.libtpu, pytest.mark.slow]
 
 ROWS, LENGTH, VOCABULARY = 8, 512, 4096
 STUDENT = replace(
