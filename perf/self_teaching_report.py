@@ -201,7 +201,7 @@ def pair_table(rows: Sequence[Row], noises: Sequence[float]) -> Iterator[str]:
     for one, other in PAIRS:
         cells = []
         for noise in noises:
-            if not values(rows, one, noise, "sampled"):
+            if not all(values(rows, arm, noise, "sampled") for arm in (one, other)):
                 cells.append("–")
                 continue
             parts = []

@@ -96,6 +96,8 @@ def test_the_tables_have_every_arm_and_pair(report):
     scores = list(report.score_table(rows, [0.3]))
     assert len(scores) == 4 + len(report.ARMS)
     assert "| 25.0 | 25.0 | 1.000 |" in scores[2]
+    absent = list(report.pair_table(rows, [0.6]))
+    assert all(line.endswith(" | – |") for line in absent[2:])
     pairs = list(report.pair_table(rows, [0.3]))
     assert len(pairs) == 2 + len(report.PAIRS)
     assert all("+0.0 [+0.0, +0.0]; +0.0 [+0.0, +0.0]" in line for line in pairs[2:])
