@@ -59,6 +59,7 @@ def _gradient(spec, frozen, arrays):
     return lowered.compile(compiler_options=QUICK)(params)
 
 
+@pytest.mark.slow
 def test_loss_and_gradient_are_those_of_stored_states_of_single_examples(batch):
     """Every example alone in a row, without packing, and its states stored in f32."""
     arrays, dataset = batch
@@ -105,6 +106,7 @@ def rig_rows(dataset, arrays):
         yield int(row), where
 
 
+@pytest.mark.slow
 def test_the_students_prompt_is_the_plain_teacher():
     data = dataclasses.replace(DATA, synthetic=SyntheticConfig(examples=16, digits=1))
     prompt = TeacherPrompt("{prompt}", data.max_length)
