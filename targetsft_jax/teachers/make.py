@@ -158,24 +158,45 @@ def _is_begun(section: SectionPlan) -> bool:
 
 
 def _missing(section: SectionPlan) -> list[int]:
-    """Shards that do not exist or are damaged; those are removed and reported."""
+    """Shards that do not exist or are damaged; those are removed and reported.
+
+    Raises:
+        ValueError: a shard of other rows.
+    """
     missing = []
     for shard in range(section.header.shards):
         try:
-            found = read_shard(section.folder, section.header, shard) is not None
+            stored = read_shard(section.folder, section.header, shard)
         except array_folder.Damaged as error:
             print(f"damaged, made again: {error}")
-            found = False
+            stored = None
             if processes.is_primary():
                 atomic.discard(shard_folder(section.folder, shard))
-        if not found:
+        if stored is None:
             missing.append(shard)
+        else:
+            _check_same_rows(section, shard, stored)
     # Process 0 decides, since it writes.
     return [
         int(x)
         for x in processes.gather_text(",".join(map(str, missing)))[0].split(",")
         if x
     ]
+
+
+def _check_same_rows(section: SectionPlan, shard: int, stored: Arrays) -> None:
+    """Check that a shard has the examples, and of each the tokens, of its rows.
+
+    Raises:
+        ValueError: it has others, so that shards that are made now would not fit it.
+    """
+    for name, expected in zip(("examples", "counts"), section.segments(section.rows(shard))):
+        if not np.array_equal(stored[name], expected):
+            raise ValueError(
+                f"{shard_folder(section.folder, shard)} has other rows than "
+                "data.max_length, data.overlong and teacher.prompt give; restore these "
+                "keys, or choose another teacher.cache"
+            )
 
 
 def _begin(plan: CachePlan, section: SectionPlan, params: Params) -> None:

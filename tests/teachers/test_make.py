@@ -278,8 +278,12 @@ def test_a_cache_of_shorter_rows_is_refused(folders, tmp_path):
     config = _config(folders, tmp_path, data__max_length=40, **keys)
     make.make_cache(config, TOP_K, 2)
     open_session(config)
+    longer = _run(config, data__max_length=64)
     with pytest.raises(ValueError, match="made with a smaller data.max_length"):
-        open_session(_run(config, data__max_length=64))
+        open_session(longer)
+    # Not "nothing to do", and no shards of two packings in one cache.
+    with pytest.raises(ValueError, match="other rows than data.max_length|with shards"):
+        make.make_cache(longer, TOP_K, 2)
 
 
 def test_an_incomplete_or_edited_cache_is_refused(made, tmp_path):
