@@ -190,7 +190,8 @@ def _check_same_rows(section: SectionPlan, shard: int, stored: Arrays) -> None:
     Raises:
         ValueError: it has others, so that shards that are made now would not fit it.
     """
-    for name, expected in zip(("examples", "counts"), section.segments(section.rows(shard))):
+    segments = section.segments(section.rows(shard))
+    for name, expected in zip(("examples", "counts"), segments):
         if not np.array_equal(stored[name], expected):
             raise ValueError(
                 f"{shard_folder(section.folder, shard)} has other rows than "
