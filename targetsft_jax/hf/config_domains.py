@@ -175,17 +175,21 @@ ROPE: Mapping[str, Domain] = {
 """Key of a section about rotary embeddings -> values."""
 
 
-def check_config(raw: Mapping[str, Any], where: str) -> None:
+def check_config(
+    raw: Mapping[str, Any], where: str, aliases: Mapping[str, str]
+) -> None:
     """Check the values of a config.json, rotary sections included.
 
     Args:
         raw: the parsed file.
         where: path of the file, for messages.
+        aliases: other name of a key -> the key; a refusal has the name in the file.
 
     Raises:
         ValueError: a value outside the domain of its key; names file and key.
     """
-    _check(raw, CONFIG, f"{where}: ")
+    renamed = {name: CONFIG[key] for name, key in aliases.items() if key in CONFIG}
+    _check(raw, {**renamed, **CONFIG}, f"{where}: ")
     check_token_ids(raw, where)
     for name in ("rope_scaling", "rope_parameters"):
         section = raw.get(name) or {}

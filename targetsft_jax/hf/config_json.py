@@ -89,7 +89,7 @@ def config_from_json(raw: Json, where: str) -> DecoderConfig:
             f"{where}: {', '.join(missing)} missing; expected the config.json of a "
             "model"
         )
-    check_config(raw, where)
+    check_config(raw, where, entry.aliases)
     # null counts as absent, except for keys that have it as a value.
     nullable = {"sliding_window", *(entry.reads.get(flag) for flag in _NULLABLE)}
     present = {k: v for k, v in raw.items() if v is not None or k in nullable}

@@ -27,6 +27,7 @@ READ = {
     "llama": {"qkv_bias": True, "o_bias": True},
     "gemma2": {"query_pre_attn_scalar": 5, "final_logit_softcap": 3.0},
     "gemma3_text": {"query_pre_attn_scalar": 5},
+    "vaultgemma": {"query_pre_attn_scalar": 5},
     "granite": {"attention_multiplier": 0.25},
     "qwen3_moe": {"num_experts": 4, "experts_per_token": 2, "expert_size": 12},
     "mixtral": {"num_experts": 4, "experts_per_token": 2, "expert_size": 24},
