@@ -116,7 +116,10 @@ class Plan:
 
     @property
     def mfu_bound(self) -> float | None:
-        """Upper bound of the MFU, in [0, 1]; None without a roofline."""
+        """Upper bound of the MFU; None without a roofline.
+
+        It is relative to the bfloat16 rate, so that int8 products may exceed 1.
+        """
         if self.roofline is None or self.topology.chip is None:
             return None
         flops = self.flops.model * self.tokens_per_step / len(self.topology.devices)

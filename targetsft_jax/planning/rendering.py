@@ -240,9 +240,10 @@ def _roofline(plan: Plan) -> Iterator[str]:
             f"back, at {chip.host_bandwidth / 1e9:.0f} GB/s"
         )
     pace = plan.tokens_per_step / roofline.seconds
+    of_rate = " of the bfloat16 rate" if plan.flops.int8 else ""
     yield (
         f"  step time at least {roofline.seconds:.3f} s: at most "
-        f"{pace:,.0f} tokens/s, MFU {100 * (plan.mfu_bound or 0):.0f} %"
+        f"{pace:,.0f} tokens/s, MFU {100 * (plan.mfu_bound or 0):.0f} %{of_rate}"
     )
 
 

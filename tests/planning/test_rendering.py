@@ -67,6 +67,11 @@ def test_the_balance_of_shared_rows(plan, make_step):
     assert "has 1.00 of the mean causal attention, not 1.49" in line
 
 
+def test_int8_products_may_exceed_the_rate_of_bfloat16(plan):
+    plan = replace(plan, flops=replace(plan.flops, int8=plan.flops.frozen))
+    assert any(x.endswith("MFU 82 % of the bfloat16 rate") for x in lines(plan))
+
+
 def test_the_report_of_a_step_that_fits(plan):
     assert (
         "\n".join(lines(plan))
