@@ -94,5 +94,5 @@ def test_token_ids():
 
 def test_published_values_are_accepted():
     scaling = {"rope_type": "yarn", "factor": 4.0, "truncate": False, "beta_fast": 32}
-    check_config(SIZES | {"rope_scaling": scaling, "rope_theta": 5_000_000}, "here")
-    check_config(SIZES | {"vocab_size": 262_208, "hidden_size": 16_384}, "here")
+    check_config(SIZES | {"rope_scaling": scaling, "rope_theta": 5_000_000}, "here", {})
+    check_config(SIZES | {"vocab_size": 262_208, "hidden_size": 16_384}, "here", {})
