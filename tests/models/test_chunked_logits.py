@@ -38,11 +38,12 @@ def test_equal_to_one_product(length, chunk, expected):
 
 
 def test_few_programs():
-    jax.clear_caches()
+    programs = (chunked_logits._hidden, chunked_logits._chunk)
+    sizes = []
     for length in (65, 90, 128):
         chunks_of(STUDENT, TOKENS[:length], chunk=48)
-    assert chunked_logits._hidden._cache_size() == 1
-    assert chunked_logits._chunk._cache_size() == 1
+        sizes.append([program._cache_size() for program in programs])
+    assert sizes[0] == sizes[1] == sizes[2]
     padded = chunks_of(STUDENT, TOKENS[:100], chunk=48, padded=True)
     assert [part.shape for part in padded] == [(48, STUDENT.vocab_size)] * 3
     trimmed = chunks_of(STUDENT, TOKENS[:100], chunk=48)
