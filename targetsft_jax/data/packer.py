@@ -13,10 +13,8 @@ from targetsft_jax.data.encoding import nothing_left
 from targetsft_jax.data.examples import Arrays, Examples
 from targetsft_jax.data.fingerprint import fingerprint
 from targetsft_jax.data.packing import RowLayout
-from targetsft_jax.data.prompted import aligned
-from targetsft_jax.data.records import bad_row
 from targetsft_jax.data.report import DataReport
-from targetsft_jax.data.teacher_rows import TeacherRows, fit_to_teacher_rows
+from targetsft_jax.data.teacher_rows import TeacherRows, align_and_fit
 from targetsft_jax.targets.inputs import INPUTS
 
 HELD_OUT = "held_out_"
@@ -127,18 +125,9 @@ class Packer:
         if self._teacher is None:
             return _Selection(*fitted, None)
         teacher, row_length = self._teacher
-        counterparts = aligned(
-            teacher, self._examples, lambda error: bad_row(error, config, report)
+        self._counterparts, (numbers, lengths, theirs) = align_and_fit(
+            config, (self._examples, teacher), fitted, row_length, report
         )
-        numbers, lengths, theirs = fit_to_teacher_rows(
-            (self._examples, teacher),
-            counterparts,
-            fitted,
-            row_length,
-            config.overlong,
-            report,
-        )
-        self._counterparts = counterparts
         return _Selection(numbers, lengths, (theirs, row_length))
 
     def _pack_train(self, chosen: _Selection) -> RowLayout:

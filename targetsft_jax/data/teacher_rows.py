@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from targetsft_jax.data import packing
+from targetsft_jax.data.config import DataConfig
 from targetsft_jax.data.examples import MASK, TOKENS, Arrays, Examples
 from targetsft_jax.data.packing import RowLayout
-from targetsft_jax.data.prompted import NONE, trained_positions
+from targetsft_jax.data.prompted import NONE, aligned, trained_positions
+from targetsft_jax.data.records import bad_row
 from targetsft_jax.data.report import DataReport
 
 INDEX = "teacher_index"
@@ -123,6 +125,37 @@ class Pair:
         """Number of the student's trained tokens that a row of the teacher holds."""
         fits = int(np.searchsorted(self.teacher, row_length))
         return min(len(self.student), fits)
+
+
+def align_and_fit(
+    config: DataConfig,
+    examples: tuple[Examples, Examples],
+    fitted: tuple[np.ndarray, np.ndarray],
+    row_length: int,
+    report: DataReport,
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Find the teacher's example for each of the student's, and limit both to a row.
+
+    Args:
+        config: the data section; its `overlong` and `on_bad_row` are read.
+        examples, fitted, row_length, report: as in `fit_to_teacher_rows`.
+
+    Returns:
+        counterparts: [N] index in the teacher's examples of each of the student's;
+            usable: see `fit_to_teacher_rows`.
+
+    Raises:
+        RowError: trained tokens that differ while `on_bad_row` is `error`.
+        ValueError: as `fit_to_teacher_rows`.
+    """
+    student, teacher = examples
+    counterparts = aligned(
+        teacher, student, lambda error: bad_row(error, config, report)
+    )
+    usable = fit_to_teacher_rows(
+        examples, counterparts, fitted, row_length, config.overlong, report
+    )
+    return counterparts, usable
 
 
 def fit_to_teacher_rows(

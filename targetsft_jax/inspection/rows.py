@@ -19,10 +19,9 @@ from targetsft_jax.data.config import (
 from targetsft_jax.data.encoding import Encoder, nothing_left
 from targetsft_jax.data.examples import Examples, from_flat, join_parts
 from targetsft_jax.data.packing import fit_to_rows
-from targetsft_jax.data.prompted import aligned, prompted_examples
-from targetsft_jax.data.records import bad_row
+from targetsft_jax.data.prompted import prompted_examples
 from targetsft_jax.data.report import DataReport
-from targetsft_jax.data.teacher_rows import TeacherPrompt, fit_to_teacher_rows
+from targetsft_jax.data.teacher_rows import TeacherPrompt, align_and_fit
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -171,18 +170,12 @@ def _with_teacher(
 ) -> list[Pair]:
     """The examples with those of a teacher with a prompt of its own."""
     theirs = prompted_examples(data, tokenizer, teacher.template)
-    counterparts = aligned(theirs, examples, lambda error: bad_row(error, data, report))
-    chosen = fit_to_teacher_rows(
-        (examples, theirs),
-        counterparts,
-        fitted,
-        teacher.max_length,
-        data.overlong,
-        report,
+    counterparts, usable = align_and_fit(
+        data, (examples, theirs), fitted, teacher.max_length, report
     )
     return [
         (examples.take(n, k), theirs.take(int(counterparts[n]), m))
-        for n, k, m in zip(*(x.tolist() for x in chosen))
+        for n, k, m in zip(*(x.tolist() for x in usable))
     ]
 
 
