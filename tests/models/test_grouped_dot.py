@@ -1,7 +1,5 @@
 """Grouped products and their gradients equal one product per row."""
 
-import importlib.util
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,10 +49,7 @@ def test_products_and_gradients(sizes):
     np.testing.assert_allclose(tiled, of_matrices, atol=1e-4)
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason='libtpu is not installed: pip install -e ".[tpu]"',
-)
+@pytest.mark.libtpu
 @pytest.mark.parametrize(
     "count, groups, width, size, dtype",
     [
