@@ -22,7 +22,7 @@ from targetsft_jax.storage.remote_cache import cache_folder
 from targetsft_jax.versions import TRAINING, installed_versions
 
 SPARE = 1 / 16
-"""Share of a device's memory that a recommended step leaves to other programs."""
+"""Fraction of device memory that a recommended step keeps free for other programs."""
 
 
 @dataclass(frozen=True)
